@@ -1,0 +1,1 @@
+"""Viewer Pipeline: carries view counts from Redis to PostgreSQL, exactly once."""

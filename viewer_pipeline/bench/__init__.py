@@ -1,0 +1,1 @@
+"""Benchmarks on embedded servers: figures with a reference from the same run, never a verdict."""

@@ -1,0 +1,103 @@
+"""Servers, counters and one flush in a process of its own, for every benchmark."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import redis
+
+from viewer_pipeline.counting.flush import Request, Stores, bulk_upsert, drain
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import RedisStore, connect
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate
+
+PREFIX = "vod:views:"
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """One flush, drain to settled. `settle` runs beside `upsert`."""
+
+    flush: float
+    drain: float
+    aggregate: float
+    upsert: float
+    settle: float
+    peak_mb: float  # of the flushing process, since it started
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Two servers with their default, durable settings, and a process that flushes."""
+
+    database_url: str
+    redis_url: str
+    client: redis.Redis
+    process: ProcessPoolExecutor
+
+    def flush(self, request: Request) -> Seconds:
+        """Run one flush in the other process, and wait for it."""
+        return self.process.submit(flush_once, self.database_url, self.redis_url, request).result()
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """Start the servers in a throw-away directory."""
+    spawn = multiprocessing.get_context("spawn")
+    with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
+        postgres, server = PostgresServer(Path(home)), RedisServer(Path(home))
+        try:
+            postgres.start()
+            server.start()
+            migrate(postgres.url, with_dagster=False)
+            with connect(server.url) as client:
+                yield Rig(postgres.url, server.url, client, process)
+        finally:
+            server.stop()
+            postgres.stop()
+
+
+def flush_once(database_url: str, redis_url: str, request: Request) -> Seconds:
+    """Flush once and say how long each step took."""
+    with connect(redis_url) as client:
+        stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
+        started = time.perf_counter()
+        snapshot = drain(stores, request)
+        drained = time.perf_counter()
+        aggregated = aggregate(snapshot.readings)
+        ready = time.perf_counter()
+        done = bulk_upsert(stores, snapshot, aggregated)
+        ended = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return Seconds(
+        ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak
+    )
+
+
+def ids_of(counters: int) -> list[str]:
+    """Return ids as long as a cuid, in order."""
+    return [f"clx{number:08d}k3j4h5g6f7d8s9" for number in range(counters)]
+
+
+def fill(client: redis.Redis, ids: list[str], deltas: list[int], *, announce: bool = False) -> None:
+    """Make the counters, and with `announce` their entries in the changed set."""
+    pipe = client.pipeline(transaction=False)
+    for number, (vod_id, delta) in enumerate(zip(ids, deltas, strict=True), 1):
+        pipe.incrby(PREFIX + vod_id, delta)
+        if announce:
+            pipe.zadd("viewer:changed", {vod_id: 1})
+        if number % 5000 == 0:
+            pipe.execute()
+    pipe.execute()

@@ -1,0 +1,45 @@
+"""Key names, and what is a count and what is not. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+VodId = NewType("VodId", str)
+
+CHANGED_KEY = "viewer:changed"
+MARKER_KEY = "viewer:settled"
+SUBSCRIBER_KEY = "viewer:subscriber"
+
+MAX_ID_CHARACTERS = 255
+MAX_COUNT = 2**63 - 1  # what a Redis counter and a PostgreSQL bigint hold
+
+# Just what Redis itself accepts for INCR: no sign, blank, leading zero or underscore, all of which int() takes.
+is_positive_integer = re.compile(rb"[1-9][0-9]{0,18}").fullmatch
+_is_integer = re.compile(rb"-?[1-9][0-9]*|0").fullmatch
+_GLOB_CHARACTERS = re.compile(r"([*?\[\]\\])")
+
+
+def counter_pattern(prefix: str) -> str:
+    """Return the SCAN pattern that matches every key with this prefix, whatever characters it has."""
+    return _GLOB_CHARACTERS.sub(r"\\\1", prefix) + "*"
+
+
+def why_no_id(vod_id: str) -> str | None:
+    """Return why PostgreSQL or we cannot keep this id, or None for a good one."""
+    if not vod_id:
+        return "empty id"
+    if len(vod_id) > MAX_ID_CHARACTERS:
+        return f"id longer than {MAX_ID_CHARACTERS} characters"
+    if "\x00" in vod_id:
+        return "id holds a NUL character"
+    return None
+
+
+def why_no_count(value: bytes) -> str:
+    """Return why this value of a counter is no positive int64."""
+    if not _is_integer(value):
+        return "value is not an integer"
+    if value.startswith(b"-"):
+        return "value is negative"
+    return "value is over int64"

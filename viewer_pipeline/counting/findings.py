@@ -1,0 +1,41 @@
+"""What a run came across beside its work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Findings:
+    """Filled while a run goes on; the sentences are for operators."""
+
+    settled_before: int = 0  # batches that an earlier run had committed and not settled
+    drift: int = 0  # views that counters should have held and did not
+    drifted: list[str] = field(default_factory=list)
+    redis_was_emptied: bool = False
+    postgres_was_rolled_back: bool = False
+    superseded: int = 0  # how often another run committed first
+
+    def sentences(self) -> list[str]:
+        """Say each finding in words; empty when there was none."""
+        said = []
+        if self.redis_was_emptied:
+            said.append("Redis had no marker although the ledger has flushes: Redis was emptied or replaced")
+        if self.postgres_was_rolled_back:
+            said.append("the marker was ahead of the ledger: PostgreSQL was rolled back, e.g. restored from a backup")
+        if self.settled_before:
+            said.append(f"settled {self.settled_before} batches that an earlier run had committed")
+        if self.drift:
+            names = ", ".join(self.drifted[:5])
+            said.append(f"counters held {self.drift} views less than they should: somebody lowered {names}")
+        if self.superseded:
+            said.append(f"another run committed first, {self.superseded} times; drained again")
+        return said
+
+    def add(self, other: Findings) -> None:
+        """Take over what a second drain of the same run found."""
+        self.settled_before += other.settled_before
+        self.drift += other.drift
+        self.drifted += other.drifted
+        self.redis_was_emptied |= other.redis_was_emptied
+        self.postgres_was_rolled_back |= other.postgres_was_rolled_back

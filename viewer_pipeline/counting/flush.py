@@ -1,0 +1,289 @@
+"""The flush protocol: drain, aggregate, bulk upsert, verify. Rules R1 to R11 are told in docs/flush-protocol.md.
+
+PostgreSQL's ledger is the only record of what was counted. Redis is reduced only by what the ledger already holds, and
+remembers how far that reduction got (the marker) in the same script that does it. So a run may die at any point,
+be repeated, or run beside another one: the next run settles what is left and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import uuid4
+
+import pandas as pd
+import psycopg
+
+from viewer_pipeline.counting.chunks import chunks
+from viewer_pipeline.counting.findings import Findings
+from viewer_pipeline.counting.frame import Aggregate, Readings, Reject, aggregate, slices
+from viewer_pipeline.counting.ledger import (
+    Batch,
+    BatchDigest,
+    Flush,
+    LastFlush,
+    Ledger,
+    batch_digests,
+    last_flush,
+    record_rejects,
+    totals_behind,
+)
+from viewer_pipeline.counting.redis_store import READ_COUNT, Marker, RedisStore
+from viewer_pipeline.counting.settler import Settler, settle_through
+
+Mode = Literal["changed", "sweep", "ids"]
+
+SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The two servers that a flush works on."""
+
+    redis: RedisStore
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one run is to do."""
+
+    run_id: str
+    mode: Mode = "sweep"
+    vod_ids: tuple[str, ...] = ()
+    batch_size: int = 100
+    flush_max_counters: int = 10_000
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The counters as they were read once everything up to flush `base` was settled."""
+
+    request: Request
+    base: int
+    marker: Marker
+    readings: Readings
+    taken_at: datetime
+    oldest: datetime | None  # when the oldest pending VOD was announced
+    asked: bytes | None  # the request for a sweep that this one fulfils
+    findings: Findings
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A committed and settled flush with the rows of the frame that it took."""
+
+    flush: Flush
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Persisted:
+    """What a run committed. `left_over`: another run kept committing first, the next run takes the rest."""
+
+    snapshot: Snapshot
+    counted: list[Counted]
+    rejects: list[Reject]
+    findings: Findings
+    left_over: bool
+    aggregate_seconds: float
+    upsert_seconds: float
+    settle_seconds: float
+
+    @property
+    def counters(self) -> int:
+        """Counters that were persisted."""
+        return sum(len(c.frame) for c in self.counted)
+
+    @property
+    def views(self) -> int:
+        """Views that were persisted."""
+        return sum(c.flush.views for c in self.counted)
+
+    @property
+    def seqs(self) -> list[int]:
+        """The numbers of the flushes, in order."""
+        return [c.flush.seq for c in self.counted]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One consistency check: what was compared, and the offending rows where it failed."""
+
+    name: str
+    passed: bool
+    said: str
+    offenders: list[str] = field(default_factory=list)
+
+
+CHECKS = ("ledger_equals_frame", "redis_is_settled", "totals_carry_the_flush", "no_drift")
+
+
+# --- drain ----------------------------------------------------------------------------------------------------------
+
+
+def drain(stores: Stores, request: Request) -> Snapshot:
+    """Settle what earlier runs left, then read the counters.
+
+    Writes nothing but the marker. `base` is fixed, and everything up to it settled, before the first counter is read
+    (rules R3, R6); Redis has accepted a write before anything can be committed (R11).
+    """
+    started = time.perf_counter()
+    findings = Findings()
+    with stores.ledger.connect() as connection:
+        last, marker = _begin(stores, connection, request.run_id, findings)
+        base = max(last.seq, marker.seq)
+        marker, findings.settled_before = settle_through(
+            stores.redis, connection, marker, last.seq, findings
+        )
+    _, oldest = stores.redis.pending()
+    asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
+    readings = stores.redis.read(_candidates(stores.redis, request))
+    taken_at, seconds = stores.redis.now(), time.perf_counter() - started
+    return Snapshot(request, base, marker, readings, taken_at, oldest, asked, findings, seconds)
+
+
+def _begin(
+    stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings
+) -> tuple[LastFlush, Marker]:
+    last = last_flush(connection)
+    while True:
+        made, marker = stores.redis.begin(run_id, last)
+        findings.redis_was_emptied |= made and last.seq > 0
+        if marker.seq <= last.seq:
+            return last, marker
+        again = last_flush(connection)
+        if again.seq <= last.seq:
+            findings.postgres_was_rolled_back = True
+            return last, marker
+        last = again  # another run went on in between: start over
+
+
+def _candidates(redis: RedisStore, request: Request) -> Iterable[list[bytes]]:
+    match request.mode:
+        case "ids":
+            return [[vod_id.encode() for vod_id in some] for some in chunks(request.vod_ids, READ_COUNT)]
+        case "changed":
+            return redis.changed()
+        case "sweep":
+            return redis.swept()
+
+
+# --- bulk upsert ----------------------------------------------------------------------------------------------------
+
+
+def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Persisted:
+    """Commit the frame flush by flush, and settle each.
+
+    Where another run committed since `base` was fixed, the snapshot is worth nothing: it is dropped and drained again,
+    a bounded number of times. The counters are all still there.
+    """
+    counted, findings = list[Counted](), snapshot.findings
+    upsert_seconds = settle_seconds = 0.0
+    with stores.ledger.connect() as connection:
+        for _ in range(SUPERSEDED_TRIES):
+            with Settler(stores.redis, stores.ledger, snapshot.marker, findings) as settler:
+                new, complete, seconds = _commit_all(stores.ledger, connection, snapshot, aggregated, settler)
+            counted += new
+            upsert_seconds += seconds
+            settle_seconds += settler.seconds
+            if complete:
+                break
+            findings.superseded += 1
+            snapshot = drain(stores, snapshot.request)
+            findings.add(snapshot.findings)
+            aggregated = aggregate(snapshot.readings)
+        if not counted:
+            record_rejects(connection, aggregated.rejects)
+    stores.redis.forget(aggregated.idle, aggregated.rejected)
+    if complete:
+        stores.redis.sweep_done(snapshot.asked)
+    seconds = aggregated.seconds, upsert_seconds, settle_seconds
+    return Persisted(snapshot, counted, aggregated.rejects, findings, not complete, *seconds)
+
+
+def _commit_all(
+    ledger: Ledger, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate, settler: Settler
+) -> tuple[list[Counted], bool, float]:
+    """Commit every slice, each settled beside the next; False as soon as another run was first."""
+    counted: list[Counted] = []
+    base, rejects, seconds = snapshot.base, aggregated.rejects, 0.0
+    for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
+        started = time.perf_counter()
+        flush = _flush_of(snapshot, base, rows, rejects)
+        committed = ledger.commit(connection, flush)
+        seconds += time.perf_counter() - started
+        if not committed:
+            return counted, False, seconds
+        counted.append(Counted(flush, rows))
+        settler.add(flush)
+        base, rejects = flush.seq, []
+    return counted, True, seconds
+
+
+def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame, rejects: list[Reject]) -> Flush:
+    request, seq = snapshot.request, base + 1
+    ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
+    starts = range(0, len(ids), size)
+    batches = [
+        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size])
+        for number, at in enumerate(starts, 1)
+    ]
+    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches, rejects)
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
+
+
+def verify(stores: Stores, persisted: Persisted) -> list[Verdict]:
+    """Compare what was committed with what was meant, one verdict for each name in CHECKS. Reads only."""
+    with stores.ledger.connect() as connection:
+        held = batch_digests(connection, persisted.seqs)
+        behind = totals_behind(connection, persisted.seqs)
+    return [
+        _ledger_equals_frame(persisted, held),
+        _redis_is_settled(stores.redis.marker(), persisted),
+        Verdict(
+            "totals_carry_the_flush",
+            not behind,
+            f"{persisted.counters} totals carry their flush" if not behind else "totals are behind their flush",
+            [f"{vod_id}: total of flush {last}, not {seq}" for seq, vod_id, last in behind],
+        ),
+        Verdict(
+            "no_drift",
+            persisted.findings.drift == 0,
+            f"drift is {persisted.findings.drift} views",
+            persisted.findings.drifted[:20],
+        ),
+    ]
+
+
+def _ledger_equals_frame(persisted: Persisted, held: list[BatchDigest]) -> Verdict:
+    meant = [digest for counted in persisted.counted for digest in _digests(counted, persisted.snapshot.request)]
+    offenders = [f"flush {d.seq} batch {d.number}" for d in sorted(set(meant) ^ set(held))]
+    said = f"{len(meant)} batches, {persisted.counters} counters, {persisted.views} views"
+    return Verdict("ledger_equals_frame", not offenders, said, offenders[:20])
+
+
+def _digests(counted: Counted, request: Request) -> Iterator[BatchDigest]:
+    """Digest the frame anew, so that a fault in cutting or copying batches shows."""
+    rows = zip(counted.frame["vod_id"].tolist(), counted.frame["delta"].tolist(), strict=True)
+    for number, some in enumerate(chunks(rows, request.batch_size), 1):
+        text = "\n".join(f"{vod_id}\x1f{delta}" for vod_id, delta in some)
+        sha256 = hashlib.sha256(text.encode()).digest()
+        yield BatchDigest(counted.flush.seq, number, len(some), sum(delta for _, delta in some), sha256)
+
+
+def _redis_is_settled(marker: Marker | None, persisted: Persisted) -> Verdict:
+    if not persisted.counted:
+        return Verdict("redis_is_settled", True, "nothing was committed, nothing is to be settled")
+    last = persisted.counted[-1].flush
+    due = (last.seq, len(last.batches))
+    settled = marker is not None and (marker.seq, marker.batch) >= due
+    offenders = [] if settled else [f"marker {marker}, flush {last.seq} has {len(last.batches)} batches"]
+    return Verdict("redis_is_settled", settled, f"settled up to flush {last.seq}", offenders)

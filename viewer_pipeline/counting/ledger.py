@@ -1,0 +1,270 @@
+"""PostgreSQL: flushes, batches, totals, parked and rejected. One statement a file in `sql/`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg import errors as pg
+
+from viewer_pipeline.counting.copy_format import batch_rows
+from viewer_pipeline.counting.frame import Reject
+from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
+from viewer_pipeline.settings import without_password
+
+SQL: dict[str, str] = {
+    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
+    for file in resources.files("viewer_pipeline.counting").joinpath("sql").iterdir()
+    if file.name.endswith(".sql")
+}
+
+# Every wait has an end: a run that hangs holds back all later ones.
+TIMEOUTS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s",
+}
+
+
+class Batch(NamedTuple):
+    """What one settling script subtracts: `deltas[i]` views from the counter of `vod_ids[i]`."""
+
+    seq: int
+    number: int  # 1 .. of
+    of: int
+    taken_at: datetime
+    vod_ids: list[str]
+    deltas: list[int]
+
+
+class LastFlush(NamedTuple):
+    """The newest flush of the ledger; (0, 0) in a new database."""
+
+    seq: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Flush:
+    """One transaction to be: `batches` under the number `seq`, provided that nothing was committed above `base`."""
+
+    seq: int
+    base: int
+    flush_id: UUID
+    run_id: str
+    mode: str
+    taken_at: datetime
+    batches: list[Batch]
+    rejects: list[Reject]
+
+    @property
+    def counters(self) -> int:
+        """How many counters it takes."""
+        return sum(len(batch.vod_ids) for batch in self.batches)
+
+    @property
+    def views(self) -> int:
+        """How many views it adds."""
+        return sum(sum(batch.deltas) for batch in self.batches)
+
+
+class BatchDigest(NamedTuple):
+    """What the ledger holds for one batch, to be compared with what was meant."""
+
+    seq: int
+    number: int
+    counters: int
+    views: int
+    sha256: bytes
+
+
+class Sums(NamedTuple):
+    """Rows and views by where they are."""
+
+    vods: int
+    persisted: int
+    parked_vods: int
+    parked: int
+    rejected: int
+
+
+class RecentFlush(NamedTuple):
+    """One row of the ledger, for people."""
+
+    seq: int
+    mode: str
+    taken_at: datetime
+    committed_at: datetime
+    counters: int
+    views: int
+    batches: int
+    run_id: str
+
+
+@contextmanager
+def postgres_errors(url: str) -> Iterator[None]:
+    """Turn psycopg's errors into ours: what may be tried again, and what needs a person."""
+    where = without_password(url)
+    try:
+        yield
+    except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
+        raise SchemaMissing(f"{where}: {_first_line(error)}") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
+    except psycopg.Error as error:
+        raise PostgresFailed(f"{where}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class Ledger:
+    """The ledger and the totals of one database, over connections that live for one step."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection]:
+        """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
+        with (
+            postgres_errors(self.url),
+            psycopg.connect(self.url, autocommit=True, application_name="viewer-pipeline", **TIMEOUTS) as connection,
+        ):
+            yield connection
+
+    def commit(self, connection: psycopg.Connection, flush: Flush) -> bool:
+        """Write the flush and its totals in one transaction. False: superseded by another run, nothing written.
+
+        A COMMIT whose answer was lost is resolved by looking the flush_id up on a new connection (rule R8). Where that
+        cannot be done either, PostgresUnavailable: the next attempt then finds a ledger above its base, or does not.
+        """
+        try:
+            try:
+                return _transact(connection, flush, "upsert_totals")
+            except pg.NumericValueOutOfRange:
+                return _transact(connection, flush, "upsert_totals_parking")
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            if self.holds(flush.flush_id):
+                return True
+            raise
+
+    def holds(self, flush_id: UUID) -> bool:
+        """Look up whether a flush was committed."""
+        with self.connect() as connection:
+            return bool(_one(connection, "find_flush", flush_id=flush_id)[0])
+
+
+def last_flush(connection: psycopg.Connection) -> LastFlush:
+    """Read the ledger's newest flush."""
+    row = connection.execute(SQL["last_flush"]).fetchone()
+    return LastFlush(*row) if row else LastFlush(0, 0)
+
+
+def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
+    """Read at most `limit` batches after (seq, batch), up to and including flush `through`, in settling order."""
+    parameters = {"seq": seq, "batch": batch, "through": through, "limit": limit}
+    return [Batch(*row) for row in connection.execute(SQL["batches_beyond"], parameters)]
+
+
+def record_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> None:
+    """Record rejects, each once however often it is seen."""
+    if rejects:
+        connection.execute(
+            SQL["insert_rejects"],
+            {
+                "digests": [r.digest for r in rejects],
+                "sources": [r.source for r in rejects],
+                "subjects": [r.subject for r in rejects],
+                "values": [r.value for r in rejects],
+                "reasons": [r.reason for r in rejects],
+            },
+        )
+
+
+def unrecorded(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:
+    """Return those rejects that are not recorded yet."""
+    known = connection.execute(SQL["recorded_rejects"], {"digests": [r.digest for r in rejects]})
+    digests = {row[0] for row in known}
+    return [reject for reject in rejects if reject.digest not in digests]
+
+
+def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[BatchDigest]:
+    """Read what the ledger holds for these flushes."""
+    rows = connection.execute(SQL["batch_digests"], {"seqs": seqs})
+    return [BatchDigest(seq, number, counters, int(views), digest) for seq, number, counters, views, digest in rows]
+
+
+def totals_behind(connection: psycopg.Connection, seqs: list[int]) -> list[tuple[int, str, int | None]]:
+    """Return up to 20 of (seq, vod id, last flush of its total) where a total does not carry its flush."""
+    return list(connection.execute(SQL["totals_behind"], {"seqs": seqs}))
+
+
+def top_of_flushes(connection: psycopg.Connection, seqs: list[int], limit: int) -> list[tuple[str, int, int]]:
+    """Return (vod id, views in these flushes, total) of the VODs with the most views."""
+    rows = connection.execute(SQL["top_of_flushes"], {"seqs": seqs, "limit": limit})
+    return [(vod_id, int(views), int(total or 0)) for vod_id, views, total in rows]
+
+
+def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:
+    """Return the last flushes, newest first."""
+    return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
+
+
+def sums(connection: psycopg.Connection) -> Sums:
+    """Add up what is persisted, parked and rejected."""
+    return Sums(*map(int, _one(connection, "sums")))
+
+
+def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:
+    """Return the totals of those of these VODs that have one."""
+    return dict(connection.execute(SQL["totals"], {"vod_ids": vod_ids}).fetchall())
+
+
+def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> bool:
+    with connection.transaction():
+        if not _claim(connection, flush):
+            return False
+        _copy_batches(connection, flush.batches)
+        connection.execute(SQL[upsert], {"seq": flush.seq})
+        record_rejects(connection, flush.rejects)
+    return True
+
+
+def _claim(connection: psycopg.Connection, flush: Flush) -> bool:
+    claimed = connection.execute(
+        SQL["insert_flush"],
+        {
+            "seq": flush.seq,
+            "base": flush.base,
+            "flush_id": flush.flush_id,
+            "run_id": flush.run_id,
+            "mode": flush.mode,
+            "taken_at": flush.taken_at,
+            "counters": flush.counters,
+            "views": flush.views,
+            "batches": len(flush.batches),
+        },
+    )
+    return claimed.fetchone() is not None
+
+
+def _copy_batches(connection: psycopg.Connection, batches: list[Batch]) -> None:
+    with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
+        copy.write(batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
+
+
+def _one(connection: psycopg.Connection, name: str, **parameters: Any) -> tuple[Any, ...]:
+    row = connection.execute(SQL[name], parameters).fetchone()
+    assert row is not None, f"{name}.sql returns one row"
+    return row

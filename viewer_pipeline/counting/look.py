@@ -1,0 +1,39 @@
+"""Is there anything for a sweep to do? Asked before a run is launched, because a run costs seconds of CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.ledger import unrecorded
+from viewer_pipeline.counting.redis_store import SCAN_COUNT
+
+MAX_SCANS = 1000  # a million keys, about a second
+
+
+@dataclass(frozen=True)
+class Look:
+    """Whether a sweep would persist or record something, as far as a bounded scan can tell, and why."""
+
+    work: bool
+    said: str
+
+
+def look_for_counters(stores: Stores, max_scans: int = MAX_SCANS) -> Look:
+    """Scan for a counter that a sweep would persist, or for a reject that is not recorded yet. Writes nothing."""
+    rejects: list[Reject] = []
+    for scans, ids in enumerate(stores.redis.swept(), 1):
+        if ids:
+            found = aggregate(stores.redis.read([ids]))
+            if len(found.frame):
+                return Look(True, f"found counters to flush, e.g. {found.frame['vod_id'].iloc[0]!r}")
+            rejects += found.rejects
+        if scans >= max_scans:
+            return Look(True, f"no counter among the first {scans * SCAN_COUNT} keys; the rest is for a sweep to tell")
+    if rejects:
+        with stores.ledger.connect() as connection:
+            if fresh := unrecorded(connection, rejects):
+                return Look(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
+    known = f", beside {len(rejects)} rejected ones" if rejects else ""
+    return Look(False, f"no key {stores.redis.prefix_text}* holds views{known}: nothing to flush")

@@ -1,0 +1,264 @@
+"""Redis: candidates, readings, settling. Every write here is harmless when the client sends it twice."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha1
+from importlib import resources
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
+from redis.retry import Retry
+
+from viewer_pipeline.counting.chunks import chunks
+from viewer_pipeline.counting.counters import CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY, counter_pattern
+from viewer_pipeline.counting.frame import Readings
+from viewer_pipeline.counting.ledger import Batch, LastFlush
+from viewer_pipeline.errors import (
+    MarkerUnreadable,
+    RedisFailed,
+    RedisRefusesWrites,
+    RedisUnavailable,
+)
+from viewer_pipeline.settings import without_password
+
+SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
+READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
+PIPELINE_SCRIPTS = 50
+
+_REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
+_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
+
+
+class Marker(NamedTuple):
+    """The last batch that was subtracted: `batch` of the `of` batches of flush `seq`."""
+
+    seq: int
+    batch: int
+    of: int
+
+
+class Settled(NamedTuple):
+    """How far settling came. `refused`: the marker (None: gone) was not where it should be; ask the ledger again."""
+
+    marker: Marker | None
+    refused: bool
+    subtracted: int  # batches that this call subtracted
+    drift: int  # views that counters should have held and did not
+    drifted: list[bytes]
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, sent by its hash."""
+
+    source: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read it from `lua/`."""
+        folder = resources.files("viewer_pipeline.counting").joinpath("lua")
+        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+BEGIN, SETTLE, FORGET, SWEPT = map(Script.load, ("begin", "settle", "forget", "swept"))
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=5,
+        socket_connect_timeout=3,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+        client_name="viewer-pipeline",
+    )
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours: what may be tried again, and what needs a person."""
+    try:
+        yield
+    except RedisError as error:
+        raise _as_ours(error, without_password(url)) from error
+
+
+def _as_ours(error: RedisError, where: str) -> Exception:
+    said = f"{where}: {str(error).partition(chr(10))[0]}"
+    if _REFUSES_WRITES.search(str(error)):
+        return RedisRefusesWrites(said)
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return RedisFailed(said)
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):
+        return RedisUnavailable(said)
+    return RedisFailed(said)
+
+
+class RedisStore:
+    """The counters, the changed set and the marker of one Redis."""
+
+    def __init__(self, client: redis.Redis, url: str, prefix: str) -> None:
+        self.client = client
+        self.url = url
+        self.prefix_text = prefix
+        self.prefix = prefix.encode()
+        self._pattern = counter_pattern(prefix)
+
+    def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
+        """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.
+
+        Raises RedisRefusesWrites where Redis cannot write now (rule R11), MarkerUnreadable for rubbish in the hash.
+        """
+        made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches])
+        marker = _marker(fields)
+        if marker is None:
+            raise MarkerUnreadable(f"seq, batch, of = {fields!r}; delete the key if nothing else uses it")
+        return bool(made), marker
+
+    def marker(self) -> Marker | None:
+        """Read the marker; None where there is none."""
+        with redis_errors(self.url):
+            return _marker(self.client.hmget(MARKER_KEY, ["seq", "batch", "of"]))
+
+    def changed(self) -> Iterator[list[bytes]]:
+        """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss some, and repeat."""
+        start = 0
+        while True:
+            with redis_errors(self.url):
+                ids: list[bytes] = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
+            yield ids
+            if len(ids) < READ_COUNT:
+                return
+            start += READ_COUNT
+
+    def swept(self) -> Iterator[list[bytes]]:
+        """Yield, per SCAN call over all keys, the raw ids of the counters it found; ids may come twice."""
+        cursor, cut = 0, len(self.prefix)
+        while True:
+            with redis_errors(self.url):
+                cursor, keys = self.client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
+            yield [key[cut:] for key in keys]
+            if cursor == 0:
+                return
+
+    def read(self, candidates: Iterable[list[bytes]]) -> Readings:
+        """Read the counters of these ids, and the type of what is no string. Reads some while others are looked for."""
+        ids: list[bytes] = []
+        values: list[bytes | None] = []
+        with ThreadPoolExecutor(1, "reader") as reader:
+            reading = [(some, reader.submit(self._values, some)) for some in candidates if some]
+        for some, read in reading:
+            ids += some
+            values += read.result()
+        missing = [raw for raw, value in zip(ids, values, strict=True) if value is None] if None in values else []
+        return Readings(ids, values, self._types(missing))
+
+    def now(self) -> datetime:
+        """Return the time of the Redis server, in UTC."""
+        with redis_errors(self.url):
+            seconds, microseconds = self.client.time()
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+    def pending(self) -> tuple[int, datetime | None]:
+        """Return how many VODs are in the changed set, and when the oldest was announced."""
+        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            pipe.zcard(CHANGED_KEY)
+            pipe.zrange(CHANGED_KEY, 0, 0, withscores=True)
+            count, oldest = pipe.execute()
+        return count, datetime.fromtimestamp(oldest[0][1] / 1000, UTC) if oldest else None
+
+    def ask_for_sweep(self, reason: str) -> None:
+        """Ask the sensor for a sweep at its next look, because announcements may have been missed."""
+        with redis_errors(self.url):
+            self.client.hset(SUBSCRIBER_KEY, "sweep", f"{time.time_ns()} {reason}")
+
+    def asked_sweep(self) -> bytes | None:
+        """Return what was asked for, None where no sweep was: the time (ns), a blank, the reason."""
+        with redis_errors(self.url):
+            asked: bytes | None = self.client.hget(SUBSCRIBER_KEY, "sweep")
+        return asked
+
+    def sweep_done(self, asked: bytes | None) -> None:
+        """Take the request back that `asked_sweep` returned before the sweep; a newer one stays."""
+        if asked is not None:
+            self._run(SWEPT, [SUBSCRIBER_KEY], [asked])
+
+    def settle(self, marker: Marker, batches: Sequence[Batch]) -> Settled:
+        """Subtract these batches, the first of which follows `marker`, each once and in order.
+
+        A batch that was subtracted before is passed over. Stops at the first that is refused.
+        """
+        at: Marker | None = marker
+        subtracted, drift, drifted = 0, 0, list[bytes]()
+        for group in chunks(batches, PIPELINE_SCRIPTS):
+            for answer in self._settle_some(marker, group):
+                outcome, seq, batch, of, missing, *ids = answer
+                at = _marker([seq, batch, of])
+                subtracted += outcome == 1
+                drift += int(missing)
+                drifted += ids
+                if outcome == -1:
+                    return Settled(at, True, subtracted, drift, drifted)
+            marker = Marker(group[-1].seq, group[-1].number, group[-1].of)
+        return Settled(at, False, subtracted, drift, drifted)
+
+    def forget(self, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
+        """Take ids out of the changed set: idle ones if they are still idle, rejected ones in any case."""
+        for some in chunks(idle, READ_COUNT):
+            self._run(FORGET, [CHANGED_KEY, *(self.prefix + raw for raw in some)], [len(self.prefix)])
+        for some in chunks(rejected, READ_COUNT):
+            with redis_errors(self.url):
+                self.client.zrem(CHANGED_KEY, *some)
+
+    def _settle_some(self, marker: Marker, batches: Sequence[Batch]) -> list[list[Any]]:
+        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            pipe.script_load(SETTLE.source)
+            for batch in batches:
+                keys = [MARKER_KEY, CHANGED_KEY, *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
+                taken_ms = int(batch.taken_at.timestamp() * 1000)
+                numbers = [batch.seq, batch.number, batch.of, marker.seq, marker.batch, taken_ms, len(self.prefix)]
+                pipe.evalsha(SETTLE.sha, len(keys), *keys, *numbers, " ".join(map(str, batch.deltas)))
+                marker = Marker(batch.seq, batch.number, batch.of)
+            return list(pipe.execute()[1:])
+
+    def _values(self, ids: list[bytes]) -> list[bytes | None]:
+        with redis_errors(self.url):
+            values: list[bytes | None] = self.client.mget([self.prefix + raw for raw in ids])
+        return values
+
+    def _types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        types: dict[bytes, str] = {}
+        for some in chunks(ids, READ_COUNT):
+            with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+                for raw in some:
+                    pipe.type(self.prefix + raw)
+                types.update(zip(some, (kind.decode() for kind in pipe.execute()), strict=True))
+        return types
+
+    def _run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
+        with redis_errors(self.url):
+            try:
+                return self.client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return self.client.eval(script.source, len(keys), *keys, *arguments)
+
+
+def _marker(fields: Sequence[bytes | None]) -> Marker | None:
+    if all(field is None for field in fields):
+        return None
+    try:
+        return Marker(*(int(field or b"") for field in fields))
+    except ValueError:
+        raise MarkerUnreadable(f"seq, batch, of = {fields!r}") from None

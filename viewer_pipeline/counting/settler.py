@@ -1,0 +1,99 @@
+"""Settling of committed flushes, in order, beside the next transaction.
+
+PostgreSQL works on flush k + 1 while Redis is lowered by flush k: half a second of every 100 000 counters. The
+transaction never waits for Redis, nor Redis for it, and at most two flushes are committed and unsettled at any time.
+Why that keeps the protocol: docs/adr/0001-settle-beside-the-next-transaction.md.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from viewer_pipeline.counting.findings import Findings
+from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, batches_beyond
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import MarkerMoved
+
+MARKER_TRIES = 20  # how often settling starts again because another run is at it
+SETTLE_PAGE = 500  # batches of the ledger held in memory at once
+
+
+def settle_through(
+    redis: RedisStore, connection: psycopg.Connection, marker: Marker, through: int, findings: Findings
+) -> tuple[Marker, int]:
+    """Subtract what the ledger holds beyond the marker, up to flush `through`.
+
+    Returns where the marker stands then, and how many batches were due. Raises MarkerMoved where it vanished, or where
+    other runs keep moving it.
+    """
+    refusals = batches = 0
+    while due := batches_beyond(connection, marker.seq, marker.batch, through, SETTLE_PAGE):
+        moved = settle_batches(redis, marker, due, findings)
+        if moved is None:
+            refusals += 1
+            moved = redis.marker()
+            if moved is None or refusals > MARKER_TRIES:
+                raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
+        else:
+            batches += len(due)
+        marker = moved
+    return marker, batches
+
+
+def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], findings: Findings) -> Marker | None:
+    """Settle batches that follow `marker`; return where it stands then, None when one was refused."""
+    settled = redis.settle(marker, batches)
+    findings.drift += settled.drift
+    findings.drifted += [raw.decode("utf-8", "backslashreplace") for raw in settled.drifted]
+    return None if settled.refused else settled.marker
+
+
+class Settler:
+    """Settles flushes on one thread of its own. Leaving the `with` block waits for the last of them."""
+
+    def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, findings: Findings) -> None:
+        self.marker = marker  # where it stands after what was settled last
+        self.seconds = 0.0
+        self._redis, self._ledger, self._findings = redis, ledger, findings
+        self._thread = ThreadPoolExecutor(1, "settler")
+        self._unsettled: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def add(self, flush: Flush) -> None:
+        """Begin to settle a committed flush, once the one before it is settled. Raises what settling that one raised."""
+        self.wait()
+        self._unsettled = self._thread.submit(self._settle, flush)
+
+    def wait(self) -> None:
+        """Wait until nothing is unsettled. Raises what settling raised."""
+        if self._unsettled is not None:
+            self._unsettled.result()
+            self._unsettled = None
+
+    def _settle(self, flush: Flush) -> None:
+        started = time.perf_counter()
+        moved = settle_batches(self._redis, self.marker, flush.batches, self._findings)
+        if moved is None:
+            current = self._redis.marker()
+            if current is None:
+                raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
+            with self._ledger.connect() as connection:
+                moved, _ = settle_through(self._redis, connection, current, flush.seq, self._findings)
+        self.marker = moved
+        self.seconds += time.perf_counter() - started

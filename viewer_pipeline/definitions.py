@@ -1,0 +1,26 @@
+"""Table of contents: every asset, check, job, sensor, schedule and resource, by name."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from viewer_pipeline.orchestration.assets import redis_counters, view_counts
+from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.ops import IN_MEMORY
+from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
+from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.settings import load_settings
+
+defs = dg.Definitions(
+    assets=[redis_counters, view_counts],  # the checks come with view_counts
+    jobs=[flush_views],
+    sensors=[view_count_updates_sensor],
+    schedules=[sweep_schedule],
+    resources={
+        # EnvVar: the UI shows the variable's name, not the URL with its password
+        "redis": RedisResource(url=dg.EnvVar("REDIS_URL"), counter_prefix=load_settings().counter_prefix),
+        "postgres": PostgresResource(url=dg.EnvVar("DATABASE_URL")),
+        IN_MEMORY: dg.mem_io_manager,
+    },
+)

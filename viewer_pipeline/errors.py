@@ -1,0 +1,55 @@
+"""Every error of this package. The docstring of a class is the first half of its message."""
+
+from __future__ import annotations
+
+
+class ViewerPipelineError(Exception):
+    """Viewer Pipeline failed"""
+
+    def __init__(self, detail: str = "") -> None:
+        said = (type(self).__doc__ or type(self).__name__).strip()
+        super().__init__(f"{said}: {detail}" if detail else said)
+
+
+class SettingsError(ViewerPipelineError):
+    """Settings are not usable"""
+
+
+class TransientError(ViewerPipelineError):
+    """Something is out of reach for the moment; trying again is safe"""
+
+
+class RedisUnavailable(TransientError):
+    """Redis does not answer"""
+
+
+class RedisRefusesWrites(TransientError):
+    """Redis does not accept writes, so nothing was committed"""
+
+
+class PostgresUnavailable(TransientError):
+    """PostgreSQL does not answer, or gave up a transaction that can be tried again"""
+
+
+class MarkerMoved(TransientError):
+    """The marker in Redis vanished or kept moving while batches were settled; the next run goes on from the ledger"""
+
+
+class RedisFailed(ViewerPipelineError):
+    """Redis refused a command"""
+
+
+class PostgresFailed(ViewerPipelineError):
+    """PostgreSQL refused a statement"""
+
+
+class SchemaMissing(PostgresFailed):
+    """The schema `viewer` is missing or too old in this database; run `viewer-pipeline migrate`"""
+
+
+class MarkerUnreadable(ViewerPipelineError):
+    """The hash viewer:settled in Redis is not a marker"""
+
+
+class EmbeddedServerError(ViewerPipelineError):
+    """An embedded server could not be started"""

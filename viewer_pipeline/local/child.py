@@ -1,0 +1,97 @@
+"""A child process that ends with its parent, whatever happens to the parent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+GUARD = Path(__file__).with_name("guard.py")
+
+
+class Child:
+    """One command under a guard. Output goes to `log` (appended), or where the parent's goes."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        stop_signal: str = "TERM",
+        grace: float = 10,
+        user: str | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.grace = grace
+        self._environment = dict(environment) if environment is not None else None
+        options = ["--signal", stop_signal, "--grace", str(grace), *(["--user", user] if user else [])]
+        self._command = [sys.executable, "-I", "-S", str(GUARD), *options, "--", *map(str, command)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the command; again, if it has ended."""
+        output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which stops all in order
+            )
+        finally:
+            if output is not None:
+                output.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the guard."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    def exit_status(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        return self._process.poll() if self._process else 0
+
+    def request_stop(self) -> None:
+        """Ask it to stop, without waiting."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def stop(self) -> int:
+        """Stop it, kill it after its grace; return the exit status."""
+        if self._process is None:
+            return 0
+        self.request_stop()
+        try:
+            return self._process.wait(self.grace + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def last_words(self, lines: int = 15) -> str:
+        """Return the end of its log."""
+        if self.log is None or not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def run_as(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end as another user (None: as this one), output captured."""
+    options = ["--user", user] if user else []
+    guarded = [sys.executable, "-I", "-S", str(GUARD), *options, "--", *map(str, command)]
+    reader, writer = os.pipe()  # stays open until the command is done: the guard ends it when its input ends
+    try:
+        return subprocess.run(  # noqa: S603
+            guarded, stdin=reader, capture_output=True, text=True, check=False
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)

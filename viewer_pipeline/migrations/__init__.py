@@ -1,0 +1,1 @@
+"""The schema `viewer`, made by Alembic."""

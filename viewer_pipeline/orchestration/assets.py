@@ -1,0 +1,57 @@
+"""The assets: counters in Redis, and the totals that they become."""
+
+from typing import Any
+
+import dagster as dg
+
+from viewer_pipeline.counting.flush import CHECKS
+from viewer_pipeline.orchestration.ops import (
+    ASSET,
+    FlushConfig,
+    aggregate_counts,
+    bulk_upsert,
+    drain_counters,
+    verify_consistency,
+)
+
+GROUP = "views"
+
+CHECK_DESCRIPTIONS = {
+    "ledger_equals_frame": "Every batch in the ledger holds exactly what the DataFrame said.",
+    "redis_is_settled": "The marker in Redis stands at the last batch of the last flush: nothing shows twice.",
+    "totals_carry_the_flush": "Every touched total carries this flush or a later one.",
+    "no_drift": "No counter held fewer views than were read from it. It fails where somebody else lowered a counter.",
+}
+
+redis_counters = dg.AssetSpec(
+    "redis_counters",
+    group_name=GROUP,
+    kinds={"redis"},
+    description="Views that PostgreSQL does not have yet: Redis strings `vod:views:<vodId>`, raised by the producers.",
+)
+
+
+@dg.config_mapping
+def flush_config(config: FlushConfig) -> dict[str, Any]:
+    """Give the run config of the asset to its first step."""
+    return {"drain_counters": {"config": {"mode": config.mode.name, "vod_ids": config.vod_ids}}}
+
+
+@dg.graph_asset(
+    name=ASSET,
+    group_name=GROUP,
+    kinds={"redis", "postgres", "pandas"},
+    ins={"redis_counters": dg.AssetIn("redis_counters", dagster_type=dg.Nothing)},
+    config=flush_config,
+    check_specs=[dg.AssetCheckSpec(name, asset=ASSET, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
+)
+def view_counts(redis_counters: Any) -> dict[str, Any]:
+    """Persisted view count of each VOD, in the table `viewer.vod_view_counts`.
+
+    Each materialization carries the views that came into Redis since the last one over to PostgreSQL, exactly once.
+    It is safe to materialize at any time, as often as you like, also while another run is at it. Config `mode`:
+    `changed` (VODs that were announced) or `sweep` (all counters); `vod_ids` limits it to some VODs.
+    """
+    snapshot = drain_counters(redis_counters)
+    verified = verify_consistency(bulk_upsert(snapshot, aggregate_counts(snapshot)))
+    return {"result": verified.result, **{f"{ASSET}_{name}": getattr(verified, name) for name in CHECKS}}

@@ -1,0 +1,44 @@
+"""The flush job, and what its launchers share."""
+
+from typing import Any
+
+import dagster as dg
+
+from viewer_pipeline.orchestration.assets import view_counts
+from viewer_pipeline.orchestration.ops import ASSET, FlushMode
+
+JOB_TAG = {"viewer/job": "flush"}  # dagster.yaml lets one run with this tag go at a time
+ACTIVE = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+flush_views = dg.define_asset_job(
+    "flush_views",
+    selection=[view_counts],
+    description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
+    executor_def=dg.in_process_executor,
+    tags=JOB_TAG,
+)
+
+
+def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the run config of `flush_views`."""
+    return {"ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}}}
+
+
+def flush_request(mode: FlushMode, why: str) -> dg.RunRequest:
+    """Return a request for a flush run whose tag says why it is made."""
+    return dg.RunRequest(run_config=flush_run_config(mode), tags={"viewer/why": why})
+
+
+def why_wait(instance: dg.DagsterInstance) -> str | None:
+    """Return why no flush should be launched now: one is queued or running. None when the way is free."""
+    filters = dg.RunsFilter(job_name=flush_views.name, statuses=ACTIVE)
+    for record in instance.get_run_records(filters, limit=1):
+        run = record.dagster_run
+        return f"flush run {run.run_id[:8]} is {run.status.value.lower().replace('_', ' ')}"
+    return None

@@ -1,0 +1,174 @@
+"""The four steps of a flush as Dagster ops."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot, Verdict
+from viewer_pipeline.counting.frame import Aggregate, aggregate
+from viewer_pipeline.counting.ledger import top_of_flushes
+from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.settings import load_settings
+
+ASSET = "view_counts"
+TOP = 10
+
+# For a lost connection, a deadlock, a server that starts. Repeating a step is safe: a flush that was committed in
+# spite of an error is found in the ledger, and the step drains again.
+TRANSIENT = dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL)
+IN_MEMORY = "memory"  # the io manager: outputs of a run live in its process, nothing is pickled to disk
+
+
+class FlushMode(Enum):
+    """Which counters a run looks at."""
+
+    changed = "changed"
+    sweep = "sweep"
+
+
+class FlushConfig(dg.Config):
+    """What a flush run is to do."""
+
+    mode: FlushMode = Field(
+        FlushMode.sweep, description="changed: the VODs that were announced; sweep: all counters, which misses nothing"
+    )
+    vod_ids: list[str] = Field([], description="flush just these VODs, whatever the mode")
+
+
+@contextmanager
+def said_clearly() -> Iterator[None]:
+    """Let what is transient be retried, and fail at once, with one sentence, where trying again cannot help."""
+    try:
+        yield
+    except TransientError:
+        raise
+    except ViewerPipelineError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+@dg.op(
+    ins={"redis_counters": dg.In(dg.Nothing)},
+    out=dg.Out(io_manager_key=IN_MEMORY),
+    retry_policy=TRANSIENT,
+    tags={"kind": "redis"},
+)
+def drain_counters(
+    context: dg.OpExecutionContext, config: FlushConfig, redis: RedisResource, postgres: PostgresResource
+) -> Snapshot:
+    """Settle what an earlier run left, then read the counters. Nothing is changed in Redis but the marker."""
+    settings = load_settings()
+    request = Request(
+        run_id=context.run_id,
+        mode="ids" if config.vod_ids else config.mode.value,
+        vod_ids=tuple(config.vod_ids),
+        batch_size=settings.batch_size,
+        flush_max_counters=settings.flush_max_counters,
+    )
+    with said_clearly(), stores(redis, postgres) as both:
+        snapshot = flush.drain(both, request)
+    context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
+    return snapshot
+
+
+@dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "pandas"})
+def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggregate:
+    """Turn readings into a DataFrame of one delta per VOD, and set aside what can never be a count."""
+    aggregated = aggregate(snapshot.readings)
+    if aggregated.rejects:
+        first = aggregated.rejects[0]
+        context.log.warning(
+            f"{len(aggregated.rejects)} counters can never be counted (table viewer.rejected), "
+            f"e.g. {first.subject!r} = {first.value!r}: {first.reason}"
+        )
+    return aggregated
+
+
+@dg.op(out=dg.Out(io_manager_key=IN_MEMORY), retry_policy=TRANSIENT, tags={"kind": "postgres"})
+def bulk_upsert(
+    context: dg.OpExecutionContext,
+    snapshot: Snapshot,
+    aggregated: Aggregate,
+    redis: RedisResource,
+    postgres: PostgresResource,
+) -> Persisted:
+    """Commit ledger and totals in one transaction per flush, and subtract each committed batch from Redis, once."""
+    with said_clearly(), stores(redis, postgres) as both:
+        persisted = flush.bulk_upsert(both, snapshot, aggregated)
+    for sentence in persisted.findings.sentences():
+        context.log.warning(sentence)
+    if persisted.left_over:
+        context.log.warning("other runs kept committing first; what is left is for the next run")
+    context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
+    return persisted
+
+
+@dg.op(
+    out={
+        "result": dg.Out(dg.Nothing),
+        **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS},
+    },
+    retry_policy=TRANSIENT,
+    tags={"kind": "postgres"},
+)
+def verify_consistency(
+    context: dg.OpExecutionContext, persisted: Persisted, redis: RedisResource, postgres: PostgresResource
+) -> Iterator[Any]:
+    """Compare what was committed with what was meant: ledger, totals, marker, drift. Reads only."""
+    started = time.perf_counter()
+    with said_clearly(), stores(redis, postgres) as both:
+        verdicts = flush.verify(both, persisted)
+        with both.ledger.connect() as connection:
+            top = top_of_flushes(connection, persisted.seqs, TOP)
+    seconds = time.perf_counter() - started
+    yield dg.Output(None, "result", metadata=_metadata(persisted, top, seconds))
+    for verdict in verdicts:
+        if not verdict.passed:
+            context.log.error(f"{verdict.name}: {verdict.said}: {', '.join(verdict.offenders)}")
+        yield _check_result(verdict)
+
+
+def _check_result(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        asset_key=ASSET,
+        check_name=verdict.name,
+        description=verdict.said,
+        metadata={"offenders": dg.MetadataValue.json(verdict.offenders)} if verdict.offenders else {},
+    )
+
+
+def _metadata(persisted: Persisted, top: list[tuple[str, int, int]], verify_seconds: float) -> dict[str, Any]:
+    snapshot, findings = persisted.snapshot, persisted.findings
+    oldest = (datetime.now(UTC) - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
+    numbers = {
+        "counters": persisted.counters,
+        "views": persisted.views,
+        "flushes": len(persisted.counted),
+        "batches": sum(len(counted.flush.batches) for counted in persisted.counted),
+        "rejected": len(persisted.rejects),
+        "drift": findings.drift,
+        "settled_before": findings.settled_before,
+        "oldest_pending_seconds": max(0.0, oldest),
+        "drain_seconds": snapshot.seconds,
+        "aggregate_seconds": persisted.aggregate_seconds,
+        "upsert_seconds": persisted.upsert_seconds,
+        "settle_seconds": persisted.settle_seconds,
+        "verify_seconds": verify_seconds,
+    }
+    rows = [dg.TableRecord({"vod_id": vod_id, "views": views, "total": total}) for vod_id, views, total in top]
+    columns = [dg.TableColumn("vod_id", "string"), dg.TableColumn("views", "int"), dg.TableColumn("total", "int")]
+    return {
+        "mode": snapshot.request.mode,
+        **numbers,
+        "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
+        "notes": "; ".join(findings.sentences()) or "nothing out of the ordinary",
+        "top_vods": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }

@@ -1,0 +1,41 @@
+"""Redis and PostgreSQL as Dagster resources. Connections live for one step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from pydantic import Field
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import RedisStore, connect
+
+
+class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own
+    """The Redis that holds the counters. Every command has a timeout of 5 s and is tried three times."""
+
+    url: str = Field(description="redis://, rediss:// or unix:// URL")
+    counter_prefix: str = Field("vod:views:", description="what the key of a counter begins with")
+
+    @contextmanager
+    def open(self) -> Iterator[RedisStore]:
+        """Open the store for one step."""
+        with connect(self.url) as client:
+            yield RedisStore(client, self.url, self.counter_prefix)
+
+
+class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own
+    """The PostgreSQL that holds the ledger and the totals. Every statement and every lock has a timeout."""
+
+    url: str = Field(description="postgresql:// URL")
+
+    def ledger(self) -> Ledger:
+        """Return the ledger; it connects when it is used."""
+        return Ledger(self.url)
+
+
+@contextmanager
+def stores(redis: RedisResource, postgres: PostgresResource) -> Iterator[Stores]:
+    """Open both for one step."""
+    with redis.open() as store:
+        yield Stores(store, postgres.ledger())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
 
 
@@ -115,12 +117,19 @@ class Settings(BaseSettings):
         return _with_driver(parts._replace(query=f"{parts.query}&{option}" if parts.query else option))
 
     def environment(self) -> dict[str, str]:
-        """Return these settings as environment variables, for a child process."""
+        """Return the environment of this process with these settings in it, for a child or for Dagster itself."""
         dumped = self.model_dump(exclude_none=True)
-        return {name.upper(): str(value) for name, value in dumped.items()} | {
+        return {
+            **os.environ,
+            **{name.upper(): str(value) for name, value in dumped.items()},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
+            STORAGE_VARIABLE: self.dagster_storage_url(),
         }
+
+    def export(self) -> None:
+        """Put these settings into the environment of this process, where Dagster looks for them."""
+        os.environ.update(self.environment())
 
     def changed(self, **updates: Any) -> Self:
         """Return a copy with some values replaced."""

@@ -41,7 +41,7 @@ class FlushFigures:
     ratio: float  # raw / flush: the median over pairs
     counters_per_second: int
     peak_mb: float
-    watched: Watched | None
+    watched: Watched
 
 
 def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> FlushFigures:
@@ -73,7 +73,7 @@ def write_raw(servers: Rig, ids: list[str], deltas: list[int]) -> float:
                 copy.write_row(row)
         cursor.execute(RAW_UPSERT)
         connection.commit()
-        return time.perf_counter() - started
+    return time.perf_counter() - started
 
 
 def _figures(counters: int, pairs: list[tuple[float, Seconds]], watched: Watched) -> FlushFigures:

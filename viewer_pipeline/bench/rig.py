@@ -18,7 +18,8 @@ import redis
 from viewer_pipeline.counting.flush import Request, Stores, bulk_upsert, drain
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import RedisStore, connect
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
@@ -81,9 +82,7 @@ def flush_once(database_url: str, redis_url: str, request: Request) -> Seconds:
         done = bulk_upsert(stores, snapshot, aggregated)
         ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    return Seconds(
-        ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak
-    )
+    return Seconds(ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak)
 
 
 def ids_of(counters: int) -> list[str]:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 import psycopg
 import redis
@@ -33,7 +35,9 @@ class Watched:
 def watch(servers: Rig, request: Request, ids: list[str]) -> Watched:
     """Flush RUNS times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
-    sampled = [ids[at] for at in range(0, len(ids), step)] + [ids[min(at + step, len(ids)) - 1] for at in range(0, len(ids), step)]
+    sampled = [ids[at] for at in range(0, len(ids), step)] + [
+        ids[min(at + step, len(ids)) - 1] for at in range(0, len(ids), step)
+    ]
     locked, doubled, scripts = [], [], list[float]()
     for _ in range(RUNS):
         fill(servers.client, ids, [3] * len(ids))
@@ -41,9 +45,10 @@ def watch(servers: Rig, request: Request, ids: list[str]) -> Watched:
         servers.client.config_set("slowlog-max-len", 1_000_000)
         servers.client.config_set("slowlog-log-slower-than", 0)
         servers.client.slowlog_reset()
-        with _Sampler(lambda c, _: _locked(c, sampled), servers) as locks:
-            with _Sampler(lambda c, r: _doubled(c, r, before), servers) as doubles:
-                servers.flush(request)
+        locks = _Sampler(partial(_locked, ids=sampled), servers)
+        doubles = _Sampler(partial(_doubled, before=before), servers)
+        with locks, doubles:
+            servers.flush(request)
         servers.client.config_set("slowlog-log-slower-than", -1)
         locked.append(locks.longest())
         doubled.append(doubles.longest())
@@ -52,24 +57,22 @@ def watch(servers: Rig, request: Request, ids: list[str]) -> Watched:
             for entry in servers.client.slowlog_get(1_000_000)
             if entry["command"].startswith(b"EVALSHA")
         ]
-    return Watched(
-        statistics.median(locked), statistics.median(doubled), statistics.median(scripts), max(scripts)
-    )
+    return Watched(statistics.median(locked), statistics.median(doubled), statistics.median(scripts), max(scripts))
 
 
 def _totals(servers: Rig, ids: list[str]) -> dict[str, int]:
     with psycopg.connect(servers.database_url) as connection:
-        return {vod_id: 0 for vod_id in ids} | dict(connection.execute(TOTALS, [ids]).fetchall())
+        return dict.fromkeys(ids, 0) | dict(connection.execute(TOTALS, [ids]).fetchall())
 
 
-def _locked(connection: psycopg.Connection, ids: list[str]) -> set[str]:
+def _locked(connection: psycopg.Connection, _client: redis.Redis, ids: list[str]) -> set[str]:
     known = {row[0] for row in connection.execute(TOTALS, [ids])}
     return known - {row[0] for row in connection.execute(UNLOCKED, [ids])}
 
 
 def _doubled(connection: psycopg.Connection, client: redis.Redis, before: dict[str, int]) -> set[str]:
     # PostgreSQL first, as a web application that adds the two does: then it never sees fewer views than there are.
-    now = dict(connection.execute(TOTALS, [list(before)]).fetchall())
+    now: dict[str, int] = dict(connection.execute(TOTALS, [list(before)]).fetchall())
     counters = client.mget([PREFIX + vod_id for vod_id in before])
     pending = {vod_id: int(value or 0) for vod_id, value in zip(before, counters, strict=True)}
     return {vod_id for vod_id, total in before.items() if now.get(vod_id, 0) + pending[vod_id] > total + 3}
@@ -85,7 +88,7 @@ class _Sampler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> _Sampler:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -138,9 +138,7 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     with stores.ledger.connect() as connection:
         last, marker = _begin(stores, connection, request.run_id, findings)
         base = max(last.seq, marker.seq)
-        marker, findings.settled_before = settle_through(
-            stores.redis, connection, marker, last.seq, findings
-        )
+        marker, findings.settled_before = settle_through(stores.redis, connection, marker, last.seq, findings)
     _, oldest = stores.redis.pending()
     asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
     readings = stores.redis.read(_candidates(stores.redis, request))
@@ -148,9 +146,7 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     return Snapshot(request, base, marker, readings, taken_at, oldest, asked, findings, seconds)
 
 
-def _begin(
-    stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings
-) -> tuple[LastFlush, Marker]:
+def _begin(stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings) -> tuple[LastFlush, Marker]:
     last = last_flush(connection)
     while True:
         made, marker = stores.redis.begin(run_id, last)
@@ -203,8 +199,16 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
     stores.redis.forget(aggregated.idle, aggregated.rejected)
     if complete:
         stores.redis.sweep_done(snapshot.asked)
-    seconds = aggregated.seconds, upsert_seconds, settle_seconds
-    return Persisted(snapshot, counted, aggregated.rejects, findings, not complete, *seconds)
+    return Persisted(
+        snapshot,
+        counted,
+        aggregated.rejects,
+        findings,
+        left_over=not complete,
+        aggregate_seconds=aggregated.seconds,
+        upsert_seconds=upsert_seconds,
+        settle_seconds=settle_seconds,
+    )
 
 
 def _commit_all(

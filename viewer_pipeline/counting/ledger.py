@@ -25,7 +25,7 @@ SQL: dict[str, str] = {
 }
 
 # Every wait has an end: a run that hangs holds back all later ones.
-TIMEOUTS = {
+TIMEOUTS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha1
-from importlib import resources
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
-from redis.retry import Retry
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY, counter_pattern
 from viewer_pipeline.counting.frame import Readings
 from viewer_pipeline.counting.ledger import Batch, LastFlush
-from viewer_pipeline.errors import (
-    MarkerUnreadable,
-    RedisFailed,
-    RedisRefusesWrites,
-    RedisUnavailable,
-)
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.counting.redis_client import Script, redis_errors
+from viewer_pipeline.errors import MarkerUnreadable
 
 SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
 PIPELINE_SCRIPTS = 50
-
-_REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
-_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
 
 
 class Marker(NamedTuple):
@@ -56,54 +40,7 @@ class Settled(NamedTuple):
     drifted: list[bytes]
 
 
-@dataclass(frozen=True)
-class Script:
-    """A Lua script, sent by its hash."""
-
-    source: str
-    sha: str
-
-    @classmethod
-    def load(cls, name: str) -> Script:
-        """Read it from `lua/`."""
-        folder = resources.files("viewer_pipeline.counting").joinpath("lua")
-        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
-        return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
-
-
 BEGIN, SETTLE, FORGET, SWEPT = map(Script.load, ("begin", "settle", "forget", "swept"))
-
-
-def connect(url: str) -> redis.Redis:
-    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=5,
-        socket_connect_timeout=3,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
-        client_name="viewer-pipeline",
-    )
-
-
-@contextmanager
-def redis_errors(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours: what may be tried again, and what needs a person."""
-    try:
-        yield
-    except RedisError as error:
-        raise _as_ours(error, without_password(url)) from error
-
-
-def _as_ours(error: RedisError, where: str) -> Exception:
-    said = f"{where}: {str(error).partition(chr(10))[0]}"
-    if _REFUSES_WRITES.search(str(error)):
-        return RedisRefusesWrites(said)
-    if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return RedisFailed(said)
-    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):
-        return RedisUnavailable(said)
-    return RedisFailed(said)
 
 
 class RedisStore:
@@ -130,14 +67,15 @@ class RedisStore:
     def marker(self) -> Marker | None:
         """Read the marker; None where there is none."""
         with redis_errors(self.url):
-            return _marker(self.client.hmget(MARKER_KEY, ["seq", "batch", "of"]))
+            fields: Any = self.client.hmget(MARKER_KEY, ["seq", "batch", "of"])
+        return _marker(fields)
 
     def changed(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss some, and repeat."""
         start = 0
         while True:
             with redis_errors(self.url):
-                ids: list[bytes] = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
+                ids: Any = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
             yield ids
             if len(ids) < READ_COUNT:
                 return
@@ -146,6 +84,7 @@ class RedisStore:
     def swept(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys, the raw ids of the counters it found; ids may come twice."""
         cursor, cut = 0, len(self.prefix)
+        keys: Any
         while True:
             with redis_errors(self.url):
                 cursor, keys = self.client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
@@ -187,8 +126,8 @@ class RedisStore:
     def asked_sweep(self) -> bytes | None:
         """Return what was asked for, None where no sweep was: the time (ns), a blank, the reason."""
         with redis_errors(self.url):
-            asked: bytes | None = self.client.hget(SUBSCRIBER_KEY, "sweep")
-        return asked
+            asked: Any = self.client.hget(SUBSCRIBER_KEY, "sweep")
+        return bytes(asked) if asked is not None else None
 
     def sweep_done(self, asked: bytes | None) -> None:
         """Take the request back that `asked_sweep` returned before the sweep; a newer one stays."""
@@ -235,8 +174,8 @@ class RedisStore:
 
     def _values(self, ids: list[bytes]) -> list[bytes | None]:
         with redis_errors(self.url):
-            values: list[bytes | None] = self.client.mget([self.prefix + raw for raw in ids])
-        return values
+            values: Any = self.client.mget([self.prefix + raw for raw in ids])
+        return list(values)
 
     def _types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         types: dict[bytes, str] = {}
@@ -249,10 +188,7 @@ class RedisStore:
 
     def _run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
         with redis_errors(self.url):
-            try:
-                return self.client.evalsha(script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return self.client.eval(script.source, len(keys), *keys, *arguments)
+            return script.run(self.client, keys, arguments)
 
 
 def _marker(fields: Sequence[bytes | None]) -> Marker | None:

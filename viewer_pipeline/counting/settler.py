@@ -76,7 +76,7 @@ class Settler:
             self._thread.shutdown()
 
     def add(self, flush: Flush) -> None:
-        """Begin to settle a committed flush, once the one before it is settled. Raises what settling that one raised."""
+        """Begin to settle a committed flush, once the one before it is settled. Raises what settling that raised."""
         self.wait()
         self._unsettled = self._thread.submit(self._settle, flush)
 

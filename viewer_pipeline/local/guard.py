@@ -11,6 +11,7 @@ below /root. A script of its own, not a module: it starts in 20 ms because it im
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import pwd
@@ -43,9 +44,11 @@ def main() -> int:
             _become(account)
         _die_with_parent(stop_signal)
 
-    # preexec_fn is safe here: no thread has been started yet.
-    child = subprocess.Popen(  # noqa: S603
-        options.command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=before_exec
+    child = subprocess.Popen(  # noqa: S603 - the command is the caller's
+        options.command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=before_exec,  # noqa: PLW1509 - no thread has been started yet
     )
 
     def stop(_signal: int = 0, _frame: FrameType | None = None) -> None:
@@ -86,17 +89,13 @@ def _die_with_parent(stop_signal: signal.Signals) -> None:
 
 
 def _signal_quietly(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

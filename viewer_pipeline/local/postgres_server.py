@@ -129,13 +129,14 @@ class PostgresServer:
         while True:
             try:
                 psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
-                return
             except psycopg.OperationalError as error:
                 ended = self.child.exit_status() is not None
                 if ended or time.monotonic() > deadline:
                     self.child.stop()
                     said = self.child.last_words()
                     raise EmbeddedServerError(f"PostgreSQL on port {self.port}: {error}\n{said}") from None
+            else:
+                return
             time.sleep(0.05)
 
     def _take_over(self) -> None:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.local.child import Child
@@ -52,7 +54,8 @@ class RedisServer:
             "maxmemory-policy": "noeviction",  # an evicted counter is a lost count
             "daemonize": "no",
         }
-        command = [binary or find_binary(), *(str(word) for k, v in options.items() for word in (f"--{k}", v))]
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        command: list[str | Path] = [binary or find_binary(), *words]
         self.child = Child("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace=20)
 
     @property
@@ -65,7 +68,7 @@ class RedisServer:
         self._take_over()
         self.child.start()
         deadline = time.monotonic() + START_SECONDS
-        with redis.Redis(port=self.port, host=LOOPBACK, socket_timeout=2, retry=None) as client:
+        with _client(self.port) as client:
             while True:
                 try:
                     client.ping()
@@ -88,8 +91,12 @@ class RedisServer:
         """Stop a server that an earlier, killed process left on our data directory."""
         try:
             port = int(self._port_file.read_text())
-            with redis.Redis(port=port, host=LOOPBACK, socket_timeout=2, retry=None) as client:
+            with _client(port) as client:
                 if os.fsdecode(client.config_get("dir")["dir"]) == str(self.directory):
                     client.shutdown()
         except (OSError, ValueError, redis.RedisError):
             return
+
+
+def _client(port: int) -> redis.Redis:
+    return redis.Redis(host=LOOPBACK, port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0))

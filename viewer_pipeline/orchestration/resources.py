@@ -8,7 +8,8 @@ from pydantic import Field
 
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import RedisStore, connect
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
 
 
 class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own

@@ -73,6 +73,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop the tables; the counts in them are gone."""
-    op.execute(
-        "DROP TABLE viewer.rejected, viewer.parked, viewer.vod_view_counts, viewer.flush_batch, viewer.flush"
-    )
+    op.execute("DROP TABLE viewer.rejected, viewer.parked, viewer.vod_view_counts, viewer.flush_batch, viewer.flush")

@@ -1,0 +1,47 @@
+# Every verb makes .venv from the lock by itself, with nothing but python3 (3.11 or newer), its venv and pip.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo run test lint bench format lock clean
+
+demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
+	$(BIN)/viewer-pipeline demo
+
+run: $(READY)     ## everything in the foreground; Ctrl-C stops it
+	$(BIN)/viewer-pipeline up
+
+test: $(READY)    ## all tests, on embedded PostgreSQL and Redis
+	$(BIN)/python -m pytest
+
+lint: $(READY)    ## style, types, import rules, Dagster definitions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/python -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning
+
+bench: $(READY)   ## speed, with a reference in the same run
+	$(BIN)/viewer-pipeline bench all
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(READY)    ## renew requirements.lock from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --no-header \
+	    --python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
+	$(MAKE) $(READY)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+	    || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

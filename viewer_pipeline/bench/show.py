@@ -1,0 +1,51 @@
+"""Figures as tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from viewer_pipeline.bench.changed import ChangedFigures
+from viewer_pipeline.bench.flush import FlushFigures
+
+
+def show_flush(all_figures: list[FlushFigures]) -> None:
+    """Print one row for each size."""
+    console = Console()
+    table = Table(
+        "counters", "flush s", "counters/s", "raw s", "raw / flush",
+        "drain", "aggregate", "upsert", "settle", "peak MB",
+        title="flush, drain to settled, beside the same rows by PostgreSQL alone (medians)",
+    )  # fmt: skip
+    for f in all_figures:
+        seconds = [f"{value:.2f}" for value in (f.drain, f.aggregate, f.upsert, f.settle)]
+        table.add_row(
+            f"{f.counters:,}", f"{f.flush:.2f}", f"{f.counters_per_second:,}", f"{f.raw:.2f}", f"{f.ratio:.2f}",
+            *seconds, f"{f.peak_mb:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    first = all_figures[0]
+    for f in all_figures[1:]:
+        rate = f.counters_per_second / first.counters_per_second
+        console.print(f"rate at {f.counters:,} counters: {rate:.2f} of that at {first.counters:,}")
+    table = Table("counters", "row locked s", "shown twice s", "script ms (median)", "script ms (longest)",
+                  title="what others feel of it: longest in a flush, median of three flushes")  # fmt: skip
+    for f in all_figures:
+        w = f.watched
+        table.add_row(
+            f"{f.counters:,}", f"{w.locked:.3f}", f"{w.doubled:.3f}", f"{w.script_ms:.2f}", f"{w.script_max_ms:.1f}"
+        )
+    console.print(table)
+
+
+def show_changed(f: ChangedFigures) -> None:
+    """Print both times and their ratio."""
+    table = Table(
+        "changed counters",
+        "alone s",
+        f"beside {f.other_keys:,} keys s",
+        "ratio",
+        title="flush of the changed set (medians)",
+    )
+    table.add_row(f"{f.counters:,}", f"{f.alone:.4f}", f"{f.beside:.4f}", f"{f.ratio:.2f}")
+    Console().print(table)

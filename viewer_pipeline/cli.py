@@ -1,0 +1,260 @@
+"""The command line. Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.settings import Settings, load_settings, without_password
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
+
+
+class _Group(click.Group):
+    """Turns our errors into one sentence and an exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except SettingsError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(2)
+        except ViewerPipelineError as error:
+            click.echo(f"error: {without_password(str(error))}", err=True)
+            context.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="viewer-pipeline")
+def main() -> None:
+    """Carry view counts from Redis to PostgreSQL, in batches, exactly once."""
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
+
+
+def _settings_of_running() -> Settings:
+    """Read the settings; where a URL is not set, take that of the server which `up` runs on this VIEWER_HOME."""
+    from viewer_pipeline.local.stack import running_servers
+
+    settings = load_settings()
+    if settings.database_url is None or settings.redis_url is None:
+        urls = running_servers(settings.viewer_home)
+        unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
+        settings = settings.changed(**unset)
+    return settings
+
+
+@main.command()
+def up() -> None:
+    """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
+    from viewer_pipeline.local.up import run_up
+
+    settings = load_settings()
+    _log_to_stderr(settings)
+    run_up(settings, _say)
+
+
+@main.command()
+@click.option("--views", default=20_000, show_default=True, type=click.IntRange(30), help="Views to send.")
+@click.option("--vods", default=500, show_default=True, type=click.IntRange(1), help="VODs to send them to.")
+@click.option("--time-limit", default=80.0, show_default=True, help="Seconds until it gives up.")
+@as_json
+def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
+    """Run the main job on a throw-away stack, and check that every view arrived once."""
+    from viewer_pipeline.local.demo import run_demo
+    from viewer_pipeline.local.demo_display import Display
+
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    with Display(views) as display:
+        report = run_demo(views, vods, time_limit, display.say, display.progress)
+    if as_json:
+        click.echo(json.dumps(asdict(report) | {"lost": report.lost, "doubled": report.doubled, "holds": report.holds}))
+    else:
+        display.show(report)
+    if not report.holds:
+        raise SystemExit(1)
+
+
+@main.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Bring the schema `viewer` up to date. Safe to run twice, and at once."""
+    from viewer_pipeline.migrations.migrate import migrate as apply
+
+    settings = _settings_of_running()
+    before, after = apply(settings.require_database_url(), with_dagster=settings.dagster_database_url is None)
+    if as_json:
+        click.echo(json.dumps({"before": before, "after": after}))
+    elif before == after:
+        click.echo(f"schema viewer is at revision {after} already")
+    else:
+        click.echo(f"schema viewer: {before or 'nothing'} -> {after}")
+
+
+@main.command()
+def worker() -> None:
+    """Listen to the producers and fold what they publish into Redis, until SIGTERM."""
+    from viewer_pipeline.worker.service import run_worker
+
+    settings = _settings_of_running()
+    _log_to_stderr(settings)
+    run_worker(settings)
+
+
+@main.command()
+@click.option(
+    "--mode", type=click.Choice(["sweep", "changed"]), default="sweep", show_default=True, help="Which counters."
+)
+@click.option("--vod-id", "vod_ids", multiple=True, help="Flush just this VOD; may be given several times.")
+@as_json
+def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
+    """Run one flush in this process, recorded in Dagster's history."""
+    settings = _settings_of_running()
+    settings.require_database_url(), settings.require_redis_url()
+    settings.export()
+    from viewer_pipeline.local.flush_now import run_flush
+    from viewer_pipeline.orchestration.instance import open_instance
+    from viewer_pipeline.orchestration.ops import FlushMode
+
+    with open_instance(settings) as instance:
+        run = run_flush(instance, FlushMode[mode], vod_ids, "command line")
+    if as_json:
+        click.echo(json.dumps(asdict(run)))
+    elif run.success:
+        figures = run.figures
+        click.echo(
+            f"run {run.run_id}: {figures['views']} views of {figures['counters']} counters "
+            f"in {figures['flushes']} flushes, {figures['rejected']} rejected; {figures['notes']}"
+        )
+    if run.failed_checks:
+        click.echo(f"failed checks: {', '.join(run.failed_checks)}", err=True)
+    if not run.success:
+        click.echo(f"run {run.run_id} failed; its events are in the Dagster UI", err=True)
+    if not run.success or run.failed_checks:
+        raise SystemExit(1)
+
+
+@main.command()
+@as_json
+def status(as_json: bool) -> None:
+    """Show what is pending, settled, parked and rejected."""
+    from viewer_pipeline.local.status import read_status, show_status
+
+    found = read_status(_settings_of_running())
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+    else:
+        show_status(found)
+
+
+@main.command()
+@click.argument("vod_id")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 2**63 - 1), help="How many views.")
+@click.option(
+    "--how",
+    type=click.Choice(["publish", "incr", "both"]),
+    help="publish: a message; incr: the counter; both: as Streamix does. Default: what PUBSUB_MODE needs.",
+)
+@as_json
+def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
+    """Send views of VOD_ID by hand, as a producer does."""
+    from viewer_pipeline.local.send import send_views
+
+    settings = _settings_of_running()
+    sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
+    if as_json:
+        click.echo(json.dumps(sent))
+    else:
+        heard = f", {sent['heard']} subscribers heard it" if sent["how"] != "incr" else ""
+        click.echo(f"sent {count} views of {vod_id} by {sent['how']}{heard}")
+
+
+@main.group()
+def bench() -> None:
+    """Measure on embedded servers, with a reference in the same run."""
+
+
+def _bench_options(command: F) -> F:
+    for option in (
+        as_json,
+        click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Medians of so many."),
+    ):
+        command = option(command)
+    return command
+
+
+@bench.command("flush")
+@click.option("--counters", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
+@_bench_options
+def bench_flush(counters: int, runs: int, as_json: bool) -> None:
+    """Time a flush of existing counters, beside the same rows written by PostgreSQL alone."""
+    from viewer_pipeline.bench.flush import bench_flush as measure
+    from viewer_pipeline.bench.show import show_flush
+
+    settings = load_settings()
+    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_max_counters}
+    figures = measure(counters, runs=runs, **limits)
+    if as_json:
+        click.echo(json.dumps(asdict(figures)))
+    else:
+        show_flush([figures])
+
+
+@bench.command("changed")
+@click.option("--counters", default=1_000, show_default=True, type=click.IntRange(1))
+@click.option("--others", default=1_000_000, show_default=True, type=click.IntRange(0), help="Unrelated keys.")
+@_bench_options
+def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
+    """Time a flush of the changed set, in an empty Redis and beside many unrelated keys."""
+    from viewer_pipeline.bench.changed import bench_changed as measure
+    from viewer_pipeline.bench.show import show_changed
+
+    figures = measure(counters, others, runs=runs)
+    if as_json:
+        click.echo(json.dumps(asdict(figures)))
+    else:
+        show_changed(figures)
+
+
+@bench.command("all")
+@_bench_options
+def bench_all(runs: int, as_json: bool) -> None:
+    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, the changed set."""
+    from viewer_pipeline.bench.changed import bench_changed as measure_changed
+    from viewer_pipeline.bench.flush import bench_flush as measure_flush
+    from viewer_pipeline.bench.show import show_changed, show_flush
+
+    settings = load_settings()
+    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_max_counters}
+    flushes = [measure_flush(counters, runs=runs, **limits) for counters in (100_000, 1_000_000)]
+    changed = measure_changed(1_000, 1_000_000, runs=runs)
+    if as_json:
+        click.echo(json.dumps({"flush": [asdict(figures) for figures in flushes], "changed": asdict(changed)}))
+    else:
+        show_flush(flushes)
+        show_changed(changed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The connection to Redis, its errors as ours, and Lua scripts sent by their hash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
+from redis.retry import Retry
+
+from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable
+from viewer_pipeline.settings import without_password
+
+_REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
+_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
+
+
+def connect(url: str, *, protocol: int = 3) -> redis.Redis:
+    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet."""
+    return redis.Redis.from_url(
+        url,
+        protocol=protocol,
+        socket_timeout=5,
+        socket_connect_timeout=3,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+        client_name="viewer-pipeline",
+    )
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours: what may be tried again, and what needs a person."""
+    try:
+        yield
+    except RedisError as error:
+        raise _as_ours(error, without_password(url)) from error
+
+
+def _as_ours(error: RedisError, where: str) -> Exception:
+    said = f"{where}: {str(error).partition(chr(10))[0]}"
+    if _REFUSES_WRITES.search(str(error)):
+        return RedisRefusesWrites(said)
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return RedisFailed(said)
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):
+        return RedisUnavailable(said)
+    return RedisFailed(said)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, sent by its hash."""
+
+    source: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read it from `lua/`."""
+        folder = resources.files("viewer_pipeline.counting").joinpath("lua")
+        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+    def run(self, client: redis.Redis, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
+        """Run it; driver errors come out as they are."""
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.eval(self.source, len(keys), *keys, *arguments)

@@ -1,0 +1,214 @@
+"""Everything on one machine, in the foreground: embedded servers where no URL is set, Dagster, worker."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
+from viewer_pipeline.local.child import Child
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.settings import Settings
+
+log = logging.getLogger("viewer_pipeline.stack")
+
+CODE_SERVER_SECONDS = 120
+LOOK_SECONDS = 0.5  # how often a child that ended is noticed
+RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a child is started again
+UI_PORT = 3000
+
+
+class Stack:
+    """Starts all, starts again what ends, stops all in order."""
+
+    def __init__(self, settings: Settings, *, throw_away: bool = False, ui: bool = True) -> None:
+        self.settings = settings
+        self.ui_port = free_port(UI_PORT) if ui else None
+        self._home = settings.viewer_home.absolute()
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._throw_away = throw_away
+        self._lock: IO[str] | None = None
+        self._servers: list[PostgresServer | RedisServer] = []
+        self._children: list[_Kept] = []
+
+    def start(self, said: Callable[[str], None]) -> None:
+        """Start all; say each step. Raises ViewerPipelineError, after stopping what was started."""
+        self._lock = lock_home(self._home)
+        try:
+            self._start_servers(said)
+            said("migrating the schema `viewer`")
+            migrate(self.settings.require_database_url(), with_dagster=self.settings.dagster_database_url is None)
+            self._start_processes(said)
+        except BaseException:
+            self.stop(said)
+            raise
+
+    def watch(self, stop: Event) -> None:
+        """Start again what ends, until `stop` is set."""
+        while not stop.wait(LOOK_SECONDS):
+            for server in self._servers:
+                if (status := server.child.exit_status()) is not None:
+                    log.error("server ended name=%s status=%d; starting it again", server.child.name, status)
+                    try:
+                        server.start()
+                    except ViewerPipelineError:
+                        log.exception("server does not start name=%s", server.child.name)
+            for kept in self._children:
+                kept.look()
+
+    def stop_processes(self, said: Callable[[str], None]) -> None:
+        """Stop Dagster and the worker, in this order: nothing new is launched, then what was heard is folded."""
+        order = {"webserver": 0, "daemon": 1, "worker": 2, "code server": 3}
+        for kept in sorted(self._children, key=lambda kept: order[kept.child.name]):
+            said(f"stopping the {kept.child.name}")
+            kept.child.stop()
+        self._children.clear()
+
+    def stop(self, said: Callable[[str], None]) -> None:
+        """Stop all that runs."""
+        self.stop_processes(said)
+        for server in reversed(self._servers):
+            said(f"stopping {server.child.name}")
+            server.stop()
+        self._servers.clear()
+        (self._home / "servers.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _start_servers(self, said: Callable[[str], None]) -> None:
+        updates: dict[str, str] = {}
+        if self.settings.database_url is None:
+            postgres = PostgresServer(self._home, throw_away=self._throw_away)
+            said(f"starting PostgreSQL on port {postgres.port}")
+            self._servers.append(postgres)
+            postgres.start()
+            updates["database_url"] = postgres.url
+        if self.settings.redis_url is None:
+            server = RedisServer(self._home)
+            said(f"starting Redis on port {server.port}")
+            self._servers.append(server)
+            server.start()
+            updates["redis_url"] = server.url
+        self.settings = self.settings.changed(**updates)
+        write_private(self._home / "servers.json", json.dumps(updates))
+
+    def _start_processes(self, said: Callable[[str], None]) -> None:
+        from viewer_pipeline.orchestration.instance import open_instance, prepare_home  # imports Dagster: 2 s
+
+        dagster_home = prepare_home(self.settings)
+        port = free_port()
+        workspace = dagster_home / "workspace.yaml"
+        workspace.write_text(
+            f"load_from:\n  - grpc_server:\n      host: {LOOPBACK}\n      port: {port}\n"
+            "      location_name: viewer_pipeline\n"
+        )
+        said("starting Dagster's code server")
+        grpc = ["-m", "dagster", "api", "grpc", "-m", "viewer_pipeline.definitions", "-h", LOOPBACK, "-p", str(port)]
+        code_server = self._start("code server", *grpc, "--location-name", "viewer_pipeline")
+        open_instance(self.settings).dispose()  # makes Dagster's tables before several processes want to
+        said("starting the worker")
+        self._start("worker", "-m", "viewer_pipeline.cli", "worker", logged=self._throw_away)
+        _wait_for_port(code_server, port)
+        said("starting Dagster's daemon")
+        self._start("daemon", "-m", "dagster._daemon", "run", "-w", str(workspace))
+        if self.ui_port is not None:
+            said(f"starting Dagster's webserver on port {self.ui_port}")
+            where = ["-h", LOOPBACK, "-p", str(self.ui_port), "-w", str(workspace)]
+            self._start("webserver", "-m", "dagster_webserver", *where)
+            _wait_for_port(self._children[-1].child, self.ui_port)
+
+    def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
+        log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
+        child = Child(name, [sys.executable, *arguments], environment=self.settings.environment(), log=log_file)
+        child.start()
+        self._children.append(_Kept(child))
+        return child
+
+
+@dataclass
+class _Kept:
+    """A child that is started again when it ends, after a pause that grows while it keeps ending."""
+
+    child: Child
+    pause: float = RESTART_SECONDS[0]
+    due: float = 0.0
+    started: float = 0.0
+
+    def look(self) -> None:
+        now = time.monotonic()
+        status = self.child.exit_status()
+        if status is None:
+            if now - self.started > RESTART_SECONDS[1]:
+                self.pause = RESTART_SECONDS[0]
+        elif not self.due:
+            log.error("process ended name=%s status=%d log=%s", self.child.name, status, self.child.log)
+            self.due = now + self.pause
+            self.pause = min(self.pause * 2, RESTART_SECONDS[1])
+        elif now >= self.due:
+            self.child.start()
+            self.started, self.due = now, 0.0
+
+
+def lock_home(home: Path) -> IO[str]:
+    """Take this directory for this process, until the file is closed. Raises EmbeddedServerError if it is taken."""
+    handle = (home / "lock").open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.seek(0)
+        holder = handle.read() or "another process"
+        handle.close()
+        raise EmbeddedServerError(
+            f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
+        ) from None
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def running_servers(home: Path) -> dict[str, str]:
+    """Return the URLs of the servers that `up` has started on this directory, if it runs: database_url, redis_url."""
+    try:
+        lock_home(home).close()
+    except EmbeddedServerError:
+        try:
+            urls: dict[str, str] = json.loads((home / "servers.json").read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return urls
+    except OSError:
+        return {}
+    return {}
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        handle.write(text)
+
+
+def _wait_for_port(child: Child, port: int) -> None:
+    deadline = time.monotonic() + CODE_SERVER_SECONDS
+    while True:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex((LOOPBACK, port)) == 0:
+                return
+        if child.exit_status() is not None or time.monotonic() > deadline:
+            raise EmbeddedServerError(f"the {child.name} does not start; the end of its log:\n{child.last_words()}")
+        time.sleep(0.05)

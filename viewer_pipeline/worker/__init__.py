@@ -1,0 +1,1 @@
+"""The long-lived side: listens to the producers all the time."""

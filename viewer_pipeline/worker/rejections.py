@@ -1,0 +1,65 @@
+"""Rejected messages on their way to PostgreSQL: counted all, kept a few of each reason."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+from viewer_pipeline.counting.frame import Reject
+from viewer_pipeline.counting.ledger import Ledger, record_rejects
+from viewer_pipeline.errors import ViewerPipelineError
+
+log = logging.getLogger("viewer_pipeline.rejections")
+
+KEPT_OF_A_REASON = 100  # examples that one worker stores; hostile input must not fill the database
+WRITE_SECONDS = 1.0
+
+
+class Rejections:
+    """Takes rejects from the subscriber without making it wait, and records them from a thread of its own."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._waiting: list[Reject] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rejections", daemon=True)
+        self.by_reason: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Record what is waiting, once, and end the thread."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def add(self, reject: Reject) -> None:
+        """Count it, and keep it while it is one of the first of its reason."""
+        with self._lock:
+            self.by_reason[reject.reason] += 1
+            if self.by_reason[reject.reason] <= KEPT_OF_A_REASON:
+                self._waiting.append(reject)
+
+    def _run(self) -> None:
+        while not self._stop.wait(WRITE_SECONDS):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            rejects, self._waiting = self._waiting, []
+        if not rejects:
+            return
+        try:
+            with self._ledger.connect() as connection:
+                record_rejects(connection, rejects)
+        except ViewerPipelineError as error:
+            log.warning("rejected messages not recorded count=%d reason=%s", len(rejects), error)
+            with self._lock:
+                self._waiting = rejects + self._waiting
+        else:
+            for reject in rejects:
+                log.warning("rejected source=%s subject=%r reason=%s", reject.source, reject.subject, reject.reason)

@@ -1,0 +1,101 @@
+"""Real servers for all tests: started once, a fresh database and an empty Redis for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything of ours is imported: the developer's environment must not leak in, nor a .env of the checkout.
+_OURS = ("DATABASE_URL", "REDIS_URL", "DAGSTER", "VIEWER", "BATCH_", "FLUSH_", "PUBSUB_", "COUNTER_", "SWEEP_", "LOG_")
+for _name in [name for name in os.environ if name.startswith(_OURS)]:
+    del os.environ[_name]
+_SCRATCH = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
+_STARTED_IN = Path.cwd()
+os.chdir(_SCRATCH)
+
+import psycopg  # noqa: E402 - the environment comes first
+import pytest  # noqa: E402
+import redis  # noqa: E402
+
+from viewer_pipeline.counting.flush import Stores  # noqa: E402
+from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
+from viewer_pipeline.counting.redis_client import connect  # noqa: E402
+from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
+from viewer_pipeline.local.postgres_server import PostgresServer  # noqa: E402
+from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
+from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
+from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
+
+TEMPLATE = "template_viewer"
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind."""
+    os.chdir(_STARTED_IN)
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the session, with a migrated database to copy."""
+    server = PostgresServer(_SCRATCH / "servers", throw_away=True)
+    server.start()
+    try:
+        with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate(server.url_of(TEMPLATE), with_dagster=True)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for the session."""
+    server = RedisServer(_SCRATCH / "servers", append_only=False)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of a fresh, migrated database."""
+    name = "test_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield postgres_server.url_of(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of an empty Redis."""
+    with connect(redis_server.url) as client:
+        client.flushall()
+        client.config_set("maxmemory", 0)
+    return redis_server.url
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the empty Redis."""
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def stores(client: redis.Redis, redis_url: str, database_url: str) -> Stores:
+    """Both stores, empty."""
+    return Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
+
+
+@pytest.fixture
+def world(stores: Stores) -> World:
+    """Both stores with a producer that remembers what it sent."""
+    return World(stores)

@@ -1,0 +1,100 @@
+"""What tests say about views: who sent them, where they are, and that none is lost or doubled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import psycopg
+import redis
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.flush import Persisted, Request, Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.redis_store import Marker
+
+PREFIX = "vod:views:"
+
+
+class World:
+    """Two servers, and what was sent to them."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+        self.client: redis.Redis = stores.redis.client
+        self.sent: Counter[str] = Counter()
+
+    def send(self, vod_id: str, views: int = 1, *, announce: bool = False) -> None:
+        """Send views as a producer that counts itself."""
+        self.client.incrby(PREFIX + vod_id, views)
+        if announce:
+            self.client.zadd("viewer:changed", {vod_id: 1}, nx=True)
+        self.sent[vod_id] += views
+
+    def send_many(self, vods: int, views: int = 3) -> None:
+        """Send `views` views to each of `vods` VODs."""
+        for number in range(vods):
+            self.send(f"vod{number:04d}", views)
+
+    def flush(self, mode: flush.Mode = "sweep", **options: Any) -> Persisted:
+        """Run a whole flush in this process."""
+        request = self.request(mode, **options)
+        snapshot = flush.drain(self.stores, request)
+        return flush.bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
+
+    @staticmethod
+    def request(mode: flush.Mode = "sweep", **options: Any) -> Request:
+        """Return a request of small batches and flushes, so that a few VODs make several of each."""
+        return Request(**{"run_id": "test", "mode": mode, "batch_size": 2, "flush_max_counters": 4} | options)
+
+    def totals(self) -> dict[str, int]:
+        """Persisted counts without their baseline."""
+        return dict(self.rows("SELECT vod_id, view_count - baseline FROM viewer.vod_view_counts"))
+
+    def parked(self) -> dict[str, int]:
+        """Parked views."""
+        return {vod_id: int(views) for vod_id, views in self.rows("SELECT vod_id, views FROM viewer.parked")}
+
+    def counters(self) -> dict[str, int]:
+        """Pending views: the counters that hold a number."""
+        found = {}
+        for key in self.client.keys(PREFIX + "*"):
+            value: Any = self.client.get(key) if self.client.type(key) == b"string" else None
+            if value is not None and value.lstrip(b"-").isdigit():
+                found[key[len(PREFIX) :].decode("utf-8", "backslashreplace")] = int(value)
+        return found
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Run a query."""
+        with psycopg.connect(self.stores.ledger.url) as connection:
+            return connection.execute(query).fetchall()
+
+    def execute(self, statement: str, *parameters: Any) -> None:
+        """Run a statement."""
+        with psycopg.connect(self.stores.ledger.url) as connection:
+            connection.execute(statement, parameters)
+
+    def rejected(self) -> dict[str, str]:
+        """Rejected inputs: subject -> reason."""
+        return dict(self.rows("SELECT subject, reason FROM viewer.rejected"))
+
+    def seqs(self) -> list[int]:
+        """Numbers of the flushes in the ledger."""
+        return [row[0] for row in self.rows("SELECT seq FROM viewer.flush ORDER BY seq")]
+
+    def marker(self) -> Marker | None:
+        """Where the marker stands."""
+        return self.stores.redis.marker()
+
+    def accounted(self) -> Counter[str]:
+        """Views by VOD, wherever they are."""
+        return Counter(self.totals()) + Counter(self.counters()) + Counter(self.parked())
+
+    def assert_conserved(self) -> None:
+        """The conservation law, per VOD, at a quiet moment."""
+        assert self.accounted() == self.sent
+
+    def assert_all_persisted(self) -> None:
+        """Nothing is pending, and every view is in the totals."""
+        assert self.counters() == {}
+        assert self.totals() == dict(self.sent)

@@ -9,7 +9,7 @@ import psycopg
 import redis
 
 from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import Persisted, Request, Stores
+from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.redis_store import Marker
 
@@ -36,14 +36,14 @@ class World:
         for number in range(vods):
             self.send(f"vod{number:04d}", views)
 
-    def flush(self, mode: flush.Mode = "sweep", **options: Any) -> Persisted:
+    def flush(self, mode: Mode = "sweep", **options: Any) -> Persisted:
         """Run a whole flush in this process."""
         request = self.request(mode, **options)
         snapshot = flush.drain(self.stores, request)
         return flush.bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
 
     @staticmethod
-    def request(mode: flush.Mode = "sweep", **options: Any) -> Request:
+    def request(mode: Mode = "sweep", **options: Any) -> Request:
         """Return a request of small batches and flushes, so that a few VODs make several of each."""
         return Request(**{"run_id": "test", "mode": mode, "batch_size": 2, "flush_max_counters": 4} | options)
 
@@ -58,7 +58,8 @@ class World:
     def counters(self) -> dict[str, int]:
         """Pending views: the counters that hold a number."""
         found = {}
-        for key in self.client.keys(PREFIX + "*"):
+        keys: Any = self.client.keys(PREFIX + "*")
+        for key in keys:
             value: Any = self.client.get(key) if self.client.type(key) == b"string" else None
             if value is not None and value.lstrip(b"-").isdigit():
                 found[key[len(PREFIX) :].decode("utf-8", "backslashreplace")] = int(value)

@@ -63,22 +63,22 @@ def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_coun
 
 
 def write_raw(servers: Rig, ids: list[str], deltas: list[int]) -> float:
-    """Write the rows with PostgreSQL alone; return the seconds it took."""
-    with psycopg.connect(servers.database_url) as connection, connection.cursor() as cursor:
+    """Write the rows with PostgreSQL alone; return the seconds it took, without the connection."""
+    with psycopg.connect(servers.database_url) as connection:
         started = time.perf_counter()
-        cursor.execute(RAW_STAGE)
-        with cursor.copy(RAW_COPY) as copy:
+        connection.execute(RAW_STAGE)
+        with connection.cursor() as cursor, cursor.copy(RAW_COPY) as copy:
             copy.set_types(["text", "int8"])
             for row in zip(ids, deltas, strict=True):
                 copy.write_row(row)
-        cursor.execute(RAW_UPSERT)
+        connection.execute(RAW_UPSERT)
         connection.commit()
-    return time.perf_counter() - started
+        return time.perf_counter() - started
 
 
 def _figures(counters: int, pairs: list[tuple[float, Seconds]], watched: Watched) -> FlushFigures:
     def median(name: str) -> float:
-        return statistics.median(getattr(seconds, name) for _, seconds in pairs)
+        return float(statistics.median(getattr(seconds, name) for _, seconds in pairs))
 
     return FlushFigures(
         counters=counters,

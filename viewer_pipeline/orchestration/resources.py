@@ -16,7 +16,7 @@ class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has n
     """The Redis that holds the counters. Every command has a timeout of 5 s and is tried three times."""
 
     url: str = Field(description="redis://, rediss:// or unix:// URL")
-    counter_prefix: str = Field("vod:views:", description="what the key of a counter begins with")
+    counter_prefix: str = Field(default="vod:views:", description="what the key of a counter begins with")
 
     @contextmanager
     def open(self) -> Iterator[RedisStore]:

@@ -1,0 +1,145 @@
+"""Every row of the table "Where a process may die": what it leaves, and that the next run makes it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import Persisted
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline_tests.world import World
+
+
+class Died(BaseException):
+    """Stands for a process that ends here: nothing of ours catches it."""
+
+
+def die(*_: Any, **__: Any) -> Any:
+    """Be the last call."""
+    raise Died
+
+
+def flush_and_die(world: World) -> None:
+    """Run a flush that dies on its way."""
+    with pytest.raises(Died):
+        world.flush()
+
+
+def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> Persisted:
+    """Run the next flush, undisturbed, while more views have come in."""
+    monkeypatch.undo()
+    world.send("vod0000", 10)
+    world.send("late", 1)
+    done = world.flush()
+    world.assert_all_persisted()
+    return done
+
+
+@pytest.mark.parametrize("point", ["begin", "pending", "now"])
+def test_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """Nothing is touched; the next run starts over."""
+    world.send_many(7)
+    monkeypatch.setattr(RedisStore, point, die)
+    flush_and_die(world)
+    assert world.seqs() == []
+    assert world.counters() == dict(world.sent)
+    assert heal(world, monkeypatch).findings.settled_before == 0
+
+
+def test_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is touched; the next run starts over."""
+    world.send_many(7)
+    flush.drain(world.stores, world.request())
+    assert world.seqs() == []
+    heal(world, monkeypatch)
+
+
+@pytest.mark.parametrize("point", ["_claim", "_copy_batches", "record_rejects"])
+def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """PostgreSQL rolls back, Redis is whole."""
+    world.send_many(7)
+    monkeypatch.setattr(ledger, point, die)
+    flush_and_die(world)
+    assert (world.seqs(), world.totals()) == ([], {})
+    assert world.counters() == dict(world.sent)
+    assert heal(world, monkeypatch).findings.settled_before == 0
+
+
+def test_inside_the_transaction_of_a_later_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first flush of a run is committed, the second rolled back: only what was committed is settled."""
+    world.send_many(7)
+    original, calls = ledger.record_rejects, iter([False, True])
+
+    def die_at_second(connection: psycopg.Connection, rejects: Sequence[Any]) -> None:
+        if next(calls):
+            raise Died
+        original(connection, rejects)
+
+    monkeypatch.setattr(ledger, "record_rejects", die_at_second)
+    flush_and_die(world)
+    assert world.seqs() == [1]
+    assert world.totals() == {f"vod{n:04d}": 3 for n in range(4)}
+    heal(world, monkeypatch)
+
+
+def test_after_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader sees the flush twice until the next run settles it, first of all."""
+    world.send_many(7)
+    monkeypatch.setattr(Settler, "add", die)
+    flush_and_die(world)
+    assert world.seqs() == [1]
+    assert world.counters() == dict(world.sent)
+    assert world.marker() == Marker(0, 0, 0)
+    assert heal(world, monkeypatch).findings.settled_before == 2
+
+
+def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new to flush: the next run settles all the same."""
+    world.send_many(2)
+    monkeypatch.setattr(Settler, "add", die)
+    flush_and_die(world)
+    monkeypatch.undo()
+    done = world.flush()
+    assert (done.counters, done.findings.settled_before) == (0, 1)
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize("settled", [1, 2, 3])
+def test_half_way_through_settling(world: World, monkeypatch: pytest.MonkeyPatch, settled: int) -> None:
+    """The marker stands at the last batch that was subtracted; the next run goes on from there."""
+    world.send_many(8)
+    original = RedisStore.settle
+
+    def settle_some(self: RedisStore, marker: Marker, batches: Sequence[Any]) -> Any:
+        original(self, marker, batches[:settled])
+        raise Died
+
+    monkeypatch.setattr(RedisStore, "settle", settle_some)
+    with pytest.raises(Died):
+        world.flush(flush_max_counters=8)
+    assert world.marker() == Marker(1, settled, 4)
+    assert len(world.counters()) == 8 - 2 * settled
+    assert heal(world, monkeypatch).findings.settled_before == 4 - settled
+
+
+def test_after_settling_before_verifying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is done; the next run has nothing to settle."""
+    world.send_many(7)
+    world.flush()
+    world.assert_all_persisted()
+    assert heal(world, monkeypatch).findings.settled_before == 0
+
+
+def test_dying_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that each die after their first commit still bring every view over, once."""
+    for _ in range(5):
+        world.send_many(7)
+        monkeypatch.setattr(Settler, "add", die)
+        flush_and_die(world)
+        monkeypatch.undo()
+    heal(world, monkeypatch)

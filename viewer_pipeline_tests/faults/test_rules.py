@@ -1,0 +1,376 @@
+"""The rules of the protocol, each with a test that fails without it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import Snapshot
+from viewer_pipeline.counting.frame import Aggregate, aggregate
+from viewer_pipeline.counting.ledger import Flush, batches_beyond
+from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.errors import (
+    MarkerMoved,
+    MarkerUnreadable,
+    PostgresFailed,
+    PostgresUnavailable,
+    RedisRefusesWrites,
+)
+from viewer_pipeline_tests.world import PREFIX, World
+
+
+def drained(world: World, **options: Any) -> tuple[Snapshot, Aggregate]:
+    """Take the first two steps of a run."""
+    snapshot = flush.drain(world.stores, world.request(**options))
+    return snapshot, aggregate(snapshot.readings)
+
+
+def committed_not_settled(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Leave a flush in the ledger that Redis knows nothing of."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Settler, "add", lambda *_: None)
+        world.flush(**options)
+
+
+def test_r1_ledger_and_totals_commit_together(world: World) -> None:
+    """Totals that cannot be written take the ledger's rows with them."""
+    world.send_many(3)
+    world.execute("ALTER TABLE viewer.vod_view_counts ADD CONSTRAINT none CHECK (view_count < 0)")
+    with pytest.raises(PostgresFailed, match="violates check constraint"):
+        world.flush()
+    assert (world.seqs(), world.rows("SELECT * FROM viewer.flush_batch")) == ([], [])
+    world.execute("ALTER TABLE viewer.vod_view_counts DROP CONSTRAINT none")
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_r3_a_snapshot_is_dropped_when_another_run_was_first(world: World) -> None:
+    """Two runs read the same counters; the second to commit drains again and finds nothing left of them."""
+    world.send_many(3)
+    first, second = drained(world), drained(world)
+    flush.bulk_upsert(world.stores, *first)
+    world.send("vod0000", 1)
+    done = flush.bulk_upsert(world.stores, *second)
+    assert (done.views, done.findings.superseded, done.left_over) == (1, 1, False)
+    world.assert_all_persisted()
+
+
+def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run that commits between two flushes of this one supersedes the rest of its snapshot."""
+    world.send_many(10)
+    commit, interlopers = ledger.Ledger.commit, iter([None, world.stores, None])
+
+    def interrupted(self: ledger.Ledger, connection: psycopg.Connection, planned: Flush) -> bool:
+        if next(interlopers, None) is not None:
+            world.flush()
+        return commit(self, connection, planned)
+
+    monkeypatch.setattr(ledger.Ledger, "commit", interrupted)
+    done = world.flush()
+    assert done.findings.superseded == 1
+    world.assert_all_persisted()
+
+
+def test_r3_two_transactions_at_once(world: World) -> None:
+    """While one holds the next seq, the other waits for it, and is superseded when it commits."""
+    world.send_many(3)
+    first, second = drained(world), drained(world)
+    outcome: list[Any] = []
+    with psycopg.connect(world.stores.ledger.url) as connection:
+        planned = flush._flush_of(first[0], first[0].base, first[1].frame, [])
+        assert ledger._claim(connection, planned)
+        thread = threading.Thread(target=lambda: outcome.append(flush.bulk_upsert(world.stores, *second)))
+        thread.start()
+        while not world.rows(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
+        ):
+            assert thread.is_alive()
+        ledger._copy_batches(connection, planned.batches)
+        connection.execute(ledger.SQL["upsert_totals"], {"seq": planned.seq})
+        connection.commit()
+    thread.join(30)
+    assert outcome[0].findings.superseded == 1
+    assert outcome[0].findings.settled_before == 2
+    world.assert_all_persisted()
+
+
+def test_r3_gives_up_after_some_tries_and_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is always too late leaves the rest to the next one."""
+    world.send_many(3)
+    monkeypatch.setattr(ledger.Ledger, "commit", lambda *_: False)
+    done = world.flush()
+    assert (done.left_over, done.findings.superseded) == (True, flush.SUPERSEDED_TRIES)
+    monkeypatch.undo()
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As redis-py does after a timeout, over one or several batches."""
+    world.send_many(4)
+    committed_not_settled(world, monkeypatch)
+    with world.stores.ledger.connect() as connection:
+        batches = batches_beyond(connection, 0, 0, 1, 100)
+    world.send_many(4)
+    for _ in range(3):
+        settled = world.stores.redis.settle(Marker(0, 0, 0), batches)
+        assert (settled.marker, settled.refused) == (Marker(1, 2, 2), False)
+    assert world.counters() == {f"vod{n:04d}": 3 for n in range(4)}
+    world.assert_conserved()
+
+
+def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a flush, and across flushes: nothing changes, the marker stays."""
+    world.send_many(8)
+    committed_not_settled(world, monkeypatch)
+    with world.stores.ledger.connect() as connection:
+        first, second, third, *_ = batches_beyond(connection, 0, 0, 9, 100)
+    for marker, skipping in ((Marker(1, 1, 2), second), (Marker(1, 2, 2), third)):
+        settled = world.stores.redis.settle(marker, [skipping])
+        assert (settled.refused, settled.marker) == (True, Marker(0, 0, 0))
+    assert world.counters() == dict(world.sent)
+    assert not world.stores.redis.settle(Marker(0, 0, 0), [first, second, third]).refused
+    assert world.marker() == Marker(2, 1, 2)
+
+
+def test_r5_a_script_after_a_gap_does_not_pass_over_a_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis fell back to before flush 1 was settled; the first batch of flush 2 must not carry the marker over it."""
+    world.send_many(8)
+    committed_not_settled(world, monkeypatch)
+    with world.stores.ledger.connect() as connection:
+        flush_two = batches_beyond(connection, 1, 2, 2, 100)
+    settled = world.stores.redis.settle(Marker(1, 2, 2), flush_two)
+    assert settled.refused
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_r6_a_postgres_that_was_rolled_back(world: World) -> None:
+    """Its next flush is numbered above the marker too, so that what comes after the restore is settled."""
+    world.send("a", 1)
+    world.flush()
+    world.send("a", 2)
+    world.flush()
+    world.send("a", 4)
+    world.flush()
+    for table in ("flush", "flush_batch"):
+        world.execute(f"DELETE FROM viewer.{table} WHERE seq > 1")
+    world.execute("UPDATE viewer.vod_view_counts SET view_count = 1, last_flush = 1")
+    world.send("a", 8)
+    done = world.flush()
+    assert done.findings.postgres_was_rolled_back
+    assert world.seqs() == [1, 4]
+    assert world.totals() == {"a": 9}  # 1 from the backup, 8 new; 6 were lost with PostgreSQL's own data
+    assert world.counters() == {}
+    world.send("a", 1)
+    done = world.flush()
+    assert not done.findings.postgres_was_rolled_back
+    assert world.totals() == {"a": 10}
+
+
+def test_a_marker_behind_the_ledger_is_settled_again(world: World) -> None:
+    """Redis came back from an older snapshot, its counters and its marker with it."""
+    world.send_many(5)
+    world.flush()
+    world.send_many(5)
+    keys: Any = world.client.keys("*")
+    older: dict[bytes, Any] = {key: world.client.dump(key) for key in keys}
+    world.flush()
+    world.client.flushall()
+    for key, value in older.items():
+        world.client.restore(key, 0, value)
+    done = world.flush()
+    assert done.findings.settled_before == 4 - 1
+    assert done.findings.drift == 0
+    world.assert_all_persisted()
+
+
+def test_a_redis_that_was_emptied(world: World) -> None:
+    """The new marker starts at the ledger's last flush: nothing is subtracted from new views; it is reported."""
+    world.send("a", 5)
+    world.flush()
+    world.client.flushall()
+    world.send("a", 2)
+    done = world.flush()
+    assert done.findings.redis_was_emptied
+    assert done.findings.drift == 0
+    world.assert_all_persisted()
+
+
+def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
+    """The run stops and says so; the next one treats Redis as emptied."""
+    world.send("a", 5)
+    planned = drained(world)
+    world.client.delete("viewer:settled")
+    with pytest.raises(MarkerMoved, match="vanished before flush 1"):
+        flush.bulk_upsert(world.stores, *planned)
+    assert world.totals() == {"a": 5}
+
+
+def test_a_marker_that_is_none_is_left_alone(world: World) -> None:
+    """Rubbish in the hash stops the run before anything is read or committed."""
+    world.send("a", 5)
+    world.client.hset("viewer:settled", mapping={"seq": "x", "batch": 1, "of": 1})
+    with pytest.raises(MarkerUnreadable, match="seq, batch, of"):
+        world.flush()
+    assert world.seqs() == []
+
+
+def test_r8_a_commit_whose_answer_was_lost_is_looked_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush was committed: it is settled and not repeated."""
+    world.send_many(3)
+    transact = ledger._transact
+
+    def lose_the_answer(*arguments: Any) -> bool:
+        assert transact(*arguments)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(ledger, "_transact", lose_the_answer)
+    done = world.flush()
+    assert (done.seqs, done.views) == ([1], 9)
+    world.assert_all_persisted()
+
+
+def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same error, but nothing was committed: the run fails, the views stay."""
+    world.send_many(3)
+
+    def lose_the_connection(*_: Any) -> bool:
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(ledger, "_transact", lose_the_connection)
+    with pytest.raises(PostgresUnavailable):
+        world.flush()
+    assert world.seqs() == []
+    world.assert_conserved()
+
+
+def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster retries the step with the snapshot that was committed already: it is superseded, not counted twice."""
+    world.send_many(3)
+    planned = drained(world)
+    transact = ledger._transact
+
+    def lose_all(*arguments: Any) -> bool:
+        transact(*arguments)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_transact", lose_all)
+        patch.setattr(ledger.Ledger, "holds", lambda *_: False)
+        with pytest.raises(PostgresUnavailable):
+            flush.bulk_upsert(world.stores, *planned)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert done.findings.superseded == 1
+    world.assert_all_persisted()
+
+
+@contextmanager
+def refusing(world: World, name: str, value: str, back: str) -> Iterator[None]:
+    """Make Redis refuse writes by a setting."""
+    world.client.config_set(name, value)
+    try:
+        yield
+    finally:
+        world.client.config_set(name, back)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "back"),
+    [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0"), ("replicaof", "127.0.0.1 1", "no one")],
+)
+def test_r11_a_redis_that_refuses_writes(world: World, name: str, value: str, back: str) -> None:
+    """Nothing is committed that could not be settled; it heals by itself."""
+    world.send_many(3)
+    if name == "replicaof":
+        world.client.replicaof(*value.split())
+    with refusing(world, *(("maxmemory", "0", "0") if name == "replicaof" else (name, value, back))):
+        with pytest.raises(RedisRefusesWrites):
+            world.flush()
+        if name == "replicaof":
+            world.client.replicaof("NO", "ONE")
+    assert world.seqs() == []
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_settling_without_memory_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script writes the marker first: refused there, it has subtracted nothing yet (rule R4)."""
+    world.send_many(4)
+    committed_not_settled(world, monkeypatch)
+    with refusing(world, "maxmemory", "1", "0"), pytest.raises(RedisRefusesWrites):
+        world.flush()
+    assert world.counters() == dict(world.sent)
+    assert world.marker() == Marker(0, 0, 0)
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_counter_that_was_lowered_by_somebody_is_reported(world: World) -> None:
+    """Its counter becomes nothing, never negative; what was missing is the drift; others are exact."""
+    world.send("a", 5)
+    world.send("b", 5)
+    planned = drained(world)
+    world.client.decrby(PREFIX + "a", 3)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert (done.findings.drift, done.findings.drifted) == (3, ["a"])
+    assert world.counters() == {}
+    assert world.totals() == {"a": 5, "b": 5}
+
+
+@pytest.mark.parametrize("value", [None, "abc", ["list"], str(-(2**63))])
+def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World, value: Any) -> None:
+    """Deleted, text, another type, or so low that it cannot be lowered: the rest of its batch is settled once."""
+    world.send("a", 5)
+    world.send("b", 5)
+    planned = drained(world, flush_max_counters=1000, batch_size=1000)
+    world.client.delete(PREFIX + "a")
+    if isinstance(value, list):
+        world.client.lpush(PREFIX + "a", *value)
+    elif value is not None:
+        world.client.set(PREFIX + "a", value)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert done.findings.drifted == ["a"]
+    assert done.findings.drift == 5
+    assert world.totals() == {"a": 5, "b": 5}
+    assert world.client.exists(PREFIX + "b") == 0
+    assert world.marker() == Marker(1, 1, 1)
+
+
+def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -> None:
+    """A deltas argument of another length is an error before the first write."""
+    world.send("a", 5)
+    flush.drain(world.stores, world.request())
+    planned = ledger.Batch(1, 1, 1, world.stores.redis.now(), ["a"], [1, 2])
+    with pytest.raises(Exception, match="2 deltas for 1 counters"):
+        world.stores.redis.settle(Marker(0, 0, 0), [planned])
+    assert world.marker() == Marker(0, 0, 0)
+    assert world.counters() == {"a": 5}
+
+
+def test_scripts_survive_a_redis_that_forgot_them(world: World) -> None:
+    """A restarted Redis has no script cache."""
+    world.send("a", 5)
+    world.client.script_flush()
+    world.flush()
+    world.client.zadd("viewer:changed", {"idle": 1})
+    world.client.script_flush()
+    world.flush("changed")
+    assert world.client.zcard("viewer:changed") == 0
+    world.assert_all_persisted()
+
+
+def test_flush_ids_are_unique(world: World) -> None:
+    """A lookup by flush_id finds this flush and no other."""
+    world.send("a", 1)
+    done = world.flush()
+    assert world.stores.ledger.holds(done.counted[0].flush.flush_id)
+    assert not world.stores.ledger.holds(uuid4())

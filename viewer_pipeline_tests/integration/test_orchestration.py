@@ -1,0 +1,335 @@
+"""The asset, its checks, sensor and schedule, in process on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
+from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.instance import DAGSTER_YAML, flush_runs, open_instance
+from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
+from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.world import PREFIX, World
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster history of its own."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def kept_instance() -> Iterator[dg.DagsterInstance]:
+    """The same on disk: a schedule opens its history by reference."""
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+class Runner:
+    """Runs the flush job in this process."""
+
+    def __init__(self, instance: dg.DagsterInstance, redis_url: str, database_url: str) -> None:
+        self.instance = instance
+        self.resources = {"redis": RedisResource(url=redis_url), "postgres": PostgresResource(url=database_url)}
+
+    def run(self, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """Run it; failures are in the result."""
+        job = defs.resolve_job_def(flush_views.name)
+        return job.execute_in_process(
+            run_config=config, instance=self.instance, resources=self.resources, raise_on_error=False
+        )
+
+
+@pytest.fixture
+def runner(instance: dg.DagsterInstance, redis_url: str, database_url: str) -> Runner:
+    """The flush job on the servers of this test."""
+    return Runner(instance, redis_url, database_url)
+
+
+def figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """Metadata of the one materialization."""
+    (event,) = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Name and outcome of each check."""
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def test_definitions_load() -> None:
+    """All of them, by name: what a person sees in the UI."""
+    dg.Definitions.validate_loadable(defs)
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert keys == {"redis_counters", "view_counts"}
+    graph = defs.resolve_asset_graph()
+    assert {key.name for key in graph.asset_check_keys} == set(CHECKS)
+    assert graph.get(dg.AssetKey("view_counts")).parent_keys == {dg.AssetKey("redis_counters")}
+    job = defs.resolve_job_def("flush_views")
+    graph_of_the_asset: Any = job.graph.node_named("view_counts").definition
+    steps = {node.name for node in graph_of_the_asset.nodes}
+    assert steps == {"drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency"}
+    assert job.executor_def is dg.in_process_executor
+    assert job.tags["viewer/job"] == "flush"
+    assert defs.resolve_sensor_def("view_count_updates_sensor").default_status is dg.DefaultSensorStatus.RUNNING
+    assert defs.resolve_schedule_def("sweep_schedule").default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_the_asset_persists_and_reports(runner: Runner, world: World) -> None:
+    """Numbers that the UI plots, a table of the top VODs, and four checks that pass."""
+    world.send("a", 5, announce=True)
+    world.send("b", 7)
+    world.client.set(PREFIX + "bad", "abc")
+    result = runner.run()
+    assert result.success
+    said = figures(result)
+    expected = {"mode": "sweep", "counters": 2, "views": 12, "flushes": 1, "batches": 1, "rejected": 1, "drift": 0}
+    assert {name: said[name] for name in expected} == expected
+    assert said["oldest_pending_seconds"] > 0
+    for name in ("drain_seconds", "aggregate_seconds", "upsert_seconds", "settle_seconds", "verify_seconds"):
+        assert isinstance(said[name], float)
+        assert said[name] > 0
+    assert [record.data for record in said["top_vods"].records] == [
+        {"vod_id": "b", "views": 7, "total": 7},
+        {"vod_id": "a", "views": 5, "total": 5},
+    ]
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    assert world.totals() == {"a": 5, "b": 7}
+
+
+def test_run_config_chooses_what_is_flushed(runner: Runner, world: World) -> None:
+    """`changed`, and single VODs."""
+    world.send("a", 5, announce=True)
+    world.send("b", 7)
+    world.send("c", 9)
+    assert figures(runner.run(flush_run_config(FlushMode.changed)))["views"] == 5
+    assert figures(runner.run(flush_run_config(FlushMode.sweep, ("c",))))["views"] == 9
+    assert world.counters() == {"b": 7}
+
+
+def test_run_config_that_makes_no_sense_is_refused(runner: Runner) -> None:
+    """A mode that does not exist never becomes a run."""
+    with pytest.raises(dg.DagsterInvalidConfigError, match="sometimes"):
+        runner.run({"ops": {"view_counts": {"config": {"mode": "sometimes"}}}})
+
+
+def test_an_empty_run_passes_its_checks(runner: Runner) -> None:
+    """Nothing to do is no failure."""
+    result = runner.run()
+    assert figures(result)["counters"] == 0
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+
+
+def test_check_ledger_equals_frame_can_fail(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that was written otherwise than meant is named."""
+    world.send("a", 5)
+    _tamper(monkeypatch, lambda _: world.execute("UPDATE viewer.flush_batch SET deltas = '{6}'"))
+    result = runner.run()
+    assert result.success
+    assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == ["flush 1 batch 1", "flush 1 batch 1"]
+
+
+def test_check_totals_carry_the_flush_can_fail(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A total that lacks the flush is named."""
+    world.send("a", 5)
+    _tamper(monkeypatch, lambda _: world.execute("UPDATE viewer.vod_view_counts SET last_flush = 0"))
+    assert checks(runner.run()) == dict.fromkeys(CHECKS, True) | {"totals_carry_the_flush": False}
+
+
+def test_check_redis_is_settled_can_fail(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that was not settled shows."""
+    world.send("a", 5)
+    monkeypatch.setattr(Settler, "add", lambda *_: None)
+    assert checks(runner.run()) == dict.fromkeys(CHECKS, True) | {"redis_is_settled": False}
+
+
+def test_check_no_drift_can_fail(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter that somebody lowered between read and settle shows, with its name."""
+    world.send("a", 5)
+    commit = ledger.Ledger.commit
+
+    def lower_and_commit(*arguments: Any) -> bool:
+        world.client.decrby(PREFIX + "a", 2)
+        return commit(*arguments)
+
+    monkeypatch.setattr(ledger.Ledger, "commit", lower_and_commit)
+    result = runner.run()
+    assert checks(result) == dict.fromkeys(CHECKS, True) | {"no_drift": False}
+    assert figures(result)["drift"] == 2
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == ["a"]
+
+
+def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
+    verify = flush.verify
+
+    def tamper_and_verify(stores: Stores, persisted: Persisted) -> list[Verdict]:
+        tamper(stores)
+        return verify(stores, persisted)
+
+    monkeypatch.setattr(flush, "verify", tamper_and_verify)
+
+
+def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock in the transaction: the step is repeated, the views are counted once."""
+    world.send("a", 5)
+    transact, fails = ledger._transact, iter([True])
+
+    def fail_at_first(*arguments: Any) -> bool:
+        if next(fails, False):
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return transact(*arguments)
+
+    monkeypatch.setattr(ledger, "_transact", fail_at_first)
+    result = runner.run()
+    assert result.success
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
+    world.assert_all_persisted()
+
+
+def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> None:
+    """A schema that was never made: one failure that says what to run."""
+    world.send("a", 5)
+    world.execute("DROP SCHEMA viewer CASCADE")
+    result = runner.run()
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    data: Any = failure.step_failure_data
+    assert "run `viewer-pipeline migrate`" in data.user_failure_data.description
+    assert world.counters() == {"a": 5}
+
+
+def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.SkipReason:
+    """Evaluate the sensor once."""
+    resources = {"redis": RedisResource(url=redis_url)}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+        result = view_count_updates_sensor(context)
+    assert isinstance(result, dg.RunRequest | dg.SkipReason)
+    return result
+
+
+def test_sensor_skips_where_nothing_changed(instance: dg.DagsterInstance, redis_url: str) -> None:
+    """With the reason in words."""
+    assert tick(instance, redis_url) == dg.SkipReason("no VOD was announced since the last flush")
+
+
+def test_sensor_flushes_what_changed(instance: dg.DagsterInstance, redis_url: str, client: redis.Redis) -> None:
+    """The request says mode and why."""
+    client.zadd("viewer:changed", {"a": 1, "b": 2})
+    request = tick(instance, redis_url)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == flush_run_config(FlushMode.changed)
+    assert request.tags["viewer/why"].startswith("sensor: 2 VODs announced, the oldest ")
+    assert request.run_key is None
+
+
+def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, world: World) -> None:
+    """A subscriber that may have missed messages asks for a sweep."""
+    world.stores.redis.ask_for_sweep("subscribed")
+    request = tick(instance, redis_url)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == flush_run_config(FlushMode.sweep)
+    assert request.tags["viewer/why"] == "sensor: sweep asked for: subscribed"
+
+
+@pytest.mark.parametrize("status", [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
+def test_sensor_and_schedule_wait_for_a_flush_that_is_at_work(
+    kept_instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
+) -> None:
+    """Starting, running or stopping: they skip and name it. (A queued run cannot be made without a code server.)"""
+    redis_url, database_url = world.stores.redis.url, world.stores.ledger.url
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    world.send("a", 1, announce=True)
+    job = defs.resolve_job_def(flush_views.name)
+    run = kept_instance.create_run_for_job(job_def=job, status=status)
+    word = status.value.lower().replace("_", " ")
+    expected = dg.SkipReason(f"flush run {run.run_id[:8]} is {word}")
+    assert tick(kept_instance, redis_url) == expected
+    assert look(kept_instance, redis_url, database_url) == expected
+
+
+def test_sensor_with_redis_down_fails_with_one_clear_line(instance: dg.DagsterInstance) -> None:
+    """The tick's error names the server."""
+    with pytest.raises(Exception, match=r"Redis does not answer: redis://127\.0\.0\.1:1/0"):
+        tick(instance, NOWHERE)
+
+
+def look(instance: dg.DagsterInstance, redis_url: str, database_url: str) -> dg.RunRequest | dg.SkipReason:
+    """Evaluate the schedule once."""
+    resources = {"redis": RedisResource(url=redis_url), "postgres": PostgresResource(url=database_url)}
+    with dg.build_schedule_context(instance=instance, resources=resources) as context:
+        result = sweep_schedule(context)
+    assert isinstance(result, dg.RunRequest | dg.SkipReason)
+    return result
+
+
+def test_schedule_skips_where_no_counter_holds_views(
+    kept_instance: dg.DagsterInstance, world: World, redis_url: str, database_url: str
+) -> None:
+    """Other keys, zero counters and rejects that are recorded make no run."""
+    nothing = dg.SkipReason("no key vod:views:* holds views: nothing to flush")
+    assert look(kept_instance, redis_url, database_url) == nothing
+    world.client.set("other", 5)
+    world.client.set(PREFIX + "zero", 0)
+    assert look(kept_instance, redis_url, database_url) == nothing
+    world.client.set(PREFIX + "bad", "abc")
+    request = look(kept_instance, redis_url, database_url)
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["viewer/why"] == ("schedule: found counters to reject, e.g. 'bad': value is not an integer")
+    world.flush()
+    beside = dg.SkipReason("no key vod:views:* holds views, beside 1 rejected ones: nothing to flush")
+    assert look(kept_instance, redis_url, database_url) == beside
+
+
+def test_schedule_sweeps_what_nobody_announced(
+    kept_instance: dg.DagsterInstance, world: World, redis_url: str, database_url: str
+) -> None:
+    """A counter that was raised by INCR alone."""
+    world.send("silent", 3)
+    request = look(kept_instance, redis_url, database_url)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_config == flush_run_config(FlushMode.sweep)
+    assert request.tags["viewer/why"] == "schedule: found counters to flush, e.g. 'silent'"
+
+
+def test_schedule_launches_a_sweep_where_a_bounded_scan_cannot_tell(world: World) -> None:
+    """Among too many keys it does not look to the end."""
+    world.client.mset({f"other:{number}": 1 for number in range(5000)})
+    found = look_for_counters(world.stores, max_scans=2)
+    assert found.work
+    assert "no counter among the first 2000 keys" in found.said
+
+
+def test_dagster_yaml_makes_an_instance(database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of it is accepted, on PostgreSQL, in the schema `dagster`."""
+    settings = Settings(database_url=database_url, redis_url=NOWHERE, dagster_home=tmp_path / "home")
+    for name in settings.environment():
+        monkeypatch.setenv(name, settings.environment()[name])
+    with open_instance(settings) as instance:
+        assert flush_runs(instance) == 0
+        assert instance.run_monitoring_enabled
+    assert (tmp_path / "home" / "dagster.yaml").read_text() == DAGSTER_YAML.read_text()
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'dagster'").fetchone()
+    assert row is not None
+    assert row[0] > 15

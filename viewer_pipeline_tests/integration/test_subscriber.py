@@ -1,0 +1,247 @@
+"""The subscriber on a real Redis: each message counts once, whatever breaks in between."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from viewer_pipeline.counting.folds import CUTS_CHANNEL, FOLD, FoldStore
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.rejections import KEPT_OF_A_REASON, Rejections
+from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+CHANNEL = "view_count_updates"
+
+
+class Listening:
+    """A subscriber on a thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.rejections = Rejections(Ledger(settings.require_database_url()))
+        self.subscriber = Subscriber(settings, self.rejections)
+        self.thread = threading.Thread(target=self.subscriber.run)
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self.rejections.start()
+        self.thread.start()
+        assert self.subscriber.listening.wait(30)
+
+    def stop(self) -> None:
+        """Stop it in order."""
+        self.subscriber.stop()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        self.rejections.stop()
+
+
+Listen = Callable[..., Any]
+
+
+@pytest.fixture
+def listen(redis_url: str, database_url: str) -> Listen:
+    """Return a context manager that listens with some settings."""
+
+    @contextmanager
+    def listening(**settings: Any) -> Iterator[Listening]:
+        made = Listening(Settings(**{"database_url": database_url, "redis_url": redis_url} | settings))
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+
+    return listening
+
+
+def publish(client: redis.Redis, vod_id: str, count: int = 1) -> None:
+    """Publish as a producer does."""
+    assert client.publish(CHANNEL, orjson.dumps({"vodId": vod_id, "count": count})) >= 1
+
+
+def test_messages_carry_the_views(listen: Listen, world: World) -> None:
+    """Mode increment: counters are raised, VODs are marked changed with the time."""
+    with listen():
+        for number in range(1000):
+            publish(world.client, f"v{number % 7}", 2)
+    assert world.counters() == {"v0": 286} | {f"v{n}": 286 for n in range(1, 6)} | {"v6": 284}
+    assert set(world.client.zrange("viewer:changed", 0, -1)) == {f"v{n}".encode() for n in range(7)}
+    _, oldest = world.stores.redis.pending()
+    assert oldest is not None
+    assert abs((world.stores.redis.now() - oldest).total_seconds()) < 60
+
+
+def test_messages_announce_what_is_counted_already(listen: Listen, world: World) -> None:
+    """Mode announce: nothing is added, the VOD is marked changed."""
+    with listen(pubsub_mode="announce"):
+        world.send("a", 1)
+        publish(world.client, "a")
+    assert world.counters() == {"a": 1}
+    assert world.client.zrange("viewer:changed", 0, -1) == [b"a"]
+
+
+def test_the_first_announcement_sets_the_time(listen: Listen, world: World) -> None:
+    """Later ones do not make pending views younger."""
+    world.client.zadd("viewer:changed", {"a": 1000})
+    with listen():
+        publish(world.client, "a")
+    assert world.client.zscore("viewer:changed", "a") == 1000
+
+
+def test_a_stop_folds_what_was_heard(listen: Listen, world: World) -> None:
+    """Also what arrives while messages keep coming."""
+    with listen():
+        for _ in range(50):
+            publish(world.client, "a")
+    assert world.counters() == {"a": 50}
+
+
+def test_messages_that_are_none_are_rejected(listen: Listen, world: World) -> None:
+    """Each with its reason, beside good ones, and some of each reason only."""
+    bad = [b"no json", b"[1]", b'{"vodId": 5, "count": 1}', b'{"vodId": "a", "count": 1.5}', b"\xff", b""]
+    with listen() as made:
+        for payload in [*bad, *(b"junk %d" % n for n in range(3 * KEPT_OF_A_REASON))]:
+            world.client.publish(CHANNEL, payload)
+        publish(world.client, "good")
+        wait_until(lambda: world.counters() == {"good": 1}, 20, "the good message")
+    assert made.rejections.by_reason["not JSON"] == 3 * KEPT_OF_A_REASON + 3
+    reasons = Counter(world.rejected().values())
+    assert reasons == {
+        "not JSON": KEPT_OF_A_REASON,
+        "not an object": 1,
+        "vodId is not text": 1,
+        "count is not a positive integer": 1,
+    }
+
+
+def test_a_counter_that_cannot_be_raised_is_rejected(listen: Listen, world: World) -> None:
+    """Another type, or an overflow: the views of the message are recorded, others count."""
+    world.client.lpush(PREFIX + "list", "x")
+    world.client.set(PREFIX + "full", 2**63 - 1)
+    with listen():
+        publish(world.client, "list", 5)
+        publish(world.client, "full", 6)
+        publish(world.client, "good", 7)
+    rows = world.rows("SELECT subject, value FROM viewer.rejected WHERE source = 'message' ORDER BY subject")
+    assert rows == [("full", "6"), ("list", "5")]
+    assert world.client.get(PREFIX + "good") == b"7"
+    assert world.client.zrange("viewer:changed", 0, -1) == [b"good"]
+
+
+def test_subscribing_asks_for_a_sweep(listen: Listen, world: World) -> None:
+    """Messages may have been missed before."""
+    with listen():
+        assert (world.stores.redis.asked_sweep() or b"").endswith(b"subscribed; messages may have been missed before")
+
+
+def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: World) -> None:
+    """The connection is killed between two messages: both count, once."""
+    with listen() as made:
+        publish(world.client, "a")
+        wait_until(lambda: world.counters() == {"a": 1}, 20, "the first message")
+        world.client.hdel("viewer:subscriber", "sweep")
+        world.client.client_kill_filter(_type="pubsub")
+        wait_until(lambda: world.stores.redis.asked_sweep() is not None, 20, "a sweep asked for")
+        assert made.subscriber.listening.wait(20)
+        publish(world.client, "a")
+    assert world.counters() == {"a": 2}
+
+
+def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: World) -> None:
+    """Messages in memory when the connection breaks are not lost, however often that happens."""
+    sent = 0
+    with listen():
+        for _ in range(20):
+            for _ in range(25):
+                sent += world.client.publish(CHANNEL, b'{"vodId":"a","count":1}')
+            world.client.client_kill_filter(_type="pubsub")
+            wait_until(lambda: bool(dict(world.client.pubsub_numsub(CHANNEL))[CHANNEL.encode()]), 20, "subscribed")
+    assert 0 < world.counters()["a"] <= sent
+
+
+@pytest.fixture
+def folds(client: redis.Redis, redis_url: str) -> FoldStore:
+    """Cuts and folds on the empty Redis."""
+    return FoldStore(client, redis_url, PREFIX, increment=True)
+
+
+def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, world: World) -> None:
+    """As redis-py does after a timeout; also a segment of several scripts."""
+    segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
+    number = folds.cut()
+    assert folds.fold(number, segment, 1).written
+    assert not folds.fold(number, segment, 1).written
+    assert world.counters() == dict(segment)
+
+
+def test_a_segment_that_was_folded_half_way_goes_on(folds: FoldStore, world: World) -> None:
+    """Its first part was written when the subscriber died: the other parts are, that one is not again."""
+    segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
+    number = folds.cut()
+    keys = ["viewer:subscriber", "viewer:changed", *(f"{PREFIX}v{n:04d}" for n in range(500))]
+    counts = " ".join(str(n + 1) for n in range(500))
+    assert FOLD.run(world.client, keys, [number, 1, 3, 1, 1, len(PREFIX), counts]) == [1]
+    assert folds.fold(number, segment, 1).written
+    assert world.counters() == dict(segment)
+
+
+def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore) -> None:
+    """Whoever listens sees the same messages between two cuts, so a segment's number is enough to count it once."""
+    listeners: list[Any] = [world.client.pubsub() for _ in range(2)]  # type: ignore[no-untyped-call]  # redis-py
+    for listener in listeners:
+        listener.subscribe(CHANNEL, CUTS_CHANNEL)
+        for _ in range(2):
+            wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
+    for number in range(100):
+        world.client.publish(CHANNEL, str(number))
+        if number % 7 == 0:
+            folds.cut()
+    last = folds.cut()
+    heard: list[list[tuple[bytes, bytes]]] = [[], []]
+    for listener, messages in zip(listeners, heard, strict=True):
+        while not messages or messages[-1] != (CUTS_CHANNEL.encode(), str(last).encode()):
+            message: Any = listener.get_message(timeout=1)
+            if message:
+                messages.append((message["channel"], message["data"]))
+        listener.close()
+    assert heard[0] == heard[1]
+
+
+def test_cuts_go_on_above_what_was_folded(folds: FoldStore, world: World) -> None:
+    """A Redis that lost its last writes must not take a new segment for an old one."""
+    world.client.hset("viewer:subscriber", mapping={"cut": 3, "folded": 9})
+    assert folds.cut() == 10
+    assert folds.fold(10, Counter(a=1), 1).written
+
+
+def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, world: World) -> None:
+    """And counts once when it is sent again."""
+    number = folds.cut()
+    world.client.config_set("maxmemory", 1)
+    with pytest.raises(Exception, match="does not accept writes"):
+        folds.fold(number, Counter(a=1), 1)
+    world.client.config_set("maxmemory", 0)
+    assert folds.fold(number, Counter(a=1), 1).written
+    assert world.counters() == {"a": 1}
+
+
+def test_the_changed_set_is_read_in_pages(world: World) -> None:
+    """Oldest announcement first, all of them."""
+    ids = {f"id{n:05d}": n for n in range(2500)}
+    world.client.zadd("viewer:changed", ids)
+    store = RedisStore(world.client, world.stores.redis.url, PREFIX)
+    pages = list(store.changed())
+    assert [raw.decode() for page in pages for raw in page] == list(ids)
+    assert len(pages) == 3

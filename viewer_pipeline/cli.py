@@ -51,6 +51,7 @@ def _log_to_stderr(settings: Settings) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # four lines for each of two schemas, at every start
 
 
 def _settings_of_running() -> Settings:
@@ -86,8 +87,9 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     from viewer_pipeline.local.demo_display import Display
 
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    settings = load_settings()
     with Display(views) as display:
-        report = run_demo(views, vods, time_limit, display.say, display.progress)
+        report = run_demo(settings, views, vods, time_limit, display.say, display.progress)
     if as_json:
         click.echo(json.dumps(asdict(report) | {"lost": report.lost, "doubled": report.doubled, "holds": report.holds}))
     else:
@@ -130,8 +132,10 @@ def worker() -> None:
 @as_json
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
+    from viewer_pipeline.local.status import read_status
+
     settings = _settings_of_running()
-    settings.require_database_url(), settings.require_redis_url()
+    read_status(settings)  # a server that is out of reach is said in a sentence, before Dagster is imported
     settings.export()
     from viewer_pipeline.local.flush_now import run_flush
     from viewer_pipeline.orchestration.instance import open_instance

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
-from cronsim import CronSim, CronSimError
+from croniter import croniter
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,25 +19,37 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
+SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
 
 
 def _url_of(schemes: tuple[str, ...]) -> AfterValidator:
+    expected = f"expected a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}"
+
     def check(url: str) -> str:
-        scheme = urlsplit(url).scheme
-        if scheme not in schemes or "://" not in url:
-            raise ValueError(f"expected a URL that starts with {' or '.join(s + '://' for s in schemes)}")
+        if not url.startswith(tuple(scheme + "://" for scheme in schemes)):
+            raise ValueError(expected)
+        if not _port_is_a_port(url):
+            raise ValueError(f"{expected}, with a port between 1 and 65535 if any")
         return url
 
     return AfterValidator(check)
 
 
+def _port_is_a_port(url: str) -> bool:
+    """Look at the port of each host, without a URL parser: those cite the password in their errors."""
+    authority = re.split(r"[/?]", url.partition("://")[2].rpartition("@")[2], maxsplit=1)[0]
+    ports = re.findall(r":([^:,\]]*)(?=,|$)", authority)
+    return all(not port or (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535) for port in ports)
+
+
 def _cron(expression: str) -> str:
-    try:
-        CronSim(expression, datetime.now(UTC))
-    except CronSimError as error:
-        raise ValueError(f"expected five cron fields such as `* * * * *` ({error})") from None
-    if len(expression.split()) != 5:
+    # As Dagster sees it: five fields, and no 30th of February.
+    valid = len(expression.split()) == 5 and croniter.is_valid(expression)
+    if valid:
+        fields = croniter.expand(expression)[0]
+        valid = not (fields[3] == [2] and fields[2] in ([30], [31]))
+    if not valid:
         raise ValueError("expected five cron fields such as `* * * * *`")
     return expression
 
@@ -111,10 +121,8 @@ class Settings(BaseSettings):
         SQLAlchemy 2.1 opens a plain `postgresql://` with psycopg 3, on which dagster-postgres fails at its first event.
         """
         if self.dagster_database_url is not None:
-            return _with_driver(urlsplit(self.dagster_database_url))
-        parts = urlsplit(self.require_database_url())
-        option = "options=" + quote("-csearch_path=dagster", safe="")
-        return _with_driver(parts._replace(query=f"{parts.query}&{option}" if parts.query else option))
+            return _for_psycopg2("DAGSTER_DATABASE_URL", self.dagster_database_url, "")
+        return _for_psycopg2("DATABASE_URL", self.require_database_url(), "-csearch_path=dagster")
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this process with these settings in it, for a child or for Dagster itself."""
@@ -136,8 +144,31 @@ class Settings(BaseSettings):
         return self.model_copy(update=updates)
 
 
-def _with_driver(parts: SplitResult) -> str:
-    return urlunsplit(parts._replace(scheme="postgresql+psycopg2"))
+def _for_psycopg2(name: str, url: str, option: str) -> str:
+    """Say to SQLAlchemy what libpq reads from this URL, with one more of PostgreSQL's options."""
+    from psycopg import ProgrammingError  # noqa: PLC0415 - these two are for Dagster's storage only
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+    from sqlalchemy.engine import URL  # noqa: PLC0415
+
+    try:
+        said = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
+    except ProgrammingError:
+        raise SettingsError(
+            f"{name}={hide_password(url)!r}: PostgreSQL's client library does not understand it"
+        ) from None
+    if options := " ".join(filter(None, (said.pop("options", ""), option))):
+        said["options"] = options
+    host, port = said.get("host", ""), said.get("port", "")
+    plain = bool(host) and not host.startswith("/") and "," not in host + port
+    return URL.create(
+        "postgresql+psycopg2",
+        username=said.pop("user", None),
+        password=said.pop("password", None),
+        host=said.pop("host", None) if plain else None,
+        port=int(said.pop("port")) if plain and port else None,
+        database=said.pop("dbname", None),
+        query=said,
+    ).render_as_string(hide_password=False)
 
 
 def load_settings() -> Settings:
@@ -147,6 +178,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except UnicodeDecodeError:
+        raise SettingsError("the file .env in the working directory is not UTF-8") from None
     except ValidationError as error:
         complaints = [_complaint(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise SettingsError("; ".join(complaints)) from None
@@ -154,9 +187,25 @@ def load_settings() -> Settings:
 
 def _complaint(location: tuple[int | str, ...], value: object, message: str) -> str:
     name = str(location[0]).upper() if location else "?"
-    return f"{name}={without_password(str(value))!r}: {message.removeprefix('Value error, ')}"
+    return f"{name}={_shortened(hide_password(str(value)))!r}: {message.removeprefix('Value error, ')}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+
+
+_PASSWORD_OPTION = re.compile(r"(?i)(password=)(?:'[^']*'?|[^&\s]*)")
+
+
+def hide_password(url: str) -> str:
+    """Return one URL, well-formed or not, with every password in it replaced by `***`, whatever characters it has."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    rest = re.sub(r":.*@", ":***@", rest, flags=re.DOTALL)
+    return _PASSWORD_OPTION.sub(r"\1***", scheme + separator + rest)
 
 
 def without_password(text: str) -> str:
-    """Return `text` with the passwords of URLs in it, also of malformed ones, replaced by `***`."""
-    return re.sub(r":(?!//)\S*@", ":***@", re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text))
+    """Return a text with the passwords of the URLs in it replaced by `***`."""
+    return _PASSWORD_OPTION.sub(r"\1***", re.sub(r":(?!//)\S*@", ":***@", text))

@@ -9,12 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything of ours is imported: the developer's environment must not leak in, nor a .env of the checkout.
-_OURS = ("DATABASE_URL", "REDIS_URL", "DAGSTER", "VIEWER", "BATCH_", "FLUSH_", "PUBSUB_", "COUNTER_", "SWEEP_", "LOG_")
+_OURS = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "DAGSTER",
+    "VIEWER",
+    "BATCH_",
+    "FLUSH_",
+    "PUBSUB_",
+    "COUNTER_",
+    "SWEEP_",
+    "LOG_",
+    "SHUTDOWN_",
+)
 for _name in [name for name in os.environ if name.startswith(_OURS)]:
     del os.environ[_name]
 _SCRATCH = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
 _STARTED_IN = Path.cwd()
-os.chdir(_SCRATCH)
 
 import psycopg  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402
@@ -30,6 +41,11 @@ from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = "template_viewer"
+
+
+def pytest_sessionstart() -> None:
+    """Leave the checkout before a test module is imported: a .env there is the developer's."""
+    os.chdir(_SCRATCH)
 
 
 def pytest_sessionfinish() -> None:

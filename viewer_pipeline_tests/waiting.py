@@ -1,9 +1,15 @@
-"""The one place where tests let time pass: until a condition holds."""
+"""The one place where tests let time pass: until a condition holds; and a condition that several tests await."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+PROC = Path("/proc")
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -12,3 +18,22 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.02)
+
+
+def processes_with(word: str | Path) -> dict[int, str]:
+    """Return the processes that have `word` in command, environment or working directory: pid -> command. No zombies.
+
+    A path below a test's own directory finds what that test started, also what has changed its parent since.
+    """
+    if not PROC.is_dir():
+        listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True, check=True)
+        lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines() if str(word) in line]
+        return {int(pid): command for pid, command in lines if int(pid) != os.getpid()}
+    found = {}
+    for process in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            command = (process / "cmdline").read_bytes()
+            known = command + (process / "environ").read_bytes() + os.fsencode((process / "cwd").readlink())
+            if os.fsencode(word) in known and int(process.name) != os.getpid():
+                found[int(process.name)] = os.fsdecode(command.replace(b"\0", b" "))
+    return found

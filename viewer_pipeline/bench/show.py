@@ -8,10 +8,12 @@ from rich.table import Table
 from viewer_pipeline.bench.changed import ChangedFigures
 from viewer_pipeline.bench.flush import FlushFigures
 
+WIDTH = 118
+
 
 def show_flush(all_figures: list[FlushFigures]) -> None:
     """Print one row for each size."""
-    console = Console()
+    console = Console(width=WIDTH)
     table = Table(
         "counters", "flush s", "counters/s", "raw s", "raw / flush",
         "drain", "aggregate", "upsert", "settle", "peak MB",
@@ -48,4 +50,4 @@ def show_changed(f: ChangedFigures) -> None:
         title="flush of the changed set (medians)",
     )
     table.add_row(f"{f.counters:,}", f"{f.alone:.4f}", f"{f.beside:.4f}", f"{f.ratio:.2f}")
-    Console().print(table)
+    Console(width=WIDTH).print(table)

@@ -33,7 +33,17 @@ def why_no_id(vod_id: str) -> str | None:
         return f"id longer than {MAX_ID_CHARACTERS} characters"
     if "\x00" in vod_id:
         return "id holds a NUL character"
+    if not vod_id.isprintable() and _surrogate(vod_id):
+        return "id is not UTF-8"
     return None
+
+
+def _surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def why_no_count(value: bytes) -> str:

@@ -62,7 +62,7 @@ class Aggregate:
 
 def printable(raw: bytes) -> str:
     """Return at most SAMPLE_CHARACTERS of `raw` as text that PostgreSQL can hold."""
-    text = raw[: SAMPLE_CHARACTERS * 4].decode("utf-8", "backslashreplace").replace("\x00", "\\x00")
+    text = raw[: SAMPLE_CHARACTERS * 4 + 4].decode("utf-8", "backslashreplace").replace("\x00", "\\x00")
     return text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
 
 
@@ -95,7 +95,10 @@ class _Found:
 
     def add_good(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
         """Add these rows if every one of them is good, which is told over all at once; else add none."""
-        if None in values or not _are_counts(b"\n".join(values)):  # type: ignore[arg-type]  # holds no None
+        if None in values:
+            return False
+        counts = b"\n".join(values)  # type: ignore[arg-type]  # holds no None
+        if not _are_counts(counts) or counts.count(b"\n") != len(values) - 1:
             return False
         try:
             text = b"\n".join(raws).decode()
@@ -111,8 +114,8 @@ class _Found:
     def add_each(self, raws: Sequence[bytes], values: Sequence[bytes | None], types: dict[bytes, str]) -> None:
         """Add these rows one by one, each to where it belongs."""
         for raw, value in zip(raws, values, strict=True):
-            kind = types.get(raw, "none") if value is None else "string"
-            if kind == "none" or value == b"0":
+            kind = types.get(raw, "none") if value is None else ""
+            if kind in ("none", "string") or value == b"0":  # a string: it came after the values were read
                 self.idle.append(raw)
             elif reason := _why_rejected(raw, value, kind):
                 self.rejects.append(Reject.of("counter", raw, value or b"", reason))

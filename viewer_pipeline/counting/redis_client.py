@@ -15,24 +15,30 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
 from redis.retry import Retry
 
-from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
+from viewer_pipeline.settings import hide_password, without_password
 
 _REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
 _OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
 
 
 def connect(url: str, *, protocol: int = 3) -> redis.Redis:
-    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet."""
-    return redis.Redis.from_url(
-        url,
-        protocol=protocol,
-        socket_timeout=5,
-        socket_connect_timeout=3,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
-        client_name="viewer-pipeline",
-    )
+    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet.
+
+    Raises SettingsError for a URL that redis-py does not understand.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=protocol,
+            socket_timeout=5,
+            socket_connect_timeout=3,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+            client_name="viewer-pipeline",
+        )
+    except ValueError:
+        raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
 
 
 @contextmanager

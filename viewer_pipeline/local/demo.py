@@ -56,7 +56,12 @@ class DemoReport:
 
 
 def run_demo(
-    views: int, vods: int, time_limit: float, said: Callable[[str], None], progress: Callable[[int, int], None]
+    settings: Settings,
+    views: int,
+    vods: int,
+    time_limit: float,
+    said: Callable[[str], None],
+    progress: Callable[[int, int], None],
 ) -> DemoReport:
     """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
 
@@ -64,8 +69,7 @@ def run_demo(
     """
     started = time.monotonic()
     with TemporaryDirectory(prefix="viewer-demo-") as home:
-        settings = Settings(
-            _env_file=None,
+        settings = settings.changed(
             database_url=None,
             redis_url=None,
             dagster_database_url=None,

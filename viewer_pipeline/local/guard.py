@@ -25,6 +25,7 @@ from types import FrameType
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT = 1, 8, 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_OVERRIDE = 1
+CANNOT_RUN = 127  # as in a shell
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -44,12 +45,16 @@ def main() -> int:
             _become(account)
         _die_with_parent(stop_signal)
 
-    child = subprocess.Popen(  # noqa: S603 - the command is the caller's
-        options.command,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=before_exec,  # noqa: PLW1509 - no thread has been started yet
-    )
+    try:
+        child = subprocess.Popen(  # noqa: S603 - the command is the caller's
+            options.command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=before_exec,  # noqa: PLW1509 - no thread has been started yet
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"cannot run {options.command[0]}: {error}", file=sys.stderr)  # noqa: T201 - this is a script
+        return CANNOT_RUN
 
     def stop(_signal: int = 0, _frame: FrameType | None = None) -> None:
         _signal_quietly(child.pid, stop_signal)

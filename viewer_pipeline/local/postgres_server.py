@@ -19,6 +19,7 @@ from viewer_pipeline.local.ports import LOOPBACK, free_port
 
 DEFAULT_PORT = 5432
 START_SECONDS = 60
+PORT_TAKEN, DATA_IN_USE = "Address already in use", 'lock file "postmaster.pid" already exists'
 NAME = "viewer"  # of the superuser and of the database
 USERS_FOR_ROOT = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 # Data of a test or a demo need not outlive a power cut.
@@ -70,8 +71,17 @@ class PostgresServer:
         self._take_over()
         if not self.directory.exists():
             self._initialise()
+        deadline = time.monotonic() + START_SECONDS
         self.child.start()
-        self._wait_until_ready()
+        while (hindrance := self._hindrance(deadline)) is not None:
+            self.child.stop()
+            if hindrance == PORT_TAKEN:  # since it was found free
+                self.port = free_port()
+                self.child = self._child()
+            else:  # an earlier server is still on the data, perhaps just stopping
+                self._take_over()
+                time.sleep(0.1)
+            self.child.start()
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {NAME}")
@@ -124,19 +134,23 @@ class PostgresServer:
             raise EmbeddedServerError(f"initdb ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
         unfinished.rename(self.directory)
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def _hindrance(self, deadline: float) -> str | None:
+        """Wait until it answers; return what hinders it if that can be removed. Raises EmbeddedServerError."""
         while True:
+            ended = self.child.exit_status() is not None
             try:
                 psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
             except psycopg.OperationalError as error:
-                ended = self.child.exit_status() is not None
-                if ended or time.monotonic() > deadline:
+                late = time.monotonic() > deadline
+                if ended or late:
                     self.child.stop()
                     said = self.child.last_words()
+                    found = next((text for text in (PORT_TAKEN, DATA_IN_USE) if text in said), None)
+                    if found and not late:
+                        return found
                     raise EmbeddedServerError(f"PostgreSQL on port {self.port}: {error}\n{said}") from None
             else:
-                return
+                return None
             time.sleep(0.05)
 
     def _take_over(self) -> None:

@@ -44,19 +44,10 @@ class RedisServer:
         self.directory = self.home / "redis"
         self.port = port or free_port(DEFAULT_PORT)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._append_only = append_only
+        self._binary = binary or find_binary()
         self._port_file = self.directory / "port"
-        options = {
-            "bind": LOOPBACK,
-            "port": self.port,
-            "dir": self.directory,
-            "appendonly": "yes" if append_only else "no",
-            "save": "",
-            "maxmemory-policy": "noeviction",  # an evicted counter is a lost count
-            "daemonize": "no",
-        }
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        command: list[str | Path] = [binary or find_binary(), *words]
-        self.child = Child("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace=20)
+        self.child = self._child()
 
     @property
     def url(self) -> str:
@@ -67,19 +58,11 @@ class RedisServer:
         """Start it and wait until it answers."""
         self._take_over()
         self.child.start()
-        deadline = time.monotonic() + START_SECONDS
-        with _client(self.port) as client:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.RedisError as error:
-                    ended = self.child.exit_status() is not None
-                    if ended or time.monotonic() > deadline:
-                        self.child.stop()
-                        said = self.child.last_words()
-                        raise EmbeddedServerError(f"Redis on port {self.port}: {error}\n{said}") from None
-                time.sleep(0.02)
+        while not self._ready():  # the port was taken since it was found free
+            self.child.stop()
+            self.port = free_port()
+            self.child = self._child()
+            self.child.start()
         self._port_file.write_text(str(self.port))
 
     def stop(self) -> None:
@@ -87,12 +70,47 @@ class RedisServer:
         self.child.stop()
         self._port_file.unlink(missing_ok=True)
 
+    def _child(self) -> Child:
+        options = {
+            "bind": LOOPBACK,
+            "port": self.port,
+            "dir": self.directory,
+            "appendonly": "yes" if self._append_only else "no",
+            "save": "",
+            "maxmemory-policy": "noeviction",  # an evicted counter is a lost count
+            "daemonize": "no",
+        }
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        command: list[str | Path] = [self._binary, *words]
+        return Child("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace=20)
+
+    def _ready(self) -> bool:
+        """Wait until it answers; False if another server took its port."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            ended = self.child.exit_status() is not None
+            try:
+                if self._is_ours(self.port):
+                    return True
+            except redis.RedisError as error:
+                if time.monotonic() > deadline or (ended and "in use" not in self.child.last_words()):
+                    self.child.stop()
+                    said = self.child.last_words()
+                    raise EmbeddedServerError(f"Redis on port {self.port}: {error}\n{said}") from None
+            if ended:
+                return False
+            time.sleep(0.02)
+
+    def _is_ours(self, port: int) -> bool:
+        with _client(port) as client:
+            return os.fsdecode(client.config_get("dir")["dir"]) == str(self.directory)
+
     def _take_over(self) -> None:
         """Stop a server that an earlier, killed process left on our data directory."""
         try:
             port = int(self._port_file.read_text())
-            with _client(port) as client:
-                if os.fsdecode(client.config_get("dir")["dir"]) == str(self.directory):
+            if self._is_ours(port):
+                with _client(port) as client:
                     client.shutdown()
         except (OSError, ValueError, redis.RedisError):
             return

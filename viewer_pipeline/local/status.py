@@ -18,8 +18,8 @@ FLUSHES = 5
 
 def read_status(settings: Settings) -> dict[str, Any]:
     """Read both servers. Raises RedisUnavailable, PostgresUnavailable, SchemaMissing."""
-    url = settings.require_redis_url()
     ledger = Ledger(settings.require_database_url())
+    url = settings.require_redis_url()
     with connect(url) as client, ledger.connect() as connection:
         store = RedisStore(client, url, settings.counter_prefix)
         pending, oldest = store.pending()

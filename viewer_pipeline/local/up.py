@@ -63,7 +63,7 @@ def _banner(stack: Stack) -> str:
         f"  Dagster UI   http://{LOOPBACK}:{stack.ui_port}",
         f"  PostgreSQL   {without_password(settings.database_url or '')}",
         f"  Redis        {without_password(settings.redis_url or '')}",
-        f"  data, logs   {settings.viewer_home.absolute()}",
+        f"  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)",
         "",
         "  Send a view  viewer-pipeline send vod_123",
         "  Look         viewer-pipeline status",

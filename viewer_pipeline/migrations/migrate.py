@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, create_engine, exc, text
 from sqlalchemy.engine import make_url
 
@@ -37,6 +38,8 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             return before, head
+    except CommandError as error:
+        raise PostgresFailed(f"{_where(database_url)}: schema viewer was made by a newer version: {error}") from error
     except exc.OperationalError as error:
         raise PostgresUnavailable(f"{_where(database_url)}: {error.orig}") from error
     except exc.DBAPIError as error:

@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy.exc import SQLAlchemyError
 
+from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.orchestration.jobs import flush_views
-from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings import Settings, without_password
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
@@ -22,9 +25,13 @@ def prepare_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance; makes Dagster's tables where they are missing."""
+    """Open the instance; makes Dagster's tables where they are missing. Raises PostgresUnavailable."""
     settings.export()
-    return dg.DagsterInstance.from_config(str(prepare_home(settings)))
+    try:
+        return dg.DagsterInstance.from_config(str(prepare_home(settings)))
+    except (DagsterPostgresException, SQLAlchemyError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise PostgresUnavailable(f"Dagster's storage: {without_password(first_line)}") from error
 
 
 def flush_runs(instance: dg.DagsterInstance) -> int:

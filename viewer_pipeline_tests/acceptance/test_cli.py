@@ -1,0 +1,334 @@
+"""The command line, from outside: exit status, stdout, stderr, and what it leaves in both servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import pytest
+import redis
+from click.testing import CliRunner
+
+from viewer_pipeline.cli import main
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline_tests.world import PREFIX
+
+Environment = dict[str, str]
+
+FULL = 2**63 - 1  # a total that takes no more views: they are parked
+
+# Exercised with --json in this file; `demo` in test_demo.py. The rest of `bench all` are the two others.
+JSON_COMMANDS = {"migrate", "flush", "status", "send", "bench flush", "bench changed", "bench all", "demo"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """What a shell hands over, with no server in it."""
+    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "VIEWER_HOME": str(tmp_path / "viewer")}
+
+
+@pytest.fixture
+def online(environment: Environment, database_url: str, redis_url: str) -> Environment:
+    """The same with both servers."""
+    return {**environment, "DATABASE_URL": database_url, "REDIS_URL": redis_url}
+
+
+def run(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a directory without a checkout."""
+    command = [sys.executable, "-m", "viewer_pipeline.cli", *arguments]
+    return subprocess.run(
+        command, env=environment, cwd=environment["HOME"], capture_output=True, text=True, check=False
+    )
+
+
+def json_of(done: subprocess.CompletedProcess[str], status: int = 0) -> Any:
+    """Return the one JSON object on stdout."""
+    assert (done.returncode, done.stdout.count("\n")) == (status, 1), done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """Return the one sentence on stderr of a command that failed."""
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command with the words that lead to it."""
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+
+
+COMMANDS = {"": main, **{" ".join(path): command for path, command in commands(main)}}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_help_of_every_command(words: str) -> None:
+    """It says what the command does."""
+    shown = CliRunner().invoke(main, [*words.split(), "--help"])
+    said = COMMANDS[words].help
+    assert shown.exit_code == 0
+    assert said
+    assert " ".join(said.split()) in " ".join(shown.output.split())
+
+
+def test_help_from_outside(environment: Environment) -> None:
+    """Without any setting, and even with bad ones."""
+    done = run({**environment, "BATCH_SIZE": "many"}, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Carry view counts from Redis to PostgreSQL" in done.stdout
+
+
+def test_every_command_with_json_is_exercised() -> None:
+    """A new command that reports is to be tested as well."""
+    found = {words for words, command in COMMANDS.items() if "as_json" in {p.name for p in command.params}}
+    assert found == JSON_COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        ("migrate", "DATABASE_URL"),
+        ("worker", "DATABASE_URL"),
+        ("flush", "DATABASE_URL"),
+        ("status", "REDIS_URL"),
+        ("send a", "REDIS_URL"),
+    ],
+)
+def test_a_missing_setting_is_named(environment: Environment, words: str, variable: str) -> None:
+    """Where neither a URL is set nor `up` runs: exit status 2, and what to set."""
+    assert complaint(run(environment, *words.split()), 2).count(f"{variable} is not set") == 1
+
+
+BAD = {
+    "DATABASE_URL": "mysql://me:hidden@somewhere/views",
+    "REDIS_URL": "http://me:hidden@somewhere/0",
+    "BATCH_SIZE": "many",
+    "BATCH_INTERVAL_MS": "0",
+    "FLUSH_MAX_COUNTERS": "-1",
+    "PUBSUB_MODE": "loudly",
+    "SWEEP_CRON": "* * * *",
+    "LOG_LEVEL": "chatty",
+}
+
+
+@pytest.mark.parametrize("command", ["status", "up", "demo"])
+def test_bad_settings_are_named_with_their_values(environment: Environment, command: str) -> None:
+    """All of them at once, before anything is started; exit status 2, and no password."""
+    said = complaint(run({**environment, **BAD}, command), 2)
+    assert [name for name in BAD if f"{name}=" not in said] == []
+    assert [value for name, value in BAD.items() if value not in said and not name.endswith("_URL")] == []
+    assert "hidden" not in said
+    assert not Path(environment["VIEWER_HOME"]).exists()
+
+
+def test_the_file_dot_env_is_read(environment: Environment) -> None:
+    """Settings may stand in `.env` of the working directory; the environment comes first."""
+    (Path(environment["HOME"]) / ".env").write_text("BATCH_SIZE=few\nLOG_LEVEL=chatty\n")
+    said = complaint(run({**environment, "BATCH_SIZE": "many"}, "status"), 2)
+    assert "BATCH_SIZE='many'" in said
+    assert "LOG_LEVEL='chatty'" in said
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
+def test_a_url_with_a_bad_port_is_a_bad_setting(online: Environment, variable: str) -> None:
+    """It can never work: exit status 2 with the variable's name."""
+    scheme = online[variable].partition(":")[0]
+    done = run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:no-number/0"}, "status")
+    said = complaint(done, 2)
+    assert variable in said
+    assert "hidden" not in said
+
+
+UNREACHABLE = [
+    ("migrate", "DATABASE_URL"),
+    ("status", "DATABASE_URL"),
+    ("flush", "DATABASE_URL"),
+    ("status", "REDIS_URL"),
+    ("send a", "REDIS_URL"),
+    ("flush", "REDIS_URL"),
+]
+
+
+@pytest.mark.parametrize(("words", "variable"), UNREACHABLE)
+def test_an_unreachable_server_is_one_sentence(online: Environment, words: str, variable: str) -> None:
+    """Exit status 1 and which server it was; no traceback, no password."""
+    scheme, port = online[variable].partition(":")[0], free_port()
+    said = complaint(run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:{port}/0"}, *words.split()), 1)
+    assert f"{scheme}://me:***@{LOOPBACK}:{port}/0" in said
+    assert "hidden" not in said
+
+
+def test_a_wrong_password_is_one_sentence(online: Environment) -> None:
+    """Exit status 1; neither the wrong password nor the good one is shown."""
+    good = online["DATABASE_URL"].split("@")[0].rpartition(":")[2]
+    said = complaint(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "status"), 1)
+    assert "password authentication failed" in said
+    assert good not in said
+    assert "hidden" not in said
+
+
+def drop_schemas(database_url: str) -> None:
+    """Undo all migrations."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DROP SCHEMA viewer, dagster CASCADE")
+
+
+@pytest.mark.parametrize("command", ["status", "flush"])
+def test_a_database_without_our_schema_says_what_to_run(online: Environment, command: str) -> None:
+    """Exit status 1 and the way out."""
+    drop_schemas(online["DATABASE_URL"])
+    assert "run `viewer-pipeline migrate`" in complaint(run(online, command), 1)
+
+
+def test_migrate(online: Environment) -> None:
+    """From nothing to the newest revision; the second time there is nothing to do."""
+    drop_schemas(online["DATABASE_URL"])
+    first = json_of(run(online, "migrate", "--json"))
+    assert first["before"] is None
+    again = run(online, "migrate")
+    assert (again.returncode, again.stdout) == (0, f"schema viewer is at revision {first['after']} already\n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "how"),
+    [
+        ("increment", ["--how", "publish"], "publish"),
+        ("increment", ["--how", "incr"], "incr"),
+        ("announce", ["--how", "both"], "both"),
+        ("increment", [], "publish"),
+        ("announce", [], "both"),
+    ],
+)
+def test_send(online: Environment, client: redis.Redis, mode: str, options: list[str], how: str) -> None:
+    """A message, a counter or both, as asked for; without a wish, what PUBSUB_MODE makes producers do."""
+    published, counted = how != "incr", how != "publish"
+    with client.pubsub() as listener:  # type: ignore[no-untyped-call]
+        listener.subscribe("view_count_updates")
+        assert listener.get_message(timeout=5)["type"] == "subscribe"
+        sent = json_of(run({**online, "PUBSUB_MODE": mode}, "send", "vod 1", "--count", "3", *options, "--json"))
+        message = listener.get_message(timeout=5 if published else 0)
+    assert sent == {"vod_id": "vod 1", "count": 3, "how": how, "heard": int(published)}
+    assert client.get(PREFIX + "vod 1") == (b"3" if counted else None)
+    heard = message and json.loads(message["data"])
+    assert heard == ({"vodId": "vod 1", "count": 3} if published else None)
+
+
+def test_send_says_what_it_did(online: Environment, client: redis.Redis) -> None:
+    """For people: one line, and that nobody heard it."""
+    done = run(online, "send", "vod_123", "--how", "both")
+    assert done.stdout == "sent 1 views of vod_123 by both, 0 subscribers heard it\n"
+    assert client.get(PREFIX + "vod_123") == b"1"
+
+
+@pytest.mark.parametrize(("vod_id", "reason"), [("", "empty id"), ("x" * 256, "id longer than 255 characters")])
+def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id: str, reason: str) -> None:
+    """Exit status 2, the reason, and nothing in Redis."""
+    said = complaint(run(online, "send", vod_id, "--how", "both"), 2)
+    assert "VOD_ID=" in said
+    assert reason in said
+    assert client.keys() == []
+
+
+def test_wrong_usage(online: Environment, client: redis.Redis) -> None:
+    """Exit status 2, the option's name, and nothing in Redis."""
+    done = run(online, "send", "a", "--count", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'--count': 0 is not in the range" in done.stderr
+    assert client.keys() == []
+
+
+def rows(online: Environment, query: str) -> list[tuple[Any, ...]]:
+    """Run a query."""
+    with psycopg.connect(online["DATABASE_URL"]) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
+    """What was pending is persisted, parked or rejected; both commands say how much, and Dagster remembers the run."""
+    with psycopg.connect(online["DATABASE_URL"]) as connection:
+        connection.execute(f"INSERT INTO viewer.vod_view_counts VALUES ('full', {FULL}, 0, 0, now())")
+    client.mset({PREFIX + "a": 5, PREFIX + "b": 7, PREFIX + "full": 10, PREFIX + "bad": "abc"})
+    client.zadd("viewer:changed", {"a": 1, "b": 1})
+
+    before = json_of(run(online, "status", "--json"))
+    assert before.pop("oldest_pending_seconds") > 1_700_000_000  # announced in 1970
+    assert before == {
+        "pending_vods": 2,
+        "marker": None,
+        "last_flush": 0,
+        "settled": False,
+        "vods": 1,
+        "persisted": FULL,
+        "parked_vods": 0,
+        "parked": 0,
+        "rejected": 0,
+        "flushes": [],
+    }
+
+    flushed = json_of(run(online, "flush", "--json"))
+    figures = flushed["figures"]
+    counted = {name: figures[name] for name in ("mode", "counters", "views", "flushes", "batches", "rejected", "drift")}
+    assert counted == {
+        "mode": "sweep", "counters": 3, "views": 22, "flushes": 1, "batches": 1, "rejected": 1, "drift": 0
+    }  # fmt: skip
+    assert (flushed["success"], flushed["failed_checks"]) == (True, [])
+    history = rows(online, "SELECT run_id, pipeline_name, status FROM dagster.runs")
+    assert history == [(flushed["run_id"], "flush_views", "SUCCESS")]
+
+    after = json_of(run(online, "status", "--json"))
+    (flush,) = after.pop("flushes")
+    assert after == {
+        "pending_vods": 0,
+        "oldest_pending_seconds": None,
+        "marker": {"seq": 1, "batch": 1, "of": 1},
+        "last_flush": 1,
+        "settled": True,
+        "vods": 3,
+        "persisted": FULL + 12,
+        "parked_vods": 1,
+        "parked": 10,
+        "rejected": 1,
+    }
+    assert (flush["seq"], flush["mode"], flush["counters"], flush["views"]) == (1, "sweep", 3, 22)
+    assert flush["run_id"] == flushed["run_id"]
+    assert client.keys(PREFIX + "*") == [(PREFIX + "bad").encode()]
+    people = run(online, "status")
+    assert people.returncode == 0
+    assert f"persisted  {FULL + 12} views of 3 VODs" in people.stdout
+    assert "parked     10 views of 1 VODs" in people.stdout
+    assert "rejected   1 inputs" in people.stdout
+
+
+def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> None:
+    """A run for a VOD without views succeeds, and writes nothing; the views of others stay where they are."""
+    client.set(PREFIX + "a", 5)
+    done = run(online, "flush", "--vod-id", "unknown")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0 views of 0 counters in 0 flushes, 0 rejected" in done.stdout
+    assert client.get(PREFIX + "a") == b"5"
+    assert rows(online, "SELECT seq FROM viewer.flush") == []
+    assert rows(online, "SELECT status FROM dagster.runs") == [("SUCCESS",)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["flush --counters 100", "changed --counters 10 --others 100"],
+)
+def test_bench(environment: Environment, words: str) -> None:
+    """On servers of its own, which need no setting; figures of what was asked for."""
+    figures = json_of(run(environment, "bench", *words.split(), "--runs", "1", "--json"))
+    assert figures["counters"] == int(words.split()[2])

@@ -1,0 +1,62 @@
+"""`viewer-pipeline demo`, from outside: the verdict, the exit status, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viewer_pipeline_tests.waiting import processes_with, wait_until
+
+VIEWS, VODS = 300, 20
+
+
+def demo(tmp_path: Path, status: int, *options: str) -> dict[str, Any]:
+    """Run a small demo, hold it to leaving nothing behind, and return its report."""
+    scratch, home = tmp_path / "scratch", tmp_path / "home"
+    scratch.mkdir()
+    home.mkdir()
+    words = ["demo", "--views", str(VIEWS), "--vods", str(VODS), "--json", *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "viewer_pipeline.cli", *words],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(scratch)},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.count("\n")) == (status, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    wait_until(lambda: not processes_with(tmp_path), 10, "every process of the demo has ended")
+    assert list(scratch.iterdir()) == []
+    assert list(home.iterdir()) == []
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.timeout(240)
+def test_every_view_arrives_once(tmp_path: Path) -> None:
+    """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none lost, none doubled."""
+    report = demo(tmp_path, 0)
+    assert (report["holds"], report["lost"], report["doubled"]) == (True, 0, 0)
+    assert report["sent"] == report["persisted"]
+    assert sum(report["persisted"].values()) == VIEWS
+    assert (report["left_in_redis"], report["parked"], report["rejected"]) == (0, 0, 0)
+    assert report["flush_runs"] >= 1
+    assert report["flushes"] >= 1
+
+
+def test_a_demo_that_cannot_finish_tells_the_truth(tmp_path: Path) -> None:
+    """Exit status 1; what is on its way in Redis is called so, neither persisted nor lost nor counted twice."""
+    report = demo(tmp_path, 1, "--time-limit", "0.1")
+    sent, persisted = sum(report["sent"].values()), sum(report["persisted"].values())
+    assert not report["holds"]
+    assert (report["doubled"], report["parked"], report["rejected"]) == (0, 0, 0)
+    assert 0 < sent <= VIEWS
+    assert 0 < report["left_in_redis"] <= sent - persisted
+    assert report["lost"] <= sent - persisted - report["left_in_redis"]

@@ -1,0 +1,170 @@
+"""Migrations: safe to run twice and at once, content with few rights, and discreet."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from alembic.script import ScriptDirectory
+from psycopg import sql
+
+from viewer_pipeline import migrations
+from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, ViewerPipelineError
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.migrations.migrate import migrate
+
+HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
+TABLES = {"alembic_version", "flush", "flush_batch", "parked", "rejected", "vod_view_counts"}
+THREADS = 8
+PASSWORD = "p@ss:w/rd %41 ü"  # every character that a URL may trip over
+
+
+@pytest.fixture
+def fresh_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """URL of a database that nobody has migrated."""
+    name = "fresh_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        yield postgres_server.url_of(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def newcomer(fresh_url: str) -> Iterator[str]:
+    """Name of a role that may log in with PASSWORD, and no more."""
+    name = "newcomer_" + os.urandom(6).hex()
+    with psycopg.connect(fresh_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(PASSWORD))
+        )
+        yield name
+        connection.execute(f"DROP OWNED BY {name}")
+        connection.execute(f"DROP ROLE {name}")
+
+
+def as_role(url: str, role: str) -> str:
+    """Return the URL of the same database for the newcomer."""
+    return f"postgresql://{role}:{quote(PASSWORD, safe='')}@{url.partition('@')[2]}"
+
+
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    """Run a query."""
+    with psycopg.connect(url) as connection:
+        return connection.execute(query).fetchall()
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements."""
+    with psycopg.connect(url) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def tables(url: str) -> set[str]:
+    """Names of our tables."""
+    return {row[0] for row in rows(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'viewer'")}
+
+
+def schemas(url: str) -> set[str]:
+    """Names of the schemas that are not PostgreSQL's."""
+    query = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+    return {row[0] for row in rows(url, query)}
+
+
+def test_a_fresh_database_gets_everything(fresh_url: str) -> None:
+    """Our tables in our schema, an empty one for Dagster, nothing elsewhere."""
+    assert migrate(fresh_url, with_dagster=True) == (None, HEAD)
+    assert tables(fresh_url) >= TABLES
+    assert schemas(fresh_url) == {"public", "viewer", "dagster"}
+    elsewhere = "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'dagster')"
+    assert rows(fresh_url, elsewhere) == [(0,)]
+
+
+def test_dagster_elsewhere_gets_no_schema(fresh_url: str) -> None:
+    """With DAGSTER_DATABASE_URL, Dagster keeps its tables in a database of its own."""
+    migrate(fresh_url, with_dagster=False)
+    assert schemas(fresh_url) == {"public", "viewer"}
+
+
+def test_twice_is_once(fresh_url: str) -> None:
+    """The second time changes nothing, and takes no count away."""
+    migrate(fresh_url, with_dagster=True)
+    execute(fresh_url, "INSERT INTO viewer.vod_view_counts VALUES ('a', 5, 0, 1, now())")
+    assert migrate(fresh_url, with_dagster=True) == (HEAD, HEAD)
+    assert rows(fresh_url, "SELECT vod_id, view_count FROM viewer.vod_view_counts") == [("a", 5)]
+    assert rows(fresh_url, "SELECT version_num FROM viewer.alembic_version") == [(HEAD,)]
+
+
+def test_at_once_is_once(fresh_url: str) -> None:
+    """Several containers start together: one of them migrates, the others find it done."""
+    together = threading.Barrier(THREADS)
+
+    def start(_: int) -> tuple[str | None, str]:
+        together.wait()
+        return migrate(fresh_url, with_dagster=True)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(start, range(THREADS)))
+    assert sorted(results, key=str) == [(HEAD, HEAD)] * (THREADS - 1) + [(None, HEAD)]
+    assert tables(fresh_url) >= TABLES
+
+
+def test_schemas_that_exist_need_no_right_to_make_them(fresh_url: str, newcomer: str) -> None:
+    """An administrator made both schemas for us; the rest works without rights on the database."""
+    execute(fresh_url, *(f"CREATE SCHEMA {name} AUTHORIZATION {newcomer}" for name in ("viewer", "dagster")))
+    url = as_role(fresh_url, newcomer)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        execute(url, "CREATE SCHEMA another")
+    assert migrate(url, with_dagster=True) == (None, HEAD)
+    assert migrate(url, with_dagster=True) == (HEAD, HEAD)
+    assert tables(fresh_url) >= TABLES
+
+
+def test_schemas_that_are_missing_need_the_right_to_make_them(fresh_url: str, newcomer: str) -> None:
+    """Without it: one error that says so, and nothing half made."""
+    with pytest.raises(PostgresFailed, match="permission denied for database") as raised:
+        migrate(as_role(fresh_url, newcomer), with_dagster=True)
+    assert quote(PASSWORD, safe="") not in str(raised.value)
+    assert schemas(fresh_url) == {"public"}
+
+
+def test_a_failure_leaves_nothing_half_made(fresh_url: str) -> None:
+    """A migration is one transaction: a table in the way undoes the schemas as well."""
+    execute(fresh_url, "CREATE SCHEMA viewer", "CREATE TABLE viewer.rejected (theirs int)")
+    with pytest.raises(PostgresFailed, match='relation "rejected" already exists'):
+        migrate(fresh_url, with_dagster=True)
+    assert tables(fresh_url) == {"rejected"}
+    assert schemas(fresh_url) == {"public", "viewer"}
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    """Host, port and database help to find the mistake; a password in a log does not."""
+    port = free_port()
+    with pytest.raises(PostgresUnavailable, match=rf"postgresql://me:\*\*\*@{LOOPBACK}:{port}/views: ") as raised:
+        migrate(f"postgresql://me:hidden@{LOOPBACK}:{port}/views", with_dagster=True)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_wrong_password_is_not_shown(fresh_url: str) -> None:
+    """Neither the wrong one nor a piece of it."""
+    url = f"postgresql://viewer:hidden@{fresh_url.partition('@')[2]}"
+    with pytest.raises(ViewerPipelineError, match="password authentication failed") as raised:
+        migrate(url, with_dagster=True)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_schema_from_the_future_is_refused_clearly(fresh_url: str) -> None:
+    """After a roll-back of the program the database is ahead of it: an error of ours, which names the revision."""
+    migrate(fresh_url, with_dagster=True)
+    execute(fresh_url, "UPDATE viewer.alembic_version SET version_num = '9999'")
+    with pytest.raises(ViewerPipelineError, match="9999"):
+        migrate(fresh_url, with_dagster=True)
+    assert rows(fresh_url, "SELECT version_num FROM viewer.alembic_version") == [("9999",)]

@@ -1,0 +1,69 @@
+"""What the documents say of the settings is what the settings are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from viewer_pipeline.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = {
+    name.upper(): None if field.default is None else str(field.default) for name, field in Settings.model_fields.items()
+}
+DESCRIPTIONS = {name.upper(): field.description for name, field in Settings.model_fields.items()}
+
+
+def env_example() -> list[tuple[str, str, str]]:
+    """Return (comment above, variable, value) of the lines of env.example that set something once uncommented."""
+    text = (ROOT / "env.example").read_text(encoding="utf-8")
+    return re.findall(r"^# (.*)\n#([A-Z_]+)=(.*)$", text, re.MULTILINE)
+
+
+def readme_table() -> list[tuple[str, str]]:
+    """Return (variable, default) of the README's table rows that begin with a variable."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\|\s*`([A-Z][A-Z0-9_]*)`\s*\|\s*(.*?)\s*\|", text, re.MULTILINE)
+
+
+def test_env_example_lists_the_settings() -> None:
+    """Every variable in the order of the fields, with its description and its default; no other."""
+    listed = [(name, value.strip("'"), comment) for comment, name, value in env_example()]
+    assert listed == [(name, default or "", DESCRIPTIONS[name]) for name, default in DEFAULTS.items()]
+
+
+def test_env_example_has_nothing_else() -> None:
+    """What is not a comment would be in force once the file is copied."""
+    lines = (ROOT / "env.example").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+    assert [line for line in lines if re.match(r"#\s*\w+=", line)] == [f"#{n}={value}" for _, n, value in env_example()]
+
+
+def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a .env it parses, and gives the defaults."""
+    for name in DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    defaults = load_settings()
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for _, name, value in env_example()))
+    loaded = load_settings()
+    assert loaded == defaults
+    assert loaded.model_fields_set == {name.lower() for name, default in DEFAULTS.items() if default is not None}
+
+
+def test_readme_lists_the_settings() -> None:
+    """Its table has every variable once, and no other."""
+    assert sorted(name for name, _ in readme_table()) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_readme_names_the_default(name: str) -> None:
+    """In backticks; in words where there is none."""
+    default = DEFAULTS[name]
+    cells = [cell for variable, cell in readme_table() if variable == name]
+    if default is None:
+        assert [cell for cell in cells if re.search(r"\w", cell)] == cells != []
+    else:
+        assert cells == [f"`{default}`"]

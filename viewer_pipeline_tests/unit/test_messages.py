@@ -1,0 +1,133 @@
+"""What a producer may publish, and that nothing else counts or does harm."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viewer_pipeline.worker.messages import NotAView, parse_view
+
+NOT_TEXT = "vodId is not text"
+NO_COUNT = "count is not a positive integer"
+
+
+@pytest.mark.parametrize(
+    ("payload", "view"),
+    [
+        (b'{"vodId": "a", "count": 1}', ("a", 1)),
+        (b'{"count":25,"vodId":"a:b"}', ("a:b", 25)),
+        (b' \r\n{"vodId":"a","count":1}\t', ("a", 1)),
+        (b'{"vodId":"a","count":9223372036854775807}', ("a", 2**63 - 1)),
+        (b'{"vodId":"' + b"x" * 255 + b'","count":1}', ("x" * 255, 1)),
+        (b'{"vodId":"' + b"\\ud83d\\ude00" * 255 + b'","count":1}', ("😀" * 255, 1)),
+        ('{"vodId":"ü😀\\n","count":1}'.encode(), ("ü😀\n", 1)),
+        (b'{"vodId":"a","count":1,"at":"now","nested":[{"vodId":7,"count":-1}],"":null}', ("a", 1)),
+        (b'{"vodId":"a","count":1,"x":' + b"[" * 500 + b"]" * 500 + b"}", ("a", 1)),
+        (b'{"vodId":"a","count":1,"count":2}', ("a", 2)),
+        (b'{"vodId":"","vodId":"b","count":1}', ("b", 1)),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_views(payload: bytes, view: tuple[str, int]) -> None:
+    """Other fields are fine; of a field that is there twice the last one counts."""
+    assert parse_view(payload) == view
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"hello", "not JSON"),
+        (b'{"vodId":"a","count":1', "not JSON"),
+        (b'{"vodId":"a","count":1}x', "not JSON"),
+        (b'{"vodId":"a","count":1}{"vodId":"a","count":1}', "not JSON"),
+        (b'{"vodId":"a","count":1,}', "not JSON"),
+        (b"{'vodId':'a','count':1}", "not JSON"),
+        (b'\xef\xbb\xbf{"vodId":"a","count":1}', "not JSON"),
+        (b'{"vodId":"a","count":1}\x00', "not JSON"),
+        (b"NaN", "not JSON"),
+        (b"[]", "not an object"),
+        (b'[{"vodId":"a","count":1}]', "not an object"),
+        (b"7", "not an object"),
+        (b"null", "not an object"),
+        (b"true", "not an object"),
+        (b'"vodId"', "not an object"),
+        (b"{}", NOT_TEXT),
+        (b'{"count":1}', NOT_TEXT),
+        (b'{"vodid":"a","count":1}', NOT_TEXT),
+        (b'{"vodId":null,"count":1}', NOT_TEXT),
+        (b'{"vodId":7,"count":1}', NOT_TEXT),
+        (b'{"vodId":["a"],"count":1}', NOT_TEXT),
+        (b'{"vodId":"","count":1}', "vodId: empty id"),
+        (b'{"vodId":"' + b"x" * 256 + b'","count":1}', "vodId: id longer than 255 characters"),
+        (b'{"vodId":"a\\u0000b","count":1}', "vodId: id holds a NUL character"),
+        (b'{"vodId":"a\x00b","count":1}', "not JSON"),
+        (b'{"vodId":"a","count":1,"vodId":""}', "vodId: empty id"),
+        (b'{"vodId":"\xff","count":1}', "not JSON"),
+        (b'\xff{"vodId":"a","count":1}', "not JSON"),
+        (b'{"vodId":"\xed\xa0\x80","count":1}', "not JSON"),
+        (b'{"vodId":"\\ud800","count":1}', "not JSON"),
+        (b'{"vodId":"a\\udc00b","count":1}', "not JSON"),
+        (b'{"vodId":"\\ude00\\ud83d","count":1}', "not JSON"),
+        (b'{"vodId":"a"}', NO_COUNT),
+        (b'{"vodId":"a","count":null}', NO_COUNT),
+        (b'{"vodId":"a","count":"1"}', NO_COUNT),
+        (b'{"vodId":"a","count":[1]}', NO_COUNT),
+        (b'{"vodId":"a","count":true}', NO_COUNT),
+        (b'{"vodId":"a","count":1.0}', NO_COUNT),
+        (b'{"vodId":"a","count":1.5}', NO_COUNT),
+        (b'{"vodId":"a","count":1e0}', NO_COUNT),
+        (b'{"vodId":"a","count":0}', NO_COUNT),
+        (b'{"vodId":"a","count":-0}', NO_COUNT),
+        (b'{"vodId":"a","count":-1}', NO_COUNT),
+        (b'{"vodId":"a","count":-9223372036854775809}', NO_COUNT),
+        (b'{"vodId":"a","count":9223372036854775808}', NO_COUNT),
+        (b'{"vodId":"a","count":18446744073709551616}', NO_COUNT),
+        (b'{"vodId":"a","count":1,"count":0}', NO_COUNT),
+        (b'{"vodId":"a","count":NaN}', "not JSON"),
+        (b'{"vodId":"a","count":Infinity}', "not JSON"),
+        (b'{"vodId":"a","count":01}', "not JSON"),
+        (b'{"vodId":"a","count":+1}', "not JSON"),
+        (b'{"vodId":"a","count":1_000}', "not JSON"),
+        (b'{"vodId":"a","count":1e999}', "not JSON"),
+        (b'{"vodId":"a","count":' + b"9" * 100_000 + b"}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"vodId":' * 100_000, "not JSON"),
+        (b'{"vodId":"a","count":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_messages_that_do_not_count(payload: bytes, reason: str) -> None:
+    """Each is refused with its reason, and with that error only."""
+    with pytest.raises(NotAView) as caught:
+        parse_view(payload)
+    assert str(caught.value) == reason
+
+
+@given(payload=st.binary() | st.text().map(str.encode))
+def test_no_message_does_harm(payload: bytes) -> None:
+    """Whatever bytes come in, they are refused as no view."""
+    with pytest.raises(NotAView):
+        parse_view(payload)
+
+
+def json_values() -> st.SearchStrategy[object]:
+    """Anything that JSON can say, and counts and ids in particular."""
+    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+    return st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
+
+
+@given(vod_id=st.text(max_size=260) | json_values(), count=st.integers(-(2**65), 2**65) | json_values())
+def test_what_counts_is_what_was_said(vod_id: object, count: object) -> None:
+    """A message counts just when its id and its count are good, and then for these."""
+    payload = json.dumps({"vodId": vod_id, "count": count}).encode()
+    good_id = isinstance(vod_id, str) and 1 <= len(vod_id) <= 255 and "\x00" not in vod_id
+    good_count = isinstance(count, int) and not isinstance(count, bool) and 1 <= count < 2**63
+    if good_id and good_count:
+        assert parse_view(payload) == (vod_id, count)
+    else:
+        with pytest.raises(NotAView):
+            parse_view(payload)

@@ -1,0 +1,499 @@
+"""What the environment may say, what it may not, and what is told then."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import ValidationError
+from sqlalchemy.engine import make_url
+
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.settings import Settings, load_settings, without_password
+
+DEFAULTS: dict[str, object] = {
+    "database_url": None,
+    "redis_url": None,
+    "batch_size": 100,
+    "batch_interval_ms": 30_000,
+    "flush_max_counters": 10_000,
+    "pubsub_mode": "increment",
+    "pubsub_channel": "view_count_updates",
+    "counter_prefix": "vod:views:",
+    "sweep_cron": "* * * * *",
+    "log_level": "info",
+    "dagster_database_url": None,
+    "dagster_home": None,
+    "viewer_home": Path(".viewer"),
+    "shutdown_timeout_ms": 25_000,
+}
+
+URL = "postgresql://user:word@host:5432/views"
+EXPECTS_POSTGRES = "expected a URL that starts with postgresql:// or postgres://"
+EXPECTS_REDIS = "expected a URL that starts with redis:// or rediss:// or unix://"
+EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
+NOT_AN_INTEGER = "Input should be a valid integer, unable to parse string as an integer"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Start each test in an empty directory with none of the variables set."""
+    ours = {*Settings.model_fields, "viewer_dagster_storage_url"}
+    for name in [name for name in os.environ if name.lower() in ours]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def complaint() -> str:
+    """Load settings that are not usable; return what is said. The cause, which cites passwords, is not shown."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
+    return str(caught.value)
+
+
+def dagster_connects_with(settings: Settings) -> dict[str, object]:
+    """Return what Dagster's engine reads from the URL of its storage, under libpq's names."""
+    url = make_url(settings.dagster_storage_url())
+    assert url.drivername == "postgresql+psycopg2"
+    port = None if url.port is None else str(url.port)
+    named = {"user": url.username, "password": url.password, "host": url.host, "port": port, "dbname": url.database}
+    return {**{name: value for name, value in named.items() if value is not None}, **url.query}
+
+
+# --- values that are fine -------------------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    """With nothing set, every field has the default that the documents name."""
+    assert load_settings().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("DATABASE_URL", "postgresql://user:word@host:5432/views", "postgresql://user:word@host:5432/views"),
+        ("DATABASE_URL", "postgres://host/views", "postgres://host/views"),
+        ("REDIS_URL", "redis://:word@host:6379/0", "redis://:word@host:6379/0"),
+        ("REDIS_URL", "rediss://host", "rediss://host"),
+        ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("BATCH_SIZE", "1", 1),
+        ("BATCH_SIZE", "5000", 5000),
+        ("BATCH_INTERVAL_MS", "1", 1),
+        ("BATCH_INTERVAL_MS", "86400000", 86_400_000),
+        ("FLUSH_MAX_COUNTERS", "1", 1),
+        ("FLUSH_MAX_COUNTERS", "1000000", 1_000_000),
+        ("PUBSUB_MODE", "increment", "increment"),
+        ("PUBSUB_MODE", "announce", "announce"),
+        ("PUBSUB_CHANNEL", "c" * 200, "c" * 200),
+        ("COUNTER_PREFIX", "v[1]*?:", "v[1]*?:"),
+        ("SWEEP_CRON", "*/5 * * * *", "*/5 * * * *"),
+        ("LOG_LEVEL", "debug", "debug"),
+        ("LOG_LEVEL", "error", "error"),
+        ("DAGSTER_DATABASE_URL", "postgresql://host/dagster", "postgresql://host/dagster"),
+        ("DAGSTER_HOME", "/var/lib/dagster", Path("/var/lib/dagster")),
+        ("VIEWER_HOME", "/var/lib/viewer", Path("/var/lib/viewer")),
+        ("SHUTDOWN_TIMEOUT_MS", "0", 0),
+        ("SHUTDOWN_TIMEOUT_MS", "3600000", 3_600_000),
+    ],
+)
+def test_good_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object) -> None:
+    """A variable sets the field of its name and no other; bounds are values still."""
+    monkeypatch.setenv(name, text)
+    assert load_settings().model_dump() == {**DEFAULTS, name.lower(): value}
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
+def test_empty_variables_are_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """`NAME=` in a compose file means the default, not an empty value."""
+    monkeypatch.setenv(name, "")
+    assert load_settings().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["0 * * * *", "*/15 8-18 * * MON-FRI", "0 0 1 jan *", "0 0 L * *", "0 0 * * 1#5", "0 0 29 2 *", "0  0 * * 7"],
+)
+def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
+    """Ranges, steps, names, the last day of a month, the fifth Monday."""
+    monkeypatch.setenv("SWEEP_CRON", expression)
+    assert load_settings().sweep_cron == expression
+
+
+# --- values that are not --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DATABASE_URL", "mysql://host/views", EXPECTS_POSTGRES),
+        ("DATABASE_URL", "postgresql+psycopg://host/views", EXPECTS_POSTGRES),
+        ("DATABASE_URL", "postgresql:/host/views", EXPECTS_POSTGRES),
+        ("DATABASE_URL", "host=localhost dbname=views", EXPECTS_POSTGRES),
+        ("DATABASE_URL", "views", EXPECTS_POSTGRES),
+        ("DATABASE_URL", " ", EXPECTS_POSTGRES),
+        ("REDIS_URL", "postgresql://host/views", EXPECTS_REDIS),
+        ("REDIS_URL", "unix:/run/redis.sock", EXPECTS_REDIS),
+        ("REDIS_URL", "host:6379", EXPECTS_REDIS),
+        ("DAGSTER_DATABASE_URL", "sqlite:///dagster.db", EXPECTS_POSTGRES),
+        ("BATCH_SIZE", "0", "Input should be greater than or equal to 1"),
+        ("BATCH_SIZE", "-5", "Input should be greater than or equal to 1"),
+        ("BATCH_SIZE", "5001", "Input should be less than or equal to 5000"),
+        ("BATCH_SIZE", "many", NOT_AN_INTEGER),
+        ("BATCH_SIZE", "1.5", NOT_AN_INTEGER),
+        ("BATCH_SIZE", "1e3", NOT_AN_INTEGER),
+        ("BATCH_SIZE", "true", NOT_AN_INTEGER),
+        ("BATCH_INTERVAL_MS", "0", "Input should be greater than or equal to 1"),
+        ("BATCH_INTERVAL_MS", "86400001", "Input should be less than or equal to 86400000"),
+        ("BATCH_INTERVAL_MS", "30s", NOT_AN_INTEGER),
+        ("FLUSH_MAX_COUNTERS", "0", "Input should be greater than or equal to 1"),
+        ("FLUSH_MAX_COUNTERS", "1000001", "Input should be less than or equal to 1000000"),
+        ("SHUTDOWN_TIMEOUT_MS", "-1", "Input should be greater than or equal to 0"),
+        ("SHUTDOWN_TIMEOUT_MS", "3600001", "Input should be less than or equal to 3600000"),
+        ("PUBSUB_MODE", "both", "Input should be 'increment' or 'announce'"),
+        ("PUBSUB_MODE", "Increment", "Input should be 'increment' or 'announce'"),
+        ("LOG_LEVEL", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),
+        ("LOG_LEVEL", "10", "Input should be 'debug', 'info', 'warning' or 'error'"),
+        ("PUBSUB_CHANNEL", "c" * 201, "String should have at most 200 characters"),
+        ("COUNTER_PREFIX", "p" * 201, "String should have at most 200 characters"),
+        ("SWEEP_CRON", "* * * *", EXPECTS_CRON),
+        ("SWEEP_CRON", "* * * * * *", EXPECTS_CRON),
+        ("SWEEP_CRON", "@hourly", EXPECTS_CRON),
+        ("SWEEP_CRON", " ", EXPECTS_CRON),
+        ("SWEEP_CRON", "60 * * * *", EXPECTS_CRON),
+        ("SWEEP_CRON", "*/0 * * * *", EXPECTS_CRON),
+        ("SWEEP_CRON", "0 24 * * *", EXPECTS_CRON),
+        ("SWEEP_CRON", "0 0 30 2 *", EXPECTS_CRON),
+        ("SWEEP_CRON", "0 0 * 13 *", EXPECTS_CRON),
+        ("SWEEP_CRON", "0 0 * * 8", EXPECTS_CRON),
+    ],
+)
+def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
+    """The complaint names the variable, its value, and what is expected."""
+    monkeypatch.setenv(name, value)
+    assert complaint() == f"Settings are not usable: {name}={value!r}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", " postgresql://host/views"),
+        ("DATABASE_URL", "POSTGRESQL://host/views"),
+        ("DATABASE_URL", "postgresql:://host/views"),
+        ("DATABASE_URL", "postgresql:host://views"),
+        ("REDIS_URL", "\tredis://host"),
+        ("REDIS_URL", "REDIS://host"),
+    ],
+)
+def test_a_url_starts_with_its_scheme(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """What libpq and redis-py would refuse later is refused at the start."""
+    monkeypatch.setenv(name, value)
+    assert complaint().startswith(f"Settings are not usable: {name}={value!r}: expected a URL that starts with ")
+
+
+@pytest.mark.parametrize("expression", ["0 0 LW * *", "0 0 * * 5L", "0 0 * * 1,2#3", "0 0 30 2 1"])
+def test_cron_expressions_that_dagster_refuses(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
+    """Else the process starts, and then no definition loads."""
+    monkeypatch.setenv("SWEEP_CRON", expression)
+    assert complaint().startswith(f"Settings are not usable: SWEEP_CRON={expression!r}: {EXPECTS_CRON}")
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One start shows everything there is to mend."""
+    monkeypatch.setenv("BATCH_SIZE", "many")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    assert complaint() == (
+        f"Settings are not usable: BATCH_SIZE='many': {NOT_AN_INTEGER}; "
+        "LOG_LEVEL='loud': Input should be 'debug', 'info', 'warning' or 'error'"
+    )
+
+
+# --- passwords ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "DAGSTER_DATABASE_URL"])
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mysql://user:secret@host/db", "mysql://user:***@host/db"),
+        ("mysql://:secret@host", "mysql://:***@host"),
+        ("postgres:secret@host/db", "postgres:***@host/db"),
+        ("postgresql:user:secret@host/db", "postgresql:***@host/db"),
+        ("postgresql//user:secret@host/db", "postgresql//user:***@host/db"),
+        ("rediss//:secret@host", "rediss//:***@host"),
+        ("user:secret@host:5432/db", "user:***@host:5432/db"),
+        ("mysql://user:secret@with@at@host/db", "mysql://user:***@host/db"),
+        ("mysql://user:secret:with:colons@host/db", "mysql://user:***@host/db"),
+        ("mysql://user:secret/with/slashes@host/db", "mysql://user:***@host/db"),
+        ("mysql://user:#?secret@host/db", "mysql://user:***@host/db"),
+        ("mysql://host/db?user=u&password=secret&a=b", "mysql://host/db?user=u&password=***&a=b"),
+        ("mysql://host/db?sslpassword=secret", "mysql://host/db?sslpassword=***"),
+        ("host=h user=u password=secret", "host=h user=u password=***"),
+        ("HOST=h PASSWORD=secret", "HOST=h PASSWORD=***"),
+    ],
+)
+def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, url: str, shown: str) -> None:
+    """Also where the URL is malformed; the rest of it is, so that the mistake can be found."""
+    monkeypatch.setenv(name, url)
+    said = complaint()
+    assert "secret" not in said
+    assert said.startswith(f"Settings are not usable: {name}={shown!r}: expected a URL that starts with ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:secret word@host/db",
+        "mysql://user:word secret@host/db",
+        "mysql://user:word\nsecret@host/db",
+        "mysql://user://secret@host/db",
+        "host=h password='my secret'",
+        "postgresql://user:[secret]@host/db",
+        "redis://user:a[secret]b@host/db",
+        "redis://user:[secret@host/db",
+        "postgresql://user:secret\uff1a@host/db",  # a full-width colon: urlsplit refuses it, and cites the password
+        "redis://user:secret\u2100@host/db",
+    ],
+)
+def test_passwords_with_odd_characters_are_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Neither in the value, nor in what the parser of URLs has to say about it. None suits both variables."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("REDIS_URL", url)
+    assert "secret" not in complaint()
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    form=st.sampled_from(
+        ["mysql://user:{}@host/db", "mysql://:{}@host", "postgres:{}@host", "redis//user:{}@host", "redis://user:{}@h"]
+    ),
+    inner=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
+    | st.text("@:/?#[] \n'\"\\%=&\uff1a", max_size=8),
+)
+@example(form="redis://user:{}@h", inner="[x]")
+def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
+    """Whatever characters it has, in whichever broken form of a URL."""
+    environment = dict.fromkeys(("DATABASE_URL", "REDIS_URL"), form.format(f"Qx7{inner}Zk9"))
+    with patch.dict(os.environ, environment), pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [part for part in ("Qx7", "Zk9") if part in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://user:word@host:5432/db", "postgresql://user:***@host:5432/db"),
+        ("redis://:word@host:6379/0", "redis://:***@host:6379/0"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("unix:///run/redis.sock?password=word&db=1", "unix:///run/redis.sock?password=***&db=1"),
+        ("postgresql://user@host/db", "postgresql://user@host/db"),
+        ("", ""),
+    ],
+)
+def test_without_password(text: str, shown: str) -> None:
+    """Everything but the password stays."""
+    assert without_password(text) == shown
+
+
+# --- .env -----------------------------------------------------------------------------------------------------------
+
+
+def test_env_file_in_the_working_directory_is_read(tmp_path: Path) -> None:
+    """Comments, quotes, `export`, empty and foreign variables are what they are in a shell."""
+    (tmp_path / ".env").write_text(
+        "# a comment\nBATCH_SIZE=7\nexport LOG_LEVEL=debug\nSWEEP_CRON='0 * * * *'\nREDIS_URL=\nPATH_OF_ANOTHER=1\n"
+    )
+    assert load_settings().model_dump(exclude_defaults=True) == {
+        "batch_size": 7,
+        "log_level": "debug",
+        "sweep_cron": "0 * * * *",
+    }
+
+
+def test_env_file_elsewhere_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the working directory counts, not the ones above it."""
+    (tmp_path / ".env").write_text("BATCH_SIZE=7\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert load_settings().batch_size == 100
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variable by variable; an empty one does not hide the file's."""
+    (tmp_path / ".env").write_text("BATCH_SIZE=7\nLOG_LEVEL=debug\nPUBSUB_MODE=announce\n")
+    monkeypatch.setenv("BATCH_SIZE", "9")
+    monkeypatch.setenv("PUBSUB_MODE", "")
+    loaded = load_settings()
+    assert (loaded.batch_size, loaded.log_level, loaded.pubsub_mode) == (9, "debug", "announce")
+
+
+def test_bad_values_in_the_env_file_are_named(tmp_path: Path) -> None:
+    """As those of the environment are, without their passwords."""
+    (tmp_path / ".env").write_text("BATCH_SIZE=0\nREDIS_URL=http://:secret@host\n")
+    assert complaint() == (
+        f"Settings are not usable: REDIS_URL='http://:***@host': {EXPECTS_REDIS}; "
+        "BATCH_SIZE='0': Input should be greater than or equal to 1"
+    )
+
+
+# --- what is made of the values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds"),
+    [(1, 5), (4999, 5), (5000, 5), (5001, 6), (30_000, 30), (30_001, 31), (86_400_000, 86_400)],
+)
+def test_sensor_interval(milliseconds: int, seconds: int) -> None:
+    """Whole seconds, rounded up, never below what Dagster's daemon can do."""
+    assert Settings(batch_interval_ms=milliseconds).sensor_interval_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "directory"),
+    [
+        ({}, ".viewer/dagster"),
+        ({"viewer_home": Path("data")}, "data/dagster"),
+        ({"dagster_home": Path("home")}, "home"),
+        ({"viewer_home": Path("data"), "dagster_home": Path("home")}, "home"),
+    ],
+)
+def test_dagster_directory(tmp_path: Path, given: dict[str, Any], directory: str) -> None:
+    """DAGSTER_HOME, else below VIEWER_HOME; absolute, because children may run elsewhere."""
+    assert Settings(**given).dagster_directory == tmp_path / directory
+
+
+def test_urls_that_are_required() -> None:
+    """They are returned as they were given."""
+    settings = Settings(database_url=URL, redis_url="redis://host:6379/0")
+    assert settings.require_database_url() == URL
+    assert settings.require_redis_url() == "redis://host:6379/0"
+
+
+def test_a_required_url_that_is_missing() -> None:
+    """The error says which variable to set, and to what."""
+    with pytest.raises(SettingsError) as database:
+        Settings().require_database_url()
+    with pytest.raises(SettingsError) as redis:
+        Settings().require_redis_url()
+    with pytest.raises(SettingsError) as storage:
+        Settings().dagster_storage_url()
+    said = "Settings are not usable: DATABASE_URL is not set; expected postgresql://user:password@host:port/database"
+    assert str(database.value) == str(storage.value) == said
+    assert str(redis.value) == "Settings are not usable: REDIS_URL is not set; expected redis://host:port/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "storage"),
+    [
+        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster"),
+        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3Ddagster"),
+        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster"),
+        (
+            f"{URL}?sslmode=require",
+            "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster&sslmode=require",
+        ),
+    ],
+)
+def test_dagster_shares_the_database(url: str, storage: str) -> None:
+    """In a schema of its own, with the driver that dagster-postgres works with."""
+    assert Settings(database_url=url).dagster_storage_url() == storage
+
+
+def test_a_database_for_dagster_alone_wins() -> None:
+    """It is used as it is: no schema is chosen there, and DATABASE_URL is not needed."""
+    own = "postgres://user:word@elsewhere/dagster?sslmode=require"
+    expected = "postgresql+psycopg2://user:word@elsewhere/dagster?sslmode=require"
+    assert Settings(dagster_database_url=own).dagster_storage_url() == expected
+    assert Settings(database_url=URL, dagster_database_url=own).dagster_storage_url() == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        "postgresql://user@host",
+        "postgresql://[::1]:5432/views",
+        "postgresql://user:a%40b%3A%2F%25@host/views",
+        "postgresql://user:a#b@host/views",
+        "postgresql://user:a?b@host/views",
+        "postgresql://user@/views?host=/run/postgresql",
+        "postgresql:///views?host=/run/postgresql&user=user",
+        "postgresql:///views",
+    ],
+)
+def test_dagster_connects_as_the_flush_does(url: str) -> None:
+    """Whatever libpq reads from DATABASE_URL, Dagster's driver is told the same, and the schema."""
+    expected = {**conninfo_to_dict(url), "options": "-csearch_path=dagster"}
+    assert dagster_connects_with(Settings(database_url=url)) == expected
+
+
+def test_options_of_the_database_url_stay() -> None:
+    """Dagster's schema is added to the options that are there already."""
+    options = dagster_connects_with(Settings(database_url=f"{URL}?options=-cstatement_timeout%3D5s"))["options"]
+    assert isinstance(options, str)
+    assert sorted(options.split()) == ["-csearch_path=dagster", "-cstatement_timeout=5s"]
+
+
+def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every value that is set, as text, paths absolute, beside what this process has."""
+    monkeypatch.setenv("SOMETHING_ELSE", "kept")
+    settings = Settings(database_url=URL, batch_size=7, viewer_home=Path("data"))
+    environment = settings.environment()
+    added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+    assert added == {
+        "DATABASE_URL": URL,
+        "BATCH_SIZE": "7",
+        "BATCH_INTERVAL_MS": "30000",
+        "FLUSH_MAX_COUNTERS": "10000",
+        "PUBSUB_MODE": "increment",
+        "PUBSUB_CHANNEL": "view_count_updates",
+        "COUNTER_PREFIX": "vod:views:",
+        "SWEEP_CRON": "* * * * *",
+        "LOG_LEVEL": "info",
+        "SHUTDOWN_TIMEOUT_MS": "25000",
+        "VIEWER_HOME": str(tmp_path / "data"),
+        "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
+        "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_storage_url(),
+    }
+    assert environment["SOMETHING_ELSE"] == "kept"
+
+
+def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was replaced in the settings is what the child gets."""
+    monkeypatch.setenv("BATCH_SIZE", "3")
+    monkeypatch.setenv("DATABASE_URL", URL)
+    assert load_settings().changed(batch_size=4).environment()["BATCH_SIZE"] == "4"
+
+
+def test_environment_needs_a_database() -> None:
+    """Without one there is no storage for Dagster to be named."""
+    with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
+        Settings(redis_url="redis://host").environment()
+
+
+def test_a_child_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported and read again in another directory, they are the same, with absolute paths."""
+    settings = Settings(database_url=URL, redis_url="redis://host", sweep_cron="0 * * * *", pubsub_mode="announce")
+    with patch.dict(os.environ):
+        settings.export()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        read = load_settings()
+    assert read == settings.changed(viewer_home=tmp_path / ".viewer", dagster_home=tmp_path / ".viewer" / "dagster")
+    assert read.dagster_storage_url() == settings.dagster_storage_url()
+
+
+def test_settings_do_not_change() -> None:
+    """A changed copy leaves the original; assignment is refused."""
+    settings = Settings()
+    assert settings.changed(batch_size=7).batch_size == 7
+    assert settings.batch_size == 100
+    with pytest.raises(ValidationError):
+        settings.batch_size = 7  # type: ignore[misc]

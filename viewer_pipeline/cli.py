@@ -89,9 +89,10 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     settings = load_settings()
     with Display(views) as display:
-        report = run_demo(settings, views, vods, time_limit, display.say, display.progress)
+        report = run_demo(settings, views, vods, time_limit, said=display.say, progress=display.progress)
     if as_json:
-        click.echo(json.dumps(asdict(report) | {"lost": report.lost, "doubled": report.doubled, "holds": report.holds}))
+        names = ("left_in_redis", "lost", "doubled", "holds")
+        click.echo(json.dumps(asdict(report) | {name: getattr(report, name) for name in names}))
     else:
         display.show(report)
     if not report.holds:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import orjson
 import redis
 
-from viewer_pipeline.counting.counters import CHANGED_KEY
 from viewer_pipeline.counting.ledger import Ledger, recent_flushes, sums, totals
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
@@ -31,7 +30,7 @@ class DemoReport:
 
     sent: dict[str, int]
     persisted: dict[str, int]
-    left_in_redis: int
+    pending: dict[str, int]  # counted in Redis, not persisted yet
     parked: int
     rejected: int
     flush_runs: int
@@ -41,13 +40,22 @@ class DemoReport:
 
     @property
     def lost(self) -> int:
-        """Views that were sent and not persisted."""
-        return sum(max(0, n - self.persisted.get(vod_id, 0)) for vod_id, n in self.sent.items())
+        """Views that were sent, and are neither persisted nor pending."""
+        return sum(max(0, n - self._found(vod_id)) for vod_id, n in self.sent.items())
 
     @property
     def doubled(self) -> int:
-        """Views that were persisted and not sent."""
-        return sum(max(0, n - self.sent.get(vod_id, 0)) for vod_id, n in self.persisted.items())
+        """Views that are persisted or pending, and were not sent."""
+        ids = self.persisted.keys() | self.pending.keys()
+        return sum(max(0, self._found(vod_id) - self.sent.get(vod_id, 0)) for vod_id in ids)
+
+    @property
+    def left_in_redis(self) -> int:
+        """Views that are pending."""
+        return sum(self.pending.values())
+
+    def _found(self, vod_id: str) -> int:
+        return self.persisted.get(vod_id, 0) + self.pending.get(vod_id, 0)
 
     @property
     def holds(self) -> bool:
@@ -60,6 +68,7 @@ def run_demo(
     views: int,
     vods: int,
     time_limit: float,
+    *,
     said: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> DemoReport:
@@ -150,8 +159,8 @@ class _Traffic:
             persisted, all_sums = totals(connection, ids), sums(connection)
             flushes = len(recent_flushes(connection, 1_000_000))
         counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
-        left = sum(int(value or 0) for value in counters) + self._client.zcard(CHANGED_KEY)
+        pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}
         with open_instance(self._settings) as instance:
             runs = flush_runs(instance)
         parked, rejected = all_sums.parked, all_sums.rejected
-        return DemoReport(dict(self.sent), persisted, left, parked, rejected, runs, flushes, start_seconds, seconds)
+        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, start_seconds, seconds)

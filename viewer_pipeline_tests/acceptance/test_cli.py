@@ -104,7 +104,7 @@ def test_every_command_with_json_is_exercised() -> None:
         ("migrate", "DATABASE_URL"),
         ("worker", "DATABASE_URL"),
         ("flush", "DATABASE_URL"),
-        ("status", "REDIS_URL"),
+        ("status", "DATABASE_URL"),
         ("send a", "REDIS_URL"),
     ],
 )
@@ -157,7 +157,7 @@ UNREACHABLE = [
     ("migrate", "DATABASE_URL"),
     ("status", "DATABASE_URL"),
     ("flush", "DATABASE_URL"),
-    ("status", "REDIS_URL"),
+    ("status", "DATABASE_URL"),
     ("send a", "REDIS_URL"),
     ("flush", "REDIS_URL"),
 ]

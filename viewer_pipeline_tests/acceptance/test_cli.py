@@ -157,7 +157,7 @@ UNREACHABLE = [
     ("migrate", "DATABASE_URL"),
     ("status", "DATABASE_URL"),
     ("flush", "DATABASE_URL"),
-    ("status", "DATABASE_URL"),
+    ("status", "REDIS_URL"),
     ("send a", "REDIS_URL"),
     ("flush", "REDIS_URL"),
 ]

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting import flush, ledger, settler
 from viewer_pipeline.counting.flush import Snapshot
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import Flush, batches_beyond
@@ -76,6 +76,34 @@ def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.Mon
     monkeypatch.setattr(ledger.Ledger, "commit", interrupted)
     done = world.flush()
     assert done.findings.superseded == 1
+    world.assert_all_persisted()
+
+
+def test_r3_a_snapshot_is_dropped_also_where_numbers_have_a_gap(world: World) -> None:
+    """A flush numbered far above `base` (the marker was ahead) supersedes as well as the next number does."""
+    world.send("a", 5)
+    first = drained(world)
+    world.client.hset("viewer:settled", mapping={"seq": 15, "batch": 1, "of": 1})
+    flush.bulk_upsert(world.stores, *drained(world))
+    done = flush.bulk_upsert(world.stores, *first)
+    assert (world.seqs(), done.views, done.findings.superseded) == ([16], 0, 1)
+    world.assert_all_persisted()
+
+
+def test_at_most_two_flushes_are_unsettled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While flush k is settled, flush k + 1 may be committed, and no other."""
+    world.send_many(20)
+    original, committed = settler.settle_batches, list[int]()
+
+    def settle_slowly(redis: Any, marker: Marker, batches: list[ledger.Batch], findings: Any) -> Any:
+        seen = max(len(world.seqs()) for _ in range(50))  # a while in which too many would be committed
+        committed.append(seen - batches[0].seq)
+        return original(redis, marker, batches, findings)
+
+    monkeypatch.setattr(settler, "settle_batches", settle_slowly)
+    world.flush()
+    assert max(committed) == 1
+    assert len(committed) == 5
     world.assert_all_persisted()
 
 
@@ -288,7 +316,9 @@ def refusing(world: World, name: str, value: str, back: str) -> Iterator[None]:
     [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0"), ("replicaof", "127.0.0.1 1", "no one")],
 )
 def test_r11_a_redis_that_refuses_writes(world: World, name: str, value: str, back: str) -> None:
-    """Nothing is committed that could not be settled; it heals by itself."""
+    """Nothing is committed that could not be settled, also when there is a marker already; it heals by itself."""
+    world.send("before", 1)
+    world.flush()
     world.send_many(3)
     if name == "replicaof":
         world.client.replicaof(*value.split())
@@ -297,7 +327,7 @@ def test_r11_a_redis_that_refuses_writes(world: World, name: str, value: str, ba
             world.flush()
         if name == "replicaof":
             world.client.replicaof("NO", "ONE")
-    assert world.seqs() == []
+    assert world.seqs() == [1]
     world.flush()
     world.assert_all_persisted()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -56,7 +57,7 @@ def _log_to_stderr(settings: Settings) -> None:
 
 def _settings_of_running() -> Settings:
     """Read the settings; where a URL is not set, take that of the server which `up` runs on this VIEWER_HOME."""
-    from viewer_pipeline.local.stack import running_servers
+    from viewer_pipeline.local.home import running_servers
 
     settings = load_settings()
     if settings.database_url is None or settings.redis_url is None:
@@ -88,6 +89,7 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
 
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     settings = load_settings()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that it cleans up
     with Display(views) as display:
         report = run_demo(settings, views, vods, time_limit, said=display.say, progress=display.progress)
     if as_json:

@@ -29,6 +29,8 @@ def _url_of(schemes: tuple[str, ...]) -> AfterValidator:
     def check(url: str) -> str:
         if not url.startswith(tuple(scheme + "://" for scheme in schemes)):
             raise ValueError(expected)
+        if re.search(r"\s", url):
+            raise ValueError(f"{expected} and has no blanks (write %20)")
         if not _port_is_a_port(url):
             raise ValueError(f"{expected}, with a port between 1 and 65535 if any")
         return url
@@ -90,7 +92,7 @@ class Settings(BaseSettings):
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
     shutdown_timeout_ms: int = Field(
-        25_000, ge=0, le=3_600_000, description="how long a stop of `up` may take before what is left is killed"
+        25_000, ge=0, le=3_600_000, description="how long a process of `up` may take to stop before it is killed"
     )
 
     @property

@@ -32,11 +32,15 @@ class Child:
         self._environment = dict(environment) if environment is not None else None
         options = ["--signal", stop_signal, "--grace", str(grace), *(["--user", user] if user else [])]
         self._command = [sys.executable, "-I", "-S", str(GUARD), *options, "--", *map(str, command)]
+        self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the command; again, if it has ended."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         output: IO[bytes] | None = self.log.open("ab") if self.log else None
+        self._log_start = output.tell() if output else 0
         try:
             self._process = subprocess.Popen(  # noqa: S603
                 self._command,
@@ -77,10 +81,11 @@ class Child:
             return self._process.wait()
 
     def last_words(self, lines: int = 15) -> str:
-        """Return the end of its log."""
+        """Return the end of its log since it was started last."""
         if self.log is None or not self.log.exists():
             return ""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        said = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+        return "\n".join(said.splitlines()[-lines:])
 
 
 def run_as(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:

@@ -41,10 +41,12 @@ def main() -> int:
     account = pwd.getpwnam(options.user) if options.user else None
 
     def before_exec() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if account is not None:
             _become(account)
         _die_with_parent(stop_signal)
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until there is a child to hand it to
     try:
         child = subprocess.Popen(  # noqa: S603 - the command is the caller's
             options.command,
@@ -68,6 +70,7 @@ def main() -> int:
         stop()
 
     signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     status = child.wait()
     _kill_group(child.pid)

@@ -50,6 +50,7 @@ class PostgresServer:
         self.directory = self.home / "postgres"
         self.port = port or free_port(DEFAULT_PORT)
         self.throw_away = throw_away
+        self._known = False  # whether others have been told the port
         self._binaries = find_binaries()
         self._user = _user_for_root() if os.geteuid() == 0 else None
         self._password_file = self.home / "postgres.password"
@@ -76,12 +77,15 @@ class PostgresServer:
         while (hindrance := self._hindrance(deadline)) is not None:
             self.child.stop()
             if hindrance == PORT_TAKEN:  # since it was found free
+                if self._known:
+                    raise EmbeddedServerError(f"PostgreSQL cannot have its port {self.port} back: somebody took it")
                 self.port = free_port()
                 self.child = self._child()
             else:  # an earlier server is still on the data, perhaps just stopping
                 self._take_over()
                 time.sleep(0.1)
             self.child.start()
+        self._known = True
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {NAME}")

@@ -45,6 +45,7 @@ class RedisServer:
         self.port = port or free_port(DEFAULT_PORT)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._append_only = append_only
+        self._known = False  # whether others have been told the port
         self._binary = binary or find_binary()
         self._port_file = self.directory / "port"
         self.child = self._child()
@@ -60,9 +61,12 @@ class RedisServer:
         self.child.start()
         while not self._ready():  # the port was taken since it was found free
             self.child.stop()
+            if self._known:
+                raise EmbeddedServerError(f"Redis cannot have its port {self.port} back: somebody took it")
             self.port = free_port()
             self.child = self._child()
             self.child.start()
+        self._known = True
         self._port_file.write_text(str(self.port))
 
     def stop(self) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
 from viewer_pipeline.local.child import Child
+from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
 from viewer_pipeline.local.ports import LOOPBACK, free_port
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
@@ -84,7 +82,7 @@ class Stack:
             said(f"stopping {server.child.name}")
             server.stop()
         self._servers.clear()
-        (self._home / "servers.json").unlink(missing_ok=True)
+        (self._home / SERVERS_FILE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
 
@@ -103,7 +101,7 @@ class Stack:
             server.start()
             updates["redis_url"] = server.url
         self.settings = self.settings.changed(**updates)
-        write_private(self._home / "servers.json", json.dumps(updates))
+        write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
     def _start_processes(self, said: Callable[[str], None]) -> None:
         from viewer_pipeline.orchestration.instance import open_instance, prepare_home  # imports Dagster: 2 s
@@ -132,7 +130,13 @@ class Stack:
 
     def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
         log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
-        child = Child(name, [sys.executable, *arguments], environment=self.settings.environment(), log=log_file)
+        child = Child(
+            name,
+            [sys.executable, *arguments],
+            environment=self.settings.environment(),
+            log=log_file,
+            grace=self.settings.shutdown_timeout_ms / 1000,
+        )
         child.start()
         self._children.append(_Kept(child))
         return child
@@ -160,46 +164,6 @@ class _Kept:
         elif now >= self.due:
             self.child.start()
             self.started, self.due = now, 0.0
-
-
-def lock_home(home: Path) -> IO[str]:
-    """Take this directory for this process, until the file is closed. Raises EmbeddedServerError if it is taken."""
-    handle = (home / "lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.seek(0)
-        holder = handle.read() or "another process"
-        handle.close()
-        raise EmbeddedServerError(
-            f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
-        ) from None
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
-    return handle
-
-
-def running_servers(home: Path) -> dict[str, str]:
-    """Return the URLs of the servers that `up` has started on this directory, if it runs: database_url, redis_url."""
-    try:
-        lock_home(home).close()
-    except EmbeddedServerError:
-        try:
-            urls: dict[str, str] = json.loads((home / "servers.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            return {}
-        return urls
-    except OSError:
-        return {}
-    return {}
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        handle.write(text)
 
 
 def _wait_for_port(child: Child, port: int) -> None:

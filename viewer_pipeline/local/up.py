@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -18,17 +19,20 @@ log = logging.getLogger("viewer_pipeline.up")
 
 def run_up(settings: Settings, said: Callable[[str], None]) -> None:
     """Start all, keep it running, stop in order on SIGTERM or SIGINT."""
-    stop = threading.Event()
+    started, stop = threading.Event(), threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise SystemExit(128 + number)  # asked twice: stop at once; the children end with this process
+            os._exit(128 + number)  # asked twice: the children end with this process
         stop.set()
+        if not started.is_set():
+            raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     stack = Stack(settings)
     stack.start(said)
+    started.set()
     try:
         said(_banner(stack))
         stack.watch(stop)

@@ -41,9 +41,9 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
     except CommandError as error:
         raise PostgresFailed(f"{_where(database_url)}: schema viewer was made by a newer version: {error}") from error
     except exc.OperationalError as error:
-        raise PostgresUnavailable(f"{_where(database_url)}: {error.orig}") from error
+        raise PostgresUnavailable(f"{_where(database_url)}: {_first_line(error)}") from error
     except exc.DBAPIError as error:
-        raise PostgresFailed(f"{_where(database_url)}: {error.orig}") from error
+        raise PostgresFailed(f"{_where(database_url)}: {_first_line(error)}") from error
     finally:
         engine.dispose()
 
@@ -53,6 +53,10 @@ def _make_schema(connection: Connection, schema: str) -> None:
     exists = connection.execute(text("SELECT FROM pg_namespace WHERE nspname = :schema"), {"schema": schema})
     if exists.first() is None:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
+
+
+def _first_line(error: exc.DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
 
 
 def _where(database_url: str) -> str:

@@ -18,9 +18,9 @@ import psycopg
 import pytest
 
 from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.local.home import running_servers
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
-from viewer_pipeline.local.stack import running_servers
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 from viewer_pipeline_tests.world import PREFIX
 

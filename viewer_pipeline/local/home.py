@@ -1,0 +1,60 @@
+"""VIEWER_HOME: one `up` at a time, and where others find its servers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from viewer_pipeline.errors import EmbeddedServerError
+
+LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
+LOCK_SECONDS = 2.0  # others look at the lock for an instant
+
+
+def lock_home(home: Path) -> IO[str]:
+    """Take this directory for this process, until the file is closed. Raises EmbeddedServerError if it is taken."""
+    handle = (home / LOCK_FILE).open("a+")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if time.monotonic() > deadline:
+                handle.seek(0)
+                holder = handle.read()
+                handle.close()
+                said = f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
+                raise EmbeddedServerError(said) from None
+        time.sleep(0.05)
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def running_servers(home: Path) -> dict[str, str]:
+    """Return the URLs of the servers that `up` has started on this directory, if it runs: database_url, redis_url."""
+    try:
+        with (home / LOCK_FILE).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            urls: dict[str, str] = json.loads((home / SERVERS_FILE).read_text())
+        except (OSError, json.JSONDecodeError):  # it is just starting
+            return {}
+        return urls
+    except OSError:  # there is no such directory
+        return {}
+    return {}
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        handle.write(text)

@@ -39,6 +39,7 @@ class Stack:
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away = throw_away
         self._lock: IO[str] | None = None
+        self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
         self._children: list[_Kept] = []
 
@@ -104,7 +105,11 @@ class Stack:
         write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
     def _start_processes(self, said: Callable[[str], None]) -> None:
-        from viewer_pipeline.orchestration.instance import open_instance, prepare_home  # imports Dagster: 2 s
+        from viewer_pipeline.orchestration.instance import (
+            fail_orphans,
+            open_instance,
+            prepare_home,
+        )  # imports Dagster: 2 s
 
         dagster_home = prepare_home(self.settings)
         port = free_port()
@@ -116,7 +121,10 @@ class Stack:
         said("starting Dagster's code server")
         grpc = ["-m", "dagster", "api", "grpc", "-m", "viewer_pipeline.definitions", "-h", LOOPBACK, "-p", str(port)]
         code_server = self._start("code server", *grpc, "--location-name", "viewer_pipeline")
-        open_instance(self.settings).dispose()  # makes Dagster's tables before several processes want to
+        with open_instance(self.settings) as instance:  # makes Dagster's tables before several processes want to
+            if self._owns_postgres:
+                for run_id in fail_orphans(instance):
+                    said(f"flush run {run_id} had not ended; marked as failed")
         said("starting the worker")
         self._start("worker", "-m", "viewer_pipeline.cli", "worker", logged=self._throw_away)
         _wait_for_port(code_server, port)

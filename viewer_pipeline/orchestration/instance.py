@@ -8,7 +8,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.jobs import ACTIVE, flush_views
 from viewer_pipeline.settings import Settings, without_password
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
@@ -37,3 +37,18 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 def flush_runs(instance: dg.DagsterInstance) -> int:
     """Return how many flush runs were launched so far."""
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
+
+
+def fail_orphans(instance: dg.DagsterInstance) -> list[str]:
+    """Mark flush runs as failed whose process cannot live any more; return their ids. The next run goes on.
+
+    Only for whoever knows that nothing launches runs on this instance at the moment. Else an orphan of a stack that was
+    killed would hold up every flush until `max_runtime_seconds` is over.
+    """
+    orphans = dg.RunsFilter(
+        job_name=flush_views.name, statuses=[s for s in ACTIVE if s is not dg.DagsterRunStatus.QUEUED]
+    )
+    runs = [record.dagster_run for record in instance.get_run_records(orphans)]
+    for run in runs:
+        instance.report_run_failed(run, "its process ended together with the stack that had launched it")
+    return [run.run_id for run in runs]

@@ -15,7 +15,7 @@ from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.instance import DAGSTER_YAML, flush_runs, open_instance
+from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
@@ -266,6 +266,23 @@ def test_sensor_and_schedule_wait_for_a_flush_that_is_at_work(
     expected = dg.SkipReason(f"flush run {run.run_id[:8]} is {word}")
     assert tick(kept_instance, redis_url) == expected
     assert look(kept_instance, redis_url, database_url) == expected
+
+
+def test_orphans_of_a_stack_that_was_killed_do_not_hold_up_the_next(
+    kept_instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose process is gone with its stack is marked as failed, and the sensor launches again."""
+    monkeypatch.setenv("REDIS_URL", world.stores.redis.url)
+    monkeypatch.setenv("DATABASE_URL", world.stores.ledger.url)
+    world.send("a", 1, announce=True)
+    job = defs.resolve_job_def(flush_views.name)
+    run = kept_instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(kept_instance, world.stores.redis.url), dg.SkipReason)
+    assert fail_orphans(kept_instance) == [run.run_id]
+    after = kept_instance.get_run_by_id(run.run_id)
+    assert after is not None
+    assert after.status is dg.DagsterRunStatus.FAILURE
+    assert isinstance(tick(kept_instance, world.stores.redis.url), dg.RunRequest)
 
 
 def test_sensor_with_redis_down_fails_with_one_clear_line(instance: dg.DagsterInstance) -> None:

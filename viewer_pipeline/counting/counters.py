@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NewType
-
-VodId = NewType("VodId", str)
 
 CHANGED_KEY = "viewer:changed"
 MARKER_KEY = "viewer:settled"

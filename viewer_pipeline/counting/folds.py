@@ -42,11 +42,6 @@ class FoldStore:
         with redis_errors(self._url):
             return int(CUT.run(self._client, [SUBSCRIBER_KEY], [CUTS_CHANNEL]))
 
-    def folded(self) -> int:
-        """Return the number of the last segment that was folded."""
-        with redis_errors(self._url):
-            return int(self._client.hget(SUBSCRIBER_KEY, "folded") or 0)
-
     def fold(self, segment: int, views: Counter[str], now_ms: int) -> Folded:
         """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment."""
         parts = list(chunks(views.items(), FOLD_COUNTERS)) or [()]

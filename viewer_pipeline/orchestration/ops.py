@@ -66,7 +66,7 @@ def drain_counters(
     """Settle what an earlier run left, then read the counters. Nothing is changed in Redis but the marker."""
     settings = load_settings()
     request = Request(
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         mode="ids" if config.vod_ids else config.mode.value,
         vod_ids=tuple(config.vod_ids),
         batch_size=settings.batch_size,

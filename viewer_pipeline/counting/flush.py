@@ -183,6 +183,9 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
     upsert_seconds = settle_seconds = 0.0
     with stores.ledger.connect() as connection:
         for _ in range(SUPERSEDED_TRIES):
+            record_rejects(
+                connection, aggregated.rejects
+            )  # not in the flush's transaction: no row need be locked for it
             with Settler(stores.redis, stores.ledger, snapshot.marker, findings) as settler:
                 new, complete, seconds = _commit_all(stores.ledger, connection, snapshot, aggregated, settler)
             counted += new
@@ -194,8 +197,6 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
             snapshot = drain(stores, snapshot.request)
             findings.add(snapshot.findings)
             aggregated = aggregate(snapshot.readings)
-        if not counted:
-            record_rejects(connection, aggregated.rejects)
     stores.redis.forget(aggregated.idle, aggregated.rejected)
     if complete:
         stores.redis.sweep_done(snapshot.asked)
@@ -216,21 +217,21 @@ def _commit_all(
 ) -> tuple[list[Counted], bool, float]:
     """Commit every slice, each settled beside the next; False as soon as another run was first."""
     counted: list[Counted] = []
-    base, rejects, seconds = snapshot.base, aggregated.rejects, 0.0
+    base, seconds = snapshot.base, 0.0
     for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
         started = time.perf_counter()
-        flush = _flush_of(snapshot, base, rows, rejects)
+        flush = _flush_of(snapshot, base, rows)
         committed = ledger.commit(connection, flush)
         seconds += time.perf_counter() - started
         if not committed:
             return counted, False, seconds
         counted.append(Counted(flush, rows))
         settler.add(flush)
-        base, rejects = flush.seq, []
+        base = flush.seq
     return counted, True, seconds
 
 
-def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame, rejects: list[Reject]) -> Flush:
+def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame) -> Flush:
     request, seq = snapshot.request, base + 1
     ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
     starts = range(0, len(ids), size)
@@ -238,7 +239,7 @@ def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame, rejects: list[R
         Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size])
         for number, at in enumerate(starts, 1)
     ]
-    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches, rejects)
+    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import redis
 
@@ -17,7 +19,7 @@ from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import CHANGED_KEY, SUBSCRIBER_KEY
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 
-CUTS_CHANNEL = "viewer:cuts"
+CUTS_CHANNEL = "viewer:cuts:"  # and an id kept in Redis: pub/sub does not know databases, others may publish too
 FOLD_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
 CUT, FOLD = Script.load("cut"), Script.load("fold")
@@ -37,10 +39,17 @@ class FoldStore:
     def __init__(self, client: redis.Redis, url: str, prefix: str, *, increment: bool) -> None:
         self._client, self._url, self._prefix, self._increment = client, url, prefix, increment
 
-    def cut(self) -> int:
-        """End the segment that is open; return its number, which every subscriber receives on CUTS_CHANNEL."""
+    def cuts_channel(self) -> str:
+        """Return the channel of the cuts of this key space, the same for all its subscribers."""
         with redis_errors(self._url):
-            return int(CUT.run(self._client, [SUBSCRIBER_KEY], [CUTS_CHANNEL]))
+            self._client.hsetnx(SUBSCRIBER_KEY, "id", uuid4().hex)
+            known: Any = self._client.hget(SUBSCRIBER_KEY, "id")
+        return CUTS_CHANNEL + bytes(known).decode()
+
+    def cut(self, channel: str) -> int:
+        """End the segment that is open; return its number, which every subscriber receives on `channel`."""
+        with redis_errors(self._url):
+            return int(CUT.run(self._client, [SUBSCRIBER_KEY], [channel]))
 
     def fold(self, segment: int, views: Counter[str], now_ms: int) -> Folded:
         """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment."""

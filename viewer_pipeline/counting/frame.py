@@ -38,9 +38,13 @@ class Reject:
     digest: bytes
 
     @classmethod
-    def of(cls, source: str, subject: bytes, value: bytes, reason: str) -> Reject:
-        """Make a reject whose texts PostgreSQL can hold, whatever bytes came in."""
-        digest = hashlib.sha256(b"\x00".join((source.encode(), reason.encode(), subject))).digest()
+    def of(cls, source: str, subject: bytes, value: bytes, reason: str, occasion: str = "") -> Reject:
+        """Make a reject whose texts PostgreSQL can hold, whatever bytes came in.
+
+        It is recorded once for each `occasion`: for ever by default, else e.g. once per segment.
+        """
+        parts = (source.encode(), reason.encode(), occasion.encode(), subject)
+        digest = hashlib.sha256(b"\x00".join(parts)).digest()
         return cls(source, printable(subject), printable(value), reason, digest)
 
 

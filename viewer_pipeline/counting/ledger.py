@@ -12,7 +12,9 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 
+from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
@@ -24,8 +26,11 @@ SQL: dict[str, str] = {
     if file.name.endswith(".sql")
 }
 
+REJECTS_AT_ONCE = 1000
+
 # Every wait has an end: a run that hangs holds back all later ones.
 TIMEOUTS: dict[str, Any] = {
+    "client_encoding": "utf8",  # what COPY sends; the server converts nothing
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -33,6 +38,13 @@ TIMEOUTS: dict[str, Any] = {
     "tcp_user_timeout": 20_000,
     "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s",
 }
+
+
+def _added(url: str) -> dict[str, Any]:
+    """Return what TIMEOUTS adds to a URL; what the URL says itself goes first."""
+    said = conninfo_to_dict(url)
+    options = f"{TIMEOUTS['options']} {said.get('options', '')}".strip()
+    return {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
 
 
 class Batch(NamedTuple):
@@ -64,7 +76,6 @@ class Flush:
     mode: str
     taken_at: datetime
     batches: list[Batch]
-    rejects: list[Reject]
 
     @property
     def counters(self) -> int:
@@ -139,7 +150,9 @@ class Ledger:
         """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
         with (
             postgres_errors(self.url),
-            psycopg.connect(self.url, autocommit=True, application_name="viewer-pipeline", **TIMEOUTS) as connection,
+            psycopg.connect(
+                self.url, autocommit=True, application_name="viewer-pipeline", **_added(self.url)
+            ) as connection,
         ):
             yield connection
 
@@ -178,18 +191,19 @@ def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through
 
 
 def record_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> None:
-    """Record rejects, each once however often it is seen."""
-    if rejects:
-        connection.execute(
-            SQL["insert_rejects"],
-            {
-                "digests": [r.digest for r in rejects],
-                "sources": [r.source for r in rejects],
-                "subjects": [r.subject for r in rejects],
-                "values": [r.value for r in rejects],
-                "reasons": [r.reason for r in rejects],
-            },
-        )
+    """Record rejects, each once however often it is seen; in steps, so that a million of them is no long statement."""
+    for some in chunks(rejects, REJECTS_AT_ONCE):
+        if fresh := unrecorded(connection, some):
+            connection.execute(
+                SQL["insert_rejects"],
+                {
+                    "digests": [r.digest for r in fresh],
+                    "sources": [r.source for r in fresh],
+                    "subjects": [r.subject for r in fresh],
+                    "values": [r.value for r in fresh],
+                    "reasons": [r.reason for r in fresh],
+                },
+            )
 
 
 def unrecorded(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:
@@ -237,7 +251,6 @@ def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> bool
             return False
         _copy_batches(connection, flush.batches)
         connection.execute(SQL[upsert], {"seq": flush.seq})
-        record_rejects(connection, flush.rejects)
     return True
 
 

@@ -75,7 +75,12 @@ class RedisStore:
         start = 0
         while True:
             with redis_errors(self.url):
-                ids: Any = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
+                try:
+                    ids: Any = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise
+                    return  # somebody took the name: a hint less, sweeps find all
             yield ids
             if len(ids) < READ_COUNT:
                 return
@@ -96,11 +101,14 @@ class RedisStore:
         """Read the counters of these ids, and the type of what is no string. Reads some while others are looked for."""
         ids: list[bytes] = []
         values: list[bytes | None] = []
-        with ThreadPoolExecutor(1, "reader") as reader:
+        reader = ThreadPoolExecutor(1, "reader")
+        try:
             reading = [(some, reader.submit(self._values, some)) for some in candidates if some]
-        for some, read in reading:
-            ids += some
-            values += read.result()
+            for some, read in reading:
+                values += read.result()
+                ids += some
+        finally:
+            reader.shutdown(cancel_futures=True)  # after an error, the rest would wait for one time-out each
         missing = [raw for raw, value in zip(ids, values, strict=True) if value is None] if None in values else []
         return Readings(ids, values, self._types(missing))
 
@@ -115,7 +123,12 @@ class RedisStore:
         with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.zcard(CHANGED_KEY)
             pipe.zrange(CHANGED_KEY, 0, 0, withscores=True)
-            count, oldest = pipe.execute()
+            try:
+                count, oldest = pipe.execute()
+            except redis.ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                count, oldest = 0, []  # somebody took the name: a hint less, sweeps find all
         return count, datetime.fromtimestamp(oldest[0][1] / 1000, UTC) if oldest else None
 
     def ask_for_sweep(self, reason: str) -> None:
@@ -159,7 +172,8 @@ class RedisStore:
             self._run(FORGET, [CHANGED_KEY, *(self.prefix + raw for raw in some)], [len(self.prefix)])
         for some in chunks(rejected, READ_COUNT):
             with redis_errors(self.url):
-                self.client.zrem(CHANGED_KEY, *some)
+                if self.client.type(CHANGED_KEY) == b"zset":
+                    self.client.zrem(CHANGED_KEY, *some)
 
     def _settle_some(self, marker: Marker, batches: Sequence[Batch]) -> list[list[Any]]:
         with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:

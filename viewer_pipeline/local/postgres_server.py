@@ -46,7 +46,7 @@ class PostgresServer:
     """One embedded server. `home/postgres` holds its data, `home/postgres.password` (0600) its password."""
 
     def __init__(self, home: Path, *, port: int | None = None, throw_away: bool = False) -> None:
-        self.home = home.absolute()
+        self.home = home.resolve()  # servers name their directory without symbolic links
         self.directory = self.home / "postgres"
         self.port = port or free_port(DEFAULT_PORT)
         self.throw_away = throw_away

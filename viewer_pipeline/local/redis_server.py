@@ -40,7 +40,7 @@ class RedisServer:
     def __init__(
         self, home: Path, *, port: int | None = None, append_only: bool = True, binary: Path | None = None
     ) -> None:
-        self.home = home.absolute()
+        self.home = home.resolve()  # servers name their directory without symbolic links
         self.directory = self.home / "redis"
         self.port = port or free_port(DEFAULT_PORT)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class RedisServer:
                     self.child.stop()
                     said = self.child.last_words()
                     raise EmbeddedServerError(f"Redis on port {self.port}: {error}\n{said}") from None
-            if ended:
+            if ended or time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
 

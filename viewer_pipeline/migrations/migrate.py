@@ -33,6 +33,8 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             for schema in ("viewer", "dagster") if with_dagster else ("viewer",):
                 _make_schema(connection, schema)
+            if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
+                raise PostgresFailed(f"{_where(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
             context = MigrationContext.configure(connection, opts={"version_table_schema": "viewer"})
             before = context.get_current_revision()
             config.attributes["connection"] = connection

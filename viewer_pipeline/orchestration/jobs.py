@@ -8,9 +8,9 @@ from viewer_pipeline.orchestration.assets import view_counts
 from viewer_pipeline.orchestration.ops import ASSET, FlushMode
 
 JOB_TAG = {"viewer/job": "flush"}  # dagster.yaml lets one run with this tag go at a time
+# Not NOT_STARTED: a launcher that died right after it made a run leaves that for ever, and nothing clears it.
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,

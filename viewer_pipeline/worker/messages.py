@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import orjson
 
-from viewer_pipeline.counting.counters import MAX_COUNT, why_no_id
+from viewer_pipeline.counting.counters import why_no_id
+
+# One message must not make the views of others in its segment overflow the counter.
+MAX_MESSAGE_COUNT = 1_000_000
 
 
 class NotAView(ValueError):
@@ -27,6 +30,8 @@ def parse_view(payload: bytes) -> tuple[str, int]:
         raise NotAView("vodId is not text")
     if reason := why_no_id(vod_id):
         raise NotAView(f"vodId: {reason}")
-    if type(count) is not int or not 1 <= count <= MAX_COUNT:
+    if type(count) is not int or count < 1:
         raise NotAView("count is not a positive integer")
+    if count > MAX_MESSAGE_COUNT:
+        raise NotAView(f"count is over {MAX_MESSAGE_COUNT}")
     return vod_id, count

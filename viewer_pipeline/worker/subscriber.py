@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from viewer_pipeline.counting.folds import CUTS_CHANNEL, FoldStore
+from viewer_pipeline.counting.folds import FoldStore
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
@@ -23,6 +23,7 @@ from viewer_pipeline.worker.subscription import Subscription, SubscriptionLost
 log = logging.getLogger("viewer_pipeline.subscriber")
 
 FOLD_SECONDS = 0.05  # how long a message waits in memory
+REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
 RETRY_SECONDS = (0.1, 5.0)  # first and longest pause before the next attempt to subscribe
 
@@ -40,6 +41,10 @@ class Stream:
         if self.views:
             self.segments.append((number, self.views))
         self.last_cut, self.views = number, Counter()
+
+    def total(self) -> int:
+        """Return how many views are in memory."""
+        return self.views.total() + sum(views.total() for _, views in self.segments)
 
     def interrupted(self) -> None:
         """Close what was heard before a connection was lost, as a part of the segment that was open then.
@@ -65,6 +70,8 @@ class Subscriber:
         )
         self._rejections = rejections
         self._stream = Stream()
+        self._cuts = ""
+        self._said: tuple[str, type | None] = ("", None)
         self._stop = threading.Event()
         self.listening = threading.Event()
 
@@ -76,50 +83,79 @@ class Subscriber:
         """Subscribe, listen, and do it again after every loss, until `stop`."""
         pause, longest = RETRY_SECONDS
         while not self._stop.is_set():
-            subscription = Subscription(self._listener, [self._channel.decode(), CUTS_CHANNEL])
+            subscription: Subscription | None = None
             try:
+                self._cuts = self._folds.cuts_channel()
+                subscription = Subscription(self._listener, [self._channel.decode(), self._cuts])
                 subscription.open()
                 self._listen(subscription)
-                pause = RETRY_SECONDS[0]
             except (SubscriptionLost, TransientError, redis.RedisError) as error:
                 if self.listening.is_set():
                     pause = RETRY_SECONDS[0]
-                    log.warning("subscription lost channel=%s reason=%s", self._channel.decode(), error)
+                self._say("not listening", error)
                 self.listening.clear()
+                if subscription is not None:
+                    subscription.close()  # before the pause: nobody would read what Redis still delivers
                 self._stop.wait(pause)
                 pause = min(pause * 2, longest)
-            finally:
+            else:
                 subscription.close()
+        if self._stream.views or self._stream.segments:
+            log.error("given up views=%d: Redis could not take them before the stop", self._stream.total())
 
     def _listen(self, subscription: Subscription) -> None:
         self._stream.interrupted()
-        self._fold()
-        self._folds.cut()
         self._store.ask_for_sweep("subscribed; messages may have been missed before")
-        log.info("subscribed channel=%s", self._channel.decode())
+        self._say("listening", None)
         self.listening.set()
         due = 0.0
         while not self._stop.is_set():
             self._hear(subscription.read(FOLD_SECONDS))
-            self._fold()
-            if self._stream.views and time.monotonic() >= due:
-                self._folds.cut()
-                due = time.monotonic() + FOLD_SECONDS
+            if (self._stream.views or self._stream.segments) and time.monotonic() >= due:
+                due = time.monotonic() + (FOLD_SECONDS if self._write() else REFUSED_SECONDS)
         self._finish(subscription)
 
+    def _write(self) -> bool:
+        """Fold what is cut, cut what was heard. False where Redis does not take it now: it is kept and tried again."""
+        try:
+            self._fold()
+            if self._stream.views:
+                self._folds.cut(self._cuts)
+        except TransientError as error:
+            self._say("listening, but not folding", error)
+            return False
+        self._say("listening", None)
+        return True
+
     def _finish(self, subscription: Subscription) -> None:
-        """Hear no more, and fold what was heard."""
+        """Hear no more, and fold what was heard, as long as FINISH_SECONDS allow."""
         subscription.unsubscribe(self._channel.decode())
-        last, deadline = self._folds.cut(), time.monotonic() + FINISH_SECONDS
-        while self._stream.last_cut < last and time.monotonic() < deadline:
-            self._hear(subscription.read(FOLD_SECONDS))
-        self._fold()
-        log.info("unsubscribed channel=%s", self._channel.decode())
+        deadline = time.monotonic() + FINISH_SECONDS
+        last: int | None = None
+        while time.monotonic() < deadline:
+            try:
+                last = last or self._folds.cut(self._cuts)
+                self._hear(subscription.read(FOLD_SECONDS))
+                self._fold()
+            except TransientError:
+                time.sleep(FOLD_SECONDS)
+                continue
+            if self._stream.last_cut >= last:
+                break
+        self._say("unsubscribed", None)
+
+    def _say(self, state: str, error: Exception | None) -> None:
+        """Log one line per change of state, not one per attempt."""
+        if (state, type(error)) != self._said:
+            self._said = (state, type(error))
+            level = logging.WARNING if error else logging.INFO
+            log.log(level, "%s channel=%s%s", state, self._channel.decode(), f" reason={error}" if error else "")
 
     def _hear(self, messages: list[tuple[bytes, bytes]]) -> None:
         for channel, payload in messages:
             if channel != self._channel:
-                self._stream.cut(int(payload))
+                if payload.isdigit():
+                    self._stream.cut(int(payload))
                 continue
             try:
                 vod_id, count = parse_view(payload)
@@ -133,6 +169,9 @@ class Subscriber:
             number, views = self._stream.segments[0]
             folded = self._folds.fold(number, views, time.time_ns() // 1_000_000)
             self._stream.segments.popleft()
+            if not folded.written:
+                log.warning("segment was folded before segment=%d views=%d", number, views.total())
             for vod_id, reason in folded.refused.items():
-                reject = Reject.of("message", vod_id.encode(), str(views[vod_id]).encode(), f"counter: {reason}")
+                value = str(views[vod_id]).encode()
+                reject = Reject.of("message", vod_id.encode(), value, f"counter: {reason}", f"segment {number}")
                 self._rejections.add(reject)

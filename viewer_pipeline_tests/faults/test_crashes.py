@@ -12,6 +12,7 @@ from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import Persisted
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline_tests.world import World
 
 
@@ -59,7 +60,7 @@ def test_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     heal(world, monkeypatch)
 
 
-@pytest.mark.parametrize("point", ["_claim", "_copy_batches", "record_rejects"])
+@pytest.mark.parametrize("point", ["_claim", "_copy_batches"])
 def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """PostgreSQL rolls back, Redis is whole."""
     world.send_many(7)
@@ -73,14 +74,14 @@ def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, p
 def test_inside_the_transaction_of_a_later_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first flush of a run is committed, the second rolled back: only what was committed is settled."""
     world.send_many(7)
-    original, calls = ledger.record_rejects, iter([False, True])
+    original, calls = ledger._copy_batches, iter([False, True])
 
-    def die_at_second(connection: psycopg.Connection, rejects: Sequence[Any]) -> None:
+    def die_at_second(connection: psycopg.Connection, batches: list[ledger.Batch]) -> None:
         if next(calls):
             raise Died
-        original(connection, rejects)
+        original(connection, batches)
 
-    monkeypatch.setattr(ledger, "record_rejects", die_at_second)
+    monkeypatch.setattr(ledger, "_copy_batches", die_at_second)
     flush_and_die(world)
     assert world.seqs() == [1]
     assert world.totals() == {f"vod{n:04d}": 3 for n in range(4)}
@@ -107,6 +108,17 @@ def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest
     done = world.flush()
     assert (done.counters, done.findings.settled_before) == (0, 1)
     world.assert_all_persisted()
+
+
+def test_after_the_totals_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is written but not committed: PostgreSQL rolls it all back."""
+    world.send_many(3)
+    upsert = ledger.SQL["upsert_totals"]
+    monkeypatch.setitem(ledger.SQL, "upsert_totals", upsert.rstrip() + "\nRETURNING 1 / 0")
+    with pytest.raises(PostgresFailed, match="division by zero"):
+        world.flush()
+    assert (world.seqs(), world.totals()) == ([], {})
+    heal(world, monkeypatch)
 
 
 @pytest.mark.parametrize("settled", [1, 2, 3])

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import CUTS_CHANNEL, FOLD, FoldStore
+from viewer_pipeline.counting.folds import FOLD, FoldStore
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.settings import Settings
@@ -23,6 +23,7 @@ from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
+CUTS = "viewer:cuts:test"
 
 
 class Listening:
@@ -108,6 +109,44 @@ def test_a_stop_folds_what_was_heard(listen: Listen, world: World) -> None:
     assert world.counters() == {"a": 50}
 
 
+def test_others_on_the_server_do_not_disturb(listen: Listen, world: World) -> None:
+    """Pub/sub knows no databases: cuts of another deployment, and rubbish on our own channel, change nothing."""
+    with listen():
+        (own,) = world.client.pubsub_channels("viewer:cuts:*")
+        for payload in ("boo", "", "-1"):
+            world.client.publish(own, payload)
+        for number in range(100):
+            publish(world.client, "a")
+            world.client.publish("viewer:cuts:another", number)
+    assert world.counters() == {"a": 100}
+
+
+def test_a_redis_that_refuses_writes_for_a_while(listen: Listen, world: World) -> None:
+    """The subscriber goes on hearing, keeps what it heard, and folds it afterwards."""
+    with listen():
+        publish(world.client, "a")
+        wait_until(lambda: world.counters() == {"a": 1}, 20, "the first message")
+        world.client.config_set("maxmemory", 1)
+        for _ in range(200):
+            publish(world.client, "a")
+        world.client.config_set("maxmemory", 0)
+        wait_until(lambda: world.counters() == {"a": 201}, 20, "what was heard meanwhile")
+
+
+def test_refused_views_are_recorded_each_time(listen: Listen, world: World) -> None:
+    """A counter that cannot be raised: all its views are accounted for, not the first ones only."""
+    world.client.lpush(PREFIX + "list", "x")
+    with listen():
+        for round_ in range(3):
+            publish(world.client, "list", 5)
+            wait_until(
+                lambda round_=round_: len(world.rows("SELECT 1 FROM viewer.rejected")) == round_ + 1,  # type: ignore[misc]
+                20,
+                "the reject",
+            )
+    assert world.rows("SELECT sum(value::int) FROM viewer.rejected") == [(15,)]
+
+
 def test_messages_that_are_none_are_rejected(listen: Listen, world: World) -> None:
     """Each with its reason, beside good ones, and some of each reason only."""
     bad = [b"no json", b"[1]", b'{"vodId": 5, "count": 1}', b'{"vodId": "a", "count": 1.5}', b"\xff", b""]
@@ -180,7 +219,7 @@ def folds(client: redis.Redis, redis_url: str) -> FoldStore:
 def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, world: World) -> None:
     """As redis-py does after a timeout; also a segment of several scripts."""
     segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
-    number = folds.cut()
+    number = folds.cut(CUTS)
     assert folds.fold(number, segment, 1).written
     assert not folds.fold(number, segment, 1).written
     assert world.counters() == dict(segment)
@@ -189,7 +228,7 @@ def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, world: World) -
 def test_a_segment_that_was_folded_half_way_goes_on(folds: FoldStore, world: World) -> None:
     """Its first part was written when the subscriber died: the other parts are, that one is not again."""
     segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
-    number = folds.cut()
+    number = folds.cut(CUTS)
     keys = ["viewer:subscriber", "viewer:changed", *(f"{PREFIX}v{n:04d}" for n in range(500))]
     counts = " ".join(str(n + 1) for n in range(500))
     assert FOLD.run(world.client, keys, [number, 1, 3, 1, 1, len(PREFIX), counts]) == [1]
@@ -201,17 +240,17 @@ def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore
     """Whoever listens sees the same messages between two cuts, so a segment's number is enough to count it once."""
     listeners: list[Any] = [world.client.pubsub() for _ in range(2)]  # type: ignore[no-untyped-call]  # redis-py
     for listener in listeners:
-        listener.subscribe(CHANNEL, CUTS_CHANNEL)
+        listener.subscribe(CHANNEL, CUTS)
         for _ in range(2):
             wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
     for number in range(100):
         world.client.publish(CHANNEL, str(number))
         if number % 7 == 0:
-            folds.cut()
-    last = folds.cut()
+            folds.cut(CUTS)
+    last = folds.cut(CUTS)
     heard: list[list[tuple[bytes, bytes]]] = [[], []]
     for listener, messages in zip(listeners, heard, strict=True):
-        while not messages or messages[-1] != (CUTS_CHANNEL.encode(), str(last).encode()):
+        while not messages or messages[-1] != (CUTS.encode(), str(last).encode()):
             message: Any = listener.get_message(timeout=1)
             if message:
                 messages.append((message["channel"], message["data"]))
@@ -222,13 +261,13 @@ def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore
 def test_cuts_go_on_above_what_was_folded(folds: FoldStore, world: World) -> None:
     """A Redis that lost its last writes must not take a new segment for an old one."""
     world.client.hset("viewer:subscriber", mapping={"cut": 3, "folded": 9})
-    assert folds.cut() == 10
+    assert folds.cut(CUTS) == 10
     assert folds.fold(10, Counter(a=1), 1).written
 
 
 def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, world: World) -> None:
     """And counts once when it is sent again."""
-    number = folds.cut()
+    number = folds.cut(CUTS)
     world.client.config_set("maxmemory", 1)
     with pytest.raises(Exception, match="does not accept writes"):
         folds.fold(number, Counter(a=1), 1)

@@ -31,7 +31,7 @@ for i = 3, #KEYS do
         answer[#answer + 1] = i - 2
         answer[#answer + 1] = done['err']
     else
-        redis.call('ZADD', KEYS[2], 'NX', ARGV[4], string.sub(KEYS[i], tonumber(ARGV[6]) + 1))
+        redis.pcall('ZADD', KEYS[2], 'NX', ARGV[4], string.sub(KEYS[i], tonumber(ARGV[6]) + 1))
     end
 end
 return answer

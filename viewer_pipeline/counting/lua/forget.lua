@@ -11,4 +11,5 @@ end
 if #gone == 0 then
     return 0
 end
-return redis.call('ZREM', KEYS[1], unpack(gone))
+local taken = redis.pcall('ZREM', KEYS[1], unpack(gone))
+return type(taken) == 'number' and taken or 0

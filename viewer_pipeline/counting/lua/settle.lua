@@ -28,7 +28,8 @@ if #deltas ~= #KEYS - 2 then
 end
 
 -- First of all writes, because it can fail: out of memory, a replica, MISCONF. Then nothing has been subtracted.
--- After it, a counter that cannot be lowered must not end the script: it would be half done.
+-- After it, nothing may end the script, or it would be half done: neither a counter that cannot be lowered,
+-- nor a changed set of another type.
 redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'batch', ARGV[2], 'of', ARGV[3])
 local drift = 0
 local drifted = {}
@@ -48,7 +49,7 @@ for i = 3, #KEYS do
         drifted[#drifted + 1] = id
     elseif left > 0 then
         -- New views came in since the counters were read: what is pending now is no older than that.
-        redis.call('ZADD', KEYS[2], 'XX', 'GT', ARGV[6], id)
+        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[6], id)
     else
         zero[#zero + 1] = KEYS[i]
         zero_ids[#zero_ids + 1] = id
@@ -60,7 +61,7 @@ for i = 3, #KEYS do
 end
 if #zero > 0 then
     redis.call('DEL', unpack(zero))
-    redis.call('ZREM', KEYS[2], unpack(zero_ids))
+    redis.pcall('ZREM', KEYS[2], unpack(zero_ids))
 end
 local answer = {1, ARGV[1], ARGV[2], ARGV[3], string.format('%.0f', drift)}
 for i = 1, #drifted do

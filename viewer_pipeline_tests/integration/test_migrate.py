@@ -168,3 +168,16 @@ def test_a_schema_from_the_future_is_refused_clearly(fresh_url: str) -> None:
     with pytest.raises(ViewerPipelineError, match="9999"):
         migrate(fresh_url, with_dagster=True)
     assert rows(fresh_url, "SELECT version_num FROM viewer.alembic_version") == [("9999",)]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_utf8_is_refused(postgres_server: PostgresServer, encoding: str) -> None:
+    """Ids would come back from the ledger as other ids."""
+    name = f"encoding_{encoding.lower()}"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            with pytest.raises(PostgresFailed, match="ids need a database in UTF8"):
+                migrate(postgres_server.url_of(name), with_dagster=False)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

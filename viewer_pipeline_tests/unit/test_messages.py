@@ -20,7 +20,7 @@ NO_COUNT = "count is not a positive integer"
         (b'{"vodId": "a", "count": 1}', ("a", 1)),
         (b'{"count":25,"vodId":"a:b"}', ("a:b", 25)),
         (b' \r\n{"vodId":"a","count":1}\t', ("a", 1)),
-        (b'{"vodId":"a","count":9223372036854775807}', ("a", 2**63 - 1)),
+        (b'{"vodId":"a","count":1000000}', ("a", 1_000_000)),
         (b'{"vodId":"' + b"x" * 255 + b'","count":1}', ("x" * 255, 1)),
         (b'{"vodId":"' + b"\\ud83d\\ude00" * 255 + b'","count":1}', ("😀" * 255, 1)),
         ('{"vodId":"ü😀\\n","count":1}'.encode(), ("ü😀\n", 1)),
@@ -84,7 +84,8 @@ def test_views(payload: bytes, view: tuple[str, int]) -> None:
         (b'{"vodId":"a","count":-0}', NO_COUNT),
         (b'{"vodId":"a","count":-1}', NO_COUNT),
         (b'{"vodId":"a","count":-9223372036854775809}', NO_COUNT),
-        (b'{"vodId":"a","count":9223372036854775808}', NO_COUNT),
+        (b'{"vodId":"a","count":1000001}', "count is over 1000000"),
+        (b'{"vodId":"a","count":9223372036854775808}', "count is over 1000000"),
         (b'{"vodId":"a","count":18446744073709551616}', NO_COUNT),
         (b'{"vodId":"a","count":1,"count":0}', NO_COUNT),
         (b'{"vodId":"a","count":NaN}', "not JSON"),
@@ -125,7 +126,7 @@ def test_what_counts_is_what_was_said(vod_id: object, count: object) -> None:
     """A message counts just when its id and its count are good, and then for these."""
     payload = json.dumps({"vodId": vod_id, "count": count}).encode()
     good_id = isinstance(vod_id, str) and 1 <= len(vod_id) <= 255 and "\x00" not in vod_id
-    good_count = isinstance(count, int) and not isinstance(count, bool) and 1 <= count < 2**63
+    good_count = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= 1_000_000
     if good_id and good_count:
         assert parse_view(payload) == (vod_id, count)
     else:

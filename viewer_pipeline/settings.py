@@ -201,11 +201,9 @@ _PASSWORD_OPTION = re.compile(r"(?i)(password=)(?:'[^']*'?|[^&\s]*)")
 
 def hide_password(url: str) -> str:
     """Return one URL, well-formed or not, with every password in it replaced by `***`, whatever characters it has."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "", url
-    rest = re.sub(r":.*@", ":***@", rest, flags=re.DOTALL)
-    return _PASSWORD_OPTION.sub(r"\1***", scheme + separator + rest)
+    scheme = found.group() if (found := re.match(r"[A-Za-z][\w+.-]*://", url)) else ""
+    rest = re.sub(r":.*@", ":***@", url[len(scheme) :], flags=re.DOTALL)
+    return _PASSWORD_OPTION.sub(r"\1***", scheme + rest)
 
 
 def without_password(text: str) -> str:

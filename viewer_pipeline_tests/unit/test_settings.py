@@ -278,6 +278,7 @@ def test_passwords_with_odd_characters_are_not_shown(monkeypatch: pytest.MonkeyP
     | st.text("@:/?#[] \n'\"\\%=&\uff1a", max_size=8),
 )
 @example(form="redis://user:{}@h", inner="[x]")
+@example(form="postgres:{}@host", inner="://")
 def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
     """Whatever characters it has, in whichever broken form of a URL."""
     environment = dict.fromkeys(("DATABASE_URL", "REDIS_URL"), form.format(f"Qx7{inner}Zk9"))

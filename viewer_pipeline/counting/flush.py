@@ -183,9 +183,8 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
     upsert_seconds = settle_seconds = 0.0
     with stores.ledger.connect() as connection:
         for _ in range(SUPERSEDED_TRIES):
-            record_rejects(
-                connection, aggregated.rejects
-            )  # not in the flush's transaction: no row need be locked for it
+            # Not in the flush's transaction: no row need be locked for it.
+            record_rejects(connection, aggregated.rejects)
             with Settler(stores.redis, stores.ledger, snapshot.marker, findings) as settler:
                 new, complete, seconds = _commit_all(stores.ledger, connection, snapshot, aggregated, settler)
             counted += new

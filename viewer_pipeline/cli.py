@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.logs import log_to_stderr
 from viewer_pipeline.settings import Settings, load_settings, without_password
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,16 +46,6 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        force=True,
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # four lines for each of two schemas, at every start
-
-
 def _settings_of_running() -> Settings:
     """Read the settings; where a URL is not set, take that of the server which `up` runs on this VIEWER_HOME."""
     from viewer_pipeline.local.home import running_servers
@@ -73,7 +64,7 @@ def up() -> None:
     from viewer_pipeline.local.up import run_up
 
     settings = load_settings()
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     run_up(settings, _say)
 
 
@@ -123,7 +114,7 @@ def worker() -> None:
     from viewer_pipeline.worker.service import run_worker
 
     settings = _settings_of_running()
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     run_worker(settings)
 
 

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from croniter import croniter
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.errors import SettingsError
 
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
 SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
+FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
+OUR_KEYS = ("viewer:changed", "viewer:settled", "viewer:subscriber")
+CUTS_CHANNEL = "viewer:cuts:"
 
 
 def _url_of(schemes: tuple[str, ...]) -> AfterValidator:
@@ -81,19 +85,55 @@ class Settings(BaseSettings):
         "increment", description="`increment`: messages carry the views; `announce`: the producer has counted already"
     )
     pubsub_channel: RedisName = Field("view_count_updates", description="channel that producers publish on")
+    totals_channel: RedisName = Field(
+        "view_count_totals", description="channel on which the new totals are published after each flush"
+    )
     counter_prefix: RedisName = Field("vod:views:", description="what the key of a counter begins with")
     sweep_cron: Annotated[str, AfterValidator(_cron)] = Field(
         "* * * * *", description="when all counters are looked for, announced or not (UTC)"
     )
-    log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`")
+    health_check_port: int = Field(
+        3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"
+    )
+    health_check_host: str = Field("127.0.0.1", min_length=1, description="address that they are served on")
+    freshness_limit_ms: int | None = Field(
+        None,
+        ge=1,
+        description="age of the oldest pending view at which `/health` turns unhealthy"
+        " (default: ten times `BATCH_INTERVAL_MS`, 5 minutes at least)",
+    )
+    log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`; for Dagster as well")
+    log_format: LogFormat = Field("text", description="`text` (key=value) or `json`, one event a line")
     dagster_database_url: PostgresUrl | None = Field(
         None, description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)"
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
     shutdown_timeout_ms: int = Field(
-        25_000, ge=0, le=3_600_000, description="how long a process of `up` may take to stop before it is killed"
+        25_000, ge=0, le=3_600_000, description="how long a stop may take to fold and flush what remains"
     )
+
+    @model_validator(mode="after")
+    def _names_do_not_collide(self) -> Self:
+        """Keep the names of the producers apart from ours: a counter that is our marker would be subtracted."""
+        for key in OUR_KEYS:
+            if key.startswith(self.counter_prefix):
+                raise ValueError(f"COUNTER_PREFIX={self.counter_prefix!r}: our own key {key} begins with it")
+        for name, channel in (("PUBSUB_CHANNEL", self.pubsub_channel), ("TOTALS_CHANNEL", self.totals_channel)):
+            if channel.startswith(CUTS_CHANNEL):
+                raise ValueError(f"{name}={channel!r}: names that begin with {CUTS_CHANNEL} are ours")
+        if self.pubsub_channel == self.totals_channel:
+            raise ValueError(
+                f"TOTALS_CHANNEL={self.totals_channel!r}: expected another name than PUBSUB_CHANNEL, or the worker"
+                " would hear its own totals as views"
+            )
+        return self
+
+    @property
+    def freshness_limit_seconds(self) -> float:
+        """Age of the oldest pending view at which something is wrong."""
+        default_ms = max(FRESHNESS_INTERVALS * self.batch_interval_ms, FRESHNESS_FLOOR_MS)
+        return (default_ms if self.freshness_limit_ms is None else self.freshness_limit_ms) / 1000
 
     @property
     def sensor_interval_seconds(self) -> int:
@@ -188,7 +228,9 @@ def load_settings() -> Settings:
 
 
 def _complaint(location: tuple[int | str, ...], value: object, message: str) -> str:
-    name = str(location[0]).upper() if location else "?"
+    if not location:  # said by the model, about settings that do not go together
+        return message.removeprefix("Value error, ")
+    name = str(location[0]).upper()
     return f"{name}={_shortened(hide_password(str(value)))!r}: {message.removeprefix('Value error, ')}"
 
 

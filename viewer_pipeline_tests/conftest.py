@@ -21,6 +21,9 @@ _OURS = (
     "SWEEP_",
     "LOG_",
     "SHUTDOWN_",
+    "HEALTH_",
+    "TOTALS_",
+    "FRESHNESS_",
 )
 for _name in [name for name in os.environ if name.startswith(_OURS)]:
     del os.environ[_name]

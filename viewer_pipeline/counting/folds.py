@@ -18,8 +18,8 @@ import redis
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import CHANGED_KEY, SUBSCRIBER_KEY
 from viewer_pipeline.counting.redis_client import Script, redis_errors
+from viewer_pipeline.settings import CUTS_CHANNEL
 
-CUTS_CHANNEL = "viewer:cuts:"  # and an id kept in Redis: pub/sub does not know databases, others may publish too
 FOLD_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
 CUT, FOLD = Script.load("cut"), Script.load("fold")

@@ -18,6 +18,7 @@ from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
 from viewer_pipeline.local.ports import LOOPBACK, free_port
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.logs import event
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
 
@@ -60,11 +61,11 @@ class Stack:
         while not stop.wait(LOOK_SECONDS):
             for server in self._servers:
                 if (status := server.child.exit_status()) is not None:
-                    log.error("server ended name=%s status=%d; starting it again", server.child.name, status)
+                    log.error(event("server ended; starting it again", name=server.child.name, status=status))
                     try:
                         server.start()
                     except ViewerPipelineError:
-                        log.exception("server does not start name=%s", server.child.name)
+                        log.exception(event("server does not start", name=server.child.name))
             for kept in self._children:
                 kept.look()
 
@@ -166,7 +167,7 @@ class _Kept:
             if now - self.started > RESTART_SECONDS[1]:
                 self.pause = RESTART_SECONDS[0]
         elif not self.due:
-            log.error("process ended name=%s status=%d log=%s", self.child.name, status, self.child.log)
+            log.error(event("process ended", name=self.child.name, status=status, log=self.child.log))
             self.due = now + self.pause
             self.pause = min(self.pause * 2, RESTART_SECONDS[1])
         elif now >= self.due:

@@ -9,6 +9,7 @@ from collections import Counter
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.ledger import Ledger, record_rejects
 from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.rejections")
 
@@ -57,9 +58,9 @@ class Rejections:
             with self._ledger.connect() as connection:
                 record_rejects(connection, rejects)
         except ViewerPipelineError as error:
-            log.warning("rejected messages not recorded count=%d reason=%s", len(rejects), error)
+            log.warning(event("rejected messages not recorded", count=len(rejects), reason=error))
             with self._lock:
                 self._waiting = rejects + self._waiting
         else:
             for reject in rejects:
-                log.warning("rejected source=%s subject=%r reason=%s", reject.source, reject.subject, reject.reason)
+                log.warning(event("rejected", source=reject.source, subject=reject.subject, reason=reject.reason))

@@ -26,9 +26,14 @@ DEFAULTS: dict[str, object] = {
     "flush_max_counters": 10_000,
     "pubsub_mode": "increment",
     "pubsub_channel": "view_count_updates",
+    "totals_channel": "view_count_totals",
     "counter_prefix": "vod:views:",
     "sweep_cron": "* * * * *",
+    "health_check_port": 3003,
+    "health_check_host": "127.0.0.1",
+    "freshness_limit_ms": None,
     "log_level": "info",
+    "log_format": "text",
     "dagster_database_url": None,
     "dagster_home": None,
     "viewer_home": Path(".viewer"),
@@ -455,9 +460,13 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "FLUSH_MAX_COUNTERS": "10000",
         "PUBSUB_MODE": "increment",
         "PUBSUB_CHANNEL": "view_count_updates",
+        "TOTALS_CHANNEL": "view_count_totals",
         "COUNTER_PREFIX": "vod:views:",
         "SWEEP_CRON": "* * * * *",
+        "HEALTH_CHECK_PORT": "3003",
+        "HEALTH_CHECK_HOST": "127.0.0.1",
         "LOG_LEVEL": "info",
+        "LOG_FORMAT": "text",
         "SHUTDOWN_TIMEOUT_MS": "25000",
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
@@ -498,3 +507,33 @@ def test_settings_do_not_change() -> None:
     assert settings.batch_size == 100
     with pytest.raises(ValidationError):
         settings.batch_size = 7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"COUNTER_PREFIX": "viewer:"}, "COUNTER_PREFIX='viewer:': our own key viewer:changed begins with it"),
+        ({"COUNTER_PREFIX": "v"}, "COUNTER_PREFIX='v': our own key viewer:changed begins with it"),
+        ({"COUNTER_PREFIX": "viewer:settled"}, "COUNTER_PREFIX='viewer:settled': our own key viewer:settled"),
+        ({"PUBSUB_CHANNEL": "viewer:cuts:1"}, "PUBSUB_CHANNEL='viewer:cuts:1': names that begin with viewer:cuts:"),
+        ({"TOTALS_CHANNEL": "viewer:cuts:"}, "TOTALS_CHANNEL='viewer:cuts:': names that begin with viewer:cuts:"),
+        ({"PUBSUB_CHANNEL": "one", "TOTALS_CHANNEL": "one"}, "TOTALS_CHANNEL='one': expected another name"),
+    ],
+)
+def test_names_that_collide(settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix or channel that is ours is refused: our marker would be taken for a counter."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("interval_ms", "limit_ms", "seconds"),
+    [(30_000, None, 300), (31_000, None, 310), (1_000, None, 300), (30_000, 7_500, 7.5)],
+)
+def test_freshness_limit(interval_ms: int, limit_ms: int | None, seconds: float) -> None:
+    """Ten intervals, five minutes at least, or what is set."""
+    settings = Settings(batch_interval_ms=interval_ms, freshness_limit_ms=limit_ms)
+    assert settings.freshness_limit_seconds == seconds

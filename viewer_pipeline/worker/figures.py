@@ -1,0 +1,41 @@
+"""What the subscriber is doing, and has done since it was started. Written by it, read by health and metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["starting", "listening", "standby", "reconnecting", "stopping"]
+Loss = Literal["closed", "silent", "error"]
+
+
+@dataclass
+class Figures:
+    """Single fields are replaced, never changed half-way: another thread may read them at any time.
+
+    Times are `time.time()`, in seconds.
+    """
+
+    state: State = "starting"
+    since: float = field(default_factory=time.time)  # when the state began
+    reason: str = ""  # why it reconnects
+    refused: str = ""  # why Redis does not take folds now; empty while it does
+    holds_lease: bool = False
+    last_message: float | None = None
+    heard: int = 0  # messages on the producers' channel, good or not
+    accepted: int = 0  # of them, messages that carry or announce views
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages
+    folded: int = 0  # segments written to Redis
+    folded_views: int = 0
+    dropped_views: int = 0  # heard, and folded by another subscriber, or given up at a stop
+    losses: Counter[Loss] = field(default_factory=Counter)  # subscriptions that broke: messages may have been missed
+    takeovers: int = 0
+    in_memory: int = 0  # views heard and not folded yet
+
+    def enter(self, state: State, reason: str = "") -> None:
+        """Change the state, if it is another one."""
+        if state != self.state:
+            self.since = time.time()
+        self.state, self.reason = state, reason

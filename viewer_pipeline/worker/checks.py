@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from viewer_pipeline.settings import without_password
 from viewer_pipeline.worker.question import Question
 
 State = Literal["healthy", "degraded", "unhealthy"]
@@ -27,8 +28,8 @@ class Result:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def shown(self) -> dict[str, Any]:
-        """Return it as JSON shows it."""
-        return {"state": self.state, "said": self.said, **self.figures}
+        """Return it as JSON shows it; whatever errors it cites, without a password."""
+        return {"state": self.state, "said": without_password(self.said), **self.figures}
 
 
 Results = dict[str, Result]

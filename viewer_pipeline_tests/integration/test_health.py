@@ -337,6 +337,16 @@ def test_unsettled(http: HttpWorld, client: redis.Redis) -> None:
     wait_until(lambda: http.check("unsettled")[2] == "every flush is settled", 30, "all settled")
 
 
+def test_a_flush_settled_in_part(http: HttpWorld, client: redis.Redis) -> None:
+    """The marker stands at the first of two batches."""
+    flushed(http, 1, ago=90)
+    with psycopg.connect(http.settings.require_database_url()) as connection:
+        connection.execute("UPDATE viewer.flush SET batches = 2")
+    client.hset("viewer:settled", mapping={"seq": 1, "batch": 1, "of": 2})
+    http.start()
+    assert http.check("unsettled")[2].startswith("1 flushes are committed and not settled")
+
+
 def test_marker_ahead_of_the_ledger(http: HttpWorld, client: redis.Redis) -> None:
     """PostgreSQL was restored from a backup: loudly."""
     settled(client, 9)

@@ -9,6 +9,7 @@ from types import FrameType
 
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.subscriber import Subscriber
 
@@ -18,7 +19,7 @@ log = logging.getLogger("viewer_pipeline.worker")
 def run_worker(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT, then fold what is in memory and return."""
     rejections = Rejections(Ledger(settings.require_database_url()))
-    subscriber = Subscriber(settings, rejections)
+    subscriber = Subscriber(settings, rejections, Figures())
 
     def stop(number: int, _frame: FrameType | None) -> None:
         log.info("stopping signal=%s", signal.Signals(number).name)

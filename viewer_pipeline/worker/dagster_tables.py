@@ -1,0 +1,171 @@
+"""What Dagster's own tables say of its daemons, the sensor, the schedule and the flush runs.
+
+Read by SQL, because importing Dagster costs the worker 2.7 s of CPU and 150 MB (ADR 5). A test holds every reading to
+what Dagster's API says of the same tables, so an upgrade that changes them goes red.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
+
+from viewer_pipeline.counting.ledger import TIMEOUTS, postgres_errors
+from viewer_pipeline.settings import Settings, without_password
+
+SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
+RUNS = 3  # last flush runs that are looked at
+SENTENCE_CHARACTERS = 300
+
+HEARTBEATS = "SELECT body FROM daemon_heartbeats"
+INSTIGATORS = "SELECT selector_id, status, instigator_body FROM instigators"
+LAST_TICK = """
+    SELECT tick_body FROM job_ticks WHERE selector_id = %(selector)s AND status <> 'STARTED'
+    ORDER BY timestamp DESC LIMIT 1
+"""
+LAST_RUNS = """
+    SELECT run_id, status = 'SUCCESS', end_time FROM runs
+    WHERE pipeline_name = %(job)s AND status IN ('SUCCESS', 'FAILURE') ORDER BY id DESC LIMIT %(limit)s
+"""
+FAILURES = """
+    SELECT event FROM event_logs
+    WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
+"""
+
+_OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The last sign of life of a daemon, Unix time in seconds, and what it complained about lately."""
+
+    daemon: str
+    at: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The last finished evaluation of a sensor or schedule; `said` is the skip reason or the error."""
+
+    status: str  # SKIPPED, SUCCESS or FAILURE
+    at: float
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Instigator:
+    """The sensor or the schedule, as Dagster's daemon has met it."""
+
+    running: bool  # False: somebody stopped it in the UI
+    tick: Tick | None
+
+
+@dataclass(frozen=True)
+class FlushRun:
+    """A flush run that has ended; `why` it failed is known of the last one only."""
+
+    run_id: str
+    success: bool
+    ended: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class DagsterReading:
+    """All of it, at one moment. Runs newest first; canceled ones are none."""
+
+    heartbeats: dict[str, Heartbeat]
+    sensor: Instigator | None
+    sweep: Instigator | None
+    runs: list[FlushRun]
+
+
+def read_dagster(settings: Settings) -> DagsterReading | None:
+    """Read Dagster's tables; None where there are none: Dagster has never run on this database.
+
+    Raises PostgresUnavailable, PostgresFailed.
+    """
+    with connect(settings) as connection:
+        try:
+            heartbeats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(HEARTBEATS)]
+            sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
+            return DagsterReading({beat.daemon: beat for beat in heartbeats}, sensor, sweep, _last_runs(connection))
+        except pg.UndefinedTable:
+            return None
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[psycopg.Connection]:
+    """Open a connection to Dagster's storage as `Settings.dagster_storage_url` describes it, without SQLAlchemy."""
+    url, ours = settings.dagster_database_url, ""
+    if url is None:
+        url, ours = settings.require_database_url(), "-csearch_path=dagster"
+    with postgres_errors("Dagster's storage"):
+        said = conninfo_to_dict(url)
+        options = " ".join(filter(None, (TIMEOUTS["options"], str(said.get("options") or ""), ours)))
+        added = {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
+        with psycopg.connect(url, autocommit=True, application_name="viewer-pipeline", **added) as connection:
+            yield connection
+
+
+def sentence_of(error: dict[str, Any]) -> str:
+    """Return the first line of one of Dagster's stored errors that says the cause, without a password.
+
+    Of a chain it takes the first error of ours, whose text is made for people, else the innermost.
+    """
+    chain = [error]
+    while cause := chain[-1].get("cause"):
+        chain.append(cause)
+    messages = [str(link.get("message") or link.get("cls_name") or "unknown error").strip() for link in chain]
+    message = next((said for said in messages if _OUR_ERROR.match(said)), messages[-1])
+    line = _OUR_ERROR.sub("", message).partition("\n")[0].strip()
+    return without_password(line)[:SENTENCE_CHARACTERS]
+
+
+def _heartbeat(body: dict[str, Any]) -> Heartbeat:
+    errors = body.get("errors") or []
+    return Heartbeat(body["daemon_type"], float(body["timestamp"]), sentence_of(errors[0]) if errors else "")
+
+
+def _instigator(connection: psycopg.Connection, name: str) -> Instigator | None:
+    """Find it by name; of several (the code location was renamed) the one that ticked last."""
+    found = [
+        Instigator(status != "STOPPED", _last_tick(connection, selector))
+        for selector, status, body in connection.execute(INSTIGATORS).fetchall()
+        if orjson.loads(body)["origin"]["job_name"] == name
+    ]
+    return max(found, key=lambda one: one.tick.at if one.tick else 0.0, default=None)
+
+
+def _last_tick(connection: psycopg.Connection, selector: str) -> Tick | None:
+    row = connection.execute(LAST_TICK, {"selector": selector}).fetchone()
+    if row is None:
+        return None
+    body = orjson.loads(row[0])
+    said = sentence_of(body["error"]) if body.get("error") else without_password(body.get("skip_reason") or "")
+    return Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), said)
+
+
+def _last_runs(connection: psycopg.Connection) -> list[FlushRun]:
+    rows = connection.execute(LAST_RUNS, {"job": JOB, "limit": RUNS}).fetchall()
+    return [
+        FlushRun(run_id, success, float(ended or 0), "" if success or number else _why_failed(connection, run_id))
+        for number, (run_id, success, ended) in enumerate(rows)
+    ]
+
+
+def _why_failed(connection: psycopg.Connection, run_id: str) -> str:
+    row = connection.execute(FAILURES, {"run_id": run_id}).fetchone()
+    if row is None:
+        return "no reason is recorded"
+    happened = orjson.loads(row[0])["dagster_event"]
+    error = (happened.get("event_specific_data") or {}).get("error")
+    return sentence_of(error or {"message": happened.get("message")})

@@ -1,0 +1,118 @@
+"""Which state Redis, PostgreSQL, the subscriber and the flushes are in, and how to say it. Pure."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from viewer_pipeline.counting.ledger import LastFlush
+from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.worker.checks import Result
+from viewer_pipeline.worker.dagster_judgements import in_words
+from viewer_pipeline.worker.figures import Figures
+
+UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; a run that died is settled by the next
+
+
+def judge_replication(replication: dict[str, Any], round_trip_ms: float) -> Result:
+    """Judge what INFO replication says: flushes need a primary."""
+    figures = {"round_trip_ms": round_trip_ms}
+    if replication.get("role") == "slave":
+        return Result("unhealthy", "Redis is a replica: counters cannot be settled on it", figures)
+    return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+
+
+def judge_memory(memory: dict[str, Any]) -> Result:
+    """Judge what INFO memory says: an evicted counter is a lost count."""
+    policy = str(memory.get("maxmemory_policy", ""))
+    figures = {"maxmemory_policy": policy} | {
+        name: memory[name] for name in ("maxmemory", "used_memory") if name in memory
+    }
+    if policy.startswith("allkeys-"):
+        said = (
+            f"maxmemory-policy {policy} evicts counters when memory is full, and their views are lost; set noeviction"
+        )
+        return Result("degraded", said, figures)
+    if policy.startswith("volatile-"):
+        said = f"maxmemory-policy {policy} evicts only keys that expire, and no counter does"
+        return Result("healthy", said, figures)
+    said = (
+        "maxmemory-policy noeviction: no counter is evicted" if policy else "Redis does not tell its maxmemory-policy"
+    )
+    return Result("healthy", said, figures)
+
+
+def judge_postgres(*, standby: bool, read_only: bool, migrated: bool, round_trip_ms: float) -> Result:
+    """Judge whether flushes can be committed."""
+    figures = {"round_trip_ms": round_trip_ms}
+    if standby:
+        return Result("unhealthy", "PostgreSQL is in recovery (a standby): nothing can be committed", figures)
+    if read_only:
+        return Result("unhealthy", "PostgreSQL is read-only: nothing can be committed", figures)
+    if not migrated:
+        return Result("unhealthy", "the schema `viewer` is missing; run `viewer-pipeline migrate`", figures)
+    return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+
+
+def judge_subscriber(figures: Figures) -> Result:
+    """Judge whether somebody hears what is published now."""
+    now = time.time()
+    heard = figures.last_message
+    shown = {
+        "subscriber": figures.state,
+        "seconds_in_state": round(now - figures.since, 1),
+        "seconds_since_message": None if heard is None else round(max(0.0, now - heard), 1),
+        "views_in_memory": figures.in_memory,
+    }
+    last = "no message yet" if heard is None else f"last message {in_words(now - heard)} ago"
+    if figures.refused:
+        return Result("unhealthy", f"what is heard stays in memory: {figures.refused}", shown)
+    match figures.state:
+        case "listening":
+            return Result("healthy", f"listening; {last}", shown)
+        case "standby":
+            return Result("healthy", "standing by: another worker listens, and this one follows when it ends", shown)
+        case "reconnecting":
+            said = f"reconnecting: {figures.reason or 'the subscription was lost'}; what is published now is missed"
+            return Result("unhealthy", said, shown)
+        case _:
+            return Result("degraded", f"{figures.state}; nobody listens here yet", shown)
+
+
+def judge_freshness(pending: int, age: float | None, limit: float) -> Result:
+    """Judge the age of the oldest pending view, in seconds; None where nothing is pending."""
+    figures = {"pending_vods": pending, "oldest_pending_seconds": age, "limit_seconds": limit}
+    if age is None:
+        return Result("healthy", "nothing is pending", figures)
+    said = f"{pending} VODs are pending, the oldest for {in_words(age)}"
+    if age > limit:
+        return Result("unhealthy", f"{said}: longer than {in_words(limit)}", figures)
+    return Result("healthy", said, figures)
+
+
+def judge_marker(marker: Marker | None, last: LastFlush) -> Result:
+    """Judge where the marker stands against the ledger. It was read first, so a flush in between puts it behind."""
+    figures = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
+    if marker is None and last.seq:
+        said = (
+            f"Redis was emptied or replaced: it has no marker, the ledger has flush {last.seq}; the next run makes one"
+        )
+        return Result("degraded", said, figures)
+    if marker is not None and marker.seq > last.seq:
+        said = (
+            f"PostgreSQL was rolled back, e.g. restored from a backup: Redis has settled flush {marker.seq}, the ledger"
+            f" ends at {last.seq}; the views of the flushes in between are in neither"
+        )
+        return Result("unhealthy", said, figures)
+    return Result("healthy", "the marker is not ahead of the ledger", figures)
+
+
+def judge_unsettled(flushes: int, age: float | None) -> Result:
+    """Judge flushes that are committed and not subtracted from Redis; `age` in seconds of the oldest."""
+    figures = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
+    if not flushes or age is None:
+        return Result("healthy", "every flush is settled", figures)
+    said = f"{flushes} flushes are committed and not settled, the oldest for {in_words(age)}"
+    if age < UNSETTLED_SECONDS:
+        return Result("healthy", said, figures)
+    return Result("degraded", f"{said}: readers see their views twice until the next run settles them", figures)

@@ -1,0 +1,156 @@
+"""What `/health` reads from the servers: each probe reads once, with connections of its own that heal by themselves."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
+from redis.retry import Retry
+
+from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
+from viewer_pipeline.counting.ledger import Ledger, last_flush
+from viewer_pipeline.counting.redis_client import redis_errors
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.settings import Settings, hide_password, without_password
+from viewer_pipeline.worker.checks import Check, Checks, Result, Results
+from viewer_pipeline.worker.dagster_judgements import NAMES, Clock, judge_dagster
+from viewer_pipeline.worker.dagster_tables import read_dagster
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.judgements import (
+    judge_freshness,
+    judge_marker,
+    judge_memory,
+    judge_postgres,
+    judge_replication,
+    judge_subscriber,
+    judge_unsettled,
+)
+
+REDIS_SECONDS = 0.7  # less than a check may take, so that its answer names the server's silence
+
+CAN_COMMIT = """
+    SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', to_regclass('viewer.flush') IS NOT NULL
+"""
+UNSETTLED = """
+    SELECT count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8 FROM viewer.flush
+    WHERE seq > %(seq)s OR (seq = %(seq)s AND batches > %(batch)s)
+"""
+
+
+def impatient(url: str) -> redis.Redis:
+    """Return a client that waits REDIS_SECONDS for an answer and tries once. Raises SettingsError."""
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=3,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            client_name="viewer-pipeline-health",
+        )
+    except ValueError:
+        raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
+
+
+class Probes:
+    """The probes of one worker."""
+
+    def __init__(self, settings: Settings, figures: Figures) -> None:
+        self._settings, self._figures = settings, figures
+        self._redis_url = settings.require_redis_url()
+        self._client = impatient(self._redis_url)
+        self._store = RedisStore(self._client, self._redis_url, settings.counter_prefix)
+        self._ledger = Ledger(settings.require_database_url())
+        self._born = time.time()
+
+    def checks(self) -> Checks:
+        """Return all checks, not started yet. Those that share a name's prefix share a reading."""
+        return Checks(
+            [
+                Check(("redis", "redis_memory"), self.redis),
+                Check(("postgres",), self.postgres),
+                Check(("subscriber",), self.subscriber),
+                Check(("freshness",), self.freshness),
+                Check(("marker", "unsettled"), self.settling),
+                Check(NAMES, self.dagster),
+            ]
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def redis(self) -> Results:
+        """Ask for a sign of life, its role and memory, and whether it takes writes."""
+        with redis_errors(self._redis_url):
+            started = time.perf_counter()
+            self._client.ping()
+            took = _milliseconds(started)
+            replication, memory = self._info("replication"), self._info("memory")
+        result = judge_replication(replication, took)
+        if result.state == "healthy":
+            result = self._write() or result
+        return {"redis": result, "redis_memory": judge_memory(memory)}
+
+    def postgres(self) -> Results:
+        """Ask for a sign of life, and whether a flush could be committed."""
+        with self._ledger.connect() as connection:
+            started = time.perf_counter()
+            row = connection.execute(CAN_COMMIT).fetchone()
+            took = _milliseconds(started)
+        assert row is not None, "a SELECT without FROM returns one row"
+        standby, read_only, migrated = row
+        return {"postgres": judge_postgres(standby=standby, read_only=read_only, migrated=migrated, round_trip_ms=took)}
+
+    def subscriber(self) -> Results:
+        """Look at the subscriber of this process."""
+        return {"subscriber": judge_subscriber(self._figures)}
+
+    def freshness(self) -> Results:
+        """Ask how long views have been waiting."""
+        pending, oldest = self._store.pending()
+        age = round(max(0.0, (datetime.now(UTC) - oldest).total_seconds()), 1) if oldest else None
+        return {"freshness": judge_freshness(pending, age, self._settings.freshness_limit_seconds)}
+
+    def settling(self) -> Results:
+        """Hold the marker, read first, against the ledger."""
+        marker = self._store.marker()
+        with self._ledger.connect() as connection:
+            last = last_flush(connection)
+            at = marker or Marker(last.seq, last.batches, last.batches)
+            row = connection.execute(UNSETTLED, {"seq": at.seq, "batch": at.batch}).fetchone()
+        flushes, age = row or (0, None)
+        return {
+            "marker": judge_marker(marker, last),
+            "unsettled": judge_unsettled(flushes, None if age is None else round(max(0.0, age), 1)),
+        }
+
+    def dagster(self) -> Results:
+        """Read Dagster's tables."""
+        reading = read_dagster(self._settings)
+        return judge_dagster(reading, Clock.of(self._settings, time.time(), self._born))
+
+    def _write(self) -> Result | None:
+        """Write something harmless; a result where Redis refuses that, with its reason: OOM, MISCONF, READONLY."""
+        try:
+            with redis_errors(self._redis_url):
+                self._client.hset(SUBSCRIBER_KEY, "checked", time.time_ns() // 1_000_000)
+        except ViewerPipelineError as error:
+            return Result("unhealthy", without_password(str(error)))
+        return None
+
+    def _info(self, section: str) -> dict[str, Any]:
+        try:
+            found: Any = self._client.info(section)
+        except NoPermissionError:  # an ACL may keep it from us; then it is not judged
+            return {}
+        return dict(found)
+
+
+def _milliseconds(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

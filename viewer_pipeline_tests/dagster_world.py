@@ -1,0 +1,100 @@
+"""A Dagster instance on PostgreSQL, and what its daemon would have written into it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.error import SerializableErrorInfo
+
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+
+
+def error_of(message: str, cause: SerializableErrorInfo | None = None) -> SerializableErrorInfo:
+    """Return an error as Dagster stores it."""
+    return SerializableErrorInfo(message, ["  File nowhere\n"], "Error", cause)
+
+
+@dataclass
+class DagsterWorld:
+    """Writes through Dagster's API what a daemon and a person in the UI write."""
+
+    instance: dg.DagsterInstance
+
+    def beat(self, daemon: str, ago: float = 0, error: str = "") -> None:
+        """Leave a heartbeat."""
+        errors = [error_of(error)] if error else None
+        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - ago, daemon, "test", errors))
+
+    def beat_all(self, ago: float = 0) -> None:
+        """Leave one of every daemon that this instance requires."""
+        for daemon in self.instance.get_required_daemon_types():
+            self.beat(daemon, ago)
+
+    def meet(self, *, sensor: bool = True, sweep: bool = True) -> None:
+        """Make sensor and schedule known; stopped in the UI where False is given."""
+        for name, running in ((view_count_updates_sensor.name, sensor), (sweep_schedule.name, sweep)):
+            status = InstigatorStatus.DECLARED_IN_CODE if running else InstigatorStatus.STOPPED
+            kind = InstigatorType.SENSOR if name == view_count_updates_sensor.name else InstigatorType.SCHEDULE
+            data = SensorInstigatorData() if kind is InstigatorType.SENSOR else ScheduleInstigatorData("* * * * *")
+            state = InstigatorState(origin(name), kind, status, data)
+            known = self.instance.get_instigator_state(state.instigator_origin_id, state.selector_id)
+            (self.instance.update_instigator_state if known else self.instance.add_instigator_state)(state)
+
+    def tick(self, name: str, ago: float = 0, *, skip: str = "", error: SerializableErrorInfo | None = None) -> None:
+        """Leave a tick: skipped for a reason, failed with an error, or with a run launched."""
+        kind = InstigatorType.SENSOR if name == view_count_updates_sensor.name else InstigatorType.SCHEDULE
+        status = TickStatus.FAILURE if error else TickStatus.SKIPPED if skip else TickStatus.SUCCESS
+        self.instance.create_tick(
+            TickData(
+                origin(name).get_id(),
+                name,
+                kind,
+                status,
+                time.time() - ago,
+                skip_reason=skip or None,
+                error=error,
+                selector_id=selector_id(name),
+            )
+        )
+
+    def run(self, status: dg.DagsterRunStatus) -> str:
+        """Leave a flush run that has ended so, without running it."""
+        job = defs.resolve_job_def(flush_views.name)
+        run = self.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
+        if status is dg.DagsterRunStatus.FAILURE:
+            self.instance.report_run_failed(run, "its process ended")
+        else:
+            event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, flush_views.name)
+            self.instance.report_dagster_event(event, run.run_id)
+        return run.run_id
+
+
+def origin(name: str) -> RemoteInstigatorOrigin:
+    """Return where a sensor or schedule comes from: the code server of `up`."""
+    location = GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="viewer_pipeline")
+    return RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+
+
+def selector_id(name: str) -> str:
+    """Return the id under which Dagster files its ticks."""
+    return origin(name).get_selector().get_id()

@@ -1,0 +1,85 @@
+"""The worker's HTTP server without the worker, and one who asks it."""
+
+from __future__ import annotations
+
+import json
+import time
+from http.client import HTTPConnection
+from typing import Any, NamedTuple
+
+from psycopg.conninfo import conninfo_to_dict
+
+from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.health_server import HealthServer, serve
+
+SECRET = "s3cret:with@signs"
+
+
+class Said(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    def json(self) -> Any:
+        """Return its object."""
+        return json.loads(self.body)
+
+
+class HttpWorld:
+    """Serves the figures of a subscriber that listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.changed(health_check_port=0)  # any free one
+        self.figures = Figures(state="listening")
+        self.stopping = False
+        self._server: HealthServer | None = None
+
+    def start(self, **changes: Any) -> None:
+        """Start with these settings changed."""
+        self.settings = self.settings.changed(**changes)
+        self._server = serve(self.settings, self.figures, lambda: self.stopping)
+
+    def stop(self) -> None:
+        """Stop, if it was started."""
+        if self._server is not None:
+            self._server.stop()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._server is not None
+        return self._server.port
+
+    def ask(self, path: str, method: str = "GET") -> Said:
+        """Ask once. The answer comes within two seconds, whatever hangs, and tells no password and no stack trace."""
+        connection = HTTPConnection(LOOPBACK, self.port, timeout=30)
+        started = time.monotonic()
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = answer.read().decode()
+        finally:
+            connection.close()
+        assert time.monotonic() - started < 2  # a second, on a machine that others use as well
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        self._assert_nothing_secret(body + str(headers))
+        return Said(answer.status, headers, body)
+
+    def health(self) -> tuple[int, str, dict[str, Any]]:
+        """Return status code, status, and checks."""
+        said = self.ask("/health")
+        return said.status, said.json()["status"], said.json()["checks"]
+
+    def check(self, name: str) -> tuple[int, str, str]:
+        """Return status code of the whole, state and sentence of one check."""
+        code, _, checks = self.health()
+        return code, checks[name]["state"], checks[name]["said"]
+
+    def _assert_nothing_secret(self, text: str) -> None:
+        password = str(conninfo_to_dict(self.settings.require_database_url()).get("password"))
+        for secret in (password, SECRET, "Traceback", 'File "', "uvicorn", "starlette"):
+            assert secret not in text

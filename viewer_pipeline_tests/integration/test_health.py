@@ -1,0 +1,405 @@
+"""`/health` and `/ping` over HTTP: each state with its status code, servers that hang, and nothing secret."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.worker.dagster_judgements import NAMES
+from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
+from viewer_pipeline_tests.http_world import SECRET, HttpWorld
+from viewer_pipeline_tests.waiting import processes_with, wait_until
+
+FLUSH = """
+    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, committed_at, counters, views, batches)
+    VALUES (%s, gen_random_uuid(), 'test', 'sweep', now(), now() - make_interval(secs => %s), 1, 1, 1)
+"""
+
+
+def flushed(http: HttpWorld, seq: int, ago: float = 0) -> None:
+    """Commit a flush."""
+    with psycopg.connect(http.settings.require_database_url()) as connection:
+        connection.execute(FLUSH, [seq, ago])
+
+
+def settled(client: redis.Redis, seq: int) -> None:
+    """Put the marker at the end of a flush."""
+    client.hset("viewer:settled", mapping={"seq": seq, "batch": 1, "of": 1})
+
+
+@pytest.fixture
+def well(dagster: DagsterWorld, http: HttpWorld) -> HttpWorld:
+    """A worker in a world in which all is well."""
+    dagster.beat_all()
+    dagster.meet()
+    dagster.tick(SENSOR, 1, skip="no VOD was announced")
+    dagster.tick(SWEEP, 1, skip="nothing to flush")
+    http.start()
+    return http
+
+
+def test_all_well(well: HttpWorld, client: redis.Redis) -> None:
+    """200, healthy, every check with its sentence; the write probe left its time."""
+    said = well.ask("/health")
+    assert (said.status, said.headers["content-type"]) == (200, "application/json")
+    body = said.json()
+    assert (body["status"], body["service"]) == ("healthy", "viewer-worker")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
+    ours = {"redis", "redis_memory", "postgres", "subscriber", "freshness", "marker", "unsettled"}
+    assert set(body["checks"]) == ours | set(NAMES)
+    assert {check["state"] for check in body["checks"].values()} == {"healthy"}
+    assert all(check["said"] for check in body["checks"].values())
+    assert body["checks"]["redis"]["round_trip_ms"] >= 0
+    assert body["checks"]["postgres"]["round_trip_ms"] >= 0
+    assert body["checks"]["sensor"]["skip_reason"] == "no VOD was announced"
+    assert int(client.hget("viewer:subscriber", "checked") or 0) > 1_700_000_000_000
+
+
+def test_ping(http: HttpWorld) -> None:
+    """200 with the three fields, while no server answers."""
+    http.start(redis_url=f"redis://:{SECRET}@{LOOPBACK}:1/0", database_url=f"postgresql://me:pw@{LOOPBACK}:1/x")
+    said = http.ask("/ping")
+    assert said.status == 200
+    assert sorted(said.json()) == ["service", "status", "timestamp"]
+    assert (said.json()["status"], said.json()["service"]) == ("ok", "viewer-worker")
+
+
+def test_stopping(http: HttpWorld) -> None:
+    """/health says so with 503; /ping goes on."""
+    http.start()
+    http.stopping = True
+    assert http.health() == (503, "stopping", {})
+    assert http.ask("/ping").status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health/", "/healthz", "/metrics/x", "/docs", "/%2e%2e/health"])
+def test_unknown_paths(http: HttpWorld, path: str) -> None:
+    """404."""
+    http.start()
+    assert http.ask(path).status == 404
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods(http: HttpWorld, path: str, method: str) -> None:
+    """405; HEAD belongs to GET."""
+    http.start()
+    assert http.ask(path, method).status == 405
+    assert http.ask("/ping", "HEAD").status == 200
+
+
+def test_no_versions(http: HttpWorld) -> None:
+    """Headers name no server."""
+    http.start()
+    assert set(http.ask("/health").headers) <= {"content-type", "content-length", "connection"}
+
+
+def test_port_in_use(http: HttpWorld) -> None:
+    """Said before anything is started, with key and value."""
+    http.start()
+    with pytest.raises(SettingsError, match=rf"HEALTH_CHECK_PORT={http.port}: is in use on 127\.0\.0\.1"):
+        HttpWorld(http.settings.changed()).start(health_check_port=http.port)
+    with pytest.raises(SettingsError, match=r"HEALTH_CHECK_HOST='no\.such\.host\.invalid'"):
+        HttpWorld(http.settings).start(health_check_host="no.such.host.invalid")
+
+
+def test_stop_gives_all_back(http: HttpWorld) -> None:
+    """No thread is left, and the port is free."""
+    before = set(threading.enumerate())
+    http.start()
+    http.ask("/health")
+    http.ask("/metrics")
+    port = http.port
+    http.stop()
+    left = {thread for thread in threading.enumerate() if thread.name.startswith(("health", "question"))} - before
+    wait_until(lambda: not any(thread.is_alive() for thread in left), 30, "all threads ended")
+    again = HttpWorld(http.settings)
+    again.start(health_check_port=port)
+    again.stop()
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+def test_redis_out_of_reach(http: HttpWorld) -> None:
+    """Unhealthy, with host and reason, without the password; what needs it as well."""
+    http.start(redis_url=f"redis://:{SECRET}@{LOOPBACK}:1/0")
+    code, status, checks = http.health()
+    assert (code, status) == (503, "unhealthy")
+    assert checks["redis"]["said"].startswith(f"Redis does not answer: redis://:***@{LOOPBACK}:1/0: ")
+    bad = {name for name, check in checks.items() if check["state"] == "unhealthy"}
+    assert bad == {"redis", "redis_memory", "freshness", "marker", "unsettled"}
+
+
+def test_redis_with_a_wrong_password(http: HttpWorld, redis_url: str) -> None:
+    """Unhealthy with Redis' reason."""
+    http.start(redis_url=redis_url.replace("//", f"//nobody:{SECRET}@"))
+    code, state, said = http.check("redis")
+    assert (code, state) == (503, "unhealthy")
+    assert "password" in said
+
+
+def test_redis_out_of_memory(http: HttpWorld, client: redis.Redis) -> None:
+    """It answers, and takes no writes: unhealthy with its reason; heals."""
+    http.start()
+    assert http.check("redis")[1] == "healthy"
+    client.config_set("maxmemory", 1)
+    wait_until(lambda: http.check("redis")[1] == "unhealthy", 30, "the check noticed")
+    code, _, said = http.check("redis")
+    assert code == 503
+    assert "command not allowed when used memory > 'maxmemory'" in said
+    assert http.check("redis_memory")[1] == "healthy"
+    client.config_set("maxmemory", 0)
+    wait_until(lambda: http.check("redis")[1] == "healthy", 30, "it healed")
+
+
+@pytest.fixture
+def replica(client: redis.Redis) -> Iterator[None]:
+    """Make Redis a replica of nothing."""
+    client.replicaof(LOOPBACK, 1)
+    yield
+    client.replicaof("NO", "ONE")
+
+
+@pytest.mark.usefixtures("replica")
+def test_redis_is_a_replica(http: HttpWorld) -> None:
+    """Unhealthy: nothing can be settled on it."""
+    http.start()
+    assert http.check("redis") == (503, "unhealthy", "Redis is a replica: counters cannot be settled on it")
+
+
+@pytest.fixture
+def evicting(client: redis.Redis) -> Iterator[None]:
+    """Make Redis evict any key."""
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    yield
+    client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.usefixtures("evicting")
+def test_redis_that_evicts(http: HttpWorld) -> None:
+    """Degraded, with what it would do."""
+    http.start()
+    code, state, said = http.check("redis_memory")
+    assert (code, state) == (200, "degraded")
+    assert said.startswith("maxmemory-policy allkeys-lru evicts counters")
+
+
+def test_redis_that_hangs(http: HttpWorld, client: redis.Redis) -> None:
+    """The answer comes within a second all the same, and heals."""
+    http.start()
+    assert http.check("redis")[1] == "healthy"
+    client.client_pause(3000)
+    wait_until(lambda: http.check("redis")[1] == "unhealthy", 3, "the check noticed")
+    code, _, checks = http.health()
+    assert code == 503
+    assert re.search("no answer for|Timeout", checks["redis"]["said"])
+    assert checks["postgres"]["state"] == "healthy"
+    assert http.ask("/ping").status == 200
+    wait_until(lambda: http.check("redis")[1] == "healthy", 30, "it healed")
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+def test_postgres_out_of_reach(http: HttpWorld) -> None:
+    """Unhealthy without the password; Dagster's, on the same server, as well."""
+    http.start(database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/views?sslpassword=s3cret2")
+    code, status, checks = http.health()
+    assert (code, status) == (503, "unhealthy")
+    assert checks["postgres"]["said"].startswith("PostgreSQL does not answer, or gave up")
+    assert {checks[name]["state"] for name in ("postgres", "unsettled", "sensor")} == {"unhealthy"}
+    assert "s3cret" not in str(checks)
+    assert checks["redis"]["state"] == "healthy"
+
+
+def test_schema_missing(http: HttpWorld, postgres_server: PostgresServer) -> None:
+    """Names the command that makes it."""
+    http.start(database_url=postgres_server.url_of("postgres"))
+    code, state, said = http.check("postgres")
+    assert (code, state) == (503, "unhealthy")
+    assert said == "the schema `viewer` is missing; run `viewer-pipeline migrate`"
+
+
+def test_postgres_read_only(http: HttpWorld) -> None:
+    """Nothing can be committed."""
+    url = http.settings.require_database_url()
+    with psycopg.connect(url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    http.start()
+    assert http.check("postgres") == (503, "unhealthy", "PostgreSQL is read-only: nothing can be committed")
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL that a test may stop and kill."""
+    server = PostgresServer(tmp_path / "own", throw_away=True)
+    server.start()
+    migrate(server.url, with_dagster=True)
+    yield server
+    signal_all(server, signal.SIGCONT)
+    server.stop()
+
+
+def signal_all(server: PostgresServer, number: signal.Signals) -> None:
+    """Send a signal to every process of the server, but not to its guard."""
+    for pid, command in processes_with(server.directory).items():
+        if "guard.py" not in command:
+            os.kill(pid, number)
+
+
+def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> None:
+    """Stopped by SIGSTOP: answers within a second, tells how long, piles nothing up; heals when it goes on."""
+    http.start(database_url=own_postgres.url)
+    assert http.check("postgres")[1] == "healthy"
+    threads = threading.active_count()
+    signal_all(own_postgres, signal.SIGSTOP)
+    wait_until(lambda: http.check("postgres")[1] == "unhealthy", 30, "the check noticed")
+    code, state, said = http.check("postgres")
+    assert (code, state) == (503, "unhealthy")
+    assert re.match(r"no answer for \d+\.\d s|PostgreSQL does not answer", said)
+    for _ in range(3):
+        assert http.ask("/metrics").status == 200
+        assert http.check("redis")[1] == "healthy"
+    assert threading.active_count() <= threads + 5  # of the event loop's pool, not one for each request
+    signal_all(own_postgres, signal.SIGCONT)
+    wait_until(lambda: http.check("postgres")[1] == "healthy", 60, "it healed")
+
+
+def test_postgres_killed_while_it_hangs(http: HttpWorld, own_postgres: PostgresServer) -> None:
+    """The checks that wait are freed, and find the server that is started in its place."""
+    http.start(database_url=own_postgres.url)
+    assert http.check("postgres")[1] == "healthy"
+    signal_all(own_postgres, signal.SIGSTOP)
+    wait_until(lambda: http.check("postgres")[1] == "unhealthy", 30, "the check noticed")
+    signal_all(own_postgres, signal.SIGKILL)
+    wait_until(lambda: own_postgres.child.exit_status() is not None, 30, "the server is gone")
+    assert http.check("postgres")[1] == "unhealthy"
+    own_postgres.start()
+    migrate(own_postgres.url, with_dagster=True)  # what it had committed last is not on disk: it is a throw-away
+    wait_until(lambda: http.check("postgres")[1] == "healthy", 60, "it healed")
+
+
+# --- views ----------------------------------------------------------------------------------------------------------
+
+
+def test_subscriber(http: HttpWorld) -> None:
+    """Who stands by is healthy; who reconnects misses what is published now."""
+    http.start()
+    assert http.check("subscriber")[1] == "healthy"
+    http.figures.enter("standby")
+    wait_until(lambda: "standing by" in http.check("subscriber")[2], 30, "standby is told")
+    http.figures.enter("reconnecting", "closed")
+    wait_until(lambda: http.check("subscriber")[:2] == (503, "unhealthy"), 30, "the loss is told")
+    assert http.check("subscriber")[2] == "reconnecting: closed; what is published now is missed"
+
+
+def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
+    """Unhealthy when the oldest pending view is older than FRESHNESS_LIMIT_MS."""
+    client.zadd("viewer:changed", {"a": 1, "b": 2})  # announced in 1970
+    http.start()
+    code, state, said = http.check("freshness")
+    assert (code, state) == (503, "unhealthy")
+    assert re.fullmatch(r"2 VODs are pending, the oldest for \d+ days: longer than 5 min", said)
+    client.delete("viewer:changed")
+    wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing is pending"), 30, "it healed")
+
+
+def test_unsettled(http: HttpWorld, client: redis.Redis) -> None:
+    """A minute is given to the next run."""
+    settled(client, 1)
+    flushed(http, 1, ago=600)
+    flushed(http, 2, ago=90)
+    flushed(http, 3, ago=5)
+    http.start()
+    code, state, said = http.check("unsettled")
+    assert (code, state) == (200, "degraded")
+    assert re.match(r"2 flushes are committed and not settled, the oldest for 9\d s: readers see", said)
+    settled(client, 2)
+    wait_until(lambda: http.check("unsettled")[1] == "healthy", 30, "the last one is young")
+    assert http.check("unsettled")[2].startswith("1 flushes are committed and not settled")
+    settled(client, 3)
+    wait_until(lambda: http.check("unsettled")[2] == "every flush is settled", 30, "all settled")
+
+
+def test_marker_ahead_of_the_ledger(http: HttpWorld, client: redis.Redis) -> None:
+    """PostgreSQL was restored from a backup: loudly."""
+    settled(client, 9)
+    flushed(http, 3)
+    http.start()
+    code, state, said = http.check("marker")
+    assert (code, state) == (503, "unhealthy")
+    assert said.startswith("PostgreSQL was rolled back, e.g. restored from a backup: ")
+    assert "Redis has settled flush 9, the ledger ends at 3" in said
+    assert http.check("unsettled")[1] == "healthy"
+
+
+def test_redis_was_emptied(http: HttpWorld) -> None:
+    """Somebody should look; it goes on."""
+    flushed(http, 3, ago=600)
+    http.start()
+    code, state, said = http.check("marker")
+    assert (code, state) == (200, "degraded")
+    assert said.startswith("Redis was emptied or replaced")
+
+
+# --- Dagster --------------------------------------------------------------------------------------------------------
+
+
+def test_dagster_never_ran(http: HttpWorld) -> None:
+    """Degraded while the worker is young."""
+    http.start()
+    assert http.check("daemon_sensor") == (200, "degraded", "Dagster has never run on this database")
+
+
+def test_a_dead_daemon(well: HttpWorld, dagster: DagsterWorld) -> None:
+    """Views go on without the freshness daemon. What they cannot go on without is in test_judgements."""
+    dagster.beat("FRESHNESS_DAEMON", ago=300)
+    wait_until(lambda: well.health()[:2] == (200, "degraded"), 30, "it is told")
+    assert well.check("daemon_freshness_daemon")[2] == "has not been seen for 5 min"
+
+
+def test_stopped_in_the_ui(well: HttpWorld, dagster: DagsterWorld) -> None:
+    """One of both: degraded; both: unhealthy; heals."""
+    dagster.meet(sensor=False)
+    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is told")
+    dagster.meet(sensor=False, sweep=False)
+    wait_until(lambda: well.check("sweep")[:2] == (503, "unhealthy"), 30, "both are told")
+    assert well.check("sensor")[2] == "the sensor was stopped in Dagster's UI; nothing launches flushes"
+    dagster.meet()
+    wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")
+
+
+def test_a_tick_that_failed(well: HttpWorld, dagster: DagsterWorld) -> None:
+    """Its error in one line, without the password."""
+    ours = error_of(f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@h:1: no\n")
+    dagster.tick(SENSOR, error=error_of("Error occurred during the evaluation\n", ours))
+    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is told")
+    assert well.check("sensor")[2].endswith("s ago, failed: Redis does not answer: redis://:***@h:1: no")
+
+
+def test_runs_that_fail(well: HttpWorld, dagster: DagsterWorld) -> None:
+    """Once degraded, three times unhealthy; a run that succeeds heals."""
+    dagster.run(dg.DagsterRunStatus.FAILURE)
+    wait_until(lambda: well.check("flush_runs")[:2] == (200, "degraded"), 30, "it is told")
+    assert well.check("flush_runs")[2] == "the last flush run failed: its process ended"
+    dagster.run(dg.DagsterRunStatus.FAILURE)
+    dagster.run(dg.DagsterRunStatus.FAILURE)
+    wait_until(lambda: well.check("flush_runs")[:2] == (503, "unhealthy"), 30, "three are told")
+    dagster.run(dg.DagsterRunStatus.SUCCESS)
+    wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")

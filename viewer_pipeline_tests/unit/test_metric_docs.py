@@ -1,0 +1,35 @@
+"""docs/metrics.md lists the metrics of the code, and the code has those of the list."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from viewer_pipeline.worker.metric_families import FAMILIES
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+
+
+def rows() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """Return (name, type, labels, unit) of the table's rows, and that each has a meaning."""
+    found = ROW.findall(DOCS.read_text(encoding="utf-8"))
+    assert all(re.search(r"\w", meaning) for *_, meaning in found)
+    return [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), unit) for name, kind, labels, unit, _ in found]
+
+
+def test_docs_and_code_have_the_same_metrics() -> None:
+    """Name, type, labels and unit, in the same order."""
+    assert rows() == [(family.name, family.kind, family.labels, family.unit) for family in FAMILIES.values()]
+
+
+def test_no_metric_is_mentioned_that_does_not_exist() -> None:
+    """In the text around the table either."""
+    mentioned = set(re.findall(r"`(viewer_[a-z_]+)", DOCS.read_text(encoding="utf-8")))
+    assert mentioned <= set(FAMILIES)
+
+
+def test_names_follow_prometheus() -> None:
+    """Counters end in _total, nothing else does."""
+    for family in FAMILIES.values():
+        assert family.name.endswith("_total") == (family.kind == "counter")

@@ -163,7 +163,7 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @as_json
 def status(as_json: bool) -> None:
-    """Show what is pending, settled, parked and rejected."""
+    """Show what is pending, settled, parked, rejected, who works on it, and why nothing was done."""
     from viewer_pipeline.local.status import read_status, show_status
 
     found = read_status(_settings_of_running())

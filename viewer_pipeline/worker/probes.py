@@ -45,7 +45,7 @@ UNSETTLED = """
 def impatient(url: str) -> redis.Redis:
     """Return a client that waits REDIS_SECONDS for an answer and tries once. Raises SettingsError."""
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             protocol=3,
             socket_timeout=REDIS_SECONDS,
@@ -53,8 +53,11 @@ def impatient(url: str) -> redis.Redis:
             retry=Retry(NoBackoff(), 0),
             client_name="viewer-pipeline-health",
         )
-    except ValueError:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
+    except (ValueError, TypeError):
         raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
+    return client
 
 
 class Probes:

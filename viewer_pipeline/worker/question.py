@@ -64,10 +64,14 @@ class Question(Generic[T]):
                 self._asked = now
                 self._changed.notify_all()
 
-    def answer(self, deadline: float) -> Answer[T]:
-        """Return the answer to what was asked last, or say that there is none by `deadline` (of time.monotonic)."""
+    def answer(self, seconds: float) -> Answer[T]:
+        """Return the answer, or say that there is none once the call that is under way has had so long.
+
+        A call that has had it before is not awaited again, so a server that hangs makes one request wait, not all.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._asked is None, max(0.0, deadline - time.monotonic()))
+            if self._asked is not None:
+                self._changed.wait_for(lambda: self._asked is None, max(0.0, self._asked + seconds - time.monotonic()))
             if self._asked is None:
                 return self._answer
             return Answer(None, f"no answer for {time.monotonic() - self._asked:.1f} s")
@@ -96,7 +100,6 @@ class Question(Generic[T]):
 
 def ask_all(questions: list[Question[T]], seconds: float) -> list[Answer[T]]:
     """Ask them side by side, and wait at most so long for all together."""
-    deadline = time.monotonic() + seconds
     for question in questions:
         question.ask()
-    return [question.answer(deadline) for question in questions]
+    return [question.answer(seconds) for question in questions]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -109,13 +111,18 @@ def migrate(as_json: bool) -> None:
 
 
 @main.command()
-def worker() -> None:
-    """Listen to the producers and fold what they publish into Redis, until SIGTERM."""
+@click.option("--last-flush/--no-last-flush", default=True, show_default=True, help="Flush what is pending at a stop.")
+def worker(last_flush: bool) -> None:
+    """Listen to the producers, fold what they publish into Redis, serve /health and /metrics; until SIGTERM."""
+    from viewer_pipeline.local.last_flush import flush_what_remains
     from viewer_pipeline.worker.service import run_worker
 
     settings = _settings_of_running()
     log_to_stderr(settings)
-    run_worker(settings)
+    flush = partial(flush_what_remains, settings) if last_flush else lambda _: "not asked for"
+    status = run_worker(settings, flush)
+    sys.stderr.flush()
+    os._exit(status)  # a thread that waits for a server that hangs must not hold up the end
 
 
 @main.command()
@@ -235,23 +242,42 @@ def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
         show_changed(figures)
 
 
+@bench.command("messages")
+@click.option("--messages", default=500_000, show_default=True, type=click.IntRange(1), help="Messages to publish.")
+@_bench_options
+def bench_messages(messages: int, runs: int, as_json: bool) -> None:
+    """Time the subscriber on messages through a real Redis, beside a plain redis-py loop."""
+    from viewer_pipeline.bench.messages import bench_messages as measure
+    from viewer_pipeline.bench.show import show_messages
+
+    figures = measure(messages, runs=runs)
+    if as_json:
+        click.echo(json.dumps(asdict(figures)))
+    else:
+        show_messages(figures)
+
+
 @bench.command("all")
 @_bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, the changed set."""
+    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, the changed set, 500 000 messages."""
     from viewer_pipeline.bench.changed import bench_changed as measure_changed
     from viewer_pipeline.bench.flush import bench_flush as measure_flush
-    from viewer_pipeline.bench.show import show_changed, show_flush
+    from viewer_pipeline.bench.messages import bench_messages as measure_messages
+    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages
 
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_max_counters}
     flushes = [measure_flush(counters, runs=runs, **limits) for counters in (100_000, 1_000_000)]
     changed = measure_changed(1_000, 1_000_000, runs=runs)
+    messages = measure_messages(500_000, runs=runs)
     if as_json:
-        click.echo(json.dumps({"flush": [asdict(figures) for figures in flushes], "changed": asdict(changed)}))
+        found = {"flush": [asdict(figures) for figures in flushes], "changed": asdict(changed)}
+        click.echo(json.dumps({**found, "messages": asdict(messages)}))
     else:
         show_flush(flushes)
         show_changed(changed)
+        show_messages(messages)
 
 
 if __name__ == "__main__":

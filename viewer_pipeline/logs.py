@@ -34,6 +34,14 @@ def event(words: str, **fields: Any) -> Event:
     return Event(words, fields)
 
 
+class Record(logging.LogRecord):
+    """Remembers its event: Dagster puts a text of its own in place of the message while a run goes on."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.said = self.msg if isinstance(self.msg, Event) else None
+
+
 class TextFormatter(logging.Formatter):
     """`time=… level=… logger=… event="…" key=value …`, one line an event."""
 
@@ -52,6 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 def log_to_stderr(settings: Settings) -> None:
     """Send the lines of all loggers of this process to stderr, as LOG_LEVEL and LOG_FORMAT say."""
+    logging.setLogRecordFactory(Record)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
@@ -60,8 +69,8 @@ def log_to_stderr(settings: Settings) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    message = record.msg
-    words, fields = (message.words, message.fields) if isinstance(message, Event) else (record.getMessage(), {})
+    said = record.said if isinstance(record, Record) else None
+    words, fields = (said.words, said.fields) if said else (record.getMessage(), {})
     found: dict[str, Any] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": record.levelname.lower(),

@@ -60,7 +60,17 @@ def _cron(expression: str) -> str:
     return expression
 
 
-PostgresUrl = Annotated[str, _url_of(POSTGRES_SCHEMES)]
+def _login_is_encoded(url: str) -> str:
+    # libpq would take the rest of the password for the host, and cite it in its errors.
+    login = re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[0]
+    if "@" in login:
+        raise ValueError("expected @ in user and password to be written as %40")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", login):
+        raise ValueError("expected % in user and password to be written as %25")
+    return url
+
+
+PostgresUrl = Annotated[str, _url_of(POSTGRES_SCHEMES), AfterValidator(_login_is_encoded)]
 RedisUrl = Annotated[str, _url_of(REDIS_SCHEMES)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 

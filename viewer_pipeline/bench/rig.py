@@ -81,8 +81,14 @@ def flush_once(database_url: str, redis_url: str, request: Request) -> Seconds:
         ready = time.perf_counter()
         done = bulk_upsert(stores, snapshot, aggregated)
         ended = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    return Seconds(ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak)
+    return Seconds(
+        ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak_mb()
+    )
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 
 def ids_of(counters: int) -> list[str]:

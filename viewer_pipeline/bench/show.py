@@ -7,6 +7,7 @@ from rich.table import Table
 
 from viewer_pipeline.bench.changed import ChangedFigures
 from viewer_pipeline.bench.flush import FlushFigures
+from viewer_pipeline.bench.messages import MessageFigures
 
 WIDTH = 118
 
@@ -50,4 +51,20 @@ def show_changed(f: ChangedFigures) -> None:
         title="flush of the changed set (medians)",
     )
     table.add_row(f"{f.counters:,}", f"{f.alone:.4f}", f"{f.beside:.4f}", f"{f.ratio:.2f}")
+    Console(width=WIDTH).print(table)
+
+
+def show_messages(f: MessageFigures) -> None:
+    """Print the rates of the subscriber and of the plain loop."""
+    table = Table(
+        "messages", "", "a second", "a CPU second (one core)", "peak MB",
+        title="messages through a real Redis; publisher and Redis share the machine (medians)",
+    )  # fmt: skip
+    table.add_row(
+        f"{f.messages:,}", "subscriber: heard, checked, folded", f"{f.per_second:,.0f}", f"{f.per_cpu_second:,.0f}",
+        f"{f.peak_mb:.0f}",
+    )  # fmt: skip
+    table.add_row(
+        "", "plain loop: get_message, json.loads", f"{f.plain_per_second:,.0f}", f"{f.plain_per_cpu_second:,.0f}", ""
+    )
     Console(width=WIDTH).print(table)

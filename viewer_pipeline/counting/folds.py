@@ -1,16 +1,18 @@
-"""Segments of the channel, folded into counters and changed set, each once.
+"""Segments of the channel, folded into counters and changed set, each once, by whoever holds the lease.
 
 Redis delivers the messages of one connection in the order in which they were published. A cut is a message too, on a
 channel of ours: so all subscribers cut the stream at the same places, and a segment, the messages between two cuts,
 holds the same messages for each of them. Its number is all that the folding script needs to count it once, whether
-the client sends the script twice or two subscribers are at work.
+the client sends the script twice or two subscribers are at work. The lease says whose turn it is.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import redis
@@ -22,7 +24,22 @@ from viewer_pipeline.settings import CUTS_CHANNEL
 
 FOLD_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
-CUT, FOLD = Script.load("cut"), Script.load("fold")
+CUT, FOLD, LEASE = map(Script.load, ("cut", "fold", "lease"))
+
+
+class NotHolder(Exception):
+    """Another subscriber holds the lease."""
+
+
+class OtherKeySpace(Exception):
+    """The key space has another id than the one whose cuts this subscriber hears."""
+
+
+class Lease(NamedTuple):
+    """What became of an attempt: `kept`, `taken`, or another holds it. `folded`: the last folded segment."""
+
+    outcome: Literal["other", "taken", "kept"]
+    folded: int
 
 
 @dataclass(frozen=True)
@@ -34,33 +51,94 @@ class Folded:
 
 
 class FoldStore:
-    """Cuts and folds in one Redis."""
+    """Lease, cuts and folds in one Redis."""
 
     def __init__(self, client: redis.Redis, url: str, prefix: str, *, increment: bool) -> None:
         self._client, self._url, self._prefix, self._increment = client, url, prefix, increment
 
-    def cuts_channel(self) -> str:
-        """Return the channel of the cuts of this key space, the same for all its subscribers."""
+    def cuts_id(self) -> str:
+        """Return the id of this key space, the same for all its subscribers.
+
+        Pub/sub does not know databases, and others may publish on a name that they can guess.
+        """
         with redis_errors(self._url):
-            self._client.hsetnx(SUBSCRIBER_KEY, "id", uuid4().hex)
             known: Any = self._client.hget(SUBSCRIBER_KEY, "id")
-        return CUTS_CHANNEL + bytes(known).decode()
+            if known is None:  # else nothing is written: one may listen to a Redis that takes no writes now
+                self._client.hsetnx(SUBSCRIBER_KEY, "id", uuid4().hex)
+                known = self._client.hget(SUBSCRIBER_KEY, "id")
+        return bytes(known or b"").decode()
 
-    def cut(self, channel: str) -> int:
-        """End the segment that is open; return its number, which every subscriber receives on `channel`."""
+    def hearers(self, cuts_id: str) -> int:
+        """Return how many connections are subscribed to the cuts."""
         with redis_errors(self._url):
-            return int(CUT.run(self._client, [SUBSCRIBER_KEY], [channel]))
+            answer: Any = self._client.pubsub_numsub(cuts_channel(cuts_id))
+        return int(answer[0][1])
 
-    def fold(self, segment: int, views: Counter[str], now_ms: int) -> Folded:
-        """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment."""
-        parts = list(chunks(views.items(), FOLD_COUNTERS)) or [()]
-        written, refused = False, dict[str, str]()
-        for number, part in enumerate(parts, 1):
-            keys = [SUBSCRIBER_KEY, CHANGED_KEY, *(self._prefix + vod_id for vod_id, _ in part)]
-            counts = " ".join(str(count) for _, count in part)
-            mode, cut = int(self._increment), len(self._prefix.encode())
-            with redis_errors(self._url):
-                done, *errors = FOLD.run(self._client, keys, [segment, number, len(parts), now_ms, mode, cut, counts])
-            written |= bool(done)
-            refused |= {part[at - 1][0]: str(error, "utf-8", "replace") for at, error in chunks(errors, 2)}
+    def lease(self, token: str, milliseconds: int, who: str, heard_ms: int) -> Lease:
+        """Take the lease if it is free or over, or keep it."""
+        outcome, folded, _ = self._run(LEASE, [token, milliseconds, who, heard_ms, ""])
+        return Lease(("other", "taken", "kept")[outcome], int(folded))
+
+    def release(self, token: str, cuts_id: str) -> None:
+        """Give the lease back, and say so to those who stand by."""
+        self._run(LEASE, [token, 0, "", 0, cuts_channel(cuts_id)])
+
+    def cut(self, cuts_id: str, token: str, heard: int) -> int:
+        """End the segment that is open; return its number, which every subscriber receives with what is folded.
+
+        `heard` is the last number that this subscriber heard. Raises NotHolder, OtherKeySpace.
+        """
+        number = int(self._run(CUT, [cuts_id, cuts_channel(cuts_id), token, heard]))
+        if number == 0:
+            raise NotHolder
+        if number < 0:
+            raise OtherKeySpace
+        return number
+
+    def fold(self, token: str, segment: int, views: Counter[str], now_ms: int) -> Folded:
+        """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment.
+
+        Raises NotHolder; what was written by then stays written, and is not written again by anybody.
+        """
+        parts = _parts(views, -(-len(views) // FOLD_COUNTERS) or 1)
+        written, refused, number = False, dict[str, str](), 0
+        while number < len(parts):
+            outcome, *rest = self._fold_part(token, segment, number + 1, parts, now_ms)
+            if outcome == -1:
+                raise NotHolder
+            if outcome == -2:
+                parts, number = _parts(views, rest[0]), 0
+                continue
+            written |= outcome == 1
+            part = parts[number]
+            refused |= {part[at - 1][0]: str(error, "utf-8", "replace") for at, error in chunks(rest, 2)}
+            number += 1
         return Folded(written, refused)
+
+    def _fold_part(
+        self, token: str, segment: int, number: int, parts: list[list[tuple[str, int]]], now_ms: int
+    ) -> list[Any]:
+        part = parts[number - 1]
+        keys = [SUBSCRIBER_KEY, CHANGED_KEY, *(self._prefix + vod_id for vod_id, _ in part)]
+        counts = " ".join(str(count) for _, count in part)
+        mode, cut = int(self._increment), len(self._prefix.encode())
+        return list(self._run(FOLD, [token, segment, number, len(parts), now_ms, mode, cut, counts], keys))
+
+    def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = (SUBSCRIBER_KEY,)) -> Any:
+        with redis_errors(self._url):
+            return script.run(self._client, keys, arguments)
+
+
+def cuts_channel(cuts_id: str) -> str:
+    """Return the channel of the cuts of a key space."""
+    return CUTS_CHANNEL + cuts_id
+
+
+def _parts(views: Counter[str], count: int) -> list[list[tuple[str, int]]]:
+    """Cut by a hash of the id: two subscribers that heard a segment differently still put an id into the same part."""
+    if count == 1:
+        return [list(views.items())]
+    parts: list[list[tuple[str, int]]] = [[] for _ in range(count)]
+    for vod_id, views_of_it in views.items():
+        parts[zlib.crc32(vod_id.encode()) % count].append((vod_id, views_of_it))
+    return parts

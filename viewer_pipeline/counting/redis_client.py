@@ -28,7 +28,7 @@ def connect(url: str, *, protocol: int = 3) -> redis.Redis:
     Raises SettingsError for a URL that redis-py does not understand.
     """
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             protocol=protocol,
             socket_timeout=5,
@@ -37,8 +37,11 @@ def connect(url: str, *, protocol: int = 3) -> redis.Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
             client_name="viewer-pipeline",
         )
-    except ValueError:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
+    except (ValueError, TypeError):
         raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
+    return client
 
 
 @contextmanager

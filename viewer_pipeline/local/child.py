@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,14 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def rotate(self, limit: int) -> None:
+        """Put a log that has grown over `limit` bytes aside as `<log>.1`, in place of the one before."""
+        if self.log is None or not self.log.exists() or self.log.stat().st_size <= limit:
+            return
+        shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
+        os.truncate(self.log, 0)  # the child appends: it goes on at the beginning
+        self._log_start = 0
 
     def last_words(self, lines: int = 15) -> str:
         """Return the end of its log since it was started last."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import IO
 
-from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
+from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
 from viewer_pipeline.local.ports import LOOPBACK, free_port
@@ -28,13 +28,16 @@ CODE_SERVER_SECONDS = 120
 LOOK_SECONDS = 0.5  # how often a child that ended is noticed
 RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a child is started again
 UI_PORT = 3000
+LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for the one before
+DAGSTER_GRACE_SECONDS = 3.0  # nothing of Dagster's is worth waiting for: what it did is in its database
+AFTER_WORKER_MS = 5000  # of a stop, kept for the code server and the embedded servers
 
 
 class Stack:
     """Starts all, starts again what ends, stops all in order."""
 
     def __init__(self, settings: Settings, *, throw_away: bool = False, ui: bool = True) -> None:
-        self.settings = settings
+        self.settings = settings.changed(health_check_port=_health_port(settings))
         self.ui_port = free_port(UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
@@ -43,6 +46,11 @@ class Stack:
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
         self._children: list[_Kept] = []
+
+    def _worker_ms(self) -> int:
+        """Return how long the worker may take to stop: the servers that it needs are stopped after it."""
+        total = self.settings.shutdown_timeout_ms
+        return max(total - AFTER_WORKER_MS, total // 2)
 
     def start(self, said: Callable[[str], None]) -> None:
         """Start all; say each step. Raises ViewerPipelineError, after stopping what was started."""
@@ -68,18 +76,24 @@ class Stack:
                         log.exception(event("server does not start", name=server.child.name))
             for kept in self._children:
                 kept.look()
+            for child in [kept.child for kept in self._children] + [server.child for server in self._servers]:
+                child.rotate(LOG_BYTES)
 
-    def stop_processes(self, said: Callable[[str], None]) -> None:
-        """Stop Dagster and the worker, in this order: nothing new is launched, then what was heard is folded."""
-        order = {"webserver": 0, "daemon": 1, "worker": 2, "code server": 3}
-        for kept in sorted(self._children, key=lambda kept: order[kept.child.name]):
-            said(f"stopping the {kept.child.name}")
-            kept.child.stop()
+    def stop(self, said: Callable[[str], None]) -> int:
+        """Stop all that runs, in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status.
+
+        At once, nothing new is launched, and the worker hears no more, folds what it heard, lets a running flush end
+        and flushes what remains. The code server, whose children the runs are, and the servers wait for that.
+        """
+        children = {kept.child.name: kept.child for kept in self._children}
         self._children.clear()
-
-    def stop(self, said: Callable[[str], None]) -> None:
-        """Stop all that runs."""
-        self.stop_processes(said)
+        for name in children.keys() - {"code server"}:
+            children[name].request_stop()
+        statuses = {}
+        for name in ("worker", "daemon", "webserver", "code server"):
+            if name in children:
+                said(f"stopping the {name}")
+                statuses[name] = children[name].stop()
         for server in reversed(self._servers):
             said(f"stopping {server.child.name}")
             server.stop()
@@ -87,6 +101,7 @@ class Stack:
         (self._home / SERVERS_FILE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
+        return statuses.get("worker", 0)
 
     def _start_servers(self, said: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
@@ -120,31 +135,34 @@ class Stack:
             "      location_name: viewer_pipeline\n"
         )
         said("starting Dagster's code server")
+        log_options = dagster_log_options(self.settings)
         grpc = ["-m", "dagster", "api", "grpc", "-m", "viewer_pipeline.definitions", "-h", LOOPBACK, "-p", str(port)]
-        code_server = self._start("code server", *grpc, "--location-name", "viewer_pipeline")
+        code_server = self._start("code server", *grpc, "--location-name", "viewer_pipeline", *log_options["grpc"])
         with open_instance(self.settings) as instance:  # makes Dagster's tables before several processes want to
             if self._owns_postgres:
                 for run_id in fail_orphans(instance):
                     said(f"flush run {run_id} had not ended; marked as failed")
         said("starting the worker")
-        self._start("worker", "-m", "viewer_pipeline.cli", "worker", logged=self._throw_away)
+        flush_at_stop = "--no-last-flush" if self._throw_away else "--last-flush"
+        self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._throw_away)
         _wait_for_port(code_server, port)
         said("starting Dagster's daemon")
-        self._start("daemon", "-m", "dagster._daemon", "run", "-w", str(workspace))
+        self._start("daemon", "-m", "dagster._daemon", "run", "-w", str(workspace), *log_options["daemon"])
         if self.ui_port is not None:
             said(f"starting Dagster's webserver on port {self.ui_port}")
             where = ["-h", LOOPBACK, "-p", str(self.ui_port), "-w", str(workspace)]
-            self._start("webserver", "-m", "dagster_webserver", *where)
+            self._start("webserver", "-m", "dagster_webserver", *where, *log_options["webserver"])
             _wait_for_port(self._children[-1].child, self.ui_port)
 
     def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
         log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
+        worker_ms = self._worker_ms()
         child = Child(
             name,
             [sys.executable, *arguments],
-            environment=self.settings.environment(),
+            environment=self.settings.changed(shutdown_timeout_ms=worker_ms).environment(),
             log=log_file,
-            grace=self.settings.shutdown_timeout_ms / 1000,
+            grace=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )
         child.start()
         self._children.append(_Kept(child))
@@ -173,6 +191,26 @@ class _Kept:
         elif now >= self.due:
             self.child.start()
             self.started, self.due = now, 0.0
+
+
+def dagster_log_options(settings: Settings) -> dict[str, list[str]]:
+    """Say LOG_LEVEL and LOG_FORMAT to Dagster's processes, each in its own words."""
+    log_format = ["--log-format", "json" if settings.log_format == "json" else "colored"]
+    level = ["--log-level", settings.log_level]
+    return {
+        "grpc": [*level, *log_format],
+        "daemon": [*level, *log_format],
+        "webserver": ["--dagster-log-level", settings.log_level, *log_format],  # its --log-level is of each request
+    }
+
+
+def _health_port(settings: Settings) -> int:
+    """Return the port that is asked for; where none is, the usual one or another that is free."""
+    wanted = settings.health_check_port
+    free = free_port(wanted)
+    if free != wanted and "health_check_port" in settings.model_fields_set:
+        raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens there")
+    return free
 
 
 def _wait_for_port(child: Child, port: int) -> None:

@@ -1,6 +1,5 @@
 """The Dagster instance of this pipeline: its home directory and its history."""
 
-import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -15,12 +14,13 @@ DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Make DAGSTER_HOME with our dagster.yaml, unless the operator put one there; return it."""
+    """Make DAGSTER_HOME with our dagster.yaml and LOG_LEVEL in it, unless the operator put one there; return it."""
     home = settings.dagster_directory
     home.mkdir(parents=True, exist_ok=True)
     theirs = home / "dagster.yaml"
     if not theirs.exists() or theirs.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
-        shutil.copyfile(DAGSTER_YAML, theirs)
+        ours = DAGSTER_YAML.read_text(encoding="utf-8")
+        theirs.write_text(ours.replace("python_log_level: INFO", f"python_log_level: {settings.log_level.upper()}"))
     return home
 
 

@@ -42,3 +42,9 @@ def why_wait(instance: dg.DagsterInstance) -> str | None:
         run = record.dagster_run
         return f"flush run {run.run_id[:8]} is {run.status.value.lower().replace('_', ' ')}"
     return None
+
+
+def is_flushing(instance: dg.DagsterInstance) -> bool:
+    """Whether a flush run is at work, or about to be."""
+    going_on = [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED]
+    return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=going_on)) > 0

@@ -15,6 +15,7 @@ from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.health import health_app
+from viewer_pipeline.worker.health_watch import HealthWatch
 from viewer_pipeline.worker.metrics import Metrics
 from viewer_pipeline.worker.probes import Probes
 
@@ -67,11 +68,13 @@ def serve(settings: Settings, figures: Figures, stopping: Callable[[], bool]) ->
     checks, metrics = probes.checks(), Metrics(settings, figures)
     app = health_app(checks, metrics, stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
-    for close in (probes.close, metrics.close, checks.close):
+    watch = HealthWatch(checks)
+    for close in (probes.close, metrics.close, checks.close, watch.stop):
         server.closing.callback(close)
     checks.start()
     metrics.start()
     server.start()
+    watch.start()
     return server
 
 

@@ -1,35 +1,104 @@
-"""The worker process: subscriber and what belongs to it, from start to an orderly stop."""
+"""The worker process: subscriber, health and metrics, from start to a stop in order."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 
 from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.health_server import serve
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.subscriber import Subscriber
 
 log = logging.getLogger("viewer_pipeline.worker")
 
+LOOK_SECONDS = 1.0  # how often it is checked that the subscriber still runs
+CLOSE_SECONDS = 0.5  # of a stop, kept for closing the server
 
-def run_worker(settings: Settings) -> None:
-    """Listen until SIGTERM or SIGINT, then fold what is in memory and return."""
-    rejections = Rejections(Ledger(settings.require_database_url()))
-    subscriber = Subscriber(settings, rejections)
+# Flush what is pending, until a time of the monotonic clock; return what came of it, in words.
+LastFlush = Callable[[float], str]
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping signal=%s", signal.Signals(number).name)
-        subscriber.stop()
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-    rejections.start()
-    try:
-        subscriber.run()
-    finally:
-        rejections.stop()
-    log.info("stopped")
+def run_worker(settings: Settings, last_flush: LastFlush) -> int:
+    """Listen and answer until SIGTERM or SIGINT, then stop in order; return the exit status.
+
+    Raises SettingsError where HEALTH_CHECK_PORT is taken.
+    """
+    worker = _Worker(settings, last_flush)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, worker.on_signal)
+    return worker.run()
+
+
+class _Worker:
+    def __init__(self, settings: Settings, last_flush: LastFlush) -> None:
+        self._settings = settings
+        self._last_flush = last_flush
+        self._figures = Figures()
+        self._rejections = Rejections(Ledger(settings.require_database_url()))
+        self._subscriber = Subscriber(settings, self._rejections, self._figures)
+        self._stopping = threading.Event()
+        self._deadline = 0.0
+        self._left: int | None = None  # views that were heard and not folded; None while it listens
+        self._flushed = "what is pending stays in Redis: there was no time left to flush it"
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Begin to stop; asked twice, end at once."""
+        if self._stopping.is_set():
+            os._exit(128 + number)
+        self._deadline = time.monotonic() + self._settings.shutdown_timeout_ms / 1000 - CLOSE_SECONDS
+        self._stopping.set()
+
+    def run(self) -> int:
+        """Run to the end."""
+        server = serve(self._settings, self._figures, self._stopping.is_set)
+        self._rejections.start()
+        subscriber = _start("subscriber", self._listen)
+        while not self._stopping.wait(LOOK_SECONDS):
+            if not subscriber.is_alive():
+                return 1  # its error has been logged; whoever started the process starts it again
+        log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
+        self._subscriber.stop()
+        self._figures.enter("stopping")
+        self._wait(subscriber)
+        if not subscriber.is_alive():
+            self._wait(_start("rejections", self._rejections.stop))
+            self._wait(_start("last-flush", self._flush))
+        server.stop()
+        return self._say_farewell()
+
+    def _listen(self) -> None:
+        try:
+            self._left = self._subscriber.run()
+        except Exception:
+            log.exception(event("the subscriber failed"))
+
+    def _flush(self) -> None:
+        try:
+            self._flushed = self._last_flush(self._deadline)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must not hold up the stop
+            self._flushed = f"what is pending stays in Redis: {error}"
+
+    def _wait(self, thread: threading.Thread) -> None:
+        thread.join(max(0.0, self._deadline - time.monotonic()))
+
+    def _say_farewell(self) -> int:
+        """Say what is left where. Views that were heard and that Redis did not take are lost with this process."""
+        left = self._figures.in_memory if self._left is None else self._left
+        level = logging.ERROR if left else logging.INFO
+        log.log(level, event("stopped", lost_views=left, flush=self._flushed))
+        return 1 if left else 0
+
+
+def _start(name: str, run: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
 
 import redis
 
-from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.counting.folds import FoldStore, NotHolder, OtherKeySpace, cuts_channel
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.errors import TransientError
+from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.lease import LeaseKeeper
 from viewer_pipeline.worker.messages import NotAView, parse_view
 from viewer_pipeline.worker.rejections import Rejections
+from viewer_pipeline.worker.stream import Segment, Stream
 from viewer_pipeline.worker.subscription import Subscription, SubscriptionLost
 
 log = logging.getLogger("viewer_pipeline.subscriber")
@@ -25,41 +29,17 @@ log = logging.getLogger("viewer_pipeline.subscriber")
 FOLD_SECONDS = 0.05  # how long a message waits in memory
 REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
-RETRY_SECONDS = (0.1, 5.0)  # first and longest pause before the next attempt to subscribe
-
-
-@dataclass
-class Stream:
-    """What was heard since the last cut, and the segments that are cut and not folded yet. Outlives a connection."""
-
-    last_cut: int = 0
-    views: Counter[str] = field(default_factory=Counter)
-    segments: deque[tuple[int, Counter[str]]] = field(default_factory=deque)
-
-    def cut(self, number: int) -> None:
-        """End the segment."""
-        if self.views:
-            self.segments.append((number, self.views))
-        self.last_cut, self.views = number, Counter()
-
-    def total(self) -> int:
-        """Return how many views are in memory."""
-        return self.views.total() + sum(views.total() for _, views in self.segments)
-
-    def interrupted(self) -> None:
-        """Close what was heard before a connection was lost, as a part of the segment that was open then.
-
-        A segment is folded once, by whoever comes first: if another subscriber has folded the whole of it, this part
-        is not counted again.
-        """
-        if self.last_cut:
-            self.cut(self.last_cut + 1)
+RETRY_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
+MAX_IDS = 200_000  # in memory, about 50 MB: what comes beyond waits in Redis, which cuts the connection in the end
 
 
 class Subscriber:
-    """Listens until it is told to stop; heals whatever breaks in between."""
+    """Listens until it is told to stop; heals whatever breaks in between.
 
-    def __init__(self, settings: Settings, rejections: Rejections) -> None:
+    Any number may run. All of them hear, the holder of the lease folds, and the others have what it has not folded.
+    """
+
+    def __init__(self, settings: Settings, rejections: Rejections, figures: Figures) -> None:
         url = settings.require_redis_url()
         self._channel = settings.pubsub_channel.encode()
         self._client = connect(url)
@@ -68,110 +48,247 @@ class Subscriber:
         self._folds = FoldStore(
             self._client, url, settings.counter_prefix, increment=settings.pubsub_mode == "increment"
         )
+        self._lease = LeaseKeeper(self._folds)
         self._rejections = rejections
+        self._figures = figures
         self._stream = Stream()
-        self._cuts = ""
-        self._said: tuple[str, type | None] = ("", None)
+        self._cuts_id = ""
+        self._sweep_due = False
+        self._write_due = 0.0
         self._stop = threading.Event()
-        self.listening = threading.Event()
 
     def stop(self) -> None:
         """Make `run` fold what is in memory and return."""
         self._stop.set()
 
-    def run(self) -> None:
-        """Subscribe, listen, and do it again after every loss, until `stop`."""
+    def run(self) -> int:
+        """Subscribe, listen, and do it again after every loss, until `stop`.
+
+        Returns how many views were heard and could not be given to Redis before the end.
+        """
         pause, longest = RETRY_SECONDS
         while not self._stop.is_set():
             subscription: Subscription | None = None
             try:
-                self._cuts = self._folds.cuts_channel()
-                subscription = Subscription(self._listener, [self._channel.decode(), self._cuts])
-                subscription.open()
+                subscription = self._open()
+                pause = RETRY_SECONDS[0]
                 self._listen(subscription)
-            except (SubscriptionLost, TransientError, redis.RedisError) as error:
-                if self.listening.is_set():
-                    pause = RETRY_SECONDS[0]
-                self._say("not listening", error)
-                self.listening.clear()
+            except (SubscriptionLost, OtherKeySpace, ViewerPipelineError, redis.RedisError) as error:
+                self._lost(error)
                 if subscription is not None:
                     subscription.close()  # before the pause: nobody would read what Redis still delivers
                 self._stop.wait(pause)
                 pause = min(pause * 2, longest)
             else:
                 subscription.close()
-        if self._stream.views or self._stream.segments:
-            log.error("given up views=%d: Redis could not take them before the stop", self._stream.total())
+        return self._leave()
+
+    # --- connection ---
+
+    def _open(self) -> Subscription:
+        self._cuts_id = self._folds.cuts_id()
+        if self._lease.holds and not self._stream.loose and self._folds.hearers(self._cuts_id):
+            self._lease.release(self._cuts_id)  # one that stands by has heard what was missed here
+        subscription = Subscription(self._listener, [self._channel.decode(), cuts_channel(self._cuts_id)])
+        try:
+            subscription.open()
+        except BaseException:
+            subscription.close()
+            raise
+        return subscription
+
+    def _lost(self, error: Exception) -> None:
+        """Say it once per change of state, not once per attempt."""
+        figures, reason = self._figures, str(error) or "the key space in Redis has another id"
+        if figures.state in ("listening", "standby"):
+            figures.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
+            self._drop(self._stream.interrupted(holder=self._lease.holds))
+            self._lease.hurry()
+        if figures.state != "reconnecting":
+            log.warning(event("not listening", channel=self._channel.decode(), reason=reason))
+        figures.enter("reconnecting", reason)
 
     def _listen(self, subscription: Subscription) -> None:
-        self._stream.interrupted()
-        self._store.ask_for_sweep("subscribed; messages may have been missed before")
-        self._say("listening", None)
-        self.listening.set()
-        due = 0.0
+        self._sweep_due = True
         while not self._stop.is_set():
-            self._hear(subscription.read(FOLD_SECONDS))
-            if (self._stream.views or self._stream.segments) and time.monotonic() >= due:
-                due = time.monotonic() + (FOLD_SECONDS if self._write() else REFUSED_SECONDS)
+            if self._lease.due():
+                self._keep_lease()
+            self._enter()
+            if self._room():
+                self._hear(subscription.read(FOLD_SECONDS))
+            now = time.monotonic()
+            if self._lease.holds and now >= self._write_due:
+                self._write_due = now + (FOLD_SECONDS if self._write() else REFUSED_SECONDS)
         self._finish(subscription)
+
+    def _enter(self) -> None:
+        """Say it where the state has changed."""
+        state = self._figures.state
+        self._figures.holds_lease = self._lease.holds
+        self._figures.enter("listening" if self._lease.holds else "standby")
+        if self._figures.state != state:
+            words = "listening" if self._lease.holds else "standing by: another subscriber folds, or none can yet"
+            log.info(event(words, channel=self._channel.decode()))
+
+    def _room(self) -> bool:
+        """Whether to hear more. Beyond MAX_IDS the holder waits until it has folded, one that stands by starts anew."""
+        if self._stream.ids() < MAX_IDS:
+            return True
+        if self._lease.holds:
+            self._stop.wait(FOLD_SECONDS)
+            return False
+        views = self._stream.clear()
+        log.warning(event("standing by, dropped what the holder of the lease does not fold", views=views))
+        self._drop(views)
+        return True
+
+    def _keep_lease(self) -> None:
+        try:
+            lease = self._lease.keep(self._figures.last_message)
+            if lease.outcome != "kept":  # another may have had it in between, and folded
+                self._drop(self._stream.drop_loose() + self._stream.prune(lease.folded))
+            if lease.outcome == "taken":
+                self._figures.takeovers += 1
+                self._sweep_due = True
+            if self._lease.holds and self._sweep_due:
+                self._store.ask_for_sweep("subscribed or took over; messages may have been missed before")
+                self._sweep_due = False
+        except TransientError as error:
+            self._refused(error)
+
+    # --- messages ---
+
+    def _hear(self, messages: list[tuple[bytes, bytes]]) -> None:
+        heard: list[bytes] = []
+        for channel, payload in messages:
+            if channel == self._channel:
+                heard.append(payload)
+            else:
+                self._count(heard)
+                heard = []
+                self._hear_of_cut(payload)
+        self._count(heard)
+
+    def _count(self, payloads: list[bytes]) -> None:
+        if not payloads:
+            return
+        figures, views = self._figures, self._stream.views
+        for payload, times in Counter(payloads).items():
+            try:
+                vod_id, count = parse_view(payload)
+            except NotAView as error:
+                figures.rejected[str(error)] += times
+                self._rejections.add(Reject.of("message", payload, b"", str(error)))
+            else:
+                figures.accepted += times
+                views[vod_id] += count * times
+        figures.heard += len(payloads)
+        figures.last_message = time.time()
+
+    def _hear_of_cut(self, payload: bytes) -> None:
+        if payload == b"released":
+            self._lease.hurry()
+            return
+        number, _, folded = payload.partition(b" ")
+        if number.isdigit() and folded.isdigit():
+            self._drop(self._stream.cut(int(number), int(folded)))
+
+    def _drop(self, views: int) -> None:
+        self._figures.dropped_views += views
+
+    # --- folds ---
 
     def _write(self) -> bool:
         """Fold what is cut, cut what was heard. False where Redis does not take it now: it is kept and tried again."""
+        stream = self._stream
         try:
             self._fold()
-            if self._stream.views:
-                self._folds.cut(self._cuts)
+            if stream.views or stream.loose or stream.segments:
+                self._folds.cut(self._cuts_id, self._lease.token, stream.last)
         except TransientError as error:
-            self._say("listening, but not folding", error)
+            self._refused(error)
             return False
-        self._say("listening", None)
+        except NotHolder:
+            self._lease.lost()
+            self._drop(stream.drop_loose())
+            return True
+        if self._figures.refused:
+            log.info(event("folding again", channel=self._channel.decode()))
+            self._figures.refused = ""
+        self._figures.in_memory = stream.total()
         return True
 
+    def _refused(self, error: TransientError) -> None:
+        if not self._figures.refused:
+            log.warning(event("listening, but not folding", channel=self._channel.decode(), reason=error))
+        self._figures.refused = str(error)
+        self._figures.in_memory = self._stream.total()
+
+    def _fold(self) -> None:
+        """Fold all segments, once a cut was heard: the first one on a connection may add to the last segment."""
+        while self._stream.segments and self._stream.numbered:
+            self._fold_one(self._stream.segments[0])
+            self._stream.segments.pop(0)
+
+    def _fold_one(self, segment: Segment) -> None:
+        views = segment.views.total()
+        folded = self._folds.fold(self._lease.token, segment.number, segment.views, time.time_ns() // 1_000_000)
+        if folded.written:
+            self._figures.folded += 1
+            self._figures.folded_views += views
+        else:
+            self._drop(views)
+        for vod_id, reason in folded.refused.items():
+            value = str(segment.views[vod_id]).encode()
+            said = f"counter: {reason}"
+            self._rejections.add(Reject.of("message", vod_id.encode(), value, said, f"segment {segment.number}"))
+
+    # --- stop ---
+
     def _finish(self, subscription: Subscription) -> None:
-        """Hear no more, and fold what was heard, as long as FINISH_SECONDS allow."""
-        subscription.unsubscribe(self._channel.decode())
-        deadline = time.monotonic() + FINISH_SECONDS
-        last: int | None = None
+        """Hear what is on its way and fold it, as long as FINISH_SECONDS allow.
+
+        Where another stands by, it goes on at the next cut, so this one must hear all that comes before it. Else this
+        one hears no more first: what is published afterwards reaches nobody.
+        """
+        self._figures.enter("stopping")
+        if not self._lease.holds:
+            return
+        deadline, last = time.monotonic() + FINISH_SECONDS, 0
+        others = False
         while time.monotonic() < deadline:
             try:
-                last = last or self._folds.cut(self._cuts)
+                if not last:
+                    others = self._folds.hearers(self._cuts_id) > 1
+                    if not others:
+                        subscription.unsubscribe(self._channel.decode())
+                    last = self._folds.cut(self._cuts_id, self._lease.token, self._stream.last)
                 self._hear(subscription.read(FOLD_SECONDS))
                 self._fold()
             except TransientError:
                 time.sleep(FOLD_SECONDS)
                 continue
-            if self._stream.last_cut >= last:
+            except NotHolder:
+                self._lease.lost()
+                return
+            if self._stream.last >= last:
                 break
-        self._say("unsubscribed", None)
+        if others and self._stream.last >= last:
+            self._drop(self._stream.clear())
+        log.info(event("unsubscribed", channel=self._channel.decode()))
 
-    def _say(self, state: str, error: Exception | None) -> None:
-        """Log one line per change of state, not one per attempt."""
-        if (state, type(error)) != self._said:
-            self._said = (state, type(error))
-            level = logging.WARNING if error else logging.INFO
-            log.log(level, "%s channel=%s%s", state, self._channel.decode(), f" reason={error}" if error else "")
-
-    def _hear(self, messages: list[tuple[bytes, bytes]]) -> None:
-        for channel, payload in messages:
-            if channel != self._channel:
-                if payload.isdigit():
-                    self._stream.cut(int(payload))
-                continue
-            try:
-                vod_id, count = parse_view(payload)
-            except NotAView as error:
-                self._rejections.add(Reject.of("message", payload, b"", str(error)))
-            else:
-                self._stream.views[vod_id] += count
-
-    def _fold(self) -> None:
-        while self._stream.segments:
-            number, views = self._stream.segments[0]
-            folded = self._folds.fold(number, views, time.time_ns() // 1_000_000)
-            self._stream.segments.popleft()
-            if not folded.written:
-                log.warning("segment was folded before segment=%d views=%d", number, views.total())
-            for vod_id, reason in folded.refused.items():
-                value = str(views[vod_id]).encode()
-                reject = Reject.of("message", vod_id.encode(), value, f"counter: {reason}", f"segment {number}")
-                self._rejections.add(reject)
+    def _leave(self) -> int:
+        """Fold what is left, if nobody else can have folded it; give the lease back. Return the views that remain."""
+        if not self._lease.holds:
+            return 0
+        rest = Counter(self._stream.views) + self._stream.loose
+        for segment in self._stream.segments:
+            rest += segment.views
+        with contextlib.suppress(TransientError, NotHolder, OtherKeySpace):
+            if rest:
+                number = self._folds.cut(self._cuts_id, self._lease.token, self._stream.last)
+                self._fold_one(Segment(number, rest))
+                rest = Counter()
+            self._lease.release(self._cuts_id)
+        self._figures.in_memory = rest.total()
+        return rest.total()

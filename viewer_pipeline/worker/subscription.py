@@ -8,13 +8,19 @@ from typing import Any
 import hiredis
 import redis
 
+from viewer_pipeline.worker.figures import Loss
+
 READ_BYTES = 1 << 18
 PING_SECONDS = 2.0  # silence after which the server is asked for a sign of life
-DEAD_SECONDS = 6.0  # silence after which the connection counts as lost
+DEAD_SECONDS = 4.0  # how long it may take to give one
 
 
 class SubscriptionLost(Exception):
     """The connection is gone, or gave no sign of life; messages may have been missed."""
+
+    def __init__(self, how: Loss, said: str) -> None:
+        super().__init__(said)
+        self.how: Loss = how
 
 
 class Subscription:
@@ -29,20 +35,24 @@ class Subscription:
         self._channels = channels
         self._reader = hiredis.Reader()
         self._heard = time.monotonic()
-        self._pinged = False
+        self._asked: float | None = None  # when a sign of life was asked for
+        self._confirmed = 0  # channels
+        self._early: list[tuple[bytes, bytes]] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
-        """Connect and subscribe. Raises redis.RedisError."""
+        """Connect and subscribe; from then on the messages of all channels arrive.
+
+        Raises redis.RedisError, SubscriptionLost.
+        """
         self._connection.connect()
         self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
         self._heard = time.monotonic()
+        while self._confirmed < len(self._channels):
+            self._early += self.read(PING_SECONDS)
 
     def unsubscribe(self, channel: str) -> None:
         """Hear no more of one channel; what is on its way still arrives. Raises SubscriptionLost."""
-        try:
-            self._connection.send_command("UNSUBSCRIBE", channel, check_health=False)
-        except redis.RedisError as error:
-            raise SubscriptionLost(str(error)) from error
+        self._send("UNSUBSCRIBE", channel)
 
     def close(self) -> None:
         """Close the connection."""
@@ -53,20 +63,23 @@ class Subscription:
 
         Raises SubscriptionLost.
         """
-        messages: list[tuple[bytes, bytes]] = []
+        messages, self._early = self._early, []
         if data := self._receive(timeout):
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            gets = self._reader.gets
+            while (reply := gets()) is not False:
                 if isinstance(reply, Exception):
-                    raise SubscriptionLost(str(reply))
+                    raise SubscriptionLost("error", str(reply))
                 if reply[0] == b"message":
                     messages.append((reply[1], reply[2]))
+                elif reply[0] == b"subscribe":
+                    self._confirmed += 1
         return messages
 
     def _receive(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting
         if socket is None:
-            raise SubscriptionLost("closed")
+            raise SubscriptionLost("closed", "closed")
         try:
             socket.settimeout(timeout)
             data = bytes(socket.recv(READ_BYTES))
@@ -74,19 +87,24 @@ class Subscription:
             self._ask_for_life()
             return b""
         except OSError as error:
-            raise SubscriptionLost(str(error)) from error
+            raise SubscriptionLost("closed", str(error)) from error
         if not data:
-            raise SubscriptionLost("closed by the server")
-        self._heard, self._pinged = time.monotonic(), False
+            raise SubscriptionLost("closed", "closed by the server")
+        self._heard, self._asked = time.monotonic(), None
         return data
 
     def _ask_for_life(self) -> None:
-        silence = time.monotonic() - self._heard
-        if silence > DEAD_SECONDS:
-            raise SubscriptionLost(f"no sign of life for {silence:.0f} s")
-        if silence > PING_SECONDS and not self._pinged:
-            self._pinged = True
-            try:
-                self._connection.send_command("PING", check_health=False)
-            except redis.RedisError as error:
-                raise SubscriptionLost(str(error)) from error
+        """Ask after some silence. An answer that came while nobody read is waiting, and would have been read first."""
+        now = time.monotonic()
+        if self._asked is None:
+            if now - self._heard > PING_SECONDS:
+                self._asked = now
+                self._send("PING")
+        elif now - self._asked > DEAD_SECONDS:
+            raise SubscriptionLost("silent", f"no sign of life for {now - self._heard:.0f} s")
+
+    def _send(self, *command: str) -> None:
+        try:
+            self._connection.send_command(*command, check_health=False)
+        except redis.RedisError as error:
+            raise SubscriptionLost("closed", str(error)) from error

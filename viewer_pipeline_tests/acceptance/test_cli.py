@@ -24,8 +24,10 @@ Environment = dict[str, str]
 
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
-# Exercised with --json in this file; `demo` in test_demo.py. The rest of `bench all` are the two others.
-JSON_COMMANDS = {"migrate", "flush", "status", "send", "bench flush", "bench changed", "bench all", "demo"}
+# Exercised with --json in this file; `demo` in test_demo.py. `bench all` is the others together.
+JSON_COMMANDS = {"migrate", "flush", "status", "send", "demo"} | {
+    f"bench {name}" for name in ("flush", "changed", "messages", "all")
+}
 
 
 @pytest.fixture
@@ -336,10 +338,14 @@ def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> N
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["flush --counters 100", "changed --counters 10 --others 100"],
+    ("words", "figure"),
+    [
+        ("flush --counters 100", "counters"),
+        ("changed --counters 10 --others 100", "counters"),
+        ("messages --messages 5000", "messages"),
+    ],
 )
-def test_bench(environment: Environment, words: str) -> None:
+def test_bench(environment: Environment, words: str, figure: str) -> None:
     """On servers of its own, which need no setting; figures of what was asked for."""
     figures = json_of(run(environment, "bench", *words.split(), "--runs", "1", "--json"))
-    assert figures["counters"] == int(words.split()[2])
+    assert figures[figure] == int(words.split()[2])

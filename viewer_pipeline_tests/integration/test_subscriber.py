@@ -6,39 +6,38 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import FOLD, FoldStore
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.rejections import KEPT_OF_A_REASON, Rejections
 from viewer_pipeline.worker.subscriber import Subscriber
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
-CUTS = "viewer:cuts:test"
 
 
 class Listening:
     """A subscriber on a thread."""
 
     def __init__(self, settings: Settings) -> None:
+        self.figures = Figures()
         self.rejections = Rejections(Ledger(settings.require_database_url()))
-        self.subscriber = Subscriber(settings, self.rejections)
+        self.subscriber = Subscriber(settings, self.rejections, self.figures)
         self.thread = threading.Thread(target=self.subscriber.run)
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.rejections.start()
         self.thread.start()
-        assert self.subscriber.listening.wait(30)
+        wait_until(lambda: self.figures.state in ("listening", "standby"), 30, "listening")
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -182,7 +181,9 @@ def test_a_counter_that_cannot_be_raised_is_rejected(listen: Listen, world: Worl
 def test_subscribing_asks_for_a_sweep(listen: Listen, world: World) -> None:
     """Messages may have been missed before."""
     with listen():
-        assert (world.stores.redis.asked_sweep() or b"").endswith(b"subscribed; messages may have been missed before")
+        assert (world.stores.redis.asked_sweep() or b"").endswith(
+            b"subscribed or took over; messages may have been missed before"
+        )
 
 
 def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: World) -> None:
@@ -193,7 +194,7 @@ def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: W
         world.client.hdel("viewer:subscriber", "sweep")
         world.client.client_kill_filter(_type="pubsub")
         wait_until(lambda: world.stores.redis.asked_sweep() is not None, 20, "a sweep asked for")
-        assert made.subscriber.listening.wait(20)
+        wait_until(lambda: made.figures.state == "listening", 20, "listening again")
         publish(world.client, "a")
     assert world.counters() == {"a": 2}
 
@@ -208,72 +209,6 @@ def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: Worl
             world.client.client_kill_filter(_type="pubsub")
             wait_until(lambda: bool(dict(world.client.pubsub_numsub(CHANNEL))[CHANNEL.encode()]), 20, "subscribed")
     assert 0 < world.counters()["a"] <= sent
-
-
-@pytest.fixture
-def folds(client: redis.Redis, redis_url: str) -> FoldStore:
-    """Cuts and folds on the empty Redis."""
-    return FoldStore(client, redis_url, PREFIX, increment=True)
-
-
-def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, world: World) -> None:
-    """As redis-py does after a timeout; also a segment of several scripts."""
-    segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
-    number = folds.cut(CUTS)
-    assert folds.fold(number, segment, 1).written
-    assert not folds.fold(number, segment, 1).written
-    assert world.counters() == dict(segment)
-
-
-def test_a_segment_that_was_folded_half_way_goes_on(folds: FoldStore, world: World) -> None:
-    """Its first part was written when the subscriber died: the other parts are, that one is not again."""
-    segment = Counter({f"v{n:04d}": n + 1 for n in range(1200)})
-    number = folds.cut(CUTS)
-    keys = ["viewer:subscriber", "viewer:changed", *(f"{PREFIX}v{n:04d}" for n in range(500))]
-    counts = " ".join(str(n + 1) for n in range(500))
-    assert FOLD.run(world.client, keys, [number, 1, 3, 1, 1, len(PREFIX), counts]) == [1]
-    assert folds.fold(number, segment, 1).written
-    assert world.counters() == dict(segment)
-
-
-def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore) -> None:
-    """Whoever listens sees the same messages between two cuts, so a segment's number is enough to count it once."""
-    listeners: list[Any] = [world.client.pubsub() for _ in range(2)]  # type: ignore[no-untyped-call]  # redis-py
-    for listener in listeners:
-        listener.subscribe(CHANNEL, CUTS)
-        for _ in range(2):
-            wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
-    for number in range(100):
-        world.client.publish(CHANNEL, str(number))
-        if number % 7 == 0:
-            folds.cut(CUTS)
-    last = folds.cut(CUTS)
-    heard: list[list[tuple[bytes, bytes]]] = [[], []]
-    for listener, messages in zip(listeners, heard, strict=True):
-        while not messages or messages[-1] != (CUTS.encode(), str(last).encode()):
-            message: Any = listener.get_message(timeout=1)
-            if message:
-                messages.append((message["channel"], message["data"]))
-        listener.close()
-    assert heard[0] == heard[1]
-
-
-def test_cuts_go_on_above_what_was_folded(folds: FoldStore, world: World) -> None:
-    """A Redis that lost its last writes must not take a new segment for an old one."""
-    world.client.hset("viewer:subscriber", mapping={"cut": 3, "folded": 9})
-    assert folds.cut(CUTS) == 10
-    assert folds.fold(10, Counter(a=1), 1).written
-
-
-def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, world: World) -> None:
-    """And counts once when it is sent again."""
-    number = folds.cut(CUTS)
-    world.client.config_set("maxmemory", 1)
-    with pytest.raises(Exception, match="does not accept writes"):
-        folds.fold(number, Counter(a=1), 1)
-    world.client.config_set("maxmemory", 0)
-    assert folds.fold(number, Counter(a=1), 1).written
-    assert world.counters() == {"a": 1}
 
 
 def test_the_changed_set_is_read_in_pages(world: World) -> None:

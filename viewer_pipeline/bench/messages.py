@@ -1,0 +1,145 @@
+"""How many messages a second the subscriber hears and folds, beside a plain redis-py loop that only parses them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from viewer_pipeline.bench.rig import PREFIX, Rig, ids_of, peak_mb, rig
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.rejections import Rejections
+from viewer_pipeline.worker.subscriber import Subscriber
+
+VODS = 10_000
+PIPELINE = 2_000
+AHEAD = 40_000  # messages that are published and not heard yet: 5 MB, less than Redis lets wait for a subscriber
+
+Heard = Synchronized  # how many messages were heard so far
+Listen = Callable[..., "Rate"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one process did with the messages."""
+
+    seconds: float
+    cpu_seconds: float  # of the process that listens
+    counted: int
+    peak_mb: float
+
+
+@dataclass(frozen=True)
+class MessageFigures:
+    """Medians over the runs. Publisher and Redis share the machine, so the rate per CPU second is that of one core."""
+
+    messages: int
+    per_second: float
+    per_cpu_second: float
+    plain_per_second: float
+    plain_per_cpu_second: float
+    peak_mb: float
+
+
+def bench_messages(messages: int, *, runs: int) -> MessageFigures:
+    """Publish `messages` views of 10 000 VODs through a real Redis, to the subscriber and to the plain loop in turn."""
+    with rig() as servers:
+        settings = Settings(database_url=servers.database_url, redis_url=servers.redis_url)
+        rates: dict[str, list[Rate]] = {"subscriber": [], "plain": []}
+        for _ in range(runs):
+            rates["subscriber"].append(_listen_to(servers, _subscribe, settings, messages))
+            rates["plain"].append(_listen_to(servers, _loop, settings, messages))
+
+    def median(name: str, of: Callable[[Rate], float]) -> float:
+        return statistics.median(of(rate) for rate in rates[name])
+
+    return MessageFigures(
+        messages,
+        per_second=median("subscriber", lambda rate: messages / rate.seconds),
+        per_cpu_second=median("subscriber", lambda rate: messages / rate.cpu_seconds),
+        plain_per_second=median("plain", lambda rate: messages / rate.seconds),
+        plain_per_cpu_second=median("plain", lambda rate: messages / rate.cpu_seconds),
+        peak_mb=median("subscriber", lambda rate: rate.peak_mb),
+    )
+
+
+def _listen_to(servers: Rig, listen: Listen, settings: Settings, messages: int) -> Rate:
+    servers.client.flushall()
+    spawn = multiprocessing.get_context("spawn")
+    heard, ready = spawn.Value("q", 0), spawn.Event()
+    results: Any = spawn.Queue()
+    process = spawn.Process(target=_run, args=(results, listen, settings, messages, heard, ready))
+    process.start()
+    ready.wait()
+    _publish(servers, settings.pubsub_channel, messages, heard)
+    rate: Rate = results.get()
+    process.join()
+    assert rate.counted == messages, f"{rate.counted} of {messages} were counted"
+    return rate
+
+
+def _publish(servers: Rig, channel: str, messages: int, heard: Any) -> None:
+    payloads = [json.dumps({"vodId": vod_id, "count": 1}) for vod_id in ids_of(VODS)]
+    pipe = servers.client.pipeline(transaction=False)
+    for number in range(messages):
+        pipe.publish(channel, payloads[number * 7919 % VODS])
+        if number % PIPELINE == PIPELINE - 1 or number == messages - 1:
+            pipe.execute()
+            while number - heard.value > AHEAD:
+                time.sleep(0.001)
+
+
+def _run(results: Any, listen: Listen, *arguments: Any) -> None:
+    results.put(listen(*arguments))
+
+
+def _subscribe(settings: Settings, messages: int, heard: Heard[int], ready: Event) -> Rate:
+    figures = Figures()
+    subscriber = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), figures)
+    thread = threading.Thread(target=subscriber.run)
+    thread.start()
+    while figures.state != "listening":
+        time.sleep(0.001)
+    ready.set()
+    started, cpu = time.perf_counter(), time.process_time()
+    while figures.heard < messages:
+        heard.value = figures.heard
+        time.sleep(0.005)
+    subscriber.stop()
+    thread.join()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    with connect(settings.require_redis_url()) as client:
+        values: Any = client.mget([PREFIX + vod_id for vod_id in ids_of(VODS)])
+    return Rate(seconds, cpu_seconds, sum(int(value or 0) for value in values), peak_mb())
+
+
+def _loop(settings: Settings, messages: int, heard: Heard[int], ready: Event) -> Rate:
+    views: Counter[str] = Counter()
+    with connect(settings.require_redis_url()) as client:
+        pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
+        pubsub.subscribe(settings.pubsub_channel)
+        pubsub.get_message(timeout=1)
+        ready.set()
+        started, cpu = time.perf_counter(), time.process_time()
+        count = 0
+        while count < messages:
+            if message := pubsub.get_message(timeout=1):
+                view = json.loads(message["data"])
+                views[view["vodId"]] += view["count"]
+                count += 1
+                if count % 1000 == 0:
+                    heard.value = count
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+        pubsub.close()
+    return Rate(seconds, cpu_seconds, views.total(), peak_mb())

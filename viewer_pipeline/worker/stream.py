@@ -1,0 +1,89 @@
+"""What a subscriber heard and nobody has folded yet. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Segment:
+    """The views between two cuts; `number` is that of the cut that ends it."""
+
+    number: int
+    views: Counter[str]
+
+
+@dataclass
+class Stream:
+    """The segments of one subscriber. Outlives its connections.
+
+    A segment is counted once by its number, so everything hangs on giving views the number under which another
+    subscriber has them too. On one connection no cut is missed: what was heard before a cut has its number, and what
+    was heard after it has the next. A connection that breaks before its first cut leaves views without a number.
+    """
+
+    last: int = 0  # the last cut that was heard, on whatever connection
+    numbered: bool = False  # a cut was heard on this connection: what is open gets the number last + 1
+    views: Counter[str] = field(default_factory=Counter)  # of the open segment
+    loose: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
+    segments: list[Segment] = field(default_factory=list)
+
+    def cut(self, number: int, folded: int) -> int:
+        """End the open segment; drop what another has folded by then. Return how many views were dropped."""
+        dropped = 0
+        if number <= self.last:  # numbers only rise, unless Redis lost what it knew: then older ones mean nothing
+            dropped = self._sum()
+            self.segments = []
+        self._add(number, self.views + self.loose)
+        self.last, self.numbered, self.views, self.loose = number, True, Counter(), Counter()
+        return dropped + self.prune(folded)
+
+    def prune(self, folded: int) -> int:
+        """Drop segments up to this number; return how many views were in them."""
+        before = self._sum()
+        self.segments = [segment for segment in self.segments if segment.number > folded]
+        return before - self._sum()
+
+    def interrupted(self, *, holder: bool) -> int:
+        """Close what was heard before a connection was lost. Return how many views were dropped.
+
+        Views without a number are kept by the holder of the lease only. Nobody else folds while it has the lease, and
+        it will fold them under the next cut that it makes, which is above the one that any other has them under.
+        """
+        views, self.views = self.views, Counter()
+        if self.numbered:
+            self._add(self.last + 1, views)
+        elif holder:
+            self.loose += views
+        self.numbered, dropped = False, 0 if self.numbered or holder else views.total()
+        return dropped
+
+    def drop_loose(self) -> int:
+        """Drop views without a number, because another may have folded them. Return how many."""
+        dropped, self.loose = self.loose.total(), Counter()
+        return dropped
+
+    def clear(self) -> int:
+        """Drop everything; return how many views that were."""
+        dropped, self.segments, self.views = self.total() - self.loose.total(), [], Counter()
+        return dropped + self.drop_loose()
+
+    def total(self) -> int:
+        """Return how many views are in memory."""
+        return self._sum() + self.views.total() + self.loose.total()
+
+    def ids(self) -> int:
+        """Return how many entries are in memory."""
+        return len(self.views) + len(self.loose) + sum(len(segment.views) for segment in self.segments)
+
+    def _add(self, number: int, views: Counter[str]) -> None:
+        if not views:
+            return
+        if self.segments and self.segments[-1].number == number:
+            self.segments[-1].views += views
+        else:
+            self.segments.append(Segment(number, views))
+
+    def _sum(self) -> int:
+        return sum(segment.views.total() for segment in self.segments)

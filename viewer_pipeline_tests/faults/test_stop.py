@@ -1,0 +1,187 @@
+"""A worker that is told to stop: it loses nothing, and ends in time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.worker_process import WorkerProcess, publish
+from viewer_pipeline_tests.world import PREFIX, World
+
+LOCK = "LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE"
+
+
+@pytest.fixture
+def worker(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[WorkerProcess]:
+    """A worker that listens."""
+    with WorkerProcess(tmp_path, database_url, redis_url) as process:
+        process.wait_until_ready()
+        yield process
+
+
+def reasons_of_runs(world: World) -> list[tuple[str, str]]:
+    """Return (status, why) of the runs in Dagster's history."""
+    query = (
+        "SELECT r.status, t.value FROM dagster.runs r JOIN dagster.run_tags t USING (run_id) WHERE t.key = 'viewer/why'"
+    )
+    return world.rows(query)
+
+
+def get(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:
+    """Ask its health server."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_idle(worker: WorkerProcess, world: World, number: signal.Signals) -> None:
+    """Nothing is launched for nothing."""
+    assert worker.stop(number) == 0
+    assert worker.last_event()["event"] == "stopped"
+    assert worker.last_event()["flush"] == "nothing was pending"
+    assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)]
+
+
+def test_what_is_pending_is_flushed(worker: WorkerProcess, world: World) -> None:
+    """Announced or not, by a last run in Dagster's history that says why."""
+    assert publish(world.client, "told", 5) == 1
+    world.send("untold", 7)
+    assert worker.stop() == 0
+    assert world.totals() == {"told": 5, "untold": 7}
+    assert world.counters() == {}
+    assert reasons_of_runs(world) == [("SUCCESS", "shutdown: what remains")]
+    assert worker.last_event()["flush"].startswith("flushed what remained: 12 views, run ")
+
+
+def test_in_mid_fold(worker: WorkerProcess, world: World) -> None:
+    """Messages keep coming: each that Redis delivered counts, once."""
+    stop = threading.Event()
+
+    def produce() -> None:
+        number = 0
+        with connect(world.stores.redis.url) as client:
+            while not stop.is_set():
+                number += 1
+                if publish(client, f"v{number % 50}"):
+                    world.sent[f"v{number % 50}"] += 1
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    try:
+        wait_until(lambda: sum(world.counters().values()) > 1000, 60, "a thousand views folded")
+        assert worker.stop() == 0
+    finally:
+        stop.set()
+        producer.join()
+    world.assert_all_persisted()
+
+
+def test_in_mid_flush(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """A flush that cannot end in time: the stop ends all the same, and says where the views are."""
+    with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS="9000") as worker:
+        worker.wait_until_ready()
+        assert publish(world.client, "a", 5) == 1
+        world.sent["a"] = 5
+        with psycopg.connect(database_url) as connection:
+            connection.execute(LOCK)
+            assert worker.stop(seconds=60) == 0
+            last = worker.last_event()
+    assert (last["event"], last["lost_views"]) == ("stopped", 0)
+    assert last["flush"].startswith("what is pending stays in Redis")
+    wait_until(lambda: not busy(world), 60, "PostgreSQL has noticed that the worker is gone")
+    world.assert_conserved()
+    world.flush()
+    world.assert_all_persisted()
+
+
+def busy(world: World) -> bool:
+    """Whether a flush still has a connection."""
+    query = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'viewer-pipeline' AND datname = current_database()"
+    return bool(world.rows(query))
+
+
+def test_while_it_stops(worker: WorkerProcess, world: World) -> None:
+    """/health says so with 503, /ping still answers 200."""
+    world.send("a", 5)
+    with psycopg.connect(world.stores.ledger.url) as connection:
+        connection.execute(LOCK)
+        worker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: get(worker, "/health")[1]["status"] == "stopping", 60, "stopping")
+        assert get(worker, "/health")[0] == 503
+        assert get(worker, "/ping")[0] == 200
+        connection.rollback()
+        assert worker.process.wait(60) == 0
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_asked_twice(worker: WorkerProcess, world: World, number: signal.Signals, status: int) -> None:
+    """It ends at once; what is pending stays in Redis."""
+    world.send("a", 5)
+    with psycopg.connect(world.stores.ledger.url) as connection:
+        connection.execute(LOCK)
+        worker.process.send_signal(number)
+        wait_until(lambda: worker.said("stopping"), 60, "stopping")
+        assert worker.stop(number) == status
+    world.assert_conserved()
+
+
+@pytest.fixture
+def own_servers(tmp_path: Path) -> Iterator[tuple[PostgresServer, RedisServer]]:
+    """Servers that a test may stop."""
+    # Not on the usual ports, which another server may take while these are down.
+    postgres = PostgresServer(tmp_path / "servers", port=free_port(), throw_away=True)
+    server = RedisServer(tmp_path / "servers", port=free_port())
+    try:
+        postgres.start()
+        server.start()
+        migrate(postgres.url, with_dagster=True)
+        yield postgres, server
+    finally:
+        server.stop()
+        postgres.stop()
+
+
+def test_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
+    """What was heard is folded; it stays in Redis, and the last line says so, without the password."""
+    postgres, server = own_servers
+    with WorkerProcess(tmp_path, postgres.url, server.url) as worker, connect(server.url) as client:
+        worker.wait_until_ready()
+        postgres.stop()
+        assert publish(client, "a", 5) == 1
+        assert worker.stop() == 0
+        assert client.get(PREFIX + "a") == b"5"
+        last = worker.last_event()
+        assert (last["event"], last["lost_views"]) == ("stopped", 0)
+        assert last["flush"].startswith("what is pending stays in Redis: PostgreSQL does not answer")
+        password = postgres.url.partition("@")[0].rpartition(":")[2]
+        assert password not in worker.log.read_text()
+
+
+def test_with_redis_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
+    """There is nothing to fold into; it ends in time."""
+    postgres, server = own_servers
+    with WorkerProcess(tmp_path, postgres.url, server.url) as worker:
+        worker.wait_until_ready()
+        server.stop()
+        wait_until(lambda: worker.said("not listening"), 60, "it notices")
+        assert worker.stop() == 0
+        assert worker.last_event()["flush"].startswith("what is pending stays in Redis: Redis does not answer")

@@ -1,0 +1,192 @@
+"""Lease, cuts and folds on a real Redis: a segment is written once, by whoever holds the lease."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import redis
+
+from viewer_pipeline.counting.folds import FOLD, FoldStore, NotHolder, OtherKeySpace, cuts_channel
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+CHANNEL = "view_count_updates"
+SPACE = "test"
+CUTS = cuts_channel(SPACE)
+HOUR_MS = 3_600_000
+LARGE = Counter({f"v{n:04d}": n + 1 for n in range(1200)})  # three parts
+
+
+@pytest.fixture
+def folds(client: redis.Redis, redis_url: str) -> FoldStore:
+    """Folds on the empty Redis."""
+    return FoldStore(client, redis_url, PREFIX, increment=True)
+
+
+@pytest.fixture
+def token(folds: FoldStore) -> str:
+    """A token that holds the lease."""
+    assert folds.lease("mine", HOUR_MS, "test", 0).outcome == "taken"
+    return "mine"
+
+
+def take_over(world: World, folds: FoldStore) -> str:
+    """Let the lease run out, and take it."""
+    world.client.hset("viewer:subscriber", "until", 0)
+    assert folds.lease("theirs", HOUR_MS, "other", 0).outcome == "taken"
+    return "theirs"
+
+
+def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
+    """It is taken, kept, refused to another, given back; and it never expires as a key."""
+    assert folds.lease("a", HOUR_MS, "host:1", 0) == ("taken", 0)
+    assert folds.lease("b", HOUR_MS, "host:2", 0) == ("other", 0)
+    assert folds.lease("a", HOUR_MS, "host:1", 12345) == ("kept", 0)
+    assert world.client.hmget("viewer:subscriber", "who", "heard") == [b"host:1", b"12345"]
+    folds.release("b", SPACE)
+    assert folds.lease("b", HOUR_MS, "host:2", 0).outcome == "other"
+    folds.release("a", SPACE)
+    assert folds.lease("b", HOUR_MS, "host:2", 0).outcome == "taken"
+    assert world.client.ttl("viewer:subscriber") == -1
+
+
+def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: World) -> None:
+    """By whoever comes; the old holder is refused from then on, whatever it believes."""
+    number = folds.cut(SPACE, token, 0)
+    take_over(world, folds)
+    with pytest.raises(NotHolder):
+        folds.fold(token, number, Counter(a=1), 1)
+    with pytest.raises(NotHolder):
+        folds.cut(SPACE, token, 0)
+    assert folds.lease(token, HOUR_MS, "test", 0).outcome == "other"
+    assert world.counters() == {}
+
+
+def test_a_release_is_heard(folds: FoldStore, token: str, world: World) -> None:
+    """So that those who stand by need not wait for the lease to run out."""
+    listener: Any = world.client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
+    listener.subscribe(CUTS)
+    wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
+    assert folds.hearers(SPACE) == 1
+    folds.release(token, SPACE)
+    message: Any = listener.get_message(timeout=20)
+    assert message["data"] == b"released"
+    listener.close()
+
+
+def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, token: str, world: World) -> None:
+    """As redis-py does after a timeout; also a segment of several scripts."""
+    number = folds.cut(SPACE, token, 0)
+    assert folds.fold(token, number, LARGE, 1).written
+    assert not folds.fold(token, number, LARGE, 1).written
+    assert world.counters() == dict(LARGE)
+
+
+def test_another_goes_on_with_a_segment(folds: FoldStore, token: str, world: World) -> None:
+    """Its first part was written when the holder died: the other parts are written, that one is not again."""
+    number = folds.cut(SPACE, token, 0)
+    die_after(folds, 1, token, number, LARGE)
+    assert 0 < len(world.counters()) < len(LARGE)
+    assert folds.fold(take_over(world, folds), number, LARGE, 1).written
+    assert world.counters() == dict(LARGE)
+
+
+def test_another_that_heard_less_goes_on_with_a_segment(folds: FoldStore, token: str, world: World) -> None:
+    """It has another number of parts: no view is counted twice all the same."""
+    number = folds.cut(SPACE, token, 0)
+    die_after(folds, 2, token, number, LARGE)
+    less = Counter(dict(list(LARGE.items())[:300]))
+    assert folds.fold(take_over(world, folds), number, less, 1).written
+    counters = world.counters()
+    assert all(counters[vod_id] == views for vod_id, views in less.items())
+    assert all(LARGE[vod_id] == views for vod_id, views in counters.items())
+
+
+def die_after(folds: FoldStore, parts: int, token: str, number: int, views: Counter[str]) -> None:
+    """Fold the first parts only."""
+    whole, left = folds._fold_part, iter([True] * parts)
+    dying = patch.object(folds, "_fold_part", lambda *arguments: whole(*arguments) if next(left, False) else _die())
+    with dying, pytest.raises(KeyboardInterrupt):
+        folds.fold(token, number, views, 1)
+
+
+def _die() -> None:
+    raise KeyboardInterrupt
+
+
+def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore, token: str) -> None:
+    """Whoever listens sees the same messages between two cuts, so a segment's number is enough to count it once."""
+    listeners: list[Any] = [world.client.pubsub() for _ in range(2)]  # type: ignore[no-untyped-call]  # redis-py
+    for listener in listeners:
+        listener.subscribe(CHANNEL, CUTS)
+        for _ in range(2):
+            wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
+    for number in range(100):
+        world.client.publish(CHANNEL, str(number))
+        if number % 7 == 0:
+            folds.cut(SPACE, token, 0)
+    last = folds.cut(SPACE, token, 0)
+    heard: list[list[tuple[bytes, bytes]]] = [[], []]
+    for listener, messages in zip(listeners, heard, strict=True):
+        while not messages or messages[-1] != (CUTS.encode(), b"%d 0" % last):
+            message: Any = listener.get_message(timeout=1)
+            if message:
+                messages.append((message["channel"], message["data"]))
+        listener.close()
+    assert heard[0] == heard[1]
+
+
+def test_cuts_go_on_above_what_was_folded(folds: FoldStore, token: str, world: World) -> None:
+    """A Redis that lost its last writes must not take a new segment for an old one."""
+    world.client.hset("viewer:subscriber", mapping={"cut": 3, "folded": 9})
+    assert folds.cut(SPACE, token, 0) == 10
+    assert folds.fold(token, 10, Counter(a=1), 1).written
+
+
+def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: World) -> None:
+    """A Redis that was emptied: the holder's segments keep their numbers, and the key space its id."""
+    folds.cut(SPACE, token, 0)
+    world.client.flushall()
+    with pytest.raises(NotHolder):
+        folds.cut(SPACE, token, 41)
+    assert folds.lease(token, HOUR_MS, "test", 0).outcome == "taken"
+    assert folds.cut(SPACE, token, 41) == 42
+    assert folds.cuts_id() == SPACE
+
+
+def test_a_key_space_of_another_id(folds: FoldStore, token: str, world: World) -> None:
+    """Nobody would hear the cut: it is refused, so that the subscriber subscribes anew."""
+    world.client.hset("viewer:subscriber", "id", "other")
+    with pytest.raises(OtherKeySpace):
+        folds.cut(SPACE, token, 0)
+
+
+def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, token: str, world: World) -> None:
+    """And counts once when it is sent again."""
+    number = folds.cut(SPACE, token, 0)
+    world.client.config_set("maxmemory", 1)
+    with pytest.raises(Exception, match="does not accept writes"):
+        folds.fold(token, number, Counter(a=1), 1)
+    world.client.config_set("maxmemory", 0)
+    assert folds.fold(token, number, Counter(a=1), 1).written
+    assert world.counters() == {"a": 1}
+
+
+def test_the_parts_fit_the_script(folds: FoldStore, token: str) -> None:
+    """A part written before is answered with 0, one of another holder with -1, one cut otherwise with -2."""
+    number = folds.cut(SPACE, token, 0)
+    keys = ["viewer:subscriber", "viewer:changed", PREFIX + "a"]
+
+    def fold(holder: str, part: int, of: int) -> Any:
+        return FOLD.run(folds._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7"])
+
+    assert fold(token, 1, 2) == [1]
+    assert fold(token, 1, 2) == [0]
+    assert fold("other", 2, 2) == [-1]
+    assert fold(token, 1, 3) == [-2, 2]
+    assert fold(token, 2, 2) == [1]
+    assert fold(token, 2, 2) == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from viewer_pipeline.counting.ledger import Ledger, last_flush, recent_flushes, sums
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.sums import rejected_by_reason
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.local.listener import read_listener
 from viewer_pipeline.local.why import why_nothing
@@ -20,7 +22,6 @@ from viewer_pipeline.worker.checks import Result
 from viewer_pipeline.worker.dagster_judgements import DAEMONS, Clock, in_words, judge_dagster
 from viewer_pipeline.worker.dagster_tables import read_dagster
 from viewer_pipeline.worker.judgements import judge_marker
-from viewer_pipeline.worker.ledger_figures import REJECTED
 
 FLUSHES = 5
 
@@ -45,7 +46,9 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         last = last_flush(connection)
         flushes = recent_flushes(connection, FLUSHES)
         persisted = sums(connection)
-        reasons = dict(connection.execute(REJECTED).fetchall())
+        reasons: Counter[str] = Counter()
+        for row in rejected_by_reason(connection):
+            reasons[row.reason] += row.rows
     age = round((datetime.now(UTC) - oldest).total_seconds(), 1) if oldest else None
     return {
         "pending_vods": pending,

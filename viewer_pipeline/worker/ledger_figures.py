@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import psycopg
 
 from viewer_pipeline.counting.ledger import Ledger, last_flush
-
-SINCE = """
-    SELECT mode, count(*), sum(counters)::bigint, sum(views), max(seq) FROM viewer.flush
-    WHERE seq > %(seq)s GROUP BY mode
-"""
-LAST_AT = "SELECT extract(epoch FROM committed_at)::float8 FROM viewer.flush ORDER BY seq DESC LIMIT 1"
-REJECTED = "SELECT reason, count(*) FROM viewer.rejected GROUP BY reason"
+from viewer_pipeline.counting.sums import FlushSum, RejectedRows, flushes_since, read_sums, rejected_by_reason
 
 
 class LedgerReading(NamedTuple):
-    """What the ledger says now; sums by mode."""
+    """What PostgreSQL says now: sums over the ledger by mode, sums that runs recorded, rejects."""
 
     flushes: Counter[str]
     counters: Counter[str]
     views: Counter[str]
     last_flush_at: float | None  # Unix time
-    rejected: dict[str, int]  # by reason
+    recorded: list[FlushSum]
+    rejected: list[RejectedRows]
 
 
 @dataclass
 class _Sums:
-    through: int
-    flushes: Counter[str]
-    counters: Counter[str]
-    views: Counter[str]
+    through: int = 0  # the last flush in them
+    flushes: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    views: Counter[str] = field(default_factory=Counter)
+    last_at: float | None = None
 
 
 class LedgerFigures:
@@ -41,29 +37,25 @@ class LedgerFigures:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._sums = _none()
+        self._sums = _Sums()
 
     def read(self) -> LedgerReading:
         """Read what is new. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect() as connection:
             self._add_new(connection)
-            row = connection.execute(LAST_AT).fetchone()
-            rejected = dict(connection.execute(REJECTED).fetchall())
+            recorded, rejected = read_sums(connection), rejected_by_reason(connection)
         sums = self._sums
         return LedgerReading(
-            Counter(sums.flushes), Counter(sums.counters), Counter(sums.views), row[0] if row else None, rejected
+            Counter(sums.flushes), Counter(sums.counters), Counter(sums.views), sums.last_at, recorded, rejected
         )
 
     def _add_new(self, connection: psycopg.Connection) -> None:
         if last_flush(connection).seq < self._sums.through:  # PostgreSQL was restored from a backup
-            self._sums = _none()
+            self._sums = _Sums()
         sums = self._sums
-        for mode, flushes, counters, views, seq in connection.execute(SINCE, {"seq": sums.through}).fetchall():
-            sums.flushes[mode] += flushes
-            sums.counters[mode] += counters
-            sums.views[mode] += int(views)
-            sums.through = max(sums.through, seq)
-
-
-def _none() -> _Sums:
-    return _Sums(0, Counter(), Counter(), Counter())
+        for new in flushes_since(connection, sums.through):
+            sums.flushes[new.mode] += new.flushes
+            sums.counters[new.mode] += new.counters
+            sums.views[new.mode] += new.views
+            sums.through = max(sums.through, new.last_seq)
+            sums.last_at = max(sums.last_at or 0.0, new.last_committed_at.timestamp())

@@ -22,12 +22,14 @@ class Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        # Of the ledger: they survive a restart, and every worker shows the same.
+        # Of PostgreSQL: they survive a restart, and every worker shows the same.
         Family("viewer_flushes_total", "counter", ("mode", "outcome"), "flushes", "Flushes by how they ended"),
         Family("viewer_views_persisted_total", "counter", ("mode",), "views", "Views in the ledger"),
         Family("viewer_counters_persisted_total", "counter", ("mode",), "counters", "Counters in the ledger's flushes"),
         Family("viewer_last_flush_timestamp_seconds", "gauge", (), "Unix seconds", "When the last flush was committed"),
-        Family("viewer_rejected_inputs", "gauge", ("reason",), "inputs", "Rows of viewer.rejected"),
+        Family("viewer_flush_seconds", "histogram", ("mode",), "seconds", "How long transaction and settling took"),
+        Family("viewer_drift_views_total", "counter", ("mode",), "views", "Views that counters should have held"),
+        Family("viewer_rejected_rows", "gauge", ("source", "reason"), "rows", "Rows of viewer.rejected"),
         # Of Redis, now.
         Family("viewer_pending_counters", "gauge", (), "counters", "VODs in the changed set"),
         Family("viewer_pending_counters_read", "gauge", (), "counters", "Of them, the oldest, read for their views"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.sums import BOUNDS, FlushSum
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_judgements import DAEMONS, TOLERANCE_SECONDS
 from viewer_pipeline.worker.dagster_tables import DagsterReading, read_dagster
@@ -26,7 +28,8 @@ from viewer_pipeline.worker.question import Question, ask_all
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SCRAPE_SECONDS = 0.8
 
-Values = dict[tuple[str, ...], float]  # values of the labels -> figure
+Figure = float | FlushSum  # a histogram is made of the latter
+Values = dict[tuple[str, ...], Figure]  # values of the labels -> figure
 Samples = dict[str, Values]  # by the name of the metric
 
 
@@ -107,14 +110,18 @@ def of_redis(pending: Pending) -> Samples:
 
 
 def of_ledger(reading: LedgerReading) -> Samples:
-    """Return what was persisted and rejected."""
+    """Return what was persisted and rejected. The ledger tells what was committed, whatever became of the run."""
+    ended: Values = {(one.mode, one.outcome): one.count for one in reading.recorded if one.outcome != "committed"}
+    committed = [one for one in reading.recorded if one.outcome == "committed"]
     last: Values = {} if reading.last_flush_at is None else {(): reading.last_flush_at}
     return {
-        "viewer_flushes_total": {(mode, "committed"): count for mode, count in reading.flushes.items()},
+        "viewer_flushes_total": ended | {(mode, "committed"): count for mode, count in reading.flushes.items()},
         "viewer_views_persisted_total": {(mode,): views for mode, views in reading.views.items()},
         "viewer_counters_persisted_total": {(mode,): count for mode, count in reading.counters.items()},
         "viewer_last_flush_timestamp_seconds": last,
-        "viewer_rejected_inputs": {(reason,): count for reason, count in reading.rejected.items()},
+        "viewer_flush_seconds": {(one.mode,): one for one in committed},
+        "viewer_drift_views_total": {(one.mode,): one.drift for one in committed},
+        "viewer_rejected_rows": {(row.source, row.reason): row.rows for row in reading.rejected},
     }
 
 
@@ -126,8 +133,20 @@ def of_dagster(reading: DagsterReading | None, now: float) -> Samples:
 
 
 def _family(family: Family, values: Values) -> Metric:
+    if family.kind == "histogram":
+        return _histogram(family, values)
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     metric = kind(family.name, family.said, labels=family.labels)
     for labels, value in values.items():
+        assert not isinstance(value, FlushSum), f"{family.name} is no histogram"
         metric.add_metric(labels, value)
+    return metric
+
+
+def _histogram(family: Family, values: Values) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.said, labels=family.labels)
+    for labels, value in values.items():
+        assert isinstance(value, FlushSum), f"{family.name} is a histogram"
+        bounds = (*map(str, BOUNDS), "+Inf")
+        metric.add_metric(labels, list(zip(bounds, accumulate(value.buckets), strict=True)), value.seconds)
     return metric

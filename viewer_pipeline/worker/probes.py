@@ -34,8 +34,10 @@ from viewer_pipeline.worker.judgements import (
 REDIS_SECONDS = 0.7  # less than a check may take, so that its answer names the server's silence
 
 CAN_COMMIT = """
-    SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', to_regclass('viewer.flush') IS NOT NULL
+    SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+        to_regclass('viewer.alembic_version') IS NOT NULL
 """
+REVISION = "SELECT version_num FROM viewer.alembic_version"
 UNSETTLED = """
     SELECT count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8 FROM viewer.flush
     WHERE seq > %(seq)s OR (seq = %(seq)s AND batches > %(batch)s)
@@ -106,9 +108,11 @@ class Probes:
             started = time.perf_counter()
             row = connection.execute(CAN_COMMIT).fetchone()
             took = _milliseconds(started)
-        assert row is not None, "a SELECT without FROM returns one row"
-        standby, read_only, migrated = row
-        return {"postgres": judge_postgres(standby=standby, read_only=read_only, migrated=migrated, round_trip_ms=took)}
+            assert row is not None, "a SELECT without FROM returns one row"
+            standby, read_only, migrated = row
+            found = connection.execute(REVISION).fetchone() if migrated else None
+        revision = found[0] if found else ""
+        return {"postgres": judge_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=took)}
 
     def subscriber(self) -> Results:
         """Look at the subscriber of this process."""

@@ -12,6 +12,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from viewer_pipeline.counting.sums import FlushSum, record_sums
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.worker import pending, question
 from viewer_pipeline.worker.dagster_judgements import DAEMONS
@@ -119,13 +120,32 @@ def test_persisted(http: HttpWorld, world: World) -> None:
     assert one(found, "viewer_views_persisted_total", mode="sweep") == 18
     assert one(found, "viewer_views_persisted_total", mode="changed") == 5
     assert one(found, "viewer_counters_persisted_total", mode="sweep") == 6
-    assert one(found, "viewer_rejected_inputs", reason="value is not an integer") == 1
+    assert one(found, "viewer_flushes_total", mode="sweep", outcome="committed") == len(world.seqs()) - 1
+    assert one(found, "viewer_flushes_total", mode="changed", outcome="committed") == 1
+    assert one(found, "viewer_rejected_rows", source="counter", reason="value is not an integer") == 1
     assert one(found, "viewer_last_flush_timestamp_seconds") == pytest.approx(time.time(), abs=60)
     world.send("b", 4)
     world.flush()
     found = scrape(http)
     assert one(found, "viewer_views_persisted_total", mode="sweep") == 22
     assert one(found, "viewer_counters_persisted_total", mode="sweep") == 7
+
+
+def test_what_runs_recorded(http: HttpWorld, database_url: str) -> None:
+    """Flushes that were superseded, runs that failed, seconds in buckets that grow, drift."""
+    with psycopg.connect(database_url) as connection:
+        flushes = FlushSum.of_flushes("sweep", [0.02, 0.2, 100.0], drift=4)
+        ended = [FlushSum.of_events("sweep", "superseded", 2), FlushSum.of_events("changed", "failed", 3)]
+        record_sums(connection, [flushes, *ended])
+    http.start()
+    found = scrape(http)
+    assert one(found, "viewer_flushes_total", mode="sweep", outcome="superseded") == 2
+    assert one(found, "viewer_flushes_total", mode="changed", outcome="failed") == 3
+    assert one(found, "viewer_drift_views_total", mode="sweep") == 4
+    assert one(found, "viewer_flush_seconds_sum", mode="sweep") == pytest.approx(100.22)
+    assert one(found, "viewer_flush_seconds_count", mode="sweep") == 3
+    buckets = {dict(labels)["le"]: value for labels, value in found["viewer_flush_seconds_bucket"].items()}
+    assert (buckets["0.01"], buckets["0.025"], buckets["0.25"], buckets["60.0"], buckets["+Inf"]) == (0, 1, 2, 2, 3)
 
 
 def test_postgres_restored_from_a_backup(http: HttpWorld, world: World) -> None:

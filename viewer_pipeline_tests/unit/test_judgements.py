@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
+from viewer_pipeline import migrations
 from viewer_pipeline.counting.ledger import LastFlush
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.settings import Settings
@@ -15,6 +19,7 @@ from viewer_pipeline.worker.dagster_judgements import DAEMONS, NAMES, Clock, in_
 from viewer_pipeline.worker.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick, sentence_of
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.judgements import (
+    REVISION,
     judge_freshness,
     judge_marker,
     judge_memory,
@@ -210,18 +215,28 @@ def test_replica() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standby", "read_only", "migrated", "word"),
+    ("standby", "read_only", "revision", "word"),
     [
-        (True, True, True, "in recovery"),
-        (False, True, True, "read-only"),
-        (False, False, False, "viewer-pipeline migrate"),
+        (True, True, REVISION, "in recovery"),
+        (False, True, REVISION, "read-only"),
+        (False, False, "", "the schema `viewer` is missing; run `viewer-pipeline migrate`"),
+        (False, False, "0001", f"at revision 0001, and {REVISION} is needed; run `viewer-pipeline migrate`"),
     ],
 )
-def test_postgres_that_cannot_commit(standby: bool, read_only: bool, migrated: bool, word: str) -> None:
+def test_postgres_that_cannot_commit(standby: bool, read_only: bool, revision: str, word: str) -> None:
     """Each with its reason."""
-    found = judge_postgres(standby=standby, read_only=read_only, migrated=migrated, round_trip_ms=1)
+    found = judge_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=1)
     assert found.state == "unhealthy"
     assert word in found.said
+
+
+def test_revision_is_that_of_the_migrations() -> None:
+    """A newer one is no reason to complain: the database is migrated before the workers are."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+    found = judge_postgres(standby=False, read_only=False, revision="9999", round_trip_ms=1)
+    assert found.state == "healthy"
 
 
 @pytest.mark.parametrize(

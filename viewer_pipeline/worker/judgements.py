@@ -11,6 +11,7 @@ from viewer_pipeline.worker.checks import Result
 from viewer_pipeline.worker.dagster_judgements import in_words
 from viewer_pipeline.worker.figures import Figures
 
+RESTART_SECONDS = 60.0  # a server that was restarted is worth a look, also one that starts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; a run that died is settled by the next
 
 
@@ -52,6 +53,13 @@ def judge_postgres(*, standby: bool, read_only: bool, migrated: bool, round_trip
     if not migrated:
         return Result("unhealthy", "the schema `viewer` is missing; run `viewer-pipeline migrate`", figures)
     return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+
+
+def judge_restart(result: Result, up_seconds: float | None, worker_seconds: float) -> Result:
+    """Say for a while that a server was restarted under this worker: whoever watches it mends that in no time."""
+    if result.state != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, worker_seconds):
+        return result
+    return Result("degraded", f"{result.said}; it was restarted {in_words(up_seconds)} ago", result.figures)
 
 
 def judge_subscriber(figures: Figures) -> Result:

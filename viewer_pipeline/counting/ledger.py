@@ -194,16 +194,31 @@ def record_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) ->
     """Record rejects, each once however often it is seen; in steps, so that a million of them is no long statement."""
     for some in chunks(rejects, REJECTS_AT_ONCE):
         if fresh := unrecorded(connection, some):
-            connection.execute(
-                SQL["insert_rejects"],
-                {
-                    "digests": [r.digest for r in fresh],
-                    "sources": [r.source for r in fresh],
-                    "subjects": [r.subject for r in fresh],
-                    "values": [r.value for r in fresh],
-                    "reasons": [r.reason for r in fresh],
-                },
-            )
+            connection.execute(SQL["insert_rejects"], _columns(fresh))
+
+
+def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Reject], keep: int) -> int:
+    """Record rejects, the first ones first, while fewer than `keep` rows of their source and reason exist.
+
+    Returns how many were recorded: each once, however often it is seen. The bound holds for all workers together and
+    over restarts: one transaction at a time counts and adds.
+    """
+    once = list({reject.digest: reject for reject in reversed(rejects)}.values())[::-1]
+    if not once:
+        return 0
+    with connection.transaction():
+        connection.execute(SQL["lock_message_rejects"])
+        return connection.execute(SQL["insert_message_rejects"], {**_columns(once), "keep": keep}).rowcount
+
+
+def _columns(rejects: Sequence[Reject]) -> dict[str, Any]:
+    return {
+        "digests": [r.digest for r in rejects],
+        "sources": [r.source for r in rejects],
+        "subjects": [r.subject for r in rejects],
+        "values": [r.value for r in rejects],
+        "reasons": [r.reason for r in rejects],
+    }
 
 
 def unrecorded(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:

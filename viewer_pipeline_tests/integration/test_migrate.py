@@ -22,7 +22,7 @@ from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
-TABLES = {"alembic_version", "flush", "flush_batch", "parked", "rejected", "vod_view_counts"}
+TABLES = {"alembic_version", "flush", "flush_batch", "flush_sums", "parked", "rejected", "vod_view_counts"}
 THREADS = 8
 PASSWORD = "p@ss:w/rd %41 ü"  # every character that a URL may trip over
 

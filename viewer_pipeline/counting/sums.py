@@ -1,0 +1,112 @@
+"""Sums for metrics: over flushes as runs recorded them, over the ledger, over rejects. One statement a function."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from viewer_pipeline.counting.ledger import SQL
+
+Outcome = Literal["committed", "superseded", "failed"]
+
+# Upper bounds of the buckets, in seconds; above the last there is one bucket more. What is recorded under other bounds
+# stays in its place: who changes them empties viewer.flush_sums in a migration.
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+@dataclass(frozen=True)
+class FlushSum:
+    """Sums over flushes of one mode and outcome. Only committed ones have `seconds`, `buckets` and `drift`.
+
+    `committed`: flushes of runs that came to their end; `seconds`: their transactions and settling; `buckets[i]`: how
+    many took over BOUNDS[i - 1] and at most BOUNDS[i] seconds; `drift`: views that counters should have held.
+    `superseded`: how often another run committed first. `failed`: runs of which a step failed for good.
+    """
+
+    mode: str
+    outcome: Outcome
+    count: int
+    seconds: float
+    buckets: tuple[int, ...]  # not cumulative; one more than BOUNDS
+    drift: int
+
+    @classmethod
+    def of_flushes(cls, mode: str, seconds: Sequence[float], drift: int) -> FlushSum:
+        """Sum up committed flushes by how long each took."""
+        return cls(mode, "committed", len(seconds), sum(seconds), buckets_of(seconds), drift)
+
+    @classmethod
+    def of_events(cls, mode: str, outcome: Outcome, count: int) -> FlushSum:
+        """Return what has a number and nothing else."""
+        return cls(mode, outcome, count, 0.0, buckets_of(()), 0)
+
+
+class FlushesSince(NamedTuple):
+    """What the ledger holds above a flush, of one mode."""
+
+    mode: str
+    flushes: int
+    counters: int
+    views: int
+    last_seq: int
+    last_committed_at: datetime
+
+
+class RejectedRows(NamedTuple):
+    """How many rejects of one source and reason are recorded."""
+
+    source: str
+    reason: str
+    rows: int
+
+
+def buckets_of(seconds: Iterable[float]) -> tuple[int, ...]:
+    """Count durations by BOUNDS."""
+    buckets = [0] * (len(BOUNDS) + 1)
+    for duration in seconds:
+        buckets[bisect_left(BOUNDS, duration)] += 1
+    return tuple(buckets)
+
+
+def record_sums(connection: psycopg.Connection, sums: Sequence[FlushSum]) -> None:
+    """Add these to the sums, all or none; at most one for each mode and outcome.
+
+    Not idempotent: what is recorded twice counts twice.
+    """
+    some = [asdict(one) for one in sums if one.count or one.drift]
+    if some:
+        connection.execute(SQL["add_flush_sums"], {"sums": Jsonb(some)})
+
+
+def read_sums(connection: psycopg.Connection) -> list[FlushSum]:
+    """Read the sums over all runs ever; a mode and outcome that never was is missing. They only grow."""
+    return [
+        FlushSum(mode, outcome, count, seconds, tuple(buckets), int(drift))
+        for mode, outcome, count, seconds, buckets, drift in connection.execute(SQL["flush_sums"])
+    ]
+
+
+def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince]:
+    """Sum up the ledger above flush `seq` by mode; empty where nothing was committed since. Costs what is new.
+
+    To read on, pass the greatest `last_seq` of all answers so far, at first 0: flushes are committed in the order of
+    their numbers, so none is missed or told twice. Flushes that retention deleted are not told. After PostgreSQL was
+    restored from a backup the ledger may end below `seq`; new flushes are numbered above it all the same.
+    """
+    return [
+        FlushesSince(mode, flushes, int(counters), int(views), last_seq, last_committed_at)
+        for mode, flushes, counters, views, last_seq, last_committed_at in connection.execute(
+            SQL["flushes_since"], {"seq": seq}
+        )
+    ]
+
+
+def rejected_by_reason(connection: psycopg.Connection) -> list[RejectedRows]:
+    """Count the recorded rejects by source and reason. Rows, not inputs: of messages only some are kept."""
+    return [RejectedRows(*row) for row in connection.execute(SQL["rejected_by_reason"])]

@@ -12,6 +12,7 @@ from viewer_pipeline.worker.dagster_judgements import in_words
 from viewer_pipeline.worker.figures import Figures
 
 REVISION = "0002"  # of the schema, at least; a test holds it to the migrations
+RESTART_SECONDS = 60.0  # a server that was restarted is worth a look, also one that starts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; a run that died is settled by the next
 
 
@@ -54,6 +55,13 @@ def judge_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_
         lacks = f"at revision {revision}, and {REVISION} is needed" if revision else "missing"
         return Result("unhealthy", f"the schema `viewer` is {lacks}; run `viewer-pipeline migrate`", figures)
     return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+
+
+def judge_restart(result: Result, up_seconds: float | None, worker_seconds: float) -> Result:
+    """Say for a while that a server was restarted under this worker: whoever watches it mends that in no time."""
+    if result.state != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, worker_seconds):
+        return result
+    return Result("degraded", f"{result.said}; it was restarted {in_words(up_seconds)} ago", result.figures)
 
 
 def judge_subscriber(figures: Figures) -> Result:

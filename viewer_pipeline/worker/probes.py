@@ -27,6 +27,7 @@ from viewer_pipeline.worker.judgements import (
     judge_memory,
     judge_postgres,
     judge_replication,
+    judge_restart,
     judge_subscriber,
     judge_unsettled,
 )
@@ -35,7 +36,8 @@ REDIS_SECONDS = 0.7  # less than a check may take, so that its answer names the 
 
 CAN_COMMIT = """
     SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-        to_regclass('viewer.alembic_version') IS NOT NULL
+        to_regclass('viewer.alembic_version') IS NOT NULL,
+        extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8
 """
 REVISION = "SELECT version_num FROM viewer.alembic_version"
 UNSETTLED = """
@@ -99,7 +101,7 @@ class Probes:
             replication, memory = self._info("replication"), self._info("memory")
         result = judge_replication(replication, took)
         if result.state == "healthy":
-            result = self._write() or result
+            result = self._write() or judge_restart(result, self._info("server").get("uptime_in_seconds"), self._age())
         return {"redis": result, "redis_memory": judge_memory(memory)}
 
     def postgres(self) -> Results:
@@ -109,10 +111,11 @@ class Probes:
             row = connection.execute(CAN_COMMIT).fetchone()
             took = _milliseconds(started)
             assert row is not None, "a SELECT without FROM returns one row"
-            standby, read_only, migrated = row
+            standby, read_only, migrated, up_seconds = row
             found = connection.execute(REVISION).fetchone() if migrated else None
         revision = found[0] if found else ""
-        return {"postgres": judge_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=took)}
+        result = judge_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=took)
+        return {"postgres": judge_restart(result, up_seconds, self._age())}
 
     def subscriber(self) -> Results:
         """Look at the subscriber of this process."""
@@ -141,6 +144,9 @@ class Probes:
         """Read Dagster's tables."""
         reading = read_dagster(self._settings)
         return judge_dagster(reading, Clock.of(self._settings, time.time(), self._born))
+
+    def _age(self) -> float:
+        return time.time() - self._born
 
     def _write(self) -> Result | None:
         """Write something harmless; a result where Redis refuses that, with its reason: OOM, MISCONF, READONLY."""

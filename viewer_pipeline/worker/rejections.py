@@ -7,13 +7,13 @@ import threading
 from collections import Counter
 
 from viewer_pipeline.counting.frame import Reject
-from viewer_pipeline.counting.ledger import Ledger, record_rejects
+from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.rejections")
 
-KEPT_OF_A_REASON = 100  # examples that one worker stores; hostile input must not fill the database
+KEPT_OF_A_REASON = 100  # examples that are stored; hostile input must not fill the database, not over restarts either
 WRITE_SECONDS = 1.0
 
 
@@ -56,7 +56,7 @@ class Rejections:
             return
         try:
             with self._ledger.connect() as connection:
-                record_rejects(connection, rejects)
+                record_message_rejects(connection, rejects, KEPT_OF_A_REASON)
         except ViewerPipelineError as error:
             log.warning(event("rejected messages not recorded", count=len(rejects), reason=error))
             with self._lock:

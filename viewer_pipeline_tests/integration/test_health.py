@@ -292,7 +292,8 @@ def test_postgres_killed_while_it_hangs(http: HttpWorld, own_postgres: PostgresS
     assert http.check("postgres")[1] == "unhealthy"
     own_postgres.start()
     migrate(own_postgres.url, with_dagster=True)  # what it had committed last is not on disk: it is a throw-away
-    wait_until(lambda: http.check("postgres")[1] == "healthy", 60, "it healed")
+    wait_until(lambda: "it was restarted" in http.check("postgres")[2], 60, "it healed, and says so")
+    assert http.check("postgres")[1] == "degraded"
 
 
 # --- views ----------------------------------------------------------------------------------------------------------

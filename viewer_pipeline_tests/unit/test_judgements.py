@@ -25,6 +25,7 @@ from viewer_pipeline.worker.judgements import (
     judge_memory,
     judge_postgres,
     judge_replication,
+    judge_restart,
     judge_subscriber,
     judge_unsettled,
 )
@@ -314,3 +315,21 @@ def test_sentence_of_an_error() -> None:
         sentence_of({"message": "outer", "cause": {"message": "KeyError: 'a'\nmore", "cause": None}}) == "KeyError: 'a'"
     )
     assert sentence_of({"message": None, "cls_name": "Odd"}) == "Odd"
+
+
+@pytest.mark.parametrize(
+    ("up_seconds", "worker_seconds", "state"),
+    [(5, 100, "degraded"), (61, 100, "healthy"), (5, 4, "healthy"), (None, 100, "healthy")],
+)
+def test_a_server_that_was_restarted(up_seconds: float | None, worker_seconds: float, state: str) -> None:
+    """For a minute, and only if the worker was there before it."""
+    found = judge_restart(Result("healthy", "answers", {"round_trip_ms": 1}), up_seconds, worker_seconds)
+    assert found.state == state
+    assert found.said == ("answers; it was restarted 5 s ago" if state == "degraded" else "answers")
+    assert found.figures == {"round_trip_ms": 1}
+
+
+def test_a_restart_does_not_make_it_better() -> None:
+    """What is worse is said."""
+    bad = Result("unhealthy", "a replica")
+    assert judge_restart(bad, 1, 100) is bad

@@ -29,6 +29,7 @@ log = logging.getLogger("viewer_pipeline.subscriber")
 FOLD_SECONDS = 0.05  # how long a message waits in memory
 REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
+ANSWER_SECONDS = 2.0  # for a command: while one is waited for, nothing is heard, and a dead connection not noticed
 RETRY_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
 MAX_IDS = 200_000  # in memory, about 50 MB: what comes beyond waits in Redis, which cuts the connection in the end
 
@@ -42,8 +43,8 @@ class Subscriber:
     def __init__(self, settings: Settings, rejections: Rejections, figures: Figures) -> None:
         url = settings.require_redis_url()
         self._channel = settings.pubsub_channel.encode()
-        self._client = connect(url)
-        self._listener = connect(url, protocol=2)
+        self._client = connect(url, seconds=ANSWER_SECONDS, retries=1)
+        self._listener = connect(url, protocol=2, seconds=ANSWER_SECONDS, retries=1)
         self._store = RedisStore(self._client, url, settings.counter_prefix)
         self._folds = FoldStore(
             self._client, url, settings.counter_prefix, increment=settings.pubsub_mode == "increment"

@@ -36,10 +36,24 @@ class OtherKeySpace(Exception):
 
 
 class Lease(NamedTuple):
-    """What became of an attempt: `kept`, `taken`, or another holds it. `folded`: the last folded segment."""
+    """What became of an attempt: `kept`, `taken`, or not taken: another holds it, or another's turn comes first."""
 
     outcome: Literal["other", "taken", "kept"]
-    folded: int
+    folded: int  # the last folded segment
+    turn: int  # how many holdings there were, this one included
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who asks for the lease, and what it knows."""
+
+    cuts_id: str
+    token: str
+    who: str  # for people
+    turn: int = 0  # how many holdings there were, as far as it knows: older attempts are refused
+    whole_after: int | None = None  # it heard every segment above this number whole; None: no number yet
+    heard_ms: int = 0  # when it heard its last message; 0: never
+    done: int = 0  # as the holder, it has nothing to fold up to this number
 
 
 @dataclass(frozen=True)
@@ -56,17 +70,18 @@ class FoldStore:
     def __init__(self, client: redis.Redis, url: str, prefix: str, *, increment: bool) -> None:
         self._client, self._url, self._prefix, self._increment = client, url, prefix, increment
 
-    def cuts_id(self) -> str:
+    def cuts_id(self, known: str = "") -> str:
         """Return the id of this key space, the same for all its subscribers.
 
-        Pub/sub does not know databases, and others may publish on a name that they can guess.
+        Pub/sub does not know databases, and others may publish on a name that they can guess. `known` is the id that
+        a key space without one (it was emptied) had before.
         """
         with redis_errors(self._url):
-            known: Any = self._client.hget(SUBSCRIBER_KEY, "id")
-            if known is None:  # else nothing is written: one may listen to a Redis that takes no writes now
-                self._client.hsetnx(SUBSCRIBER_KEY, "id", uuid4().hex)
-                known = self._client.hget(SUBSCRIBER_KEY, "id")
-        return bytes(known or b"").decode()
+            found: Any = self._client.hget(SUBSCRIBER_KEY, "id")
+            if found is None:  # else nothing is written: one may listen to a Redis that takes no writes now
+                self._client.hsetnx(SUBSCRIBER_KEY, "id", known or uuid4().hex)
+                found = self._client.hget(SUBSCRIBER_KEY, "id")
+        return bytes(found or b"").decode()
 
     def hearers(self, cuts_id: str) -> int:
         """Return how many connections are subscribed to the cuts."""
@@ -74,10 +89,24 @@ class FoldStore:
             answer: Any = self._client.pubsub_numsub(cuts_channel(cuts_id))
         return int(answer[0][1])
 
-    def lease(self, token: str, milliseconds: int, who: str, heard_ms: int) -> Lease:
-        """Take the lease if it is free or over, or keep it."""
-        outcome, folded, _ = self._run(LEASE, [token, milliseconds, who, heard_ms, ""])
-        return Lease(("other", "taken", "kept")[outcome], int(folded))
+    def lease(self, claim: Claim, milliseconds: int, patience_ms: int) -> Lease:
+        """Take the lease if it is free or over, or keep it. Raises OtherKeySpace.
+
+        One that has not heard all that is to be folded waits for `patience_ms` longer, if there are others.
+        """
+        whole_after = "" if claim.whole_after is None else claim.whole_after
+        about: list[str | int] = [
+            claim.who,
+            claim.heard_ms,
+            cuts_channel(claim.cuts_id),
+            claim.cuts_id,
+            claim.turn,
+            whole_after,
+        ]
+        outcome, folded, turn = self._run(LEASE, [claim.token, milliseconds, *about, patience_ms, claim.done])
+        if outcome < 0:
+            raise OtherKeySpace
+        return Lease(("other", "taken", "kept")[outcome], int(folded), int(turn))
 
     def release(self, token: str, cuts_id: str) -> None:
         """Give the lease back, and say so to those who stand by."""

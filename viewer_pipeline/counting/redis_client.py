@@ -22,8 +22,8 @@ _REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
 _OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
 
 
-def connect(url: str, *, protocol: int = 3) -> redis.Redis:
-    """Return a client that waits 5 s at most for an answer and tries three times; no connection is made yet.
+def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
+    """Return a client that waits some seconds for an answer and tries some times more; no connection is made yet.
 
     Raises SettingsError for a URL that redis-py does not understand.
     """
@@ -31,10 +31,10 @@ def connect(url: str, *, protocol: int = 3) -> redis.Redis:
         client = redis.Redis.from_url(
             url,
             protocol=protocol,
-            socket_timeout=5,
-            socket_connect_timeout=3,
+            socket_timeout=seconds,
+            socket_connect_timeout=min(seconds, 3),
             health_check_interval=30,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
             client_name="viewer-pipeline",
         )
         pool = client.connection_pool

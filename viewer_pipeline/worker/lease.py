@@ -7,11 +7,13 @@ import socket
 import time
 from uuid import uuid4
 
-from viewer_pipeline.counting.folds import FoldStore, Lease
+from viewer_pipeline.counting.folds import Claim, FoldStore, Lease
+from viewer_pipeline.worker.stream import Stream
 
 LEASE_MS = 6000  # a holder that is not heard of for so long has lost it
 LEASE_SECONDS = 1.5  # how often it is kept, and tried for
-YIELD_SECONDS = 2.0  # how long one that gave it back lets others go first
+PATIENCE_MS = 2000  # how long one that came late lets others go first: longer than their LEASE_SECONDS
+YIELD_SECONDS = 4.0  # how long one that gave it back lets others go first, those that came late too
 
 
 class LeaseKeeper:
@@ -26,6 +28,7 @@ class LeaseKeeper:
         self._folds = folds
         self._who = f"{socket.gethostname()}:{os.getpid()}"
         self._due = 0.0
+        self._turn = 0
 
     def due(self) -> bool:
         """Whether it is time for `keep`."""
@@ -36,15 +39,27 @@ class LeaseKeeper:
         if not self.holds:
             self._due = 0.0
 
-    def keep(self, last_message: float | None) -> Lease:
-        """Keep the lease or try to take it. Raises TransientError where Redis does not answer: nothing changes then."""
+    def keep(self, cuts_id: str, stream: Stream, last_message: float | None) -> Lease:
+        """Keep the lease or try to take it. `kept` means that nobody else had it since the last call.
+
+        Raises OtherKeySpace, and TransientError where Redis does not answer: nothing changes then.
+        """
         self._due = time.monotonic() + LEASE_SECONDS
-        lease = self._folds.lease(self.token, LEASE_MS, self._who, int(1000 * (last_message or 0)))
-        if lease.outcome == "other":
+        for _ in range(2):
+            known = self._turn
+            heard_ms = int(1000 * (last_message or 0))
+            claim = Claim(cuts_id, self.token, self._who, known, stream.whole_after, heard_ms, stream.done())
+            lease = self._folds.lease(claim, LEASE_MS, PATIENCE_MS)
+            self._turn = lease.turn
+            if lease.outcome != "other":
+                break
             self.lost()
+            if lease.turn == known:  # else it may be free, for one that knows
+                return lease
         else:
-            self.holds = True
-        return lease
+            return lease
+        before, self.holds = self.holds, True
+        return lease if before else lease._replace(outcome="taken")  # the answer to the attempt that took it was lost
 
     def release(self, cuts_id: str) -> None:
         """Give it back, and let others go first. Raises TransientError: then it runs out by itself."""

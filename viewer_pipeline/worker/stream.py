@@ -12,6 +12,11 @@ class Segment:
 
     number: int
     views: Counter[str]
+    loose: Counter[str] = field(default_factory=Counter)  # others may have these under a lower number
+
+    def all(self) -> Counter[str]:
+        """Return what is to be folded."""
+        return self.views + self.loose
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Stream:
 
     last: int = 0  # the last cut that was heard, on whatever connection
     numbered: bool = False  # a cut was heard on this connection: what is open gets the number last + 1
+    whole_after: int | None = None  # segments above this number were heard whole, on this connection; None: none yet
     views: Counter[str] = field(default_factory=Counter)  # of the open segment
     loose: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
@@ -35,7 +41,10 @@ class Stream:
         if number <= self.last:  # numbers only rise, unless Redis lost what it knew: then older ones mean nothing
             dropped = self._sum()
             self.segments = []
-        self._add(number, self.views + self.loose)
+            self.numbered = False
+        if not self.numbered:
+            self.whole_after = number
+        self._add(number, self.views, self.loose)
         self.last, self.numbered, self.views, self.loose = number, True, Counter(), Counter()
         return dropped + self.prune(folded)
 
@@ -56,18 +65,27 @@ class Stream:
             self._add(self.last + 1, views)
         elif holder:
             self.loose += views
-        self.numbered, dropped = False, 0 if self.numbered or holder else views.total()
+        dropped = 0 if self.numbered or holder else views.total()
+        self.numbered, self.whole_after = False, None
         return dropped
 
     def drop_loose(self) -> int:
         """Drop views without a number, because another may have folded them. Return how many."""
         dropped, self.loose = self.loose.total(), Counter()
+        for segment in self.segments:
+            dropped += segment.loose.total()
+            segment.loose = Counter()
         return dropped
 
     def clear(self) -> int:
-        """Drop everything; return how many views that were."""
-        dropped, self.segments, self.views = self.total() - self.loose.total(), [], Counter()
-        return dropped + self.drop_loose()
+        """Drop everything; return how many views that were. What is open is not whole from now on."""
+        dropped, self.segments, self.views, self.loose = self.total(), [], Counter(), Counter()
+        self.whole_after = self.last + 1 if self.numbered else None
+        return dropped
+
+    def done(self) -> int:
+        """Return the number up to which nothing is left to fold; 0 where that is not known."""
+        return 0 if self.segments or not self.numbered else self.last
 
     def total(self) -> int:
         """Return how many views are in memory."""
@@ -75,15 +93,15 @@ class Stream:
 
     def ids(self) -> int:
         """Return how many entries are in memory."""
-        return len(self.views) + len(self.loose) + sum(len(segment.views) for segment in self.segments)
+        return len(self.views) + len(self.loose) + sum(len(part.views) + len(part.loose) for part in self.segments)
 
-    def _add(self, number: int, views: Counter[str]) -> None:
-        if not views:
+    def _add(self, number: int, views: Counter[str], loose: Counter[str] | None = None) -> None:
+        if not views and not loose:
             return
-        if self.segments and self.segments[-1].number == number:
-            self.segments[-1].views += views
-        else:
-            self.segments.append(Segment(number, views))
+        if not self.segments or self.segments[-1].number != number:
+            self.segments.append(Segment(number, Counter()))
+        self.segments[-1].views += views
+        self.segments[-1].loose += loose or Counter()
 
     def _sum(self) -> int:
-        return sum(segment.views.total() for segment in self.segments)
+        return sum(segment.views.total() + segment.loose.total() for segment in self.segments)

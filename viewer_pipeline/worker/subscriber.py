@@ -29,6 +29,7 @@ log = logging.getLogger("viewer_pipeline.subscriber")
 FOLD_SECONDS = 0.05  # how long a message waits in memory
 REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
+ANSWER_SECONDS = 2.0  # for a command: while one is waited for, nothing is heard, and a dead connection not noticed
 RETRY_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
 MAX_IDS = 200_000  # in memory, about 50 MB: what comes beyond waits in Redis, which cuts the connection in the end
 
@@ -42,8 +43,8 @@ class Subscriber:
     def __init__(self, settings: Settings, rejections: Rejections, figures: Figures) -> None:
         url = settings.require_redis_url()
         self._channel = settings.pubsub_channel.encode()
-        self._client = connect(url)
-        self._listener = connect(url, protocol=2)
+        self._client = connect(url, seconds=ANSWER_SECONDS, retries=1)
+        self._listener = connect(url, protocol=2, seconds=ANSWER_SECONDS, retries=1)
         self._store = RedisStore(self._client, url, settings.counter_prefix)
         self._folds = FoldStore(
             self._client, url, settings.counter_prefix, increment=settings.pubsub_mode == "increment"
@@ -54,6 +55,7 @@ class Subscriber:
         self._stream = Stream()
         self._cuts_id = ""
         self._sweep_due = False
+        self._cut_due = False  # also without views: it tells those who came meanwhile that they hear all
         self._write_due = 0.0
         self._stop = threading.Event()
 
@@ -86,9 +88,13 @@ class Subscriber:
     # --- connection ---
 
     def _open(self) -> Subscription:
-        self._cuts_id = self._folds.cuts_id()
-        if self._lease.holds and not self._stream.loose and self._folds.hearers(self._cuts_id):
-            self._lease.release(self._cuts_id)  # one that stands by has heard what was missed here
+        known, self._cuts_id = self._cuts_id, self._folds.cuts_id(self._cuts_id)
+        if known not in ("", self._cuts_id):  # what was numbered there cannot be told apart from what is folded here
+            self._lease.lost()
+            self._drop(self._stream.clear())
+            self._stream = Stream()
+        if self._lease.holds and self._folds.hearers(self._cuts_id):
+            self._hand_over()
         subscription = Subscription(self._listener, [self._channel.decode(), cuts_channel(self._cuts_id)])
         try:
             subscription.open()
@@ -131,10 +137,15 @@ class Subscriber:
             log.info(event(words, channel=self._channel.decode()))
 
     def _room(self) -> bool:
-        """Whether to hear more. Beyond MAX_IDS the holder waits until it has folded, one that stands by starts anew."""
+        """Whether to hear more. Beyond MAX_IDS the holder waits until it has folded, one that stands by starts anew.
+
+        What is open can be folded only when its cut was heard, which waits behind what Redis has still to deliver.
+        """
         if self._stream.ids() < MAX_IDS:
             return True
         if self._lease.holds:
+            if not self._figures.refused and not (self._stream.numbered and self._stream.segments):
+                return True
             self._stop.wait(FOLD_SECONDS)
             return False
         views = self._stream.clear()
@@ -144,7 +155,8 @@ class Subscriber:
 
     def _keep_lease(self) -> None:
         try:
-            lease = self._lease.keep(self._figures.last_message)
+            lease = self._lease.keep(self._cuts_id, self._stream, self._figures.last_message)
+            self._cut_due = True
             if lease.outcome != "kept":  # another may have had it in between, and folded
                 self._drop(self._stream.drop_loose() + self._stream.prune(lease.folded))
             if lease.outcome == "taken":
@@ -203,8 +215,9 @@ class Subscriber:
         stream = self._stream
         try:
             self._fold()
-            if stream.views or stream.loose or stream.segments:
+            if stream.views or stream.loose or stream.segments or self._cut_due:
                 self._folds.cut(self._cuts_id, self._lease.token, stream.last)
+                self._cut_due = False
         except TransientError as error:
             self._refused(error)
             return False
@@ -231,15 +244,16 @@ class Subscriber:
             self._stream.segments.pop(0)
 
     def _fold_one(self, segment: Segment) -> None:
-        views = segment.views.total()
-        folded = self._folds.fold(self._lease.token, segment.number, segment.views, time.time_ns() // 1_000_000)
+        every = segment.all()
+        views = every.total()
+        folded = self._folds.fold(self._lease.token, segment.number, every, time.time_ns() // 1_000_000)
         if folded.written:
             self._figures.folded += 1
             self._figures.folded_views += views
         else:
             self._drop(views)
         for vod_id, reason in folded.refused.items():
-            value = str(segment.views[vod_id]).encode()
+            value = str(every[vod_id]).encode()
             said = f"counter: {reason}"
             self._rejections.add(Reject.of("message", vod_id.encode(), value, said, f"segment {segment.number}"))
 
@@ -278,17 +292,46 @@ class Subscriber:
         log.info(event("unsubscribed", channel=self._channel.decode()))
 
     def _leave(self) -> int:
-        """Fold what is left, if nobody else can have folded it; give the lease back. Return the views that remain."""
+        """Fold what is left, if nobody else has it; give the lease back. Return the views that remain.
+
+        Each segment under its own number: an attempt to fold it may have been written without an answer.
+        """
         if not self._lease.holds:
             return 0
-        rest = Counter(self._stream.views) + self._stream.loose
-        for segment in self._stream.segments:
-            rest += segment.views
-        with contextlib.suppress(TransientError, NotHolder, OtherKeySpace):
-            if rest:
-                number = self._folds.cut(self._cuts_id, self._lease.token, self._stream.last)
-                self._fold_one(Segment(number, rest))
-                rest = Counter()
-            self._lease.release(self._cuts_id)
-        self._figures.in_memory = rest.total()
-        return rest.total()
+        stream = self._stream
+        try:
+            if stream.total() and self._others_hear():
+                self._hand_over()
+                self._drop(stream.clear())
+            elif stream.total():
+                number = self._folds.cut(self._cuts_id, self._lease.token, stream.last)
+                self._drop(stream.cut(number, 0))
+                self._fold()
+            if self._lease.holds:
+                self._lease.release(self._cuts_id)
+        except NotHolder:
+            self._drop(stream.clear())
+        except (TransientError, OtherKeySpace) as error:
+            log.warning(event("left without an answer", views=stream.total(), reason=error))
+        self._figures.in_memory = stream.total()
+        return stream.total()
+
+    def _others_hear(self) -> bool:
+        """Whether others stand by. Looks twice: Redis may not know yet that our own connection is closed."""
+        if not self._folds.hearers(self._cuts_id):
+            return False
+        time.sleep(FOLD_SECONDS)
+        return self._folds.hearers(self._cuts_id) > 0
+
+    def _hand_over(self) -> None:
+        """Give the lease to one that stands by, and has heard what was missed here.
+
+        Before, fold what has its cut: one that came just now has not heard that.
+        """
+        with contextlib.suppress(NotHolder):
+            for segment in self._stream.segments:
+                if segment.number <= self._stream.last:
+                    self._fold_one(segment)
+            self._stream.prune(self._stream.last)
+        self._lease.release(self._cuts_id)
+        self._drop(self._stream.drop_loose())

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import FOLD, FoldStore, NotHolder, OtherKeySpace, cuts_channel
+from viewer_pipeline.counting.folds import FOLD, Claim, FoldStore, Lease, NotHolder, OtherKeySpace, cuts_channel
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -30,27 +30,35 @@ def folds(client: redis.Redis, redis_url: str) -> FoldStore:
 @pytest.fixture
 def token(folds: FoldStore) -> str:
     """A token that holds the lease."""
-    assert folds.lease("mine", HOUR_MS, "test", 0).outcome == "taken"
+    assert attempt(folds, "mine", "test", 0).outcome == "taken"
     return "mine"
+
+
+def attempt(folds: FoldStore, token: str, who: str, heard_ms: int = 0, **knows: Any) -> Lease:
+    """Try for the lease, and again with what the first answer said about turns."""
+    lease = folds.lease(Claim(SPACE, token, who, heard_ms=heard_ms, **knows), HOUR_MS, 0)
+    if lease.outcome == "other":
+        lease = folds.lease(Claim(SPACE, token, who, lease.turn, heard_ms=heard_ms, **knows), HOUR_MS, 0)
+    return lease
 
 
 def take_over(world: World, folds: FoldStore) -> str:
     """Let the lease run out, and take it."""
     world.client.hset("viewer:subscriber", "until", 0)
-    assert folds.lease("theirs", HOUR_MS, "other", 0).outcome == "taken"
+    assert attempt(folds, "theirs", "other", 0).outcome == "taken"
     return "theirs"
 
 
 def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
     """It is taken, kept, refused to another, given back; and it never expires as a key."""
-    assert folds.lease("a", HOUR_MS, "host:1", 0) == ("taken", 0)
-    assert folds.lease("b", HOUR_MS, "host:2", 0) == ("other", 0)
-    assert folds.lease("a", HOUR_MS, "host:1", 12345) == ("kept", 0)
+    assert attempt(folds, "a", "host:1", 0) == ("taken", 0, 1)
+    assert attempt(folds, "b", "host:2", 0) == ("other", 0, 1)
+    assert attempt(folds, "a", "host:1", 12345) == ("kept", 0, 1)
     assert world.client.hmget("viewer:subscriber", "who", "heard") == [b"host:1", b"12345"]
     folds.release("b", SPACE)
-    assert folds.lease("b", HOUR_MS, "host:2", 0).outcome == "other"
+    assert attempt(folds, "b", "host:2", 0).outcome == "other"
     folds.release("a", SPACE)
-    assert folds.lease("b", HOUR_MS, "host:2", 0).outcome == "taken"
+    assert attempt(folds, "b", "host:2", 0).outcome == "taken"
     assert world.client.ttl("viewer:subscriber") == -1
 
 
@@ -62,7 +70,7 @@ def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: Worl
         folds.fold(token, number, Counter(a=1), 1)
     with pytest.raises(NotHolder):
         folds.cut(SPACE, token, 0)
-    assert folds.lease(token, HOUR_MS, "test", 0).outcome == "other"
+    assert attempt(folds, token, "test", 0).outcome == "other"
     assert world.counters() == {}
 
 
@@ -153,7 +161,7 @@ def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: Wo
     world.client.flushall()
     with pytest.raises(NotHolder):
         folds.cut(SPACE, token, 41)
-    assert folds.lease(token, HOUR_MS, "test", 0).outcome == "taken"
+    assert attempt(folds, token, "test", 0).outcome == "taken"
     assert folds.cut(SPACE, token, 41) == 42
     assert folds.cuts_id() == SPACE
 

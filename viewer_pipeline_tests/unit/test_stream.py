@@ -14,7 +14,7 @@ def heard(stream: Stream, **views: int) -> None:
 
 def segments(stream: Stream) -> list[tuple[int, dict[str, int]]]:
     """Return the segments as plain values."""
-    return [(segment.number, dict(segment.views)) for segment in stream.segments]
+    return [(segment.number, dict(segment.all())) for segment in stream.segments]
 
 
 def test_cuts_number_what_came_before_them() -> None:

@@ -9,11 +9,12 @@ local at = redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', '
 if at[1] ~= ARGV[1] then
     return {-1}
 end
-local segment = tonumber(ARGV[2])
-if segment <= tonumber(at[2] or 0) then
+local segment, begun = tonumber(ARGV[2]), tonumber(at[3] or 0)
+-- A segment that was begun closes all before it: to fold one of those would forget which parts were written.
+if segment <= tonumber(at[2] or 0) or segment < begun then
     return {0}
 end
-if segment == tonumber(at[3] or 0) then
+if segment == begun then
     -- Parts are cut by a hash of the id: so the parts of two subscribers go together, but only if they are as many.
     if at[5] ~= ARGV[4] then
         return {-2, tonumber(at[5])}

@@ -1,0 +1,242 @@
+"""Interleavings of lease, cut, fold and loss that would count a view twice, or lose one that a standby has."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from viewer_pipeline.counting.folds import FoldStore, Lease, _parts
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.errors import RedisUnavailable
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker import subscriber as subscriber_module
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.lease import LEASE_SECONDS
+from viewer_pipeline.worker.rejections import Rejections
+from viewer_pipeline.worker.stream import Segment
+from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+SUBSCRIBER = "viewer:subscriber"
+HOUR_MS = 3_600_000
+LARGE = Counter({f"v{n:04d}": n + 1 for n in range(1200)})  # three parts
+
+
+@pytest.fixture
+def settings(redis_url: str, database_url: str) -> Settings:
+    """Settings of both servers."""
+    return Settings(database_url=database_url, redis_url=redis_url)
+
+
+@pytest.fixture
+def folds(world: World, redis_url: str) -> FoldStore:
+    """What the test itself cuts and folds with."""
+    return FoldStore(world.client, redis_url, PREFIX, increment=True)
+
+
+Make = Callable[[], Subscriber]
+
+
+@pytest.fixture
+def make(settings: Settings) -> Make:
+    """Return a function that makes a subscriber that does nothing by itself; the test calls its steps."""
+
+    def subscriber() -> Subscriber:
+        made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), Figures())
+        made._cuts_id = made._folds.cuts_id()
+        return made
+
+    return subscriber
+
+
+@contextmanager
+def listening(settings: Settings) -> Iterator[Listening]:
+    """Let a subscriber run on a thread of its own."""
+    made = Listening(settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def message(vod_id: str) -> bytes:
+    """Return the message of one view."""
+    return orjson.dumps({"vodId": vod_id, "count": 1})
+
+
+def expire(world: World) -> None:
+    """Let the lease run out now, whoever holds it."""
+    seconds, microseconds = world.client.time()
+    world.client.hset(SUBSCRIBER, "until", seconds * 1000 + microseconds // 1000)
+
+
+def hold(world: World, folds: FoldStore, token: str) -> None:
+    """Hold the lease as a subscriber that cuts and folds only when the test says so."""
+    world.client.hset(SUBSCRIBER, mapping={"holder": token, "until": 1 << 50})
+    world.client.hincrby(SUBSCRIBER, "turn", 1)
+    assert folds.cut(folds.cuts_id(), token, 0) > 0
+
+
+def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world: World) -> None:
+    """Another has an older segment that the holder had not: folding it must not begin the newer one anew."""
+    space = folds.cuts_id()
+    hold(world, folds, "a")
+    older = folds.cut(space, "a", 0)
+    newer = folds.cut(space, "a", 0)
+    assert folds._fold_part("a", newer, 1, _parts(LARGE, 3), 1) == [1]
+    hold(world, folds, "b")
+    assert not folds.fold("b", older, Counter(v0000=5), 1).written
+    folds.fold("b", newer, LARGE, 1)
+    counters = world.counters()
+    assert all(counters[vod_id] <= views for vod_id, views in LARGE.items())
+
+
+def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may have been folded under its number is not folded again under another one."""
+    leaving = make()
+    leaving._keep_lease()
+    number = leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0)
+    leaving._stream.cut(number, 0)
+    leaving._stream.segments.append(Segment(leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0), LARGE))
+    leaving._stream.last = number + 1
+    whole = leaving._folds.fold
+
+    def fold_without_answer(*arguments: Any) -> Any:
+        whole(*arguments)
+        raise RedisUnavailable("Timeout reading from socket")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leaving._folds, "fold", fold_without_answer)
+        assert not leaving._write()
+    assert world.counters() == dict(LARGE)
+    leaving._stream.views.update(late=1)
+    assert leaving._leave() == 0
+    assert world.counters() == dict(LARGE) | {"late": 1}
+
+
+def test_leaving_while_the_connection_is_broken(settings: Settings, make: Make, world: World) -> None:
+    """One that stands by has all that the leaving one missed: it folds that, and nothing twice."""
+    leaving = make()
+    leaving._keep_lease()
+    with listening(settings) as standby:
+        number = leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0)
+        leaving._stream.cut(number, 0)
+        world.client.publish(CHANNEL, message("both"))
+        leaving._stream.views.update(both=1)
+        leaving._stream.interrupted(holder=True)
+        world.client.publish(CHANNEL, message("standby only"))
+        wait_until(lambda: standby.figures.heard == 2, 20, "both messages heard")
+        assert leaving._leave() == 0
+        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+    assert world.counters() == {"both": 1, "standby only": 1}
+
+
+def test_a_late_comer_leaves_the_lease_to_one_that_heard_all(
+    settings: Settings, folds: FoldStore, world: World
+) -> None:
+    """A killed holder that is started again comes first; the standby alone has what was published meanwhile."""
+    hold(world, folds, "killed")
+    with listening(settings) as standby:
+        for _ in range(2):  # the standby is whole once a segment that began after it came was folded
+            number = folds.cut(folds.cuts_id(), "killed", 0)
+            folds.fold("killed", number, Counter(before=1), 1)
+        world.client.publish(CHANNEL, message("meanwhile"))
+        wait_until(lambda: standby.figures.heard == 1, 20, "the message heard")
+        standby.subscriber._lease._due = time.monotonic() + LEASE_SECONDS
+        expire(world)
+        with listening(settings) as late:
+            wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+            assert late.figures.state == "standby"
+            world.client.publish(CHANNEL, message("after"))
+            wait_until(lambda: "after" in world.counters(), 20, "the last message")
+    assert world.counters() == {"before": 2, "meanwhile": 1, "after": 1}
+
+
+def test_a_late_comer_that_is_alone_takes_over(settings: Settings, folds: FoldStore, world: World) -> None:
+    """Nobody else hears: nothing to wait for."""
+    hold(world, folds, "killed")
+    expire(world)
+    with listening(settings) as late:
+        assert late.figures.state == "listening"
+        world.client.publish(CHANNEL, message("a"))
+    assert world.counters() == {"a": 1}
+
+
+def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, folds: FoldStore, world: World) -> None:
+    """Redis was emptied and another subscriber named it anew: what that one folded is not folded again."""
+    hold(world, folds, "old")
+    world.client.hset(SUBSCRIBER, "cut", 1000)
+    with listening(settings) as standby:
+        folds.cut(folds.cuts_id(), "old", 0)
+        world.client.publish(CHANNEL, message("before"))
+        wait_until(lambda: standby.figures.heard == 1, 20, "the first message")
+        world.client.flushall()
+        world.client.hset(SUBSCRIBER, "id", "new")
+        hold(world, folds, "new")
+        world.client.publish(CHANNEL, message("m"))
+        folds.fold("new", folds.cut("new", "new", 0), Counter(m=1), 1)
+        wait_until(lambda: world.client.pubsub_numsub("viewer:cuts:new")[0][1] == 1, 20, "a subscription to its cuts")
+        expire(world)
+        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+        world.client.publish(CHANNEL, message("after"))
+        wait_until(lambda: "after" in world.counters(), 20, "the last message")
+    assert world.counters() == {"m": 1, "after": 1}
+
+
+def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
+    make: Make, world: World, folds: FoldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis hears the attempt twice, and says `kept` the second time: another had it in between all the same."""
+    held = make()
+    held._keep_lease()
+    held._stream.loose.update(a=1)
+    expire(world)
+    hold(world, folds, "other")
+    folds.fold("other", folds.cut(folds.cuts_id(), "other", 0), Counter(a=1), 1)
+    world.client.hdel(SUBSCRIBER, "holder", "until", "who")
+    once = held._folds.lease
+
+    def sent_twice(*arguments: Any) -> Lease:
+        once(*arguments)
+        return once(*arguments)
+
+    monkeypatch.setattr(held._folds, "lease", sent_twice)
+    held._keep_lease()
+    assert held._lease.holds
+    assert held._stream.total() == 0
+    assert held._figures.takeovers == 2
+
+
+def test_a_subscriber_without_numbers_gives_way(settings: Settings, make: Make, world: World) -> None:
+    """The holder lost its connection again before a cut: one that stands by has heard more than it kept."""
+    holder = make()
+    holder._keep_lease()
+    holder._stream.loose.update(a=1)
+    with listening(settings) as standby:
+        for vod_id in ("a", "b"):
+            world.client.publish(CHANNEL, message(vod_id))
+        wait_until(lambda: standby.figures.heard == 2, 20, "both messages heard")
+        holder._open().close()
+        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+    assert world.counters() == {"a": 1, "b": 1}
+    assert holder._stream.total() == 0
+
+
+def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than MAX_IDS wait in front of the next cut: the holder must read on to reach it."""
+    monkeypatch.setattr(subscriber_module, "MAX_IDS", 500)
+    with listening(settings) as made, world.client.pipeline(transaction=False) as pipeline:
+        for number in range(20_000):
+            pipeline.publish(CHANNEL, message(f"v{number}"))
+        pipeline.execute()
+        wait_until(lambda: made.figures.folded_views == 20_000, 30, "all folded")
+    assert world.counters() == {f"v{n}": 1 for n in range(20_000)}

@@ -1,0 +1,440 @@
+"""Subscribers and a Redis that is out of reach, slow, hostile or emptied: no view counts twice, few are missed."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from viewer_pipeline.counting.counters import counter_pattern
+from viewer_pipeline.counting.folds import CUT, FOLD, LEASE
+from viewer_pipeline.counting.redis_client import Script, connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker import lease
+from viewer_pipeline.worker import subscriber as subscriber_module
+from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.subscribers import CHANNEL, SUBSCRIBER, Publisher, Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+OUTAGE_SECONDS = 20
+HEALED_SECONDS = 60  # generous: what is asserted is that it heals, not how fast
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that run out soon, for tests that await many of them."""
+    monkeypatch.setattr(lease, "LEASE_MS", 900)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "PATIENCE_MS", 600)
+    monkeypatch.setattr(lease, "YIELD_SECONDS", 1.2)
+
+
+@pytest.fixture
+def start(redis_url: str, database_url: str) -> Iterator[Callable[..., Running]]:
+    """Return a function that starts a subscriber with some settings; it is stopped after the test."""
+    with ExitStack() as running:
+
+        def started(**settings: Any) -> Running:
+            merged = {"database_url": database_url, "redis_url": redis_url} | settings
+            return running.enter_context(Running(Settings(**merged)))
+
+        yield started
+
+
+Start = Callable[..., Running]
+
+
+def counters(client: redis.Redis) -> dict[str, int]:
+    """Return all counters of a Redis."""
+    keys: list[bytes] = list(client.scan_iter(counter_pattern(PREFIX), count=1000))
+    values: Any = client.mget(keys) if keys else []
+    return {key[len(PREFIX) :].decode(): int(value) for key, value in zip(keys, values, strict=True)}
+
+
+def publish(client: redis.Redis, vod_id: str, channel: str = CHANNEL) -> bool:
+    """Publish a view; return whether anybody heard."""
+    heard: Any = client.publish(channel, message(vod_id))
+    return bool(heard)
+
+
+def sweep_asked(client: redis.Redis) -> bool:
+    """Whether a subscriber asked for a sweep."""
+    return bool(client.hexists(SUBSCRIBER, "sweep"))
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("script", [FOLD, CUT, LEASE], ids=["fold", "cut", "lease"])
+def test_an_answer_is_lost(start: Start, world: World, redis_url: str, script: Script) -> None:
+    """The driver sends the script again, which Redis has run already: each view counts once."""
+    with Proxy.of(redis_url, 6379) as proxy:
+        made = start(redis_url=proxy.url(redis_url))
+        publish(world.client, "before")
+        wait_until(lambda: world.counters() == {"before": 1}, 20, "scripts that Redis knows")
+        lost = 0
+        for round_ in range(5):
+            proxy.lose_answer_to(script.sha.encode())
+            for number in range(10):
+                publish(world.client, f"v{number}")
+            wait_until(lambda lost=lost: proxy.lost_answers > lost, 20, "an answer lost")  # type: ignore[misc]
+            lost = proxy.lost_answers
+            wait_until(lambda total=10 * round_ + 11: sum(world.counters().values()) >= total, 20, "all counted")  # type: ignore[misc]
+        made.stop()
+    assert world.counters() == {"before": 1} | {f"v{number}": 5 for number in range(10)}
+    assert made.figures.losses == {}
+    assert made.figures.takeovers == 1
+
+
+def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All attempts of the driver fold, and none is answered; the next one of ours, and a stop, count nothing twice."""
+    monkeypatch.setattr(subscriber_module, "REFUSED_SECONDS", 0.05)
+    with Proxy.of(redis_url, 6379) as proxy:
+        made = start(redis_url=proxy.url(redis_url))
+        publish(world.client, "a")
+        wait_until(lambda: world.counters() == {"a": 1}, 20, "scripts that Redis knows")
+        for number in range(1500):  # three parts
+            publish(world.client, f"v{number}")
+        proxy.lose_answer_to(FOLD.sha.encode(), 7)
+        wait_until(lambda: made.figures.refused, 20, "attempts without an answer")
+        publish(world.client, "a")
+        made.stop()
+    assert proxy.lost_answers == 7
+    assert made.remained == 0
+    assert world.counters() == {"a": 2} | {f"v{number}": 1 for number in range(1500)}
+
+
+def test_out_of_reach(start: Start, redis_url: str) -> None:
+    """Cut off, and swallowed, at the same time: both heal by themselves; what was heard before counts once."""
+    ways: dict[str, tuple[Proxy, Running, redis.Redis]] = {}
+    with ExitStack() as stack:
+        for number, way in ((1, "cut"), (2, "blackhole")):
+            url = redis_url.replace("/0", f"/{number}")
+            proxy = stack.enter_context(Proxy.of(url, 6379))
+            made = start(redis_url=proxy.url(url), pubsub_channel=way)
+            client = stack.enter_context(connect(url))
+            ways[way] = (proxy, made, client)
+            publish(client, "a", way)
+            wait_until(lambda client=client: counters(client) == {"a": 1}, 20, "the first message")  # type: ignore[misc]
+        with connect(redis_url) as client:
+            client.config_set("maxmemory", 1)  # heard, and not folded before the outage
+            for way, (proxy, made, other) in ways.items():
+                for vod_id in ("a", "heard"):
+                    publish(other, vod_id, way)
+                wait_until(lambda made=made: made.figures.heard == 3, 20, "all heard")  # type: ignore[misc]
+                getattr(proxy, way)()
+            client.config_set("maxmemory", 0)
+            for _, _, other in ways.values():
+                other.hdel(SUBSCRIBER, "sweep")
+        threading.Event().wait(OUTAGE_SECONDS)
+        for way, (proxy, made, client) in ways.items():
+            wait_until(lambda made=made: made.state == "reconnecting", HEALED_SECONDS, way)  # type: ignore[misc]
+            publish(client, "during", way)
+            proxy.heal()
+        for way, (_, made, client) in ways.items():
+            wait_until(lambda made=made: made.state == "listening", HEALED_SECONDS, way)  # type: ignore[misc]
+            wait_until(lambda client=client: sweep_asked(client), HEALED_SECONDS, "a sweep asked for")  # type: ignore[misc]
+            for _ in range(100):
+                publish(client, "after", way)
+            wait_until(lambda client=client: counters(client).get("after") == 100, HEALED_SECONDS, way)  # type: ignore[misc]
+            found = counters(client)
+            assert found.pop("during", 0) <= 1
+            assert found == {"a": 2, "heard": 1, "after": 100}
+            assert made.figures.losses["closed" if way == "cut" else "silent"] == 1
+            made.stop()
+
+
+def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
+    """With its data: what was heard before is folded after it, once."""
+    server = RedisServer(tmp_path, append_only=True)
+    server.start()
+    try:
+        made, other = (start(redis_url=server.url) for _ in range(2))
+        with connect(server.url) as client:
+            for vod_id in ("a", "b"):
+                publish(client, vod_id)
+                wait_until(lambda vod_id=vod_id: counters(client).get(vod_id) == 1, 20, vod_id)  # type: ignore[misc]
+            client.hdel(SUBSCRIBER, "sweep")
+            client.config_set("maxmemory", 1)
+            for _ in range(10):
+                publish(client, "a")
+            wait_until(lambda: made.figures.heard == other.figures.heard == 12, 20, "heard by both, not folded")
+        server.stop()
+        server.start()
+        with connect(server.url) as client:
+            wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "healed")
+            wait_until(lambda: counters(client) == {"a": 11, "b": 1}, HEALED_SECONDS, "what was heard before")
+            for _ in range(100):
+                assert publish(client, "after")
+            wait_until(lambda: counters(client).get("after") == 100, 20, "what came after")
+            wait_until(lambda: sweep_asked(client), 20, "a sweep asked for")
+            made.stop()
+            other.stop()
+            assert counters(client) == {"a": 11, "b": 1, "after": 100}
+        assert made.figures.losses.total() >= 1
+    finally:
+        made.stop()
+        other.stop()
+        server.stop()
+
+
+def test_redis_stands_still(start: Start, world: World) -> None:
+    """For longer than a lease and any heartbeat: whatever is sent again meanwhile counts once."""
+    made, other = start(), start()
+    for number in range(1000):
+        publish(world.client, f"v{number}")
+    world.client.client_pause(8000)
+    world.client.ping()  # it answers when the pause is over
+    wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "healed")
+    for _ in range(100):
+        assert publish(world.client, "after")
+    wait_until(lambda: world.counters().get("after") == 100, HEALED_SECONDS, "what came after")
+    assert world.counters() == {f"v{number}": 1 for number in range(1000)} | {"after": 100}
+
+
+def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
+    """It notices when it wakes, counts the loss, asks for a sweep and goes on."""
+    before: Any = world.client.config_get("client-output-buffer-limit")
+    world.client.config_set("client-output-buffer-limit", "pubsub 65536 65536 1")
+    try:
+        made = start()
+        publish(world.client, "a")
+        wait_until(lambda: world.counters() == {"a": 1}, 20, "the first message")
+        world.client.hdel(SUBSCRIBER, "sweep")
+        made.freeze()
+        sent = Counter(a=1)
+        with world.client.pipeline(transaction=False) as pipeline:
+            while publish(world.client, "a"):
+                sent["a"] += 1
+                for number in range(1000):
+                    pipeline.publish(CHANNEL, message(f"v{number}"))
+                    sent[f"v{number}"] += 1
+                pipeline.execute()
+        made.thaw()
+        wait_until(lambda: made.figures.losses == {"closed": 1}, 30, "the loss noticed")
+        wait_until(lambda: sweep_asked(world.client), 30, "a sweep asked for")
+        wait_until(lambda: publish(world.client, "after"), 30, "a listener again")
+        for _ in range(100):
+            publish(world.client, "after")
+        wait_until(lambda: world.counters().get("after") == 101, 30, "what came after")
+        made.stop()
+    finally:
+        world.client.config_set("client-output-buffer-limit", before["client-output-buffer-limit"])
+    found = world.counters()
+    assert found.pop("after") == 101
+    assert found["a"] > 1
+    assert all(found[vod_id] <= sent[vod_id] for vod_id in found)
+
+
+def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far more ids than may be in memory, faster than they are folded, for the holder and for one that stands by."""
+    limit, sent = 2_000, 60_000
+    monkeypatch.setattr(subscriber_module, "MAX_IDS", limit)
+    monkeypatch.setattr(subscriber_module, "READ_BYTES", 1 << 16, raising=False)
+    holder, standby = start(), start()
+    most: Counter[str] = Counter()
+    for name, made in (("holder", holder), ("standby", standby)):
+        stream, count = made.subscriber._stream, made.subscriber._count
+
+        def counting(payloads: list[bytes], *, name: str = name, stream: Any = stream, count: Any = count) -> None:
+            count(payloads)
+            most[name] = max(most[name], stream.ids())
+
+        made.subscriber._count = counting  # type: ignore[method-assign]
+    with world.client.pipeline(transaction=False) as pipeline:
+        for at in range(0, sent, 3_000):
+            for number in range(at, at + 3_000):
+                pipeline.publish(CHANNEL, message(str(number)))
+            pipeline.execute()
+    wait_until(lambda: holder.figures.folded_views == sent, 60, "all folded")
+    wait_until(lambda: standby.figures.heard == sent, 60, "all heard by the standby")
+    assert counters(world.client) == {str(number): 1 for number in range(sent)}
+    # A read, and what Redis delivers before the next cut, come on top of the limit.
+    assert limit < most["holder"] < sent / 2
+    assert most["standby"] < sent / 2
+    assert holder.subscriber._stream.total() == 0
+
+
+HOSTILE: list[tuple[bytes, str]] = [
+    (b"", "not JSON"),
+    (b"\0", "not JSON"),
+    (b"null", "not an object"),
+    (b"true", "not an object"),
+    (b'"text"', "not an object"),
+    (b"[]", "not an object"),
+    (b'[{"vodId":"a","count":1}]', "not an object"),
+    (b"{}", "vodId is not text"),
+    (b'{"count":1}', "vodId is not text"),
+    (b'{"vodId":null,"count":1}', "vodId is not text"),
+    (b'{"vodId":true,"count":1}', "vodId is not text"),
+    (b'{"vodId":{"vodId":"a"},"count":1}', "vodId is not text"),
+    (b'{"vodId":"a"}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":true}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":"1"}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":0}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":-1}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":1.0}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":1e3}', "count is not a positive integer"),
+    (b'{"vodId":"a","count":NaN}', "not JSON"),
+    (b'{"vodId":"a","count":Infinity}', "not JSON"),
+    (b'{"vodId":"a","count":01}', "not JSON"),
+    (b'{"vodId":"a","count":1000001}', "count is over 1000000"),
+    (b'{"vodId":"a","count":' + b"9" * 400 + b"}", "count is over 1000000"),
+    (b'{"vodId":"a","count":1,"count":2}', "a key comes twice"),
+    (b'{"vodId":"a","count":1,"more":{"x":1,"x":2}}', "a key comes twice"),
+    (b'{"vodId":"","count":1}', "vodId: empty id"),
+    (b'{"vodId":"a","count":1}{"vodId":"a","count":1}', "not JSON"),
+    (b'{"vodId":"a","count":1}\0', "not JSON"),
+    (b'\xef\xbb\xbf{"vodId":"a","count":1}', "not JSON"),
+    (b'{"vodId":"\xff","count":1}', "not UTF-8"),
+    (b'{"vodId":"\xc0\x80","count":1}', "not UTF-8"),
+    (b'{"vodId":"\xed\xa0\x80","count":1}', "not UTF-8"),
+    (b"\xff\xfe{\0}\0", "not JSON"),
+    (b"[" * 4000, "not JSON"),
+    (b"{" * 4000, "not JSON"),
+    (b'{"a":' * 600 + b"1" + b"}" * 600, "vodId is not text"),
+    (b"\r\n$-1\r\n", "not JSON"),
+    (b"+OK\r\n-ERR\r\n:1\r\n*3\r\n$7\r\nmessage\r\n", "not JSON"),
+    (b"*1\r\n$8\r\nFLUSHALL\r\n", "not JSON"),
+    (b'{"vodId":"a","count":1}' + b" " * 4096, "longer than 4096 bytes"),
+    (b"x" * 10_000_000, "longer than 4096 bytes"),
+]
+
+
+def test_hostile_messages(start: Start, world: World) -> None:
+    """Amid good ones, from a real Redis: each is rejected with its reason, and the good ones count."""
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
+    noise = [random.Random(f"{seed}{n}").randbytes(n % 300) for n in range(500)]
+    unlikely = [orjson.dumps({"vodId": "x" * 256, "count": 1}), orjson.dumps({"vodId": "a\0b", "count": 1})]
+    made = start()
+    for payload in [*(payload for payload, _ in HOSTILE), *unlikely, *noise]:
+        world.client.publish(CHANNEL, payload)
+        publish(world.client, "good")
+    good = len(HOSTILE) + len(unlikely) + len(noise)
+    wait_until(lambda: world.counters() == {"good": good}, 30, "the good ones")
+    rejected = made.figures.rejected
+    assert rejected.total() == good
+    assert (made.figures.accepted, made.figures.heard) == (good, 2 * good)
+    expected = Counter(reason for _, reason in HOSTILE)
+    for reason in expected:
+        if reason != "not JSON":
+            assert rejected[reason] >= expected[reason], reason
+    assert {reason for reason in rejected if reason.startswith("vodId: ")} >= {"vodId: empty id"}
+    assert made.figures.losses == {}
+    assert made.state == "listening"
+
+
+def test_redis_is_emptied(start: Start, world: World, redis_url: str) -> None:
+    """Amid traffic, with a holder and one that stands by: both go on, and what is published afterwards counts once."""
+    made = [start(), start()]
+    with Publisher(redis_url, "before") as publisher:
+        for round_ in range(3):
+            sent = publisher.sent.total()
+            wait_until(lambda sent=sent: publisher.sent.total() > sent + 1000, 20, "traffic")  # type: ignore[misc]
+            world.client.flushall()
+            publisher.rename(f"after{round_}-")
+        sent = publisher.sent.total()
+        wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "traffic")
+    wait_until(lambda: publish(world.client, "last") and "last" in world.counters(), 20, "the last one")
+    for one in made:
+        one.stop()
+    after = {vod_id: views for vod_id, views in publisher.sent.items() if vod_id.startswith("after2-")}
+    assert {vod_id: views for vod_id, views in world.counters().items() if vod_id in after} == after
+    assert all(views <= publisher.sent[vod_id] for vod_id, views in world.counters().items() if vod_id != "last")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_announcements_and_a_take_over(start: Start, world: World, redis_url: str) -> None:
+    """Counters are the producers'; the changed set misses no VOD."""
+    holder, standby = start(pubsub_mode="announce"), start(pubsub_mode="announce")
+    with Publisher(redis_url, "v", vods=5000, counts=True) as publisher:
+        wait_until(lambda: publisher.sent.total() > 1000, 20, "traffic")
+        holder.freeze()
+        wait_until(lambda: standby.state == "listening", 20, "the standby to take over")
+        frozen = publisher.sent.total()
+        wait_until(lambda: publisher.sent.total() > frozen + 1000, 20, "traffic")
+        holder.thaw()
+        wait_until(lambda: holder.state == "standby", 20, "the woken one to stand by")
+    holder.stop()
+    standby.stop()
+    assert world.counters() == publisher.sent
+    store = RedisStore(world.client, redis_url, PREFIX)
+    assert {raw.decode() for page in store.changed() for raw in page} == set(publisher.sent)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("whole", [True, False], ids=["one stays whole", "all suffer"])
+def test_anything_goes(start: Start, world: World, redis_url: str, *, whole: bool) -> None:
+    """Connections are killed, leases end and are stolen, subscribers are frozen, in any order."""
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
+    chance = random.Random(seed)
+    made = [start()]
+    spared = {int(one["id"]) for one in clients(world.client, "pubsub")} if whole else set[int]()
+    made += [start(), start()]
+    with Publisher(redis_url, "v", vods=40, pause=0.005) as publisher:
+        wait_until(lambda: publisher.sent.total() > 2000, 20, "traffic")
+        for _ in range(100):
+            disturb(chance, world.client, made[1:] if whole else made, spared)
+            sent = publisher.sent.total() + chance.randrange(600)
+            wait_until(lambda sent=sent: publisher.sent.total() >= sent, 20, "traffic")  # type: ignore[misc]
+        for one in made:
+            one.thaw()
+    wait_until(lambda: publish(world.client, "last") and "last" in world.counters(), 30, "the last one")
+    for one in sorted(made, key=lambda one: one.state == "listening"):
+        one.stop()
+    found = world.counters()
+    del found["last"]
+    doubled = {v: (views, publisher.sent[v]) for v, views in found.items() if views > publisher.sent[v]}
+    assert doubled == {}
+    assert sum(found.values()) > publisher.sent.total() / 3
+    if whole:
+        assert made[0].figures.losses == {}
+        assert found == publisher.sent
+
+
+def clients(client: redis.Redis, kind: str) -> list[dict[str, str]]:
+    """Return the connections of subscribers: those on which they listen (`pubsub`) or send commands (`normal`)."""
+    found: Any = client.client_list(_type=kind)
+    own = str(client.client_id())
+    return [one for one in found if one["name"] == "viewer-pipeline" and one["id"] != own]
+
+
+def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], spared: set[int]) -> None:
+    """Do something that must not matter."""
+    seconds, microseconds = client.time()
+    now = seconds * 1000 + microseconds // 1000
+    deed = chance.choice(["kill one", "kill all", "kill commands", "expire", "steal", "vanish", "freeze", "thaw"])
+    listeners = [int(one["id"]) for one in clients(client, "pubsub") if int(one["id"]) not in spared]
+    killed: list[int] = []
+    if deed == "kill one":
+        killed = chance.sample(listeners, min(1, len(listeners)))
+    elif deed == "kill all":
+        killed = listeners
+    elif deed == "kill commands":
+        killed = [int(one["id"]) for one in clients(client, "normal")]
+    elif deed == "expire":
+        client.hset(SUBSCRIBER, "until", now)
+    elif deed == "steal":
+        client.hset(SUBSCRIBER, mapping={"holder": "thief", "until": now})
+        client.hincrby(SUBSCRIBER, "turn", 1)
+    elif deed == "vanish":
+        client.hdel(SUBSCRIBER, "holder")
+        client.hset(SUBSCRIBER, "until", now)
+    elif deed == "freeze":
+        chance.choice(victims).freeze()
+    else:
+        for one in victims:
+            one.thaw()
+    for number in killed:
+        client.client_kill_filter(_id=str(number))

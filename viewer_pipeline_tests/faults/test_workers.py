@@ -1,0 +1,143 @@
+"""Worker processes that are frozen, killed and stopped while views come in: each view counts once."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline_tests.conftest import TEMPLATE
+from viewer_pipeline_tests.subscribers import CHANNEL, Fleet, Publisher, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX
+
+TAKE_OVER_SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for the tests of this module: other tests empty theirs."""
+    server = RedisServer(tmp_path_factory.mktemp("workers"), append_only=False)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def fleet(server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: Any) -> Iterator[Fleet]:
+    """Workers that stay from test to test, because each takes seconds to start."""
+    directory: Path = tmp_path_factory.mktemp("fleet")
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE fleet TEMPLATE {TEMPLATE}")
+    with connect(server.url) as client:
+        fleet = Fleet(client, postgres_server.url_of("fleet"), server.url, directory)
+        try:
+            fleet.have(2)
+            yield fleet
+        finally:
+            for worker in fleet.workers:
+                worker.end()
+
+
+def counted(client: redis.Redis, sent: Counter[str]) -> Counter[str]:
+    """Return the counters of all VODs that were sent to."""
+    ids = list(sent)
+    values: Any = client.mget([PREFIX + vod_id for vod_id in ids])
+    return Counter({vod_id: int(value or 0) for vod_id, value in zip(ids, values, strict=True)})
+
+
+def assert_all_counted_once(fleet: Fleet, publisher: Publisher) -> None:
+    """Wait until all is folded; then compare per VOD."""
+    assert publisher.unheard == 0
+    assert publisher.sent.total() > 0
+    sent = publisher.sent
+    wait_until(lambda: counted(fleet.client, sent).total() >= sent.total(), 20, f"{sent.total()} views")
+    last = publisher.name + "last"
+    fleet.client.publish(CHANNEL, message(last))
+    wait_until(lambda: fleet.client.exists(PREFIX + last), 20, "a view more, behind all others")
+    assert counted(fleet.client, sent) == sent
+
+
+def test_the_holder_is_frozen_and_wakes(fleet: Fleet, server: RedisServer) -> None:
+    """The other takes over with all that it heard; the woken one folds nothing and stands by."""
+    with Publisher(server.url, "frozen") as publisher:
+        fleet.have(2)
+        wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
+        frozen = fleet.leader()
+        frozen.send(signal.SIGSTOP)
+        try:
+            fleet.wait_for_another(frozen, TAKE_OVER_SECONDS)
+            taken = publisher.sent.total()
+            wait_until(lambda: publisher.sent.total() > taken + 1000, 20, "views under the new holder")
+        finally:
+            frozen.send(signal.SIGCONT)
+        woken = publisher.sent.total()
+        wait_until(lambda: publisher.sent.total() > woken + 1000, 20, "views since it woke")
+    assert_all_counted_once(fleet, publisher)
+    assert fleet.holder() != frozen.pid
+
+
+def test_the_holder_is_killed_and_started_again(fleet: Fleet, server: RedisServer) -> None:
+    """What the dead one had not folded is folded by the one that stood by, not by the one that came late."""
+    with Publisher(server.url, "killed") as publisher:
+        fleet.have(2)
+        wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
+        killed = fleet.leader()
+        assert fleet.end(killed, signal.SIGKILL) == -signal.SIGKILL
+        fleet.start()
+        fleet.wait_for_another(killed, TAKE_OVER_SECONDS)
+        taken = publisher.sent.total()
+        wait_until(lambda: publisher.sent.total() > taken + 1000, 20, "views under the new holder")
+    assert_all_counted_once(fleet, publisher)
+
+
+def test_the_holder_is_stopped(fleet: Fleet, server: RedisServer) -> None:
+    """It gives the lease back at once, and the other goes on where it ended."""
+    with Publisher(server.url, "stopped") as publisher:
+        fleet.have(2)
+        for _ in range(2):
+            before = publisher.sent.total()
+            wait_until(lambda before=before: publisher.sent.total() > before + 500, 20, "views")  # type: ignore[misc]
+            stopped = fleet.leader()
+            assert fleet.end(stopped, signal.SIGTERM) == 0
+            fleet.wait_for_another(stopped, 3)
+            fleet.have(2)
+    assert_all_counted_once(fleet, publisher)
+
+
+def test_rolling(fleet: Fleet, server: RedisServer) -> None:
+    """Whatever happens to one at a time, in whatever order: with whole ones beside it no view is lost or doubled."""
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
+    chance = random.Random(seed)
+    signals = [signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM]
+    chance.shuffle(signals)
+    with Publisher(server.url, "rolling") as publisher:
+        fleet.have(3)
+        for number in signals:
+            worker = fleet.leader() if chance.random() < 0.7 else chance.choice(fleet.workers)
+            was_leader = worker.pid == fleet.holder()
+            print(number.name, "leader" if was_leader else "standby")  # noqa: T201
+            if number == signal.SIGSTOP:
+                worker.send(number)
+            else:
+                fleet.end(worker, number)
+                fleet.start()
+            if was_leader:
+                fleet.wait_for_another(worker, TAKE_OVER_SECONDS)
+            if number == signal.SIGSTOP:
+                worker.send(signal.SIGCONT)
+            fleet.have(3)
+    assert_all_counted_once(fleet, publisher)

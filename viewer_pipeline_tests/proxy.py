@@ -1,0 +1,157 @@
+"""A TCP proxy that can break: connections closed, traffic swallowed, answers lost. Knows no protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+LOOPBACK = "127.0.0.1"
+CHUNK = 1 << 16
+SECONDS = 20  # for what the proxy itself has to do
+
+
+class Proxy:
+    """Forwards from a port of its own to a target; runs in a thread. Use as a context manager.
+
+    Its faults may be combined and come in any order; `heal` ends those of `cut` and `blackhole`.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+        self._server: asyncio.Server | None = None
+        self._passing = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._needle = b""
+        self._losses_left = 0
+        self.port = 0
+        self.lost_answers = 0  # that were kept from the client
+
+    @classmethod
+    def of(cls, url: str, default_port: int) -> Proxy:
+        """Return a proxy of the server of a URL."""
+        parts = urlsplit(url)
+        return cls(parts.hostname or LOOPBACK, parts.port or default_port)
+
+    def url(self, url: str) -> str:
+        """Return the URL with the address of the proxy in it."""
+        parts = urlsplit(url)
+        login, at, _ = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{login}{at}{LOOPBACK}:{self.port}"))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._do(self._listen())
+        self._loop.call_soon_threadsafe(self._passing.set)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._do(self._cut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(SECONDS)
+        self._loop.close()
+
+    def cut(self) -> None:
+        """Close all connections and refuse new ones."""
+        self._do(self._cut())
+
+    def blackhole(self) -> None:
+        """Keep connections and accept new ones, but deliver nothing, in either direction, until `heal`.
+
+        What was sent meanwhile is delivered then, also where the sender has given up: as a network may do.
+        """
+        self._do(self._pass(self._passing.clear))
+
+    def heal(self) -> None:
+        """Accept and forward again, on the same port."""
+        self._do(self._pass(self._passing.set))
+        self._do(self._listen())
+
+    def lose_answer_to(self, needle: bytes, times: int = 1) -> None:
+        """Deliver the next requests that contain `needle`, and close the connection when the answer comes.
+
+        The bytes are looked for in what one client sends at a time, so they should be few.
+        """
+        self._needle, self._losses_left = needle, times
+
+    # --- in the loop's thread ---
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(what, self._loop).result(SECONDS)
+
+    @staticmethod
+    async def _pass(change: Callable[[], None]) -> None:
+        change()
+
+    async def _listen(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, LOOPBACK, self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        while self._connections:  # also one that was accepted just now
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.wait(self._connections)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.ensure_future(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        to_target: asyncio.StreamWriter | None = None
+        pumps: list[asyncio.Task[None]] = []
+        doomed, at_once = asyncio.Event(), False
+        try:
+            await self._passing.wait()
+            from_target, to_target = await asyncio.open_connection(*self._target)
+            pumps = [
+                asyncio.ensure_future(self._requests(from_client, to_target, doomed)),
+                asyncio.ensure_future(self._answers(from_target, to_client, doomed)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass
+        except asyncio.CancelledError:  # cut
+            at_once = True
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for writer in (to_client, to_target):
+                if writer is not None and (at_once or doomed.is_set()):
+                    writer.transport.abort()
+                elif writer is not None:
+                    writer.close()  # delivers what was read before one side closed
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        while data := await reader.read(CHUNK):
+            await self._passing.wait()
+            if self._losses_left and self._needle in data:
+                self._losses_left -= 1
+                doomed.set()
+            writer.write(data)
+            await writer.drain()
+        await self._passing.wait()
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        while data := await reader.read(CHUNK):
+            await self._passing.wait()
+            if doomed.is_set():
+                self.lost_answers += 1
+                return
+            writer.write(data)
+            await writer.drain()

@@ -1,7 +1,7 @@
 """What Dagster's own tables say of its daemons, the sensor, the schedule and the flush runs.
 
-Read by SQL, because importing Dagster costs the worker 2.7 s of CPU and 150 MB (ADR 5). A test holds every reading to
-what Dagster's API says of the same tables, so an upgrade that changes them goes red.
+Read by SQL, because importing Dagster more than doubles what the worker takes to start (docs/adr/0005). A test holds
+every reading to what Dagster's API says of the same tables, so an upgrade that changes them goes red.
 """
 
 from __future__ import annotations

@@ -12,7 +12,14 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
@@ -55,7 +62,7 @@ def redis_errors(url: str) -> Iterator[None]:
 
 def _as_ours(error: RedisError, where: str) -> Exception:
     said = f"{where}: {str(error).partition(chr(10))[0]}"
-    if _REFUSES_WRITES.search(str(error)):
+    if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or _REFUSES_WRITES.search(str(error)):
         return RedisRefusesWrites(said)
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return RedisFailed(said)

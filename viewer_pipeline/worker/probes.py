@@ -7,16 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
-from redis.retry import Retry
 
 from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
 from viewer_pipeline.counting.ledger import Ledger, last_flush
-from viewer_pipeline.counting.redis_client import redis_errors
+from viewer_pipeline.counting.redis_client import connect, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.errors import SettingsError, ViewerPipelineError
-from viewer_pipeline.settings import Settings, hide_password, without_password
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.settings import Settings, without_password
 from viewer_pipeline.worker.checks import Check, Checks, Result, Results
 from viewer_pipeline.worker.dagster_judgements import NAMES, Clock, judge_dagster
 from viewer_pipeline.worker.dagster_tables import read_dagster
@@ -48,20 +46,7 @@ UNSETTLED = """
 
 def impatient(url: str) -> redis.Redis:
     """Return a client that waits REDIS_SECONDS for an answer and tries once. Raises SettingsError."""
-    try:
-        client = redis.Redis.from_url(
-            url,
-            protocol=3,
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            client_name="viewer-pipeline-health",
-        )
-        pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
-    except (ValueError, TypeError):
-        raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
-    return client
+    return connect(url, seconds=REDIS_SECONDS, retries=0)
 
 
 class Probes:

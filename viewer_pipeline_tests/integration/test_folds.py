@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from viewer_pipeline.counting.folds import FOLD, Claim, FoldStore, Lease, NotHolder, OtherKeySpace, cuts_channel
+from viewer_pipeline.errors import RedisRefusesWrites
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -198,3 +199,11 @@ def test_the_parts_fit_the_script(folds: FoldStore, token: str) -> None:
     assert fold(token, 1, 3) == [-2, 2]
     assert fold(token, 2, 2) == [1]
     assert fold(token, 2, 2) == [0]
+
+
+def test_out_of_memory_is_no_lasting_refusal(folds: FoldStore, world: World) -> None:
+    """redis-py tells it by the type of its error, not in words: it is worth trying again."""
+    world.client.config_set("maxmemory", 1)
+    with pytest.raises(RedisRefusesWrites):
+        folds.cuts_id()
+    world.client.config_set("maxmemory", 0)

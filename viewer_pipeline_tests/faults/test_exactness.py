@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
-from viewer_pipeline.counting.folds import FoldStore, Lease, _parts
+from viewer_pipeline.counting.folds import Claim, FoldStore, Lease, _parts
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker import subscriber as subscriber_module
 from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.lease import LEASE_SECONDS
+from viewer_pipeline.worker.lease import LEASE_MS, LEASE_SECONDS
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.stream import Segment
 from viewer_pipeline.worker.subscriber import Subscriber
@@ -81,7 +81,7 @@ def expire(world: World) -> None:
 
 def hold(world: World, folds: FoldStore, token: str) -> None:
     """Hold the lease as a subscriber that cuts and folds only when the test says so."""
-    world.client.hset(SUBSCRIBER, mapping={"holder": token, "until": 1 << 50})
+    world.client.hset(SUBSCRIBER, mapping={"holder": token, "until": int(time.time() * 1000) + 9 * LEASE_MS})
     world.client.hincrby(SUBSCRIBER, "turn", 1)
     assert folds.cut(folds.cuts_id(), token, 0) > 0
 
@@ -240,3 +240,23 @@ def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch
         pipeline.execute()
         wait_until(lambda: made.figures.folded_views == 20_000, 30, "all folded")
     assert world.counters() == {f"v{n}": 1 for n in range(20_000)}
+
+
+def test_the_last_one_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
+    """Nobody else has heard what the dead one did not fold: the stop takes it along."""
+    space = folds.cuts_id()
+    assert folds.lease(Claim(space, "ghost", "dead"), LEASE_MS, 0).outcome == "taken"
+    with listening(settings) as standby:
+        world.client.publish(CHANNEL, message("a"))
+        wait_until(lambda: standby.figures.heard == 1, 30, "heard")
+        assert standby.figures.state == "standby"
+        assert world.counters() == {}
+    assert world.counters() == {"a": 1}
+
+
+def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: World) -> None:
+    """A lease that ends later than any can is over."""
+    space = folds.cuts_id()
+    assert folds.lease(Claim(space, "before", "host"), LEASE_MS, 0).outcome == "taken"
+    world.client.hset(SUBSCRIBER, "until", int(time.time() * 1000) + HOUR_MS)
+    assert folds.lease(Claim(space, "after", "host", turn=1), LEASE_MS, 0).outcome == "taken"

@@ -24,6 +24,9 @@ end
 local mine = at[1] == ARGV[1]
 if not mine then
     local left = tonumber(at[2] or 0) - now
+    if left > 10 * ARGV[2] then -- no lease is as long: the clock was put back
+        left = 0
+    end
     -- One that came late folds less than one that was there before, and what is folded is closed for all.
     local whole = ARGV[8] ~= '' and tonumber(ARGV[8]) <= tonumber(folded)
     if not whole and redis.call('PUBSUB', 'NUMSUB', ARGV[5])[2] > 1 then

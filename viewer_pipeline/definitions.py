@@ -12,6 +12,8 @@ from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import load_settings
 
+settings = load_settings()
+
 defs = dg.Definitions(
     assets=[redis_counters, view_counts],  # the checks come with view_counts
     jobs=[flush_views],
@@ -19,7 +21,9 @@ defs = dg.Definitions(
     schedules=[sweep_schedule],
     resources={
         # EnvVar: the UI shows the variable's name, not the URL with its password
-        "redis": RedisResource(url=dg.EnvVar("REDIS_URL"), counter_prefix=load_settings().counter_prefix),
+        "redis": RedisResource(
+            url=dg.EnvVar("REDIS_URL"), counter_prefix=settings.counter_prefix, totals_channel=settings.totals_channel
+        ),
         "postgres": PostgresResource(url=dg.EnvVar("DATABASE_URL")),
         IN_MEMORY: dg.mem_io_manager,
     },

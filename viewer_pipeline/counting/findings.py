@@ -15,6 +15,8 @@ class Findings:
     redis_was_emptied: bool = False
     postgres_was_rolled_back: bool = False
     superseded: int = 0  # how often another run committed first
+    unpublished: int = 0  # flushes whose totals were not published, or not all
+    why_unpublished: str = ""
 
     def sentences(self) -> list[str]:
         """Say each finding in words; empty when there was none."""
@@ -30,6 +32,8 @@ class Findings:
             said.append(f"counters held {self.drift} views less than they should: somebody lowered {names}")
         if self.superseded:
             said.append(f"another run committed first, {self.superseded} times; drained again")
+        if self.unpublished:
+            said.append(f"totals of {self.unpublished} flushes were not published: {self.why_unpublished}")
         return said
 
     def add(self, other: Findings) -> None:

@@ -220,12 +220,12 @@ def _commit_all(
     for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
         started = time.perf_counter()
         flush = _flush_of(snapshot, base, rows)
-        committed = ledger.commit(connection, flush)
+        totals = ledger.commit(connection, flush)
         seconds += time.perf_counter() - started
-        if not committed:
+        if totals is None:
             return counted, False, seconds
         counted.append(Counted(flush, rows))
-        settler.add(flush)
+        settler.add(flush, totals)
         base = flush.seq
     return counted, True, seconds
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,10 @@ from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
+from viewer_pipeline.logs import event
 from viewer_pipeline.settings import without_password
+
+log = logging.getLogger("viewer_pipeline.ledger")
 
 SQL: dict[str, str] = {
     file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
@@ -65,9 +69,16 @@ class LastFlush(NamedTuple):
     batches: int
 
 
+# The new total of each counter of a flush, in the order of its batches; None where the views were parked.
+Totals = list[int | None]
+
+
 @dataclass(frozen=True)
 class Flush:
-    """One transaction to be: `batches` under the number `seq`, provided that nothing was committed above `base`."""
+    """One transaction to be: `batches` under the number `seq`, provided that nothing was committed above `base`.
+
+    The ids are in the order of their bytes over all batches, as in the frame; in that order come the totals back.
+    """
 
     seq: int
     base: int
@@ -86,6 +97,15 @@ class Flush:
     def views(self) -> int:
         """How many views it adds."""
         return sum(sum(batch.deltas) for batch in self.batches)
+
+
+class HeldFlush(NamedTuple):
+    """What the ledger's row of a flush says."""
+
+    seq: int
+    counters: int
+    views: int
+    batches: int
 
 
 class BatchDigest(NamedTuple):
@@ -156,20 +176,22 @@ class Ledger:
         ):
             yield connection
 
-    def commit(self, connection: psycopg.Connection, flush: Flush) -> bool:
-        """Write the flush and its totals in one transaction. False: superseded by another run, nothing written.
+    def commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
+        """Write the flush and its totals in one transaction; return the new totals.
 
-        A COMMIT whose answer was lost is resolved by looking the flush_id up on a new connection (rule R8). Where that
-        cannot be done either, PostgresUnavailable: the next attempt then finds a ledger above its base, or does not.
+        None: superseded by another run, nothing written. A COMMIT whose answer was lost is resolved by looking the
+        flush_id up on a new connection (rule R8); it returns no total then. Where that cannot be done either,
+        PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
         """
         try:
             try:
-                return _transact(connection, flush, "upsert_totals")
+                return _transact(connection, flush, _add_to_totals)
             except pg.NumericValueOutOfRange:
-                return _transact(connection, flush, "upsert_totals_parking")
-        except (psycopg.OperationalError, psycopg.InterfaceError):
+                return _transact(connection, flush, _add_to_totals_or_park)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.holds(flush.flush_id):
-                return True
+                log.warning(event("answer of a COMMIT lost, not the flush", flush=flush.seq, reason=_first_line(error)))
+                return []
             raise
 
     def holds(self, flush_id: UUID) -> bool:
@@ -228,6 +250,12 @@ def unrecorded(connection: psycopg.Connection, rejects: Sequence[Reject]) -> lis
     return [reject for reject in rejects if reject.digest not in digests]
 
 
+def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[HeldFlush]:
+    """Read which flushes above `base` a run has committed, in order."""
+    rows = connection.execute(SQL["flushes_of_run"], {"run_id": run_id, "base": base})
+    return [HeldFlush(seq, counters, int(views), batches) for seq, counters, views, batches in rows]
+
+
 def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[BatchDigest]:
     """Read what the ledger holds for these flushes."""
     rows = connection.execute(SQL["batch_digests"], {"seqs": seqs})
@@ -260,13 +288,25 @@ def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]
     return dict(connection.execute(SQL["totals"], {"vod_ids": vod_ids}).fetchall())
 
 
-def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> bool:
+def _transact(
+    connection: psycopg.Connection, flush: Flush, add: Callable[[psycopg.Connection, Flush], Totals]
+) -> Totals | None:
     with connection.transaction():
         if not _claim(connection, flush):
-            return False
+            return None
         _copy_batches(connection, flush.batches)
-        connection.execute(SQL[upsert], {"seq": flush.seq})
-    return True
+        return add(connection, flush)
+
+
+def _add_to_totals(connection: psycopg.Connection, flush: Flush) -> Totals:
+    row = connection.execute(SQL["upsert_totals"], {"seq": flush.seq}, binary=True).fetchone()
+    assert row is not None, "an aggregate returns one row"
+    return list(row[0])
+
+
+def _add_to_totals_or_park(connection: psycopg.Connection, flush: Flush) -> Totals:
+    counted: dict[str, int] = dict(connection.execute(SQL["upsert_totals_parking"], {"seq": flush.seq}).fetchall())
+    return [counted.get(vod_id) for batch in flush.batches for vod_id in batch.vod_ids]
 
 
 def _claim(connection: psycopg.Connection, flush: Flush) -> bool:

@@ -20,6 +20,8 @@ from viewer_pipeline.errors import MarkerUnreadable
 SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
 PIPELINE_SCRIPTS = 50
+PIPELINE_MESSAGES = 100  # of a few kB each
+DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
 
 class Marker(NamedTuple):
@@ -44,11 +46,14 @@ BEGIN, SETTLE, FORGET, SWEPT = map(Script.load, ("begin", "settle", "forget", "s
 
 
 class RedisStore:
-    """The counters, the changed set and the marker of one Redis."""
+    """The counters, the changed set and the marker of one Redis, and the channel that totals go out on."""
 
-    def __init__(self, client: redis.Redis, url: str, prefix: str) -> None:
+    def __init__(
+        self, client: redis.Redis, url: str, prefix: str, totals_channel: str = DEFAULT_TOTALS_CHANNEL
+    ) -> None:
         self.client = client
         self.url = url
+        self.totals_channel = totals_channel
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
@@ -165,6 +170,14 @@ class RedisStore:
                     return Settled(at, True, subtracted, drift, drifted)
             marker = Marker(group[-1].seq, group[-1].number, group[-1].of)
         return Settled(at, False, subtracted, drift, drifted)
+
+    def publish_totals(self, messages: Iterable[bytes]) -> None:
+        """Publish on the channel of totals, in order. Some may go out, and twice, although it raises."""
+        for some in chunks(messages, PIPELINE_MESSAGES):
+            with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+                for message in some:
+                    pipe.publish(self.totals_channel, message)
+                pipe.execute()
 
     def forget(self, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
         """Take ids out of the changed set: idle ones if they are still idle, rejected ones in any case."""

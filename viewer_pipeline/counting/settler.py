@@ -15,8 +15,9 @@ from typing import Self
 import psycopg
 
 from viewer_pipeline.counting.findings import Findings
-from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, batches_beyond
+from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, Totals, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.counting.totals import publish_totals
 from viewer_pipeline.errors import MarkerMoved
 
 MARKER_TRIES = 20  # how often settling starts again because another run is at it
@@ -75,16 +76,23 @@ class Settler:
         finally:
             self._thread.shutdown()
 
-    def add(self, flush: Flush) -> None:
-        """Begin to settle a committed flush, once the one before it is settled. Raises what settling that raised."""
+    def add(self, flush: Flush, totals: Totals) -> None:
+        """Begin to settle a committed flush, and then to publish its totals, once the one before it is through.
+
+        Raises what settling that one raised.
+        """
         self.wait()
-        self._unsettled = self._thread.submit(self._settle, flush)
+        self._unsettled = self._thread.submit(self._settle_and_publish, flush, totals)
 
     def wait(self) -> None:
-        """Wait until nothing is unsettled. Raises what settling raised."""
+        """Wait until nothing is unsettled or unpublished. Raises what settling raised."""
         if self._unsettled is not None:
             self._unsettled.result()
             self._unsettled = None
+
+    def _settle_and_publish(self, flush: Flush, totals: Totals) -> None:
+        self._settle(flush)
+        publish_totals(self._redis, flush, totals, self._findings)
 
     def _settle(self, flush: Flush) -> None:
         started = time.perf_counter()

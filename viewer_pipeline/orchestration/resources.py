@@ -9,7 +9,7 @@ from pydantic import Field
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.redis_store import DEFAULT_TOTALS_CHANNEL, RedisStore
 
 
 class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own
@@ -17,12 +17,13 @@ class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has n
 
     url: str = Field(description="redis://, rediss:// or unix:// URL")
     counter_prefix: str = Field(default="vod:views:", description="what the key of a counter begins with")
+    totals_channel: str = Field(default=DEFAULT_TOTALS_CHANNEL, description="channel that new totals are published on")
 
     @contextmanager
     def open(self) -> Iterator[RedisStore]:
         """Open the store for one step."""
         with connect(self.url) as client:
-            yield RedisStore(client, self.url, self.counter_prefix)
+            yield RedisStore(client, self.url, self.counter_prefix, self.totals_channel)
 
 
 class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own

@@ -68,7 +68,7 @@ def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.Mon
     world.send_many(10)
     commit, interlopers = ledger.Ledger.commit, iter([None, world.stores, None])
 
-    def interrupted(self: ledger.Ledger, connection: psycopg.Connection, planned: Flush) -> bool:
+    def interrupted(self: ledger.Ledger, connection: psycopg.Connection, planned: Flush) -> Any:
         if next(interlopers, None) is not None:
             world.flush()
         return commit(self, connection, planned)
@@ -133,7 +133,7 @@ def test_r3_two_transactions_at_once(world: World) -> None:
 def test_r3_gives_up_after_some_tries_and_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is always too late leaves the rest to the next one."""
     world.send_many(3)
-    monkeypatch.setattr(ledger.Ledger, "commit", lambda *_: False)
+    monkeypatch.setattr(ledger.Ledger, "commit", lambda *_: None)
     done = world.flush()
     assert (done.left_over, done.findings.superseded) == (True, flush.SUPERSEDED_TRIES)
     monkeypatch.undo()
@@ -257,8 +257,8 @@ def test_r8_a_commit_whose_answer_was_lost_is_looked_up(world: World, monkeypatc
     world.send_many(3)
     transact = ledger._transact
 
-    def lose_the_answer(*arguments: Any) -> bool:
-        assert transact(*arguments)
+    def lose_the_answer(*arguments: Any) -> Any:
+        assert transact(*arguments) is not None
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(ledger, "_transact", lose_the_answer)

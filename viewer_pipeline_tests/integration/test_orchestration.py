@@ -166,7 +166,7 @@ def test_check_no_drift_can_fail(runner: Runner, world: World, monkeypatch: pyte
     world.send("a", 5)
     commit = ledger.Ledger.commit
 
-    def lower_and_commit(*arguments: Any) -> bool:
+    def lower_and_commit(*arguments: Any) -> Any:
         world.client.decrby(PREFIX + "a", 2)
         return commit(*arguments)
 
@@ -193,7 +193,7 @@ def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch:
     world.send("a", 5)
     transact, fails = ledger._transact, iter([True])
 
-    def fail_at_first(*arguments: Any) -> bool:
+    def fail_at_first(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)

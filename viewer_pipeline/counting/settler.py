@@ -49,6 +49,7 @@ def settle_through(
 def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], findings: Findings) -> Marker | None:
     """Settle batches that follow `marker`; return where it stands then, None when one was refused."""
     settled = redis.settle(marker, batches)
+    findings.settled_already += settled.already
     findings.drift += settled.drift
     findings.drifted += [raw.decode("utf-8", "backslashreplace") for raw in settled.drifted]
     return None if settled.refused else settled.marker

@@ -107,6 +107,8 @@ def bulk_upsert(
     if persisted.left_over:
         context.log.warning("other runs kept committing first; what is left is for the next run")
     context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
+    if persisted.found:
+        context.log.info(f"{len(persisted.found)} of these flushes were committed by an earlier attempt of this step")
     return persisted
 
 
@@ -151,8 +153,8 @@ def _metadata(persisted: Persisted, top: list[tuple[str, int, int]], verify_seco
     numbers = {
         "counters": persisted.counters,
         "views": persisted.views,
-        "flushes": len(persisted.counted),
-        "batches": sum(len(counted.flush.batches) for counted in persisted.counted),
+        "flushes": len(persisted.seqs),
+        "batches": persisted.batches,
         "rejected": len(persisted.rejects),
         "drift": findings.drift,
         "settled_before": findings.settled_before,

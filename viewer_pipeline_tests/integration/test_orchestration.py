@@ -205,6 +205,59 @@ def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch:
     world.assert_all_persisted()
 
 
+def fail_between_flushes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
+    monkeypatch.setenv("FLUSH_MAX_COUNTERS", "4")
+    monkeypatch.setenv("BATCH_SIZE", "2")
+    world.send_many(10)
+    transact, fails = ledger._transact, iter([False, True])
+
+    def fail_at_second(*arguments: Any) -> Any:
+        if next(fails, False):
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return transact(*arguments)
+
+    monkeypatch.setattr(ledger, "_transact", fail_at_second)
+
+
+def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:
+    """Return what a check says."""
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == name]
+    return check.description or ""
+
+
+def test_a_retried_step_reports_what_its_first_attempt_committed(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of the run are those of its flushes in the ledger, and the checks look at all of them."""
+    fail_between_flushes(world, monkeypatch)
+    result = runner.run()
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
+    said = figures(result)
+    expected = {"counters": 10, "views": 30, "flushes": 3, "batches": 5, "last_flush": 3}
+    assert {name: said[name] for name in expected} == expected
+    assert said["notes"] == "nothing out of the ordinary"
+    assert len(said["top_vods"].records) == 10
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    found = "flushes [1] were found in the ledger, committed by an earlier attempt of the step"
+    assert said_by(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {found}"
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize(("flush", "offenders"), [(1, ["flush 1"]), (2, ["flush 2 batch 1", "flush 2 batch 1"])])
+def test_checks_of_a_retried_step_can_fail(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, flush: int, offenders: list[str]
+) -> None:
+    """For flushes that were found in the ledger, and for those that the last attempt committed."""
+    fail_between_flushes(world, monkeypatch)
+    tamper = f"UPDATE viewer.flush_batch SET deltas = '{{3,4}}' WHERE seq = {flush} AND batch = 1"
+    _tamper(monkeypatch, lambda _: world.execute(tamper))
+    result = runner.run()
+    assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == offenders
+
+
 def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> None:
     """A schema that was never made: one failure that says what to run."""
     world.send("a", 5)

@@ -18,6 +18,7 @@ class Findings:
     superseded: int = 0  # how often another run committed first
     unpublished: int = 0  # flushes whose totals were not published, or not all
     why_unpublished: str = ""
+    flush_seconds: dict[int, float] = field(default_factory=dict)  # seq -> transaction and settling; also tries
 
     def sentences(self) -> list[str]:
         """Say each finding in words; empty when there was none."""

@@ -240,13 +240,16 @@ def _commit_all(
     ledger: Ledger, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate, settler: Settler
 ) -> tuple[list[Counted], bool, float]:
     """Commit every slice, each settled beside the next; False as soon as another run was first."""
-    counted: list[Counted] = []
+    counted, flush_seconds = list[Counted](), settler.findings.flush_seconds
     base, seconds = snapshot.base, 0.0
     for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
         started = time.perf_counter()
         flush = _flush_of(snapshot, base, rows)
-        totals = ledger.commit(connection, flush)
-        seconds += time.perf_counter() - started
+        try:
+            totals = ledger.commit(connection, flush)
+        finally:  # also where the answer was lost: the next attempt may find the flush in the ledger
+            flush_seconds[flush.seq] = time.perf_counter() - started
+            seconds += flush_seconds[flush.seq]
         if totals is None:
             return counted, False, seconds
         counted.append(Counted(flush, rows))

@@ -86,8 +86,15 @@ class World:
         return [row[0] for row in self.rows("SELECT seq FROM viewer.flush ORDER BY seq")]
 
     def marker(self) -> Marker | None:
-        """Where the marker stands."""
-        return self.stores.redis.marker()
+        """Where the marker stands, without its epoch."""
+        marker = self.stores.redis.marker()
+        return marker._replace(epoch="") if marker else None
+
+    def at(self, seq: int, batch: int, of: int) -> Marker:
+        """A marker of the epoch that Redis is in."""
+        marker = self.stores.redis.marker()
+        assert marker is not None
+        return Marker(seq, batch, of, marker.epoch)
 
     def accounted(self) -> Counter[str]:
         """Views by VOD, wherever they are."""

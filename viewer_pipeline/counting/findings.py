@@ -15,6 +15,7 @@ class Findings:
     drifted: list[str] = field(default_factory=list)
     redis_was_emptied: bool = False
     postgres_was_rolled_back: bool = False
+    passed_over: int = 0  # views of flushes that were read from another Redis than this one
     superseded: int = 0  # how often another run committed first
     unpublished: int = 0  # flushes whose totals were not published, or not all
     why_unpublished: str = ""
@@ -27,6 +28,11 @@ class Findings:
             said.append("Redis had no marker although the ledger has flushes: Redis was emptied or replaced")
         if self.postgres_was_rolled_back:
             said.append("the marker was ahead of the ledger: PostgreSQL was rolled back, e.g. restored from a backup")
+        if self.passed_over:
+            said.append(
+                f"{self.passed_over} views of the ledger were not subtracted: they were read from a Redis that was"
+                " emptied or replaced since"
+            )
         if self.settled_before:
             said.append(f"settled {self.settled_before} batches that an earlier run had committed")
         if self.settled_already:
@@ -49,3 +55,4 @@ class Findings:
         self.drifted += other.drifted
         self.redis_was_emptied |= other.redis_was_emptied
         self.postgres_was_rolled_back |= other.postgres_was_rolled_back
+        self.passed_over += other.passed_over

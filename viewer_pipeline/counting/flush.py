@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pandas as pd
 import psycopg
@@ -67,6 +67,7 @@ class Snapshot:
 
     request: Request
     base: int
+    after: UUID | None  # the newest flush of the ledger by then
     marker: Marker
     readings: Readings
     taken_at: datetime
@@ -157,7 +158,7 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
     readings = stores.redis.read(_candidates(stores.redis, request))
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
-    return Snapshot(request, base, marker, readings, taken_at, oldest, asked, findings, seconds)
+    return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, asked, findings, seconds)
 
 
 def _begin(stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings) -> tuple[LastFlush, Marker]:
@@ -241,10 +242,10 @@ def _commit_all(
 ) -> tuple[list[Counted], bool, float]:
     """Commit every slice, each settled beside the next; False as soon as another run was first."""
     counted, flush_seconds = list[Counted](), settler.findings.flush_seconds
-    base, seconds = snapshot.base, 0.0
+    base, after, seconds = snapshot.base, snapshot.after, 0.0
     for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
         started = time.perf_counter()
-        flush = _flush_of(snapshot, base, rows)
+        flush = _flush_of(snapshot, base, after, rows)
         try:
             totals = ledger.commit(connection, flush)
         finally:  # also where the answer was lost: the next attempt may find the flush in the ledger
@@ -254,19 +255,19 @@ def _commit_all(
             return counted, False, seconds
         counted.append(Counted(flush, rows))
         settler.add(flush, totals)
-        base = flush.seq
+        base, after = flush.seq, flush.flush_id
     return counted, True, seconds
 
 
-def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame) -> Flush:
-    request, seq = snapshot.request, base + 1
+def _flush_of(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
+    request, seq, epoch = snapshot.request, base + 1, snapshot.marker.epoch
     ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
     starts = range(0, len(ids), size)
     batches = [
-        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size])
+        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], epoch)
         for number, at in enumerate(starts, 1)
     ]
-    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches)
+    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------

@@ -29,12 +29,16 @@ def settle_through(
 ) -> tuple[Marker, int]:
     """Subtract what the ledger holds beyond the marker, up to flush `through`.
 
+    Batches of another epoch are passed over: they were read from a Redis that was emptied since, or the ledger is not
+    the one that this Redis was settled by, so its counters hold other views.
+
     Returns where the marker stands then, and how many batches were due. Raises MarkerMoved where it vanished, or where
     other runs keep moving it.
     """
     refusals = batches = 0
     while due := batches_beyond(connection, marker.seq, marker.batch, through, SETTLE_PAGE):
-        moved = settle_batches(redis, marker, due, findings)
+        ours = [batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due]
+        moved = settle_batches(redis, marker, ours, findings)
         if moved is None:
             refusals += 1
             moved = redis.marker()
@@ -42,6 +46,7 @@ def settle_through(
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
             batches += len(due)
+            findings.passed_over += sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
         marker = moved
     return marker, batches
 

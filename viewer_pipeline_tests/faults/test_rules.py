@@ -113,7 +113,7 @@ def test_r3_two_transactions_at_once(world: World) -> None:
     first, second = drained(world), drained(world)
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
-        planned = flush._flush_of(first[0], first[0].base, first[1].frame)
+        planned = flush._flush_of(first[0], first[0].base, None, first[1].frame)
         assert ledger._claim(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(flush.bulk_upsert(world.stores, *second)))
         thread.start()
@@ -149,8 +149,8 @@ def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, mo
         batches = batches_beyond(connection, 0, 0, 1, 100)
     world.send_many(4)
     for _ in range(3):
-        settled = world.stores.redis.settle(Marker(0, 0, 0), batches)
-        assert (settled.marker, settled.refused) == (Marker(1, 2, 2), False)
+        settled = world.stores.redis.settle(world.at(0, 0, 0), batches)
+        assert (settled.marker, settled.refused) == (world.at(1, 2, 2), False)
     assert world.counters() == {f"vod{n:04d}": 3 for n in range(4)}
     world.assert_conserved()
 
@@ -161,11 +161,11 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, mo
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
         first, second, third, *_ = batches_beyond(connection, 0, 0, 9, 100)
-    for marker, skipping in ((Marker(1, 1, 2), second), (Marker(1, 2, 2), third)):
+    for marker, skipping in ((world.at(1, 1, 2), second), (world.at(1, 2, 2), third)):
         settled = world.stores.redis.settle(marker, [skipping])
-        assert (settled.refused, settled.marker) == (True, Marker(0, 0, 0))
+        assert (settled.refused, settled.marker) == (True, world.at(0, 0, 0))
     assert world.counters() == dict(world.sent)
-    assert not world.stores.redis.settle(Marker(0, 0, 0), [first, second, third]).refused
+    assert not world.stores.redis.settle(world.at(0, 0, 0), [first, second, third]).refused
     assert world.marker() == Marker(2, 1, 2)
 
 
@@ -175,7 +175,7 @@ def test_r5_a_script_after_a_gap_does_not_pass_over_a_flush(world: World, monkey
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
         flush_two = batches_beyond(connection, 1, 2, 2, 100)
-    settled = world.stores.redis.settle(Marker(1, 2, 2), flush_two)
+    settled = world.stores.redis.settle(world.at(1, 2, 2), flush_two)
     assert settled.refused
     world.flush()
     world.assert_all_persisted()
@@ -419,7 +419,7 @@ def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -
     flush.drain(world.stores, world.request())
     planned = ledger.Batch(1, 1, 1, world.stores.redis.now(), ["a"], [1, 2])
     with pytest.raises(Exception, match="2 deltas for 1 counters"):
-        world.stores.redis.settle(Marker(0, 0, 0), [planned])
+        world.stores.redis.settle(world.at(0, 0, 0), [planned])
     assert world.marker() == Marker(0, 0, 0)
     assert world.counters() == {"a": 5}
 

@@ -16,6 +16,7 @@ class Findings:
     redis_was_emptied: bool = False
     postgres_was_rolled_back: bool = False
     passed_over: int = 0  # views of flushes that were read from another Redis than this one
+    told: dict[str, int] = field(default_factory=dict)  # kind of incident that was recorded -> views, as far as told
     superseded: int = 0  # how often another run committed first
     unpublished: int = 0  # flushes whose totals were not published, or not all
     why_unpublished: str = ""
@@ -56,3 +57,5 @@ class Findings:
         self.redis_was_emptied |= other.redis_was_emptied
         self.postgres_was_rolled_back |= other.postgres_was_rolled_back
         self.passed_over += other.passed_over
+        for kind, views in other.told.items():
+            self.told[kind] = self.told.get(kind, 0) + views

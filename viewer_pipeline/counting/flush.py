@@ -21,6 +21,7 @@ import psycopg
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.frame import Aggregate, Readings, Reject, aggregate, slices
+from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import (
     Batch,
     BatchDigest,
@@ -154,6 +155,7 @@ def drain(stores: Stores, request: Request) -> Snapshot:
         last, marker = _begin(stores, connection, request.run_id, findings)
         base = max(last.seq, marker.seq)
         marker, findings.settled_before = settle_through(stores.redis, connection, marker, last.seq, findings)
+        record_incidents(connection, findings, request.run_id)
     _, oldest = stores.redis.pending()
     asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
     readings = stores.redis.read(_candidates(stores.redis, request))
@@ -213,6 +215,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
                 break
             findings.superseded += 1
             snapshot, aggregated = _drain_again(stores, request, findings)
+        record_incidents(connection, findings, request.run_id)
         committed = {c.flush.seq for c in counted}
         found = [held for held in flushes_of_run(connection, request.run_id, base) if held.seq not in committed]
     stores.redis.forget(aggregated.idle, aggregated.rejected)

@@ -130,7 +130,7 @@ def bulk_upsert(
 def verify_consistency(
     context: dg.OpExecutionContext, persisted: Persisted, redis: RedisResource, postgres: PostgresResource
 ) -> Iterator[Any]:
-    """Compare what was committed with what was meant: ledger, totals, marker, drift. Then add to the sums for metrics."""
+    """Compare what was committed with what was meant: ledger, totals, marker, drift. Then record the sums."""
     started = time.perf_counter()
     with said_clearly(), stores(redis, postgres) as both:
         verdicts = flush.verify(both, persisted)

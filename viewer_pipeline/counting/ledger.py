@@ -75,8 +75,9 @@ class LastFlush(NamedTuple):
     flush_id: UUID | None = None
 
 
-# The new total of each counter of a flush, in the order of its batches; None where the views were parked.
-Totals = list[int | None]
+# Gives the new total of each VOD of a flush whose views were not parked. Called by who publishes, because to make
+# ten thousand Python objects of a result takes time that the next transaction can use.
+Totals = Callable[[], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,6 @@ class Flush:
 
     And provided that the flush `after`, the newest one when `base` was fixed, is still in the ledger: without it,
     PostgreSQL was rolled back in between, and with it perhaps what the counters were read from.
-
-    The ids are in the order of their bytes over all batches, as in the frame; in that order come the totals back.
     """
 
     seq: int
@@ -188,21 +187,21 @@ class Ledger:
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
-        """Write the flush and its totals in one transaction; return the new totals.
+        """Write the flush and its totals in one transaction; return what gives the totals.
 
         None: superseded by another run, nothing written. A COMMIT whose answer was lost is resolved by looking the
-        flush_id up on a new connection (rule R8); it returns no total then. Where that cannot be done either,
+        flush_id up on a new connection (rule R8); there are no totals then. Where that cannot be done either,
         PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
         """
         try:
             try:
-                return _transact(connection, flush, _add_to_totals)
+                return _transact(connection, flush, "upsert_totals")
             except pg.NumericValueOutOfRange:
-                return _transact(connection, flush, _add_to_totals_or_park)
+                return _transact(connection, flush, "upsert_totals_parking")
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.holds(flush.flush_id):
                 log.warning(event("answer of a COMMIT lost, not the flush", flush=flush.seq, reason=_first_line(error)))
-                return []
+                return dict
             raise
 
     def holds(self, flush_id: UUID) -> bool:
@@ -299,25 +298,13 @@ def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]
     return dict(connection.execute(SQL["totals"], {"vod_ids": vod_ids}).fetchall())
 
 
-def _transact(
-    connection: psycopg.Connection, flush: Flush, add: Callable[[psycopg.Connection, Flush], Totals]
-) -> Totals | None:
+def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> Totals | None:
     with connection.transaction():
         if not _claim(connection, flush):
             return None
         _copy_batches(connection, flush.batches)
-        return add(connection, flush)
-
-
-def _add_to_totals(connection: psycopg.Connection, flush: Flush) -> Totals:
-    row = connection.execute(SQL["upsert_totals"], {"seq": flush.seq}, binary=True).fetchone()
-    assert row is not None, "an aggregate returns one row"
-    return list(row[0])
-
-
-def _add_to_totals_or_park(connection: psycopg.Connection, flush: Flush) -> Totals:
-    counted: dict[str, int] = dict(connection.execute(SQL["upsert_totals_parking"], {"seq": flush.seq}).fetchall())
-    return [counted.get(vod_id) for batch in flush.batches for vod_id in batch.vod_ids]
+        rows = connection.execute(SQL[upsert], {"seq": flush.seq}, binary=True)
+    return lambda: dict(rows.fetchall())
 
 
 def _claim(connection: psycopg.Connection, flush: Flush) -> bool:

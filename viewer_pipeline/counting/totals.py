@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
 
 import orjson
 
@@ -25,7 +24,7 @@ def publish_totals(redis: RedisStore, flush: Flush, totals: Totals, findings: Fi
     """
     if not findings.unpublished:
         try:
-            redis.publish_totals(messages(flush, totals))
+            redis.publish_totals(messages(flush, totals()))
         except ViewerPipelineError as error:
             findings.why_unpublished = str(error)
             log.warning(event("totals not published", channel=redis.totals_channel, flush=flush.seq, reason=error))
@@ -34,12 +33,9 @@ def publish_totals(redis: RedisStore, flush: Flush, totals: Totals, findings: Fi
     findings.unpublished += 1
 
 
-def messages(flush: Flush, totals: Totals) -> Iterator[bytes]:
-    """Yield the message of each batch: the number of the flush, and the totals of those VODs that were not parked."""
-    remaining, parked = iter(totals), None in totals
+def messages(flush: Flush, totals: dict[str, int]) -> Iterator[bytes]:
+    """Yield the message of each batch: the number of the flush, and the totals of those VODs that have a new one."""
     for batch in flush.batches:
-        counts = dict(zip(batch.vod_ids, islice(remaining, len(batch.vod_ids)), strict=False))  # none: none is known
-        if parked:
-            counts = {vod_id: total for vod_id, total in counts.items() if total is not None}
+        counts = {vod_id: totals[vod_id] for vod_id in batch.vod_ids if vod_id in totals}
         if counts:
             yield orjson.dumps({"flush": flush.seq, "counts": counts})

@@ -36,13 +36,24 @@ def copied(database_url: str, rows: list[Row]) -> list[Row]:
         [(1, 1, [], []), (1, 2, ["a"], [1])],
         [(MAX_BIGINT, MAX_INTEGER, ["a"], [MAX_BIGINT])],
         [(1, 1, ["a", "b", "c"], [1, 2**31, MAX_BIGINT])],
+        [(1, 1, ["ab", "a", "abc"], [1, 2, 3])],
         [(1, 1, ["😀" * 255, "x" * 255, "é" * 255, "a"], [1, 2, 3, 4])],
         [(1, 1, ["", " ", "NULL", "null", "\\N", "{1,2}", '"', "'", "\\", "a\nb", "a\tb", "\r", "%s"], [1] * 13)],
     ],
-    ids=["no rows", "one", "several", "empty", "empty first", "numbers", "deltas", "long ids", "odd ids"],
+    ids=["no rows", "one", "several", "empty", "empty first", "numbers", "deltas", "lengths", "long ids", "odd ids"],
 )
 def test_rows_read_back_equal(database_url: str, rows: list[Row]) -> None:
     """Numbers up to their limits, texts of up to 1020 bytes and with whatever characters, empty arrays."""
+    assert copied(database_url, rows) == rows
+
+
+@pytest.mark.parametrize("length", [0, 1, 25, 127, 128, 255])
+@pytest.mark.parametrize("odd", ["", "é", "😀", "longer"])
+def test_ids_of_one_length_read_back_equal(database_url: str, length: int, odd: str) -> None:
+    """The short way for ids that are alike, and one among them that is not as it looks."""
+    ids = [letter * length for letter in "abc"]
+    ids.insert(1, (odd * length)[: length + len(odd) - 1] if odd else "z" * length)
+    rows = [(1, 1, ids, [1, 2, 3, 4])]
     assert copied(database_url, rows) == rows
 
 

@@ -323,23 +323,22 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "state", "words"),
+    ("kind", "expected", "words"),
     [
         (
             "drift",
-            200,
-            "degraded",
+            (200, "degraded"),
             "counters were lowered by somebody else, or fell back 0 s ago (run 12345678, 7 views)",
         ),
         ("postgres_rolled_back", (503, "unhealthy"), "PostgreSQL was rolled back, e.g. restored from a backup 0 s ago"),
     ],
 )
-def test_incidents(http: HttpWorld, world: World, kind: str, found: tuple[int, str], words: str) -> None:
+def test_incidents(http: HttpWorld, world: World, kind: str, expected: tuple[int, str], words: str) -> None:
     """What a run found stays until somebody acknowledges it."""
     world.execute("INSERT INTO viewer.incident (kind, said, run_id, views) VALUES (%s, 'said', '12345678-90', 7)", kind)
     http.start()
     code, state, said = http.check("incidents")
-    assert (code, state) == found
+    assert (code, state) == expected
     assert said.startswith(words)
     world.execute("UPDATE viewer.incident SET acknowledged_at = now()")
     wait_until(lambda: http.check("incidents")[1] == "healthy", 30, "it is closed")

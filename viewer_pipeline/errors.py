@@ -51,5 +51,9 @@ class MarkerUnreadable(ViewerPipelineError):
     """The hash viewer:settled in Redis is not a marker"""
 
 
+class NotFlushed(ViewerPipelineError):
+    """What is pending stays in Redis"""
+
+
 class EmbeddedServerError(ViewerPipelineError):
     """An embedded server could not be started"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -22,11 +24,17 @@ class FlushRun:
     failed_checks: list[str]
 
 
-def run_flush(instance: dg.DagsterInstance, mode: FlushMode, vod_ids: tuple[str, ...], why: str) -> FlushRun:
+def run_flush(
+    instance: dg.DagsterInstance,
+    mode: FlushMode,
+    vod_ids: tuple[str, ...],
+    why: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> FlushRun:
     """Run the flush job in this process, recorded in Dagster's history."""
     config = flush_run_config(mode, vod_ids) | {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
     result = defs.resolve_job_def(flush_views.name).execute_in_process(
-        run_config=config, instance=instance, tags={"viewer/why": why}, raise_on_error=False
+        run_config=config, instance=instance, tags={"viewer/why": why, **tags}, raise_on_error=False
     )
     figures: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():

@@ -145,6 +145,8 @@ class Stack:
         said("starting the worker")
         flush_at_stop = "--no-last-flush" if self._throw_away else "--last-flush"
         self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._throw_away)
+        if self._owns_postgres:
+            next(kept for kept in self._children if kept.child is code_server).ended = self._fail_orphans
         _wait_for_port(code_server, port)
         said("starting Dagster's daemon")
         self._start("daemon", "-m", "dagster._daemon", "run", "-w", str(workspace), *log_options["daemon"])
@@ -153,6 +155,14 @@ class Stack:
             where = ["-h", LOOPBACK, "-p", str(self.ui_port), "-w", str(workspace)]
             self._start("webserver", "-m", "dagster_webserver", *where, *log_options["webserver"])
             _wait_for_port(self._children[-1].child, self.ui_port)
+
+    def _fail_orphans(self) -> None:
+        """Tell Dagster which runs ended with their code server, or none is launched until their time is over."""
+        from viewer_pipeline.orchestration.instance import fail_orphans, open_instance
+
+        with open_instance(self.settings) as instance:
+            for run_id in fail_orphans(instance, launched_only=True):
+                log.error(event("flush run ended with the code server", run=run_id))
 
     def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
         log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
@@ -177,6 +187,7 @@ class _Kept:
     pause: float = RESTART_SECONDS[0]
     due: float = 0.0
     started: float = 0.0
+    ended: Callable[[], None] | None = None  # what is to be done before it is started again
 
     def look(self) -> None:
         now = time.monotonic()
@@ -189,8 +200,16 @@ class _Kept:
             self.due = now + self.pause
             self.pause = min(self.pause * 2, RESTART_SECONDS[1])
         elif now >= self.due:
+            self._tidy_up()
             self.child.start()
             self.started, self.due = now, 0.0
+
+    def _tidy_up(self) -> None:
+        if self.ended is not None:
+            try:
+                self.ended()
+            except Exception:  # it is started all the same
+                log.exception(event("cannot tidy up after a process", name=self.child.name))
 
 
 def dagster_log_options(settings: Settings) -> dict[str, list[str]]:

@@ -58,7 +58,7 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         "marker": marker._asdict() if marker else None,
         "marker_check": judge_marker(marker, last).shown(),
         "last_flush": last.seq,
-        "settled": marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches),
+        "settled": not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches)),
         **persisted._asdict(),
         "rejected_by_reason": reasons,
         "incidents": [incident._asdict() for incident in incidents],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -39,16 +40,19 @@ def flush_runs(instance: dg.DagsterInstance) -> int:
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
 
 
-def fail_orphans(instance: dg.DagsterInstance) -> list[str]:
+def fail_orphans(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
     """Mark flush runs as failed whose process cannot live any more; return their ids. The next run goes on.
 
     Only for whoever knows that nothing launches runs on this instance at the moment. Else an orphan of a stack that was
-    killed would hold up every flush until `max_runtime_seconds` is over.
+    killed would hold up every flush until `max_runtime_seconds` is over. `launched_only`: those that a code server
+    ran, whose children they are, and not those of `viewer-pipeline flush`.
     """
     orphans = dg.RunsFilter(
         job_name=flush_views.name, statuses=[s for s in ACTIVE if s is not dg.DagsterRunStatus.QUEUED]
     )
     runs = [record.dagster_run for record in instance.get_run_records(orphans)]
+    if launched_only:
+        runs = [run for run in runs if GRPC_INFO_TAG in run.tags]
     for run in runs:
-        instance.report_run_failed(run, "its process ended together with the stack that had launched it")
+        instance.report_run_failed(run, "its process ended together with what had launched it")
     return [run.run_id for run in runs]

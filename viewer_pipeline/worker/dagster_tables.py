@@ -18,6 +18,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from viewer_pipeline.counting.ledger import TIMEOUTS, postgres_errors
+from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.settings import Settings, without_password
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
@@ -38,6 +39,7 @@ FAILURES = """
     SELECT event FROM event_logs
     WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
 """
+MAY_LOOK = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'dagster'"
 
 _OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
 
@@ -91,7 +93,7 @@ class DagsterReading:
 def read_dagster(settings: Settings) -> DagsterReading | None:
     """Read Dagster's tables; None where there are none: Dagster has never run on this database.
 
-    Raises PostgresUnavailable, PostgresFailed.
+    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
     """
     with connect(settings) as connection:
         try:
@@ -99,6 +101,9 @@ def read_dagster(settings: Settings) -> DagsterReading | None:
             sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
             return DagsterReading({beat.daemon: beat for beat in heartbeats}, sensor, sweep, _last_runs(connection))
         except pg.UndefinedTable:
+            if settings.dagster_database_url is None and connection.execute(MAY_LOOK).fetchone() == (False,):
+                # a schema that one may not use is left out of the search path, without a word
+                raise PostgresFailed("Dagster's storage: this role has no USAGE on schema dagster") from None
             return None
 
 

@@ -34,7 +34,7 @@ class HealthServer:
             uvicorn.Config(
                 app,
                 log_config=None,  # our own loggers and format
-                log_level="warning",
+                log_level="error",  # not each request that is none: whoever scans ports would fill the log
                 access_log=False,  # probes come every few seconds
                 server_header=False,  # no versions
                 date_header=False,
@@ -68,7 +68,7 @@ def serve(settings: Settings, figures: Figures, stopping: Callable[[], bool]) ->
     checks, metrics = probes.checks(), Metrics(settings, figures)
     app = health_app(checks, metrics, stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
-    watch = HealthWatch(checks)
+    watch = HealthWatch(checks, stopping)
     for close in (probes.close, metrics.close, checks.close, watch.stop):
         server.closing.callback(close)
     checks.start()

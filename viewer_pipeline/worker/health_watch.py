@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from viewer_pipeline.logs import event
 from viewer_pipeline.worker.checks import Checks, Results, State
@@ -17,8 +18,8 @@ LEVELS: dict[State, int] = {"healthy": logging.INFO, "degraded": logging.WARNING
 class HealthWatch:
     """Asks all checks every WATCH_SECONDS, on a thread of its own."""
 
-    def __init__(self, checks: Checks) -> None:
-        self._checks = checks
+    def __init__(self, checks: Checks, stopping: Callable[[], bool]) -> None:
+        self._checks, self._stopping = checks, stopping
         self._states: dict[str, State] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-watch", daemon=True)
@@ -32,7 +33,9 @@ class HealthWatch:
         self._stop.set()
 
     def look(self, results: Results) -> None:
-        """Log what is not as it was. What is healthy at first is no news."""
+        """Log what is not as it was. What is healthy at first is no news, nor what a stop brings about."""
+        if self._stopping():
+            return
         for name, result in results.items():
             if result.state != self._states.get(name, "healthy"):
                 log.log(LEVELS[result.state], event("health", check=name, state=result.state, said=result.said))

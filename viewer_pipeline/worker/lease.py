@@ -39,6 +39,10 @@ class LeaseKeeper:
         if not self.holds:
             self._due = 0.0
 
+    def doubt(self) -> None:
+        """Make `keep` due: Redis refused a command, and a new subscription must not pass for one that works."""
+        self._due = 0.0
+
     def keep(self, cuts_id: str, stream: Stream, last_message: float | None) -> Lease:
         """Keep the lease or try to take it. `kept` means that nobody else had it since the last call.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.errors import NotFlushed
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
@@ -49,6 +50,7 @@ class _Worker:
         self._deadline = 0.0
         self._left: int | None = None  # views that were heard and not folded; None while it listens
         self._flushed = "what is pending stays in Redis: there was no time left to flush it"
+        self._kept = True  # whether anything may have stayed in Redis
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Begin to stop; asked twice, end at once."""
@@ -82,10 +84,12 @@ class _Worker:
             log.exception(event("the subscriber failed"))
 
     def _flush(self) -> None:
+        self._flushed = "what the last flush has not committed stays in Redis: it did not end in time"
         try:
-            self._flushed = self._last_flush(self._deadline)
+            self._flushed, self._kept = self._last_flush(self._deadline), False
         except Exception as error:  # noqa: BLE001 - whatever it was, it must not hold up the stop
-            self._flushed = f"what is pending stays in Redis: {error}"
+            said = str(error).partition("\n")[0]  # not the statement, which SQLAlchemy cites
+            self._flushed = said if isinstance(error, NotFlushed) else f"what is pending stays in Redis: {said}"
 
     def _wait(self, thread: threading.Thread) -> None:
         thread.join(max(0.0, self._deadline - time.monotonic()))
@@ -93,7 +97,7 @@ class _Worker:
     def _say_farewell(self) -> int:
         """Say what is left where. Views that were heard and that Redis did not take are lost with this process."""
         left = self._figures.in_memory if self._left is None else self._left
-        level = logging.ERROR if left else logging.INFO
+        level = logging.ERROR if left else logging.WARNING if self._kept else logging.INFO
         log.log(level, event("stopped", lost_views=left, flush=self._flushed))
         return 1 if left else 0
 

@@ -14,10 +14,10 @@ from viewer_pipeline.counting.folds import FoldStore, NotHolder, OtherKeySpace, 
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.errors import RedisFailed, TransientError, ViewerPipelineError
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.figures import Figures, State
 from viewer_pipeline.worker.lease import LeaseKeeper
 from viewer_pipeline.worker.messages import NotAView, parse_view
 from viewer_pipeline.worker.rejections import Rejections
@@ -32,6 +32,7 @@ FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their
 INHERIT_SECONDS = 9.0  # how long it waits for the lease of a holder that died: until that is over, and some more
 ANSWER_SECONDS = 2.0  # for a command: while one is waited for, nothing is heard, and a dead connection not noticed
 RETRY_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
+LISTENS: tuple[State, ...] = ("listening", "standby")
 MAX_IDS = 200_000  # in memory, about 50 MB: what comes beyond waits in Redis, which cuts the connection in the end
 
 
@@ -74,10 +75,13 @@ class Subscriber:
             subscription: Subscription | None = None
             try:
                 subscription = self._open()
-                pause = RETRY_SECONDS[0]
                 self._listen(subscription)
             except (SubscriptionLost, OtherKeySpace, ViewerPipelineError, redis.RedisError) as error:
+                if self._figures.state in LISTENS:
+                    pause = RETRY_SECONDS[0]
                 self._lost(error)
+                if isinstance(error, RedisFailed):
+                    self._lease.doubt()
                 if subscription is not None:
                     subscription.close()  # before the pause: nobody would read what Redis still delivers
                 self._stop.wait(pause)
@@ -107,7 +111,7 @@ class Subscriber:
     def _lost(self, error: Exception) -> None:
         """Say it once per change of state, not once per attempt."""
         figures, reason = self._figures, str(error) or "the key space in Redis has another id"
-        if figures.state in ("listening", "standby"):
+        if figures.state in LISTENS:
             figures.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
             self._drop(self._stream.interrupted(holder=self._lease.holds))
             self._lease.hurry()
@@ -166,6 +170,8 @@ class Subscriber:
             if self._lease.holds and self._sweep_due:
                 self._store.ask_for_sweep("subscribed or took over; messages may have been missed before")
                 self._sweep_due = False
+            if not self._lease.holds:  # it has nothing to fold
+                self._accepted("another subscriber folds")
         except TransientError as error:
             self._refused(error)
 
@@ -226,11 +232,14 @@ class Subscriber:
             self._lease.lost()
             self._drop(stream.drop_loose())
             return True
-        if self._figures.refused:
-            log.info(event("folding again", channel=self._channel.decode()))
-            self._figures.refused = ""
+        self._accepted("folding again")
         self._figures.in_memory = stream.total()
         return True
+
+    def _accepted(self, words: str) -> None:
+        if self._figures.refused:
+            log.info(event(words, channel=self._channel.decode()))
+            self._figures.refused = ""
 
     def _refused(self, error: TransientError) -> None:
         if not self._figures.refused:
@@ -326,7 +335,7 @@ class Subscriber:
                 self._lease.release(self._cuts_id)
         except NotHolder:
             self._drop(stream.clear())
-        except (TransientError, OtherKeySpace) as error:
+        except (TransientError, RedisFailed, OtherKeySpace) as error:
             log.warning(event("left without an answer", views=stream.total(), reason=error))
         self._figures.in_memory = stream.total()
         return stream.total()

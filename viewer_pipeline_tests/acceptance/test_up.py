@@ -112,3 +112,38 @@ def test_the_whole_stack(tmp_path: Path) -> None:
     finally:
         redis.stop()
         postgres.stop()
+
+
+@pytest.mark.timeout(300)
+def test_the_code_server_dies_in_mid_flush(tmp_path: Path) -> None:
+    """Its run is marked as failed, so that the next one does not wait until the time of a dead one is over."""
+    home, log = tmp_path / "home", tmp_path / "up.log"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "VIEWER_HOME": str(home),
+        "BATCH_INTERVAL_MS": "5000",
+        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+    }
+    with up(environment, log) as process:
+        wait_until(lambda: "Dagster UI" in log.read_text(), 180, "the banner of `up`")
+        urls = running_servers(home)
+        with psycopg.connect(urls["database_url"], autocommit=True) as watching:
+
+            def statuses() -> list[Any]:
+                return watching.execute("SELECT status FROM dagster.runs ORDER BY id").fetchall()
+
+            with psycopg.connect(urls["database_url"]) as locking, connect(urls["redis_url"]) as client:
+                locking.execute("LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE")
+                client.incr(PREFIX + "vod_1")
+                client.publish(CHANNEL, '{"vodId":"vod_1","count":1}')
+                wait_until(lambda: ("STARTED",) in statuses(), 90, "a flush waits for the lock")
+                started = len(statuses())
+                for pid, command in processes_with(home).items():
+                    if " api grpc " in command and "guard.py" not in command:
+                        os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: len(statuses()) > started, 120, "the next run")
+            wait_until(lambda: totals(urls["database_url"]) == {"vod_1": 2}, 120, "both views")
+            assert statuses()[started - 1] == ("FAILURE",)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0, log.read_text()

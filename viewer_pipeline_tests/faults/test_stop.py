@@ -104,12 +104,41 @@ def test_in_mid_flush(tmp_path: Path, database_url: str, redis_url: str, world: 
             connection.execute(LOCK)
             assert worker.stop(seconds=60) == 0
             last = worker.last_event()
-    assert (last["event"], last["lost_views"]) == ("stopped", 0)
-    assert last["flush"].startswith("what is pending stays in Redis")
+    assert (last["event"], last["lost_views"], last["level"]) == ("stopped", 0, "warning")
+    assert last["flush"] == "what the last flush has not committed stays in Redis: it did not end in time"
+    [(limit,)] = world.rows("SELECT value FROM dagster.run_tags WHERE key = 'dagster/max_runtime'")
+    assert 0 < int(limit) <= 9  # a run whose process is gone must not hold up others for longer
     wait_until(lambda: not busy(world), 60, "PostgreSQL has noticed that the worker is gone")
     world.assert_conserved()
     world.flush()
     world.assert_all_persisted()
+
+
+def test_no_time_for_a_flush(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """It is not begun: no run is left that never ends, and what is pending is where the last line says."""
+    with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS="1600") as worker:
+        worker.wait_until_ready()
+        world.send("a", 5)
+        assert worker.stop() == 0
+        last = worker.last_event()
+    assert (last["event"], last["level"]) == ("stopped", "warning")
+    assert last["flush"].endswith("in Redis: it did not end in time") or "no time left" in last["flush"]
+    assert world.counters() == {"a": 5}
+    assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)] or reasons_of_runs(world) == []
+
+
+def test_postgres_takes_no_writes(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """The last line has one sentence, not the statement that failed."""
+    with WorkerProcess(tmp_path, database_url, redis_url) as worker:
+        worker.wait_until_ready()
+        assert publish(world.client, "a", 5) == 1
+        name = database_url.rpartition("/")[2]
+        world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        assert worker.stop() == 0
+        last = worker.last_event()
+    assert last["flush"].startswith("what is pending stays in Redis: ")
+    assert "read-only transaction" in last["flush"]
+    assert "[SQL:" not in last["flush"]
 
 
 def busy(world: World) -> bool:

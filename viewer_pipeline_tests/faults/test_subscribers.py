@@ -203,6 +203,43 @@ def test_redis_stands_still(start: Start, world: World) -> None:
     assert world.counters() == {f"v{number}": 1 for number in range(1000)} | {"after": 100}
 
 
+def test_one_that_stands_by_forgets_a_refusal(start: Start) -> None:
+    """Redis stood still for less than a subscription bears: whoever folds nothing has nothing that is refused."""
+    made, other = start(), start()
+    wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one folds")
+    standby = made if made.state == "standby" else other
+    standby.figures.refused = "Redis does not answer"  # as an attempt to take the lease says it
+    wait_until(lambda: not standby.figures.refused, HEALED_SECONDS, "it reaches Redis again")
+    assert standby.state == "standby"
+
+
+def test_a_role_that_may_not_take_the_lease(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It never says that it listens or stands by, says why once, and goes on as soon as it may."""
+    acl: Any = world.client.execute_command
+    rights: Any = ("ACL SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all")
+    acl(*rights)
+    address = world.stores.redis.url.rpartition("//")[2]
+    one = start(redis_url=f"redis://narrow:secret@{address}")
+    try:
+        caplog.clear()
+        acl(*rights, "-eval", "-evalsha")
+        wait_until(lambda: one.state == "reconnecting", HEALED_SECONDS, "it was refused")
+        before = connections(world.client)
+        wait_until(lambda: connections(world.client) > before + 4, HEALED_SECONDS, "more attempts")
+        assert [record.getMessage().partition(" channel=")[0] for record in caplog.records] == ["not listening"]
+        acl(*rights)
+        wait_until(lambda: one.state == "listening", HEALED_SECONDS, "it may")
+    finally:
+        one.stop()
+        acl("ACL DELUSER", "narrow")
+
+
+def connections(client: redis.Redis) -> int:
+    """Return how many connections a Redis has accepted."""
+    stats: Any = client.info("stats")
+    return int(stats["total_connections_received"])
+
+
 def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
     """It notices when it wakes, counts the loss, asks for a sweep and goes on."""
     before: Any = world.client.config_get("client-output-buffer-limit")

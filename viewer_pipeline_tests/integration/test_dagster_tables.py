@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.local.flush_now import run_flush
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.schedules import sweep_schedule
@@ -16,6 +17,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_judgements import DAEMONS
 from viewer_pipeline.worker.dagster_tables import JOB, SENSOR, SWEEP, DagsterReading, Tick, read_dagster
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of, origin, selector_id
+from viewer_pipeline_tests.world import World
 
 SECRET = "s3cret:with@signs"
 OURS = f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@host:1/0: refused\n"
@@ -42,6 +44,19 @@ def test_daemons_are_those_that_dagster_yaml_requires(dagster: DagsterWorld) -> 
 def test_nothing_where_dagster_never_ran(dagster_settings: Settings) -> None:
     """The schema is there, its tables are not."""
     assert read_dagster(dagster_settings) is None
+
+
+@pytest.mark.usefixtures("dagster")
+def test_a_role_that_may_not_look(dagster_settings: Settings, world: World) -> None:
+    """It says so, and not that Dagster has never run: tables that one may not see are there all the same."""
+    world.execute("CREATE ROLE narrow LOGIN PASSWORD 'secret'")
+    try:
+        _, _, address = dagster_settings.require_database_url().rpartition("@")
+        narrow = dagster_settings.changed(database_url=f"postgresql://narrow:secret@{address}")
+        with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
+            read_dagster(narrow)
+    finally:
+        world.execute("DROP ROLE narrow")
 
 
 def test_an_empty_instance(dagster: DagsterWorld, dagster_settings: Settings) -> None:

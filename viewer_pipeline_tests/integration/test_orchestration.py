@@ -9,6 +9,7 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
@@ -414,6 +415,22 @@ def test_orphans_of_a_stack_that_was_killed_do_not_hold_up_the_next(
     assert after is not None
     assert after.status is dg.DagsterRunStatus.FAILURE
     assert isinstance(tick(kept_instance, world.stores.redis.url), dg.RunRequest)
+
+
+def test_runs_that_ended_with_their_code_server(
+    kept_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that it ran, not one of `viewer-pipeline flush`, whose process lives on."""
+    monkeypatch.setenv("REDIS_URL", NOWHERE)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    job = defs.resolve_job_def(flush_views.name)
+    started = dg.DagsterRunStatus.STARTED
+    launched = kept_instance.create_run_for_job(job_def=job, status=started, tags={GRPC_INFO_TAG: "{}"})
+    by_hand = kept_instance.create_run_for_job(job_def=job, status=started)
+    assert fail_orphans(kept_instance, launched_only=True) == [launched.run_id]
+    after = kept_instance.get_run_by_id(by_hand.run_id)
+    assert after is not None
+    assert after.status is started
 
 
 def test_sensor_with_redis_down_fails_with_one_clear_line(instance: dg.DagsterInstance) -> None:

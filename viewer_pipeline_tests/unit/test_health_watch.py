@@ -12,7 +12,7 @@ from viewer_pipeline.worker.health_watch import HealthWatch
 
 def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Not what is healthy from the start, nor a sentence that changes while the state stays."""
-    watch = HealthWatch(Checks([]))
+    watch = HealthWatch(Checks([]), lambda: False)
     caplog.set_level(logging.INFO)
     for state, said in (
         ("healthy", "answers in 1 ms"),
@@ -26,3 +26,9 @@ def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         ("ERROR", 'health check=redis state=unhealthy said="no answer for 1 s"'),
         ("INFO", 'health check=redis state=healthy said="answers in 2 ms"'),
     ]
+
+
+def test_a_stop_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """That nobody listens while the worker stops is meant so."""
+    HealthWatch(Checks([]), lambda: True).look({"subscriber": Result("degraded", "stopping")})
+    assert caplog.records == []

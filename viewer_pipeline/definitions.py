@@ -6,6 +6,7 @@ import dagster as dg
 
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
 from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.ops import IN_MEMORY
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import sweep_schedule
@@ -19,6 +20,7 @@ defs = dg.Definitions(
     jobs=[flush_views],
     sensors=[view_count_updates_sensor],
     schedules=[sweep_schedule],
+    loggers={"console": console},
     resources={
         # EnvVar: the UI shows the variable's name, not the URL with its password
         "redis": RedisResource(

@@ -58,11 +58,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(_fields(record), ensure_ascii=False, default=str)
 
 
+def formatter(settings: Settings) -> logging.Formatter:
+    """Return what LOG_FORMAT asks for."""
+    return JsonFormatter() if settings.log_format == "json" else TextFormatter()
+
+
 def log_to_stderr(settings: Settings) -> None:
     """Send the lines of all loggers of this process to stderr, as LOG_LEVEL and LOG_FORMAT say."""
     logging.setLogRecordFactory(Record)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    handler.setFormatter(formatter(settings))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         " (default: ten times `BATCH_INTERVAL_MS`, 5 minutes at least)",
     )
     log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`; for Dagster as well")
-    log_format: LogFormat = Field("text", description="`text` (key=value) or `json`, one event a line")
+    log_format: LogFormat = Field(
+        "text", description="`text` (key=value) or `json`, one event a line; Dagster's services always write JSON"
+    )
     dagster_database_url: PostgresUrl | None = Field(
         None, description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)"
     )

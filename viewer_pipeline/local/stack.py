@@ -213,8 +213,8 @@ class _Kept:
 
 
 def dagster_log_options(settings: Settings) -> dict[str, list[str]]:
-    """Say LOG_LEVEL and LOG_FORMAT to Dagster's processes, each in its own words."""
-    log_format = ["--log-format", "json" if settings.log_format == "json" else "colored"]
+    """Say LOG_LEVEL to Dagster's processes, each in its own words. They know JSON, and no key=value."""
+    log_format = ["--log-format", "json"]
     level = ["--log-level", settings.log_level]
     return {
         "grpc": [*level, *log_format],

@@ -28,8 +28,11 @@ flush_views = dg.define_asset_job(
 
 
 def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the run config of `flush_views`."""
-    return {"ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}}}
+    """Return the run config of `flush_views`, whose lines go to stderr in our format."""
+    return {
+        "ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}},
+        "loggers": {"console": {"config": {}}},
+    }
 
 
 def flush_request(mode: FlushMode, why: str) -> dg.RunRequest:

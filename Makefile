@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test lint bench format lock clean
+.PHONY: demo run test lint soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -21,6 +21,12 @@ lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/python -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning
+
+soak: $(READY)    ## two minutes of kills and pauses under full traffic; every view is counted once
+	$(BIN)/viewer-pipeline soak --minutes 2
+
+prove: $(READY)   ## breaks each rule of the protocol in a copy, and shows that the tests go red
+	$(BIN)/python -m viewer_pipeline_tests.prove
 
 bench: $(READY)   ## speed, with a reference in the same run
 	$(BIN)/viewer-pipeline bench all

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -211,6 +212,32 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     else:
         heard = f", {sent['heard']} subscribers heard it" if sent["how"] != "incr" else ""
         click.echo(f"sent {count} views of {vod_id} by {sent['how']}{heard}")
+
+
+@main.command()
+@click.option("--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05), help="How long to strike.")
+@click.option("--seed", type=int, help="To do the same again; else a new one, which is printed.")
+@as_json
+def soak(minutes: float, seed: int | None, as_json: bool) -> None:
+    """Kill, pause and restart everything under full traffic, and check that every view is counted once."""
+    from viewer_pipeline.local.soak import run_soak
+
+    logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    _say(f"seed {seed}")
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that it cleans up
+    report = run_soak(load_settings(), minutes, seed, _say)
+    if as_json:
+        click.echo(json.dumps(asdict(report) | {"holds": report.holds}))
+    else:
+        strikes = f"{sum(report.kills.values())} kills, {sum(report.pauses.values())} pauses"
+        lost, doubled = sum(report.lost.values()), sum(report.doubled.values())
+        click.echo(
+            f"seed {report.seed}: {strikes}; sent {report.sent} = persisted {report.persisted}"
+            f" + in Redis {report.pending}: lost {lost}, doubled {doubled}"
+        )
+    if not report.holds:
+        raise SystemExit(1)
 
 
 @main.group()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +61,17 @@ class Child:
         """Process id of the guard."""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
+
+    def descendants(self) -> list[int]:
+        """Return the ids of the command's processes, itself first; none while it is down. Only on Linux."""
+        found, parents = list[int](), [self.pid]
+        while parents:
+            parent = parents.pop(0)
+            with suppress(OSError):  # it has ended
+                children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+                parents += map(int, children)
+                found += map(int, children)
+        return found
 
     def exit_status(self) -> int | None:
         """Return the exit status, None while it runs."""

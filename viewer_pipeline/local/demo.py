@@ -87,7 +87,7 @@ def run_demo(
             batch_interval_ms=5000,
             viewer_home=Path(home),
         )
-        stack = Stack(settings, throw_away=True, ui=False)
+        stack = Stack(settings, throw_away=True, background=True, ui=False)
         stack.start(said)
         try:
             with connect(stack.settings.require_redis_url()) as client:

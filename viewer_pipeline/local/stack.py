@@ -36,12 +36,18 @@ AFTER_WORKER_MS = 5000  # of a stop, kept for the code server and the embedded s
 class Stack:
     """Starts all, starts again what ends, stops all in order."""
 
-    def __init__(self, settings: Settings, *, throw_away: bool = False, ui: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, throw_away: bool = False, background: bool = False, ui: bool = True
+    ) -> None:
+        """Make it; nothing is started yet.
+
+        `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing.
+        """
         self.settings = settings.changed(health_check_port=_health_port(settings))
         self.ui_port = free_port(UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
-        self._throw_away = throw_away
+        self._throw_away, self._background = throw_away, background
         self._lock: IO[str] | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
@@ -63,6 +69,11 @@ class Stack:
         except BaseException:
             self.stop(said)
             raise
+
+    def processes(self, name: str) -> list[int]:
+        """Return the processes of one child, itself first; none while it is down. Only on Linux."""
+        children = [kept.child for kept in self._children] + [server.child for server in self._servers]
+        return [pid for child in children if child.name == name for pid in child.descendants()]
 
     def watch(self, stop: Event) -> None:
         """Start again what ends, until `stop` is set."""
@@ -143,8 +154,8 @@ class Stack:
                 for run_id in fail_orphans(instance):
                     said(f"flush run {run_id} had not ended; marked as failed")
         said("starting the worker")
-        flush_at_stop = "--no-last-flush" if self._throw_away else "--last-flush"
-        self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._throw_away)
+        flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
+        self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
         if self._owns_postgres:
             next(kept for kept in self._children if kept.child is code_server).ended = self._fail_orphans
         _wait_for_port(code_server, port)

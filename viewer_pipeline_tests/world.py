@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import redis
@@ -44,8 +45,9 @@ class World:
 
     @staticmethod
     def request(mode: Mode = "sweep", **options: Any) -> Request:
-        """Return a request of small batches and flushes, so that a few VODs make several of each."""
-        return Request(**{"run_id": "test", "mode": mode, "batch_size": 2, "flush_max_counters": 4} | options)
+        """Return a request of a new run with small batches and flushes, so that a few VODs make several of each."""
+        defaults: dict[str, Any] = {"run_id": uuid4().hex, "mode": mode, "batch_size": 2, "flush_max_counters": 4}
+        return Request(**defaults | options)
 
     def totals(self) -> dict[str, int]:
         """Persisted counts without their baseline."""

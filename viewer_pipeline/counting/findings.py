@@ -10,6 +10,7 @@ class Findings:
     """Filled while a run goes on; the sentences are for operators."""
 
     settled_before: int = 0  # batches that an earlier run had committed and not settled
+    settled_already: int = 0  # batches that another run settled, or a script whose answer was lost: drift not known
     drift: int = 0  # views that counters should have held and did not
     drifted: list[str] = field(default_factory=list)
     redis_was_emptied: bool = False
@@ -18,6 +19,7 @@ class Findings:
     superseded: int = 0  # how often another run committed first
     unpublished: int = 0  # flushes whose totals were not published, or not all
     why_unpublished: str = ""
+    flush_seconds: dict[int, float] = field(default_factory=dict)  # seq -> transaction and settling; also tries
 
     def sentences(self) -> list[str]:
         """Say each finding in words; empty when there was none."""
@@ -33,6 +35,9 @@ class Findings:
             )
         if self.settled_before:
             said.append(f"settled {self.settled_before} batches that an earlier run had committed")
+        if self.settled_already:
+            by = "by another run or by a script whose answer was lost"
+            said.append(f"{self.settled_already} batches were settled already, {by}")
         if self.drift:
             names = ", ".join(self.drifted[:5])
             said.append(f"counters held {self.drift} views less than they should: somebody lowered {names}")
@@ -45,6 +50,7 @@ class Findings:
     def add(self, other: Findings) -> None:
         """Take over what a second drain of the same run found."""
         self.settled_before += other.settled_before
+        self.settled_already += other.settled_already
         self.drift += other.drift
         self.drifted += other.drifted
         self.redis_was_emptied |= other.redis_was_emptied

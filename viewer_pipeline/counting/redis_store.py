@@ -44,6 +44,7 @@ class Settled(NamedTuple):
     marker: Marker | None
     refused: bool
     subtracted: int  # batches that this call subtracted
+    already: int  # batches that were subtracted before: by another run, or by a script whose answer was lost
     drift: int  # views that counters should have held and did not
     drifted: list[bytes]
 
@@ -164,18 +165,19 @@ class RedisStore:
         A batch that was subtracted before is passed over. Stops at the first that is refused.
         """
         at: Marker | None = marker
-        subtracted, drift, drifted = 0, 0, list[bytes]()
+        subtracted, already, drift, drifted = 0, 0, 0, list[bytes]()
         for group in chunks(batches, PIPELINE_SCRIPTS):
             for answer in self._settle_some(marker, group):
                 outcome, seq, batch, of, epoch, missing, *ids = answer
                 at = _marker([seq, batch, of, epoch])
                 subtracted += outcome == 1
+                already += outcome == 0
                 drift += int(missing)
                 drifted += ids
                 if outcome == -1:
-                    return Settled(at, True, subtracted, drift, drifted)
+                    return Settled(at, True, subtracted, already, drift, drifted)
             marker = Marker(group[-1].seq, group[-1].number, group[-1].of, marker.epoch)
-        return Settled(at, False, subtracted, drift, drifted)
+        return Settled(at, False, subtracted, already, drift, drifted)
 
     def publish_totals(self, messages: Iterable[bytes]) -> None:
         """Publish on the channel of totals, in order. Some may go out, and twice, although it raises."""

@@ -14,8 +14,8 @@ import pytest
 from viewer_pipeline.counting import flush, ledger, settler
 from viewer_pipeline.counting.flush import Snapshot
 from viewer_pipeline.counting.frame import Aggregate, aggregate
-from viewer_pipeline.counting.ledger import Flush, batches_beyond
-from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import (
     MarkerMoved,
@@ -282,7 +282,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
 
 
 def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dagster retries the step with the snapshot that was committed already: it is superseded, not counted twice."""
+    """Dagster retries the step with the snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
     planned = drained(world)
     transact = ledger._transact
@@ -297,7 +297,8 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
         with pytest.raises(PostgresUnavailable):
             flush.bulk_upsert(world.stores, *planned)
     done = flush.bulk_upsert(world.stores, *planned)
-    assert done.findings.superseded == 1
+    assert (done.counted, done.found) == ([], [HeldFlush(1, 3, 9, 2)])
+    assert done.findings.superseded == 0  # by nobody else
     world.assert_all_persisted()
 
 
@@ -373,6 +374,26 @@ def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World
     assert world.totals() == {"a": 5, "b": 5}
     assert world.client.exists(PREFIX + "b") == 0
     assert world.marker() == Marker(1, 1, 1)
+
+
+def test_drift_whose_answer_was_lost_is_said_to_be_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py sends the scripts again: each says that it is done, and nothing of what the first ones found missing."""
+    world.send_many(4)
+    planned = drained(world)
+    world.client.decrby(PREFIX + "vod0000", 3)
+    settle_some = RedisStore._settle_some
+
+    def lose_the_answers(*arguments: Any) -> Any:
+        settle_some(*arguments)
+        return settle_some(*arguments)
+
+    monkeypatch.setattr(RedisStore, "_settle_some", lose_the_answers)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert (done.findings.drift, done.findings.settled_already) == (0, 2)
+    (said,) = done.findings.sentences()
+    assert said.startswith("2 batches were settled already, by another run or by a script whose answer was lost")
+    verdict = flush.verify(world.stores, done)[-1]
+    assert verdict.said == "drift is 0 views; of 2 batches it is not known"
 
 
 def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> None:

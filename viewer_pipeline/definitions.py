@@ -24,7 +24,12 @@ defs = dg.Definitions(
     resources={
         # EnvVar: the UI shows the variable's name, not the URL with its password
         "redis": RedisResource(
-            url=dg.EnvVar("REDIS_URL"), counter_prefix=settings.counter_prefix, totals_channel=settings.totals_channel
+            url=dg.EnvVar("REDIS_URL"),
+            counter_prefix=settings.counter_prefix,
+            totals_channel=settings.totals_channel,
+            wait_replicas=settings.redis_wait_replicas,
+            wait_aof=bool(settings.redis_wait_aof),
+            wait_timeout_ms=settings.redis_wait_timeout_ms,
         ),
         "postgres": PostgresResource(url=dg.EnvVar("DATABASE_URL")),
         IN_MEMORY: dg.mem_io_manager,

@@ -27,6 +27,10 @@ class RedisRefusesWrites(TransientError):
     """Redis does not accept writes, so nothing was committed"""
 
 
+class NotDurable(TransientError):
+    """Redis did not make durable in time what was read from it, so nothing was committed"""
+
+
 class PostgresUnavailable(TransientError):
     """PostgreSQL does not answer, or gave up a transaction that can be tried again"""
 

@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         None, description="PostgreSQL: `postgresql://user:password@host:port/database`"
     )
     redis_url: RedisUrl | None = Field(None, description="Redis: `redis://`, `rediss://` or `unix://`")
+    redis_wait_replicas: int = Field(
+        0, ge=0, le=100, description="replicas that must have what was read before it is committed"
+    )
+    redis_wait_aof: int = Field(
+        0, ge=0, le=1, description="`1`: the append-only file must have it too (Redis 7.2 or newer)"
+    )
+    redis_wait_timeout_ms: int = Field(
+        1000, ge=1, le=60_000, description="how long a run waits for them before it gives up, to be tried again"
+    )
     batch_size: int = Field(100, ge=1, le=5000, description="counters in a batch: bounds how long a script holds Redis")
     batch_interval_ms: int = Field(
         30_000, ge=1, le=86_400_000, description="how often the sensor may launch a flush (5 s at least)"

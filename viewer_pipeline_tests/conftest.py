@@ -11,7 +11,7 @@ from pathlib import Path
 # Before anything of ours is imported: the developer's environment must not leak in, nor a .env of the checkout.
 _OURS = (
     "DATABASE_URL",
-    "REDIS_URL",
+    "REDIS_",
     "DAGSTER",
     "VIEWER",
     "BATCH_",

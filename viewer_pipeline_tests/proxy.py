@@ -17,7 +17,7 @@ SECONDS = 20  # for what the proxy itself has to do
 class Proxy:
     """Forwards from a port of its own to a target; runs in a thread. Use as a context manager.
 
-    Its faults may be combined and come in any order; `heal` ends those of `cut` and `blackhole`.
+    Its faults may be combined and come in any order; `heal` ends those of `cut`, `blackhole` and `fall_silent_at`.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -29,8 +29,13 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
         self._needle = b""
         self._losses_left = 0
+        self._silencer = b""
+        self._silences_left = 0
+        self._delivers = True
+        self._speaking = asyncio.Event()  # again, those connections that fell silent
         self.port = 0
         self.lost_answers = 0  # that were kept from the client
+        self.silenced = 0  # connections that fell silent
 
     @classmethod
     def of(cls, url: str, default_port: int) -> Proxy:
@@ -71,6 +76,8 @@ class Proxy:
 
     def heal(self) -> None:
         """Accept and forward again, on the same port."""
+        self._silences_left = 0
+        self._do(self._pass(self._speaking.set))
         self._do(self._pass(self._passing.set))
         self._do(self._listen())
 
@@ -80,6 +87,14 @@ class Proxy:
         The bytes are looked for in what one client sends at a time, so they should be few.
         """
         self._needle, self._losses_left = needle, times
+
+    def fall_silent_at(self, needle: bytes, *, deliver: bool, times: int = 1) -> None:
+        """Keep the connection of the next requests that contain `needle`, but deliver nothing on it until `heal`.
+
+        `deliver`: the request itself still is, only its answer is not. Other connections go on.
+        """
+        self._silencer, self._delivers, self._silences_left = needle, deliver, times
+        self._loop.call_soon_threadsafe(self._speaking.clear)
 
     # --- in the loop's thread ---
 
@@ -112,13 +127,13 @@ class Proxy:
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         to_target: asyncio.StreamWriter | None = None
         pumps: list[asyncio.Task[None]] = []
-        doomed, at_once = asyncio.Event(), False
+        doomed, silent, at_once = asyncio.Event(), asyncio.Event(), False
         try:
             await self._passing.wait()
             from_target, to_target = await asyncio.open_connection(*self._target)
             pumps = [
-                asyncio.ensure_future(self._requests(from_client, to_target, doomed)),
-                asyncio.ensure_future(self._answers(from_target, to_client, doomed)),
+                asyncio.ensure_future(self._requests(from_client, to_target, doomed, silent)),
+                asyncio.ensure_future(self._answers(from_target, to_client, doomed, silent)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
@@ -136,10 +151,16 @@ class Proxy:
                     writer.close()  # delivers what was read before one side closed
 
     async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
     ) -> None:
         while data := await reader.read(CHUNK):
             await self._passing.wait()
+            if self._silences_left and self._silencer in data:
+                self._silences_left -= 1
+                self.silenced += 1
+                silent.set()
+                if not self._delivers:
+                    await self._speaking.wait()
             if self._losses_left and self._needle in data:
                 self._losses_left -= 1
                 doomed.set()
@@ -147,9 +168,13 @@ class Proxy:
             await writer.drain()
         await self._passing.wait()
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+    async def _answers(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
+    ) -> None:
         while data := await reader.read(CHUNK):
             await self._passing.wait()
+            if silent.is_set():
+                await self._speaking.wait()
             if doomed.is_set():
                 self.lost_answers += 1
                 return

@@ -37,6 +37,7 @@ from viewer_pipeline.counting.ledger import (
 )
 from viewer_pipeline.counting.redis_store import READ_COUNT, Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler, settle_through
+from viewer_pipeline.errors import MarkerMoved
 
 Mode = Literal["changed", "sweep", "ids"]
 
@@ -147,26 +148,42 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     """Settle what earlier runs left, then read the counters.
 
     Writes nothing but the marker. `base` is fixed, and everything up to it settled, before the first counter is read
-    (rules R3, R6); Redis has accepted a write before anything can be committed (R11).
+    (rules R3, R6); Redis has accepted a write before anything can be committed (R11), and has made durable what was
+    read where that is asked for (R7). All of it on one connection.
     """
     started = time.perf_counter()
     findings = Findings()
-    with stores.ledger.connect() as connection:
-        last, marker = _begin(stores, connection, request.run_id, findings)
-        base = max(last.seq, marker.seq)
-        marker, findings.settled_before = settle_through(stores.redis, connection, marker, last.seq, findings)
-        record_incidents(connection, findings, request.run_id)
-    _, oldest = stores.redis.pending()
-    asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
-    readings = stores.redis.read(_candidates(stores.redis, request))
+    with stores.redis.one_server() as redis:
+        with stores.ledger.connect() as connection:
+            last, marker = _begin(redis, connection, request.run_id, findings)
+            base = max(last.seq, marker.seq)
+            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)
+            record_incidents(connection, findings, request.run_id)
+        _, oldest = stores.redis.pending()
+        asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
+        readings = redis.read(_candidates(stores.redis, request))
+        redis.confirm(request.run_id)
+        _look_again(marker, redis.marker())
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, asked, findings, seconds)
 
 
-def _begin(stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings) -> tuple[LastFlush, Marker]:
+def _look_again(before: Marker, after: Marker | None) -> None:
+    """Hold the marker after the last read against where it stood before the first. Raises MarkerMoved.
+
+    Where Redis was emptied in between, the counters that were read may have views that nothing of this run's can be
+    subtracted from: committed, they would count twice. What was read is worth nothing; the next attempt reads again.
+    """
+    if after is None or after.epoch != before.epoch or (after.seq, after.batch) < (before.seq, before.batch):
+        raise MarkerMoved(f"from {before} to {after} while the counters were read: Redis was emptied or fell back")
+
+
+def _begin(
+    redis: RedisStore, connection: psycopg.Connection, run_id: str, findings: Findings
+) -> tuple[LastFlush, Marker]:
     last = last_flush(connection)
     while True:
-        made, marker = stores.redis.begin(run_id, last)
+        made, marker = redis.begin(run_id, last)
         findings.redis_was_emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
             return last, marker

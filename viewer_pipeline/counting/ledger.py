@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
+from viewer_pipeline.counting.postgres_client import BoundedConnection
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import without_password
@@ -180,7 +181,7 @@ class Ledger:
         """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
         with (
             postgres_errors(self.url),
-            psycopg.connect(
+            BoundedConnection.connect(
                 self.url, autocommit=True, application_name="viewer-pipeline", **_added(self.url)
             ) as connection,
         ):
@@ -303,7 +304,11 @@ def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> Tota
         if not _claim(connection, flush):
             return None
         _copy_batches(connection, flush.batches)
-        rows = connection.execute(SQL[upsert], {"seq": flush.seq}, binary=True)
+        return _add_to_totals(connection, flush, upsert)
+
+
+def _add_to_totals(connection: psycopg.Connection, flush: Flush, upsert: str) -> Totals:
+    rows = connection.execute(SQL[upsert], {"seq": flush.seq}, binary=True)
     return lambda: dict(rows.fetchall())
 
 

@@ -26,7 +26,7 @@ from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavail
 from viewer_pipeline.settings import hide_password, without_password
 
 _REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
-_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE)\b")
+_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
 
 
 def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -13,8 +14,10 @@ import redis
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY, counter_pattern
+from viewer_pipeline.counting.durability import Durability
 from viewer_pipeline.counting.frame import Readings
 from viewer_pipeline.counting.ledger import Batch, LastFlush
+from viewer_pipeline.counting.one_connection import one_connection
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.errors import MarkerUnreadable
 
@@ -56,14 +59,41 @@ class RedisStore:
     """The counters, the changed set and the marker of one Redis, and the channel that totals go out on."""
 
     def __init__(
-        self, client: redis.Redis, url: str, prefix: str, totals_channel: str = DEFAULT_TOTALS_CHANNEL
+        self,
+        client: redis.Redis,
+        url: str,
+        prefix: str,
+        totals_channel: str = DEFAULT_TOTALS_CHANNEL,
+        durability: Durability = Durability(),  # noqa: B008 - frozen
     ) -> None:
         self.client = client
         self.url = url
         self.totals_channel = totals_channel
+        self.durability = durability
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
+
+    @contextmanager
+    def one_server(self) -> Iterator[RedisStore]:
+        """Open the same store over one connection that is not made again where it breaks: RedisUnavailable then.
+
+        What was settled before a read must be settled in the very Redis that is read (rule R3), and what is waited
+        for must be where it was read (rule R7): no replica that took over in between, no restart with an older state.
+        Raises SettingsError where this Redis cannot wait for what it should.
+        """
+        with one_connection(self.client, self.durability.seconds) as client:
+            self.durability.require(client, self.url)
+            yield RedisStore(client, self.url, self.prefix_text, self.totals_channel, self.durability)
+
+    def confirm(self, run_id: str) -> None:
+        """Write the run's id again, and wait until that, and so all that was read before, is durable (rule R7).
+
+        Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be committed.
+        """
+        with redis_errors(self.url):
+            self.client.hset(MARKER_KEY, "run", run_id)
+        self.durability.wait(self.client, self.url)
 
     def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
         """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import IO
 
+from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
@@ -63,6 +64,7 @@ class Stack:
         self._lock = lock_home(self._home)
         try:
             self._start_servers(said)
+            require_durability(self.settings)
             said("migrating the schema `viewer`")
             migrate(self.settings.require_database_url(), with_dagster=self.settings.dagster_database_url is None)
             self._start_processes(said)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 from pydantic import Field
 
+from viewer_pipeline.counting.durability import Durability
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
@@ -18,12 +19,16 @@ class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has n
     url: str = Field(description="redis://, rediss:// or unix:// URL")
     counter_prefix: str = Field(default="vod:views:", description="what the key of a counter begins with")
     totals_channel: str = Field(default=DEFAULT_TOTALS_CHANNEL, description="channel that new totals are published on")
+    wait_replicas: int = Field(default=0, description="replicas that must have what was read before it is committed")
+    wait_aof: bool = Field(default=False, description="whether the append-only file must have it")
+    wait_timeout_ms: int = Field(default=1000, description="how long a run waits for them")
 
     @contextmanager
     def open(self) -> Iterator[RedisStore]:
         """Open the store for one step."""
         with connect(self.url) as client:
-            yield RedisStore(client, self.url, self.counter_prefix, self.totals_channel)
+            durability = Durability(self.wait_replicas, self.wait_aof, self.wait_timeout_ms)
+            yield RedisStore(client, self.url, self.counter_prefix, self.totals_channel, durability)
 
 
 class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own

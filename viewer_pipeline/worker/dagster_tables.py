@@ -18,6 +18,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from viewer_pipeline.counting.ledger import TIMEOUTS, postgres_errors
+from viewer_pipeline.counting.postgres_client import BoundedConnection
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.settings import Settings, without_password
 
@@ -117,7 +118,7 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection]:
         said = conninfo_to_dict(url)
         options = " ".join(filter(None, (TIMEOUTS["options"], str(said.get("options") or ""), ours)))
         added = {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
-        with psycopg.connect(url, autocommit=True, application_name="viewer-pipeline", **added) as connection:
+        with BoundedConnection.connect(url, autocommit=True, application_name="viewer-pipeline", **added) as connection:
             yield connection
 
 

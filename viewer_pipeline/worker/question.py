@@ -31,9 +31,8 @@ class Answer(Generic[T]):
 class Question(Generic[T]):
     """At most one call of `find` is under way, however often it is asked: a server that hangs piles nothing up.
 
-    A call that hangs is not cut off, because libpq offers no way to do so. It ends when its server goes on, or when the
-    connection breaks: by a reset if the server died, by the keepalives of the connection if its machine is gone. The
-    next call makes its own way to the server.
+    A call that hangs is not cut off from here. It ends when its server goes on, when the connection breaks, or when its
+    client gives up (postgres_client.ANSWER_SECONDS, probes.REDIS_SECONDS). The next call makes its own way there.
     """
 
     def __init__(self, name: str, find: Callable[[], T]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.errors import NotFlushed
 from viewer_pipeline.logs import event
@@ -31,8 +32,9 @@ LastFlush = Callable[[float], str]
 def run_worker(settings: Settings, last_flush: LastFlush) -> int:
     """Listen and answer until SIGTERM or SIGINT, then stop in order; return the exit status.
 
-    Raises SettingsError where HEALTH_CHECK_PORT is taken.
+    Raises SettingsError where HEALTH_CHECK_PORT is taken, or where Redis cannot honour REDIS_WAIT_*.
     """
+    require_durability(settings)
     worker = _Worker(settings, last_flush)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.on_signal)

@@ -24,7 +24,7 @@ Environment = dict[str, str]
 
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
-# Exercised with --json in this file; `demo` in test_demo.py, `soak` in test_soak.py. `bench all` is the others together.
+# Exercised with --json in this file, `demo` and `soak` in their own. `bench all` is the others together.
 JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo"} | {
     f"bench {name}" for name in ("flush", "changed", "messages", "all")
 }

@@ -131,3 +131,25 @@ def test_a_marker_beyond_what_lua_can_count(world: World) -> None:
     world.client.hset("viewer:settled", mapping={"seq": 2**53 + 1, "batch": 1, "of": 1})
     with pytest.raises(MarkerUnreadable, match="no ledger comes as far"):
         world.flush()
+
+
+@pytest.mark.parametrize("other_run", [False, True])
+def test_emptied_while_counters_are_read(world: World, monkeypatch: pytest.MonkeyPatch, *, other_run: bool) -> None:
+    """What was read of the new Redis could never be subtracted: it is dropped, and read again."""
+    world.send_many(4)
+    world.flush()
+    read = RedisStore.read
+
+    def emptied_first(store: RedisStore, *arguments: Any) -> Any:
+        monkeypatch.undo()
+        world.client.flushall()
+        world.send_many(4, 7)
+        if other_run:
+            flush.drain(world.stores, world.request())
+        return read(store, *arguments)
+
+    monkeypatch.setattr(RedisStore, "read", emptied_first)
+    with pytest.raises(MarkerMoved, match="while the counters were read"):
+        world.flush()
+    world.flush()
+    world.assert_all_persisted()

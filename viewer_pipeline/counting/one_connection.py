@@ -1,0 +1,48 @@
+"""A client over one connection that is made once: all that it reads and writes is of one and the same server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+_OF_THE_POOL = ("maint_notifications_", "orig_", "himport_")  # what a pool adds to what its connections are made with
+
+
+@contextmanager
+def one_connection(client: redis.Redis, extra_seconds: float = 0) -> Iterator[redis.Redis]:
+    """Open a client like this one over a single connection; where that breaks, every command fails from then on.
+
+    A client that heals itself may find another server, or an older state: a replica that took over, or the same
+    server after a restart. `extra_seconds` is how much longer it waits for an answer. Not for several threads.
+    """
+    pool = client.connection_pool
+    options = {name: v for name, v in pool.connection_kwargs.items() if not name.startswith(_OF_THE_POOL)}
+    options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": _Once()}
+    if options.get("socket_timeout") is not None:
+        options["socket_timeout"] += extra_seconds
+    own = redis.ConnectionPool(
+        pool.connection_class, 1, maint_notifications_config=MaintNotificationsConfig(enabled=False), **options
+    )
+    try:
+        yield redis.Redis(connection_pool=own)
+    finally:
+        own.disconnect()
+
+
+class _Once:
+    """What redis-py calls when a connection was made: greets the server, and at a second time refuses."""
+
+    def __init__(self) -> None:
+        self._made = False
+
+    def __call__(self, connection: Any) -> None:
+        if self._made:
+            raise redis.ConnectionError("the connection broke between settling and the last read of the counters")
+        self._made = True
+        connection.on_connect()

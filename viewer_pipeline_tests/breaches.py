@@ -1,0 +1,185 @@
+"""The rules of the protocol, each broken on purpose: what is replaced in the code, and which tests must notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RULES = "viewer_pipeline_tests/faults/test_rules.py"
+CRASHES = "viewer_pipeline_tests/faults/test_crashes.py"
+DISASTERS = "viewer_pipeline_tests/faults/test_disasters.py"
+FOLDS = "viewer_pipeline_tests/integration/test_folds.py"
+EXACTNESS = "viewer_pipeline_tests/faults/test_exactness.py"
+STREAM = "viewer_pipeline_tests/unit/test_stream.py"
+
+COUNTING = "viewer_pipeline/counting/"
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One breach. `old` is in `file` just once."""
+
+    rule: str
+    said: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = (RULES, CRASHES, DISASTERS)
+
+    def apply(self, root: Path) -> None:
+        """Break it in a copy of the repository. Raises ValueError where the code is not what it was."""
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.rule} {self.said}: {self.old!r} is {text.count(self.old)} times in {self.file}")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+BREACHES = (
+    Breach(
+        "R1",
+        "totals are committed apart from the ledger",
+        COUNTING + "ledger.py",
+        "        return _add_to_totals(connection, flush, upsert)\n",
+        "        pass\n    return _add_to_totals(connection, flush, upsert)\n",
+    ),
+    Breach(
+        "R2",
+        "settling deletes counters instead of lowering them",
+        COUNTING + "lua/settle.lua",
+        "        left = redis.pcall('DECRBY', KEYS[i], delta)",
+        "        left = 0",
+    ),
+    Breach(
+        "R3",
+        "the next number is taken whatever was committed since the read",
+        COUNTING + "flush.py",
+        "        flush = _flush_of(snapshot, base, after, rows)\n",
+        "        with ledger.connect() as other:\n"
+        "            base = max(base, last_flush(other).seq)\n"
+        "        flush = _flush_of(snapshot, base, None, rows)\n",
+    ),
+    Breach(
+        "R3",
+        "counters are read before what the ledger holds is settled",
+        COUNTING + "flush.py",
+        "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n",
+        "            early = redis.read(_candidates(stores.redis, request))\n"
+        "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n"
+        "            stores.redis.read = lambda *_: early\n"
+        "            redis.read = lambda *_: early\n",
+    ),
+    Breach(
+        "R4",
+        "the marker is not looked at: a script that is sent twice subtracts twice",
+        COUNTING + "lua/settle.lua",
+        "if seq < at_seq or (seq == at_seq and batch <= at_batch) then",
+        "if false then",
+    ),
+    Breach(
+        "R4",
+        "the marker is not advanced with the subtraction",
+        COUNTING + "lua/settle.lua",
+        "redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'batch', ARGV[2], 'of', ARGV[3])",
+        "redis.call('HSET', KEYS[1], 'batch', at[2])",
+    ),
+    Breach(
+        "R5",
+        "batches settle in any order",
+        COUNTING + "lua/settle.lua",
+        "if at_seq ~= tonumber(ARGV[4]) or at_batch ~= tonumber(ARGV[5]) then",
+        "if false then",
+    ),
+    Breach(
+        "R6",
+        "a new number is above the ledger's only",
+        COUNTING + "flush.py",
+        "            base = max(last.seq, marker.seq)\n",
+        "            base = last.seq\n",
+    ),
+    Breach(
+        "R6",
+        "a run goes on although the ledger that it read from was rolled back",
+        COUNTING + "sql/insert_flush.sql",
+        "    AND (%(after)s::uuid IS NULL OR EXISTS (SELECT FROM viewer.flush WHERE flush_id = %(after)s))",
+        "    AND (%(after)s::uuid IS NULL OR TRUE)",
+    ),
+    Breach(
+        "R7",
+        "nothing is waited for between the last read and the commit",
+        COUNTING + "redis_store.py",
+        "        self.durability.wait(self.client, self.url)\n",
+        "",
+        ("viewer_pipeline_tests/faults/test_durability.py",),
+    ),
+    Breach(
+        "R8",
+        "an unknown COMMIT is taken for none",
+        COUNTING + "ledger.py",
+        "            if self.holds(flush.flush_id):",
+        "            if False and self.holds(flush.flush_id):",
+    ),
+    Breach(
+        "R11",
+        "a run begins with a read: a Redis that takes no writes is noticed after the commit",
+        COUNTING + "lua/begin.lua",
+        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\n",
+        "if redis.call('EXISTS', KEYS[1]) == 1 then\n"
+        "    local m = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch')\n"
+        "    return {0, m[1], m[2], m[3], m[4]}\n"
+        "end\n",
+    ),
+    Breach(
+        "epoch",
+        "a flush is subtracted from whatever Redis is there",
+        COUNTING + "lua/settle.lua",
+        "if (at[4] or '') ~= ARGV[6] then",
+        "if false then",
+    ),
+    Breach(
+        "epoch",
+        "flushes of another epoch are not passed over",
+        COUNTING + "settler.py",
+        "batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due",
+        "batch for batch in due",
+    ),
+    Breach(
+        "epoch",
+        "no second look after the last read",
+        COUNTING + "flush.py",
+        "        _look_again(marker, redis.marker())\n",
+        "",
+    ),
+    Breach(
+        "fold",
+        "a segment is written whenever it is sent",
+        COUNTING + "lua/fold.lua",
+        "if segment <= tonumber(at[2] or 0) or segment < begun then",
+        "if false then",
+        (FOLDS, EXACTNESS),
+    ),
+    Breach(
+        "fold",
+        "a part of a segment is written whenever it is sent",
+        COUNTING + "lua/fold.lua",
+        "    if tonumber(ARGV[3]) <= tonumber(at[4]) then",
+        "    if false then",
+        (FOLDS, EXACTNESS),
+    ),
+    Breach(
+        "lease",
+        "whoever lost the lease may still fold",
+        COUNTING + "lua/fold.lua",
+        "if at[1] ~= ARGV[1] then",
+        "if false then",
+        (FOLDS, EXACTNESS),
+    ),
+    Breach(
+        "stream",
+        "what was heard before a loss gets another number than others have it under",
+        "viewer_pipeline/worker/stream.py",
+        "            self._add(self.last + 1, views)",
+        "            self._add(self.last + 2, views)",
+        (STREAM, EXACTNESS),
+    ),
+)

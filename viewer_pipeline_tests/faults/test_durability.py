@@ -1,0 +1,377 @@
+"""Waits for replicas and the append-only file (rule R7): what they cover, and where they are refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.durability import Durability, require_durability
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import last_flush
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
+from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.judgements import judge_marker
+from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+ONE_REPLICA = Durability(replicas=1, timeout_ms=300)
+
+
+class Pair:
+    """A primary and a replica whose link can be frozen; and the world on whichever is the primary."""
+
+    def __init__(self, world: World, primary: RedisServer, replica: RedisServer, link: Proxy) -> None:
+        self.primary, self.replica, self.link = primary, replica, link
+        self._database, self.sent = world.stores.ledger, world.sent
+        self._clients = list[redis.Redis]()
+
+    def on(self, server: RedisServer, durability: Durability) -> World:
+        """Return the world of the same PostgreSQL and this Redis."""
+        client = connect(server.url, seconds=1, retries=0)
+        self._clients.append(client)
+        made = World(Stores(RedisStore(client, server.url, PREFIX, durability=durability), self._database))
+        made.sent = self.sent
+        return made
+
+    def wait_for_link(self) -> None:
+        """Wait until the replica has all that the primary has."""
+        client = self.on(self.primary, Durability()).client
+        wait_until(lambda: client.info("replication")["connected_slaves"] == 1, 20, "the replica")
+        assert client.wait(1, 20_000) == 1
+
+    def promote(self) -> None:
+        """Kill the primary and make the replica one."""
+        subprocess_of(self.primary).kill()
+        self.on(self.replica, Durability()).client.replicaof("NO", "ONE")
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+
+def subprocess_of(server: RedisServer) -> subprocess.Popen[bytes]:
+    """Return the process whose end ends the server."""
+    process = server.child._process
+    assert process is not None
+    return process
+
+
+@pytest.fixture
+def pair(world: World, tmp_path: Path) -> Iterator[Pair]:
+    """Two servers of the embedded binary, linked through a proxy."""
+    primary = RedisServer(tmp_path / "primary", append_only=False)
+    replica = RedisServer(tmp_path / "replica", append_only=False)
+    primary.start()
+    try:
+        replica.start()
+        with connect(primary.url) as client:
+            client.config_set("repl-diskless-sync-delay", 0)
+            client.config_set("repl-ping-replica-period", 1)
+        with Proxy(LOOPBACK, primary.port) as link:
+            made = Pair(world, primary, replica, link)
+            with connect(replica.url) as client:
+                client.replicaof(LOOPBACK, str(link.port))
+            try:
+                made.wait_for_link()
+                yield made
+            finally:
+                made.close()
+    finally:
+        replica.stop()
+        primary.stop()
+
+
+def test_failover_to_a_replica_that_lacks_views(pair: Pair) -> None:
+    """With the wait, nothing that the replica lacks is committed; after the failover the law holds per VOD."""
+    before = pair.on(pair.primary, ONE_REPLICA)
+    before.send_many(3)
+    assert before.flush().findings.settled_before == 0
+    before.send_many(3)
+    pair.wait_for_link()
+    pair.link.blackhole()
+    lost = {"vod0000": 5, "only there": 7}
+    for vod_id, views in lost.items():
+        before.client.incrby(PREFIX + vod_id, views)
+    with pytest.raises(NotDurable, match="REDIS_WAIT_REPLICAS=1: 0 of 1 replicas acknowledged within 300 ms"):
+        before.flush()
+    assert before.seqs() == [1]
+    pair.promote()
+    after = pair.on(pair.replica, Durability())
+    after.send("late", 1)
+    found = after.flush().findings
+    assert (found.drift, found.settled_before) == (0, 0)
+    after.assert_all_persisted()
+
+
+def test_failover_to_a_replica_that_lacks_the_settling(pair: Pair) -> None:
+    """What was read had reached it: it is settled there again from the ledger, exactly, amid new views."""
+    before = pair.on(pair.primary, ONE_REPLICA)
+    before.send_many(3)
+    snapshot = flush.drain(before.stores, before.request())
+    pair.link.blackhole()
+    flush.bulk_upsert(before.stores, snapshot, aggregate(snapshot.readings))
+    assert before.counters() == {}
+    pair.promote()
+    after = pair.on(pair.replica, Durability())
+    assert after.marker() == Marker(0, 0, 0)
+    after.send_many(3)
+    found = after.flush().findings
+    assert (found.settled_before, found.drift, found.passed_over, found.redis_was_emptied) == (2, 0, 0, False)
+    after.assert_all_persisted()
+
+
+def test_failover_between_settling_and_reading(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run never reads the counters of another Redis than the one that it settled: nothing is committed twice."""
+    before = pair.on(pair.primary, Durability())
+    before.send_many(3)
+    before.flush()
+    before.send_many(3)
+    pair.wait_for_link()
+    pair.link.blackhole()
+    before.flush()
+    with Proxy(LOOPBACK, pair.primary.port) as address:
+        url = f"redis://{LOOPBACK}:{address.port}/0"  # as a name or a balancer that follows the primary
+        with connect(url, seconds=1) as client:
+            moved = World(Stores(RedisStore(client, url, PREFIX), before.stores.ledger))
+            read = RedisStore.read
+
+            def fail_over_and_read(self: RedisStore, candidates: Any) -> Any:
+                pair.promote()
+                address.cut()
+                address._target = (LOOPBACK, pair.replica.port)
+                address.heal()
+                return read(self, candidates)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(RedisStore, "read", fail_over_and_read)
+                with pytest.raises(RedisUnavailable):
+                    moved.flush()
+            assert moved.seqs() == [1, 2]
+            assert moved.flush().findings.settled_before == 2
+    after = pair.on(pair.replica, Durability())
+    after.assert_all_persisted()
+
+
+def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
+    """Only right after the first flush ever: health and findings take it for a Redis that was emptied, and say so.
+
+    Its counters are what flush 1 has counted, and are counted again: this is what the wait is for.
+    """
+    before = pair.on(pair.primary, Durability())
+    before.send_many(3)
+    pair.wait_for_link()
+    pair.link.blackhole()
+    before.send("vod0000", 5)
+    before.send("only there", 7)
+    before.flush()
+    pair.promote()
+    after = pair.on(pair.replica, Durability())
+    with after.stores.ledger.connect() as connection:
+        last = last_flush(connection)
+    told = judge_marker(after.marker(), last)
+    assert (told.state, told.said) == (
+        "degraded",
+        "Redis was emptied or replaced: it has no marker, the ledger has flush 1; the next run makes one",
+    )
+    found = after.flush().findings
+    assert found.redis_was_emptied
+    assert found.sentences()[0].startswith("Redis had no marker although the ledger has flushes")
+    assert after.totals() == {"vod0000": 11, "vod0001": 6, "vod0002": 6, "only there": 7}
+
+
+def test_without_the_wait_a_marker_that_fell_back_is_settled_again(pair: Pair) -> None:
+    """The replica has a marker, and neither the last views nor their settling: drift names what it lacked."""
+    before = pair.on(pair.primary, Durability())
+    before.send_many(2)
+    before.flush()
+    before.send_many(3)
+    pair.wait_for_link()
+    pair.link.blackhole()
+    before.send("vod0000", 5)
+    before.send("only there", 7)
+    before.flush()
+    assert before.counters() == {}
+    pair.promote()
+    after = pair.on(pair.replica, Durability())
+    done = after.flush()
+    assert done.findings.settled_before == 2
+    assert (done.findings.drift, sorted(done.findings.drifted)) == (12, ["only there", "vod0000"])
+    verdicts = {verdict.name: verdict.passed for verdict in flush.verify(after.stores, done)}
+    assert not verdicts["no_drift"]
+    after.assert_all_persisted()
+
+
+def test_no_replica_at_all(world: World) -> None:
+    """Nothing is committed while there are fewer than asked for; the error says how many there are."""
+    world.send_many(3)
+    strict = with_durability(world, ONE_REPLICA)
+    with pytest.raises(NotDurable, match="0 of 1 replicas acknowledged within 300 ms"):
+        strict.flush()
+    assert world.seqs() == []
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_frozen_link_heals(pair: Pair) -> None:
+    """The same run, tried again once the replica is back, commits."""
+    strict = pair.on(pair.primary, replace(ONE_REPLICA, timeout_ms=100))
+    strict.send_many(3)
+    pair.link.blackhole()
+    with pytest.raises(NotDurable):
+        strict.flush()
+    pair.link.heal()
+    pair.wait_for_link()
+    assert strict.flush().views == 9
+    strict.assert_all_persisted()
+
+
+def test_the_wait_covers_what_was_written_through_other_connections(pair: Pair) -> None:
+    """Replication is one stream: a write after the last read is acknowledged with all that came before it."""
+    strict = pair.on(pair.primary, ONE_REPLICA)
+    strict.send_many(7)
+    snapshot = flush.drain(strict.stores, strict.request())
+    pair.link.cut()
+    replica = pair.on(pair.replica, Durability())
+    assert replica.counters() == dict(strict.sent)
+    assert replica.client.hget("viewer:settled", "run") == snapshot.request.run_id.encode()
+    assert snapshot.readings.values == [b"3"] * 7
+
+
+@pytest.mark.parametrize("name", ["begin", "read", "confirm"])
+def test_a_connection_that_breaks_is_not_made_again(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A run that is cut off between settling and its last read commits nothing."""
+    world.send_many(3)
+    step = getattr(RedisStore, name)
+
+    def cut_off_and_go_on(self: RedisStore, *arguments: Any) -> Any:
+        if name == "begin":
+            step(self, *arguments)
+        world.client.client_kill_filter(_type="normal", skipme=True)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, name, cut_off_and_go_on)
+        with pytest.raises(RedisUnavailable):
+            world.flush()
+    assert world.seqs() == []
+    world.flush()
+    world.assert_all_persisted()
+
+
+def with_durability(world: World, durability: Durability) -> World:
+    """Return the same world, whose flushes wait."""
+    store = world.stores.redis
+    made = World(Stores(RedisStore(store.client, store.url, PREFIX, durability=durability), world.stores.ledger))
+    made.sent = world.sent
+    return made
+
+
+# --- the append-only file -------------------------------------------------------------------------------------------
+
+
+def has_waitaof(binary: Path) -> bool:
+    """Whether a server binary is new enough."""
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    version = said.partition("v=")[2].split(" ")[0].split(".")
+    return (int(version[0]), int(version[1])) >= (7, 2)
+
+
+def binaries() -> list[Path]:
+    """Return the server binaries that this machine has, the one that TEST_REDIS_SERVER names first."""
+    named = [os.environ.get("TEST_REDIS_SERVER"), shutil.which("redis-server"), shutil.which("valkey-server")]
+    return list(dict.fromkeys([*(Path(name) for name in named if name), find_binary()]))
+
+
+@contextmanager
+def served(binary: Path, home: Path, *, append_only: bool = True) -> Iterator[RedisServer]:
+    """Run a server of this binary."""
+    server = RedisServer(home, append_only=append_only, binary=binary)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("old", [find_binary(), *[b for b in binaries() if b != find_binary()]], ids=str)
+def test_aof_is_refused_where_redis_is_too_old(old: Path, tmp_path: Path) -> None:
+    """At the start, with the setting, its value and the version of the server."""
+    if has_waitaof(old):
+        pytest.skip(f"{old} has WAITAOF")
+    with served(old, tmp_path) as server:
+        settings = Settings(redis_url=server.url, redis_wait_aof=1)
+        expected = (
+            rf"REDIS_WAIT_AOF=1: {server.url} is Redis [67]\.\d+\.\d+ and has no WAITAOF \(Redis has it from 7.2 on"
+        )
+        with pytest.raises(SettingsError, match=expected):
+            require_durability(settings)
+        require_durability(Settings(redis_url=server.url, redis_wait_replicas=1))
+
+
+def test_a_run_is_refused_too(world: World) -> None:
+    """Where the server was not asked at the start, or was another one: nothing is read, nothing committed."""
+    if any(has_waitaof(binary) for binary in [find_binary()]):
+        pytest.skip("the embedded Redis has WAITAOF")
+    world.send_many(1)
+    with pytest.raises(SettingsError, match="REDIS_WAIT_AOF=1"):
+        with_durability(world, Durability(aof=True)).flush()
+    assert world.seqs() == []
+    assert world.marker() is None
+
+
+def test_a_redis_that_is_out_of_reach_is_asked_later() -> None:
+    """A worker starts before its Redis does."""
+    require_durability(Settings(redis_url="redis://127.0.0.1:1/0", redis_wait_aof=1, redis_wait_replicas=1))
+
+
+@pytest.fixture
+def new_binary() -> Path:
+    """Return a binary with WAITAOF."""
+    found = [binary for binary in binaries() if has_waitaof(binary)]
+    if not found:
+        pytest.skip("no redis-server with WAITAOF (7.2 or newer) here; TEST_REDIS_SERVER may name one")
+    return found[0]
+
+
+def test_aof_is_refused_where_it_is_off(new_binary: Path, tmp_path: Path) -> None:
+    """A server that could, but keeps no file."""
+    with (
+        served(new_binary, tmp_path, append_only=False) as server,
+        pytest.raises(SettingsError, match=r"REDIS_WAIT_AOF=1: .* keeps no append-only file \(appendonly no\)"),
+    ):
+        require_durability(Settings(redis_url=server.url, redis_wait_aof=1))
+
+
+def test_power_loss_with_the_wait_for_the_file(new_binary: Path, world: World, tmp_path: Path) -> None:
+    """What was read is in the file: killed and started again, what was not settled is settled there, exactly."""
+    with served(new_binary, tmp_path) as server:
+        pair = connect(server.url)
+        durability = Durability(aof=True, timeout_ms=5000)
+        kept = World(Stores(RedisStore(pair, server.url, PREFIX, durability=durability), world.stores.ledger))
+        kept.send_many(7)
+        snapshot = flush.drain(kept.stores, kept.request())
+        subprocess_of(server).kill()
+        with pytest.raises(RedisUnavailable):
+            flush.bulk_upsert(kept.stores, snapshot, aggregate(snapshot.readings))
+        server.start()
+        kept.send_many(7)
+        assert kept.flush().findings.drift == 0
+        kept.assert_all_persisted()
+        pair.close()

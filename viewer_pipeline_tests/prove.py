@@ -1,0 +1,65 @@
+"""Do the tests notice? Breaks one rule at a time in a copy of the code, and runs the tests that must go red.
+
+`make prove`. Prints one line for each breach; exit status 1 if a breach stayed green.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from viewer_pipeline_tests.breaches import BREACHES, Breach
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("viewer_pipeline", "viewer_pipeline_tests", "pyproject.toml", "README.md", "env.example", "docs")
+
+
+def main() -> int:
+    """Try every breach, or those whose rule is named on the command line."""
+    wanted = sys.argv[1:]
+    green = []
+    for breach in BREACHES:
+        if wanted and breach.rule not in wanted:
+            continue
+        started = time.monotonic()
+        red = goes_red(breach)
+        seconds = time.monotonic() - started
+        print(f"{'red  ' if red else 'GREEN'} {breach.rule:<6} {breach.said} ({seconds:.0f} s)", flush=True)  # noqa: T201 - this is a script
+        if not red:
+            green.append(breach)
+    if green:
+        print(f"{len(green)} breaches stayed green: the tests do not prove those rules", file=sys.stderr)  # noqa: T201
+    return 1 if green else 0
+
+
+def goes_red(breach: Breach) -> bool:
+    """Apply a breach to a copy and run its tests there. Raises ValueError where the code to break is not found."""
+    with tempfile.TemporaryDirectory(prefix="viewer-prove-") as directory:
+        copy = Path(directory)
+        for part in PARTS:
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copyfile(source, copy / part)
+        breach.apply(copy)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *breach.tests],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode not in (0, 1):
+            raise ValueError(f"{breach.rule} {breach.said}: the tests did not run:\n{done.stdout}{done.stderr}")
+        return done.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

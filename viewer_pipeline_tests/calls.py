@@ -37,7 +37,7 @@ SCRIPTS = {
     for said in (script.sha, script.source)
 }
 STATEMENTS = {text: f"{name}.sql" for name, text in SQL.items()}
-HANDSHAKE = ("HELLO", "CLIENT", "AUTH", "SELECT")
+HANDSHAKE = ("HELLO", "PING", "CLIENT", "AUTH", "SELECT")
 
 
 @dataclass

@@ -25,7 +25,8 @@ _OURS = (
     "TOTALS_",
     "FRESHNESS_",
 )
-for _name in [name for name in os.environ if name.startswith(_OURS)]:
+FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
+for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:
     del os.environ[_name]
 _SCRATCH = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
 _STARTED_IN = Path.cwd()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import uuid4
 
 import psycopg
@@ -108,3 +109,27 @@ class World:
         """Nothing is pending, and every view is in the totals."""
         assert self.counters() == {}
         assert self.totals() == dict(self.sent)
+
+
+class ConnectedWorld(World):
+    """The same over one connection that stays open, where a test looks hundreds of times. Use as a context manager."""
+
+    def __init__(self, stores: Stores) -> None:
+        super().__init__(stores)
+        self.connection = psycopg.connect(stores.ledger.url, autocommit=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Run a query."""
+        return self.connection.execute(query).fetchall()
+
+    def execute(self, statement: str, *parameters: Any) -> None:
+        """Run a statement, or several if there are no parameters: all or none."""
+        self.connection.execute(statement, parameters or None)

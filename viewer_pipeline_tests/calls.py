@@ -1,0 +1,330 @@
+"""Every call to Redis and PostgreSQL, as something that can be counted, held back, ended half-way, or be the last.
+
+The two drivers are wrapped where all their traffic passes: redis-py where a connection sends and reads, psycopg where
+a connection waits for the server. So a call that is new in the code is met here without anybody naming it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+from unittest.mock import patch
+
+import hiredis
+import psycopg
+import redis
+from psycopg.pq import TransactionStatus
+from redis.connection import AbstractConnection
+
+from viewer_pipeline.counting import folds, redis_store
+from viewer_pipeline.counting.ledger import SQL
+from viewer_pipeline.counting.redis_client import Script, connect
+
+SCRIPTS = {
+    said.encode(): name
+    for module in (redis_store, folds)
+    for name, script in vars(module).items()
+    if isinstance(script, Script)
+    for said in (script.sha, script.source)
+}
+STATEMENTS = {text: f"{name}.sql" for name, text in SQL.items()}
+HANDSHAKE = ("HELLO", "PING", "CLIENT", "AUTH", "SELECT")
+
+
+@dataclass
+class Call:
+    """One call that is about to be made: `run` makes it, the answer is the server's."""
+
+    server: Literal["redis", "postgres"]
+    name: str
+    connection: redis.connection.AbstractConnection | psycopg.Connection | None
+    run: Callable[[], Any]
+    parts: int = 1  # commands that go out at once, e.g. of a pipeline
+    run_some: Callable[[int], Any] | None = None  # make only that many of them
+    private: bool = False  # nobody but the caller can notice it: a connect, a handshake, an empty commit
+
+    def __str__(self) -> str:
+        return f"{self.server} {self.name}"
+
+
+class Watcher(Protocol):
+    """What is asked about every call. Returns the answer, of its own making or of `call.run`."""
+
+    def __call__(self, call: Call) -> Any:
+        """Make the call, or do not."""
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Let every call of this process pass by the watcher, on the thread that makes it."""
+    with ExitStack() as stack:
+        for owner, name, wrapped in (
+            (redis.connection.Connection, "_connect", _redis_connect(watcher)),
+            (AbstractConnection, "send_packed_command", _redis_send(watcher)),
+            (AbstractConnection, "read_response", _redis_read()),
+            (AbstractConnection, "disconnect", _redis_disconnect()),
+            (psycopg, "connect", _postgres_connect(watcher)),
+            (psycopg.Connection, "wait", _postgres_wait(watcher)),
+        ):
+            stack.enter_context(patch.object(owner, name, wrapped))
+        yield
+
+
+# --- redis-py: the answers are read as soon as a command is sent, and handed out when the client asks for them --------
+
+
+# As they are before they are wrapped; redis-py does not say their types.
+_send: Callable[..., None] = AbstractConnection.send_packed_command
+_read: Callable[..., Any] = AbstractConnection.read_response
+_disconnect: Callable[..., None] = AbstractConnection.disconnect
+_tcp: Callable[..., Any] = redis.connection.Connection._connect
+
+
+def _answers(connection: Any) -> deque[Any]:
+    found: deque[Any] = connection.__dict__.setdefault("answers_read", deque())
+    return found
+
+
+def _redis_connect(watcher: Watcher) -> Callable[..., Any]:
+    def wrapped(self: redis.connection.Connection) -> Any:
+        return watcher(Call("redis", "connect", self, lambda: _tcp(self), private=True))
+
+    return wrapped
+
+
+def _redis_send(watcher: Watcher) -> Callable[..., None]:
+    def wrapped(self: Any, command: Any, check_health: bool = True) -> None:
+        if self._sock is None:
+            self.connect_check_health(check_health=False)
+        commands = _unpacked(b"".join(command) if isinstance(command, (list, tuple)) else command)
+
+        def run_some(number: int) -> None:
+            packed = [piece for some in commands[:number] for piece in self._command_packer.pack(*some)]
+            _send(self, packed, check_health)
+            _answers(self).extend([_try_to_read(self) for _ in range(number)])
+
+        name = _name_of(commands)
+        private = name.startswith(HANDSHAKE)
+        watcher(Call("redis", name, self, lambda: run_some(len(commands)), len(commands), run_some, private))
+
+    return wrapped
+
+
+def _try_to_read(connection: Any) -> Any:
+    try:
+        return _read(connection)
+    except (redis.RedisError, OSError) as error:
+        return error
+
+
+def _redis_read() -> Callable[..., Any]:
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
+        if not _answers(self):
+            return _read(self, *arguments, **options)
+        answer = _answers(self).popleft()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return wrapped
+
+
+def _redis_disconnect() -> Callable[..., None]:
+    def wrapped(self: Any, *arguments: Any, **options: Any) -> None:
+        _answers(self).clear()
+        _disconnect(self, *arguments, **options)
+
+    return wrapped
+
+
+def _unpacked(packed: bytes | str) -> list[list[bytes]]:
+    reader = hiredis.Reader()
+    reader.feed(packed)
+    commands = []
+    while (command := reader.gets()) is not False:
+        commands.append(command)
+    return commands
+
+
+def _name_of(commands: list[list[bytes]]) -> str:
+    names = [_name_of_one(command) for command in commands]
+    return names[0] if len(names) == 1 else f"pipeline [{', '.join(names)}]"
+
+
+def _name_of_one(command: list[bytes]) -> str:
+    name = command[0].decode()
+    if name in ("EVALSHA", "EVAL"):
+        return f"{name} {SCRIPTS.get(command[1], '?').lower()}"
+    return f"{name} {command[1].decode()}" if name in ("CLIENT", "SCRIPT") and len(command) > 1 else name
+
+
+class PoolOfThreads(redis.ConnectionPool):
+    """A pool for each thread name, so that what a thread has to send does not depend on how fast the others are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._options = options
+        self._pools: dict[str, redis.ConnectionPool] = {}
+
+    def _mine(self) -> redis.ConnectionPool:
+        return self._pools.setdefault(role(), redis.ConnectionPool(**self._options))
+
+    def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        """Return a connection of this thread."""
+        return self._mine().get_connection(*arguments, **options)
+
+    def release(self, connection: Any) -> None:
+        """Take back a connection of this thread."""
+        self._mine().release(connection)
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections of all threads."""
+        for pool in self._pools.values():
+            pool.disconnect(inuse_connections)
+
+
+def client_of_threads(url: str, **options: Any) -> redis.Redis:
+    """Return our client, with a connection for each of the threads that use it; `options` replace some of its own."""
+    with connect(url) as client:
+        pool = client.connection_pool
+        arguments = pool.connection_kwargs | options
+        return redis.Redis.from_pool(PoolOfThreads(connection_class=pool.connection_class, **arguments))
+
+
+# --- psycopg ----------------------------------------------------------------------------------------------------------
+
+_open, _wait = psycopg.connect, psycopg.Connection.wait
+IDLE_ENDS = ("_commit_gen", "_rollback_gen")  # of a connection; a transaction's are called _exit_gen
+
+
+def _postgres_connect(watcher: Watcher) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        return watcher(Call("postgres", "connect", None, lambda: _open(*arguments, **options), private=True))
+
+    return wrapped
+
+
+def _postgres_wait(watcher: Watcher) -> Callable[..., Any]:
+    def wrapped(self: psycopg.Connection, work: Any, *arguments: Any, **options: Any) -> Any:
+        idle = self.pgconn.transaction_status == TransactionStatus.IDLE
+        private = idle and work.__name__ in IDLE_ENDS
+        run = lambda: _wait(self, work, *arguments, **options)  # noqa: E731 - one word for one call
+        return watcher(Call("postgres", _name_of_work(work), self, run, private=private))
+
+    return wrapped
+
+
+def _name_of_work(work: Any) -> str:
+    known = work.gi_frame.f_locals if getattr(work, "gi_frame", None) is not None else {}
+    match work.__name__:
+        case "_enter_gen":
+            return "BEGIN"
+        case "_exit_gen":
+            return "COMMIT" if known.get("exc_type") is None else "ROLLBACK"
+        case "_execute_gen" | "_start_copy_gen" as name:
+            said = known.get("query") or known.get("statement") or name
+            return STATEMENTS.get(said, str(said))
+        case name:
+            return str(name).strip("_")
+
+
+# --- points at which a process may end --------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    """The nth call of a role (counted from 0), and how much of it reaches the server: None, all, or some parts."""
+
+    role: str
+    nth: int
+    call: str
+    sent: int  # 0: it dies before the call; else so many parts were executed, and no answer was read
+
+    def __str__(self) -> str:
+        fate = "before" if self.sent == 0 else f"after {self.sent} parts of"
+        return f"{self.role} {self.nth} {fate} {self.call}"
+
+
+def role() -> str:
+    """Return what the current thread does: "main", or the name that its pool gave it, without a number."""
+    thread = threading.current_thread()
+    return "main" if thread is threading.main_thread() else thread.name.rpartition("_")[0] or thread.name
+
+
+@dataclass
+class Recorder:
+    """Makes every call and notes it: role, call, at how many places of it the process may be cut off."""
+
+    calls: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def __call__(self, call: Call) -> Any:
+        """Note the call, make it."""
+        # Nobody else can tell whether a private call was made, so that dying before and after it is the same.
+        self.calls.append((role(), str(call), 0 if call.private else call.parts))
+        return call.run()
+
+    def points(self) -> list[Point]:
+        """Return every point at which the process that made these calls may have died."""
+        numbers: dict[str, int] = defaultdict(int)
+        found = []
+        for who, name, parts in self.calls:
+            found += [Point(who, numbers[who], name, sent) for sent in range(parts + 1)]
+            numbers[who] += 1
+        return found
+
+
+@dataclass
+class Killer:
+    """Makes every call up to a point, and kills the process there."""
+
+    point: Point
+    numbers: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def __call__(self, call: Call) -> Any:
+        """Make the call, unless it is the last."""
+        who = role()
+        nth = self.numbers[who]
+        self.numbers[who] += 1
+        if (who, nth) != (self.point.role, self.point.nth):
+            return call.run()
+        if str(call) != self.point.call:
+            raise AssertionError(f"call {nth} of {who} is {call}, not {self.point.call}: the runs are not the same")
+        try:
+            if 0 < self.point.sent < call.parts and call.run_some is not None:
+                call.run_some(self.point.sent)
+            elif self.point.sent:
+                call.run()
+        finally:  # also where the answer is an error
+            os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()  # no step further, however long the kernel takes
+
+
+def in_child(do: Callable[[], object], report: Path) -> int:
+    """Run it in a fork of this process, which has everything imported; return its exit code, -9 where it was killed.
+
+    It must open its own connections. A traceback of it is raised here as AssertionError.
+    """
+    report.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        # Python 3.12 warns where there are other threads, e.g. those of numpy: none holds what the child needs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            do()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - told by the parent, whatever it is
+            report.write_text(traceback.format_exc(), encoding="utf-8")
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert not report.exists(), report.read_text(encoding="utf-8")
+    return os.waitstatus_to_exitcode(status)

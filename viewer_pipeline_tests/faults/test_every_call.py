@@ -1,0 +1,165 @@
+"""A flush killed before every single call that it makes, and after the call was executed but not answered."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.counters import MAX_COUNT
+from viewer_pipeline.counting.flush import Mode, Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline_tests.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
+from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
+
+FULL = "full"  # a VOD whose total has no room left: its views are parked
+REJECTS = {"abc": "value is not an integer", "a list": "key is a list, not a string"}
+
+
+class Scene:
+    """Both servers in a state with something of everything, to which they can be put back."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.world = world
+        self._fill(monkeypatch)
+        self._sent, self.totals = world.sent.copy(), world.totals()
+        self._tables = [name for (name,) in world.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'viewer'")]
+        world.execute("CREATE SCHEMA saved")
+        for table in self._tables:
+            world.execute(f"CREATE TABLE saved.{table} AS TABLE viewer.{table}")
+        keys: Any = world.client.keys()
+        self._keys: dict[bytes, Any] = {key: world.client.dump(key) for key in keys}
+        self._truncate = f"TRUNCATE {', '.join(f'viewer.{table}' for table in self._tables)}"
+
+    def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world
+        world.send_many(5)
+        world.flush()
+        row = "INSERT INTO viewer.vod_view_counts VALUES ('full', %s, %s, 1, now())"
+        world.execute(row, MAX_COUNT - 1, MAX_COUNT - 1)
+        world.send_many(4, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Settler, "add", lambda *_: None)
+            world.flush()
+        for number in range(9):
+            world.send(f"vod{number:04d}", number + 1, announce=True)
+        world.send(FULL, 7, announce=True)
+        world.client.set(PREFIX + "abc", "x")
+        world.client.rpush(PREFIX + "a list", "x")
+        world.client.set(PREFIX + "idle", 0)
+        world.client.zadd("viewer:changed", {"abc": 1, "a list": 1, "idle": 1, "gone": 1})
+        world.stores.redis.ask_for_sweep("test")
+
+    def restore(self) -> None:
+        """Put both servers back."""
+        copies = [f"INSERT INTO viewer.{table} TABLE saved.{table}" for table in self._tables]
+        self.world.execute("; ".join([self._truncate, *copies]))
+        with self.world.client.pipeline(transaction=False) as pipe:
+            pipe.script_flush()
+            pipe.flushall()
+            for key, value in self._keys.items():
+                pipe.restore(key, 0, value)
+            pipe.execute()
+        self.world.sent = self._sent.copy()
+
+    def assert_nothing_fell(self, before: dict[str, int]) -> dict[str, int]:
+        """Totals are never lower than they were, nor higher than what was sent; return them."""
+        totals = self.world.totals()
+        assert {vod_id: views for vod_id, views in before.items() if totals.get(vod_id, 0) < views} == {}
+        assert {vod_id: views for vod_id, views in totals.items() if views > self.world.sent[vod_id]} == {}
+        return totals
+
+    def assert_whole(self) -> None:
+        """All views are persisted or parked, once; what can be no count is recorded, once; all is settled."""
+        world = self.world
+        world.assert_conserved()
+        assert Counter(world.counters()) == Counter()
+        assert Counter(world.totals()) + Counter(world.parked()) == world.sent
+        assert world.parked() == {FULL: 7}
+        assert world.rejected() == REJECTS
+        marker = world.marker()
+        assert marker is not None
+        assert (marker.seq, marker.batch) == world.rows("SELECT seq, batches FROM viewer.flush ORDER BY seq DESC")[0]
+
+
+@pytest.fixture
+def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """The scene, filled."""
+    with ConnectedWorld(stores) as world:
+        yield Scene(world, monkeypatch)
+
+
+def run(stores: Stores, mode: Mode) -> None:
+    """Run a whole flush, on connections of its own."""
+    url = stores.redis.url
+    with client_of_threads(url) as client:
+        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url))
+        snapshot = flush.drain(own, World.request(mode))
+        persisted = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
+        assert [verdict for verdict in flush.verify(own, persisted) if not verdict.passed] == []
+
+
+def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
+    """Return what a child is to do."""
+
+    def do() -> None:
+        with watching(watcher):
+            run(stores, mode)
+
+    return do
+
+
+def points_of_a_run(stores: Stores, mode: Mode, folder: Path) -> list[Point]:
+    """Return every point of an undisturbed run in a child, from what it did."""
+    recorder, told = Recorder(), folder / "points"
+    do = watched(recorder, stores, mode)
+
+    def record() -> None:
+        do()
+        told.write_text(json.dumps(recorder.points()), encoding="utf-8")
+
+    assert in_child(record, folder / "report") == 0
+    return [Point(*fields) for fields in json.loads(told.read_text(encoding="utf-8"))]
+
+
+def seconds_used() -> tuple[float, float]:
+    """Return the time, and the CPU time of this process and its children."""
+    times = os.times()
+    return times.elapsed, sum(times[:4])
+
+
+@pytest.mark.parametrize("mode", ["sweep", "changed"])
+def test_a_flush_killed_at_every_call(scene: Scene, mode: Mode, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Whatever call is the last, the next flush makes every count whole, and no total ever falls or is too high."""
+    started, world = seconds_used(), scene.world
+    scene.restore()
+    points = points_of_a_run(world.stores, mode, tmp_path)
+    scene.assert_whole()
+    for point in points:
+        scene.restore()
+        killed = in_child(watched(Killer(point), world.stores, mode), tmp_path / "report")
+        assert killed == -9, point
+        try:
+            totals = scene.assert_nothing_fell(scene.totals)
+            world.send("vod0001", 10, announce=True)
+            world.send("late", 1, announce=True)
+            done = world.flush()
+            assert done.findings.drift == 0
+            scene.assert_nothing_fell(totals)
+            scene.assert_whole()
+        except AssertionError as error:
+            error.add_note(f"killed: {point}")
+            raise
+    wall, cpu = (now - then for now, then in zip(seconds_used(), started, strict=True))
+    calls = len({point[:2] for point in points})
+    tell(f"{mode}: {len(points)} crash points of {calls} calls in {wall:.0f} s, {cpu:.0f} s of them ours")
+    assert {"postgres COMMIT", "postgres insert_flush.sql", "redis EVALSHA begin"} <= {p.call for p in points}

@@ -1,0 +1,277 @@
+"""Two flushes, a subscriber and a producer, call by call, in orders and with faults that a plan says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from viewer_pipeline.counting import flush, folds, redis_store, settler
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.folds import Claim, FoldStore, NotHolder
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import TransientError
+from viewer_pipeline_tests.calls import client_of_threads, watching
+from viewer_pipeline_tests.schedule import Actor, Line, Scheduler
+from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
+
+SECOND_FLUSH = 1  # its place among the lines that can go on at the start
+SECONDS = 18.0  # of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many
+WANTED = int(os.environ.get("VIEWER_TEST_INTERLEAVINGS", "0"))
+VODS = ("a", "b", "c")
+SEGMENTS = {1: Counter(a=1, b=2), 2: Counter(b=4, new=8)}  # what the subscriber heard
+PART = 1  # views are folded one VOD a script
+BATCHES: dict[str, Any] = {"batch_size": 1, "flush_max_counters": 2}
+HOUR_MS = 3_600_000
+TOO_LONG = 2000  # calls: more than all actors together ever make
+
+
+class Event(NamedTuple):
+    """Something that happens after so many calls. Without events, one actor after the other comes to its end."""
+
+    after: int
+    what: Literal["switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]
+    pick: int = 0
+
+
+EVENTS = st.builds(
+    Event,
+    st.integers(0, 40),
+    st.sampled_from(["switch", "switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]),
+    st.integers(0, 4),
+)
+
+
+class Play:
+    """One performance of a plan on empty servers."""
+
+    def __init__(self, world: ConnectedWorld) -> None:
+        self.world = world
+        self.scheduler = Scheduler(world.connection)
+        self.actors: list[Actor] = []
+        self._current: Line | None = None
+        self._totals: dict[str, int] = {}
+        self._counted: Counter[str] = Counter()  # what producers sent that count by themselves
+
+    def perform(self, plan: Sequence[Event]) -> None:
+        """Let everybody act as the plan says, then to their ends; then all must be whole."""
+        self._empty()
+        for vod_id in VODS:
+            self._send(vod_id)
+        for views in SEGMENTS.values():
+            self.world.sent += views
+        try:
+            with ExitStack() as stack:
+                for module in (settler, redis_store):
+                    stack.enter_context(patch.object(module, "ThreadPoolExecutor", self.scheduler.executor))
+                stack.enter_context(patch.object(folds, "FOLD_COUNTERS", PART))
+                stack.enter_context(watching(self.scheduler))
+                try:
+                    self._act(plan)
+                finally:
+                    for actor in self.actors:
+                        self.scheduler.kill(actor)
+            with patch.object(folds, "FOLD_COUNTERS", PART):
+                self._end()
+        except BaseException as error:
+            error.add_note("\n".join(["the calls, in order:", *self.scheduler.trace]))
+            raise
+
+    def _empty(self) -> None:
+        tables = ("flush", "flush_batch", "vod_view_counts", "parked", "rejected")
+        self.world.execute("; ".join(f"DELETE FROM viewer.{table}" for table in tables))
+        self.world.client.flushall()
+        self.world.sent.clear()
+
+    def _send(self, vod_id: str) -> None:
+        self.world.send(vod_id, 1 + VODS.index(vod_id), announce=True)
+        self._counted[vod_id] += 1 + VODS.index(vod_id)
+
+    def _act(self, plan: Sequence[Event]) -> None:
+        self._begin(self._flush, "flush")
+        self._begin(self._flush, "flush")
+        self._begin(self._subscribe, "subscriber")
+        for event in plan:
+            for _ in range(event.after):
+                self._advance()
+            self._happen(event)
+        while self._advance():
+            assert self.scheduler.calls < TOO_LONG, "nobody comes to an end"
+        assert [line for line in self.scheduler.lines if line.state != "ended"] == []
+        for actor in self.actors:
+            if actor.failed is not None and not isinstance(actor.failed, TransientError):
+                raise actor.failed
+
+    def _happen(self, event: Event) -> None:
+        match event.what:
+            case "switch":
+                ready = self.scheduler.ready()
+                self._current = ready[event.pick % len(ready)] if ready else None
+            case "send":
+                vod_id = VODS[event.pick % len(VODS)]
+                self.scheduler.trace.append(f"producer: INCR {vod_id}")
+                self._send(vod_id)
+            case "flush":
+                self._begin(self._flush, "flush")
+            case "subscribe":
+                self._begin(self._subscribe, "subscriber")
+            case fate:
+                if (line := self._next_line()) is not None:
+                    self.scheduler.step(line, fate)
+                    self._look()
+
+    def _begin(self, do: Callable[[Actor], None], kind: str) -> None:
+        actor = Actor(f"{kind} {sum(other.name.startswith(kind) for other in self.actors) + 1}")
+        self.actors.append(actor)
+        self.scheduler.start(actor, "main", lambda: do(actor))
+        self.scheduler.settle_down()
+
+    def _next_line(self) -> Line | None:
+        """Return the line that goes on by itself: the current one, else one of its actor, else the oldest."""
+        ready = self.scheduler.ready()
+        if self._current not in ready:
+            own = [line for line in ready if self._current is not None and line.actor is self._current.actor]
+            self._current = next(iter([*own, *ready]), None)
+        return self._current
+
+    def _advance(self) -> bool:
+        line = self._next_line()
+        if line is None:
+            return False
+        self.scheduler.step(line)
+        name = line.call.name if line.call is not None else ""
+        if name == "COMMIT" or name.startswith(("EVAL", "pipeline [SCRIPT")):
+            self._look()
+        return True
+
+    def _look(self) -> None:
+        """What must hold at every moment, whoever is half-way through what."""
+        totals, marker = self.world.totals(), self.world.marker()
+        ledger = self.world.rows("SELECT seq, batches FROM viewer.flush ORDER BY seq DESC LIMIT 1")
+        pending: Any = self.world.client.mget([PREFIX + vod_id for vod_id in VODS])
+        assert {v: n for v, n in self._totals.items() if totals.get(v, 0) < n} == {}, "totals fell"
+        assert {v: n for v, n in totals.items() if n > self.world.sent[v]} == {}, "totals are higher than what was sent"
+        assert marker is None or (marker.seq, marker.batch) <= (ledger or [(0, 0)])[0], "the marker passed the ledger"
+        seen = Counter(totals) + Counter({v: int(n or 0) for v, n in zip(VODS, pending, strict=True)})
+        assert self._counted - seen == Counter(), "a reader of both servers misses views"
+        self._totals = totals
+
+    def _end(self) -> None:
+        """Fold and flush once more, undisturbed."""
+        self._fold(self.world.client, "last")
+        done = self.world.flush(**BATCHES)
+        assert (done.left_over, done.findings.drift) == (False, 0)
+        self._look()
+        self.world.assert_conserved()
+        self.world.assert_all_persisted()
+        taken = self.world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
+        assert taken == [(self.world.sent.total(),)]
+        seqs = self.world.seqs()
+        assert seqs == list(range(1, len(seqs) + 1))
+
+    def _flush(self, actor: Actor) -> None:
+        url = self.world.stores.redis.url
+        with client_of_threads(url, retry=Retry(NoBackoff(), 3)) as client:
+            stores = Stores(RedisStore(client, url, PREFIX), Ledger(self.world.stores.ledger.url))
+            snapshot = flush.drain(stores, World.request(run_id=actor.name, **BATCHES))
+            done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+            assert done.findings.drift == 0, "counters held less than they should"
+
+    def _subscribe(self, actor: Actor) -> None:
+        with client_of_threads(self.world.stores.redis.url, retry=Retry(NoBackoff(), 3)) as client:
+            self._fold(client, actor.name)
+
+    def _fold(self, client: Any, token: str) -> None:
+        """Take the lease from whoever has it, and fold what everybody heard."""
+        store = FoldStore(client, self.world.stores.redis.url, PREFIX, increment=True)
+        self.world.client.hset("viewer:subscriber", "until", 0)
+        lease = store.lease(Claim("test", token, token), HOUR_MS, 0)
+        if lease.outcome == "other":
+            store.lease(Claim("test", token, token, lease.turn), HOUR_MS, 0)
+        try:
+            for number, views in SEGMENTS.items():
+                store.fold(token, number, views, 1)
+        except NotHolder:
+            assert token != "last"
+
+
+@pytest.fixture
+def quick(stores: Stores) -> Iterator[ConnectedWorld]:
+    """A world that is looked at after each step."""
+    with ConnectedWorld(stores) as world:
+        yield world
+
+
+class Tally:
+    """How much was tried."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.plays = self.calls = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took so far."""
+        return time.monotonic() - self.started
+
+    def perform(self, world: ConnectedWorld, plan: Sequence[Event]) -> None:
+        """Perform a plan and count it."""
+        play = Play(world)
+        play.perform(plan)
+        self.plays += 1
+        self.calls += play.scheduler.calls
+
+    def __str__(self) -> str:
+        rate = self.plays / self.seconds
+        return (
+            f"{self.plays} interleavings, {self.calls} calls in {self.seconds:.0f} s, {rate:.1f} interleavings a second"
+        )
+
+
+@pytest.fixture
+def tally(quick: ConnectedWorld) -> Tally:
+    """Nothing tried yet; Redis knows all scripts, so that all plays make the same calls."""
+    Play(quick).perform([])
+    return Tally()
+
+
+@pytest.mark.timeout(120 + WANTED)
+def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, tell: Callable[[str], None]) -> None:
+    """A flush stops before each of its calls in turn, the other runs to its end in between: all ends whole."""
+    undisturbed = Play(quick)
+    undisturbed.perform([])
+    calls = sum(said.startswith("flush 1") for said in undisturbed.scheduler.trace)
+    for after in range(calls):
+        tally.perform(quick, [Event(after, "switch", SECOND_FLUSH)])
+        if WANTED:
+            for later in range(calls):
+                tally.perform(quick, [Event(after, "switch", SECOND_FLUSH), Event(later, "switch")])
+    tell(f"passed on at each call: {tally}")
+    assert tally.plays >= calls > 20
+
+
+@pytest.mark.timeout(120 + WANTED)
+def test_any_interleaving(quick: ConnectedWorld, tally: Tally, tell: Callable[[str], None]) -> None:
+    """Whoever goes on, is cut off, dies or begins at whatever call: no total is ever wrong, and all ends whole."""
+
+    @settings(max_examples=WANTED or 20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.lists(EVENTS, max_size=8))
+    def any_plan(plan: list[Event]) -> None:
+        tally.perform(quick, plan)
+
+    while not tally.plays or (not WANTED and tally.seconds < SECONDS):
+        any_plan()
+    tell(f"at random: {tally}")
+    assert tally.plays >= 20

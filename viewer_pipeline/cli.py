@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from viewer_pipeline.counting.incidents import Kind
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.logs import log_to_stderr
 from viewer_pipeline.settings import Settings, load_settings, without_password
@@ -171,6 +172,23 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps(found, default=str))
     else:
         show_status(found)
+
+
+@main.command()
+@click.argument("kinds", nargs=-1, type=click.Choice(["postgres_rolled_back", "redis_emptied", "drift"]))
+@as_json
+def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
+    """Close incidents that /health and status show, all of them or these KINDS: somebody has looked."""
+    from viewer_pipeline.counting.incidents import KINDS
+    from viewer_pipeline.counting.incidents import acknowledge as close
+    from viewer_pipeline.counting.ledger import Ledger
+
+    with Ledger(_settings_of_running().require_database_url()).connect() as connection:
+        closed = close(connection, list(kinds or KINDS))
+    if as_json:
+        click.echo(json.dumps({"acknowledged": closed}))
+    else:
+        click.echo(f"acknowledged {closed} incidents" if closed else "no incident was open")
 
 
 @main.command()

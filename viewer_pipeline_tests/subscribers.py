@@ -165,7 +165,7 @@ class Worker:
     def __init__(self, database_url: str, redis_url: str, directory: Path) -> None:
         variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": str(free_port())}
         self._log = (directory / f"worker-{os.urandom(4).hex()}.log").open("wb")
-        command = [sys.executable, "-m", "viewer_pipeline.cli", "worker"]
+        command = [sys.executable, "-m", "viewer_pipeline.cli", "worker", "--no-last-flush"]  # counters stay
         self._process = subprocess.Popen(
             command, cwd=directory, env=os.environ | variables, stdout=self._log, stderr=subprocess.STDOUT
         )

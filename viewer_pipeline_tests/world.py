@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import redis
@@ -44,8 +45,9 @@ class World:
 
     @staticmethod
     def request(mode: Mode = "sweep", **options: Any) -> Request:
-        """Return a request of small batches and flushes, so that a few VODs make several of each."""
-        return Request(**{"run_id": "test", "mode": mode, "batch_size": 2, "flush_max_counters": 4} | options)
+        """Return a request of a new run with small batches and flushes, so that a few VODs make several of each."""
+        defaults: dict[str, Any] = {"run_id": uuid4().hex, "mode": mode, "batch_size": 2, "flush_max_counters": 4}
+        return Request(**defaults | options)
 
     def totals(self) -> dict[str, int]:
         """Persisted counts without their baseline."""
@@ -84,8 +86,15 @@ class World:
         return [row[0] for row in self.rows("SELECT seq FROM viewer.flush ORDER BY seq")]
 
     def marker(self) -> Marker | None:
-        """Where the marker stands."""
-        return self.stores.redis.marker()
+        """Where the marker stands, without its epoch."""
+        marker = self.stores.redis.marker()
+        return marker._replace(epoch="") if marker else None
+
+    def at(self, seq: int, batch: int, of: int) -> Marker:
+        """A marker of the epoch that Redis is in."""
+        marker = self.stores.redis.marker()
+        assert marker is not None
+        return Marker(seq, batch, of, marker.epoch)
 
     def accounted(self) -> Counter[str]:
         """Views by VOD, wherever they are."""

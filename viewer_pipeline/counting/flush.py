@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pandas as pd
 import psycopg
@@ -21,13 +21,16 @@ import psycopg
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.frame import Aggregate, Readings, Reject, aggregate, slices
+from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import (
     Batch,
     BatchDigest,
     Flush,
+    HeldFlush,
     LastFlush,
     Ledger,
     batch_digests,
+    flushes_of_run,
     last_flush,
     record_rejects,
     totals_behind,
@@ -65,6 +68,7 @@ class Snapshot:
 
     request: Request
     base: int
+    after: UUID | None  # the newest flush of the ledger by then
     marker: Marker
     readings: Readings
     taken_at: datetime
@@ -87,7 +91,8 @@ class Persisted:
     """What a run committed. `left_over`: another run kept committing first, the next run takes the rest."""
 
     snapshot: Snapshot
-    counted: list[Counted]
+    counted: list[Counted]  # by this attempt of the step
+    found: list[HeldFlush]  # in the ledger: committed by an earlier attempt of the same step, which then failed
     rejects: list[Reject]
     findings: Findings
     left_over: bool
@@ -96,19 +101,30 @@ class Persisted:
     settle_seconds: float
 
     @property
+    def flushes(self) -> list[HeldFlush]:
+        """All flushes, in order."""
+        new = (c.flush for c in self.counted)
+        return sorted([*self.found, *(HeldFlush(f.seq, f.counters, f.views, len(f.batches)) for f in new)])
+
+    @property
     def counters(self) -> int:
         """Counters that were persisted."""
-        return sum(len(c.frame) for c in self.counted)
+        return sum(flush.counters for flush in self.flushes)
 
     @property
     def views(self) -> int:
         """Views that were persisted."""
-        return sum(c.flush.views for c in self.counted)
+        return sum(flush.views for flush in self.flushes)
+
+    @property
+    def batches(self) -> int:
+        """Batches that were committed."""
+        return sum(flush.batches for flush in self.flushes)
 
     @property
     def seqs(self) -> list[int]:
         """The numbers of the flushes, in order."""
-        return [c.flush.seq for c in self.counted]
+        return [flush.seq for flush in self.flushes]
 
 
 @dataclass(frozen=True)
@@ -139,11 +155,12 @@ def drain(stores: Stores, request: Request) -> Snapshot:
         last, marker = _begin(stores, connection, request.run_id, findings)
         base = max(last.seq, marker.seq)
         marker, findings.settled_before = settle_through(stores.redis, connection, marker, last.seq, findings)
+        record_incidents(connection, findings, request.run_id)
     _, oldest = stores.redis.pending()
     asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
     readings = stores.redis.read(_candidates(stores.redis, request))
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
-    return Snapshot(request, base, marker, readings, taken_at, oldest, asked, findings, seconds)
+    return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, asked, findings, seconds)
 
 
 def _begin(stores: Stores, connection: psycopg.Connection, run_id: str, findings: Findings) -> tuple[LastFlush, Marker]:
@@ -177,11 +194,15 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
     """Commit the frame flush by flush, and settle each.
 
     Where another run committed since `base` was fixed, the snapshot is worth nothing: it is dropped and drained again,
-    a bounded number of times. The counters are all still there.
+    a bounded number of times. The counters are all still there. So it is where an earlier attempt of this step, with
+    the same snapshot, committed before it failed: what it committed is reported with the rest.
     """
-    counted, findings = list[Counted](), snapshot.findings
+    request, base, findings = snapshot.request, snapshot.base, snapshot.findings
+    counted = list[Counted]()
     upsert_seconds = settle_seconds = 0.0
     with stores.ledger.connect() as connection:
+        if flushes_of_run(connection, request.run_id, base):
+            snapshot, aggregated = _drain_again(stores, request, findings)
         for _ in range(SUPERSEDED_TRIES):
             # Not in the flush's transaction: no row need be locked for it.
             record_rejects(connection, aggregated.rejects)
@@ -193,15 +214,17 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
             if complete:
                 break
             findings.superseded += 1
-            snapshot = drain(stores, snapshot.request)
-            findings.add(snapshot.findings)
-            aggregated = aggregate(snapshot.readings)
+            snapshot, aggregated = _drain_again(stores, request, findings)
+        record_incidents(connection, findings, request.run_id)
+        committed = {c.flush.seq for c in counted}
+        found = [held for held in flushes_of_run(connection, request.run_id, base) if held.seq not in committed]
     stores.redis.forget(aggregated.idle, aggregated.rejected)
     if complete:
         stores.redis.sweep_done(snapshot.asked)
     return Persisted(
         snapshot,
         counted,
+        found,
         aggregated.rejects,
         findings,
         left_over=not complete,
@@ -211,34 +234,43 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
     )
 
 
+def _drain_again(stores: Stores, request: Request, findings: Findings) -> tuple[Snapshot, Aggregate]:
+    snapshot = drain(stores, request)
+    findings.add(snapshot.findings)
+    return snapshot, aggregate(snapshot.readings)
+
+
 def _commit_all(
     ledger: Ledger, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate, settler: Settler
 ) -> tuple[list[Counted], bool, float]:
     """Commit every slice, each settled beside the next; False as soon as another run was first."""
-    counted: list[Counted] = []
-    base, seconds = snapshot.base, 0.0
+    counted, flush_seconds = list[Counted](), settler.findings.flush_seconds
+    base, after, seconds = snapshot.base, snapshot.after, 0.0
     for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
         started = time.perf_counter()
-        flush = _flush_of(snapshot, base, rows)
-        totals = ledger.commit(connection, flush)
-        seconds += time.perf_counter() - started
+        flush = _flush_of(snapshot, base, after, rows)
+        try:
+            totals = ledger.commit(connection, flush)
+        finally:  # also where the answer was lost: the next attempt may find the flush in the ledger
+            flush_seconds[flush.seq] = time.perf_counter() - started
+            seconds += flush_seconds[flush.seq]
         if totals is None:
             return counted, False, seconds
         counted.append(Counted(flush, rows))
         settler.add(flush, totals)
-        base = flush.seq
+        base, after = flush.seq, flush.flush_id
     return counted, True, seconds
 
 
-def _flush_of(snapshot: Snapshot, base: int, rows: pd.DataFrame) -> Flush:
-    request, seq = snapshot.request, base + 1
+def _flush_of(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
+    request, seq, epoch = snapshot.request, base + 1, snapshot.marker.epoch
     ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
     starts = range(0, len(ids), size)
     batches = [
-        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size])
+        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], epoch)
         for number, at in enumerate(starts, 1)
     ]
-    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches)
+    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------
@@ -261,17 +293,28 @@ def verify(stores: Stores, persisted: Persisted) -> list[Verdict]:
         Verdict(
             "no_drift",
             persisted.findings.drift == 0,
-            f"drift is {persisted.findings.drift} views",
+            _drift_said(persisted.findings),
             persisted.findings.drifted[:20],
         ),
     ]
 
 
 def _ledger_equals_frame(persisted: Persisted, held: list[BatchDigest]) -> Verdict:
+    """Compare by batch what this attempt committed; of what was found, batches with the flush they belong to."""
     meant = [digest for counted in persisted.counted for digest in _digests(counted, persisted.snapshot.request)]
-    offenders = [f"flush {d.seq} batch {d.number}" for d in sorted(set(meant) ^ set(held))]
-    said = f"{len(meant)} batches, {persisted.counters} counters, {persisted.views} views"
+    found = {flush.seq for flush in persisted.found}
+    differing = set(meant) ^ {digest for digest in held if digest.seq not in found}
+    offenders = [f"flush {d.seq} batch {d.number}" for d in sorted(differing)]
+    offenders += [f"flush {flush.seq}" for flush in persisted.found if flush != _added_up(flush.seq, held)]
+    said = f"{persisted.batches} batches, {persisted.counters} counters, {persisted.views} views"
+    if found:
+        said += f"; flushes {sorted(found)} were found in the ledger, committed by an earlier attempt of the step"
     return Verdict("ledger_equals_frame", not offenders, said, offenders[:20])
+
+
+def _added_up(seq: int, held: list[BatchDigest]) -> HeldFlush:
+    digests = [digest for digest in held if digest.seq == seq]
+    return HeldFlush(seq, sum(d.counters for d in digests), sum(d.views for d in digests), len(digests))
 
 
 def _digests(counted: Counted, request: Request) -> Iterator[BatchDigest]:
@@ -283,11 +326,16 @@ def _digests(counted: Counted, request: Request) -> Iterator[BatchDigest]:
         yield BatchDigest(counted.flush.seq, number, len(some), sum(delta for _, delta in some), sha256)
 
 
+def _drift_said(findings: Findings) -> str:
+    said = f"drift is {findings.drift} views"
+    return f"{said}; of {findings.settled_already} batches it is not known" if findings.settled_already else said
+
+
 def _redis_is_settled(marker: Marker | None, persisted: Persisted) -> Verdict:
-    if not persisted.counted:
+    if not persisted.flushes:
         return Verdict("redis_is_settled", True, "nothing was committed, nothing is to be settled")
-    last = persisted.counted[-1].flush
-    due = (last.seq, len(last.batches))
+    last = persisted.flushes[-1]
+    due = (last.seq, last.batches)
     settled = marker is not None and (marker.seq, marker.batch) >= due
-    offenders = [] if settled else [f"marker {marker}, flush {last.seq} has {len(last.batches)} batches"]
+    offenders = [] if settled else [f"marker {marker}, flush {last.seq} has {last.batches} batches"]
     return Verdict("redis_is_settled", settled, f"settled up to flush {last.seq}", offenders)

@@ -60,6 +60,11 @@ class Batch(NamedTuple):
     taken_at: datetime
     vod_ids: list[str]
     deltas: list[int]
+    epoch: str = ""  # of the marker when its counters were read
+
+    def passed_over(self) -> Batch:
+        """Return it without counters: what advances the marker and subtracts nothing."""
+        return self._replace(vod_ids=[], deltas=[])
 
 
 class LastFlush(NamedTuple):
@@ -67,6 +72,7 @@ class LastFlush(NamedTuple):
 
     seq: int
     batches: int
+    flush_id: UUID | None = None
 
 
 # The new total of each counter of a flush, in the order of its batches; None where the views were parked.
@@ -76,6 +82,9 @@ Totals = list[int | None]
 @dataclass(frozen=True)
 class Flush:
     """One transaction to be: `batches` under the number `seq`, provided that nothing was committed above `base`.
+
+    And provided that the flush `after`, the newest one when `base` was fixed, is still in the ledger: without it,
+    PostgreSQL was rolled back in between, and with it perhaps what the counters were read from.
 
     The ids are in the order of their bytes over all batches, as in the frame; in that order come the totals back.
     """
@@ -87,6 +96,8 @@ class Flush:
     mode: str
     taken_at: datetime
     batches: list[Batch]
+    after: UUID | None = None
+    epoch: str = ""
 
     @property
     def counters(self) -> int:
@@ -322,6 +333,8 @@ def _claim(connection: psycopg.Connection, flush: Flush) -> bool:
             "counters": flush.counters,
             "views": flush.views,
             "batches": len(flush.batches),
+            "epoch": flush.epoch,
+            "after": flush.after,
         },
     )
     return claimed.fetchone() is not None

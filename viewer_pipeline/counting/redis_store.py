@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import redis
 
@@ -20,16 +21,21 @@ from viewer_pipeline.errors import MarkerUnreadable
 SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
 PIPELINE_SCRIPTS = 50
+MAX_SEQ = 2**53  # as far as Lua counts by ones
 PIPELINE_MESSAGES = 100  # of a few kB each
 DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
 
 class Marker(NamedTuple):
-    """The last batch that was subtracted: `batch` of the `of` batches of flush `seq`."""
+    """The last batch that was subtracted: `batch` of the `of` batches of flush `seq`.
+
+    `epoch` is made with the marker: another one means that Redis was emptied in between.
+    """
 
     seq: int
     batch: int
     of: int
+    epoch: str = ""
 
 
 class Settled(NamedTuple):
@@ -38,6 +44,7 @@ class Settled(NamedTuple):
     marker: Marker | None
     refused: bool
     subtracted: int  # batches that this call subtracted
+    already: int  # batches that were subtracted before: by another run, or by a script whose answer was lost
     drift: int  # views that counters should have held and did not
     drifted: list[bytes]
 
@@ -63,7 +70,7 @@ class RedisStore:
 
         Raises RedisRefusesWrites where Redis cannot write now (rule R11), MarkerUnreadable for rubbish in the hash.
         """
-        made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches])
+        made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches, uuid4().hex])
         marker = _marker(fields)
         if marker is None:
             raise MarkerUnreadable(f"seq, batch, of = {fields!r}; delete the key if nothing else uses it")
@@ -72,7 +79,7 @@ class RedisStore:
     def marker(self) -> Marker | None:
         """Read the marker; None where there is none."""
         with redis_errors(self.url):
-            fields: Any = self.client.hmget(MARKER_KEY, ["seq", "batch", "of"])
+            fields: Any = self.client.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
         return _marker(fields)
 
     def changed(self) -> Iterator[list[bytes]]:
@@ -158,18 +165,19 @@ class RedisStore:
         A batch that was subtracted before is passed over. Stops at the first that is refused.
         """
         at: Marker | None = marker
-        subtracted, drift, drifted = 0, 0, list[bytes]()
+        subtracted, already, drift, drifted = 0, 0, 0, list[bytes]()
         for group in chunks(batches, PIPELINE_SCRIPTS):
             for answer in self._settle_some(marker, group):
-                outcome, seq, batch, of, missing, *ids = answer
-                at = _marker([seq, batch, of])
+                outcome, seq, batch, of, epoch, missing, *ids = answer
+                at = _marker([seq, batch, of, epoch])
                 subtracted += outcome == 1
+                already += outcome == 0
                 drift += int(missing)
                 drifted += ids
                 if outcome == -1:
-                    return Settled(at, True, subtracted, drift, drifted)
-            marker = Marker(group[-1].seq, group[-1].number, group[-1].of)
-        return Settled(at, False, subtracted, drift, drifted)
+                    return Settled(at, True, subtracted, already, drift, drifted)
+            marker = Marker(group[-1].seq, group[-1].number, group[-1].of, marker.epoch)
+        return Settled(at, False, subtracted, already, drift, drifted)
 
     def publish_totals(self, messages: Iterable[bytes]) -> None:
         """Publish on the channel of totals, in order. Some may go out, and twice, although it raises."""
@@ -194,9 +202,10 @@ class RedisStore:
             for batch in batches:
                 keys = [MARKER_KEY, CHANGED_KEY, *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
                 taken_ms = int(batch.taken_at.timestamp() * 1000)
-                numbers = [batch.seq, batch.number, batch.of, marker.seq, marker.batch, taken_ms, len(self.prefix)]
-                pipe.evalsha(SETTLE.sha, len(keys), *keys, *numbers, " ".join(map(str, batch.deltas)))
-                marker = Marker(batch.seq, batch.number, batch.of)
+                deltas = " ".join(map(str, batch.deltas))
+                before = (marker.seq, marker.batch, marker.epoch)
+                pipe.evalsha(SETTLE.sha, len(keys), *keys, *batch[:3], *before, taken_ms, len(self.prefix), deltas)
+                marker = Marker(batch.seq, batch.number, batch.of, marker.epoch)
             return list(pipe.execute()[1:])
 
     def _values(self, ids: list[bytes]) -> list[bytes | None]:
@@ -219,9 +228,13 @@ class RedisStore:
 
 
 def _marker(fields: Sequence[bytes | None]) -> Marker | None:
-    if all(field is None for field in fields):
+    *numbers, epoch = fields
+    if all(field is None for field in numbers):
         return None
     try:
-        return Marker(*(int(field or b"") for field in fields))
+        seq, batch, of = (int(field or b"") for field in numbers)
     except ValueError:
-        raise MarkerUnreadable(f"seq, batch, of = {fields!r}") from None
+        raise MarkerUnreadable(f"seq, batch, of = {numbers!r}") from None
+    if seq > MAX_SEQ:
+        raise MarkerUnreadable(f"seq = {seq}: no ledger comes as far")
+    return Marker(seq, batch, of, (epoch or b"").decode("utf-8", "backslashreplace"))

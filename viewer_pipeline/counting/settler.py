@@ -29,12 +29,16 @@ def settle_through(
 ) -> tuple[Marker, int]:
     """Subtract what the ledger holds beyond the marker, up to flush `through`.
 
+    Batches of another epoch are passed over: they were read from a Redis that was emptied since, or the ledger is not
+    the one that this Redis was settled by, so its counters hold other views.
+
     Returns where the marker stands then, and how many batches were due. Raises MarkerMoved where it vanished, or where
     other runs keep moving it.
     """
     refusals = batches = 0
     while due := batches_beyond(connection, marker.seq, marker.batch, through, SETTLE_PAGE):
-        moved = settle_batches(redis, marker, due, findings)
+        ours = [batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due]
+        moved = settle_batches(redis, marker, ours, findings)
         if moved is None:
             refusals += 1
             moved = redis.marker()
@@ -42,6 +46,7 @@ def settle_through(
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
             batches += len(due)
+            findings.passed_over += sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
         marker = moved
     return marker, batches
 
@@ -49,6 +54,7 @@ def settle_through(
 def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], findings: Findings) -> Marker | None:
     """Settle batches that follow `marker`; return where it stands then, None when one was refused."""
     settled = redis.settle(marker, batches)
+    findings.settled_already += settled.already
     findings.drift += settled.drift
     findings.drifted += [raw.decode("utf-8", "backslashreplace") for raw in settled.drifted]
     return None if settled.refused else settled.marker
@@ -60,7 +66,8 @@ class Settler:
     def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, findings: Findings) -> None:
         self.marker = marker  # where it stands after what was settled last
         self.seconds = 0.0
-        self._redis, self._ledger, self._findings = redis, ledger, findings
+        self.findings = findings
+        self._redis, self._ledger = redis, ledger
         self._thread = ThreadPoolExecutor(1, "settler")
         self._unsettled: Future[None] | None = None
 
@@ -92,16 +99,18 @@ class Settler:
 
     def _settle_and_publish(self, flush: Flush, totals: Totals) -> None:
         self._settle(flush)
-        publish_totals(self._redis, flush, totals, self._findings)
+        publish_totals(self._redis, flush, totals, self.findings)
 
     def _settle(self, flush: Flush) -> None:
         started = time.perf_counter()
-        moved = settle_batches(self._redis, self.marker, flush.batches, self._findings)
+        moved = settle_batches(self._redis, self.marker, flush.batches, self.findings)
         if moved is None:
             current = self._redis.marker()
             if current is None:
                 raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
             with self._ledger.connect() as connection:
-                moved, _ = settle_through(self._redis, connection, current, flush.seq, self._findings)
+                moved, _ = settle_through(self._redis, connection, current, flush.seq, self.findings)
         self.marker = moved
-        self.seconds += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self.findings.flush_seconds[flush.seq] = self.findings.flush_seconds.get(flush.seq, 0.0) + seconds

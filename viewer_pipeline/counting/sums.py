@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,12 @@ from typing import Literal, NamedTuple
 import psycopg
 from psycopg.types.json import Jsonb
 
-from viewer_pipeline.counting.ledger import SQL
+from viewer_pipeline.counting.flush import Persisted
+from viewer_pipeline.counting.ledger import SQL, Ledger
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.logs import event
+
+log = logging.getLogger("viewer_pipeline.sums")
 
 Outcome = Literal["committed", "superseded", "failed"]
 
@@ -82,6 +88,31 @@ def record_sums(connection: psycopg.Connection, sums: Sequence[FlushSum]) -> Non
     some = [asdict(one) for one in sums if one.count or one.drift]
     if some:
         connection.execute(SQL["add_flush_sums"], {"sums": Jsonb(some)})
+
+
+def record_run(ledger: Ledger, persisted: Persisted) -> None:
+    """Add what a run committed, and how often another one was first, to the sums. Once, at the end of the run.
+
+    Best effort: what goes wrong is logged. Nothing is written for a run that has nothing to tell.
+    """
+    mode, findings = persisted.snapshot.request.mode, persisted.findings
+    seconds = [findings.flush_seconds.get(seq, 0.0) for seq in persisted.seqs]
+    committed = FlushSum.of_flushes(mode, seconds, findings.drift)
+    _record(ledger, [committed, FlushSum.of_events(mode, "superseded", findings.superseded)])
+
+
+def record_failure(ledger: Ledger, mode: str) -> None:
+    """Add a run that failed for good to the sums. Best effort: what goes wrong is logged."""
+    _record(ledger, [FlushSum.of_events(mode, "failed", 1)])
+
+
+def _record(ledger: Ledger, sums: list[FlushSum]) -> None:
+    if any(one.count or one.drift for one in sums):
+        try:
+            with ledger.connect() as connection:
+                record_sums(connection, sums)
+        except ViewerPipelineError as error:
+            log.warning(event("sums for metrics not recorded", mode=sums[0].mode, reason=error))
 
 
 def read_sums(connection: psycopg.Connection) -> list[FlushSum]:

@@ -36,8 +36,10 @@ def publish_totals(redis: RedisStore, flush: Flush, totals: Totals, findings: Fi
 
 def messages(flush: Flush, totals: Totals) -> Iterator[bytes]:
     """Yield the message of each batch: the number of the flush, and the totals of those VODs that were not parked."""
-    remaining = iter(totals)
+    remaining, parked = iter(totals), None in totals
     for batch in flush.batches:
-        new = zip(batch.vod_ids, islice(remaining, len(batch.vod_ids)), strict=False)  # none where none is known
-        if counts := {vod_id: total for vod_id, total in new if total is not None}:
+        counts = dict(zip(batch.vod_ids, islice(remaining, len(batch.vod_ids)), strict=False))  # none: none is known
+        if parked:
+            counts = {vod_id: total for vod_id, total in counts.items() if total is not None}
+        if counts:
             yield orjson.dumps({"flush": flush.seq, "counts": counts})

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush, recent_flushes, sums
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
@@ -21,7 +22,7 @@ from viewer_pipeline.settings import Settings, without_password
 from viewer_pipeline.worker.checks import Result
 from viewer_pipeline.worker.dagster_judgements import DAEMONS, Clock, in_words, judge_dagster
 from viewer_pipeline.worker.dagster_tables import read_dagster
-from viewer_pipeline.worker.judgements import judge_marker
+from viewer_pipeline.worker.judgements import judge_incidents, judge_marker
 
 FLUSHES = 5
 
@@ -49,6 +50,7 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         reasons: Counter[str] = Counter()
         for row in rejected_by_reason(connection):
             reasons[row.reason] += row.rows
+        incidents = open_incidents(connection)
     age = round((datetime.now(UTC) - oldest).total_seconds(), 1) if oldest else None
     return {
         "pending_vods": pending,
@@ -59,6 +61,8 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         "settled": marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches),
         **persisted._asdict(),
         "rejected_by_reason": reasons,
+        "incidents": [incident._asdict() for incident in incidents],
+        "incidents_check": judge_incidents(incidents).shown(),
         "subscriber": listener,
         "flushes": [flush._asdict() | {"views": int(flush.views)} for flush in flushes],
     }
@@ -106,6 +110,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("parked", f"{found['parked']} views of {found['parked_vods']} VODs"),
         ("rejected", _rejected(found)),
         ("marker", _marker(found)),
+        *([("incidents", found["incidents_check"]["said"])] if found["incidents"] else []),
         ("subscriber", found["subscriber"]["said"]),
         *(("daemons" if not number else "", said) for number, said in enumerate(_daemons(found))),
         ("sensor", _with_reason(found["sensor"])),

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from viewer_pipeline.orchestration.assets import view_counts
+from viewer_pipeline.orchestration.hooks import count_failure
 from viewer_pipeline.orchestration.ops import ASSET, FlushMode
 
 JOB_TAG = {"viewer/job": "flush"}  # dagster.yaml lets one run with this tag go at a time
@@ -22,6 +23,7 @@ flush_views = dg.define_asset_job(
     description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
     executor_def=dg.in_process_executor,
     tags=JOB_TAG,
+    hooks={count_failure},
 )
 
 

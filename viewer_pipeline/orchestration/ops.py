@@ -1,7 +1,7 @@
 """The four steps of a flush as Dagster ops."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -14,6 +14,7 @@ from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot, Verdict
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import top_of_flushes
+from viewer_pipeline.counting.sums import record_run
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.settings import load_settings
@@ -41,6 +42,12 @@ class FlushConfig(dg.Config):
         FlushMode.sweep, description="changed: the VODs that were announced; sweep: all counters, which misses nothing"
     )
     vod_ids: list[str] = Field([], description="flush just these VODs, whatever the mode")
+
+
+def mode_of(run_config: Mapping[str, Any]) -> str:
+    """Return what the ledger calls the mode of a flush run with this run config."""
+    config = run_config.get("ops", {}).get(ASSET, {}).get("config", {})
+    return "ids" if config.get("vod_ids") else config.get("mode", FlushMode.sweep.name)
 
 
 @contextmanager
@@ -107,6 +114,8 @@ def bulk_upsert(
     if persisted.left_over:
         context.log.warning("other runs kept committing first; what is left is for the next run")
     context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
+    if persisted.found:
+        context.log.info(f"{len(persisted.found)} of these flushes were committed by an earlier attempt of this step")
     return persisted
 
 
@@ -121,12 +130,13 @@ def bulk_upsert(
 def verify_consistency(
     context: dg.OpExecutionContext, persisted: Persisted, redis: RedisResource, postgres: PostgresResource
 ) -> Iterator[Any]:
-    """Compare what was committed with what was meant: ledger, totals, marker, drift. Reads only."""
+    """Compare what was committed with what was meant: ledger, totals, marker, drift. Then add it to the sums."""
     started = time.perf_counter()
     with said_clearly(), stores(redis, postgres) as both:
         verdicts = flush.verify(both, persisted)
         with both.ledger.connect() as connection:
             top = top_of_flushes(connection, persisted.seqs, TOP)
+        record_run(both.ledger, persisted)
     seconds = time.perf_counter() - started
     yield dg.Output(None, "result", metadata=_metadata(persisted, top, seconds))
     for verdict in verdicts:
@@ -151,8 +161,8 @@ def _metadata(persisted: Persisted, top: list[tuple[str, int, int]], verify_seco
     numbers = {
         "counters": persisted.counters,
         "views": persisted.views,
-        "flushes": len(persisted.counted),
-        "batches": sum(len(counted.flush.batches) for counted in persisted.counted),
+        "flushes": len(persisted.seqs),
+        "batches": persisted.batches,
         "rejected": len(persisted.rejects),
         "drift": findings.drift,
         "settled_before": findings.settled_before,

@@ -5,13 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from viewer_pipeline.counting.incidents import Incident, Kind
 from viewer_pipeline.counting.ledger import LastFlush
 from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.worker.checks import Result
+from viewer_pipeline.worker.checks import Result, State
 from viewer_pipeline.worker.dagster_judgements import in_words
 from viewer_pipeline.worker.figures import Figures
 
-REVISION = "0002"  # of the schema, at least; a test holds it to the migrations
+REVISION = "0004"  # of the schema, at least; a test holds it to the migrations
+INCIDENTS: dict[Kind, str] = {
+    "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
+    "redis_emptied": "Redis was emptied or replaced",
+    "drift": "counters were lowered by somebody else, or fell back",
+}
+ACKNOWLEDGE = "docs/how-to tells what to do, `viewer-pipeline acknowledge` closes it"
 RESTART_SECONDS = 60.0  # a server that was restarted is worth a look, also one that starts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; a run that died is settled by the next
 
@@ -55,6 +62,22 @@ def judge_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_
         lacks = f"at revision {revision}, and {REVISION} is needed" if revision else "missing"
         return Result("unhealthy", f"the schema `viewer` is {lacks}; run `viewer-pipeline migrate`", figures)
     return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+
+
+def judge_incidents(incidents: list[Incident]) -> Result:
+    """Say what a run found and nobody has acknowledged: PostgreSQL rolled back is worse than what Redis alone lost."""
+    figures = {"open": [incident.kind for incident in incidents]}
+    if not incidents:
+        return Result("healthy", "nothing that somebody must look at", figures)
+    bad: State = "unhealthy" if any(one.kind == "postgres_rolled_back" for one in incidents) else "degraded"
+    return Result(bad, f"{'; '.join(incident_said(one) for one in incidents)}; {ACKNOWLEDGE}", figures)
+
+
+def incident_said(incident: Incident) -> str:
+    """Say one incident."""
+    ago = in_words(time.time() - incident.last_seen.timestamp())
+    views = f", {incident.views} views" if incident.views else ""
+    return f"{INCIDENTS[incident.kind]} {ago} ago (run {incident.run_id[:8]}{views})"
 
 
 def judge_restart(result: Result, up_seconds: float | None, worker_seconds: float) -> Result:

@@ -10,6 +10,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
+from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.counting.redis_client import connect, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
@@ -21,6 +22,7 @@ from viewer_pipeline.worker.dagster_tables import read_dagster
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.judgements import (
     judge_freshness,
+    judge_incidents,
     judge_marker,
     judge_memory,
     judge_postgres,
@@ -68,7 +70,7 @@ class Probes:
                 Check(("postgres",), self.postgres),
                 Check(("subscriber",), self.subscriber),
                 Check(("freshness",), self.freshness),
-                Check(("marker", "unsettled"), self.settling),
+                Check(("marker", "unsettled", "incidents"), self.settling),
                 Check(NAMES, self.dagster),
             ]
         )
@@ -119,8 +121,10 @@ class Probes:
             last = last_flush(connection)
             at = marker or Marker(last.seq, last.batches, last.batches)
             row = connection.execute(UNSETTLED, {"seq": at.seq, "batch": at.batch}).fetchone()
+            incidents = open_incidents(connection)
         flushes, age = row or (0, None)
         return {
+            "incidents": judge_incidents(incidents),
             "marker": judge_marker(marker, last),
             "unsettled": judge_unsettled(flushes, None if age is None else round(max(0.0, age), 1)),
         }

@@ -25,7 +25,7 @@ Environment = dict[str, str]
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
 # Exercised with --json in this file; `demo` in test_demo.py. `bench all` is the others together.
-JSON_COMMANDS = {"migrate", "flush", "status", "send", "demo"} | {
+JSON_COMMANDS = {"migrate", "acknowledge", "flush", "status", "send", "demo"} | {
     f"bench {name}" for name in ("flush", "changed", "messages", "all")
 }
 
@@ -349,3 +349,16 @@ def test_bench(environment: Environment, words: str, figure: str) -> None:
     """On servers of its own, which need no setting; figures of what was asked for."""
     figures = json_of(run(environment, "bench", *words.split(), "--runs", "1", "--json"))
     assert figures[figure] == int(words.split()[2])
+
+
+def test_acknowledge(online: Environment, client: redis.Redis) -> None:
+    """An incident is shown until it is closed; some kinds, or all."""
+    client.set(PREFIX + "a", 5)
+    run(online, "flush")
+    client.flushall()
+    assert run(online, "flush").returncode == 0
+    assert "Redis was emptied or replaced" in run(online, "status").stdout
+    assert json_of(run(online, "acknowledge", "drift", "--json")) == {"acknowledged": 0}
+    assert json_of(run(online, "acknowledge", "--json")) == {"acknowledged": 1}
+    assert run(online, "acknowledge").stdout == "no incident was open\n"
+    assert "Redis was emptied" not in run(online, "status").stdout

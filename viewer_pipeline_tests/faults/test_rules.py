@@ -14,8 +14,8 @@ import pytest
 from viewer_pipeline.counting import flush, ledger, settler
 from viewer_pipeline.counting.flush import Snapshot
 from viewer_pipeline.counting.frame import Aggregate, aggregate
-from viewer_pipeline.counting.ledger import Flush, batches_beyond
-from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import (
     MarkerMoved,
@@ -113,7 +113,7 @@ def test_r3_two_transactions_at_once(world: World) -> None:
     first, second = drained(world), drained(world)
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
-        planned = flush._flush_of(first[0], first[0].base, first[1].frame)
+        planned = flush._flush_of(first[0], first[0].base, None, first[1].frame)
         assert ledger._claim(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(flush.bulk_upsert(world.stores, *second)))
         thread.start()
@@ -149,8 +149,8 @@ def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, mo
         batches = batches_beyond(connection, 0, 0, 1, 100)
     world.send_many(4)
     for _ in range(3):
-        settled = world.stores.redis.settle(Marker(0, 0, 0), batches)
-        assert (settled.marker, settled.refused) == (Marker(1, 2, 2), False)
+        settled = world.stores.redis.settle(world.at(0, 0, 0), batches)
+        assert (settled.marker, settled.refused) == (world.at(1, 2, 2), False)
     assert world.counters() == {f"vod{n:04d}": 3 for n in range(4)}
     world.assert_conserved()
 
@@ -161,11 +161,11 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, mo
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
         first, second, third, *_ = batches_beyond(connection, 0, 0, 9, 100)
-    for marker, skipping in ((Marker(1, 1, 2), second), (Marker(1, 2, 2), third)):
+    for marker, skipping in ((world.at(1, 1, 2), second), (world.at(1, 2, 2), third)):
         settled = world.stores.redis.settle(marker, [skipping])
-        assert (settled.refused, settled.marker) == (True, Marker(0, 0, 0))
+        assert (settled.refused, settled.marker) == (True, world.at(0, 0, 0))
     assert world.counters() == dict(world.sent)
-    assert not world.stores.redis.settle(Marker(0, 0, 0), [first, second, third]).refused
+    assert not world.stores.redis.settle(world.at(0, 0, 0), [first, second, third]).refused
     assert world.marker() == Marker(2, 1, 2)
 
 
@@ -175,7 +175,7 @@ def test_r5_a_script_after_a_gap_does_not_pass_over_a_flush(world: World, monkey
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
         flush_two = batches_beyond(connection, 1, 2, 2, 100)
-    settled = world.stores.redis.settle(Marker(1, 2, 2), flush_two)
+    settled = world.stores.redis.settle(world.at(1, 2, 2), flush_two)
     assert settled.refused
     world.flush()
     world.assert_all_persisted()
@@ -282,7 +282,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
 
 
 def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dagster retries the step with the snapshot that was committed already: it is superseded, not counted twice."""
+    """Dagster retries the step with the snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
     planned = drained(world)
     transact = ledger._transact
@@ -297,7 +297,8 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
         with pytest.raises(PostgresUnavailable):
             flush.bulk_upsert(world.stores, *planned)
     done = flush.bulk_upsert(world.stores, *planned)
-    assert done.findings.superseded == 1
+    assert (done.counted, done.found) == ([], [HeldFlush(1, 3, 9, 2)])
+    assert done.findings.superseded == 0  # by nobody else
     world.assert_all_persisted()
 
 
@@ -375,6 +376,26 @@ def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World
     assert world.marker() == Marker(1, 1, 1)
 
 
+def test_drift_whose_answer_was_lost_is_said_to_be_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py sends the scripts again: each says that it is done, and nothing of what the first ones found missing."""
+    world.send_many(4)
+    planned = drained(world)
+    world.client.decrby(PREFIX + "vod0000", 3)
+    settle_some = RedisStore._settle_some
+
+    def lose_the_answers(*arguments: Any) -> Any:
+        settle_some(*arguments)
+        return settle_some(*arguments)
+
+    monkeypatch.setattr(RedisStore, "_settle_some", lose_the_answers)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert (done.findings.drift, done.findings.settled_already) == (0, 2)
+    (said,) = done.findings.sentences()
+    assert said.startswith("2 batches were settled already, by another run or by a script whose answer was lost")
+    verdict = flush.verify(world.stores, done)[-1]
+    assert verdict.said == "drift is 0 views; of 2 batches it is not known"
+
+
 def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> None:
     """It is a hint: without it, counters are read by sweeps and settled all the same."""
     world.send("a", 5, announce=True)
@@ -398,7 +419,7 @@ def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -
     flush.drain(world.stores, world.request())
     planned = ledger.Batch(1, 1, 1, world.stores.redis.now(), ["a"], [1, 2])
     with pytest.raises(Exception, match="2 deltas for 1 counters"):
-        world.stores.redis.settle(Marker(0, 0, 0), [planned])
+        world.stores.redis.settle(world.at(0, 0, 0), [planned])
     assert world.marker() == Marker(0, 0, 0)
     assert world.counters() == {"a": 5}
 

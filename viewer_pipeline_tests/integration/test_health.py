@@ -23,6 +23,7 @@ from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.http_world import SECRET, HttpWorld
 from viewer_pipeline_tests.waiting import processes_with, wait_until
+from viewer_pipeline_tests.world import World
 
 FLUSH = """
     INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, committed_at, counters, views, batches)
@@ -59,7 +60,7 @@ def test_all_well(well: HttpWorld, client: redis.Redis) -> None:
     body = said.json()
     assert (body["status"], body["service"]) == ("healthy", "viewer-worker")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
-    ours = {"redis", "redis_memory", "postgres", "subscriber", "freshness", "marker", "unsettled"}
+    ours = {"redis", "redis_memory", "postgres", "subscriber", "freshness", "marker", "unsettled", "incidents"}
     assert set(body["checks"]) == ours | set(NAMES)
     assert {check["state"] for check in body["checks"].values()} == {"healthy"}
     assert all(check["said"] for check in body["checks"].values())
@@ -142,7 +143,7 @@ def test_redis_out_of_reach(http: HttpWorld) -> None:
     assert (code, status) == (503, "unhealthy")
     assert checks["redis"]["said"].startswith(f"Redis does not answer: redis://:***@{LOOPBACK}:1/0: ")
     bad = {name for name, check in checks.items() if check["state"] == "unhealthy"}
-    assert bad == {"redis", "redis_memory", "freshness", "marker", "unsettled"}
+    assert bad == {"redis", "redis_memory", "freshness", "marker", "unsettled", "incidents"}
 
 
 def test_redis_with_a_wrong_password(http: HttpWorld, redis_url: str) -> None:
@@ -319,6 +320,29 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
     assert re.fullmatch(r"2 VODs are pending, the oldest for \d+ days: longer than 5 min", said)
     client.delete("viewer:changed")
     wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing is pending"), 30, "it healed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "state", "words"),
+    [
+        (
+            "drift",
+            200,
+            "degraded",
+            "counters were lowered by somebody else, or fell back 0 s ago (run 12345678, 7 views)",
+        ),
+        ("postgres_rolled_back", (503, "unhealthy"), "PostgreSQL was rolled back, e.g. restored from a backup 0 s ago"),
+    ],
+)
+def test_incidents(http: HttpWorld, world: World, kind: str, found: tuple[int, str], words: str) -> None:
+    """What a run found stays until somebody acknowledges it."""
+    world.execute("INSERT INTO viewer.incident (kind, said, run_id, views) VALUES (%s, 'said', '12345678-90', 7)", kind)
+    http.start()
+    code, state, said = http.check("incidents")
+    assert (code, state) == found
+    assert said.startswith(words)
+    world.execute("UPDATE viewer.incident SET acknowledged_at = now()")
+    wait_until(lambda: http.check("incidents")[1] == "healthy", 30, "it is closed")
 
 
 def test_unsettled(http: HttpWorld, client: redis.Redis) -> None:

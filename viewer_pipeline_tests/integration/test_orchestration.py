@@ -14,6 +14,7 @@ from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.counting.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
@@ -205,6 +206,59 @@ def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch:
     world.assert_all_persisted()
 
 
+def fail_between_flushes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
+    monkeypatch.setenv("FLUSH_MAX_COUNTERS", "4")
+    monkeypatch.setenv("BATCH_SIZE", "2")
+    world.send_many(10)
+    transact, fails = ledger._transact, iter([False, True])
+
+    def fail_at_second(*arguments: Any) -> Any:
+        if next(fails, False):
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return transact(*arguments)
+
+    monkeypatch.setattr(ledger, "_transact", fail_at_second)
+
+
+def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:
+    """Return what a check says."""
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == name]
+    return check.description or ""
+
+
+def test_a_retried_step_reports_what_its_first_attempt_committed(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures of the run are those of its flushes in the ledger, and the checks look at all of them."""
+    fail_between_flushes(world, monkeypatch)
+    result = runner.run()
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
+    said = figures(result)
+    expected = {"counters": 10, "views": 30, "flushes": 3, "batches": 5, "last_flush": 3}
+    assert {name: said[name] for name in expected} == expected
+    assert said["notes"] == "nothing out of the ordinary"
+    assert len(said["top_vods"].records) == 10
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    found = "flushes [1] were found in the ledger, committed by an earlier attempt of the step"
+    assert said_by(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {found}"
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize(("flush", "offenders"), [(1, ["flush 1"]), (2, ["flush 2 batch 1", "flush 2 batch 1"])])
+def test_checks_of_a_retried_step_can_fail(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, flush: int, offenders: list[str]
+) -> None:
+    """For flushes that were found in the ledger, and for those that the last attempt committed."""
+    fail_between_flushes(world, monkeypatch)
+    tamper = f"UPDATE viewer.flush_batch SET deltas = '{{3,4}}' WHERE seq = {flush} AND batch = 1"
+    _tamper(monkeypatch, lambda _: world.execute(tamper))
+    result = runner.run()
+    assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == offenders
+
+
 def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> None:
     """A schema that was never made: one failure that says what to run."""
     world.send("a", 5)
@@ -216,6 +270,83 @@ def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> Non
     data: Any = failure.step_failure_data
     assert "run `viewer-pipeline migrate`" in data.user_failure_data.description
     assert world.counters() == {"a": 5}
+
+
+def recorded(world: World) -> dict[tuple[str, str], FlushSum]:
+    """Return the sums for metrics by mode and outcome."""
+    with world.stores.ledger.connect() as connection:
+        return {(one.mode, one.outcome): one for one in read_sums(connection)}
+
+
+def test_a_run_that_ends_well_is_in_the_sums(runner: Runner, world: World) -> None:
+    """With each flush in a bucket, and the time it took; an idle run is not."""
+    runner.run()
+    assert recorded(world) == {}
+    world.send("a", 5)
+    said = figures(runner.run())
+    ((key, one),) = recorded(world).items()
+    assert (key, one.count, sum(one.buckets), one.drift) == (("sweep", "committed"), 1, 1, 0)
+    assert one.seconds == pytest.approx(said["upsert_seconds"] + said["settle_seconds"])
+    assert one.buckets == buckets_of([one.seconds])
+
+
+def test_sums_of_a_retried_run_are_whole(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its flushes with their times; an attempt that is retried is no failure, nor was another run first."""
+    fail_between_flushes(world, monkeypatch)
+    runner.run()
+    ((key, one),) = recorded(world).items()
+    assert (key, one.count) == (("sweep", "committed"), 3)
+    assert sum(one.buckets) == 3
+    assert one.seconds > 0
+
+
+def test_drift_and_other_runs_are_in_the_sums(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views that counters should have held, and how often another run committed first."""
+    world.send("a", 5, announce=True)
+    commit, first = ledger.Ledger.commit, iter([True])
+
+    def interfere(*arguments: Any) -> Any:
+        if next(first, False):
+            world.flush()
+            world.send("a", 5, announce=True)
+            return commit(*arguments)
+        world.client.decrby(PREFIX + "a", 2)
+        return commit(*arguments)
+
+    monkeypatch.setattr(ledger.Ledger, "commit", interfere)
+    runner.run(flush_run_config(FlushMode.changed))
+    sums = recorded(world)
+    assert sums["changed", "superseded"].count == 1
+    assert (sums["changed", "committed"].count, sums["changed", "committed"].drift) == (1, 2)
+
+
+@pytest.mark.parametrize(("vod_ids", "mode"), [((), "changed"), (("a",), "ids"), (None, "sweep")])
+def test_a_run_that_failed_for_good_is_in_the_sums(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, vod_ids: tuple[str, ...] | None, mode: str
+) -> None:
+    """Once, under its mode, whatever the error."""
+    world.send("a", 5, announce=True)
+
+    def fail(*_: Any) -> Any:
+        raise dg.Failure("not to be retried", allow_retries=False)
+
+    monkeypatch.setattr(ledger.Ledger, "commit", fail)
+    config = None if vod_ids is None else flush_run_config(FlushMode.changed, vod_ids)
+    assert not runner.run(config).success
+    assert {key: one.count for key, one in recorded(world).items()} == {(mode, "failed"): 1}
+
+
+def test_sums_that_cannot_be_written_fail_no_run(
+    runner: Runner, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line in the log says so."""
+    world.send("a", 5)
+    world.execute("DROP TABLE viewer.flush_sums")
+    with caplog.at_level("WARNING", "viewer_pipeline"):
+        result = runner.run()
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    assert "sums for metrics not recorded mode=sweep reason=" in caplog.text
+    world.assert_all_persisted()
 
 
 def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.SkipReason:

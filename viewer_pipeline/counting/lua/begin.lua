@@ -1,11 +1,11 @@
 -- begin: note the run that starts, make the marker if there is none, return it. Safe to repeat.
--- KEYS: marker.  ARGV: run id, then the ledger's last seq and its number of batches.
--- Returns {made, seq, batch, of}; made is 1 where there was no marker.
+-- KEYS: marker.  ARGV: run id, then the ledger's last seq and its number of batches; the epoch of a marker that is made.
+-- Returns {made, seq, batch, of, epoch}; made is 1 where there was no marker.
 -- The write comes first, so that a Redis that refuses writes refuses the run before anything is committed.
 redis.call('HSET', KEYS[1], 'run', ARGV[1])
 local made = redis.call('HSETNX', KEYS[1], 'seq', ARGV[2])
 if made == 1 then
-    redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'of', ARGV[3])
+    redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'of', ARGV[3], 'epoch', ARGV[4])
 end
-local marker = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of')
-return {made, marker[1], marker[2], marker[3]}
+local marker = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch')
+return {made, marker[1], marker[2], marker[3], marker[4]}

@@ -1,2 +1,2 @@
 -- The newest flush of the ledger: no row in a new database.
-SELECT seq, batches FROM viewer.flush ORDER BY seq DESC LIMIT 1
+SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1

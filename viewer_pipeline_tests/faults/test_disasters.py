@@ -1,0 +1,133 @@
+"""A Redis that is emptied and a PostgreSQL that is rolled back, also while runs are at work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import last_flush
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
+from viewer_pipeline_tests.world import World
+
+
+def empty(world: World) -> None:
+    """Empty Redis, as a failed disk does; what was pending is lost, and no more."""
+    for vod_id, views in world.counters().items():
+        world.sent[vod_id] -= views
+    world.sent += type(world.sent)()  # without zeros
+    world.client.flushall()
+
+
+def drained(world: World, **options: Any) -> Any:
+    """Take the first two steps of a run."""
+    snapshot = flush.drain(world.stores, world.request(**options))
+    return snapshot, aggregate(snapshot.readings)
+
+
+def test_emptied_between_reading_the_ledger_and_making_the_marker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run commits in between: its flush is not subtracted from the views that came in afterwards."""
+    world.send_many(4)
+    world.flush()
+    world.send_many(4)
+    other = drained(world)
+    begin = RedisStore.begin
+
+    def emptied_first(store: RedisStore, *arguments: Any) -> Any:
+        monkeypatch.undo()
+        world.client.flushall()
+        world.send_many(4, 7)
+        with pytest.raises(MarkerMoved):  # it commits one flush, and finds no marker to settle it by
+            flush.bulk_upsert(world.stores, *other)
+        return begin(store, *arguments)
+
+    monkeypatch.setattr(RedisStore, "begin", emptied_first)
+    done = world.flush()
+    assert done.findings.redis_was_emptied
+    assert world.marker() is not None
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush is in the ledger; what came into the new Redis is not lowered by it, and the run says what happened."""
+    world.send_many(4)
+    planned = drained(world)
+    settle = Settler._settle
+
+    def emptied_first(settler: Settler, *arguments: Any) -> None:
+        monkeypatch.undo()
+        world.client.flushall()
+        world.send_many(4, 7)
+        flush.drain(world.stores, world.request())  # another run begins: it makes the marker, or settles
+        settle(settler, *arguments)
+
+    monkeypatch.setattr(Settler, "_settle", emptied_first)
+    flush.bulk_upsert(world.stores, *planned)
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker passes over it, and the run tells how many views that were."""
+    world.send_many(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Settler, "add", lambda *_: None)
+        world.flush()  # in the ledger, and Redis knows nothing of it
+    empty(world)
+    with world.stores.ledger.connect() as connection:
+        newest = last_flush(connection)
+    world.stores.redis.begin("late", newest._replace(seq=0, batches=0))  # it had read the ledger before
+    world.sent.update({f"vod{number:04d}": 3 for number in range(4)})  # persisted above, and emptied afterwards
+    world.send_many(4, 7)
+    done = world.flush()
+    assert done.findings.passed_over == 12
+    assert "12 views of the ledger were not subtracted" in "; ".join(done.findings.sentences())
+    world.assert_all_persisted()
+
+
+def test_a_ledger_of_another_origin(world: World) -> None:
+    """The marker is that of another database: the flushes of this one are not subtracted from these counters."""
+    world.send_many(4)
+    world.flush()
+    world.client.hset("viewer:settled", mapping={"epoch": "of another", "seq": 0, "batch": 0, "of": 0})
+    world.send_many(4, 7)
+    assert world.flush().findings.passed_over == 12
+    world.assert_all_persisted()
+
+
+def test_rolled_back_while_a_run_is_at_work(world: World) -> None:
+    """PostgreSQL and Redis both fall back: what the run read before is worth nothing, although its number is free."""
+    world.send_many(2)
+    world.flush()
+    world.send_many(2)
+    keys: Any = world.client.keys("*")
+    dump: dict[Any, Any] = {key: world.client.dump(key) for key in keys}
+    world.flush()  # flush 2: both servers lose it below
+    world.send_many(2)
+    planned = drained(world)
+    lost = world.seqs()[-1]
+    world.client.flushall()
+    for key, value in dump.items():
+        world.client.restore(key, 0, value)
+    world.execute("DELETE FROM viewer.flush_batch WHERE seq = %s", lost)
+    world.execute("DELETE FROM viewer.flush WHERE seq = %s", lost)
+    world.execute("UPDATE viewer.vod_view_counts SET view_count = 3, last_flush = 1")
+    for vod_id in list(world.sent):
+        world.sent[vod_id] = 6  # 3 persisted, 3 pending, as the servers have it now
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert done.findings.superseded == 1
+    world.assert_all_persisted()
+
+
+def test_a_marker_beyond_what_lua_can_count(world: World) -> None:
+    """Said clearly, instead of going wrong by one."""
+    world.client.hset("viewer:settled", mapping={"seq": 2**53 + 1, "batch": 1, "of": 1})
+    with pytest.raises(MarkerUnreadable, match="no ledger comes as far"):
+        world.flush()

@@ -1,0 +1,73 @@
+"""What a person must look at stays open until somebody did."""
+
+from __future__ import annotations
+
+import pytest
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.incidents import Kind, acknowledge, open_incidents
+from viewer_pipeline_tests.world import PREFIX, World
+
+
+def opened(world: World) -> dict[Kind, tuple[int, int]]:
+    """Return the open incidents: kind -> (occasions, views)."""
+    with world.stores.ledger.connect() as connection:
+        return {incident.kind: (incident.occasions, incident.views) for incident in open_incidents(connection)}
+
+
+def close(world: World, *kinds: Kind) -> int:
+    """Acknowledge."""
+    with world.stores.ledger.connect() as connection:
+        return acknowledge(connection, list(kinds))
+
+
+def test_none(world: World) -> None:
+    """A first flush, a second one, one with nothing to do: nothing to look at."""
+    for _ in range(3):
+        world.send("a", 5)
+        world.flush()
+    world.flush()
+    assert opened(world) == {}
+
+
+def test_redis_was_emptied(world: World) -> None:
+    """Told once per occasion, and again after it was acknowledged."""
+    world.send("a", 5)
+    world.flush()
+    for occasions in (1, 2):
+        world.client.flushall()
+        world.flush()
+        world.flush()
+        assert opened(world) == {"redis_emptied": (occasions, 0)}
+    assert close(world, "drift", "postgres_rolled_back") == 0
+    assert close(world, "redis_emptied") == 1
+    assert opened(world) == {}
+    world.client.flushall()
+    world.flush()
+    assert opened(world) == {"redis_emptied": (1, 0)}
+
+
+def test_postgres_was_rolled_back(world: World) -> None:
+    """It stays open when the next flush has made marker and ledger level again."""
+    for _ in range(2):
+        world.send("a", 5)
+        world.flush()
+    world.execute("DELETE FROM viewer.flush WHERE seq = 2")
+    world.execute("DELETE FROM viewer.flush_batch WHERE seq = 2")
+    world.send("a", 5)
+    world.flush()
+    world.flush()
+    assert opened(world) == {"postgres_rolled_back": (1, 0)}
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_drift(world: World, *, retried: bool) -> None:
+    """With the views that it is about, once, also where the step is repeated."""
+    world.send("a", 5)
+    world.send("b", 5)
+    snapshot = flush.drain(world.stores, world.request())
+    world.client.decrby(PREFIX + "a", 3)
+    for _ in range(2 if retried else 1):
+        flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert opened(world) == {"drift": (1, 3)}

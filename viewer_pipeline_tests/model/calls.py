@@ -109,16 +109,18 @@ def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Ba
     )
 
 
-def commit(postgres: Postgres, flush: Flush, base: int, line: int, design: Design) -> Postgres | None:
+def commit(
+    postgres: Postgres, flush: Flush, base: int, after: Flush | None, line: int, design: Design
+) -> Postgres | None:
     """Add a flush to ledger and totals; None where another run committed above `base`, or the ledger is another."""
     if design.line and postgres.line != line:
         return None
+    if design.after and after is not None and after not in postgres.ledger:
+        return None
     if design.broken != "R3-unique" and last_flush(postgres)[0] > base:
         return None
-    ledger = tuple(sorted((*postgres.ledger, flush)))
-    return add_to_totals(postgres._replace(ledger=ledger), flush) if design.broken != "R1" else Postgres(
-        ledger, postgres.totals, postgres.line
-    )
+    postgres = postgres._replace(ledger=tuple(sorted((*postgres.ledger, flush))))
+    return postgres if design.broken == "R1" else add_to_totals(postgres, flush)
 
 
 def add_to_totals(postgres: Postgres, flush: Flush) -> Postgres:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from viewer_pipeline_tests.model import calls, law
 from viewer_pipeline_tests.model.design import Design
-from viewer_pipeline_tests.model.run import Bounds, settler_steps, steps
+from viewer_pipeline_tests.model.run import Bounds, advance, settler_steps, steps
 from viewer_pipeline_tests.model.values import ENDED, Left, Redis, Run, Step, World
 
 
@@ -41,8 +41,9 @@ def explore(first: World, design: Design, bounds: Bounds = Bounds(), limit: int 
 
 def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[Step, World]]:
     """Yield every step that can be made next, and where it leads."""
+    alive = [n for n, run in enumerate(world.runs) if run not in (ENDED, Run())]
     for n, run in enumerate(world.runs):
-        if run == ENDED:
+        if run == ENDED or (bounds.between_runs and alive and n not in alive):
             continue
         for label, after, moved in steps(world, run, design, bounds):
             yield Step(f"run {n}", label), after._replace(runs=_put(world.runs, n, moved))
@@ -50,7 +51,6 @@ def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[S
             yield Step(f"settler {n}", label), after._replace(runs=_put(world.runs, n, moved))
         if run.at == "find":  # R8: look the flush up by its id
             found = run.committed in world.postgres.ledger
-            from viewer_pipeline_tests.model.run import advance
             moved = advance(run._replace(at="add")) if found else ENDED
             yield Step(f"run {n}", "find"), world._replace(runs=_put(world.runs, n, moved))
         if world.left.crashes and run.at != "look":
@@ -60,10 +60,18 @@ def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[S
         left = world.left._replace(sends=world.left.sends - 1)
         for vod, sent in enumerate(world.sent):
             redis = calls.increment(world.redis, vod)
-            yield Step("producer", "INCR", vod), world._replace(
-                redis=redis, sent=calls.put(world.sent, vod, sent + 1), left=left
+            yield (
+                Step("producer", "INCR", vod),
+                world._replace(
+                    redis=redis,
+                    sent=calls.put(world.sent, vod, sent + 1),
+                    lower=calls.put(world.lower, vod, world.lower[vod] + 1),
+                    upper=calls.put(world.upper, vod, world.upper[vod] + 1),
+                    left=left,
+                ),
             )
-    yield from _disasters(world, design)
+    if not (bounds.between_runs and alive):
+        yield from _disasters(world, design)
 
 
 def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
@@ -77,24 +85,21 @@ def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
         none = (0,) * len(world.sent)
         after = world._replace(
             redis=Redis(none, None, none, redis.lineage + 1, redis.life),
-            excused=law.excuse_emptied(world, design),
             left=left._replace(emptied=left.emptied - 1),
         )
-        yield Step("disaster", "emptied"), after
+        yield Step("disaster", "emptied"), law.excuse(after, law.emptied(world, design), design)
     if left.restored and redis != world.copy:
         after = world._replace(
             redis=world.copy._replace(life=redis.life + 1),
-            excused=law.excuse_restored(world, design),
             left=left._replace(restored=left.restored - 1),
         )
-        yield Step("disaster", "restored"), after
+        yield Step("disaster", "restored"), law.excuse(after, law.restored(world, design), design)
     if left.rolled_back and world.postgres != world.dump:
         after = world._replace(
             postgres=world.dump._replace(line=world.postgres.line + 1),
-            excused=law.excuse_rolled_back(world),
             left=left._replace(rolled_back=left.rolled_back - 1),
         )
-        yield Step("disaster", "rolled back"), after
+        yield Step("disaster", "rolled back"), law.excuse(after, law.rolled_back(world), design)
 
 
 def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> tuple[list[Step], World]:

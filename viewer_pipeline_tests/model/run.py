@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from viewer_pipeline_tests.model import calls
 from viewer_pipeline_tests.model.design import Design
@@ -15,12 +15,14 @@ class Bounds(NamedTuple):
 
     cuts: tuple[int, ...] = (1, 2)  # counters in one transaction
     pipelined: bool = True  # scripts behind a refused one may be on their way already
+    between_runs: bool = False  # one run at a time; disasters only while none is in the middle of its work
 
 
 Steps = Iterator[tuple[str, World, Run]]
+Failed = Literal["failed"]
 
 
-def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:
+def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # noqa: C901, PLR0912 - a table of points
     """Yield (label, world, run) for each call that the main thread of a run can make next."""
     if run.at == "look" and not run.cut:
         for cut in bounds.cuts:
@@ -30,7 +32,7 @@ def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:
     elif run.at == "begin":
         yield from _begin(world, run, design)
     elif run.at == "look again":
-        yield from _look_again(world, run)
+        yield from _look_again(world, run, design)
     elif run.at == "settle":
         assert run.settling is not None
         for label, after, settling in settling_steps(world, run.settling, run.line, design, bounds):
@@ -90,7 +92,11 @@ def _look(world: World, run: Run, design: Design) -> Steps:
         yield "read early", world, run._replace(read=world.redis.counters)
         return
     last = calls.last_flush(world.postgres)
-    yield "look", world, run._replace(at="begin", last=last, line=world.postgres.line)
+    yield "look", world, run._replace(at="begin", last=last, after=_newest(world), line=world.postgres.line)
+
+
+def _newest(world: World) -> Flush | None:
+    return world.postgres.ledger[-1] if world.postgres.ledger else None
 
 
 def _begin(world: World, run: Run, design: Design) -> Steps:
@@ -107,19 +113,18 @@ def _begin(world: World, run: Run, design: Design) -> Steps:
         yield "begin", after, run._replace(at="look again", marker=begun.marker, life=world.redis.life)
 
 
-def _look_again(world: World, run: Run) -> Steps:
+def _look_again(world: World, run: Run, design: Design) -> Steps:
     again = calls.last_flush(world.postgres)
     if again[0] > run.last[0]:
-        yield "look", world, run._replace(at="begin", last=again, line=world.postgres.line)
+        yield "look", world, run._replace(at="begin", last=again, after=_newest(world), line=world.postgres.line)
     else:
-        yield "look", world, _drain(run, run.marker, run.life, None)
+        yield "look", world, _drain(run, run.marker, run.life, design)
 
 
-def _drain(run: Run, marker: Marker, life: int, design: Design | None) -> Run:
-    broken = design.broken if design else ""
-    base = run.last[0] if broken in ("R6", "R6-late") else max(run.last[0], marker.seq)
+def _drain(run: Run, marker: Marker, life: int, design: Design) -> Run:
+    base = run.last[0] if design.broken in ("R6", "R6-late") else max(run.last[0], marker.seq)
     run = run._replace(base=base, marker=marker, life=life)
-    if broken == "R3-settle-first":
+    if design.broken == "R3-settle-first":
         return run._replace(at="read")
     return run._replace(at="settle", settling=Settling("list", marker, run.last[0]))
 
@@ -175,19 +180,19 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
         for number, (vod, delta) in enumerate(rows, 1)
     )
     flush = Flush(seq, batches)
-    postgres = calls.commit(world.postgres, flush, run.base, run.line, design)
+    postgres = calls.commit(world.postgres, flush, run.base, run.after, run.line, design)
     if postgres is None:
         yield "commit", world, advance(run._replace(at="again"))
         return
     after = world._replace(postgres=postgres)
-    done = run._replace(at="add", rows=rest, base=seq, committed=flush)
+    done = run._replace(at="add", rows=rest, base=seq, after=flush, committed=flush)
     if design.broken == "R1":
         yield "commit", after, done._replace(at="totals")
     else:
         yield "commit", after, advance(done)
     if world.left.lost_answers:  # R8: it was committed, and the client cannot know
         left = world.left._replace(lost_answers=world.left.lost_answers - 1)
-        again = advance(run._replace(base=seq)) if design.broken == "R8" else run._replace(at="find", committed=flush)
+        again = run._replace(base=seq) if design.broken == "R8" else run._replace(at="find", committed=flush)
         yield "commit without an answer", after._replace(left=left), again
         yield "commit that never came", world._replace(left=left), again if design.broken == "R8" else ENDED
 
@@ -197,7 +202,7 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
 
 def settling_steps(
     world: World, now: Settling, line: int, design: Design, bounds: Bounds
-) -> Iterator[tuple[str, World, Settling | Marker | str]]:
+) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
     """Yield (label, world, what comes next): a Marker where all is settled, "failed" where it cannot go on."""
     if now.at == "list":
         due = calls.batches_beyond(world.postgres, now.known, now.through)
@@ -219,7 +224,7 @@ def settling_steps(
 
 def _send(
     world: World, now: Settling, line: int, design: Design, bounds: Bounds
-) -> Iterator[tuple[str, World, Settling | Marker | str]]:
+) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
     batch = now.due[0]
     answer, redis = calls.settle(world.redis, batch, now.known, line, design)
     after = world._replace(redis=redis)

@@ -72,6 +72,7 @@ class Run(NamedTuple):
     cut: int = 0  # counters in one transaction; 0: not chosen yet
     last: tuple[int, int] = (0, 0)  # the ledger's newest flush: seq, number of batches
     base: int = 0
+    after: Flush | None = None  # the ledger's newest flush then
     marker: Marker = Marker()
     life: int = 0
     line: int = 0
@@ -110,7 +111,8 @@ class World(NamedTuple):
     copy: Redis
     dump: Postgres
     sent: Views
-    excused: Views  # what disasters may have lost so far: docs of `law`
+    lower: Views  # so many views there must be, and no more than `upper`: docs of `law`
+    upper: Views
     left: Left
     epochs: int = 1
 
@@ -131,4 +133,4 @@ def start(vods: int, runs: int, left: Left, *, marker: Marker | None = Marker(),
     """Return a world where each VOD has one view in Redis."""
     one, none = (1,) * vods, (0,) * vods
     redis, postgres = Redis(one, marker, one, refuses=refuses), Postgres((), none)
-    return World(redis, postgres, (Run(),) * runs, redis, postgres, one, none, left)
+    return World(redis, postgres, (Run(),) * runs, redis, postgres, one, one, one, left)

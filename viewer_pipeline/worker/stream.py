@@ -31,6 +31,7 @@ class Stream:
     last: int = 0  # the last cut that was heard, on whatever connection
     numbered: bool = False  # a cut was heard on this connection: what is open gets the number last + 1
     whole_after: int | None = None  # segments above this number were heard whole, on this connection; None: none yet
+    doubtful: bool = False  # the connection is older than the lease, and no cut was heard on it since
     views: Counter[str] = field(default_factory=Counter)  # of the open segment
     loose: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Stream:
             self.whole_after = number
         self._add(number, self.views, self.loose)
         self.last, self.numbered, self.views, self.loose = number, True, Counter(), Counter()
+        self.doubtful = False
         return dropped + self.prune(folded)
 
     def prune(self, folded: int) -> int:
@@ -59,15 +61,22 @@ class Stream:
 
         Views without a number are kept by the holder of the lease only. Nobody else folds while it has the lease, and
         it will fold them under the next cut that it makes, which is above the one that any other has them under.
+        That is not so on a connection that is older than the lease: a cut of the holder before, with what that one has
+        folded, may have been on its way.
         """
+        keeps = holder and not self.doubtful
         views, self.views = self.views, Counter()
         if self.numbered:
             self._add(self.last + 1, views)
-        elif holder:
+        elif keeps:
             self.loose += views
-        dropped = 0 if self.numbered or holder else views.total()
-        self.numbered, self.whole_after = False, None
+        dropped = 0 if self.numbered or keeps else views.total()
+        self.numbered, self.doubtful, self.whole_after = False, False, None
         return dropped
+
+    def taken(self) -> None:
+        """Remember that the lease was taken on this connection."""
+        self.doubtful = not self.numbered
 
     def drop_loose(self) -> int:
         """Drop views without a number, because another may have folded them. Return how many."""

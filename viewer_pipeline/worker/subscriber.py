@@ -165,6 +165,7 @@ class Subscriber:
             if lease.outcome != "kept":  # another may have had it in between, and folded
                 self._drop(self._stream.drop_loose() + self._stream.prune(lease.folded))
             if lease.outcome == "taken":
+                self._stream.taken()
                 self._figures.takeovers += 1
                 self._sweep_due = True
             if self._lease.holds and self._sweep_due:

@@ -21,6 +21,7 @@ from viewer_pipeline.worker.lease import LEASE_MS, LEASE_SECONDS
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.stream import Segment
 from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline.worker.subscription import Subscription
 from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
@@ -260,3 +261,34 @@ def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: Wo
     assert folds.lease(Claim(space, "before", "host"), LEASE_MS, 0).outcome == "taken"
     world.client.hset(SUBSCRIBER, "until", int(time.time() * 1000) + HOUR_MS)
     assert folds.lease(Claim(space, "after", "host", turn=1), LEASE_MS, 0).outcome == "taken"
+
+
+def hear_until(made: Subscriber, subscription: Subscription, condition: Callable[[], object]) -> None:
+    """Read message by message, so that what comes behind is still on its way."""
+
+    def heard() -> object:
+        made._hear(subscription.read(0.05))
+        return condition()
+
+    wait_until(heard, 20, "what was published")
+
+
+def test_views_that_a_holder_before_may_have_folded(make: Make, folds: FoldStore, world: World) -> None:
+    """A connection older than the lease breaks with the other's cut still on its way: nothing of it is kept."""
+    hold(world, folds, "other")
+    made = make()
+    subscription = made._open()
+    world.client.publish(CHANNEL, message("a"))
+    hear_until(made, subscription, lambda: made._stream.views)
+    folds.fold("other", folds.cut(folds.cuts_id(), "other", 0), Counter(a=1), 1)
+    expire(world)
+    made._figures.enter("standby")
+    made._keep_lease()
+    made._lost(RedisUnavailable("reset"))
+    subscription.close()
+    again = made._open()
+    made._write()
+    hear_until(made, again, lambda: made._stream.numbered)
+    assert made._write()
+    again.close()
+    assert world.counters() == {"a": 1}

@@ -1,0 +1,131 @@
+"""The calls to Redis and PostgreSQL, each atomic there: pure functions of a server's state."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from viewer_pipeline_tests.model.design import Design
+from viewer_pipeline_tests.model.values import Batch, Flush, Marker, Postgres, Redis, Views
+
+Answer = Literal["done", "subtracted", "refused"]
+
+
+def put(views: Views, vod: int, value: int) -> Views:
+    """Return `views` with another value for one VOD."""
+    return (*views[:vod], value, *views[vod + 1 :])
+
+
+# --- Redis ---
+
+
+def increment(redis: Redis, vod: int) -> Redis:
+    """INCR by a producer, or by the fold of a segment."""
+    return redis._replace(
+        counters=put(redis.counters, vod, redis.counters[vod] + 1),
+        incremented=put(redis.incremented, vod, redis.incremented[vod] + 1),
+    )
+
+
+class Begun(NamedTuple):
+    """What begin answers; `other`: the marker has another line than the two that were named."""
+
+    redis: Redis
+    marker: Marker
+    made: bool
+    other: bool
+
+
+def begin(redis: Redis, last: tuple[int, int], line: int, instead: int, epoch: int, design: Design) -> Begun:
+    """Make the marker at `last`, with a new epoch, where there is none; note the line; return the marker."""
+    if redis.marker is None:
+        made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0)
+        return Begun(redis._replace(marker=made), made, made=True, other=False)
+    if not design.line or redis.marker.line == line:
+        return Begun(redis, redis.marker, made=False, other=False)
+    if redis.marker.line != instead:
+        return Begun(redis, redis.marker, made=False, other=True)
+    marker = redis.marker._replace(line=line)
+    return Begun(redis._replace(marker=marker), marker, made=False, other=False)
+
+
+def subtract(redis: Redis, batch: Batch, design: Design) -> Redis:
+    """Lower the counter of a batch, to nothing at least, where the marker is of the same epoch."""
+    assert redis.marker is not None
+    if batch.epoch != redis.marker.epoch and design.epoch:
+        return redis
+    left = 0 if design.broken == "R2" else max(redis.counters[batch.vod] - batch.delta, 0)
+    return redis._replace(counters=put(redis.counters, batch.vod, left))
+
+
+def move(redis: Redis, batch: Batch) -> Redis:
+    """Advance the marker to a batch."""
+    assert redis.marker is not None
+    return redis._replace(marker=redis.marker._replace(seq=batch.seq, batch=batch.number, of=batch.of))
+
+
+def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Answer, Redis]:
+    """Run the settling script: subtract and move the marker, if it stands where the caller knows it to stand."""
+    marker = redis.marker
+    if marker is None or redis.refuses:
+        return "refused", redis
+    if design.broken != "R4-unmarked":
+        if (batch.seq, batch.number) <= (marker.seq, marker.batch):
+            return "done", redis
+        if not _follows(batch, marker, known, design) or (design.line and marker.line != line):
+            return "refused", redis
+    redis = subtract(redis, batch, design)
+    if design.broken == "R4":
+        return "subtracted", redis
+    if (batch.seq, batch.number) <= (marker.seq, marker.batch):
+        return "subtracted", redis
+    return "subtracted", move(redis, batch)
+
+
+def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> bool:
+    if design.broken == "R5":
+        return True
+    if design.broken == "ADR2":
+        same = batch.seq == marker.seq and batch.number == marker.batch + 1
+        return same or (batch.seq > marker.seq and batch.number == 1 and marker.batch == marker.of)
+    return (marker.seq, marker.batch) == (known.seq, known.batch)
+
+
+# --- PostgreSQL ---
+
+
+def last_flush(postgres: Postgres) -> tuple[int, int]:
+    """Read seq and number of batches of the newest flush."""
+    return (postgres.ledger[-1].seq, len(postgres.ledger[-1].batches)) if postgres.ledger else (0, 0)
+
+
+def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Batch, ...]:
+    """List the batches after the marker, up to and including flush `through`."""
+    return tuple(
+        batch
+        for flush in postgres.ledger
+        if flush.seq <= through
+        for batch in flush.batches
+        if (batch.seq, batch.number) > (marker.seq, marker.batch)
+    )
+
+
+def commit(
+    postgres: Postgres, flush: Flush, base: int, after: Flush | None, line: int, design: Design
+) -> Postgres | None:
+    """Add a flush to ledger and totals; None where another run committed above `base`, or the ledger is another."""
+    if design.line and postgres.line != line:
+        return None
+    if design.after and after is not None and after not in postgres.ledger:
+        return None
+    if design.broken != "R3-unique" and last_flush(postgres)[0] > base:
+        return None
+    postgres = postgres._replace(ledger=tuple(sorted((*postgres.ledger, flush))))
+    return postgres if design.broken == "R1" else add_to_totals(postgres, flush)
+
+
+def add_to_totals(postgres: Postgres, flush: Flush) -> Postgres:
+    """Add the batches of a flush to the totals."""
+    totals = postgres.totals
+    for batch in flush.batches:
+        totals = put(totals, batch.vod, totals[batch.vod] + batch.delta)
+    return postgres._replace(totals=totals)

@@ -1,0 +1,135 @@
+"""Every state that can be reached, or some walks through them."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from viewer_pipeline_tests.model import calls, law
+from viewer_pipeline_tests.model.design import Design
+from viewer_pipeline_tests.model.run import Bounds, advance, settler_steps, steps
+from viewer_pipeline_tests.model.values import ENDED, Left, Redis, Run, Step, World
+
+
+class Explored(NamedTuple):
+    """How many states there are, and the shortest way to one that violates the law, if any does."""
+
+    states: int
+    violation: str
+    trace: tuple[Step, ...]
+
+
+def explore(first: World, design: Design, bounds: Bounds = Bounds(), limit: int = 10**9) -> Explored:  # noqa: B008 - frozen
+    """Visit every state, breadth first. Raises OverflowError beyond `limit` states."""
+    came: dict[World, tuple[World, Step] | None] = {_canonical(first): None}
+    queue = deque([first])
+    while queue:
+        world = queue.popleft()
+        if said := law.violation(world, design):
+            return Explored(len(came), said, _way(came, world))
+        for step, after in successors(world, design, bounds):
+            key = _canonical(after)
+            if key not in came:
+                came[key] = world, step
+                queue.append(after)
+        if len(came) > limit:
+            raise OverflowError(f"more than {limit} states")
+    return Explored(len(came), "", ())
+
+
+def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[Step, World]]:
+    """Yield every step that can be made next, and where it leads."""
+    alive = [n for n, run in enumerate(world.runs) if run not in (ENDED, Run())]
+    for n, run in enumerate(world.runs):
+        if run == ENDED or (bounds.between_runs and alive and n not in alive):
+            continue
+        for label, after, moved in steps(world, run, design, bounds):
+            yield Step(f"run {n}", label), after._replace(runs=_put(world.runs, n, moved))
+        for label, after, moved in settler_steps(world, run, design, bounds):
+            yield Step(f"settler {n}", label), after._replace(runs=_put(world.runs, n, moved))
+        if run.at == "find":  # R8: look the flush up by its id
+            found = run.committed in world.postgres.ledger
+            moved = advance(run._replace(at="add")) if found else ENDED
+            yield Step(f"run {n}", "find"), world._replace(runs=_put(world.runs, n, moved))
+        if world.left.crashes and run.at != "look":
+            left = world.left._replace(crashes=world.left.crashes - 1)
+            yield Step(f"run {n}", "dies"), world._replace(left=left, runs=_put(world.runs, n, ENDED))
+    if world.left.sends:
+        left = world.left._replace(sends=world.left.sends - 1)
+        for vod, sent in enumerate(world.sent):
+            redis = calls.increment(world.redis, vod)
+            yield (
+                Step("producer", "INCR", vod),
+                world._replace(
+                    redis=redis,
+                    sent=calls.put(world.sent, vod, sent + 1),
+                    lower=calls.put(world.lower, vod, world.lower[vod] + 1),
+                    upper=calls.put(world.upper, vod, world.upper[vod] + 1),
+                    left=left,
+                ),
+            )
+    if not (bounds.between_runs and alive):
+        yield from _disasters(world, design)
+
+
+def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
+    left, redis = world.left, world.redis
+    if left.copies and redis != world.copy and redis.marker is not None:  # one without is told of in `law`
+        yield Step("disaster", "copy"), world._replace(copy=redis, left=left._replace(copies=left.copies - 1))
+    if left.dumps and world.postgres != world.dump:
+        after = world._replace(dump=world.postgres, left=left._replace(dumps=left.dumps - 1))
+        yield Step("disaster", "dump"), after
+    if left.emptied:
+        none = (0,) * len(world.sent)
+        after = world._replace(
+            redis=Redis(none, None, none, redis.lineage + 1, redis.life),
+            left=left._replace(emptied=left.emptied - 1),
+        )
+        yield Step("disaster", "emptied"), law.excuse(after, law.emptied(world, design), design)
+    if left.restored and redis != world.copy:
+        after = world._replace(
+            redis=world.copy._replace(life=redis.life + 1),
+            left=left._replace(restored=left.restored - 1),
+        )
+        yield Step("disaster", "restored"), law.excuse(after, law.restored(world, design), design)
+    if left.rolled_back and world.postgres != world.dump:
+        after = world._replace(
+            postgres=world.dump._replace(line=world.postgres.line + 1),
+            left=left._replace(rolled_back=left.rolled_back - 1),
+        )
+        yield Step("disaster", "rolled back"), law.excuse(after, law.rolled_back(world), design)
+
+
+def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> tuple[list[Step], World]:
+    """Go one way at random until nothing can happen any more."""
+    steps_made: list[Step] = []
+    world = first
+    while possible := list(successors(world, design, bounds)):
+        step, world = chance.choice(possible)
+        steps_made.append(step)
+        assert not law.violation(world, design), law.violation(world, design)
+    return steps_made, world
+
+
+def _put(runs: tuple[Run, ...], n: int, run: Run) -> tuple[Run, ...]:
+    return (*runs[:n], run, *runs[n + 1 :])
+
+
+def _canonical(world: World) -> World:
+    """Runs are alike: their order makes no other state."""
+    return world._replace(runs=tuple(sorted(world.runs, key=hash)))
+
+
+def _way(came: dict[World, tuple[World, Step] | None], world: World) -> tuple[Step, ...]:
+    made = []
+    at = came[_canonical(world)]
+    while at is not None:
+        world, step = at
+        made.append(step)
+        at = came[_canonical(world)]
+    return tuple(reversed(made))
+
+
+__all__ = ["Explored", "Left", "explore", "successors", "walk"]

@@ -1,0 +1,193 @@
+"""Folding of a channel by two subscribers: cuts, segments, a lease with a token, and what Redis may forget.
+
+A fold raises counters and nothing else, as a producer does: so it is modelled apart from the flush. One step is one
+script of Redis, or a subscriber that reads one message of its connection. A script that a subscriber has sent may run
+much later; it carries the token that was valid when it was sent.
+
+The law: no message is counted twice. Numbers alone keep it: the token only saves work ("token" may be left out). With
+nobody dead and no connection lost, no message is missed either: each was counted, or is held by one that listens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+RULES = {
+    "number": "fold a segment although it was folded before",
+    "taken": "the holder keeps views without a number also of a connection that is older than its lease",
+    "unnumbered": "fold before a cut was heard on this connection: it may add to the last segment",
+    "loose": "one that stands by keeps views without a number, and folds them under its next cut",
+}
+
+
+class Sub(NamedTuple):
+    """One subscriber: what it heard and nobody, as far as it knows, has folded."""
+
+    alive: bool = True
+    token: int = 0  # of its lease; 0: none
+    at: int = 0  # how far it has read the stream
+    numbered: bool = False  # a cut was heard on this connection
+    last: int = 0  # number of the last cut that was heard
+    open: frozenset[int] = frozenset()  # messages since then
+    doubtful: bool = False  # the connection is older than the lease, and no cut was heard since
+    loose: frozenset[int] = frozenset()  # heard on a connection that broke before its first cut
+    segments: tuple[tuple[int, frozenset[int]], ...] = ()
+    sent: tuple[int, int, frozenset[int]] | None = None  # a fold on its way: token, number, messages
+
+
+class Channel(NamedTuple):
+    """Redis, as far as folding goes, and the two subscribers."""
+
+    stream: tuple[int, ...] = ()  # messages as 1, 2, …; cuts as -number
+    counted: tuple[int, ...] = ()  # message by message
+    holder: int = 0  # token of the lease
+    tokens: int = 0
+    cut: int = 0
+    folded: int = 0
+    subs: tuple[Sub, ...] = (Sub(), Sub())
+    sends: int = 1
+    cuts: int = 2
+    breaks: int = 1
+    crashes: int = 1
+    leases: int = 2
+    resent: int = 1
+    calm: bool = False  # nobody dies, no connection breaks
+
+
+def explore(rule: str = "", first: Channel = Channel()) -> tuple[int, str, list[str]]:  # noqa: B008 - frozen
+    """Visit every state; return how many there are, and a violation of the law with the way to it."""
+    came: dict[Channel, tuple[Channel, str] | None] = {first: None}
+    queue = deque([first])
+    while queue:
+        now = queue.popleft()
+        if said := violation(now):
+            trace = []
+            before = came[now]
+            while before is not None:
+                trace.append(before[1])
+                before = came[before[0]]
+            return len(came), said, trace[::-1]
+        for label, after in successors(now, rule):
+            if after not in came:
+                came[after] = now, label
+                queue.append(after)
+    return len(came), "", []
+
+
+def violation(now: Channel) -> str:
+    """Say which message was counted twice, or lost although nothing was."""
+    for message, times in enumerate(now.counted, 1):
+        if times > 1:
+            return f"message {message} was counted {times} times"
+    if now.calm and (missing := lost(now)):
+        return f"messages {missing} are nowhere"
+    return ""
+
+
+def lost(now: Channel) -> list[int]:
+    """Return the messages that were neither counted nor are held by anybody who is alive or still to be read."""
+    held = set[int]()
+    for sub in now.subs:
+        if sub.alive:
+            held |= sub.open | sub.loose | {m for _, some in sub.segments for m in some} | set(now.stream[sub.at :])
+        if sub.sent:
+            held |= sub.sent[2]
+    return [m for m in range(1, len(now.counted) + 1) if not now.counted[m - 1] and m not in held]
+
+
+def successors(now: Channel, rule: str) -> Iterator[tuple[str, Channel]]:
+    """Yield every step, with its label."""
+    if now.sends:
+        message = len(now.counted) + 1
+        yield (
+            f"publish {message}",
+            now._replace(stream=(*now.stream, message), counted=(*now.counted, 0), sends=now.sends - 1),
+        )
+    for n, sub in enumerate(now.subs):
+        for label, after in _of_one(now, n, sub, rule):
+            yield f"subscriber {n}: {label}", after
+    if now.holder and now.leases:
+        yield "the lease runs out", now._replace(holder=0)
+
+
+def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Channel]]:
+    if sub.sent:
+        answered = _answered(sub, refused=rule != "token" and sub.sent[0] != now.holder)
+        yield "its fold arrives", _fold(_with(now, n, answered), sub.sent, rule)
+        if now.resent:
+            yield "its fold arrives, and is sent again", _fold(now, sub.sent, rule)._replace(resent=now.resent - 1)
+    if not sub.alive:
+        return
+    if sub.at < len(now.stream):
+        yield "hears", _with(now, n, _hear(sub, now.stream[sub.at], now.folded))
+    if not now.holder and now.leases:
+        token = now.tokens + 1
+        kept = tuple(segment for segment in sub.segments if segment[0] > now.folded)
+        taken = sub._replace(token=token, loose=frozenset(), segments=kept, doubtful=not sub.numbered)
+        yield "takes the lease", _with(now, n, taken)._replace(holder=token, tokens=token, leases=now.leases - 1)
+    if sub.token and sub.token == now.holder and now.cuts:
+        number = max(now.cut, now.folded, sub.last) + 1
+        yield "cuts", now._replace(stream=(*now.stream, -number), cut=number, cuts=now.cuts - 1)
+    if sub.token and sub.segments and not sub.sent and (sub.numbered or rule == "unnumbered"):
+        number, messages = sub.segments[0]
+        sending = sub._replace(sent=(sub.token, number, messages))
+        yield "sends a fold", _with(now, n, sending)
+    if now.breaks:
+        yield "reconnects", _with(now, n, _interrupted(sub, len(now.stream), rule))._replace(breaks=now.breaks - 1)
+    if now.crashes:
+        dead = Sub(alive=False, sent=sub.sent)
+        yield "dies", _with(now, n, dead)._replace(crashes=now.crashes - 1)
+
+
+def _hear(sub: Sub, heard: int, folded: int) -> Sub:
+    sub = sub._replace(at=sub.at + 1)
+    if heard > 0:
+        return sub._replace(open=sub.open | {heard})
+    number, views = -heard, sub.open | sub.loose
+    segments = _add(sub.segments, number, views)
+    pruned = tuple(segment for segment in segments if segment[0] > folded)
+    return sub._replace(
+        last=number, numbered=True, open=frozenset(), doubtful=False, loose=frozenset(), segments=pruned
+    )
+
+
+def _interrupted(sub: Sub, end: int, rule: str) -> Sub:
+    """Lose the connection: what was published and not read is missed."""
+    if sub.numbered:
+        sub = sub._replace(segments=_add(sub.segments, sub.last + 1, sub.open))
+    elif rule == "loose" or (sub.token and (not sub.doubtful or rule == "taken")):
+        sub = sub._replace(loose=sub.loose | sub.open)
+    return sub._replace(open=frozenset(), numbered=False, doubtful=False, at=end)
+
+
+def _add(
+    segments: tuple[tuple[int, frozenset[int]], ...], number: int, views: frozenset[int]
+) -> tuple[tuple[int, frozenset[int]], ...]:
+    if not views:
+        return segments
+    if segments and segments[-1][0] == number:
+        return (*segments[:-1], (number, segments[-1][1] | views))
+    return (*segments, (number, views))
+
+
+def _fold(now: Channel, sent: tuple[int, int, frozenset[int]], rule: str) -> Channel:
+    token, number, messages = sent
+    if rule != "token" and token != now.holder:
+        return now
+    if rule != "number" and number <= now.folded:
+        return now
+    counted = tuple(n + (m in messages) for m, n in enumerate(now.counted, 1))
+    return now._replace(counted=counted, folded=max(number, now.folded))
+
+
+def _answered(sub: Sub, *, refused: bool) -> Sub:
+    """Forget the segment, unless another holds the lease: that one may not have it."""
+    assert sub.sent is not None
+    kept = tuple(segment for segment in sub.segments if refused or segment[0] != sub.sent[1])
+    return sub._replace(sent=None, segments=kept)
+
+
+def _with(now: Channel, n: int, sub: Sub) -> Channel:
+    return now._replace(subs=(*now.subs[:n], sub, *now.subs[n + 1 :]))

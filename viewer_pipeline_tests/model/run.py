@@ -1,0 +1,257 @@
+"""The steps of one run: drain, commit slice by slice, and settle beside the next transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from viewer_pipeline_tests.model import calls
+from viewer_pipeline_tests.model.design import Design
+from viewer_pipeline_tests.model.values import ENDED, Batch, Flush, Marker, Run, Settling, World
+
+
+class Bounds(NamedTuple):
+    """How far a run is explored."""
+
+    cuts: tuple[int, ...] = (1, 2)  # counters in one transaction
+    pipelined: bool = True  # scripts behind a refused one may be on their way already
+    between_runs: bool = False  # one run at a time; disasters only while none is in the middle of its work
+
+
+Steps = Iterator[tuple[str, World, Run]]
+Failed = Literal["failed"]
+
+
+def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # noqa: C901, PLR0912 - a table of points
+    """Yield (label, world, run) for each call that the main thread of a run can make next."""
+    if run.at == "look" and not run.cut:
+        for cut in bounds.cuts:
+            yield from _look(world, run._replace(cut=cut), design)
+    elif run.at == "look":
+        yield from _look(world, run, design)
+    elif run.at == "begin":
+        yield from _begin(world, run, design)
+    elif run.at == "look again":
+        yield from _look_again(world, run, design)
+    elif run.at == "settle":
+        assert run.settling is not None
+        for label, after, settling in settling_steps(world, run.settling, run.line, design, bounds):
+            if settling == "failed":
+                yield label, after, ENDED
+            elif isinstance(settling, Marker):
+                yield label, after, _settled(run, settling, design)
+            else:
+                yield label, after, run._replace(settling=settling)
+    elif run.at == "read":
+        yield from _read(world, run, design)
+    elif run.at == "check":
+        yield from _check(world, run, design)
+    elif run.at == "commit":
+        yield from _commit(world, run, design)
+    elif run.at == "totals":  # R1 broken
+        assert run.committed is not None
+        after = world._replace(postgres=calls.add_to_totals(world.postgres, run.committed))
+        yield "totals", after, advance(run._replace(at="add"))
+
+
+def settler_steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:
+    """Yield (label, world, run) for each call that the settling thread of a run can make next."""
+    if isinstance(run.settler, Settling):
+        for label, after, settling in settling_steps(world, run.settler, run.line, design, bounds):
+            if settling == "failed":
+                yield label, after, advance(run._replace(settler="failed"))
+            elif isinstance(settling, Marker):
+                yield label, after, advance(run._replace(settler=None, marker=settling))
+            else:
+                yield label, after, run._replace(settler=settling)
+
+
+def advance(run: Run) -> Run:
+    """Do what needs no call: give a committed flush to the settler once it is free, end, or drain again."""
+    if run.settler == "failed":
+        return ENDED if run.at in ("add", "wait", "again") else run
+    if run.settler is not None:
+        return run
+    if run.at == "add":
+        assert run.committed is not None
+        batches = run.committed.batches
+        settling = Settling("settle", run.marker, run.committed.seq, batches, own=True)
+        return run._replace(at="commit" if run.rows else "wait", settler=settling, committed=None)
+    if run.at == "wait":
+        return ENDED
+    if run.at == "again":
+        return Run(cut=run.cut, tries=run.tries - 1) if run.tries > 0 else ENDED
+    return run
+
+
+# --- drain ---
+
+
+def _look(world: World, run: Run, design: Design) -> Steps:
+    if design.broken == "R3-order" and not run.read:
+        yield "read early", world, run._replace(read=world.redis.counters)
+        return
+    last = calls.last_flush(world.postgres)
+    yield "look", world, run._replace(at="begin", last=last, after=_newest(world), line=world.postgres.line)
+
+
+def _newest(world: World) -> Flush | None:
+    return world.postgres.ledger[-1] if world.postgres.ledger else None
+
+
+def _begin(world: World, run: Run, design: Design) -> Steps:
+    if world.redis.refuses and design.broken != "R11":
+        yield "begin", world, ENDED
+        return
+    begun = calls.begin(world.redis, run.last, run.line, run.instead, world.epochs + 1, design)
+    after = world._replace(redis=begun.redis, epochs=world.epochs + begun.made)
+    if begun.other:
+        yield "begin", after, run._replace(at="look", instead=begun.marker.line)
+    elif begun.marker.seq <= run.last[0]:
+        yield "begin", after, _drain(run, begun.marker, world.redis.life, design)
+    else:
+        yield "begin", after, run._replace(at="look again", marker=begun.marker, life=world.redis.life)
+
+
+def _look_again(world: World, run: Run, design: Design) -> Steps:
+    again = calls.last_flush(world.postgres)
+    if again[0] > run.last[0]:
+        yield "look", world, run._replace(at="begin", last=again, after=_newest(world), line=world.postgres.line)
+    else:
+        yield "look", world, _drain(run, run.marker, run.life, design)
+
+
+def _drain(run: Run, marker: Marker, life: int, design: Design) -> Run:
+    base = run.last[0] if design.broken in ("R6", "R6-late") else max(run.last[0], marker.seq)
+    run = run._replace(base=base, marker=marker, life=life)
+    if design.broken == "R3-settle-first":
+        return run._replace(at="read")
+    return run._replace(at="settle", settling=Settling("list", marker, run.last[0]))
+
+
+def _settled(run: Run, marker: Marker, design: Design) -> Run:
+    run = run._replace(at="read", settling=None, marker=marker)
+    return _rows(run, design) if design.broken == "R3-order" else run
+
+
+def _read(world: World, run: Run, design: Design) -> Steps:
+    vod = len(run.read)
+    if vod == len(world.redis.counters):  # R3-order with nothing to settle
+        yield "read", world, _rows(run, design)
+        return
+    run = run._replace(read=(*run.read, world.redis.counters[vod]))
+    yield f"read {vod}", world, _rows(run, design) if vod + 1 == len(world.redis.counters) else run
+
+
+def _rows(run: Run, design: Design) -> Run:
+    """Aggregate: drop the counters that hold nothing."""
+    rows = tuple((vod, views) for vod, views in enumerate(run.read) if views > 0)
+    run = run._replace(rows=rows, read=())
+    if design.recheck or design.wait or design.broken == "R6-late":
+        return run._replace(at="check")
+    return run._replace(at="commit") if rows else ENDED
+
+
+def _check(world: World, run: Run, design: Design) -> Steps:
+    """After the last read: is the marker still the one of `begin`? Is what was read where it survives a failover?"""
+    marker, drop = world.redis.marker, False
+    if design.broken == "R6-late" and marker is not None:
+        run = run._replace(base=max(run.last[0], marker.seq))
+    if design.recheck:
+        drop = marker is None or marker.epoch != run.marker.epoch
+        if design.recheck != "epoch" and marker is not None:
+            drop |= (marker.seq, marker.batch) < (run.marker.seq, run.marker.batch)
+        drop |= design.recheck == "server" and world.redis.life != run.life
+    after = world._replace(copy=world.redis) if design.wait and design.broken != "R7" else world
+    if drop:
+        yield "check", after, advance(run._replace(at="again"))
+    else:
+        yield "check", after, run._replace(at="commit") if run.rows else ENDED
+
+
+# --- commit ---
+
+
+def _commit(world: World, run: Run, design: Design) -> Steps:
+    rows, rest = run.rows[: run.cut], run.rows[run.cut :]
+    seq = max(run.base, calls.last_flush(world.postgres)[0] if design.broken == "R3-unique" else 0) + 1
+    batches = tuple(
+        Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1)
+        for number, (vod, delta) in enumerate(rows, 1)
+    )
+    flush = Flush(seq, batches)
+    postgres = calls.commit(world.postgres, flush, run.base, run.after, run.line, design)
+    if postgres is None:
+        yield "commit", world, advance(run._replace(at="again"))
+        return
+    after = world._replace(postgres=postgres)
+    done = run._replace(at="add", rows=rest, base=seq, after=flush, committed=flush)
+    if design.broken == "R1":
+        yield "commit", after, done._replace(at="totals")
+    else:
+        yield "commit", after, advance(done)
+    if world.left.lost_answers:  # R8: it was committed, and the client cannot know
+        left = world.left._replace(lost_answers=world.left.lost_answers - 1)
+        again = run._replace(base=seq) if design.broken == "R8" else run._replace(at="find", committed=flush)
+        yield "commit without an answer", after._replace(left=left), again
+        yield "commit that never came", world._replace(left=left), again if design.broken == "R8" else ENDED
+
+
+# --- settle ---
+
+
+def settling_steps(
+    world: World, now: Settling, line: int, design: Design, bounds: Bounds
+) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
+    """Yield (label, world, what comes next): a Marker where all is settled, "failed" where it cannot go on."""
+    if now.at == "list":
+        due = calls.batches_beyond(world.postgres, now.known, now.through)
+        if not due:
+            yield "list", world, now.known
+        elif design.line and world.postgres.line != line:
+            yield "list", world, "failed"
+        else:
+            yield "list", world, now._replace(at="settle", due=due)
+    elif now.at == "ask":
+        marker = world.redis.marker
+        gone = marker is None or (design.line and marker.line != line)
+        yield "ask", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
+    elif now.at == "move":
+        yield "move", world._replace(redis=calls.move(world.redis, now.due[0])), _sent(now)
+    else:
+        yield from _send(world, now, line, design, bounds)
+
+
+def _send(
+    world: World, now: Settling, line: int, design: Design, bounds: Bounds
+) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
+    batch = now.due[0]
+    answer, redis = calls.settle(world.redis, batch, now.known, line, design)
+    after = world._replace(redis=redis)
+    if world.redis.refuses:
+        yield f"settle {batch.vod}", world, "failed"
+    elif answer == "refused":
+        asking = now._replace(at="ask", due=(), refused=False)
+        yield f"settle {batch.vod}", after, asking
+        if bounds.pipelined and len(now.due) > 1:
+            yield f"settle {batch.vod}", after, _sent(now._replace(refused=True))
+    elif design.broken == "R4" and answer == "subtracted":
+        yield f"settle {batch.vod}", after, now._replace(at="move")
+    else:
+        yield f"settle {batch.vod}", after, _sent(now)
+        if world.left.resent:  # the client sent it twice
+            left = world.left._replace(resent=world.left.resent - 1)
+            again = calls.settle(redis, batch, now.known, line, design)[1]
+            yield f"settle twice {batch.vod}", world._replace(redis=again, left=left), _sent(now)
+    if design.broken == "R5" and len(now.due) > 1:  # the first was lost on its way
+        yield f"settle {batch.vod} is lost", world, _sent(now)
+
+
+def _sent(now: Settling) -> Settling | Marker:
+    batch = now.due[0]
+    known = now.known._replace(seq=batch.seq, batch=batch.number, of=batch.of)
+    if len(now.due) > 1:
+        return now._replace(at="settle", known=known, due=now.due[1:])
+    if now.refused:
+        return now._replace(at="ask", due=(), refused=False)
+    return known if now.own else Settling("list", known, now.through)

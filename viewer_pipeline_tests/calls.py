@@ -72,7 +72,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
             (AbstractConnection, "send_packed_command", _redis_send(watcher)),
             (AbstractConnection, "read_response", _redis_read()),
             (AbstractConnection, "disconnect", _redis_disconnect()),
-            (psycopg, "connect", _postgres_connect(watcher)),
+            (psycopg.Connection, "connect", _postgres_connect(watcher)),
             (psycopg.Connection, "wait", _postgres_wait(watcher)),
         ):
             stack.enter_context(patch.object(owner, name, wrapped))
@@ -202,25 +202,32 @@ def client_of_threads(url: str, **options: Any) -> redis.Redis:
 
 # --- psycopg ----------------------------------------------------------------------------------------------------------
 
-_open, _wait = psycopg.connect, psycopg.Connection.wait
+_open: Any = psycopg.Connection.connect.__func__  # type: ignore[attr-defined]  # of the class that is asked
+_wait = psycopg.Connection.wait
 IDLE_ENDS = ("_commit_gen", "_rollback_gen")  # of a connection; a transaction's are called _exit_gen
 
 
-def _postgres_connect(watcher: Watcher) -> Callable[..., Any]:
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        return watcher(Call("postgres", "connect", None, lambda: _open(*arguments, **options), private=True))
+def _postgres_connect(watcher: Watcher) -> Any:
+    def wrapped(kind: type[psycopg.Connection], *arguments: Any, **options: Any) -> Any:
+        return watcher(Call("postgres", "connect", None, lambda: _open(kind, *arguments, **options), private=True))
 
-    return wrapped
+    return classmethod(wrapped)
 
 
 def _postgres_wait(watcher: Watcher) -> Callable[..., Any]:
     def wrapped(self: psycopg.Connection, work: Any, *arguments: Any, **options: Any) -> Any:
         idle = self.pgconn.transaction_status == TransactionStatus.IDLE
-        private = idle and work.__name__ in IDLE_ENDS
+        meant = _inside(work)
+        private = idle and meant.__name__ in IDLE_ENDS
         run = lambda: _wait(self, work, *arguments, **options)  # noqa: E731 - one word for one call
-        return watcher(Call("postgres", _name_of_work(work), self, run, private=private))
+        return watcher(Call("postgres", _name_of_work(meant), self, run, private=private))
 
     return wrapped
+
+
+def _inside(work: Any) -> Any:
+    """Return what psycopg wants done; BoundedConnection wraps it."""
+    return work.gi_frame.f_locals["gen"] if work.__name__ == "_bounded" else work
 
 
 def _name_of_work(work: Any) -> str:

@@ -35,7 +35,7 @@ class Begun(NamedTuple):
     other: bool
 
 
-def begin(redis: Redis, last: tuple[int, int], line: int, instead: int, epoch: int, design: Design) -> Begun:
+def begin(redis: Redis, last: tuple[int, int], line: int, instead: int, epoch: int, design: Design) -> Begun:  # noqa: PLR0917 - all that the call touches
     """Make the marker at `last`, with a new epoch, where there is none; note the line; return the marker."""
     if redis.marker is None:
         made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0)
@@ -109,7 +109,7 @@ def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Ba
     )
 
 
-def commit(
+def commit(  # noqa: PLR0917 - all that the call touches
     postgres: Postgres, flush: Flush, base: int, after: Flush | None, line: int, design: Design
 ) -> Postgres | None:
     """Add a flush to ledger and totals; None where another run committed above `base`, or the ledger is another."""

@@ -8,7 +8,7 @@ import pytest
 
 from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import last_flush
+from viewer_pipeline.counting.ledger import LastFlush, last_flush
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
@@ -151,5 +151,19 @@ def test_emptied_while_counters_are_read(world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr(RedisStore, "read", emptied_first)
     with pytest.raises(MarkerMoved, match="while the counters were read"):
         world.flush()
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_emptied_and_begun_anew_before_a_commit(world: World) -> None:
+    """The new marker stands just where the flush would go on: only its epoch tells that these are other counters."""
+    world.send_many(4)
+    planned = drained(world)
+    world.client.flushall()
+    world.stores.redis.begin("another run", LastFlush(0, 0))
+    world.send_many(4, 7)
+    done = flush.bulk_upsert(world.stores, *planned)
+    assert done.findings.passed_over == 12
+    assert world.counters() == {f"vod{number:04d}": 7 for number in range(4)}
     world.flush()
     world.assert_all_persisted()

@@ -32,7 +32,7 @@ SECOND_FLUSH, SUBSCRIBER, LAST = 1, 2, -1  # places among the lines that can go 
 SECONDS = 12.0  # of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many
 WANTED = int(os.environ.get("VIEWER_TEST_INTERLEAVINGS", "0"))
 VODS = ("a", "b", "c")
-SEGMENTS = {1: Counter(a=1, b=2), 2: Counter(b=4, new=8)}  # what the subscriber heard
+SEGMENTS = {1: Counter(a=1, d=2), 2: Counter(b=4, d=8)}  # what the subscriber heard: d is announced by no producer
 PART = 1  # views are folded one VOD a script
 BATCHES: dict[str, Any] = {"batch_size": 1, "flush_max_counters": 2}
 HOUR_MS = 3_600_000
@@ -297,6 +297,7 @@ def test_every_call_of_a_subscriber(
     tell: Callable[[str], None],
 ) -> None:
     """Its connection breaks, it dies, or another takes the lease, at each of its calls; then another folds the rest."""
+    assert all(all(folds._parts(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
     calls = calls_of(quick, "subscriber 1")
     for after in range(calls):
         taken_over = [Event(after, what), Event(0, "subscribe"), Event(0, "switch", LAST)]

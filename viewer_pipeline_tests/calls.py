@@ -314,11 +314,15 @@ class Killer:
             threading.Event().wait()  # no step further, however long the kernel takes
 
 
-def in_child(do: Callable[[], object], report: Path) -> int:
-    """Run it in a fork of this process, which has everything imported; return its exit code, -9 where it was killed.
+class Child(NamedTuple):
+    """A fork of this process, and the file in which it leaves its traceback."""
 
-    It must open its own connections. A traceback of it is raised here as AssertionError.
-    """
+    pid: int
+    report: Path
+
+
+def fork(do: Callable[[], object], report: Path) -> Child:
+    """Run it in a fork of this process, which has everything imported. It must open its own connections."""
     report.unlink(missing_ok=True)
     with warnings.catch_warnings():
         # Python 3.12 warns where there are other threads, e.g. those of numpy: none holds what the child needs.
@@ -332,6 +336,16 @@ def in_child(do: Callable[[], object], report: Path) -> int:
             report.write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert not report.exists(), report.read_text(encoding="utf-8")
+    return Child(pid, report)
+
+
+def joined(child: Child) -> int:
+    """Wait for it; return its exit code, -9 where it was killed. What it raised is raised here as AssertionError."""
+    _, status = os.waitpid(child.pid, 0)
+    assert not child.report.exists(), child.report.read_text(encoding="utf-8")
     return os.waitstatus_to_exitcode(status)
+
+
+def in_child(do: Callable[[], object], report: Path) -> int:
+    """Run it in a fork, wait for it."""
+    return joined(fork(do, report))

@@ -64,6 +64,7 @@ class Scheduler:
         self.lines: list[Line] = []
         self.trace: list[str] = []
         self.calls = 0
+        self.waited = 0  # calls that waited for a lock of another actor
         self._monitor = monitor
         self._broken: set[int] = set()
         self.changed = threading.Condition()
@@ -207,6 +208,7 @@ class Scheduler:
                 with self.changed:
                     if all(line.state in ("calling", "blocked") for line in calling) and not self._busy(("running",)):
                         for line in calling:
+                            self.waited += line.state == "calling"
                             line.state = "blocked"
                         break
             assert time.monotonic() < deadline, "\n".join([*self.trace, *(f"{x}: {x.state}" for x in self.lines)])

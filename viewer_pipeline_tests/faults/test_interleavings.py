@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
@@ -22,16 +23,16 @@ from viewer_pipeline.counting.folds import Claim, FoldStore, NotHolder
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.errors import TransientError
+from viewer_pipeline.errors import PostgresUnavailable, TransientError
 from viewer_pipeline_tests.calls import client_of_threads, watching
 from viewer_pipeline_tests.schedule import Actor, Line, Scheduler
 from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
 
-SECOND_FLUSH = 1  # its place among the lines that can go on at the start
-SECONDS = 18.0  # of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many
+SECOND_FLUSH, SUBSCRIBER, LAST = 1, 2, -1  # places among the lines that can go on, the first two at the start
+SECONDS = 12.0  # of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many
 WANTED = int(os.environ.get("VIEWER_TEST_INTERLEAVINGS", "0"))
 VODS = ("a", "b", "c")
-SEGMENTS = {1: Counter(a=1, b=2), 2: Counter(b=4, new=8)}  # what the subscriber heard
+SEGMENTS = {1: Counter(a=1, d=2), 2: Counter(b=4, d=8)}  # what the subscriber heard: d is announced by no producer
 PART = 1  # views are folded one VOD a script
 BATCHES: dict[str, Any] = {"batch_size": 1, "flush_max_counters": 2}
 HOUR_MS = 3_600_000
@@ -48,8 +49,10 @@ class Event(NamedTuple):
 
 EVENTS = st.builds(
     Event,
-    st.integers(0, 40),
-    st.sampled_from(["switch", "switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]),
+    st.integers(0, 25),
+    st.sampled_from(
+        ["switch", "switch", "switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]
+    ),
     st.integers(0, 4),
 )
 
@@ -219,19 +222,21 @@ class Tally:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.plays = self.calls = 0
+        self.plays = self.calls = self.waited = 0
 
     @property
     def seconds(self) -> float:
         """How long it took so far."""
         return time.monotonic() - self.started
 
-    def perform(self, world: ConnectedWorld, plan: Sequence[Event]) -> None:
-        """Perform a plan and count it."""
+    def perform(self, world: ConnectedWorld, plan: Sequence[Event]) -> Play:
+        """Perform a plan and count it; return what was played."""
         play = Play(world)
         play.perform(plan)
         self.plays += 1
         self.calls += play.scheduler.calls
+        self.waited += play.scheduler.waited
+        return play
 
     def __str__(self) -> str:
         rate = self.plays / self.seconds
@@ -247,12 +252,17 @@ def tally(quick: ConnectedWorld) -> Tally:
     return Tally()
 
 
+def calls_of(world: ConnectedWorld, name: str) -> int:
+    """Return how many calls somebody makes whom nobody disturbs."""
+    play = Play(world)
+    play.perform([])
+    return sum(said.startswith(name) for said in play.scheduler.trace)
+
+
 @pytest.mark.timeout(120 + WANTED)
 def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, tell: Callable[[str], None]) -> None:
     """A flush stops before each of its calls in turn, the other runs to its end in between: all ends whole."""
-    undisturbed = Play(quick)
-    undisturbed.perform([])
-    calls = sum(said.startswith("flush 1") for said in undisturbed.scheduler.trace)
+    calls = calls_of(quick, "flush 1")
     for after in range(calls):
         tally.perform(quick, [Event(after, "switch", SECOND_FLUSH)])
         if WANTED:
@@ -260,6 +270,40 @@ def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, tell: Call
                 tally.perform(quick, [Event(after, "switch", SECOND_FLUSH), Event(later, "switch")])
     tell(f"passed on at each call: {tally}")
     assert tally.plays >= calls > 20
+    assert tally.waited >= 10  # calls of a transaction, each a moment at which the other must wait for it
+
+
+@pytest.mark.parametrize("fate", ["cut", "lost"])
+def test_every_call_without_an_answer(
+    quick: ConnectedWorld, tally: Tally, fate: Literal["cut", "lost"], tell: Callable[[str], None]
+) -> None:
+    """A connection breaks before or after the server did what it was asked, and the flush must find out which."""
+    calls, failed = calls_of(quick, "flush 1"), list[type]()
+    for after in range(calls):
+        play = tally.perform(quick, [Event(after, fate)])
+        if any(said.endswith(f"COMMIT  <- {fate}") for said in play.scheduler.trace):
+            failed.append(type(play.actors[0].failed))
+    # A COMMIT that was executed is found in the ledger (rule R8). After the first, the next one has no connection.
+    assert failed == [PostgresUnavailable, {"cut": PostgresUnavailable, "lost": NoneType}[fate]]
+    tell(f"{fate} at each call: {tally}")
+    assert tally.plays == calls > 20
+
+
+@pytest.mark.parametrize("what", ["cut", "lost", "die", "die unanswered", "subscribe"])
+def test_every_call_of_a_subscriber(
+    quick: ConnectedWorld,
+    tally: Tally,
+    what: Literal["cut", "lost", "die", "die unanswered", "subscribe"],
+    tell: Callable[[str], None],
+) -> None:
+    """Its connection breaks, it dies, or another takes the lease, at each of its calls; then another folds the rest."""
+    assert all(all(folds._parts(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
+    calls = calls_of(quick, "subscriber 1")
+    for after in range(calls):
+        taken_over = [Event(after, what), Event(0, "subscribe"), Event(0, "switch", LAST)]
+        tally.perform(quick, [Event(0, "switch", SUBSCRIBER), *taken_over])
+    tell(f"subscriber, {what} at each call: {tally}")
+    assert tally.plays == calls >= 6
 
 
 @pytest.mark.timeout(120 + WANTED)

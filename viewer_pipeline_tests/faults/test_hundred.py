@@ -1,0 +1,92 @@
+"""A hundred flushers at once, in several processes, without any lock, while views come in."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.flush import Mode, Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import TransientError
+from viewer_pipeline_tests.calls import fork, joined
+from viewer_pipeline_tests.world import PREFIX, World
+
+PROCESSES, THREADS = 4, 25
+ROUNDS = 3  # flushes that each flusher tries
+VODS = 40
+SENDS = 2000  # by each of two producers
+MODES: tuple[Mode, ...] = ("sweep", "changed")
+
+
+def flush_rounds(number: int, together: threading.Barrier, stores: Stores) -> Counter[str]:
+    """Try some flushes, each begun at the same moment as those of the other threads; return what became of them."""
+    became: Counter[str] = Counter()
+    url = stores.redis.url
+    with connect(url) as client:
+        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url))
+        for turn in range(ROUNDS):
+            together.wait()
+            try:
+                mode = MODES[(number + turn) % len(MODES)]
+                snapshot = flush.drain(own, World.request(mode, flush_max_counters=8))
+                done = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
+            except TransientError as error:  # others kept the marker moving, or took all connections
+                became[type(error).__name__] += 1
+            else:
+                became += Counter(flushes=1, views=done.views, superseded=done.findings.superseded)
+                assert done.findings.drift == 0
+    return became
+
+
+def flushers(stores: Stores, told: Path) -> None:
+    """Be one of the processes; write down what became of its flushes."""
+    together = threading.Barrier(THREADS, timeout=60)
+    with ThreadPoolExecutor(THREADS) as pool:
+        running = [pool.submit(flush_rounds, number, together, stores) for number in range(THREADS)]
+        became = sum((future.result() for future in running), Counter[str]())
+    told.write_text(json.dumps(became), encoding="utf-8")
+
+
+def produce(stores: Stores) -> None:
+    """Send views, as fast as can be."""
+    with connect(stores.redis.url) as client:
+        for number in range(SENDS):
+            client.incrby(f"{PREFIX}vod{number % VODS:04d}", 1 + number % 3)
+            client.zadd("viewer:changed", {f"vod{number % VODS:04d}": 1}, nx=True)
+
+
+@pytest.mark.timeout(240)
+def test_a_hundred_flushers(world: World, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Every view is persisted once, though every flusher takes itself for the only one."""
+    started = time.monotonic()
+    world.send_many(VODS)
+    told = [tmp_path / f"told{number}" for number in range(PROCESSES)]
+    children = [fork(partial(flushers, world.stores, path), path.with_suffix(".failed")) for path in told]
+    children += [fork(partial(produce, world.stores), tmp_path / f"producer{number}.failed") for number in range(2)]
+    assert [joined(child) for child in children] == [0] * (PROCESSES + 2)
+    for number in range(SENDS):
+        world.sent[f"vod{number % VODS:04d}"] += 2 * (1 + number % 3)
+    became = sum((Counter(json.loads(path.read_text(encoding="utf-8"))) for path in told), Counter[str]())
+    done = world.flush()
+    assert done.findings.drift == 0
+    world.assert_conserved()
+    world.assert_all_persisted()
+    assert became["views"] + done.views <= world.sent.total()
+    taken = world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
+    assert taken == [(world.sent.total(),)]
+    seqs = world.seqs()
+    assert seqs == list(range(1, len(seqs) + 1))
+    assert became["superseded"] > 0
+    tell(f"{PROCESSES * THREADS} flushers: {dict(became)} in {time.monotonic() - started:.0f} s")

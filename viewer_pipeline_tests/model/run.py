@@ -80,7 +80,7 @@ def advance(run: Run) -> Run:
     if run.at == "wait":
         return ENDED
     if run.at == "again":
-        return Run(cut=run.cut, tries=run.tries - 1) if run.tries > 0 else ENDED
+        return Run(cut=run.cut, tries=run.tries - 1, number=run.number)
     return run
 
 
@@ -103,7 +103,7 @@ def _begin(world: World, run: Run, design: Design) -> Steps:
     if world.redis.refuses and design.broken != "R11":
         yield "begin", world, ENDED
         return
-    begun = calls.begin(world.redis, run.last, run.line, run.instead, world.epochs + 1, design)
+    begun = calls.begin(world.redis, run, world.epochs + 1, design)
     after = world._replace(redis=begun.redis, epochs=world.epochs + begun.made)
     if begun.other:
         yield "begin", after, run._replace(at="look", instead=begun.marker.line)
@@ -146,7 +146,7 @@ def _read(world: World, run: Run, design: Design) -> Steps:
 def _rows(run: Run, design: Design) -> Run:
     """Aggregate: drop the counters that hold nothing."""
     rows = tuple((vod, views) for vod, views in enumerate(run.read) if views > 0)
-    run = run._replace(rows=rows, read=())
+    run = run._replace(rows=rows if run.tries else (), read=())
     if design.recheck or design.wait or design.broken == "R6-late":
         return run._replace(at="check")
     return run._replace(at="commit") if rows else ENDED
@@ -179,8 +179,8 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
         Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1)
         for number, (vod, delta) in enumerate(rows, 1)
     )
-    flush = Flush(seq, batches)
-    postgres = calls.commit(world.postgres, flush, run.base, run.after, run.line, design)
+    flush = Flush(seq, batches, by=10 * run.number + run.tries)
+    postgres = calls.commit(world.postgres, run, flush, design)
     if postgres is None:
         yield "commit", world, advance(run._replace(at="again"))
         return

@@ -21,7 +21,7 @@ from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.world import PREFIX
 from viewer_pipeline_tests.world import World as Servers
 
-SECONDS = 20  # until a call that does not come is a failure
+SECONDS = 5  # until a call that does not come is a failure
 TABLES = ("flush", "flush_batch", "vod_view_counts")
 
 
@@ -218,9 +218,8 @@ class Rehearsal:
                 self._gate.kill(*(f"{kind} {n}" for n in self._actors for kind in ("run", "settler")))
                 for actor in self._actors.values():
                     actor.thread.join(SECONDS)
-        for actor in self._actors.values():
-            if actor.unexpected is not None:
-                raise actor.unexpected
+                    if actor.unexpected is not None:
+                        raise actor.unexpected
 
     def end(self) -> tuple[Any, ...]:
         """Return counters, marker, ledger and totals as they are."""

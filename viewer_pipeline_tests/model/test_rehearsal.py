@@ -17,13 +17,12 @@ from viewer_pipeline_tests.model.run import Bounds
 from viewer_pipeline_tests.model.values import Left, start
 from viewer_pipeline_tests.world import World
 
-TRACES = int(os.environ.get("MODEL_TRACES", "240"))
+TRACES = int(os.environ.get("MODEL_TRACES", "120"))
 KINDS = {
     "calm": Left(sends=3, crashes=1, lost_answers=1, resent=1),
     "emptied": Left(sends=3, crashes=1, emptied=1),
     "restored": Left(sends=3, crashes=1, copies=1, restored=1),
     "rolled back": Left(sends=2, crashes=1, dumps=1, rolled_back=1),
-    "everything": Left(sends=2, emptied=1, copies=1, restored=1, dumps=1, rolled_back=1, resent=1),
 }
 TABLES = "viewer.flush, viewer.flush_batch, viewer.vod_view_counts"
 

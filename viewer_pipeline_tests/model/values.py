@@ -131,9 +131,20 @@ class Step(NamedTuple):
         return f"{self.who}: {self.what}" + (f" {self.vod}" if self.vod >= 0 else "")
 
 
-def start(vods: int, runs: int, left: Left, *, marker: Marker | None = Marker(), refuses: bool = False, numbered: bool = False
-) -> World:  # noqa: B008 - frozen
+def start(
+    vods: int, runs: int, left: Left, *, marker: Marker | None = Marker(), refuses: bool = False, numbered: bool = False
+) -> World:
     """Return a world where each VOD has one view in Redis."""
     one, none = (1,) * vods, (0,) * vods
     redis, postgres = Redis(one, marker, one, refuses=refuses), Postgres((), none)
-    return World(redis, postgres, tuple(Run(number=n if numbered else 0) for n in range(runs)), redis, postgres, one, one, one, left)
+    return World(
+        redis,
+        postgres,
+        tuple(Run(number=n if numbered else 0) for n in range(runs)),
+        redis,
+        postgres,
+        one,
+        one,
+        one,
+        left,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -132,11 +132,8 @@ class Machine(RuleBasedStateMachine):
             left[0] -= 1
             return original(*arguments, **options)
 
-        with patch.object(owner, name, some):
-            try:
-                self.world.flush()
-            except Died:
-                pass
+        with patch.object(owner, name, some), suppress(Died):
+            self.world.flush()
 
     @rule()
     def settle(self) -> None:
@@ -228,7 +225,8 @@ class Machine(RuleBasedStateMachine):
         if marker is None:
             return Counter()
         rows = self.world.rows(
-            "SELECT v, d, epoch FROM viewer.flush_batch JOIN viewer.flush USING (seq), unnest(vod_ids, deltas) AS c (v, d)"
+            "SELECT v, d, epoch FROM viewer.flush_batch JOIN viewer.flush USING (seq),"
+            " unnest(vod_ids, deltas) AS c (v, d)"
             f" WHERE (seq, batch) > ({marker.seq}, {marker.batch})"
         )
         due = Counter[str]()
@@ -271,7 +269,7 @@ def machine(tmp_path: Path) -> Iterator[type[Machine]]:
 @pytest.mark.timeout(3600)
 def test_whatever_happens(machine: type[Machine]) -> None:
     """No step loses or doubles a view beyond what its disaster is excused for."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # Hypothesis
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=EXAMPLES,

@@ -67,9 +67,7 @@ def move(redis: Redis, batch: Batch) -> Redis:
 def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Answer, Redis]:
     """Run the settling script: subtract and move the marker, if it stands where the caller knows it to stand."""
     marker = redis.marker
-    if marker is None or redis.refuses:
-        return "refused", redis
-    if design.epoch and marker.epoch != known.epoch:
+    if marker is None or redis.refuses or (design.epoch and marker.epoch != known.epoch):
         return "refused", redis
     if design.broken != "R4-unmarked":
         if (batch.seq, batch.number) <= (marker.seq, marker.batch):

@@ -201,8 +201,8 @@ class Rehearsal:
         """Make every step; AssertionError where the code makes another one than the model."""
         HeldLedger.of.clear()
         with (
-            patch.object(flush, "last_flush", _held(flush.last_flush, "look")),
-            patch.object(settler, "batches_beyond", _held(settler.batches_beyond, "list")),
+            patch.object(flush, "last_flush", _held(ledger.last_flush, "look")),
+            patch.object(settler, "batches_beyond", _held(ledger.batches_beyond, "list")),
             patch.object(ledger, "_transact", _held_transaction(ledger._transact)),
             patch.object(flush, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),

@@ -131,8 +131,11 @@ class Step(NamedTuple):
         return f"{self.who}: {self.what}" + (f" {self.vod}" if self.vod >= 0 else "")
 
 
+FIRST = Marker()
+
+
 def start(
-    vods: int, runs: int, left: Left, *, marker: Marker | None = Marker(), refuses: bool = False, numbered: bool = False
+    vods: int, runs: int, left: Left, *, marker: Marker | None = FIRST, refuses: bool = False, numbered: bool = False
 ) -> World:
     """Return a world where each VOD has one view in Redis."""
     one, none = (1,) * vods, (0,) * vods

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from viewer_pipeline_tests.model.design import Design
-from viewer_pipeline_tests.model.values import Batch, Flush, Marker, Postgres, Redis, Views
+from viewer_pipeline_tests.model.values import Batch, Flush, Marker, Postgres, Redis, Run, Views
 
 Answer = Literal["done", "subtracted", "refused"]
 
@@ -35,14 +35,15 @@ class Begun(NamedTuple):
     other: bool
 
 
-def begin(redis: Redis, last: tuple[int, int], line: int, instead: int, epoch: int, design: Design) -> Begun:  # noqa: PLR0917 - all that the call touches
+def begin(redis: Redis, run: Run, epoch: int, design: Design) -> Begun:
     """Make the marker at `last`, with a new epoch, where there is none; note the line; return the marker."""
+    last, line = run.last, run.line
     if redis.marker is None:
         made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0)
         return Begun(redis._replace(marker=made), made, made=True, other=False)
     if not design.line or redis.marker.line == line:
         return Begun(redis, redis.marker, made=False, other=False)
-    if redis.marker.line != instead:
+    if redis.marker.line != run.instead:
         return Begun(redis, redis.marker, made=False, other=True)
     marker = redis.marker._replace(line=line)
     return Begun(redis._replace(marker=marker), marker, made=False, other=False)
@@ -66,7 +67,7 @@ def move(redis: Redis, batch: Batch) -> Redis:
 def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Answer, Redis]:
     """Run the settling script: subtract and move the marker, if it stands where the caller knows it to stand."""
     marker = redis.marker
-    if marker is None or redis.refuses:
+    if marker is None or redis.refuses or (design.epoch and marker.epoch != known.epoch):
         return "refused", redis
     if design.broken != "R4-unmarked":
         if (batch.seq, batch.number) <= (marker.seq, marker.batch):
@@ -109,15 +110,13 @@ def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Ba
     )
 
 
-def commit(  # noqa: PLR0917 - all that the call touches
-    postgres: Postgres, flush: Flush, base: int, after: Flush | None, line: int, design: Design
-) -> Postgres | None:
-    """Add a flush to ledger and totals; None where another run committed above `base`, or the ledger is another."""
-    if design.line and postgres.line != line:
+def commit(postgres: Postgres, run: Run, flush: Flush, design: Design) -> Postgres | None:
+    """Add a flush to ledger and totals; None where another run committed above its base, or the ledger is another."""
+    if design.line and postgres.line != run.line:
         return None
-    if design.after and after is not None and after not in postgres.ledger:
+    if design.after and run.after is not None and run.after not in postgres.ledger:
         return None
-    if design.broken != "R3-unique" and last_flush(postgres)[0] > base:
+    if design.broken != "R3-unique" and last_flush(postgres)[0] > run.base:
         return None
     postgres = postgres._replace(ledger=tuple(sorted((*postgres.ledger, flush))))
     return postgres if design.broken == "R1" else add_to_totals(postgres, flush)

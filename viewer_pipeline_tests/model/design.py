@@ -27,8 +27,8 @@ RULES = {
 class Design:
     """What the protocol does; each field is one measure.
 
-    epoch: the marker is made with a random epoch, which a flush carries; a settling script that finds another epoch in
-        the marker moves it past the batch and subtracts nothing.
+    epoch: the marker is made with a random epoch, which a flush carries; a settling script is refused where the
+        marker has another epoch than its sender knows; a batch of another epoch than the marker's is passed over.
     recheck: after the last counter was read, the run calls begin again and drops the snapshot where the answer is
         another: "epoch": the marker was made anew or has another epoch; "position": or stands before where the run
         settled to; "server": or another server (its run_id) answers.

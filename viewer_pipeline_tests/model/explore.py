@@ -41,7 +41,7 @@ def explore(first: World, design: Design, bounds: Bounds = Bounds(), limit: int 
 
 def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[Step, World]]:
     """Yield every step that can be made next, and where it leads."""
-    alive = [n for n, run in enumerate(world.runs) if run not in (ENDED, Run())]
+    alive = [n for n, run in enumerate(world.runs) if run.at not in ("ended", "look") or run.tries < Run().tries]
     for n, run in enumerate(world.runs):
         if run == ENDED or (bounds.between_runs and alive and n not in alive):
             continue
@@ -102,15 +102,14 @@ def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
         yield Step("disaster", "rolled back"), law.excuse(after, law.rolled_back(world), design)
 
 
-def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> tuple[list[Step], World]:
-    """Go one way at random until nothing can happen any more."""
-    steps_made: list[Step] = []
+def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> list[tuple[Step, World]]:
+    """Go one way at random until nothing can happen any more; return each step with the state after it."""
+    way: list[tuple[Step, World]] = []
     world = first
     while possible := list(successors(world, design, bounds)):
         step, world = chance.choice(possible)
-        steps_made.append(step)
-        assert not law.violation(world, design), law.violation(world, design)
-    return steps_made, world
+        way.append((step, world))
+    return way
 
 
 def _put(runs: tuple[Run, ...], n: int, run: Run) -> tuple[Run, ...]:

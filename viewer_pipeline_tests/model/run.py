@@ -80,7 +80,7 @@ def advance(run: Run) -> Run:
     if run.at == "wait":
         return ENDED
     if run.at == "again":
-        return Run(cut=run.cut, tries=run.tries - 1) if run.tries > 0 else ENDED
+        return Run(cut=run.cut, tries=run.tries - 1, number=run.number)
     return run
 
 
@@ -103,7 +103,7 @@ def _begin(world: World, run: Run, design: Design) -> Steps:
     if world.redis.refuses and design.broken != "R11":
         yield "begin", world, ENDED
         return
-    begun = calls.begin(world.redis, run.last, run.line, run.instead, world.epochs + 1, design)
+    begun = calls.begin(world.redis, run, world.epochs + 1, design)
     after = world._replace(redis=begun.redis, epochs=world.epochs + begun.made)
     if begun.other:
         yield "begin", after, run._replace(at="look", instead=begun.marker.line)
@@ -146,10 +146,10 @@ def _read(world: World, run: Run, design: Design) -> Steps:
 def _rows(run: Run, design: Design) -> Run:
     """Aggregate: drop the counters that hold nothing."""
     rows = tuple((vod, views) for vod, views in enumerate(run.read) if views > 0)
-    run = run._replace(rows=rows, read=())
+    run = run._replace(rows=rows if run.tries else (), read=())
     if design.recheck or design.wait or design.broken == "R6-late":
         return run._replace(at="check")
-    return run._replace(at="commit") if rows else ENDED
+    return run._replace(at="commit") if run.rows else ENDED
 
 
 def _check(world: World, run: Run, design: Design) -> Steps:
@@ -179,8 +179,8 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
         Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1)
         for number, (vod, delta) in enumerate(rows, 1)
     )
-    flush = Flush(seq, batches)
-    postgres = calls.commit(world.postgres, flush, run.base, run.after, run.line, design)
+    flush = Flush(seq, batches, by=10 * run.number + run.tries)
+    postgres = calls.commit(world.postgres, run, flush, design)
     if postgres is None:
         yield "commit", world, advance(run._replace(at="again"))
         return
@@ -192,7 +192,7 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
         yield "commit", after, advance(done)
     if world.left.lost_answers:  # R8: it was committed, and the client cannot know
         left = world.left._replace(lost_answers=world.left.lost_answers - 1)
-        again = run._replace(base=seq) if design.broken == "R8" else run._replace(at="find", committed=flush)
+        again = run._replace(base=seq) if design.broken == "R8" else done._replace(at="find")
         yield "commit without an answer", after._replace(left=left), again
         yield "commit that never came", world._replace(left=left), again if design.broken == "R8" else ENDED
 
@@ -238,20 +238,22 @@ def _send(
     elif design.broken == "R4" and answer == "subtracted":
         yield f"settle {batch.vod}", after, now._replace(at="move")
     else:
-        yield f"settle {batch.vod}", after, _sent(now)
+        yield f"settle {batch.vod}", after, _sent(now, redis.marker)
         if world.left.resent:  # the client sent it twice
             left = world.left._replace(resent=world.left.resent - 1)
             again = calls.settle(redis, batch, now.known, line, design)[1]
-            yield f"settle twice {batch.vod}", world._replace(redis=again, left=left), _sent(now)
+            yield f"settle twice {batch.vod}", world._replace(redis=again, left=left), _sent(now, again.marker)
     if design.broken == "R5" and len(now.due) > 1:  # the first was lost on its way
         yield f"settle {batch.vod} is lost", world, _sent(now)
 
 
-def _sent(now: Settling) -> Settling | Marker:
+def _sent(now: Settling, answered: Marker | None = None) -> Settling | Marker:
+    """Go on with the next batch as if the marker were at this one; after the last, with where it was told to be."""
     batch = now.due[0]
     known = now.known._replace(seq=batch.seq, batch=batch.number, of=batch.of)
     if len(now.due) > 1:
         return now._replace(at="settle", known=known, due=now.due[1:])
     if now.refused:
         return now._replace(at="ask", due=(), refused=False)
+    known = answered or known
     return known if now.own else Settling("list", known, now.through)

@@ -33,6 +33,7 @@ class Flush(NamedTuple):
 
     seq: int
     batches: tuple[Batch, ...]
+    by: int = 0  # tells flushes apart where runs are numbered
 
 
 class Redis(NamedTuple):
@@ -82,7 +83,8 @@ class Run(NamedTuple):
     settling: Settling | None = None  # before the read
     settler: Settling | Literal["failed"] | None = None  # beside the transactions
     committed: Flush | None = None  # and not given to the settler yet
-    tries: int = 1  # how often it may still be superseded
+    tries: int = 2  # commits that it may still try; superseded at the last one, it drains and leaves it
+    number: int = 0  # of the run, where they are told apart
 
 
 ENDED = Run("ended")
@@ -129,8 +131,23 @@ class Step(NamedTuple):
         return f"{self.who}: {self.what}" + (f" {self.vod}" if self.vod >= 0 else "")
 
 
-def start(vods: int, runs: int, left: Left, *, marker: Marker | None = Marker(), refuses: bool = False) -> World:  # noqa: B008 - frozen
+FIRST = Marker()
+
+
+def start(
+    vods: int, runs: int, left: Left, *, marker: Marker | None = FIRST, refuses: bool = False, numbered: bool = False
+) -> World:
     """Return a world where each VOD has one view in Redis."""
     one, none = (1,) * vods, (0,) * vods
     redis, postgres = Redis(one, marker, one, refuses=refuses), Postgres((), none)
-    return World(redis, postgres, (Run(),) * runs, redis, postgres, one, one, one, left)
+    return World(
+        redis,
+        postgres,
+        tuple(Run(number=n if numbered else 0) for n in range(runs)),
+        redis,
+        postgres,
+        one,
+        one,
+        one,
+        left,
+    )

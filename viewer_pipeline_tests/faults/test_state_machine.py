@@ -1,0 +1,283 @@
+"""A machine that Hypothesis drives: producers, flushes that die, restarts, a Redis that is emptied, a dump restored.
+
+Servers of its own. STATE_MACHINE_EXAMPLES=200 plays more than a handful.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline_tests.world import PREFIX, World
+
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12"))
+STEPS = 25
+TEMPLATE, DUMP = "machine_template", "machine_dump"
+VODS = st.sampled_from(["a", "b", "c", "d", "e"])
+HOUR_MS = 3_600_000
+
+
+class Died(BaseException):
+    """Stands for a process that ends here."""
+
+
+def die(*_: Any, **__: Any) -> Any:
+    """Be the last call."""
+    raise Died
+
+
+# Each is the last thing that a flush does.
+DEATHS: dict[str, tuple[Any, str]] = {
+    "before the counters are read": (RedisStore, "pending"),
+    "inside the transaction": (ledger, "_copy_batches"),
+    "before settling": (Settler, "add"),
+    "in the middle of settling": (RedisStore, "_settle_some"),
+    "after settling": (RedisStore, "forget"),
+}
+
+
+class Machine(RuleBasedStateMachine):
+    """Both servers, and what must be there: `views`, what was sent less what disasters are excused for."""
+
+    postgres: ClassVar[PostgresServer]
+    redis: ClassVar[RedisServer]
+    restarts: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views = Counter[str]()
+        self.seen = Counter[str]()  # totals, as they were last
+        self.folded = Counter[str]()
+        self.dumped = Counter[str]()
+        self.left = 1  # restarts of either server in one example: each costs half a second
+
+    @initialize()
+    def begin(self) -> None:
+        """Begin with empty servers."""
+        self._as_in(TEMPLATE)
+        self._dump()
+        with connect(self.redis.url) as client:
+            client.flushall()
+        self._open()
+
+    def teardown(self) -> None:
+        """Flush all that is left: every view is persisted."""
+        self.world.flush()
+        assert self.world.counters() == {}
+        assert Counter(self.world.totals()) == self.views
+        self.world.client.close()
+
+    # --- producers ---
+
+    @rule(vod_id=VODS, views=st.integers(1, 5), announced=st.booleans())
+    def incr(self, vod_id: str, views: int, announced: bool) -> None:
+        """INCR, with or without an announcement."""
+        self.world.send(vod_id, views, announce=announced)
+        self.views[vod_id] += views
+
+    @rule(heard=st.dictionaries(VODS, st.integers(1, 3), min_size=1), times=st.integers(1, 2))
+    def publish(self, heard: dict[str, int], times: int) -> None:
+        """PUBLISH only: what a subscriber heard between two cuts is folded, and sent again."""
+        segment = self.folds.cut(self.space, "token", 0)
+        for _ in range(times):
+            self.folds.fold("token", segment, Counter(heard), 1)
+        self.views.update(heard)
+
+    # --- runs ---
+
+    @rule(mode=st.sampled_from(["sweep", "changed"]))
+    def flush(self, mode: Any) -> None:
+        """Run undisturbed; a sweep leaves nothing."""
+        self.world.flush(mode)
+        if mode == "sweep":
+            assert self.world.counters() == {}
+
+    @rule(death=st.sampled_from(list(DEATHS)), calls=st.integers(0, 2))
+    def crash(self, death: str, calls: int) -> None:
+        """Die at the first, second or third time that a run comes there."""
+        owner, name = DEATHS[death]
+        original, left = getattr(owner, name), [calls]
+
+        def some(*arguments: Any, **options: Any) -> Any:
+            if not left[0]:
+                raise Died
+            left[0] -= 1
+            return original(*arguments, **options)
+
+        with patch.object(owner, name, some), suppress(Died):
+            self.world.flush()
+
+    @rule()
+    def settle(self) -> None:
+        """Drain and stop: what was committed is settled, nothing else happens."""
+        before = self.world.totals()
+        flush.drain(self.world.stores, self.world.request())
+        assert self.world.totals() == before
+        self.world.sent = Counter(self.views)
+        self.world.assert_conserved()
+
+    # --- disasters ---
+
+    @rule()
+    def redis_is_emptied(self) -> None:
+        """What was pending is lost, and nothing else."""
+        self.world.client.flushall()
+        self.views = Counter(self.world.totals())
+        self._hold()
+
+    @precondition(lambda self: self.left)
+    @rule()
+    def redis_restarts(self) -> None:
+        """Nothing is lost: the AOF is written when a server stops."""
+        before = self.world.counters()
+        self._restart(self.redis)
+        assert self.world.counters() == before
+
+    @precondition(lambda self: self.left)
+    @rule()
+    def postgres_restarts(self) -> None:
+        """Nothing is lost."""
+        before = self.world.totals()
+        self._restart(self.postgres)
+        assert self.world.totals() == before
+
+    @rule()
+    def postgres_is_dumped(self) -> None:
+        """A dump to come back to."""
+        self._dump()
+
+    @rule()
+    def postgres_is_restored(self) -> None:
+        """What was settled since the dump is lost; what was not comes again."""
+        due = self._unsettled()
+        gone = Counter(self.world.totals()) - Counter(self._totals_of(DUMP))
+        self._as_in(DUMP)
+        self.views -= gone - due
+        self.seen = Counter(self.world.totals())
+
+    # --- what holds at any time ---
+
+    @invariant()
+    def totals_never_fall(self) -> None:
+        """Unless PostgreSQL is restored."""
+        totals = Counter(self.world.totals())
+        assert totals >= self.seen
+        self.seen = totals
+
+    @invariant()
+    def a_reader_misses_nothing(self) -> None:
+        """One that adds PostgreSQL and Redis sees every view, and those twice that are committed and unsettled."""
+        counters, totals = Counter(self.world.counters()), Counter(self.world.totals())
+        assert counters + totals == self.views + self._unsettled()
+
+    # --- how ---
+
+    def _open(self) -> None:
+        client, url = connect(self.redis.url), self.redis.url
+        self.world = World(Stores(RedisStore(client, url, PREFIX), Ledger(self.postgres.url)))
+        self.folds = FoldStore(client, url, PREFIX, increment=True)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Hold the lease of the subscribers."""
+        self.space = self.folds.cuts_id()
+        self.world.client.hset("viewer:subscriber", "holder", "token")
+
+    def _restart(self, server: RedisServer | PostgresServer) -> None:
+        self.left -= 1
+        self.world.client.close()
+        server.stop()
+        server.start()
+        type(self).restarts += 1
+        self._open()
+
+    def _unsettled(self) -> Counter[str]:
+        """Views of the ledger that are still in their counters."""
+        marker = self.world.marker()
+        if marker is None:
+            return Counter()
+        rows = self.world.rows(
+            "SELECT v, d, epoch FROM viewer.flush_batch JOIN viewer.flush USING (seq),"
+            " unnest(vod_ids, deltas) AS c (v, d)"
+            f" WHERE (seq, batch) > ({marker.seq}, {marker.batch})"
+        )
+        due = Counter[str]()
+        for vod_id, delta, epoch in rows:
+            if epoch == marker.epoch:
+                due[vod_id] += delta
+        return due
+
+    def _totals_of(self, database: str) -> dict[str, int]:
+        with psycopg.connect(self.postgres.url_of(database)) as connection:
+            return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
+
+    def _dump(self) -> None:
+        self._copy("viewer", DUMP)
+
+    def _as_in(self, database: str) -> None:
+        self._copy(database, "viewer")
+
+    def _copy(self, database: str, to: str) -> None:
+        with psycopg.connect(self.postgres.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {to} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {to} TEMPLATE {database} STRATEGY file_copy")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[type[Machine]]:
+    """The machine with servers of its own, which it may restart."""
+    with ExitStack() as stack:
+        Machine.postgres = PostgresServer(tmp_path, throw_away=True)
+        Machine.redis = RedisServer(tmp_path)
+        for server in (Machine.postgres, Machine.redis):
+            server.start()
+            stack.callback(server.stop)
+        with psycopg.connect(Machine.postgres.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate(Machine.postgres.url_of(TEMPLATE), with_dagster=False)
+        yield Machine
+
+
+@pytest.mark.timeout(3600)
+def test_whatever_happens(machine: type[Machine]) -> None:
+    """No step loses or doubles a view beyond what its disaster is excused for."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            print_blob=False,
+            derandomize=EXAMPLES == 12,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,289 @@
+"""Drives the real flush along a trace of the model: every call of every run is held back until it is its turn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import psycopg
+
+from viewer_pipeline.counting import flush, ledger, redis_store, settler
+from viewer_pipeline.counting.counters import MARKER_KEY
+from viewer_pipeline.counting.flush import Request, Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import MarkerMoved, PostgresUnavailable
+from viewer_pipeline_tests.model.values import Step, World
+from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.world import World as Servers
+
+SECONDS = 5  # until a call that does not come is a failure
+TABLES = ("flush", "flush_batch", "vod_view_counts")
+
+
+class Died(BaseException):
+    """The run ends here: nothing of ours catches it."""
+
+
+class Gate:
+    """Lets one call at a time pass: the one that the trace makes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[str, str] = {}
+        self._granted: tuple[str, str] | None = None
+        self._dead: set[str] = set()
+
+    @contextmanager
+    def call(self, who: str, what: str) -> Iterator[str]:
+        """Wait for the turn of this call; yields how the trace names it. Raises Died."""
+        with self._changed:
+            self._waiting[who] = what
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._mine(who) or who in self._dead, SECONDS)
+            del self._waiting[who]
+            if who in self._dead or not self._mine(who):
+                raise Died
+            assert self._granted is not None
+            named = self._granted[1]
+        try:
+            yield named
+        finally:
+            with self._changed:
+                self._granted = None
+                self._changed.notify_all()
+
+    def grant(self, who: str, what: str) -> None:
+        """Let a call pass, and wait until it has its answer. AssertionError where another call comes, or none."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: who in self._waiting, SECONDS)
+            assert came, f"{who} makes no call, the model makes {what!r}"
+            expected = what.replace(" twice", "").partition(" without")[0].partition(" that")[0]
+            assert self._waiting[who] == expected, f"{who} calls {self._waiting[who]!r}, the model {what!r}"
+            self._granted = who, what
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._granted is None, SECONDS), f"{who}: {what} has no end"
+
+    def kill(self, *who: str) -> None:
+        """Let these make no call any more."""
+        with self._changed:
+            self._dead |= set(who)
+            self._changed.notify_all()
+
+    def _mine(self, who: str) -> bool:
+        return self._granted is not None and self._granted[0] == who
+
+
+class Actor:
+    """One run of the real flush on a thread of its own."""
+
+    def __init__(self, number: int, cut: int, vods: int, servers: Servers, gate: Gate) -> None:
+        self.number, self._gate = number, gate
+        self.unexpected: BaseException | None = None
+        redis = servers.stores.redis
+        self._stores = Stores(HeldRedis(redis.client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
+        ids = tuple(f"v{vod}" for vod in range(vods))
+        self._request = Request(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
+        self.thread = threading.Thread(target=self._run, name=f"run {number}", daemon=True)
+
+    @contextmanager
+    def call(self, what: str) -> Iterator[str]:
+        """Make a call as whoever makes it: the run or its settler."""
+        beside = threading.current_thread().name.startswith("settler")
+        with self._gate.call(f"{'settler' if beside else 'run'} {self.number}", what) as named:
+            yield named
+
+    def _run(self) -> None:
+        try:
+            snapshot = flush.drain(self._stores, self._request)
+            flush.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
+        except (Died, MarkerMoved, PostgresUnavailable):
+            pass  # what a run may end with
+        except BaseException as error:  # noqa: BLE001 - told by the rehearsal
+            self.unexpected = error
+
+
+class HeldRedis(RedisStore):
+    """Redis with its calls held back."""
+
+    def __init__(self, client: Any, url: str, actor: Actor) -> None:
+        super().__init__(client, url, PREFIX)
+        self._actor = actor
+
+    def begin(self, *arguments: Any) -> Any:
+        """Held back."""
+        with self._actor.call("begin"):
+            return super().begin(*arguments)
+
+    def marker(self) -> Marker | None:
+        """Held back."""
+        with self._actor.call("ask"):
+            return super().marker()
+
+    def _values(self, ids: list[bytes]) -> list[bytes | None]:
+        with self._actor.call(f"read {ids[0].decode()[1:]}"):
+            return super()._values(ids)
+
+    def _settle_some(self, marker: Marker, batches: Any) -> list[list[Any]]:
+        with self._actor.call("settle") as named:
+            answers = super()._settle_some(marker, batches)
+            if "twice" in named:
+                super()._settle_some(marker, batches)
+            return answers
+
+
+class HeldLedger(Ledger):
+    """PostgreSQL with its calls held back. `of` finds whose a connection is."""
+
+    of: dict[int, Actor] = {}  # noqa: RUF012 - emptied by each rehearsal
+
+    def __init__(self, url: str, actor: Actor) -> None:
+        super().__init__(url)
+        self._actor = actor
+
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection]:
+        """Remember whose it is."""
+        with super().connect() as connection:
+            self.of[id(connection)] = self._actor
+            yield connection
+
+    def holds(self, flush_id: Any) -> bool:
+        """Held back, where the model looks it up as well."""
+        if getattr(self._actor, "never_came", False):
+            return super().holds(flush_id)
+        with self._actor.call("find"):
+            return super().holds(flush_id)
+
+
+def _held(function: Any, what: str) -> Any:
+    def call(connection: psycopg.Connection, *arguments: Any) -> Any:
+        with HeldLedger.of[id(connection)].call(what):
+            return function(connection, *arguments)
+
+    return call
+
+
+def _held_transaction(function: Any) -> Any:
+    def call(connection: psycopg.Connection, *arguments: Any) -> Any:
+        actor = HeldLedger.of[id(connection)]
+        with actor.call("commit") as named:
+            if named.endswith("never came"):
+                actor.never_came = True  # type: ignore[attr-defined]  # looked up at once
+                raise psycopg.OperationalError("the connection broke")
+            done = function(connection, *arguments)
+            if named.endswith("without an answer"):
+                raise psycopg.OperationalError("the connection broke")
+            return done
+
+    return call
+
+
+class Rehearsal:
+    """One trace on real servers that are empty."""
+
+    def __init__(self, servers: Servers, first: World) -> None:
+        self.servers, self._first = servers, first
+        self._gate, self._actors = Gate(), dict[int, Actor]()
+        self._vods = len(first.sent)
+        for vod, views in enumerate(first.sent):
+            servers.client.set(f"{PREFIX}v{vod}", views)
+        epoch = "first"
+        servers.client.hset(MARKER_KEY, mapping={"seq": 0, "batch": 0, "of": 0, "epoch": epoch})
+        self._copy = self._read_redis()
+        self._dump: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
+
+    def play(self, way: list[tuple[Step, World]]) -> None:
+        """Make every step; AssertionError where the code makes another one than the model."""
+        HeldLedger.of.clear()
+        with (
+            patch.object(flush, "last_flush", _held(ledger.last_flush, "look")),
+            patch.object(settler, "batches_beyond", _held(ledger.batches_beyond, "list")),
+            patch.object(ledger, "_transact", _held_transaction(ledger._transact)),
+            patch.object(flush, "READ_COUNT", 1),
+            patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
+            patch.object(flush, "SUPERSEDED_TRIES", self._first.runs[0].tries),
+        ):
+            try:
+                for step, after in way:
+                    self._make(step, after)
+                for actor in self._actors.values():
+                    actor.thread.join(SECONDS)
+                    assert not actor.thread.is_alive(), f"run {actor.number} goes on, the model has ended"
+            finally:
+                self._gate.kill(*(f"{kind} {n}" for n in self._actors for kind in ("run", "settler")))
+                for actor in self._actors.values():
+                    actor.thread.join(SECONDS)
+                    if actor.unexpected is not None:
+                        raise actor.unexpected
+
+    def end(self) -> tuple[Any, ...]:
+        """Return counters, marker, ledger and totals as they are."""
+        counters, marker = self.servers.counters(), self.servers.marker()
+        totals = self.servers.totals()
+        rows = self.servers.rows("SELECT seq, batch, vod_ids[1], deltas[1] FROM viewer.flush_batch ORDER BY 1, 2")
+        return (
+            tuple(counters.get(f"v{vod}", 0) for vod in range(self._vods)),
+            marker and tuple(marker)[:3],
+            [(seq, batch, int(vod_id[1:]), delta) for seq, batch, vod_id, delta in rows],
+            tuple(totals.get(f"v{vod}", 0) for vod in range(self._vods)),
+        )
+
+    def _make(self, step: Step, after: World) -> None:
+        kind, _, number = step.who.partition(" ")
+        if kind == "producer":
+            self.servers.client.incr(f"{PREFIX}v{step.vod}")
+        elif kind == "disaster":
+            self._disaster(step.what)
+        elif step.what == "dies":
+            self._gate.kill(f"run {number}", f"settler {number}")
+            self._actors[int(number)].thread.join(SECONDS)
+        else:
+            if int(number) not in self._actors:
+                actor = Actor(int(number), after.runs[int(number)].cut, self._vods, self.servers, self._gate)
+                self._actors[int(number)] = actor
+                actor.thread.start()
+            what = step.what.rstrip("0123456789 ") if step.what.startswith("settle") else step.what
+            self._gate.grant(step.who, what)
+
+    def _disaster(self, what: str) -> None:
+        match what:
+            case "emptied":
+                self.servers.client.flushall()
+            case "copy":
+                self._copy = self._read_redis()
+            case "restored":
+                counters, marker = self._copy
+                with self.servers.client.pipeline() as pipe:
+                    pipe.flushall()
+                    for vod_id, views in counters.items():
+                        pipe.set(PREFIX + vod_id, views)
+                    pipe.hset(MARKER_KEY, mapping=marker)
+                    pipe.execute()
+            case "dump":
+                self._dump = {table: self.servers.rows(f"SELECT * FROM viewer.{table}") for table in TABLES}
+            case _:
+                self._roll_back()
+
+    def _read_redis(self) -> tuple[dict[str, int], Any]:
+        return self.servers.counters(), self.servers.client.hgetall(MARKER_KEY)
+
+    def _roll_back(self) -> None:
+        with psycopg.connect(self.servers.stores.ledger.url) as connection:
+            for table in reversed(TABLES):
+                connection.execute(f"DELETE FROM viewer.{table}")
+            for table, rows in self._dump.items():
+                for row in rows:
+                    places = ", ".join(["%s"] * len(row))
+                    connection.execute(f"INSERT INTO viewer.{table} VALUES ({places})", row)
+
+
+def meant(world: World) -> tuple[Any, ...]:
+    """Return counters, marker, ledger and totals as the model has them."""
+    marker = world.redis.marker
+    rows = [(b.seq, b.number, b.vod, b.delta) for flush in world.postgres.ledger for b in flush.batches]
+    return world.redis.counters, marker and tuple(marker)[:3], rows, world.postgres.totals

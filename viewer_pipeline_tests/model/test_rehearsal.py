@@ -1,0 +1,46 @@
+"""The real flush, call by call along traces of the model, ends where the model ends.
+
+MODEL_TRACES=5000 drives so many instead of some hundred.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from viewer_pipeline_tests.model.design import CODE
+from viewer_pipeline_tests.model.explore import walk
+from viewer_pipeline_tests.model.rehearsal import Rehearsal, meant
+from viewer_pipeline_tests.model.run import Bounds
+from viewer_pipeline_tests.model.values import Left, start
+from viewer_pipeline_tests.world import World
+
+TRACES = int(os.environ.get("MODEL_TRACES", "120"))
+KINDS = {
+    "calm": Left(sends=3, crashes=1, lost_answers=1, resent=1),
+    "emptied": Left(sends=3, crashes=1, emptied=1),
+    "restored": Left(sends=3, crashes=1, copies=1, restored=1),
+    "rolled back": Left(sends=2, crashes=1, dumps=1, rolled_back=1),
+}
+TABLES = "viewer.flush, viewer.flush_batch, viewer.vod_view_counts"
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_ends_where_the_model_ends(world: World, kind: str) -> None:
+    """Counters, marker, ledger and totals, along random traces of two and three runs."""
+    chance = random.Random(kind)
+    for number in range(TRACES // len(KINDS)):
+        first = start(2, 2 + number % 2, KINDS[kind], numbered=True)
+        way = walk(first, CODE, Bounds(pipelined=False), chance)
+        told = "\n".join([kind, *(str(step) for step, _ in way)])
+        rehearsal = Rehearsal(world, first)
+        try:
+            rehearsal.play(way)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{told}") from error
+        assert rehearsal.end() == meant(way[-1][1]), told
+        world.client.flushall()
+        world.execute(f"TRUNCATE {TABLES} CASCADE")

@@ -18,6 +18,7 @@ from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.durability import Durability, require_durability
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import last_flush
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
@@ -57,7 +58,7 @@ class Pair:
     def promote(self) -> None:
         """Kill the primary and make the replica one."""
         subprocess_of(self.primary).kill()
-        self.on(self.replica, Durability()).client.execute_command("REPLICAOF", "NO", "ONE")
+        self.on(self.replica, Durability()).client.replicaof("NO", "ONE")
 
     def close(self) -> None:
         """Close the connections."""
@@ -183,7 +184,7 @@ def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
     pair.promote()
     after = pair.on(pair.replica, Durability())
     with after.stores.ledger.connect() as connection:
-        last = flush.last_flush(connection)
+        last = last_flush(connection)
     told = judge_marker(after.marker(), last)
     assert (told.state, told.said) == (
         "degraded",

@@ -22,24 +22,30 @@ from viewer_pipeline_tests.world import PREFIX, World
 def paused(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
     """Hold back all writes, as before a planned failover."""
     world.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # type: ignore[no-untyped-call]
-    yield RedisUnavailable
-    world.client.client_unpause()
+    try:
+        yield RedisUnavailable
+    finally:
+        world.client.client_unpause()
 
 
 @contextmanager
 def a_replica(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
     """Be the replica of somebody."""
     world.client.replicaof("127.0.0.1", "1")
-    yield RedisRefusesWrites
-    world.client.replicaof("NO", "ONE")
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.replicaof("NO", "ONE")
 
 
 @contextmanager
 def full(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
     """Have no memory left."""
     world.client.config_set("maxmemory", 1)
-    yield RedisRefusesWrites
-    world.client.config_set("maxmemory", 0)
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.config_set("maxmemory", 0)
 
 
 @contextmanager
@@ -50,11 +56,13 @@ def unsaved(world: World, server: RedisServer) -> Iterator[type[TransientError]]
     world.client.config_set("dbfilename", "directory")
     world.client.bgsave()
     wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "err", 20, "a failed snapshot")
-    yield RedisRefusesWrites
-    world.client.config_set("dbfilename", "dump.rdb")
-    world.client.bgsave()
-    wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "ok", 20, "a snapshot")
-    world.client.config_set("save", "")
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.config_set("dbfilename", "dump.rdb")
+        world.client.bgsave()
+        wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "ok", 20, "a snapshot")
+        world.client.config_set("save", "")
 
 
 WAYS: list[Callable[..., object]] = [paused, a_replica, full, unsaved]

@@ -18,7 +18,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
 SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
@@ -70,8 +70,17 @@ def _login_is_encoded(url: str) -> str:
     return url
 
 
+def _names_a_service(url: str) -> str:
+    path = url.partition("://")[2].rpartition("@")[2].partition("?")[0].split("/")
+    if "+sentinel://" in url and not (
+        2 <= len(path) <= 3 and all(path[:2]) and re.fullmatch(r"\d*", path[-1] if path[2:] else "")
+    ):
+        raise ValueError("expected redis+sentinel://host:port,host:port/service/db, the db a number or left out")
+    return url
+
+
 PostgresUrl = Annotated[str, _url_of(POSTGRES_SCHEMES), AfterValidator(_login_is_encoded)]
-RedisUrl = Annotated[str, _url_of(REDIS_SCHEMES)]
+RedisUrl = Annotated[str, _url_of(REDIS_SCHEMES), AfterValidator(_names_a_service)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -83,7 +92,10 @@ class Settings(BaseSettings):
     database_url: PostgresUrl | None = Field(
         None, description="PostgreSQL: `postgresql://user:password@host:port/database`"
     )
-    redis_url: RedisUrl | None = Field(None, description="Redis: `redis://`, `rediss://` or `unix://`")
+    redis_url: RedisUrl | None = Field(
+        None,
+        description="Redis: `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,host:port/service/db`",
+    )
     redis_wait_replicas: int = Field(
         0, ge=0, le=100, description="replicas that must have what was read before it is committed"
     )
@@ -91,7 +103,7 @@ class Settings(BaseSettings):
         0, ge=0, le=1, description="`1`: the append-only file must have it too (Redis 7.2 or newer)"
     )
     redis_wait_timeout_ms: int = Field(
-        1000, ge=1, le=60_000, description="how long a run waits for them before it gives up, to be tried again"
+        3000, ge=1, le=60_000, description="how long a run waits for them before it gives up, to be tried again"
     )
     batch_size: int = Field(100, ge=1, le=5000, description="counters in a batch: bounds how long a script holds Redis")
     batch_interval_ms: int = Field(

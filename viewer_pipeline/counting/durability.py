@@ -21,7 +21,7 @@ class Durability:
 
     replicas: int = 0
     aof: bool = False
-    timeout_ms: int = 1000
+    timeout_ms: int = 3000
 
     @classmethod
     def of(cls, settings: Settings) -> Durability:

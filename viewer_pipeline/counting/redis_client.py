@@ -22,6 +22,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from viewer_pipeline.counting.sentinel import is_sentinel, sentinel_client
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.settings import hide_password, without_password
 
@@ -32,10 +33,12 @@ _OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE|U
 def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
     """Return a client that waits some seconds for an answer and tries some times more; no connection is made yet.
 
+    Behind Sentinels it connects to the primary, and asks them again for each connection that it makes.
     Raises SettingsError for a URL that redis-py does not understand.
     """
     try:
-        client = redis.Redis.from_url(
+        make = sentinel_client if is_sentinel(url) else redis.Redis.from_url
+        client = make(
             url,
             protocol=protocol,
             socket_timeout=seconds,

@@ -16,12 +16,12 @@ from viewer_pipeline.counting.redis_store import DEFAULT_TOTALS_CHANNEL, RedisSt
 class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own
     """The Redis that holds the counters. Every command has a timeout of 5 s and is tried three times."""
 
-    url: str = Field(description="redis://, rediss:// or unix:// URL")
+    url: str = Field(description="redis://, rediss://, unix:// or redis+sentinel:// URL")
     counter_prefix: str = Field(default="vod:views:", description="what the key of a counter begins with")
     totals_channel: str = Field(default=DEFAULT_TOTALS_CHANNEL, description="channel that new totals are published on")
     wait_replicas: int = Field(default=0, description="replicas that must have what was read before it is committed")
     wait_aof: bool = Field(default=False, description="whether the append-only file must have it")
-    wait_timeout_ms: int = Field(default=1000, description="how long a run waits for them")
+    wait_timeout_ms: int = Field(default=3000, description="how long a run waits for them")
 
     @contextmanager
     def open(self) -> Iterator[RedisStore]:

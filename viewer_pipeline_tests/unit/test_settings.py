@@ -21,6 +21,9 @@ from viewer_pipeline.settings import Settings, load_settings, without_password
 DEFAULTS: dict[str, object] = {
     "database_url": None,
     "redis_url": None,
+    "redis_wait_replicas": 0,
+    "redis_wait_aof": 0,
+    "redis_wait_timeout_ms": 3000,
     "batch_size": 100,
     "batch_interval_ms": 30_000,
     "flush_max_counters": 10_000,
@@ -42,7 +45,10 @@ DEFAULTS: dict[str, object] = {
 
 URL = "postgresql://user:word@host:5432/views"
 EXPECTS_POSTGRES = "expected a URL that starts with postgresql:// or postgres://"
-EXPECTS_REDIS = "expected a URL that starts with redis:// or rediss:// or unix://"
+EXPECTS_REDIS = (
+    "expected a URL that starts with redis:// or rediss:// or unix:// or redis+sentinel:// or rediss+sentinel://"
+)
+EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
 NOT_AN_INTEGER = "Input should be a valid integer, unable to parse string as an integer"
 
@@ -89,6 +95,8 @@ def test_defaults() -> None:
         ("REDIS_URL", "redis://:word@host:6379/0", "redis://:word@host:6379/0"),
         ("REDIS_URL", "rediss://host", "rediss://host"),
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("REDIS_URL", "redis+sentinel://:word@a:26379,b/views/0", "redis+sentinel://:word@a:26379,b/views/0"),
+        ("REDIS_URL", "rediss+sentinel://[::1]:26379/views", "rediss+sentinel://[::1]:26379/views"),
         ("BATCH_SIZE", "1", 1),
         ("BATCH_SIZE", "5000", 5000),
         ("BATCH_INTERVAL_MS", "1", 1),
@@ -147,6 +155,12 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("REDIS_URL", "postgresql://host/views", EXPECTS_REDIS),
         ("REDIS_URL", "unix:/run/redis.sock", EXPECTS_REDIS),
         ("REDIS_URL", "host:6379", EXPECTS_REDIS),
+        ("REDIS_URL", "redis+sentinel://host:26379", EXPECTS_SERVICE),
+        ("REDIS_URL", "redis+sentinel://host/", EXPECTS_SERVICE),
+        ("REDIS_URL", "redis+sentinel://host,other/views/first", EXPECTS_SERVICE),
+        ("REDIS_WAIT_AOF", "2", "Input should be less than or equal to 1"),
+        ("REDIS_WAIT_REPLICAS", "-1", "Input should be greater than or equal to 0"),
+        ("REDIS_WAIT_TIMEOUT_MS", "0", "Input should be greater than or equal to 1"),
         ("DAGSTER_DATABASE_URL", "sqlite:///dagster.db", EXPECTS_POSTGRES),
         ("BATCH_SIZE", "0", "Input should be greater than or equal to 1"),
         ("BATCH_SIZE", "-5", "Input should be greater than or equal to 1"),
@@ -298,6 +312,8 @@ def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
         ("postgresql://user:word@host:5432/db", "postgresql://user:***@host:5432/db"),
         ("redis://:word@host:6379/0", "redis://:***@host:6379/0"),
         ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis+sentinel://u:word@a:1,b:2/views/0", "redis+sentinel://u:***@a:1,b:2/views/0"),
+        ("redis+sentinel://a/views?sentinel_password=word", "redis+sentinel://a/views?sentinel_password=***"),
         ("unix:///run/redis.sock?password=word&db=1", "unix:///run/redis.sock?password=***&db=1"),
         ("postgresql://user@host/db", "postgresql://user@host/db"),
         ("", ""),
@@ -455,6 +471,9 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     assert added == {
         "DATABASE_URL": URL,
+        "REDIS_WAIT_REPLICAS": "0",
+        "REDIS_WAIT_AOF": "0",
+        "REDIS_WAIT_TIMEOUT_MS": "3000",
         "BATCH_SIZE": "7",
         "BATCH_INTERVAL_MS": "30000",
         "FLUSH_MAX_COUNTERS": "10000",

@@ -1,0 +1,110 @@
+"""A Redis that answers and does not write: nothing is committed that cannot be settled, and it heals by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import RedisRefusesWrites, RedisUnavailable, TransientError
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+
+@contextmanager
+def paused(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
+    """Hold back all writes, as before a planned failover."""
+    world.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # type: ignore[no-untyped-call]
+    try:
+        yield RedisUnavailable
+    finally:
+        world.client.client_unpause()
+
+
+@contextmanager
+def a_replica(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
+    """Be the replica of somebody."""
+    world.client.replicaof("127.0.0.1", "1")
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def full(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
+    """Have no memory left."""
+    world.client.config_set("maxmemory", 1)
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def unsaved(world: World, server: RedisServer) -> Iterator[type[TransientError]]:
+    """Fail to save a snapshot: MISCONF."""
+    (server.directory / "directory").mkdir(exist_ok=True)
+    world.client.config_set("save", "3600 1")
+    world.client.config_set("dbfilename", "directory")
+    world.client.bgsave()
+    wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "err", 20, "a failed snapshot")
+    try:
+        yield RedisRefusesWrites
+    finally:
+        world.client.config_set("dbfilename", "dump.rdb")
+        world.client.bgsave()
+        wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "ok", 20, "a snapshot")
+        world.client.config_set("save", "")
+
+
+WAYS: list[Callable[..., object]] = [paused, a_replica, full, unsaved]
+
+
+def impatient(world: World) -> World:
+    """Return the same world, whose flushes wait for Redis for a short time."""
+    url = world.stores.redis.url
+    made = World(Stores(RedisStore(connect(url, seconds=0.4, retries=0), url, PREFIX), world.stores.ledger))
+    made.sent = world.sent
+    return made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_before_a_run(world: World, redis_server: RedisServer, way: Callable[..., object]) -> None:
+    """Nothing is committed, so a reader who adds both sees every view once; afterwards the next run counts them."""
+    world.send("before", 1)
+    world.flush()
+    world.send_many(3)
+    run = impatient(world)
+    with way(world, redis_server) as error:  # type: ignore[attr-defined]
+        with pytest.raises(error):
+            run.flush()
+        assert world.seqs() == [1]
+        world.assert_conserved()
+    world.flush()
+    world.assert_all_persisted()
+    run.client.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_within_a_run(world: World, redis_server: RedisServer, way: Callable[..., object]) -> None:
+    """After the last read: at most two flushes are committed and unsettled, and the next run settles them first."""
+    world.send_many(20)
+    run = impatient(world)
+    snapshot = flush.drain(run.stores, run.request())
+    with way(world, redis_server) as error:  # type: ignore[attr-defined]
+        with pytest.raises(error):
+            flush.bulk_upsert(run.stores, snapshot, aggregate(snapshot.readings))
+        assert world.seqs() in ([1], [1, 2])
+        assert world.counters() == dict(world.sent)
+        committed = len(world.seqs())
+    assert world.flush().findings.settled_before in (0, 2 * committed)  # what was held back may go through at last
+    world.assert_all_persisted()
+    run.client.close()

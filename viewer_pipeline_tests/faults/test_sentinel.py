@@ -1,0 +1,176 @@
+"""Redis behind a real Sentinel: every part of ours finds the primary, and follows a failover."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.durability import Durability
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import RedisFailed, RedisUnavailable, TransientError
+from viewer_pipeline.local.child import Child
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+SERVICE = "views"
+FAILOVER_SECONDS = 30
+PASSWORD = "p@ss/w:rd"
+QUOTED = "p%40ss%2Fw%3Ard"
+
+
+class Watched:
+    """A primary, a replica and the Sentinel that watches them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.servers = [RedisServer(directory / name, append_only=False) for name in ("one", "two")]
+        self.port = free_port()
+        configuration = directory / "sentinel.conf"
+        self._configuration = configuration
+        command: list[str | Path] = [find_binary(), configuration, "--sentinel"]
+        self._frozen = list[int]()
+        self._sentinel = Child("sentinel", command, log=directory / "sentinel.log")
+
+    @property
+    def url(self) -> str:
+        """URL of the service, with a Sentinel that is not there in front."""
+        return f"redis+sentinel://:{QUOTED}@{LOOPBACK}:1,{LOOPBACK}:{self.port}/{SERVICE}/0"
+
+    def start(self) -> None:
+        """Start all, and wait until the Sentinel knows the replica."""
+        one, two = self.servers
+        for server in self.servers:
+            server.start()
+            with connect(server.url) as client:
+                client.config_set("masterauth", PASSWORD)
+                client.config_set("repl-diskless-sync-delay", 0)
+                client.config_set("repl-ping-replica-period", 1)
+                if server is two:
+                    client.replicaof(LOOPBACK, str(one.port))
+                client.config_set("requirepass", PASSWORD)
+        self._configuration.write_text(
+            f"port {self.port}\nbind {LOOPBACK}\ndir {self._configuration.parent}\n"
+            f"sentinel monitor {SERVICE} {LOOPBACK} {one.port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n"
+        )
+        self._sentinel.start()
+        wait_until(lambda: self.state().get("num-slaves") == 1, FAILOVER_SECONDS, "the Sentinel to know both")
+
+    def state(self) -> dict[str, Any]:
+        """Return what the Sentinel knows of the service."""
+        try:
+            with redis.Redis(LOOPBACK, self.port, protocol=2) as client:
+                return dict(client.sentinel_master(SERVICE))
+        except redis.RedisError:
+            return {}
+
+    def fail_over(self) -> None:
+        """Freeze the primary, and wait until the other is one."""
+        process = self.servers[0].child._process
+        assert process is not None
+        self._frozen = [
+            int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ]
+        for pid in self._frozen:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: self.state().get("port") == self.servers[1].port, FAILOVER_SECONDS, "the failover")
+
+    def thaw(self) -> None:
+        """Let the old primary go on, and wait until it is a replica."""
+        for pid in self._frozen:
+            os.kill(pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Stop all."""
+        self.thaw()
+        self._sentinel.stop()
+        for server in self.servers:
+            server.child.stop()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """Return a watched pair."""
+    made = Watched(tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
+    """Committed on one primary, settled on the next: exact with the wait; also health follows."""
+    durability = Durability(replicas=1)
+    settings = Settings(redis_url=watched.url, database_url=world.stores.ledger.url, redis_wait_replicas=1)
+    probes = Probes(settings, Figures())
+    with connect(watched.url, seconds=1) as client:
+        here = World(Stores(RedisStore(client, watched.url, PREFIX, durability=durability), world.stores.ledger))
+        here.send_many(7)
+        snapshot = flush.drain(here.stores, here.request())
+        assert "takes writes" in probes.redis()["redis"].said
+        watched.fail_over()
+        for last in (False, False, True):  # as Dagster tries the step again
+            try:
+                flush.bulk_upsert(here.stores, snapshot, aggregate(snapshot.readings))
+                break
+            except TransientError:
+                if last:
+                    raise
+                here.stores.redis.durability = Durability()  # no replica is left that could acknowledge
+        assert here.seqs() == [1, 2]
+        watched.thaw()
+        wait_until(lambda: client.info("replication")["connected_slaves"] == 1, FAILOVER_SECONDS, "the old primary")
+        assert client.info("server")["tcp_port"] == watched.servers[1].port
+        here.send("late")
+        here.flush()
+        assert "takes writes" in probes.redis()["redis"].said
+        here.assert_all_persisted()
+
+
+def test_a_subscriber_follows_a_failover(watched: Watched, database_url: str) -> None:
+    """It hears the new primary within seconds, and folds into it."""
+    settings = Settings(redis_url=watched.url, database_url=database_url)
+    running = Running(settings)
+    try:
+        running.start()
+        watched.fail_over()
+        with connect(watched.url, seconds=1) as client:
+
+            def is_heard() -> bool:
+                client.publish(CHANNEL, message("published", 4))
+                return bool(client.exists(PREFIX + "published"))
+
+            wait_until(is_heard, FAILOVER_SECONDS, "a message to be folded")
+            assert client.info("server")["tcp_port"] == watched.servers[1].port
+    finally:
+        running.stop()
+
+
+def test_it_says_what_is_wrong(watched: Watched) -> None:
+    """A service that the Sentinel does not know, a wrong password: in words, without the password."""
+    for url, error, said in (
+        (watched.url.replace("/views/", "/other/"), RedisUnavailable, "No master found for 'other'"),
+        (watched.url.replace(QUOTED, "wrong"), RedisFailed, "invalid username-password pair"),
+    ):
+        with connect(url, retries=0) as client, pytest.raises(error, match=said) as raised:
+            RedisStore(client, url, PREFIX).marker()
+        assert PASSWORD not in str(raised.value)
+        assert QUOTED not in str(raised.value)
+        assert "wrong" not in str(raised.value)
+        assert "***@127.0.0.1:1,127.0.0.1:" in str(raised.value)

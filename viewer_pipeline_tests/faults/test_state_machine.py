@@ -38,8 +38,8 @@ from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline_tests.world import PREFIX, World
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "12"))
-STEPS = 25
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "5"))
+STEPS = 20
 TEMPLATE, DUMP = "machine_template", "machine_dump"
 VODS = st.sampled_from(["a", "b", "c", "d", "e"])
 HOUR_MS = 3_600_000
@@ -277,7 +277,7 @@ def test_whatever_happens(machine: type[Machine]) -> None:
             deadline=None,
             database=None,
             print_blob=False,
-            derandomize=EXAMPLES == 12,
+            derandomize=EXAMPLES == 5,
             suppress_health_check=list(HealthCheck),
         ),
     )

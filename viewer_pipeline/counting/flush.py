@@ -151,6 +151,18 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     (rules R3, R6); Redis has accepted a write before anything can be committed (R11), and has made durable what was
     read where that is asked for (R7). All of it on one connection.
     """
+    for _ in range(SUPERSEDED_TRIES):
+        if snapshot := _drain_once(stores, request):
+            return snapshot
+    raise MarkerMoved("Redis was emptied or fell back while its counters were read, again and again")
+
+
+def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
+    """Drain; None where what was read is worth nothing, because Redis was emptied or fell back meanwhile.
+
+    The counters may then have views that nothing of this run's can be subtracted from: committed, they would count
+    twice.
+    """
     started = time.perf_counter()
     findings = Findings()
     with stores.redis.one_server() as redis:
@@ -162,20 +174,11 @@ def drain(stores: Stores, request: Request) -> Snapshot:
         _, oldest = stores.redis.pending()
         asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
         readings = redis.read(_candidates(stores.redis, request))
-        redis.confirm(request.run_id)
-        _look_again(marker, redis.marker())
+        now = redis.confirm(request.run_id)
+    if now is None or now.epoch != marker.epoch or now[:2] < marker[:2]:
+        return None
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, asked, findings, seconds)
-
-
-def _look_again(before: Marker, after: Marker | None) -> None:
-    """Hold the marker after the last read against where it stood before the first. Raises MarkerMoved.
-
-    Where Redis was emptied in between, the counters that were read may have views that nothing of this run's can be
-    subtracted from: committed, they would count twice. What was read is worth nothing; the next attempt reads again.
-    """
-    if after is None or after.epoch != before.epoch or (after.seq, after.batch) < (before.seq, before.batch):
-        raise MarkerMoved(f"from {before} to {after} while the counters were read: Redis was emptied or fell back")
 
 
 def _begin(
@@ -232,6 +235,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
                 break
             findings.superseded += 1
             snapshot, aggregated = _drain_again(stores, request, findings)
+    with stores.ledger.connect() as connection:  # anew: the other may have gone with the answer of the last COMMIT
         record_incidents(connection, findings, request.run_id)
         committed = {c.flush.seq for c in counted}
         found = [held for held in flushes_of_run(connection, request.run_id, base) if held.seq not in committed]

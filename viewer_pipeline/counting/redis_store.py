@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -84,16 +85,22 @@ class RedisStore:
         """
         with one_connection(self.client, self.durability.seconds) as client:
             self.durability.require(client, self.url)
-            yield RedisStore(client, self.url, self.prefix_text, self.totals_channel, self.durability)
+            store = copy(self)
+            store.client = client
+            yield store
 
-    def confirm(self, run_id: str) -> None:
+    def confirm(self, run_id: str) -> Marker | None:
         """Write the run's id again, and wait until that, and so all that was read before, is durable (rule R7).
 
-        Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be committed.
+        Returns where the marker stands now. Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be
+        committed.
         """
-        with redis_errors(self.url):
-            self.client.hset(MARKER_KEY, "run", run_id)
+        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            pipe.hset(MARKER_KEY, "run", run_id)
+            pipe.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
+            _, fields = pipe.execute()
         self.durability.wait(self.client, self.url)
+        return _marker(fields)
 
     def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
         """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.

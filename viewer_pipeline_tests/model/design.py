@@ -48,6 +48,7 @@ class Design:
     broken: str = ""
 
 
-# What the code does: the tie holds it to this. A measure that the code takes belongs here as well.
-CODE = Design(recheck="", line=False)
+# What the code does: the tie holds it to this. A measure that the code takes belongs here as well. That another server
+# answers, it knows by its connection, which the disasters of the tie leave alone.
+CODE = Design(recheck="position", line=False)
 BEFORE = Design(epoch=False, recheck="", line=False, after=False)  # the first edition

@@ -124,6 +124,11 @@ class HeldRedis(RedisStore):
         with self._actor.call("ask"):
             return super().marker()
 
+    def confirm(self, *arguments: Any) -> Marker | None:
+        """Held back."""
+        with self._actor.call("check"):
+            return super().confirm(*arguments)
+
     def _values(self, ids: list[bytes]) -> list[bytes | None]:
         with self._actor.call(f"read {ids[0].decode()[1:]}"):
             return super()._values(ids)

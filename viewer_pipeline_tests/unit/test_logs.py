@@ -20,7 +20,13 @@ def _loggers_as_before() -> Iterator[None]:
     """Put back what `log_to_stderr` changes."""
     root = logging.getLogger()
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
+    # A run in this process has set levels of its own: Dagster does, for its logger and for those that it manages.
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("viewer_pipeline", "dagster"))}
+    for logger in levels:
+        logger.setLevel(logging.NOTSET)
     yield
+    for logger, before in levels.items():
+        logger.setLevel(before)
     root.handlers[:], root.level = handlers, level
     logging.setLogRecordFactory(factory)
 

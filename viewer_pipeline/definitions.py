@@ -31,7 +31,12 @@ defs = dg.Definitions(
             wait_aof=bool(settings.redis_wait_aof),
             wait_timeout_ms=settings.redis_wait_timeout_ms,
         ),
-        "postgres": PostgresResource(url=dg.EnvVar("DATABASE_URL")),
+        "postgres": PostgresResource(
+            url=dg.EnvVar("DATABASE_URL"),
+            target_table=settings.target_table,
+            target_id_column=settings.target_id_column,
+            target_count_column=settings.target_count_column,
+        ),
         IN_MEMORY: dg.mem_io_manager,
     },
 )

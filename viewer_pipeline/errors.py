@@ -15,6 +15,10 @@ class SettingsError(ViewerPipelineError):
     """Settings are not usable"""
 
 
+class TargetUnusable(SettingsError):
+    """The target table cannot be used"""
+
+
 class TransientError(ViewerPipelineError):
     """Something is out of reach for the moment; trying again is safe"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.identifiers import parse_column, parse_table
 
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -79,6 +81,14 @@ def _names_a_service(url: str) -> str:
     return url
 
 
+def _reads_as(parse: Callable[[str], object]) -> AfterValidator:
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
 PostgresUrl = Annotated[str, _url_of(POSTGRES_SCHEMES), AfterValidator(_login_is_encoded)]
 RedisUrl = Annotated[str, _url_of(REDIS_SCHEMES), AfterValidator(_names_a_service)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -95,6 +105,23 @@ class Settings(BaseSettings):
     redis_url: RedisUrl | None = Field(
         None,
         description="Redis: `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,host:port/service/db`",
+    )
+    target_table: Annotated[str, _reads_as(parse_table)] | None = Field(
+        None,
+        description="your own table that gets the counts: `Vod` or `schema.table`, taken exactly as written"
+        " (default: none, totals are in `viewer.vod_view_counts` alone)",
+    )
+    target_id_column: Annotated[str, _reads_as(parse_column)] = Field(
+        "id", description="its column with the VOD's id: text, varchar, uuid, integer or bigint, with a unique index"
+    )
+    target_count_column: Annotated[str, _reads_as(parse_column)] = Field(
+        "viewCount", description="its column with the count: smallint, integer or bigint"
+    )
+    parked_retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="days after which parked views are given up for a VOD that never came (default: never)",
     )
     redis_wait_replicas: int = Field(
         0, ge=0, le=100, description="replicas that must have what was read before it is committed"

@@ -40,8 +40,8 @@ BREACHES = (
         "R1",
         "totals are committed apart from the ledger",
         COUNTING + "ledger.py",
-        "        return _add_to_totals(connection, flush, upsert)\n",
-        "        pass\n    return _add_to_totals(connection, flush, upsert)\n",
+        "        return upsert(connection, flush)\n",
+        "        pass\n    return upsert(connection, flush)\n",
     ),
     Breach(
         "R2",

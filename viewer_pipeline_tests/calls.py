@@ -26,8 +26,8 @@ from psycopg.pq import TransactionStatus
 from redis.connection import AbstractConnection
 
 from viewer_pipeline.counting import folds, redis_store
-from viewer_pipeline.counting.ledger import SQL
 from viewer_pipeline.counting.redis_client import Script, connect
+from viewer_pipeline.counting.statements import SQL
 
 SCRIPTS = {
     said.encode(): name

@@ -35,6 +35,7 @@ from viewer_pipeline.counting.ledger import (
     record_rejects,
     totals_behind,
 )
+from viewer_pipeline.counting.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
 from viewer_pipeline.counting.redis_store import READ_COUNT, Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler, settle_through
 from viewer_pipeline.errors import MarkerMoved
@@ -61,6 +62,7 @@ class Request:
     vod_ids: tuple[str, ...] = ()
     batch_size: int = 100
     flush_max_counters: int = 10_000
+    parked_retention_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Persisted:
     aggregate_seconds: float
     upsert_seconds: float
     settle_seconds: float
+    unparked: ParkedViews = NO_VIEWS  # parked views that could be counted now
 
     @property
     def flushes(self) -> list[HeldFlush]:
@@ -167,6 +170,7 @@ def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
     findings = Findings()
     with stores.redis.one_server() as redis:
         with stores.ledger.connect() as connection:
+            stores.ledger.target(connection)  # before anything is written: a table that cannot be used
             last, marker = _begin(redis, connection, request.run_id, findings)
             base = max(last.seq, marker.seq)
             marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)
@@ -239,6 +243,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
         record_incidents(connection, findings, request.run_id)
         committed = {c.flush.seq for c in counted}
         found = [held for held in flushes_of_run(connection, request.run_id, base) if held.seq not in committed]
+        unparked = _look_after_parked(stores.ledger, connection, request)
     stores.redis.forget(aggregated.idle, aggregated.rejected)
     if complete:
         stores.redis.sweep_done(snapshot.asked)
@@ -252,7 +257,19 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
         aggregate_seconds=aggregated.seconds,
         upsert_seconds=upsert_seconds,
         settle_seconds=settle_seconds,
+        unparked=unparked,
     )
+
+
+def _look_after_parked(ledger: Ledger, connection: psycopg.Connection, request: Request) -> ParkedViews:
+    """In a sweep, count parked views whose rows are there by now, and give up those that waited too long."""
+    target = ledger.target(connection)
+    if target is None or request.mode != "sweep":
+        return NO_VIEWS
+    unparked = count_ready(connection, target)
+    if request.parked_retention_days is not None:
+        prune_parked(connection, request.parked_retention_days)
+    return unparked
 
 
 def _drain_again(stores: Stores, request: Request, findings: Findings) -> tuple[Snapshot, Aggregate]:

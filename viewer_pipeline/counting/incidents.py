@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import psycopg
 
 from viewer_pipeline.counting.findings import Findings
-from viewer_pipeline.counting.ledger import SQL
+from viewer_pipeline.counting.statements import SQL
 
 Kind = Literal["postgres_rolled_back", "redis_emptied", "drift"]
 KINDS: tuple[Kind, ...] = ("postgres_rolled_back", "redis_emptied", "drift")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,17 +19,14 @@ from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.postgres_client import BoundedConnection
+from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.counting.target import Target, TargetNames, find_target
+from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import without_password
 
 log = logging.getLogger("viewer_pipeline.ledger")
-
-SQL: dict[str, str] = {
-    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
-    for file in resources.files("viewer_pipeline.counting").joinpath("sql").iterdir()
-    if file.name.endswith(".sql")
-}
 
 REJECTS_AT_ONCE = 1000
 
@@ -110,6 +107,10 @@ class Flush:
         return sum(sum(batch.deltas) for batch in self.batches)
 
 
+# What a flush's transaction does after the ledger: adds to the totals, and to the target table.
+Upsert = Callable[[psycopg.Connection, Flush], Totals]
+
+
 class HeldFlush(NamedTuple):
     """What the ledger's row of a flush says."""
 
@@ -171,10 +172,15 @@ def _first_line(error: Exception) -> str:
 
 
 class Ledger:
-    """The ledger and the totals of one database, over connections that live for one step."""
+    """The ledger and the totals of one database, and the target table if there is one.
 
-    def __init__(self, url: str) -> None:
+    Over connections that live for one step, as does what it knows of the target table.
+    """
+
+    def __init__(self, url: str, target: TargetNames | None = None) -> None:
         self.url = url
+        self._names = target
+        self._target: Target | None = None
 
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
@@ -195,15 +201,34 @@ class Ledger:
         PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
         """
         try:
-            try:
-                return _transact(connection, flush, "upsert_totals")
-            except pg.NumericValueOutOfRange:
-                return _transact(connection, flush, "upsert_totals_parking")
+            return self._commit(connection, flush)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.holds(flush.flush_id):
                 log.warning(event("answer of a COMMIT lost, not the flush", flush=flush.seq, reason=_first_line(error)))
                 return dict
             raise
+
+    def target(self, connection: psycopg.Connection) -> Target | None:
+        """Return the target table, looked up once; None where none is asked for. Raises TargetUnusable."""
+        if self._target is None and self._names is not None:
+            self._target = find_target(connection, self._names)
+        return self._target
+
+    def _commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
+        """Try the common case first: every row takes its views."""
+        target = self.target(connection)
+        if target is None:
+            try:
+                return _transact(connection, flush, _add_to_totals)
+            except pg.NumericValueOutOfRange:
+                return _transact(connection, flush, partial(_add_to_totals, upsert="upsert_totals_parking"))
+        try:
+            return _transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
+        except psycopg.Error as error:
+            if not blames_rows(error):
+                raise
+            log.warning(event("rows of the target table to blame", flush=flush.seq, reason=_first_line(error)))
+        return _transact(connection, flush, lambda c, f: add_what_it_takes(c, target, f.seq, f.counters))
 
     def holds(self, flush_id: UUID) -> bool:
         """Look up whether a flush was committed."""
@@ -299,15 +324,15 @@ def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]
     return dict(connection.execute(SQL["totals"], {"vod_ids": vod_ids}).fetchall())
 
 
-def _transact(connection: psycopg.Connection, flush: Flush, upsert: str) -> Totals | None:
+def _transact(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> Totals | None:
     with connection.transaction():
         if not _claim(connection, flush):
             return None
         _copy_batches(connection, flush.batches)
-        return _add_to_totals(connection, flush, upsert)
+        return upsert(connection, flush)
 
 
-def _add_to_totals(connection: psycopg.Connection, flush: Flush, upsert: str) -> Totals:
+def _add_to_totals(connection: psycopg.Connection, flush: Flush, upsert: str = "upsert_totals") -> Totals:
     rows = connection.execute(SQL[upsert], {"seq": flush.seq}, binary=True)
     return lambda: dict(rows.fetchall())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.frame import Reject, aggregate
 from viewer_pipeline.counting.ledger import unrecorded
+from viewer_pipeline.counting.parked import ready_parked
 from viewer_pipeline.counting.redis_store import SCAN_COUNT
 
 MAX_SCANS = 1000  # a million keys, about a second
@@ -20,8 +21,17 @@ class Look:
     said: str
 
 
+def _ready_parked(stores: Stores) -> list[str]:
+    with stores.ledger.connect() as connection:
+        target = stores.ledger.target(connection)
+        return ready_parked(connection, target) if target else []
+
+
 def look_for_counters(stores: Stores, max_scans: int = MAX_SCANS) -> Look:
-    """Scan for a counter that a sweep would persist, or for a reject that is not recorded yet. Writes nothing."""
+    """Scan for counters that a sweep would persist, parked views that it would count, rejects that are not recorded yet.
+
+    Writes nothing but how far it has looked at parked views.
+    """
     rejects: list[Reject] = []
     for scans, ids in enumerate(stores.redis.swept(), 1):
         if ids:
@@ -31,6 +41,8 @@ def look_for_counters(stores: Stores, max_scans: int = MAX_SCANS) -> Look:
             rejects += found.rejects
         if scans >= max_scans:
             return Look(True, f"no counter among the first {scans * SCAN_COUNT} keys; the rest is for a sweep to tell")
+    if parked := _ready_parked(stores):
+        return Look(True, f"found {len(parked)} parked VODs whose row is there by now, e.g. {parked[0]!r}")
     if rejects:
         with stores.ledger.connect() as connection:
             if fresh := unrecorded(connection, rejects):

@@ -13,7 +13,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from viewer_pipeline.counting.flush import Persisted
-from viewer_pipeline.counting.ledger import SQL, Ledger
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
 

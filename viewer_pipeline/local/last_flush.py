@@ -10,6 +10,7 @@ from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import NotFlushed
 from viewer_pipeline.settings import Settings
 
@@ -25,7 +26,8 @@ def flush_what_remains(settings: Settings, deadline: float) -> str:
     """
     url = settings.require_redis_url()
     with connect(url) as client:
-        stores = Stores(RedisStore(client, url, settings.counter_prefix), Ledger(settings.require_database_url()))
+        ledger = Ledger(settings.require_database_url(), TargetNames.of(settings))
+        stores = Stores(RedisStore(client, url, settings.counter_prefix), ledger)
         look = look_for_counters(stores)
     if not look.work:
         return "nothing was pending"

@@ -14,6 +14,7 @@ from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot, Verdict
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import top_of_flushes
+from viewer_pipeline.counting.parked import ParkedViews, parked_of_flushes
 from viewer_pipeline.counting.sums import record_run
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
@@ -78,6 +79,7 @@ def drain_counters(
         vod_ids=tuple(config.vod_ids),
         batch_size=settings.batch_size,
         flush_max_counters=settings.flush_max_counters,
+        parked_retention_days=settings.parked_retention_days,
     )
     with said_clearly(), stores(redis, postgres) as both:
         snapshot = flush.drain(both, request)
@@ -114,6 +116,8 @@ def bulk_upsert(
     if persisted.left_over:
         context.log.warning("other runs kept committing first; what is left is for the next run")
     context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
+    if persisted.unparked.vods:
+        context.log.info(f"counted {persisted.unparked.views} parked views of {persisted.unparked.vods} VODs")
     if persisted.found:
         context.log.info(f"{len(persisted.found)} of these flushes were committed by an earlier attempt of this step")
     return persisted
@@ -136,9 +140,10 @@ def verify_consistency(
         verdicts = flush.verify(both, persisted)
         with both.ledger.connect() as connection:
             top = top_of_flushes(connection, persisted.seqs, TOP)
+            parked = parked_of_flushes(connection, persisted.seqs)
         record_run(both.ledger, persisted)
     seconds = time.perf_counter() - started
-    yield dg.Output(None, "result", metadata=_metadata(persisted, top, seconds))
+    yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, seconds))
     for verdict in verdicts:
         if not verdict.passed:
             context.log.error(f"{verdict.name}: {verdict.said}: {', '.join(verdict.offenders)}")
@@ -155,7 +160,9 @@ def _check_result(verdict: Verdict) -> dg.AssetCheckResult:
     )
 
 
-def _metadata(persisted: Persisted, top: list[tuple[str, int, int]], verify_seconds: float) -> dict[str, Any]:
+def _metadata(
+    persisted: Persisted, top: list[tuple[str, int, int]], parked: ParkedViews, verify_seconds: float
+) -> dict[str, Any]:
     snapshot, findings = persisted.snapshot, persisted.findings
     oldest = (datetime.now(UTC) - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
     numbers = {
@@ -163,6 +170,8 @@ def _metadata(persisted: Persisted, top: list[tuple[str, int, int]], verify_seco
         "views": persisted.views,
         "flushes": len(persisted.seqs),
         "batches": persisted.batches,
+        "parked": parked.views,
+        "unparked": persisted.unparked.views,
         "rejected": len(persisted.rejects),
         "drift": findings.drift,
         "settled_before": findings.settled_before,

@@ -11,6 +11,7 @@ from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import DEFAULT_TOTALS_CHANNEL, RedisStore
+from viewer_pipeline.counting.target import TargetNames
 
 
 class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own
@@ -35,10 +36,16 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # ha
     """The PostgreSQL that holds the ledger and the totals. Every statement and every lock has a timeout."""
 
     url: str = Field(description="postgresql:// URL")
+    target_table: str | None = Field(default=None, description="your own table that gets the counts")
+    target_id_column: str = Field(default="id", description="its column with the VOD's id")
+    target_count_column: str = Field(default="viewCount", description="its column with the count")
 
     def ledger(self) -> Ledger:
         """Return the ledger; it connects when it is used."""
-        return Ledger(self.url)
+        if self.target_table is None:
+            return Ledger(self.url)
+        names = TargetNames.parse(self.target_table, self.target_id_column, self.target_count_column)
+        return Ledger(self.url, names)
 
 
 @contextmanager

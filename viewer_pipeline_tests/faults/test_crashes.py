@@ -12,6 +12,7 @@ from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import Persisted
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline_tests.world import World
 
@@ -113,8 +114,8 @@ def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest
 def test_after_the_totals_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is written but not committed: PostgreSQL rolls it all back."""
     world.send_many(3)
-    upsert = ledger.SQL["upsert_totals"].replace("RETURNING", "RETURNING 1 / (view_count - view_count),")
-    monkeypatch.setitem(ledger.SQL, "upsert_totals", upsert)
+    upsert = SQL["upsert_totals"].replace("RETURNING", "RETURNING 1 / (view_count - view_count),")
+    monkeypatch.setitem(SQL, "upsert_totals", upsert)
     with pytest.raises(PostgresFailed, match="division by zero"):
         world.flush()
     assert (world.seqs(), world.totals()) == ([], {})

@@ -17,6 +17,7 @@ from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import (
     MarkerMoved,
     MarkerUnreadable,
@@ -122,7 +123,7 @@ def test_r3_two_transactions_at_once(world: World) -> None:
         ):
             assert thread.is_alive()
         ledger._copy_batches(connection, planned.batches)
-        connection.execute(ledger.SQL["upsert_totals"], {"seq": planned.seq})
+        connection.execute(SQL["upsert_totals"], {"seq": planned.seq})
         connection.commit()
     thread.join(30)
     assert outcome[0].findings.superseded == 1

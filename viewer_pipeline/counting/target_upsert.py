@@ -1,0 +1,87 @@
+"""Adding a flush to the target table and the totals. What that table cannot take is parked; the rest is counted.
+
+All of it is one part of the flush's transaction, whatever the table does: rows that are missing, locked, full, or
+refused by a constraint or a trigger hold nothing else up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors as pg
+
+from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.counting.target import Target
+
+LOCK_TIMEOUT = "200ms"  # for rows that others have locked: who waits for rows of ours waits as long
+TRIES = 300  # statements that look for what was refused, before whole stretches are parked
+REASON_CHARACTERS = 200
+
+# Of the table as a whole, or of the connection: no row is to blame.
+_NOT_OF_A_ROW = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg.UndefinedTable,
+    pg.UndefinedColumn,
+    pg.InvalidSchemaName,
+    pg.InsufficientPrivilege,
+)
+
+
+def blames_rows(error: psycopg.Error) -> bool:
+    """Whether it may be some rows only that cannot be written: locked by somebody, or refused."""
+    return isinstance(error, pg.LockNotAvailable) or not isinstance(error, _NOT_OF_A_ROW)
+
+
+def add_to_target(
+    connection: psycopg.Connection, target: Target, seq: int, counters: int
+) -> Callable[[], dict[str, int]]:
+    """Add a flush of so many counters, all at once; return what gives the new totals. Raises driver errors."""
+    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": LOCK_TIMEOUT})
+    every = {"seq": seq, "skip": 0, "take": counters}
+    rows = connection.execute(target.statement("upsert_target"), every, binary=True)
+    return lambda: dict(rows.fetchall())
+
+
+def add_what_it_takes(
+    connection: psycopg.Connection, target: Target, seq: int, counters: int
+) -> Callable[[], dict[str, int]]:
+    """Do the same where rows are to blame: park those that are locked or refused."""
+    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+    totals = dict[str, int]()
+    _Stretches(connection, target, seq, totals).add(0, counters)
+    return lambda: totals
+
+
+@dataclass
+class _Stretches:
+    """Halves what is refused until the refused rows are alone."""
+
+    connection: psycopg.Connection
+    target: Target
+    seq: int
+    totals: dict[str, int]
+    tries: int = TRIES
+
+    def add(self, skip: int, take: int) -> None:
+        self.tries -= 1
+        stretch = {"seq": self.seq, "skip": skip, "take": take}
+        statement = self.target.statement("upsert_target", skip_locked=True)
+        try:
+            with self.connection.transaction():
+                self.totals |= dict(self.connection.execute(statement, stretch, binary=True).fetchall())
+        except psycopg.Error as error:
+            if not blames_rows(error):
+                raise
+            if take == 1 or self.tries <= 0:
+                self.connection.execute(SQL["park_some"], stretch | {"reason": why_refused(error)})
+            else:
+                self.add(skip, take // 2)
+                self.add(skip + take // 2, take - take // 2)
+
+
+def why_refused(error: psycopg.Error) -> str:
+    """Return the reason that is kept with parked views."""
+    return f"refused: {str(error).strip().partition(chr(10))[0]}"[:REASON_CHARACTERS]

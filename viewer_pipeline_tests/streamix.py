@@ -1,0 +1,64 @@
+"""A database as Streamix's Prisma schema makes it, from the description of its columns; and a world that counts there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline_tests.world import World
+
+SCHEMA = """
+CREATE TABLE public."Channel" ("id" text PRIMARY KEY);
+CREATE TABLE public."Vod" (
+    "id" text PRIMARY KEY,
+    "channelId" text NOT NULL REFERENCES public."Channel" ("id"),
+    "title" text NOT NULL,
+    "s3Bucket" text NOT NULL,
+    "s3Region" text NOT NULL,
+    "s3Key" text NOT NULL,
+    "viewCount" integer NOT NULL DEFAULT 0
+);
+CREATE INDEX "Vod_channelId_idx" ON public."Vod" ("channelId");
+INSERT INTO public."Channel" VALUES ('channel');
+"""
+NEW_VODS = """
+INSERT INTO public."Vod" ("id", "channelId", "title", "s3Bucket", "s3Region", "s3Key", "viewCount")
+SELECT id, 'channel', 'Title of ' || id, 'vods', 'eu-central-1', 'channel/' || id || '/index.m3u8', %s
+FROM unnest(%s::text[]) AS id
+"""
+VOD = TargetNames.parse("public.Vod", "id", "viewCount")
+
+
+class TargetWorld(World):
+    """The world of a ledger that adds to a table of the user's."""
+
+    def __init__(self, stores: Stores, names: TargetNames = VOD) -> None:
+        super().__init__(Stores(stores.redis, Ledger(stores.ledger.url, names)))
+        self._names = names
+
+    def make_streamix(self) -> None:
+        """Make the tables of Streamix."""
+        self.execute(SCHEMA)
+
+    def add_vods(self, *vod_ids: str, count: int = 0) -> None:
+        """Make VODs."""
+        self.execute(NEW_VODS, count, list(vod_ids))
+
+    def target(self) -> dict[str, Any]:
+        """Return the counts of the user's table, by id as text; those that are zero or null left out."""
+        id_column, count = self._names.id_column, self._names.count_column
+        rows = self.rows(f'SELECT "{id_column}"::text, "{count}" FROM {self._names.table} WHERE "{count}" <> 0')
+        return dict(rows)
+
+    def assert_target_is(self, expected: dict[str, int]) -> None:
+        """The user's table and the totals have these counts; the rest of what was sent is parked or pending."""
+        assert self.target() == expected
+        assert self.totals() == expected
+        self.assert_conserved()
+
+    def rest(self, counted: dict[str, int]) -> dict[str, int]:
+        """Return what was sent beside these counts."""
+        return dict(self.sent - Counter(counted))

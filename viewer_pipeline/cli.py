@@ -265,7 +265,7 @@ def bench_flush(counters: int, runs: int, as_json: bool) -> None:
     from viewer_pipeline.bench.show import show_flush
 
     settings = load_settings()
-    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_max_counters}
+    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
     figures = measure(counters, runs=runs, **limits)
     if as_json:
         click.echo(json.dumps(asdict(figures)))
@@ -314,7 +314,7 @@ def bench_all(runs: int, as_json: bool) -> None:
     from viewer_pipeline.bench.show import show_changed, show_flush, show_messages
 
     settings = load_settings()
-    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_max_counters}
+    limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
     flushes = [measure_flush(counters, runs=runs, **limits) for counters in (100_000, 1_000_000)]
     changed = measure_changed(1_000, 1_000_000, runs=runs)
     messages = measure_messages(500_000, runs=runs)

@@ -24,6 +24,7 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
 SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
+FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
 OUR_KEYS = ("viewer:changed", "viewer:settled", "viewer:subscriber")
 CUTS_CHANNEL = "viewer:cuts:"
@@ -136,8 +137,12 @@ class Settings(BaseSettings):
     batch_interval_ms: int = Field(
         30_000, ge=1, le=86_400_000, description="how often the sensor may launch a flush (5 s at least)"
     )
-    flush_max_counters: int = Field(
-        10_000, ge=1, le=1_000_000, description="counters in one transaction: bounds row locks and the reader's window"
+    flush_max_counters: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="counters in one transaction: bounds row locks and the reader's window"
+        " (default: 10000, with `TARGET_TABLE` 4000)",
     )
     pubsub_mode: PubSubMode = Field(
         "increment", description="`increment`: messages carry the views; `announce`: the producer has counted already"
@@ -194,6 +199,14 @@ class Settings(BaseSettings):
         """Age of the oldest pending view at which something is wrong."""
         default_ms = max(FRESHNESS_INTERVALS * self.batch_interval_ms, FRESHNESS_FLOOR_MS)
         return (default_ms if self.freshness_limit_ms is None else self.freshness_limit_ms) / 1000
+
+    @property
+    def flush_counters(self) -> int:
+        """How many counters one transaction takes at most.
+
+        With a target table fewer: its rows are wide, and people who edit them wait for the transaction.
+        """
+        return self.flush_max_counters or (FLUSH_COUNTERS if self.target_table is None else TARGET_FLUSH_COUNTERS)
 
     @property
     def sensor_interval_seconds(self) -> int:

@@ -36,7 +36,14 @@ SCRIPTS = {
     if isinstance(script, Script)
     for said in (script.sha, script.source)
 }
-STATEMENTS = {text: f"{name}.sql" for name, text in SQL.items()}
+
+
+def _headline(statement: str) -> str:
+    """Return the first line of a statement, the comment that tells what it does."""
+    return statement.partition("\n")[0]
+
+
+STATEMENTS = {_headline(text): f"{name}.sql" for name, text in SQL.items()}
 HANDSHAKE = ("HELLO", "PING", "CLIENT", "AUTH", "SELECT")
 
 
@@ -239,7 +246,8 @@ def _name_of_work(work: Any) -> str:
             return "COMMIT" if known.get("exc_type") is None else "ROLLBACK"
         case "_execute_gen" | "_start_copy_gen" as name:
             said = known.get("query") or known.get("statement") or name
-            return STATEMENTS.get(said, str(said))
+            text = said if isinstance(said, str) else said.as_string()  # with the user's names in it
+            return STATEMENTS.get(_headline(text), text)
         case name:
             return str(name).strip("_")
 

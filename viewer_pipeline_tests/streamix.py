@@ -1,11 +1,12 @@
-"""A database as Streamix's Prisma schema makes it, from the description of its columns; and a world that counts there."""
+"""Tables as Prisma makes them for Streamix, from a description of their columns; and a world that counts into them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.flush import Persisted, Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline_tests.world import World
@@ -37,7 +38,7 @@ class TargetWorld(World):
 
     def __init__(self, stores: Stores, names: TargetNames = VOD) -> None:
         super().__init__(Stores(stores.redis, Ledger(stores.ledger.url, names)))
-        self._names = names
+        self.names = names
 
     def make_streamix(self) -> None:
         """Make the tables of Streamix."""
@@ -49,8 +50,8 @@ class TargetWorld(World):
 
     def target(self) -> dict[str, Any]:
         """Return the counts of the user's table, by id as text; those that are zero or null left out."""
-        id_column, count = self._names.id_column, self._names.count_column
-        rows = self.rows(f'SELECT "{id_column}"::text, "{count}" FROM {self._names.table} WHERE "{count}" <> 0')
+        id_column, count = self.names.id_column, self.names.count_column
+        rows = self.rows(f'SELECT "{id_column}"::text, "{count}" FROM {self.names.table} WHERE "{count}" <> 0')
         return dict(rows)
 
     def assert_target_is(self, expected: dict[str, int]) -> None:
@@ -58,6 +59,14 @@ class TargetWorld(World):
         assert self.target() == expected
         assert self.totals() == expected
         self.assert_conserved()
+
+    def in_thread(self) -> Future[Persisted]:
+        """Begin a flush on another thread."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(self.flush)
+        finally:
+            pool.shutdown(wait=False)
 
     def rest(self, counted: dict[str, int]) -> dict[str, int]:
         """Return what was sent beside these counts."""

@@ -20,6 +20,7 @@ from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
@@ -47,14 +48,15 @@ class Rig:
     redis_url: str
     client: redis.Redis
     process: ProcessPoolExecutor
+    target: TargetNames | None = None
 
     def flush(self, request: Request) -> Seconds:
         """Run one flush in the other process, and wait for it."""
-        return self.process.submit(flush_once, self.database_url, self.redis_url, request).result()
+        return self.process.submit(flush_once, self.database_url, self.redis_url, request, self.target).result()
 
 
 @contextmanager
-def rig() -> Iterator[Rig]:
+def rig(target: TargetNames | None = None) -> Iterator[Rig]:
     """Start the servers in a throw-away directory."""
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
@@ -64,16 +66,16 @@ def rig() -> Iterator[Rig]:
             server.start()
             migrate(postgres.url, with_dagster=False)
             with connect(server.url) as client:
-                yield Rig(postgres.url, server.url, client, process)
+                yield Rig(postgres.url, server.url, client, process, target)
         finally:
             server.stop()
             postgres.stop()
 
 
-def flush_once(database_url: str, redis_url: str, request: Request) -> Seconds:
+def flush_once(database_url: str, redis_url: str, request: Request, target: TargetNames | None = None) -> Seconds:
     """Flush once and say how long each step took."""
     with connect(redis_url) as client:
-        stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
+        stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url, target))
         started = time.perf_counter()
         snapshot = drain(stores, request)
         drained = time.perf_counter()

@@ -179,7 +179,7 @@ class Ledger:
 
     def __init__(self, url: str, target: TargetNames | None = None) -> None:
         self.url = url
-        self._names = target
+        self.names = target
         self._target: Target | None = None
 
     @contextmanager
@@ -210,8 +210,8 @@ class Ledger:
 
     def target(self, connection: psycopg.Connection) -> Target | None:
         """Return the target table, looked up once; None where none is asked for. Raises TargetUnusable."""
-        if self._target is None and self._names is not None:
-            self._target = find_target(connection, self._names)
+        if self._target is None and self.names is not None:
+            self._target = find_target(connection, self.names)
         return self._target
 
     def _commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:

@@ -28,7 +28,7 @@ def _ready_parked(stores: Stores) -> list[str]:
 
 
 def look_for_counters(stores: Stores, max_scans: int = MAX_SCANS) -> Look:
-    """Scan for counters that a sweep would persist, parked views that it would count, rejects that are not recorded yet.
+    """Scan for counters that a sweep would persist, parked views that it would count, rejects that are not on record.
 
     Writes nothing but how far it has looked at parked views.
     """

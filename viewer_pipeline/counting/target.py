@@ -9,7 +9,6 @@ from typing import NamedTuple, Self
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
-from psycopg.sql import Identifier, Literal
 
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import TargetUnusable
@@ -93,23 +92,31 @@ class Target:
 
     def statement(self, name: str, *, skip_locked: bool = False) -> sql.Composed:
         """Return the statement of `sql/<name>.sql` for this table."""
-        table, id_column = Identifier(self.schema, self.table), Identifier(self.id_column)
+        table, id_column = _name(self.schema, self.table), _name(self.id_column)
         sums = sql.SQL(_SUMS_OF_TEXT if KEYS[self.id_type] == KEYS["text"] else _SUMS)
         return sql.SQL(SQL[name]).format(
             table=table,
             id=id_column,
-            count=Identifier(self.count_column),
-            most=Literal(MOST[self.count_type]),
+            count=_name(self.count_column),
+            most=sql.Literal(MOST[self.count_type]),
             key=self._key("p" if name == "lock_parked" else "c"),
             sums=sql.SQL(_FREE_SUMS).format(sums=sums, table=table, id=id_column) if skip_locked else sums,
-            no_key=Literal(f"no id of type {self.id_type}"),
-            no_row=Literal(f"no row in {self.said}"),
-            no_room=Literal(f"{self.said}.{quoted(self.count_column)} would be over {self.count_type}"),
-            locked=Literal(f"row in {self.said} was locked"),
+            no_key=_text(f"no id of type {self.id_type}"),
+            no_row=_text(f"no row in {self.said}"),
+            no_room=_text(f"{self.said}.{quoted(self.count_column)} would be over {self.count_type}"),
+            locked=_text(f"row in {self.said} was locked"),
         )
 
     def _key(self, alias: str) -> sql.SQL:
         return sql.SQL(KEYS[self.id_type].replace("c.vod_id", f"{alias}.vod_id"))
+
+
+def _name(*names: str) -> sql.Identifier:
+    return sql.Identifier(*(name.replace("%", "%%") for name in names))  # in a statement with parameters
+
+
+def _text(text: str) -> sql.Literal:
+    return sql.Literal(text.replace("%", "%%"))
 
 
 def find_target(connection: psycopg.Connection, names: TargetNames) -> Target:

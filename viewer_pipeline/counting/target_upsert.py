@@ -6,6 +6,7 @@ refused by a constraint or a trigger hold nothing else up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,20 +20,16 @@ LOCK_TIMEOUT = "200ms"  # for rows that others have locked: who waits for rows o
 TRIES = 300  # statements that look for what was refused, before whole stretches are parked
 REASON_CHARACTERS = 200
 
-# Of the table as a whole, or of the connection: no row is to blame.
-_NOT_OF_A_ROW = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    pg.UndefinedTable,
-    pg.UndefinedColumn,
-    pg.InvalidSchemaName,
-    pg.InsufficientPrivilege,
-)
+# Classes of SQLSTATE for which no row is to blame: the connection, the transaction, the statement, the rights, the
+# server. All others, also those that a trigger of the user's makes up, may be about some rows only.
+_NOT_OF_A_ROW = re.compile("0[8AB]|2[568D]|3[DF]|4[02]|5[34578]|72|F0|HV|XX")
 
 
 def blames_rows(error: psycopg.Error) -> bool:
     """Whether it may be some rows only that cannot be written: locked by somebody, or refused."""
-    return isinstance(error, pg.LockNotAvailable) or not isinstance(error, _NOT_OF_A_ROW)
+    if isinstance(error, pg.LockNotAvailable):
+        return True
+    return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)
 
 
 def add_to_target(

@@ -78,7 +78,7 @@ def drain_counters(
         mode="ids" if config.vod_ids else config.mode.value,
         vod_ids=tuple(config.vod_ids),
         batch_size=settings.batch_size,
-        flush_max_counters=settings.flush_max_counters,
+        flush_max_counters=settings.flush_counters,
         parked_retention_days=settings.parked_retention_days,
     )
     with said_clearly(), stores(redis, postgres) as both:

@@ -102,7 +102,7 @@ def run(stores: Stores, mode: Mode) -> None:
     """Run a whole flush, on connections of its own."""
     url = stores.redis.url
     with client_of_threads(url) as client:
-        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url))
+        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
         snapshot = flush.drain(own, World.request(mode))
         persisted = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
         assert [verdict for verdict in flush.verify(own, persisted) if not verdict.passed] == []

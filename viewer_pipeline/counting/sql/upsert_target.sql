@@ -1,6 +1,6 @@
 -- Add (part of) the batches of one flush to the user's table and to the totals; park what that table cannot take.
--- Returns ids and totals of what was counted. {key} is the id in the type of the table's column, NULL where it has
--- none; {sums} adds up ids that are the same in that type, and may leave out rows that somebody else has locked.
+-- Returns ids and totals of what was counted. `key` is the id in the type of the table's column, NULL where it has
+-- none; `sums` adds up ids that are the same in that type, and may leave out rows that somebody else has locked.
 -- Rows are locked in the order of their ids, from here to the COMMIT.
 WITH due AS MATERIALIZED (
     SELECT c.vod_id, c.delta, {key} AS key

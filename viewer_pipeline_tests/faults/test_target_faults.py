@@ -1,0 +1,171 @@
+"""Flushes into the user's table that are killed at every call, and many of them beside people who edit that table."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.errors import TransientError
+from viewer_pipeline_tests.calls import Killer, in_child
+from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
+from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.world import ConnectedWorld, World
+
+INT4 = 2**31 - 1
+VIDEO = TargetNames.parse("viewer.video", "id", "n")  # in our schema, so that the scene saves and restores it
+EDIT = """UPDATE public."Vod" SET "title" = "title" || '!' WHERE "id" = %s"""
+PARKED = {"full": 7, "ghost": 2}
+
+
+class TargetScene(Scene):
+    """A table with room for most; parked views whose row is there by now; a flush that is committed, not settled."""
+
+    def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        world = self.world
+        world.execute("CREATE TABLE viewer.video (id text PRIMARY KEY, n integer)")
+        world.send("late", 5)
+        world.send_many(5)
+        world.flush()
+        rows = "INSERT INTO viewer.video SELECT id, 0 FROM unnest(%s::text[]) AS id"
+        world.execute(rows, [f"vod{number:04d}" for number in range(9)])
+        world.execute("INSERT INTO viewer.video VALUES ('full', %s)", INT4 - 6)
+        world.send_many(4, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(Settler, "add", lambda *_: None)
+            world.flush()
+        world.execute(rows, ["late"])
+        for number in range(9):
+            world.send(f"vod{number:04d}", number + 1, announce=True)
+        world.send("full", 7, announce=True)
+        world.send("ghost", 2, announce=True)
+
+    def assert_whole(self) -> None:
+        """What is not parked is in the table and in the totals, the same."""
+        world = self.world
+        world.assert_conserved()
+        assert world.counters() == {}
+        assert world.parked() == PARKED
+        counts = dict(world.rows("SELECT id, n FROM viewer.video WHERE id <> 'full'"))
+        assert counts == world.totals()
+        assert world.rows("SELECT n FROM viewer.video WHERE id = 'full'") == [(INT4 - 6,)]
+
+
+@pytest.fixture
+def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetScene]:
+    """The scene, filled."""
+    with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
+        yield TargetScene(world, monkeypatch)
+
+
+def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """Whatever call is the last, the next sweep makes table and totals whole, and neither ever falls."""
+    world = scene.world
+    scene.restore()
+    points = points_of_a_run(world.stores, "sweep", tmp_path)
+    scene.assert_whole()
+    for point in points:
+        scene.restore()
+        assert in_child(watched(Killer(point), world.stores, "sweep"), tmp_path / "report") == -9, point
+        try:
+            totals = scene.assert_nothing_fell(scene.totals)
+            assert [row for row in counts_apart(world) if row[0] != "full"] == []
+            world.send("vod0001", 10, announce=True)
+            world.flush()
+            scene.assert_nothing_fell(totals)
+            scene.assert_whole()
+        except AssertionError as error:
+            error.add_note(f"killed: {point}")
+            raise
+    tell(f"into a table: {len(points)} crash points of {len({point[:2] for point in points})} calls")
+    assert "postgres apply_parked.sql" in {point.call for point in points}
+
+
+def counts_apart(world: World) -> list[tuple[str, int, int]]:
+    """Return where the table and the totals differ, which they never do: they change in one transaction."""
+    return world.rows(
+        "SELECT id, n, view_count FROM viewer.video LEFT JOIN viewer.vod_view_counts ON vod_id = id"
+        " WHERE coalesce(n, 0) <> coalesce(view_count, 0)"
+    )
+
+
+def test_everybody_at_once(stores: Stores) -> None:
+    """Sweeps at once, editors, VODs that come and go, made-up ids: views are conserved, edits are not lost."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    stay = [f"vod{number:04d}" for number in range(40)]
+    world.add_vods(*stay)
+    stop = threading.Event()
+    with ThreadPoolExecutor(8) as pool:
+        flushers = [pool.submit(_sweep, world, stop) for _ in range(3)]
+        editor = pool.submit(_edit, stores.ledger.url, stay, stop)
+        owner = pool.submit(_come_and_go, stores.ledger.url, stop)
+        chosen, number = random.Random(5), 0
+        while world.rows("SELECT count(*) FROM viewer.flush")[0][0] < 60:  # each one a moment for others to meet it
+            number += 1
+            vod_id = chosen.choice([*stay, "comes", "goes", f"made up {number}"])
+            world.send(vod_id, chosen.randint(1, 3), announce=chosen.random() < 0.5)
+        stop.set()
+        for done in flushers:
+            done.result(60)
+        edits, changes = editor.result(60), owner.result(60)
+    assert edits > 0
+    assert changes > 0
+    for _ in range(2):
+        world.flush(flush_max_counters=100)
+    assert world.counters() == {}
+    world.assert_conserved()
+    totals = world.totals()
+    assert dict(world.rows('SELECT "id", "viewCount" FROM public."Vod" WHERE "id" LIKE \'vod%\'')) == {
+        vod_id: totals.get(vod_id, 0) for vod_id in stay
+    }
+    assert world.rows("SELECT sum(length(title) - length('Title of ' || id)) FROM public.\"Vod\"") == [(edits,)]
+
+
+def _sweep(world: TargetWorld, stop: threading.Event) -> None:
+    own = TargetWorld(world.stores, world.names)
+    while not stop.is_set():
+        with suppress(TransientError):  # another one moved the marker again and again: the next run goes on
+            own.flush(flush_max_counters=20)
+
+
+def _edit(url: str, vod_ids: list[str], stop: threading.Event) -> int:
+    """Add a letter to titles, several in one transaction, in any order; return how many edits were committed."""
+    chosen, edits = random.Random(6), 0
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not stop.is_set():
+            some = chosen.sample(vod_ids, 3)
+            try:
+                with connection.transaction():
+                    for vod_id in some:
+                        connection.execute(EDIT, [vod_id])
+            except psycopg.errors.DeadlockDetected:  # with a flush: either may be the one that PostgreSQL gives up
+                continue
+            edits += len(some)
+    return edits
+
+
+def _come_and_go(url: str, stop: threading.Event) -> int:
+    """Let a VOD come and another go, again and again; return how often."""
+    changes = 0
+    new = """
+        INSERT INTO public."Vod" ("id", "channelId", "title", "s3Bucket", "s3Region", "s3Key")
+        SELECT %s, 'channel', 'Title of ' || %s, '', '', '' ON CONFLICT DO NOTHING
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not stop.is_set():
+            for vod_id in ("comes", "goes"):
+                connection.execute(new, [vod_id, vod_id])
+            connection.execute("""DELETE FROM public."Vod" WHERE "id" = 'goes'""")
+            changes += 1
+    return changes

@@ -136,11 +136,13 @@ def worker(last_flush: bool) -> None:
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
     from viewer_pipeline.counting.durability import require_durability
+    from viewer_pipeline.counting.ledger import require_target
     from viewer_pipeline.local.status import read_status
 
     settings = _settings_of_running()
     read_status(settings)  # a server that is out of reach is said in a sentence, before Dagster is imported
     require_durability(settings)
+    require_target(settings)
     settings.export()
     from viewer_pipeline.local.flush_now import run_flush
     from viewer_pipeline.orchestration.instance import open_instance

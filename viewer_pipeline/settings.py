@@ -240,11 +240,14 @@ class Settings(BaseSettings):
         return _for_psycopg2("DATABASE_URL", self.require_database_url(), "-csearch_path=dagster")
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of this process with these settings in it, for a child or for Dagster itself."""
-        dumped = self.model_dump(exclude_none=True)
+        """Return the environment of this process with these settings in it, for a child or for Dagster itself.
+
+        What is not set here is not set there, whatever `.env` says: STORAGE_VARIABLE tells that it was read already.
+        """
+        dumped = {name.upper(): value for name, value in self.model_dump().items()}
         return {
-            **os.environ,
-            **{name.upper(): str(value) for name, value in dumped.items()},
+            **{name: value for name, value in os.environ.items() if name not in dumped},
+            **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
             STORAGE_VARIABLE: self.dagster_storage_url(),
@@ -252,7 +255,10 @@ class Settings(BaseSettings):
 
     def export(self) -> None:
         """Put these settings into the environment of this process, where Dagster looks for them."""
-        os.environ.update(self.environment())
+        environment = self.environment()
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
     def changed(self, **updates: Any) -> Self:
         """Return a copy with some values replaced."""
@@ -292,7 +298,7 @@ def load_settings() -> Settings:
     Raises SettingsError, which names each unusable variable, its value and what is expected.
     """
     try:
-        return Settings()
+        return Settings(_env_file=None) if STORAGE_VARIABLE in os.environ else Settings()
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
     except ValidationError as error:

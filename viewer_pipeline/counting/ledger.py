@@ -24,7 +24,7 @@ from viewer_pipeline.counting.target import Target, TargetNames, find_target
 from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
 from viewer_pipeline.logs import event
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.settings import Settings, without_password
 
 log = logging.getLogger("viewer_pipeline.ledger")
 
@@ -234,6 +234,20 @@ class Ledger:
         """Look up whether a flush was committed."""
         with self.connect() as connection:
             return bool(_one(connection, "find_flush", flush_id=flush_id)[0])
+
+
+def require_target(settings: Settings) -> None:
+    """Raise TargetUnusable where the target table of the settings cannot be used.
+
+    A PostgreSQL that is out of reach now is asked again by every run.
+    """
+    if names := TargetNames.of(settings):
+        ledger = Ledger(settings.require_database_url(), names)
+        try:
+            with ledger.connect() as connection:
+                ledger.target(connection)
+        except PostgresUnavailable:
+            return
 
 
 def last_flush(connection: psycopg.Connection) -> LastFlush:

@@ -80,6 +80,7 @@ def run_demo(
     with TemporaryDirectory(prefix="viewer-demo-") as home:
         settings = settings.changed(
             database_url=None,
+            target_table=None,
             redis_url=None,
             dagster_database_url=None,
             dagster_home=None,

@@ -70,6 +70,7 @@ def run_soak(settings: Settings, minutes: float, seed: int, said: Callable[[str]
     """Keep a throw-away stack under fire for so many minutes, then wait until all is persisted, and compare per VOD."""
     with TemporaryDirectory(prefix="viewer-soak-") as home:
         settings = settings.changed(
+            target_table=None,
             database_url=None,
             redis_url=None,
             dagster_database_url=None,

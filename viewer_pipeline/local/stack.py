@@ -13,6 +13,7 @@ from threading import Event
 from typing import IO
 
 from viewer_pipeline.counting.durability import require_durability
+from viewer_pipeline.counting.ledger import require_target
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
@@ -67,6 +68,7 @@ class Stack:
             require_durability(self.settings)
             said("migrating the schema `viewer`")
             migrate(self.settings.require_database_url(), with_dagster=self.settings.dagster_database_url is None)
+            require_target(self.settings)
             self._start_processes(said)
         except BaseException:
             self.stop(said)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from viewer_pipeline.counting.durability import require_durability
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.errors import NotFlushed
+from viewer_pipeline.counting.ledger import Ledger, require_target
+from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
@@ -35,6 +35,10 @@ def run_worker(settings: Settings, last_flush: LastFlush) -> int:
     Raises SettingsError where HEALTH_CHECK_PORT is taken, or where Redis cannot honour REDIS_WAIT_*.
     """
     require_durability(settings)
+    try:
+        require_target(settings)
+    except TargetUnusable as error:  # what it hears is still to be folded; the flush runs fail and say so
+        log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, last_flush)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.on_signal)

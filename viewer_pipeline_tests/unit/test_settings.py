@@ -467,6 +467,24 @@ def test_options_of_the_database_url_stay() -> None:
     assert sorted(options.split()) == ["-csearch_path=dagster", "-cstatement_timeout=5s"]
 
 
+def test_a_child_knows_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a process has set to nothing is nothing in its children, though a variable or .env says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nBATCH_SIZE=9\n")
+    monkeypatch.setenv("DAGSTER_DATABASE_URL", URL)
+    assert load_settings().target_table == "from_file"
+    settings = load_settings().changed(database_url=URL, target_table=None, dagster_database_url=None)
+    with patch.dict(os.environ):
+        settings.export()
+        known = load_settings()
+    assert (known.database_url, known.target_table, known.dagster_database_url, known.batch_size) == (
+        URL,
+        None,
+        None,
+        9,
+    )
+
+
 def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every value that is set, as text, paths absolute, beside what this process has."""
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
@@ -480,7 +498,8 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "REDIS_WAIT_TIMEOUT_MS": "3000",
         "BATCH_SIZE": "7",
         "BATCH_INTERVAL_MS": "30000",
-        "FLUSH_MAX_COUNTERS": "10000",
+        "TARGET_ID_COLUMN": "id",
+        "TARGET_COUNT_COLUMN": "viewCount",
         "PUBSUB_MODE": "increment",
         "PUBSUB_CHANNEL": "view_count_updates",
         "TOTALS_CHANNEL": "view_count_totals",

@@ -39,7 +39,7 @@ def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
     monkeypatch.setattr(parked, "SOME", 500)
     vods.execute(
         "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, first_seen, updated_at)"
-        " SELECT 'made up ' || to_char(n, 'FM0000'), 1, 'no row', 0, now() - interval '1 day' - n * interval '1 second', now()"
+        " SELECT 'made up ' || to_char(n, 'FM0000'), 1, 'no row', 0, now() - n * interval '1 minute', now()"
         f" FROM generate_series(1, {MANY}) AS n"
     )
     return vods

@@ -258,6 +258,25 @@ def test_rows_that_are_refused(vods: TargetWorld) -> None:
     vods.assert_conserved()
 
 
+def test_rows_that_are_refused_at_the_commit(vods: TargetWorld) -> None:
+    """By a deferred constraint, which else would speak up when nobody can tell any more which row it means."""
+    vods.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF NEW."id" = 'b' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON public."Vod" DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    vods.add_vods("a", "b", "c")
+    for vod_id in "abc":
+        vods.send(vod_id, 2)
+    vods.flush()
+    vods.assert_target_is({"a": 2, "c": 2})
+    assert reasons(vods) == {"b": "refused: not this one"}
+    vods.execute("UPDATE viewer.parked SET refused_at = NULL")
+    assert vods.flush().unparked == (0, 0)
+    vods.assert_target_is({"a": 2, "c": 2})
+
+
 def test_a_table_that_refuses_everything(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some tries whole stretches are parked: the flush ends, and all is counted once the trigger is gone."""
     vods.execute("""

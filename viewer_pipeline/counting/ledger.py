@@ -13,14 +13,14 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
-from viewer_pipeline.counting.postgres_client import BoundedConnection
+from viewer_pipeline.counting.postgres_client import open_connection
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
 from viewer_pipeline.logs import event
+from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import without_password
 
 log = logging.getLogger("viewer_pipeline.ledger")
@@ -32,24 +32,6 @@ SQL: dict[str, str] = {
 }
 
 REJECTS_AT_ONCE = 1000
-
-# Every wait has an end: a run that hangs holds back all later ones.
-TIMEOUTS: dict[str, Any] = {
-    "client_encoding": "utf8",  # what COPY sends; the server converts nothing
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-    "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s",
-}
-
-
-def _added(url: str) -> dict[str, Any]:
-    """Return what TIMEOUTS adds to a URL; what the URL says itself goes first."""
-    said = conninfo_to_dict(url)
-    options = f"{TIMEOUTS['options']} {said.get('options', '')}".strip()
-    return {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
 
 
 class Batch(NamedTuple):
@@ -179,12 +161,7 @@ class Ledger:
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
         """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
-        with (
-            postgres_errors(self.url),
-            BoundedConnection.connect(
-                self.url, autocommit=True, application_name="viewer-pipeline", **_added(self.url)
-            ) as connection,
-        ):
+        with postgres_errors(self.url), open_connection(PostgresUrl.of(self.url)) as connection:
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:

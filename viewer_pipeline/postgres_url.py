@@ -6,8 +6,10 @@ The only place where the parameters of a connection come from (docs/how-to/conne
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, unquote_plus
 
@@ -32,6 +34,8 @@ PRISMAS = frozenset(
     }
 )
 SECRET = frozenset({"password", "sslpassword"})  # an & in it that is not encoded makes the rest of it a parameter
+# Authorities that the system trusts, where there is no SSL_CERT_FILE: Debian, Red Hat, Alpine and macOS.
+BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 NAME = re.compile(r"[A-Za-z_][\w.-]{0,40}", re.ASCII)
 
 
@@ -168,7 +172,15 @@ def _with_prismas_tls(said: dict[str, str], prismas: Mapping[str, str]) -> dict[
         said |= {"sslmode": "verify-full", "sslrootcert": said.get("sslrootcert", "system")}
     elif accept == "accept_invalid_certs":
         said.setdefault("sslmode", "require")
+    if said.get("sslrootcert") == "system" and said.get("sslmode", "verify-full") == "verify-full":
+        said |= {"sslmode": "verify-full", "sslrootcert": system_authorities()}
     return said
+
+
+def system_authorities() -> str:
+    """Return a file for `sslrootcert=system`, which a client library out of a wheel looks for where it was built."""
+    places = (ssl.get_default_verify_paths().cafile, *BUNDLES)
+    return next((place for place in places if place and Path(place).exists()), "system")
 
 
 def _one_of(name: str, said: Mapping[str, str], default: str, *values: str) -> str:

@@ -148,7 +148,8 @@ class Settings(BaseSettings):
         "text", description="`text` (key=value) or `json`, one event a line; Dagster's services always write JSON"
     )
     dagster_database_url: DatabaseUrl | None = Field(
-        None, description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)"
+        None,
+        description="Dagster's own storage, not behind PgBouncer (default: the schema `dagster` of `DATABASE_URL`)",
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
@@ -275,8 +276,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-# The value up to the next parameter: an & that nobody encoded is still of the password.
-_PASSWORD_OPTION = re.compile(r"(?i)((?:password|_secret|scram_\w+_key)=)(?:'[^']*'?|[^&\s]*(?:&(?![\w.-]+=)[^&\s]*)*)")
+# Whatever such a name ends in, and up to the next name: an & that nobody encoded is still of the password.
+_PASSWORD_OPTION = re.compile(
+    r"(?i)((?:password|passwd|secret|token|api_?key|scram_\w+_key)=)"
+    r"(?:'[^']*'?|[^&\s]*(?:&(?![a-z_][\w.-]*=)[^&\s]*)*)"
+)
 
 
 def hide_password(url: str) -> str:

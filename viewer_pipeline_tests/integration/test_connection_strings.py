@@ -27,6 +27,7 @@ from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker import dagster_tables
 from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.worker_process import WorkerProcess
 from viewer_pipeline_tests.world import World
 
 PASSWORD = "p@ss:w/rd?%41&ü="  # every character that a URL may trip over
@@ -189,7 +190,21 @@ def test_socket_timeout(database_url: str) -> None:
             connection.execute("SELECT 7")
 
 
-def test_one_warning_names_what_is_dropped(
+DROPPED = "unknown parameters of a database URL are dropped"
+
+
+def test_one_warning_of_a_worker(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    """At its start, and not with every connection."""
+    url = f"{database_url}?schema=public&foo=Geheim&bar=1"
+    with WorkerProcess(tmp_path, url, redis_url) as worker:
+        worker.wait_until_ready()
+        assert worker.stop() == 0
+        said = [line for line in worker.events() if line["event"] == DROPPED]
+        assert [(line["level"], line["DATABASE_URL"]) for line in said] == [("warning", "foo, bar")]
+        assert "Geheim" not in worker.log.read_text()
+
+
+def test_one_warning_of_a_command(
     database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the start of a command; without the value."""
@@ -198,4 +213,4 @@ def test_one_warning_names_what_is_dropped(
         result = CliRunner().invoke(main, ["migrate"])
     assert result.exit_code == 0, result.output
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("viewer_pipeline")]
-    assert warnings == ['unknown parameters of a database URL are dropped DATABASE_URL="foo, bar"']
+    assert warnings == [f'{DROPPED} DATABASE_URL="foo, bar"']

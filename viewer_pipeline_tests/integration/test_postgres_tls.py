@@ -113,6 +113,16 @@ def test_who_is_let_in(secured: Secured, parameters: str, over_tls: bool) -> Non
     assert connects(secured.url(parameters)) == (over_tls, over_tls)
 
 
+@pytest.mark.parametrize("parameters", ["sslmode=require&sslaccept=strict", "sslrootcert=system"])
+def test_whom_the_system_trusts(secured: Secured, monkeypatch: pytest.MonkeyPatch, parameters: str) -> None:
+    """Where no authority is named: here one that an administrator has added."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(secured.authority.certificate))
+    assert connects(secured.url(parameters)) == (True, True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(secured.other.certificate))
+    with pytest.raises(PostgresUnavailable, match="certificate verify failed"):
+        migrate(secured.url(parameters), with_dagster=True)
+
+
 @pytest.mark.parametrize(
     ("parameters", "host", "said"),
     [

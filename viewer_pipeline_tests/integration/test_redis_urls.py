@@ -129,7 +129,7 @@ def test_everything_over_tls(secured: Secured, database_url: str) -> None:
             probes.close()
 
 
-def test_whom_it_trusts(secured: Secured, tmp_path: Path) -> None:
+def test_whom_it_trusts(secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The authority that is named, for the host that is named, unless the URL says otherwise."""
     other = Authority(tmp_path / "other").certificate
     with secured.serving():
@@ -141,6 +141,8 @@ def test_whom_it_trusts(secured: Secured, tmp_path: Path) -> None:
         assert "certificate is not valid for 'localhost'" in refusal(secured.url(host="localhost"))
         assert answers(secured.url("&ssl_check_hostname=false", host="localhost"))
         assert answers(elsewhere + "&ssl_cert_reqs=none")
+        monkeypatch.setenv("SSL_CERT_FILE", str(secured.authority.certificate))  # as an administrator adds it
+        assert answers(secured.url().partition("?")[0])
 
 
 def test_certificates_of_clients(secured: Secured) -> None:

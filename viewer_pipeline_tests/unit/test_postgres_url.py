@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from viewer_pipeline.postgres_url import LIBPQ, PostgresUrl
+from viewer_pipeline import postgres_url
+from viewer_pipeline.postgres_url import LIBPQ, PostgresUrl, system_authorities
 
 PRISMA = (
     "postgresql://u:p@host:5432/db?schema=public&sslmode=require&connection_limit=5&pool_timeout=10"
     "&pgbouncer=true&connect_timeout=5"
 )
+SYSTEM = system_authorities()
 LOGIN = {"user": "u", "password": "p", "host": "host", "port": "5432", "dbname": "db"}
 
 
@@ -145,9 +148,11 @@ def test_socket_timeout(said: str, seconds: float | None) -> None:
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
+        ("sslmode=require&sslrootcert=system", {"sslmode": "require", "sslrootcert": "system"}),  # libpq refuses it
+        ("sslrootcert=system", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
         ("sslmode=verify-ca", {"sslmode": "verify-ca"}),
-        ("sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": "system"}),
-        ("sslmode=require&sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": "system"}),
+        ("sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
+        ("sslmode=require&sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
         ("sslmode=verify-ca&sslaccept=strict", {"sslmode": "verify-ca"}),
         ("sslmode=disable&sslaccept=strict", {"sslmode": "disable"}),
         ("sslaccept=strict&sslrootcert=a.pem", {"sslmode": "verify-full", "sslrootcert": "a.pem"}),
@@ -164,6 +169,20 @@ def test_socket_timeout(said: str, seconds: float | None) -> None:
 def test_tls(parameters: str, said: dict[str, str]) -> None:
     """Prisma's words in libpq's; libpq's own stay, and nothing makes a check weaker than it was asked for."""
     assert tls(parameters) == said
+
+
+def test_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that SSL_CERT_FILE names, else one of the usual places, else wherever libpq looks."""
+    own, usual = tmp_path / "own.pem", tmp_path / "usual.pem"
+    usual.touch()
+    monkeypatch.setattr(postgres_url, "BUNDLES", (str(tmp_path / "gone.pem"), str(usual)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(own))
+    assert system_authorities() == str(usual)
+    own.touch()
+    assert system_authorities() == str(own)
+    monkeypatch.setattr(postgres_url, "BUNDLES", ())
+    own.unlink()
+    assert system_authorities() == "system"
 
 
 def test_what_means_nothing_is_dropped_by_name() -> None:

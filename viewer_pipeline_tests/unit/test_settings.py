@@ -331,6 +331,7 @@ def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
         ("postgresql://user@host/db", "postgresql://user@host/db"),
         ("postgresql://u:word@a:1,b:2/db?sslpassword=word&x=1", "postgresql://u:***@a:1,b:2/db?sslpassword=***&x=1"),
         ("postgresql://host/db?oauth_client_secret=word&a=b", "postgresql://host/db?oauth_client_secret=***&a=b"),
+        ("postgresql://host/db?api_key=word&token=word&a=b", "postgresql://host/db?api_key=***&token=***&a=b"),
         ("at postgresql:///db?host=/run&password=word: no", "at postgresql:///db?host=/run&password=*** no"),
         ("rediss://ann:word@host/0?ssl_password=word", "rediss://ann:***@host/0?ssl_password=***"),
         ("", ""),

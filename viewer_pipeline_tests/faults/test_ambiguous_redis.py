@@ -420,7 +420,7 @@ def test_totals_are_heard_late(world: World, proxy: Proxy, hasty: Proxied) -> No
     messages = 0
     with (
         connect(world.stores.redis.url) as client,
-        client.pubsub(ignore_subscribe_messages=True) as pubsub,  # type: ignore[no-untyped-call]
+        client.pubsub(ignore_subscribe_messages=True) as pubsub,
     ):
         pubsub.subscribe(world.stores.redis.totals_channel)
         pubsub.get_message(timeout=SECONDS)

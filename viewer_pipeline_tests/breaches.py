@@ -10,6 +10,9 @@ CRASHES = "viewer_pipeline_tests/faults/test_crashes.py"
 DISASTERS = "viewer_pipeline_tests/faults/test_disasters.py"
 FOLDS = "viewer_pipeline_tests/integration/test_folds.py"
 EXACTNESS = "viewer_pipeline_tests/faults/test_exactness.py"
+TARGET = "viewer_pipeline_tests/integration/test_target.py"
+PARKED = "viewer_pipeline_tests/integration/test_parked.py"
+TARGET_FAULTS = "viewer_pipeline_tests/faults/test_target_faults.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
 
 COUNTING = "viewer_pipeline/counting/"
@@ -181,5 +184,66 @@ BREACHES = (
         "            self._add(self.last + 1, views)",
         "            self._add(self.last + 2, views)",
         (STREAM, EXACTNESS),
+    ),
+    Breach(
+        "R1",
+        "the user's table is written apart from the ledger",
+        COUNTING + "ledger.py",
+        "            return _transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
+        "            with connection.transaction():\n"
+        "                if not _claim(connection, flush):\n"
+        "                    return None\n"
+        "                _copy_batches(connection, flush.batches)\n"
+        "            with connection.transaction():\n"
+        "                return add_to_target(connection, target, flush.seq, flush.counters)\n",
+        (TARGET_FAULTS,),
+    ),
+    Breach(
+        "parked",
+        "views of VODs that are not there are dropped",
+        COUNTING + "sql/upsert_target.sql",
+        "    WHERE touched.key IS NULL\n",
+        "    WHERE FALSE\n",
+        (TARGET, PARKED),
+    ),
+    Breach(
+        "parked",
+        "parked views stay parked when they are counted",
+        COUNTING + "sql/apply_parked.sql",
+        "WHERE p.vod_id = due.vod_id",
+        "WHERE FALSE AND p.vod_id = due.vod_id",
+        (TARGET, PARKED),
+    ),
+    Breach(
+        "parked",
+        "parked views are counted without holding them",
+        COUNTING + "sql/lock_parked.sql",
+        "FOR NO KEY UPDATE OF t, p SKIP LOCKED",
+        "",
+        (PARKED,),
+    ),
+    Breach(
+        "target",
+        "the count is set instead of added to",
+        COUNTING + "sql/upsert_target.sql",
+        "SET {count} = coalesce(t.{count}, 0) + s.delta",
+        "SET {count} = (SELECT sum(view_count) FROM viewer.vod_view_counts WHERE vod_id = s.key) + s.delta",
+        (TARGET,),
+    ),
+    Breach(
+        "target",
+        "ids that are one in the table's type are not added up",
+        COUNTING + "target.py",
+        '_SUMS = "SELECT key, sum(delta) AS delta FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY key"',
+        '_SUMS = "SELECT key, delta FROM due WHERE key IS NOT NULL ORDER BY key"',
+        (TARGET,),
+    ),
+    Breach(
+        "target",
+        "a row that cannot be written fails the flush",
+        COUNTING + "target_upsert.py",
+        "    return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)\n",
+        "    return False\n",
+        (TARGET,),
     ),
 )

@@ -1,4 +1,4 @@
-"""What fault tests tell people while they run."""
+"""What fault tests tell people."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from viewer_pipeline_tests.conftest import TOLD
+
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print a line that is seen also where the test passes."""
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Leave a line that the end of the session shows, also where the test passes: numbers that guarantees name."""
 
     def say(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n{line}")  # noqa: T201 - numbers that guarantees name must be seen
+        record_property(TOLD, line)
 
     return say

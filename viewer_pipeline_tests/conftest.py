@@ -39,12 +39,13 @@ from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
 from viewer_pipeline.counting.redis_client import connect  # noqa: E402
 from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
 from viewer_pipeline.local.ports import free_port  # noqa: E402
-from viewer_pipeline.local.postgres_server import PostgresServer  # noqa: E402
+from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = "template_viewer"
+SCRAM_CHOOSES = 160000  # the PostgreSQL from which on a login need not hash 4096 times: half of what it costs
 TOLD = "told"  # the property under which a test leaves a figure for people
 
 
@@ -98,6 +99,9 @@ def postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     server.start()
     try:
         with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+            if connection.info.server_version >= SCRAM_CHOOSES:
+                connection.execute("SET scram_iterations = 1")
+                connection.execute(f"ALTER ROLE {NAME} PASSWORD '{server.password}'")
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
         migrate(server.url_of(TEMPLATE), with_dagster=True)
         yield server
@@ -117,11 +121,12 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """URL of a fresh, migrated database."""
+def database_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a fresh, migrated database; with Dagster's tables where the test opens an instance on it."""
     name = "test_" + os.urandom(6).hex()
+    template = request.getfixturevalue("dagster_template") if "dagster" in request.fixturenames else TEMPLATE
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield postgres_server.url_of(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -7,8 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from viewer_pipeline_tests.world import World
 
 FLUSHERS = 6
 SENDS = 3000
-COMMIT = b"COMMIT"
+COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
 SETTINGS = """
     SELECT current_setting('statement_timeout'), current_setting('lock_timeout'),
         current_setting('idle_in_transaction_session_timeout'), current_setting('search_path')

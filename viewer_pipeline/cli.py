@@ -180,6 +180,34 @@ def status(as_json: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0.1, 3600), help="How long to listen."
+)
+@as_json
+def doctor(seconds: float, as_json: bool) -> None:
+    """Look at settings, servers, keys, producers and Dagster; say what is wrong, why it matters, and what to do.
+
+    Listens to the producers to tell which PUBSUB_MODE they need. Writes nothing. Exit status 1 if something must be
+    fixed.
+    """
+    from viewer_pipeline.local.doctor.examine import Doctor
+    from viewer_pipeline.local.doctor.finding import verdict
+    from viewer_pipeline.local.doctor.show import show_findings
+
+    patient = Doctor(_settings_of_running(), seconds)
+    if not as_json:
+        _say(f"looking, and listening to the producers for {seconds:g} s …")
+    findings = patient.examine()
+    if as_json:
+        shown = [finding.shown() for finding in findings]
+        click.echo(json.dumps({"verdict": verdict(findings), "findings": shown}))
+    else:
+        show_findings(findings)
+    if verdict(findings) == "problem":
+        raise SystemExit(1)
+
+
+@main.command()
 @click.argument("kinds", nargs=-1, type=click.Choice(["postgres_rolled_back", "redis_emptied", "drift"]))
 @as_json
 def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:

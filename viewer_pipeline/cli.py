@@ -18,7 +18,7 @@ import click
 from viewer_pipeline.counting.incidents import Kind
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.logs import log_to_stderr
-from viewer_pipeline.settings import Settings, load_settings, without_password
+from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, Settings, load_settings, without_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -208,6 +208,23 @@ def doctor(seconds: float, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
+@click.option("--discard", multiple=True, metavar="ID", help="Give up the parked views of this VOD; may be repeated.")
+@as_json
+def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
+    """Show parked views: those of VODs that the target table lacks, or has no room for."""
+    from viewer_pipeline.local.parked_views import act_on_parked, show_parked
+
+    found = act_on_parked(_settings_of_running(), apply=apply, discard=discard)
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+    else:
+        show_parked(found)
+    if None in found["discarded"].values():
+        raise SystemExit(1)
+
+
+@main.command()
 @click.argument("kinds", nargs=-1, type=click.Choice(["postgres_rolled_back", "redis_emptied", "drift"]))
 @as_json
 def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
@@ -303,6 +320,26 @@ def bench_flush(counters: int, runs: int, as_json: bool) -> None:
         show_flush([figures])
 
 
+@bench.command("target")
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Rows of the table.")
+@click.option("--counters", default=100_000, show_default=True, type=click.IntRange(1))
+@_bench_options
+def bench_target(rows: int, counters: int, runs: int, as_json: bool) -> None:
+    """Time a flush into a wide table of the user's, beside one UPDATE of the same rows, and an editor's wait."""
+    from viewer_pipeline.bench.show import show_target
+    from viewer_pipeline.bench.target import bench_target as measure
+
+    if counters > rows:
+        raise click.UsageError(f"--counters {counters}: expected at most --rows, which is {rows}")
+    settings = load_settings()
+    limit = settings.flush_max_counters or TARGET_FLUSH_COUNTERS
+    figures = measure(rows, counters, runs=runs, batch_size=settings.batch_size, flush_max_counters=limit)
+    if as_json:
+        click.echo(json.dumps(asdict(figures)))
+    else:
+        show_target(figures)
+
+
 @bench.command("changed")
 @click.option("--counters", default=1_000, show_default=True, type=click.IntRange(1))
 @click.option("--others", default=1_000_000, show_default=True, type=click.IntRange(0), help="Unrelated keys.")
@@ -337,22 +374,26 @@ def bench_messages(messages: int, runs: int, as_json: bool) -> None:
 @bench.command("all")
 @_bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, the changed set, 500 000 messages."""
+    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, into a table, the changed set, messages."""
     from viewer_pipeline.bench.changed import bench_changed as measure_changed
     from viewer_pipeline.bench.flush import bench_flush as measure_flush
     from viewer_pipeline.bench.messages import bench_messages as measure_messages
-    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages
+    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages, show_target
+    from viewer_pipeline.bench.target import bench_target as measure_target
 
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
     flushes = [measure_flush(counters, runs=runs, **limits) for counters in (100_000, 1_000_000)]
+    limit = settings.flush_max_counters or TARGET_FLUSH_COUNTERS
+    target = measure_target(1_000_000, 100_000, runs=runs, batch_size=settings.batch_size, flush_max_counters=limit)
     changed = measure_changed(1_000, 1_000_000, runs=runs)
     messages = measure_messages(500_000, runs=runs)
     if as_json:
         found = {"flush": [asdict(figures) for figures in flushes], "changed": asdict(changed)}
-        click.echo(json.dumps({**found, "messages": asdict(messages)}))
+        click.echo(json.dumps({**found, "target": asdict(target), "messages": asdict(messages)}))
     else:
         show_flush(flushes)
+        show_target(target)
         show_changed(changed)
         show_messages(messages)
 

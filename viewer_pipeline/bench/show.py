@@ -8,6 +8,7 @@ from rich.table import Table
 from viewer_pipeline.bench.changed import ChangedFigures
 from viewer_pipeline.bench.flush import FlushFigures
 from viewer_pipeline.bench.messages import MessageFigures
+from viewer_pipeline.bench.target import TargetFigures
 
 WIDTH = 118
 
@@ -39,6 +40,19 @@ def show_flush(all_figures: list[FlushFigures]) -> None:
             f"{f.counters:,}", f"{w.locked:.3f}", f"{w.doubled:.3f}", f"{w.script_ms:.2f}", f"{w.script_max_ms:.1f}"
         )
     console.print(table)
+
+
+def show_target(f: TargetFigures) -> None:
+    """Print the flush, its reference, and what an editor of the table feels."""
+    table = Table(
+        "rows", "counters", "flush s", "counters/s", "raw s", "raw / flush", "an edit waits s (median, longest)",
+        title="flush into a wide table of the user's, beside COPY and one sorted UPDATE of the same rows (medians)",
+    )  # fmt: skip
+    table.add_row(
+        f"{f.rows:,}", f"{f.counters:,}", f"{f.flush:.2f}", f"{f.counters_per_second:,}", f"{f.raw:.2f}",
+        f"{f.ratio:.2f}", f"{f.editor_wait:.3f}, {f.editor_wait_max:.3f}",
+    )  # fmt: skip
+    Console(width=WIDTH).print(table)
 
 
 def show_changed(f: ChangedFigures) -> None:

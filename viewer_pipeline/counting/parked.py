@@ -158,7 +158,9 @@ def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod
 
 
 def _ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:
-    return [vod_id for (vod_id,) in connection.execute(target.statement("parked_ready"), page)]
+    with connection.transaction():
+        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+        return [vod_id for (vod_id,) in connection.execute(target.statement("parked_ready"), page)]
 
 
 def _one(connection: psycopg.Connection, name: str, **parameters: object) -> tuple[Any, ...]:

@@ -65,6 +65,8 @@ class _Described(NamedTuple):
     kind: str
     hides_rows: bool
     id_type: str | None
+    collation_schema: str | None
+    collation: str | None
     tells_ids_apart: bool
     unique: bool
     count_type: str | None
@@ -84,6 +86,7 @@ class Target:
     id_type: str
     count_column: str
     count_type: str
+    collation: tuple[str, str] | None = None  # schema and name: that of the id column and its index
 
     @property
     def said(self) -> str:
@@ -107,8 +110,10 @@ class Target:
             locked=_text(f"row in {self.said} was locked"),
         )
 
-    def _key(self, alias: str) -> sql.SQL:
-        return sql.SQL(KEYS[self.id_type].replace("c.vod_id", f"{alias}.vod_id"))
+    def _key(self, alias: str) -> sql.Composable:
+        key: sql.Composable = sql.SQL(KEYS[self.id_type].replace("c.vod_id", f"{alias}.vod_id"))
+        # Ids of ours have another collation, and an index serves comparisons in its own only.
+        return key if self.collation is None else key + sql.SQL(" COLLATE ") + _name(*self.collation)
 
 
 def _name(*names: str) -> sql.Identifier:
@@ -133,7 +138,18 @@ def find_target(connection: psycopg.Connection, names: TargetNames) -> Target:
         raise TargetUnusable("; ".join(problems))
     assert found.id_type is not None
     assert found.count_type is not None
-    return Target(found.schema, found.table, names.id_column, found.id_type, names.count_column, found.count_type)
+    collation = None
+    if found.collation_schema is not None and found.collation is not None:
+        collation = found.collation_schema, found.collation
+    return Target(
+        found.schema,
+        found.table,
+        names.id_column,
+        found.id_type,
+        names.count_column,
+        found.count_type,
+        collation,
+    )
 
 
 def _where(connection: psycopg.Connection, names: TargetNames) -> str:

@@ -24,16 +24,17 @@ Environment = dict[str, str]
 
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
-# Exercised with --json in this file, `demo` and `soak` in their own. `bench all` is the others together.
-JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo"} | {
-    f"bench {name}" for name in ("flush", "changed", "messages", "all")
+# Exercised with --json in this file, `demo`, `soak` and `parked` in their own. `bench all` is the others together.
+JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo", "parked"} | {
+    f"bench {name}" for name in ("flush", "changed", "messages", "target", "all")
 }
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
     """What a shell hands over, with no server in it."""
-    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "VIEWER_HOME": str(tmp_path / "viewer")}
+    found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**found, "HOME": str(tmp_path), "VIEWER_HOME": str(tmp_path / "viewer")}
 
 
 @pytest.fixture
@@ -347,6 +348,7 @@ def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> N
         ("flush --counters 100", "counters"),
         ("changed --counters 10 --others 100", "counters"),
         ("messages --messages 5000", "messages"),
+        ("target --counters 20 --rows 50", "counters"),
     ],
 )
 def test_bench(environment: Environment, words: str, figure: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from viewer_pipeline.counting import flush, target_upsert
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline_tests.streamix import TargetWorld
@@ -398,3 +399,20 @@ def test_all_that_is_missing_is_told_at_once(vods: TargetWorld) -> None:
 def with_login(url: str, user: str, password: str) -> str:
     """Return the URL with another login."""
     return f"postgresql://{user}:{password}@{url.rpartition('@')[2]}"
+
+
+@pytest.mark.parametrize("collation", ["", 'COLLATE "C"', 'COLLATE "POSIX"'])
+@pytest.mark.parametrize("name", ["upsert_target", "lock_parked", "parked_ready", "apply_parked"])
+def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: str) -> None:
+    """Whatever collation the ids have there; a comparison in another one would read the whole table."""
+    world = world_of(f'CREATE TABLE video (id text {collation} PRIMARY KEY, "viewCount" integer)', "video")
+    world.execute("INSERT INTO video SELECT 'vod' || n, 0 FROM generate_series(1, 3000) AS n; ANALYZE video")
+    parameters = {"seq": 1, "skip": 0, "take": 10, "vod_ids": ["a"], "newest": 9, "after": "", "some": 9}
+    with world.stores.ledger.connect() as connection, connection.transaction():
+        target = world.stores.ledger.target(connection)
+        assert target is not None
+        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+        statement = b"EXPLAIN " + target.statement(name).as_bytes(connection)
+        said = "\n".join(line for (line,) in connection.execute(statement, parameters))
+    assert "Seq Scan on video" not in said, said
+    assert "Index Cond: (id = " in said, said

@@ -1,7 +1,7 @@
 -- What the catalog says of a table, its id and its count column, for the role that asks. No row: no such table.
 SELECT
     n.nspname, c.relname, c.relkind::text, row_security_active(c.oid),
-    format_type(i.atttypid, NULL), coalesce(l.collisdeterministic, TRUE),
+    format_type(i.atttypid, NULL), lc.nspname, l.collname, coalesce(l.collisdeterministic, TRUE),
     EXISTS (
         SELECT FROM pg_index AS x
         WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL
@@ -16,4 +16,5 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute AS i ON i.attrelid = c.oid AND i.attname = %(id)s AND i.attnum > 0 AND NOT i.attisdropped
 LEFT JOIN pg_attribute AS v ON v.attrelid = c.oid AND v.attname = %(count)s AND v.attnum > 0 AND NOT v.attisdropped
 LEFT JOIN pg_collation AS l ON l.oid = i.attcollation
+LEFT JOIN pg_namespace AS lc ON lc.oid = l.collnamespace
 WHERE c.oid = to_regclass(%(name)s)

@@ -1,0 +1,90 @@
+"""`viewer-pipeline parked`, and a target table that cannot be used, from outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online, run
+from viewer_pipeline_tests.streamix import TargetWorld
+
+__all__ = ["environment", "online"]
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables, without VODs."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    return world
+
+
+@pytest.fixture
+def told(online: Environment) -> Environment:
+    """The environment of somebody who counts into them."""
+    return {**online, "TARGET_TABLE": "public.Vod"}
+
+
+def test_parked_views_from_outside(told: Environment, vods: TargetWorld) -> None:
+    """Flushed, shown, counted once their row is there, given up by hand."""
+    vods.add_vods("a")
+    for vod_id, views in {"a": 1, "late": 5, "ghost": 7}.items():
+        vods.send(vod_id, views)
+    figures = json_of(run(told, "flush", "--json"))["figures"]
+    assert (figures["views"], figures["parked"], figures["unparked"]) == (13, 12, 0)
+    found = json_of(run(told, "parked", "--json"))
+    assert (found["vods"], found["views"], found["discarded"]) == (2, 12, {})
+    assert [(one["vod_id"], one["views"]) for one in found["largest"]] == [("ghost", 7), ("late", 5)]
+    vods.add_vods("late")
+    counted = json_of(run(told, "parked", "--apply", "--discard", "ghost", "--json"))
+    assert (counted["counted"], counted["discarded"]) == ({"vods": 1, "views": 5}, {"ghost": 7})
+    assert vods.target() == {"a": 1, "late": 5}
+    assert run(told, "parked").stdout == "parked: 0 views of 0 VODs\n"
+
+
+def test_in_words(told: Environment, vods: TargetWorld) -> None:
+    """Why and whose, in two tables; a VOD that has none is said, with exit status 1."""
+    vods.send("ghost", 7)
+    assert run(told, "flush").returncode == 0
+    said = run(told, "parked").stdout
+    assert said.startswith("parked: 7 views of 1 VODs\n")
+    assert 'no row in "public"."Vod"' in said
+    assert "ghost" in said
+    nothing = run(told, "parked", "--discard", "who", "--discard", "ghost")
+    assert (nothing.returncode, nothing.stdout) == (
+        1,
+        "who has no parked views\ndiscarded 7 views of ghost\nparked: 0 views of 0 VODs\n",
+    )
+
+
+def test_applying_needs_a_table(online: Environment) -> None:
+    """Without TARGET_TABLE there is none."""
+    assert run(online, "parked").returncode == 0
+    assert "TARGET_TABLE is not set" in complaint(run(online, "parked", "--apply"), 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"TARGET_TABLE": "public.Video"}, "there is no such table"),
+        ({"TARGET_TABLE": "public.Vod", "TARGET_COUNT_COLUMN": "views"}, 'TARGET_COUNT_COLUMN="views"'),
+        ({"TARGET_TABLE": "public.Vod", "TARGET_ID_COLUMN": "title"}, "has no unique index of its own"),
+        ({"TARGET_TABLE": "a.b.c"}, "TARGET_TABLE='a.b.c': expected table or schema.table"),
+        ({"TARGET_TABLE": "public.Vod", "TARGET_ID_COLUMN": "a.b"}, "TARGET_ID_COLUMN='a.b': expected a column's name"),
+    ],
+)
+def test_a_table_that_cannot_be_used(
+    told: Environment, vods: TargetWorld, variables: Environment, expected: str
+) -> None:
+    """Said at the start, with exit status 2; nothing is written."""
+    assert expected in complaint(run({**told, **variables}, "flush"), 2)
+    assert vods.seqs() == []
+
+
+def test_up_refuses_it_too(told: Environment, vods: TargetWorld) -> None:
+    """After the migrations, before anything is launched."""
+    done = run({**told, "TARGET_TABLE": "public.Video"}, "up")
+    assert done.returncode == 2
+    assert "there is no such table" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert vods.seqs() == []

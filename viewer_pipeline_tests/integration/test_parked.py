@@ -1,0 +1,192 @@
+"""Parked views: found in turn however many there are, counted once, given up on record."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting import parked
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.parked import (
+    all_ready_parked,
+    apply_parked,
+    discard_parked,
+    largest_parked,
+    parked_by_reason,
+    prune_parked,
+    ready_parked,
+)
+from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline_tests.streamix import TargetWorld
+
+MANY = 3000  # parked rows, of which one look takes in some hundreds
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables, without VODs."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    return world
+
+
+@pytest.fixture
+def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
+    """Many parked ids of VODs that nobody made; looks are small."""
+    monkeypatch.setattr(parked, "NEWEST", 200)
+    monkeypatch.setattr(parked, "SOME", 500)
+    vods.execute(
+        "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, first_seen, updated_at)"
+        " SELECT 'made up ' || to_char(n, 'FM0000'), 1, 'no row', 0, now() - n * interval '1 minute', now()"
+        f" FROM generate_series(1, {MANY}) AS n"
+    )
+    return vods
+
+
+def looks_until_found(world: TargetWorld, vod_id: str) -> int:
+    """Return how many looks it takes until one finds the VOD."""
+    with world.stores.ledger.connect() as connection:
+        target = world.stores.ledger.target(connection)
+        assert target is not None
+        for looks in range(1, 100):
+            if ready_parked(connection, target) == [vod_id]:
+                return looks
+    raise AssertionError(f"{vod_id} was never found")
+
+
+@pytest.mark.parametrize("number", [1, 500, 501, 1499, MANY])
+def test_every_parked_vod_is_looked_at_in_turn(made_up: TargetWorld, number: int) -> None:
+    """One look takes in some; the next goes on where it ended, and begins again at the end."""
+    vod_id = f"made up {number:04d}"
+    made_up.add_vods(vod_id)
+    turn = -(-number // 500)
+    assert looks_until_found(made_up, vod_id) == turn
+    assert looks_until_found(made_up, vod_id) == 1  # a run finds what the look before it found
+    made_up.flush()
+    assert made_up.target() == {vod_id: 1}
+
+
+def test_the_newest_are_looked_at_each_time(made_up: TargetWorld) -> None:
+    """A VOD whose first views came before its row is found at once, however many others are parked."""
+    made_up.send("zz late", 3)
+    made_up.flush()
+    made_up.add_vods("zz late")
+    assert looks_until_found(made_up, "zz late") == 1
+
+
+def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
+    """By the ids of the table, however large it is, and by the indexes of what is parked."""
+    made_up.add_vods(*(f"vod{number}" for number in range(5000)))
+    with made_up.stores.ledger.connect() as connection:
+        target = made_up.stores.ledger.target(connection)
+        assert target is not None
+        connection.execute('ANALYZE viewer.parked; ANALYZE public."Vod"')
+        page = {"newest": 20, "some": 20, "after": "made up 1"}
+        explain = b"EXPLAIN " + target.statement("parked_ready").as_bytes(connection)
+        with connection.transaction():
+            connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+            plan = connection.execute(explain, page).fetchall()
+    said = "\n".join(line for (line,) in plan)
+    assert "Seq Scan" not in said, said
+    assert "parked_first_seen" in said, said
+    assert "parked_pkey" in said, said
+
+
+def test_all_of_them(made_up: TargetWorld) -> None:
+    """Those who ask for all get all, some at a time."""
+    came = ["made up 0007", "made up 0777", f"made up {MANY}"]
+    made_up.add_vods(*came)
+    with made_up.stores.ledger.connect() as connection:
+        target = made_up.stores.ledger.target(connection)
+        assert target is not None
+        found = [vod_id for some in all_ready_parked(connection, target) for vod_id in some]
+        assert found == came
+        assert apply_parked(connection, target, found) == (3, 3)
+        assert apply_parked(connection, target, found) == (0, 0)
+    assert made_up.target() == dict.fromkeys(came, 1)
+
+
+def test_counting_at_once_counts_once(made_up: TargetWorld) -> None:
+    """Several who count the same parked views add them once."""
+    vod_ids = [f"made up {number:04d}" for number in range(1, 401)]
+    made_up.add_vods(*vod_ids)
+
+    def count(_: int) -> int:
+        with made_up.stores.ledger.connect() as connection:
+            target = made_up.stores.ledger.target(connection)
+            assert target is not None
+            return apply_parked(connection, target, vod_ids).vods
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(count, range(4))) == 400
+    assert made_up.target() == made_up.totals() == dict.fromkeys(vod_ids, 1)
+
+
+def test_sums_by_reason(vods: TargetWorld) -> None:
+    """Most views first; the VODs with the most likewise."""
+    vods.add_vods("full", count=2**31 - 1)
+    for vod_id, views in {"full": 2, "ghost": 5, "spook": 9}.items():
+        vods.send(vod_id, views)
+    vods.flush()
+    with vods.stores.ledger.connect() as connection:
+        assert [(one.vods, one.views) for one in parked_by_reason(connection)] == [(2, 14), (1, 2)]
+        assert [(one.vod_id, one.views) for one in largest_parked(connection, 2)] == [("spook", 9), ("ghost", 5)]
+
+
+def test_discarding(vods: TargetWorld) -> None:
+    """The views are gone from the parked, and on record; those of others stay."""
+    vods.send("ghost", 5)
+    vods.send("spook", 6)
+    vods.flush()
+    with vods.stores.ledger.connect() as connection:
+        assert discard_parked(connection, "ghost", "because") == 5
+        assert discard_parked(connection, "ghost", "because") is None
+    assert vods.parked() == {"spook": 6}
+    assert vods.rows("SELECT source, subject, value, reason FROM viewer.rejected") == [
+        ("parked", "ghost", "5", "because")
+    ]
+
+
+def test_retention(vods: TargetWorld) -> None:
+    """Views of VODs that never came are given up after so many days, on record; younger ones stay; by default all."""
+    for vod_id in ("old", "young", "revived"):
+        vods.send(vod_id, 5)
+    vods.flush()
+    vods.execute("UPDATE viewer.parked SET first_seen = now() - interval '40 days'")
+    vods.execute("UPDATE viewer.parked SET updated_at = now() - interval '40 days' WHERE vod_id = 'old'")
+    vods.execute("UPDATE viewer.parked SET updated_at = now() - interval '29 days' WHERE vod_id <> 'old'")
+    vods.flush()
+    assert vods.parked().keys() == {"old", "young", "revived"}
+    vods.send("revived", 1)
+    vods.flush(parked_retention_days=30)
+    assert vods.parked() == {"young": 5, "revived": 6}
+    assert vods.rows("SELECT source, subject, value, reason FROM viewer.rejected") == [
+        ("parked", "1 VODs", "5", "no row came for them within PARKED_RETENTION_DAYS=30")
+    ]
+
+
+def test_retention_gives_up_nothing_that_can_be_counted(vods: TargetWorld) -> None:
+    """A row that came late is served first."""
+    vods.send("old", 5)
+    vods.flush()
+    vods.execute("UPDATE viewer.parked SET first_seen = '2020-01-01', updated_at = '2020-01-01'")
+    vods.add_vods("old")
+    vods.flush(parked_retention_days=30)
+    vods.assert_all_persisted()
+
+
+def test_retention_leaves_rows_that_somebody_holds(vods: TargetWorld) -> None:
+    """It waits for nobody."""
+    vods.send("old", 5)
+    vods.flush()
+    vods.execute("UPDATE viewer.parked SET first_seen = '2020-01-01', updated_at = '2020-01-01'")
+    with (
+        psycopg.connect(vods.stores.ledger.url) as other,
+        vods.stores.ledger.connect() as connection,
+    ):
+        other.execute("SELECT FROM viewer.parked FOR UPDATE")
+        assert prune_parked(connection, 30) == (0, 0)
+        other.rollback()
+        assert prune_parked(connection, 30) == (1, 5)

@@ -208,6 +208,25 @@ def doctor(seconds: float, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--target", metavar="TABLE", help="The target table: `table` or `schema.table`. Default: TARGET_TABLE.")
+@click.option("--role", default="viewer_pipeline", show_default=True, help="Name of the role, and of the Redis user.")
+@as_json
+def grants(target: str | None, role: str, as_json: bool) -> None:
+    """Print SQL and a Redis ACL line for a role that can do just this work. Connects to nothing."""
+    from viewer_pipeline.counting.target import TargetNames
+    from viewer_pipeline.local.grants.show import grants as needed
+    from viewer_pipeline.local.grants.show import printed
+
+    settings = load_settings() if target is None else load_settings().changed(target_table=target)
+    try:
+        names = TargetNames.of(settings)
+    except ValueError as error:
+        raise SettingsError(f"--target={target!r}: {error}") from None
+    found = needed(settings, role, names)
+    click.echo(json.dumps(asdict(found)) if as_json else printed(found))
+
+
+@main.command()
 @click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
 @click.option("--discard", multiple=True, metavar="ID", help="Give up the parked views of this VOD; may be repeated.")
 @as_json

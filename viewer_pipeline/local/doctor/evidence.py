@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ENOUGH = 0.25  # how near to 0 or 1 the share must be by which the worker adds what it folds
-ALIKE = 0.97  # correlation (squared) of heard and folded above which nothing can be told apart
+CLEARER = 4.0  # how many times less one of two laws must miss to be the right one
 CLEAR_VIEWS = 5  # of one VOD, from which on it is told whether that VOD is counted
 CLEAR_SHARE = 0.25
 
@@ -56,21 +55,20 @@ class Evidence:
     def worker_adds(self) -> bool | None:
         """Tell whether counters grow when the worker folds (PUBSUB_MODE=increment); None where that cannot be told.
 
-        By least squares of gained = a * heard + b * folded: what was heard is folded a moment later, and that moment
-        tells the two apart.
+        What was heard is folded a moment later, so the two do not grow in step, and the gains follow one law only:
+        gained = a * heard, or gained = a * heard + folded. The one that misses much less is right.
         """
-        heard2 = sum(m * m for m, _, _ in self.pairs)
-        folded2 = sum(w * w for _, w, _ in self.pairs)
-        both = sum(m * w for m, w, _ in self.pairs)
-        if not folded2 or both * both > ALIKE * heard2 * folded2:
+        without, with_it = (self._misses(adds) for adds in (0, 1))
+        if min(without, with_it) * CLEARER >= max(without, with_it):
             return None
-        with_heard, with_folded = (sum(pair[at] * pair[2] for pair in self.pairs) for at in (0, 1))
-        share = (
-            (heard2 * with_folded - both * with_heard) / (heard2 * folded2 - both * both)
-            if heard2
-            else with_folded / folded2
-        )
-        return share > 0.5 if min(abs(share), abs(share - 1)) < ENOUGH else None
+        return with_it < without
+
+    def _misses(self, adds: int) -> float:
+        """Return by how much the law misses what counters gained, squared and summed, with the best `a` for it."""
+        pairs = [(heard, gained - adds * folded) for heard, folded, gained in self.pairs]
+        squares = sum(heard * heard for heard, _ in pairs)
+        share = sum(heard * rest for heard, rest in pairs) / squares if squares else 0.0
+        return sum((rest - share * heard) ** 2 for heard, rest in pairs)
 
     def counted(self, *, worker_adds: bool) -> Counter[str]:
         """Return what producers added themselves to VODs that were heard; it may be off by what is under way."""

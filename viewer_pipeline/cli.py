@@ -191,6 +191,53 @@ def status(as_json: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0.1, 3600), help="How long to listen."
+)
+@as_json
+def doctor(seconds: float, as_json: bool) -> None:
+    """Look at settings, servers, keys, producers and Dagster; say what is wrong, why it matters, and what to do.
+
+    Listens to the producers to tell which PUBSUB_MODE they need. Writes nothing. Exit status 1 if something must be
+    fixed.
+    """
+    from viewer_pipeline.local.doctor.examine import Doctor
+    from viewer_pipeline.local.doctor.finding import verdict
+    from viewer_pipeline.local.doctor.show import show_findings
+
+    patient = Doctor(_settings_of_running(), seconds)
+    if not as_json:
+        _say(f"looking, and listening to the producers for {seconds:g} s …")
+    findings = patient.examine()
+    if as_json:
+        shown = [finding.shown() for finding in findings]
+        click.echo(json.dumps({"verdict": verdict(findings), "findings": shown}))
+    else:
+        show_findings(findings)
+    if verdict(findings) == "problem":
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--target", metavar="TABLE", help="The target table: `table` or `schema.table`. Default: TARGET_TABLE.")
+@click.option("--role", default="viewer_pipeline", show_default=True, help="Name of the role, and of the Redis user.")
+@as_json
+def grants(target: str | None, role: str, as_json: bool) -> None:
+    """Print SQL and a Redis ACL line for a role that can do just this work. Connects to nothing."""
+    from viewer_pipeline.counting.target import TargetNames
+    from viewer_pipeline.local.grants.show import grants as needed
+    from viewer_pipeline.local.grants.show import printed
+
+    settings = load_settings() if target is None else load_settings().changed(target_table=target)
+    try:
+        names = TargetNames.of(settings)
+    except ValueError as error:
+        raise SettingsError(f"--target={target!r}: {error}") from None
+    found = needed(settings, role, names)
+    click.echo(json.dumps(asdict(found)) if as_json else printed(found))
+
+
+@main.command()
 @click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
 @click.option("--discard", multiple=True, metavar="ID", help="Give up the parked views of this VOD; may be repeated.")
 @as_json

@@ -163,11 +163,18 @@ def cuts_channel(cuts_id: str) -> str:
     return CUTS_CHANNEL + cuts_id
 
 
+def part_of(vod_id: str, parts: int) -> int:
+    """Return which of so many parts of a segment an id is in, from 1 on.
+
+    By a hash of the id: two subscribers that heard a segment differently still put an id into the same part.
+    """
+    return 1 + zlib.crc32(vod_id.encode()) % parts
+
+
 def _parts(views: Counter[str], count: int) -> list[list[tuple[str, int]]]:
-    """Cut by a hash of the id: two subscribers that heard a segment differently still put an id into the same part."""
     if count == 1:
         return [list(views.items())]
     parts: list[list[tuple[str, int]]] = [[] for _ in range(count)]
     for vod_id, views_of_it in views.items():
-        parts[zlib.crc32(vod_id.encode()) % count].append((vod_id, views_of_it))
+        parts[part_of(vod_id, count) - 1].append((vod_id, views_of_it))
     return parts

@@ -102,7 +102,7 @@ class RedisStore:
                 pipe.hdel(MARKER_KEY, "untold")
             fields = pipe.execute()[1]
         self.durability.wait(self.client, self.url)
-        return _marker(fields)
+        return marker_of(fields)
 
     def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
         """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.
@@ -111,7 +111,7 @@ class RedisStore:
         Raises RedisRefusesWrites where Redis cannot write now (rule R11), MarkerUnreadable for rubbish in the hash.
         """
         made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches, uuid4().hex])
-        marker = _marker(fields)
+        marker = marker_of(fields)
         if marker is None:
             raise MarkerUnreadable(f"seq, batch, of = {fields!r}; delete the key if nothing else uses it")
         return bool(made), marker
@@ -120,7 +120,7 @@ class RedisStore:
         """Read the marker; None where there is none."""
         with redis_errors(self.url):
             fields: Any = self.client.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
-        return _marker(fields)
+        return marker_of(fields)
 
     def changed(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss some, and repeat."""
@@ -209,7 +209,7 @@ class RedisStore:
         for group in chunks(batches, PIPELINE_SCRIPTS):
             for answer in self._settle_some(marker, group):
                 outcome, seq, batch, of, epoch, missing, *ids = answer
-                at = _marker([seq, batch, of, epoch])
+                at = marker_of([seq, batch, of, epoch])
                 subtracted += outcome == 1
                 already += outcome == 0
                 drift += int(missing)
@@ -267,7 +267,8 @@ class RedisStore:
             return script.run(self.client, keys, arguments)
 
 
-def _marker(fields: Sequence[bytes | None]) -> Marker | None:
+def marker_of(fields: Sequence[bytes | None]) -> Marker | None:
+    """Read seq, batch, of and epoch of the marker; None where there is none. Raises MarkerUnreadable."""
     *numbers, epoch = fields
     if all(field is None for field in numbers):
         return None

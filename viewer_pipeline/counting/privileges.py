@@ -1,0 +1,53 @@
+"""What a role of PostgreSQL and a user of Redis must be allowed for this work, and no more; tests hold it to that."""
+
+from __future__ import annotations
+
+# Tables of the schema `viewer`. The ledger is only added to: whoever has this role cannot rewrite what was counted.
+TABLES: dict[str, tuple[str, ...]] = {
+    "alembic_version": ("SELECT",),
+    "flush": ("SELECT", "INSERT"),
+    "flush_batch": ("SELECT", "INSERT"),
+    "flush_sums": ("SELECT", "INSERT", "UPDATE"),
+    "incident": ("SELECT", "INSERT", "UPDATE"),
+    "parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "parked_look": ("SELECT", "UPDATE"),
+    "rejected": ("SELECT", "INSERT"),
+    "vod_view_counts": ("SELECT", "INSERT", "UPDATE"),
+}
+
+# Commands of Redis, those that our scripts call included. `CONFIG`, `KEYS` and what empties or stops a server is not
+# among them: `doctor` asks CONFIG, and does without an answer.
+COMMANDS: tuple[str, ...] = (
+    "client|setname",
+    "dbsize",
+    "decrby",
+    "del",
+    "eval",
+    "evalsha",
+    "exec",
+    "get",
+    "hdel",
+    "hget",
+    "hmget",
+    "hset",
+    "hsetnx",
+    "incrby",
+    "info",
+    "mget",
+    "multi",
+    "ping",
+    "psubscribe",
+    "publish",
+    "pubsub|numsub",
+    "scan",
+    "script|load",
+    "subscribe",
+    "time",
+    "ttl",
+    "type",
+    "unsubscribe",
+    "zadd",
+    "zcard",
+    "zrange",
+    "zrem",
+)

@@ -1,0 +1,48 @@
+"""The SQL that makes a role for just this work. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from viewer_pipeline.counting.privileges import TABLES
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.identifiers import TableName, quoted
+
+PASSWORD = "<PASSWORD>"  # noqa: S105 - no SQL: what is printed fails as long as nobody has put a password there
+SCHEMA = "public"  # of a target table that is named without one
+
+
+def sql_lines(
+    role: str, *, database: str | None, target: TargetNames | None, dagster: bool, password: str = PASSWORD
+) -> Iterator[str]:
+    """Yield statements. `dagster`: its storage is the schema `dagster` of this database.
+
+    The role may read and add to the ledger, and not change it.
+    """
+    name = quoted(role)
+    yield f"CREATE ROLE {name} LOGIN PASSWORD {password};"
+    if database is not None:
+        yield f"GRANT CONNECT ON DATABASE {quoted(database)} TO {name};"
+    yield f"GRANT USAGE ON SCHEMA viewer TO {name};"
+    for table, privileges in TABLES.items():
+        yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
+    if dagster:
+        yield from _dagster_lines(name)
+    if target is not None:
+        yield from _target_lines(name, target)
+
+
+def _dagster_lines(name: str) -> Iterator[str]:
+    """Yield what Dagster needs to make its tables, and for those that somebody else has made before."""
+    yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"
+    yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"
+    yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA dagster TO {name};"
+
+
+def _target_lines(name: str, target: TargetNames) -> Iterator[str]:
+    """Yield what a flush needs of the target table: two columns, of which it writes one."""
+    schema = target.table.schema or SCHEMA
+    table = TableName(schema, target.table.table)
+    ids, counts = quoted(target.id_column), quoted(target.count_column)
+    yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {name};"
+    yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {table} TO {name};"

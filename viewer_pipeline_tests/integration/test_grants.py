@@ -1,0 +1,321 @@
+"""The printed rights suffice for everything, and none of them is one too many; everything else is forbidden."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import redis
+from dagster_postgres.utils import DagsterPostgresException
+from psycopg.sql import quote
+from sqlalchemy.exc import SQLAlchemyError
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.findings import Findings
+from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
+from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.incidents import acknowledge, open_incidents, record_incidents
+from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
+from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.counting.parked import discard_parked, prune_parked
+from viewer_pipeline.counting.privileges import COMMANDS, TABLES
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.sums import read_sums, record_run
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.local.doctor.examine import Doctor
+from viewer_pipeline.local.flush_now import run_flush
+from viewer_pipeline.local.grants.show import grants
+from viewer_pipeline.local.send import send_views
+from viewer_pipeline.local.status import read_status
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.orchestration.instance import open_instance
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.ledger_figures import LedgerFigures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.subscribers import Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX
+
+PASSWORD = "p'a:ss"
+TARGET = TargetNames.parse("Vod", "id", "viewCount")
+
+
+@dataclass
+class Narrow:
+    """A role and a user of Redis with the printed rights, beside whoever owns both servers."""
+
+    owner: TargetWorld
+    settings: Settings
+    role: str
+    sql: list[str]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, as the role sees it."""
+        return Ledger(self.settings.require_database_url(), TARGET)
+
+    def connected(self) -> psycopg.Connection:
+        """Connect as the role."""
+        return psycopg.connect(self.settings.require_database_url(), autocommit=True)
+
+
+@pytest.fixture
+def narrow(
+    stores: Stores, client: redis.Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Narrow]:
+    """Tables of Streamix where nobody may do anything by default, and what is printed applied by the owner."""
+    owner, role = TargetWorld(stores), "narrow_" + os.urandom(4).hex()
+    owner.make_streamix()
+    settings = Settings(database_url=stores.ledger.url, redis_url=redis_url, target_table="Vod", viewer_home=tmp_path)
+    found = grants(settings, role, TARGET)
+    database = stores.ledger.url.rpartition("/")[2]
+    owner.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    owner.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+    sql = [line.replace("<PASSWORD>", quote(PASSWORD)) for line in found.sql]
+    for line in sql:
+        owner.execute(line)
+    digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    client.execute_command(*shlex.split(found.redis.replace("<SHA-256>", digest)))  # type: ignore[no-untyped-call]
+    login = f"{role}:{PASSWORD.replace(':', '%3A')}@"
+    _, _, address = stores.ledger.url.rpartition("@")
+    mine = settings.changed(
+        database_url=f"postgresql://{login}{address}", redis_url=redis_url.replace("redis://", f"redis://{login}")
+    )
+    for name, value in mine.environment().items():
+        monkeypatch.setenv(name, value)
+    yield Narrow(owner, mine, role, sql)
+    client.acl_deluser(role)
+    owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "") -> Persisted:
+    """Run a whole flush, as the ops do; a view of `meanwhile` comes in after the counters were read."""
+    url = narrow.settings.require_redis_url()
+    stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
+    snapshot = flush.drain(stores, Request(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
+    if meanwhile:
+        narrow.owner.send(meanwhile)
+    done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+    assert [verdict for verdict in flush.verify(stores, done) if not verdict.passed] == []
+    record_run(stores.ledger, done)
+    return done
+
+
+def do_everything(narrow: Narrow) -> None:
+    """Do all that is done in PostgreSQL: flushes that count, park and unpark; rejects, incidents, sums, reading."""
+    owner = narrow.owner
+    known, late, ghost, bad = (name + os.urandom(4).hex() for name in ("known", "late", "ghost", "bad"))
+    owner.add_vods(known)
+    with connect(narrow.settings.require_redis_url()) as client:
+        for vod_id in (known, late, ghost):
+            owner.send(vod_id, 2)
+        owner.client.set(PREFIX + bad, "abc")
+        flush_once(narrow, client, meanwhile=known)
+        owner.add_vods(late)
+        owner.send(ghost, 1)
+        look_for_counters(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
+        assert flush_once(narrow, client).unparked == (1, 2)
+    assert owner.target()[late] == 2
+    keep_books(narrow, ghost, bad)
+
+
+def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
+    """Do what is done beside the flushes."""
+    findings = Findings(drift=1, drifted=["a"])
+    with narrow.ledger.connect() as connection:
+        assert discard_parked(connection, ghost, "by hand") == 3
+        prune_parked(connection, 1)
+        assert record_message_rejects(connection, [Reject.of("message", bad.encode(), b"", "no view")], 10_000) == 1
+        record_incidents(connection, findings, "run")
+        assert open_incidents(connection)
+        acknowledge(connection, ["drift"])
+        assert {one.outcome for one in read_sums(connection)} == {"committed"}
+    LedgerFigures(narrow.ledger).read()
+    probes = Probes(narrow.settings, Figures())
+    with closing(probes):
+        assert {result.state for result in (probes.postgres() | probes.settling()).values()} == {"healthy"}
+    read_status(narrow.settings)
+
+
+def test_everything_in_postgresql(narrow: Narrow) -> None:
+    """Counting, parking, rejects, incidents, sums, status."""
+    do_everything(narrow)
+    narrow.owner.execute("DELETE FROM viewer.parked")
+    do_everything(narrow)
+
+
+PAIRS = [(table, privilege) for table, privileges in TABLES.items() for privilege in privileges]
+
+
+@pytest.mark.parametrize(("table", "privilege"), PAIRS)
+def test_no_right_on_a_table_is_superfluous(narrow: Narrow, table: str, privilege: str) -> None:
+    """Without it something fails, or is not recorded."""
+    narrow.owner.execute(f"REVOKE {privilege} ON viewer.{table} FROM {narrow.role}")
+    with pytest.raises((ViewerPipelineError, AssertionError)) as raised:
+        do_everything(narrow)
+    if isinstance(raised.value, ViewerPipelineError):
+        assert f"permission denied for table {table}" in str(raised.value)
+
+
+def run_of_dagster(settings: Settings) -> bool:
+    """Run the flush job in this process, recorded in Dagster's storage."""
+    with open_instance(settings) as instance:
+        return run_flush(instance, FlushMode.sweep, (), "test").success
+
+
+def fold_once(narrow: Narrow) -> None:
+    """Let a worker fold what was published, bad messages too, and stop in order."""
+    heard = narrow.owner.client
+    with Running(narrow.settings) as worker:
+        heard.publish("view_count_updates", message("folded", 3))
+        heard.publish("view_count_updates", b"rubbish")
+        wait_until(lambda: worker.figures.folded_views >= 3, 30, "the message is folded")
+    assert narrow.owner.rejected()["rubbish"] == "not JSON"
+
+
+def calls(client: redis.Redis) -> set[str]:
+    """Return the commands that the server has seen since CONFIG RESETSTAT."""
+    return {name.removeprefix("cmdstat_") for name in dict(client.info("commandstats"))}
+
+
+def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
+    """A worker, Dagster, doctor, `send`, a migration with nothing to do; it takes every command that is granted."""
+    client.script_flush()
+    client.config_resetstat()
+    client.zadd("viewer:changed", {"idle": 1})
+    do_everything(narrow)
+    with connect(narrow.settings.require_redis_url()) as mine:
+        flush_once(narrow, mine, "changed")
+    fold_once(narrow)
+    send_views(narrow.settings, "sent", 2, "both")
+    assert run_of_dagster(narrow.settings)
+    assert migrate(narrow.settings.require_database_url(), with_dagster=True)[0] is not None
+    wrong = {
+        finding.name: finding.what for finding in Doctor(narrow.settings, 0.3).examine() if finding.state == "problem"
+    }
+    assert set(wrong) == {"postgres_durability", "dagster_daemons", "sensor", "sweep"}  # as the tests have them
+    assert {command.partition("|")[0] for command in COMMANDS} - calls(client) == set()
+
+
+def make_dagsters_tables(narrow: Narrow, of_owner: Settings) -> None:
+    """Let the owner run Dagster, and apply the printed lines again."""
+    with open_instance(of_owner):
+        for line in narrow.sql:
+            if "IN SCHEMA dagster" in line:
+                narrow.owner.execute(line)
+    narrow.settings.export()
+
+
+def test_tables_that_dagster_made_before(narrow: Narrow, dagster_settings: Settings) -> None:
+    """By the owner: the role works with them, as with its own."""
+    make_dagsters_tables(narrow, dagster_settings)
+    assert run_of_dagster(narrow.settings)
+
+
+LINES = {
+    "CONNECT": lambda narrow: narrow.connected().close(),
+    "SCHEMA viewer": do_everything,
+    "ON SCHEMA dagster": lambda narrow: run_of_dagster(narrow.settings),
+    'SCHEMA "public"': do_everything,
+    'ON "public"."Vod"': do_everything,
+}
+
+
+def revoked(line: str) -> str:
+    """Return the statement that takes back what a line gives."""
+    return re.sub(r" TO (\S+);", r" FROM \1", line.replace("GRANT", "REVOKE", 1))
+
+
+@pytest.mark.parametrize("words", LINES)
+def test_no_other_line_is_superfluous(narrow: Narrow, words: str) -> None:
+    """Without it something fails that works with it."""
+    (line,) = [line for line in narrow.sql if words in line and line.startswith("GRANT")]
+    narrow.owner.execute(revoked(line))
+    with pytest.raises((ViewerPipelineError, psycopg.Error, DagsterPostgresException, SQLAlchemyError)):
+        LINES[words](narrow)
+
+
+@pytest.mark.parametrize("words", ["ON ALL TABLES IN SCHEMA dagster", "ON ALL SEQUENCES IN SCHEMA dagster"])
+def test_no_line_about_dagsters_tables_is_superfluous(narrow: Narrow, dagster_settings: Settings, words: str) -> None:
+    """Where the owner has made them."""
+    make_dagsters_tables(narrow, dagster_settings)
+    (line,) = [line for line in narrow.sql if words in line]
+    narrow.owner.execute(revoked(line))
+    with pytest.raises(Exception, match="permission denied"):
+        run_of_dagster(narrow.settings)
+
+
+FORBIDDEN_SQL = [
+    'SELECT "title" FROM public."Vod"',
+    'SELECT * FROM public."Channel"',
+    """UPDATE public."Vod" SET "title" = 'mine'""",
+    'DELETE FROM public."Vod"',
+    """UPDATE public."Vod" SET "id" = 'other'""",
+    "UPDATE viewer.flush SET views = 0",
+    "DELETE FROM viewer.flush_batch",
+    "TRUNCATE viewer.vod_view_counts",
+    "DELETE FROM viewer.vod_view_counts",
+    "DELETE FROM viewer.rejected",
+    "DROP SCHEMA viewer CASCADE",
+    "CREATE TABLE viewer.mine ()",
+    "CREATE TABLE public.mine ()",
+    "CREATE TEMPORARY TABLE mine ()",
+    "CREATE ROLE another",
+    "COPY viewer.flush TO PROGRAM 'true'",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN_SQL)
+def test_the_role_may_do_nothing_else(narrow: Narrow, statement: str) -> None:
+    """Read other columns and tables, rewrite the ledger, make or drop anything."""
+    with narrow.connected() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement.encode())
+
+
+FORBIDDEN_COMMANDS = [
+    "FLUSHALL",
+    "FLUSHDB",
+    "KEYS *",
+    "CONFIG SET maxmemory 1",
+    "CONFIG GET *",
+    "GET session:1",
+    "SET vod:views:a 1",
+    "GETDEL vod:views:a",
+    "EXPIRE vod:views:a 1",
+    "DEL viewer:other",
+    "MONITOR",
+    "ACL LIST",
+    "CLIENT LIST",
+    "CLIENT KILL TYPE normal",
+    "PUBSUB CHANNELS",
+    "SCRIPT FLUSH",
+    "SHUTDOWN",
+    "SUBSCRIBE other",
+    "PUBLISH other x",
+    "PSUBSCRIBE *",
+    "DEBUG SLEEP 0",
+]
+
+
+@pytest.mark.parametrize("command", FORBIDDEN_COMMANDS)
+def test_the_user_may_do_nothing_else(narrow: Narrow, command: str) -> None:
+    """Empty the server, look around, touch other keys and channels, expire counters."""
+    with (
+        connect(narrow.settings.require_redis_url()) as mine,
+        pytest.raises((redis.exceptions.NoPermissionError, redis.ResponseError), match=r"(?i)permission"),
+    ):
+        mine.execute_command(*command.split())

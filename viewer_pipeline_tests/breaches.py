@@ -119,14 +119,12 @@ BREACHES = (
     ),
     Breach(
         "R7",
-        "the wait is for what was written before the last read",
-        COUNTING + "redis_store.py",
-        "        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:\n"
-        '            pipe.hset(MARKER_KEY, "run", run_id)\n',
-        "        self.durability, later = Durability(), self.durability\n"
-        "        later.wait(self.client, self.url)\n"
-        "        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:\n"
-        '            pipe.hset(MARKER_KEY, "run", run_id)\n',
+        "the wait is for what was there before the counters were read",
+        COUNTING + "flush.py",
+        "        readings = redis.read(_candidates(stores.redis, request))\n",
+        "        redis.durability.wait(redis.client, redis.url)\n"
+        "        redis.durability = type(redis.durability)()\n"
+        "        readings = redis.read(_candidates(stores.redis, request))\n",
         (DURABILITY,),
     ),
     Breach(
@@ -135,6 +133,14 @@ BREACHES = (
         COUNTING + "durability.py",
         "            if not synced:\n",
         "            if False:\n",
+        (DURABILITY,),
+    ),
+    Breach(
+        "R7",
+        "a WAITAOF that answers before anything is on disk is believed",
+        COUNTING + "durability.py",
+        '    if sync == "always" or waits:\n',
+        "    if True:\n",
         (DURABILITY,),
     ),
     Breach(

@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
 
     def _unsettled(self) -> Counter[str]:
         """Views of the ledger that are still in their counters."""
-        marker = self.world.marker()
+        marker = self.world.stores.redis.marker()  # with its epoch
         if marker is None:
             return Counter()
         rows = self.world.rows(

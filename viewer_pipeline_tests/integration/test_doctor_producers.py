@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -173,7 +173,7 @@ def test_the_doctor_is_no_worker(settings: Settings, scene: ExitStack, client: r
     scene.enter_context(Running(settings))
     listening = scene.enter_context(ThreadPoolExecutor(1)).submit(Doctor(settings, 1.0).examine)
     wait_until(lambda: client.pubsub_numsub(CHANNEL)[0][1] == 2, 30, "the doctor listens")
-    cuts = cuts_channel((client.hget("viewer:subscriber", "id") or b"").decode())
-    assert client.pubsub_numsub(cuts)[0][1] == 1
+    space: Any = client.hget("viewer:subscriber", "id")
+    assert client.pubsub_numsub(cuts_channel(space.decode()))[0][1] == 1
     (found,) = [finding for finding in listening.result() if finding.name == "listener"]
     assert (found.state, found.figures) == ("ok", {"workers": 1, "other_subscribers": 0})

@@ -25,6 +25,7 @@ class Evidence:
     folded: Counter[str] = field(default_factory=Counter)
     gained: Counter[str] = field(default_factory=Counter)
     looks: int = 0
+    lowered: set[str] = field(default_factory=set)  # VODs whose counters were lowered by nobody of ours
     unknown: int = 0  # pairs that could not be compared: folds of what was published before, a flush not to be read
     pairs: list[tuple[int, int, int]] = field(default_factory=list)  # heard, folded, gained
 
@@ -42,6 +43,9 @@ class Evidence:
             if vod_id not in before:
                 continue
             gained = count - before[vod_id] + settled[vod_id]
+            if gained < 0:
+                self.lowered.add(vod_id)
+                continue
             for at, (total, views) in enumerate(
                 ((self.heard, heard[vod_id]), (self.folded, folded[vod_id]), (self.gained, gained))
             ):

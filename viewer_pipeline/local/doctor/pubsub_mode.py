@@ -86,6 +86,8 @@ def judge_producers(heard: Heard) -> Finding:
     parts = [said.what]
     if unheard:
         parts.append(f"{len(unheard)} counters gained {unheard.total()} views that nobody announced; sweeps find those")
+    if heard.evidence.lowered:
+        parts.append(f"{len(heard.evidence.lowered)} counters were lowered, and not by a flush: by an older worker?")
     if weighed.seen and weighed.mode != heard.mode:
         parts.append(f"the worker does as with PUBSUB_MODE={weighed.mode}, the setting here is {heard.mode}")
         said = Said("problem", said.what, said.do or "start worker and doctor with the same settings")

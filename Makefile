@@ -1,6 +1,8 @@
 # Every verb makes .venv from the lock by itself, with nothing but python3 (3.11 or newer), its venv and pip.
 
 PYTHON ?= python3
+JOBS ?= 4   # tests at once, each with servers of its own: most of their time they wait
+TESTS ?=    # all; or a path, and whatever else pytest understands
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -12,8 +14,9 @@ demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, che
 run: $(READY)     ## everything in the foreground; Ctrl-C stops it
 	$(BIN)/viewer-pipeline up
 
+# A file at a time, the long ones first. With byte code: the tests start a hundred processes of the package.
 test: $(READY)    ## all tests, on embedded PostgreSQL and Redis
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/ruff check .

@@ -17,8 +17,10 @@ import click
 
 from viewer_pipeline.counting.incidents import Kind
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
-from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.logs import event, log_to_stderr
 from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, Settings, load_settings, without_password
+
+log = logging.getLogger("viewer_pipeline.cli")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,6 +64,12 @@ def _settings_of_running() -> Settings:
     return settings
 
 
+def _warn(settings: Settings) -> None:
+    """Name what the database URLs say in vain, once for each start."""
+    if dropped := settings.dropped_parameters():
+        log.warning(event("unknown parameters of a database URL are dropped", **dropped))
+
+
 @main.command()
 def up() -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
@@ -100,10 +108,11 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
 @as_json
 def migrate(as_json: bool) -> None:
     """Bring the schema `viewer` up to date. Safe to run twice, and at once."""
-    from viewer_pipeline.migrations.migrate import migrate as apply
+    from viewer_pipeline.migrations.migrate import migrate_all
 
     settings = _settings_of_running()
-    before, after = apply(settings.require_database_url(), with_dagster=settings.dagster_database_url is None)
+    _warn(settings)
+    before, after = migrate_all(settings)
     if as_json:
         click.echo(json.dumps({"before": before, "after": after}))
     elif before == after:
@@ -121,6 +130,7 @@ def worker(last_flush: bool) -> None:
 
     settings = _settings_of_running()
     log_to_stderr(settings)
+    _warn(settings)
     flush = partial(flush_what_remains, settings) if last_flush else lambda _: "not asked for"
     status = run_worker(settings, flush)
     sys.stderr.flush()
@@ -140,6 +150,7 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     from viewer_pipeline.local.status import read_status
 
     settings = _settings_of_running()
+    _warn(settings)
     read_status(settings)  # a server that is out of reach is said in a sentence, before Dagster is imported
     require_durability(settings)
     require_target(settings)

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.identifiers import parse_column, parse_table
+from viewer_pipeline.postgres_url import PostgresUrl
 
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -22,6 +23,7 @@ LogFormat = Literal["text", "json"]
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
+DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
 SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
@@ -90,7 +92,14 @@ def _reads_as(parse: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-PostgresUrl = Annotated[str, _url_of(POSTGRES_SCHEMES), AfterValidator(_login_is_encoded)]
+def _is_understood(url: str) -> str:
+    PostgresUrl.of(url)
+    return url
+
+
+DatabaseUrl = Annotated[
+    str, _url_of(POSTGRES_SCHEMES), AfterValidator(_login_is_encoded), AfterValidator(_is_understood)
+]
 RedisUrl = Annotated[str, _url_of(REDIS_SCHEMES), AfterValidator(_names_a_service)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -100,8 +109,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    database_url: PostgresUrl | None = Field(
-        None, description="PostgreSQL: `postgresql://user:password@host:port/database`"
+    database_url: DatabaseUrl | None = Field(
+        None,
+        description="PostgreSQL: `postgresql://user:password@host:port/database`, with libpq's or Prisma's parameters",
     )
     redis_url: RedisUrl | None = Field(
         None,
@@ -169,8 +179,9 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         "text", description="`text` (key=value) or `json`, one event a line; Dagster's services always write JSON"
     )
-    dagster_database_url: PostgresUrl | None = Field(
-        None, description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)"
+    dagster_database_url: DatabaseUrl | None = Field(
+        None,
+        description="Dagster's own storage, not behind PgBouncer (default: the schema `dagster` of `DATABASE_URL`)",
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
@@ -191,6 +202,20 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"TOTALS_CHANNEL={self.totals_channel!r}: expected another name than PUBSUB_CHANNEL, or the worker"
                 " would hear its own totals as views"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dagster_reaches_postgres_itself(self) -> Self:
+        """Refuse PgBouncer for Dagster: it needs a schema for its session, and sets time-outs for it."""
+        name, url = "DAGSTER_DATABASE_URL", self.dagster_database_url
+        if url is None:
+            name, url = "DATABASE_URL", self.database_url
+        if url is not None and PostgresUrl.of(url).pgbouncer:
+            raise ValueError(
+                f"{name} has pgbouncer=true, and Dagster cannot keep its tables behind a PgBouncer that pools"
+                " transactions: set DAGSTER_DATABASE_URL to PostgreSQL's own address (what Prisma calls directUrl),"
+                f" such as postgresql://user:password@host:5432/database?schema={DAGSTER_SCHEMA}"
             )
         return self
 
@@ -230,14 +255,21 @@ class Settings(BaseSettings):
             raise SettingsError("REDIS_URL is not set; expected redis://host:port/0")
         return self.redis_url
 
-    def dagster_storage_url(self) -> str:
-        """Return the URL of Dagster's storage, in the form that dagster-postgres needs.
-
-        SQLAlchemy 2.1 opens a plain `postgresql://` with psycopg 3, on which dagster-postgres fails at its first event.
-        """
+    def dagster_storage(self) -> PostgresUrl:
+        """Return where Dagster's storage is: in a schema of its own, or wherever DAGSTER_DATABASE_URL says."""
         if self.dagster_database_url is not None:
-            return _for_psycopg2("DAGSTER_DATABASE_URL", self.dagster_database_url, "")
-        return _for_psycopg2("DATABASE_URL", self.require_database_url(), "-csearch_path=dagster")
+            return PostgresUrl.of(self.dagster_database_url)
+        return PostgresUrl.of(self.require_database_url()).in_schema(DAGSTER_SCHEMA)
+
+    def dagster_storage_url(self) -> str:
+        """Return the URL of Dagster's storage, in the form that dagster-postgres needs."""
+        return self.dagster_storage().sqlalchemy_url()
+
+    def dropped_parameters(self) -> dict[str, str]:
+        """Return the names of those parameters of the database URLs that mean nothing to us: variable -> names."""
+        urls = {"DATABASE_URL": self.database_url, "DAGSTER_DATABASE_URL": self.dagster_database_url}
+        dropped = {name: ", ".join(PostgresUrl.of(url).dropped) for name, url in urls.items() if url is not None}
+        return {name: names for name, names in dropped.items() if names}
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this process with these settings in it, for a child or for Dagster itself.
@@ -265,33 +297,6 @@ class Settings(BaseSettings):
         return self.model_copy(update=updates)
 
 
-def _for_psycopg2(name: str, url: str, option: str) -> str:
-    """Say to SQLAlchemy what libpq reads from this URL, with one more of PostgreSQL's options."""
-    from psycopg import ProgrammingError  # noqa: PLC0415 - these two are for Dagster's storage only
-    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
-    from sqlalchemy.engine import URL  # noqa: PLC0415
-
-    try:
-        said = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
-    except ProgrammingError:
-        raise SettingsError(
-            f"{name}={hide_password(url)!r}: PostgreSQL's client library does not understand it"
-        ) from None
-    if options := " ".join(filter(None, (said.pop("options", ""), option))):
-        said["options"] = options
-    host, port = said.get("host", ""), said.get("port", "")
-    plain = bool(host) and not host.startswith("/") and "," not in host + port
-    return URL.create(
-        "postgresql+psycopg2",
-        username=said.pop("user", None),
-        password=said.pop("password", None),
-        host=said.pop("host", None) if plain else None,
-        port=int(said.pop("port")) if plain and port else None,
-        database=said.pop("dbname", None),
-        query=said,
-    ).render_as_string(hide_password=False)
-
-
 def load_settings() -> Settings:
     """Read the environment (and `.env` in the working directory).
 
@@ -317,7 +322,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-_PASSWORD_OPTION = re.compile(r"(?i)(password=)(?:'[^']*'?|[^&\s]*)")
+# Whatever such a name ends in, and up to the next name: an & that nobody encoded is still of the password.
+_PASSWORD_OPTION = re.compile(
+    r"(?i)((?:password|passwd|secret|token|api_?key|scram_\w+_key)=)"
+    r"(?:'[^']*'?|[^&\s]*(?:&(?![a-z_][\w.-]*=)[^&\s]*)*)"
+)
 
 
 def hide_password(url: str) -> str:

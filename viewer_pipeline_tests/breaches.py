@@ -10,6 +10,11 @@ CRASHES = "viewer_pipeline_tests/faults/test_crashes.py"
 DISASTERS = "viewer_pipeline_tests/faults/test_disasters.py"
 FOLDS = "viewer_pipeline_tests/integration/test_folds.py"
 EXACTNESS = "viewer_pipeline_tests/faults/test_exactness.py"
+TARGET = "viewer_pipeline_tests/integration/test_target.py"
+PARKED = "viewer_pipeline_tests/integration/test_parked.py"
+TARGET_FAULTS = "viewer_pipeline_tests/faults/test_target_faults.py"
+AMBIGUOUS = "viewer_pipeline_tests/faults/test_ambiguous_redis.py"
+DURABILITY = "viewer_pipeline_tests/faults/test_durability.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
 
 COUNTING = "viewer_pipeline/counting/"
@@ -110,7 +115,35 @@ BREACHES = (
         COUNTING + "redis_store.py",
         "        self.durability.wait(self.client, self.url)\n",
         "",
-        ("viewer_pipeline_tests/faults/test_durability.py",),
+        (DURABILITY,),
+    ),
+    Breach(
+        "R7",
+        "the wait is for what was written before the last read",
+        COUNTING + "redis_store.py",
+        "        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:\n"
+        '            pipe.hset(MARKER_KEY, "run", run_id)\n',
+        "        self.durability, later = Durability(), self.durability\n"
+        "        later.wait(self.client, self.url)\n"
+        "        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:\n"
+        '            pipe.hset(MARKER_KEY, "run", run_id)\n',
+        (DURABILITY,),
+    ),
+    Breach(
+        "R7",
+        "the append-only file is not waited for",
+        COUNTING + "durability.py",
+        "            if not synced:\n",
+        "            if False:\n",
+        (DURABILITY,),
+    ),
+    Breach(
+        "R7",
+        "settling and reading go on over a connection that was made again",
+        COUNTING + "one_connection.py",
+        '    options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": _Once()}\n',
+        "",
+        (DURABILITY,),
     ),
     Breach(
         "R8",
@@ -118,6 +151,20 @@ BREACHES = (
         COUNTING + "ledger.py",
         "            if self.holds(flush.flush_id):",
         "            if False and self.holds(flush.flush_id):",
+    ),
+    Breach(
+        "R10",
+        "counters that messages raise expire a day later",
+        COUNTING + "lua/fold.lua",
+        "        done = redis.pcall('INCRBY', KEYS[i], views[i - 2])\n",
+        "        done = redis.pcall('INCRBY', KEYS[i], views[i - 2])\n        redis.call('EXPIRE', KEYS[i], 86400)\n",
+    ),
+    Breach(
+        "R10",
+        "the marker expires where no run renews it",
+        COUNTING + "lua/begin.lua",
+        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\n",
+        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\nredis.call('EXPIRE', KEYS[1], 86400)\n",
     ),
     Breach(
         "R11",
@@ -181,5 +228,90 @@ BREACHES = (
         "            self._add(self.last + 1, views)",
         "            self._add(self.last + 2, views)",
         (STREAM, EXACTNESS),
+    ),
+    Breach(
+        "R1",
+        "the user's table is written apart from the ledger",
+        COUNTING + "ledger.py",
+        "            return _transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
+        "            with connection.transaction():\n"
+        "                if not _claim(connection, flush):\n"
+        "                    return None\n"
+        "                _copy_batches(connection, flush.batches)\n"
+        "            with connection.transaction():\n"
+        "                return add_to_target(connection, target, flush.seq, flush.counters)\n",
+        (TARGET_FAULTS,),
+    ),
+    Breach(
+        "parked",
+        "views of VODs that are not there are dropped",
+        COUNTING + "sql/upsert_target.sql",
+        "    WHERE touched.key IS NULL\n",
+        "    WHERE FALSE\n",
+        (TARGET, PARKED),
+    ),
+    Breach(
+        "parked",
+        "parked views stay parked when they are counted",
+        COUNTING + "sql/apply_parked.sql",
+        "WHERE p.vod_id = due.vod_id",
+        "WHERE FALSE AND p.vod_id = due.vod_id",
+        (TARGET, PARKED),
+    ),
+    Breach(
+        "parked",
+        "parked views are counted without holding them",
+        COUNTING + "sql/lock_parked.sql",
+        "FOR NO KEY UPDATE OF t, p SKIP LOCKED",
+        "",
+        (PARKED,),
+    ),
+    Breach(
+        "target",
+        "the count is set instead of added to",
+        COUNTING + "sql/upsert_target.sql",
+        "SET {count} = coalesce(t.{count}, 0) + s.delta",
+        "SET {count} = (SELECT sum(view_count) FROM viewer.vod_view_counts WHERE vod_id = s.key) + s.delta",
+        (TARGET,),
+    ),
+    Breach(
+        "target",
+        "ids that are one in the table's type are not added up",
+        COUNTING + "target.py",
+        '_SUMS = "SELECT key, sum(delta) AS delta FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY key"',
+        '_SUMS = "SELECT key, delta FROM due WHERE key IS NOT NULL ORDER BY key"',
+        (TARGET,),
+    ),
+    Breach(
+        "target",
+        "a row that cannot be written fails the flush",
+        COUNTING + "target_upsert.py",
+        "    return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)\n",
+        "    return False\n",
+        (TARGET,),
+    ),
+    Breach(
+        "told",
+        "only the run that made the marker anew can tell that Redis was emptied",
+        COUNTING + "lua/begin.lua",
+        "(made == 1 or marker[5]) and 1 or 0",
+        "made",
+        (AMBIGUOUS,),
+    ),
+    Breach(
+        "hints",
+        "an announcement is taken back although new views came in",
+        COUNTING + "lua/forget.lua",
+        "if type(value) ~= 'string' or not string.match(value, '^[1-9]%d*$') then",
+        "if true then",
+        (AMBIGUOUS,),
+    ),
+    Breach(
+        "hints",
+        "a request for a sweep is taken back by one that was begun before it",
+        COUNTING + "lua/swept.lua",
+        "if redis.call('HGET', KEYS[1], 'sweep') == ARGV[1] then",
+        "if true then",
+        (AMBIGUOUS,),
     ),
 )

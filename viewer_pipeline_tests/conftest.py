@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything of ours is imported: the developer's environment must not leak in, nor a .env of the checkout.
 _OURS = (
@@ -28,8 +29,6 @@ _OURS = (
 FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:
     del os.environ[_name]
-_SCRATCH = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
-_STARTED_IN = Path.cwd()
 
 import psycopg  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402
@@ -39,32 +38,80 @@ from viewer_pipeline.counting.flush import Stores  # noqa: E402
 from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
 from viewer_pipeline.counting.redis_client import connect  # noqa: E402
 from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
-from viewer_pipeline.local.postgres_server import PostgresServer  # noqa: E402
+from viewer_pipeline.local.ports import free_port  # noqa: E402
+from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = "template_viewer"
+SCRAM_CHOOSES = 160000  # the PostgreSQL from which on a login need not hash 4096 times: half of what it costs
+TOLD = "told"  # the property under which a test leaves a figure for people
 
 
-def pytest_sessionstart() -> None:
+_SCRATCH = pytest.StashKey[Path]()
+_STARTED_IN = Path.cwd()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make a directory for servers and what tests leave lying about: with pytest-xdist, one below the controller's."""
+    given: dict[str, str] = getattr(config, "workerinput", {})
+    if given:
+        config.stash[_SCRATCH] = Path(given["scratch"], given["workerid"])
+        config.stash[_SCRATCH].mkdir()
+    else:
+        config.stash[_SCRATCH] = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where."""
+    node.workerinput["scratch"] = str(node.config.stash[_SCRATCH])
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Leave the checkout before a test module is imported: a .env there is the developer's."""
-    os.chdir(_SCRATCH)
+    if session.config.getoption("dist", "no") == "no":  # xdist's controller imports none; its workers start where it is
+        os.chdir(session.config.stash[_SCRATCH])
 
 
-def pytest_sessionfinish() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind."""
     os.chdir(_STARTED_IN)
-    shutil.rmtree(_SCRATCH, ignore_errors=True)
+    shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests told, wherever they ran."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    told = [str(line) for report in reports for name, line in report.user_properties if name == TOLD]
+    if told:
+        terminalreporter.section("figures")
+        for line in sorted(set(told)):
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Leave a line that the end of the session shows, also where the test passes: numbers that guarantees name."""
+
+    def say(line: str) -> None:
+        record_property(TOLD, line)
+
+    return say
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     """One PostgreSQL for the session, with a migrated database to copy."""
-    server = PostgresServer(_SCRATCH / "servers", throw_away=True)
+    # Not on the usual port, which another session is about to take as well.
+    server = PostgresServer(pytestconfig.stash[_SCRATCH] / "servers", port=free_port(), throw_away=True)
     server.start()
     try:
         with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+            if connection.info.server_version >= SCRAM_CHOOSES:
+                connection.execute("SET scram_iterations = 1")
+                connection.execute(f"ALTER ROLE {NAME} PASSWORD '{server.password}'")
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
         migrate(server.url_of(TEMPLATE), with_dagster=True)
         yield server
@@ -73,9 +120,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
+def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """One Redis for the session."""
-    server = RedisServer(_SCRATCH / "servers", append_only=False)
+    server = RedisServer(pytestconfig.stash[_SCRATCH] / "servers", port=free_port(), append_only=False)
     server.start()
     try:
         yield server
@@ -84,11 +131,12 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """URL of a fresh, migrated database."""
+def database_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a fresh, migrated database; with Dagster's tables where the test opens an instance on it."""
     name = "test_" + os.urandom(6).hex()
+    template = request.getfixturevalue("dagster_template") if "dagster" in request.fixturenames else TEMPLATE
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield postgres_server.url_of(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -26,15 +26,18 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._server: asyncio.Server | None = None
         self._passing = asyncio.Event()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._needle = b""
         self._losses_left = 0
+        self._unwanted = b""
+        self._cuts_left = 0
         self._silencer = b""
         self._silences_left = 0
         self._delivers = True
         self._speaking = asyncio.Event()  # again, those connections that fell silent
         self.port = 0
         self.lost_answers = 0  # that were kept from the client
+        self.cut_requests = 0  # that were kept from the target
         self.silenced = 0  # connections that fell silent
 
     @classmethod
@@ -58,7 +61,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._do(self._cut())
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
         self._loop.close()
@@ -88,6 +91,10 @@ class Proxy:
         """
         self._needle, self._losses_left = needle, times
 
+    def cut_at(self, needle: bytes, times: int = 1) -> None:
+        """Close the connection of the next requests that contain `needle`, and deliver nothing of what has it."""
+        self._unwanted, self._cuts_left = needle, times
+
     def fall_silent_at(self, needle: bytes, *, deliver: bool, times: int = 1) -> None:
         """Keep the connection of the next requests that contain `needle`, but deliver nothing on it until `heal`.
 
@@ -114,15 +121,25 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        while self._connections:  # also one that was accepted just now
-            for connection in self._connections:
+        while cut := dict(self._connections):
+            for connection in cut:
                 connection.cancel()
-            await asyncio.wait(self._connections)
+            await asyncio.wait(cut)
+            for to_client in cut.values():  # one that was cancelled before it began has closed nothing
+                to_client.transport.abort()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _end(self) -> None:
+        await self._cut()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # that are just being accepted
+            await asyncio.wait(others)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:
+            writer.transport.abort()
+            return
         connection = asyncio.ensure_future(self._serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        self._connections[connection] = writer
+        connection.add_done_callback(self._connections.pop)
 
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         to_target: asyncio.StreamWriter | None = None
@@ -143,18 +160,23 @@ class Proxy:
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for writer in (to_client, to_target):
+            for writer in (to_client, to_target):  # before anything is awaited: it may be cut while it ends
                 if writer is not None and (at_once or doomed.is_set()):
                     writer.transport.abort()
                 elif writer is not None:
                     writer.close()  # delivers what was read before one side closed
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
     ) -> None:
         while data := await reader.read(CHUNK):
             await self._passing.wait()
+            if self._cuts_left and self._unwanted in data:
+                self._cuts_left -= 1
+                self.cut_requests += 1
+                doomed.set()
+                return
             if self._silences_left and self._silencer in data:
                 self._silences_left -= 1
                 self.silenced += 1

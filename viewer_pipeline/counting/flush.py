@@ -178,7 +178,7 @@ def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
         _, oldest = stores.redis.pending()
         asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
         readings = redis.read(_candidates(stores.redis, request))
-        now = redis.confirm(request.run_id)
+        now = redis.confirm(request.run_id, findings.redis_was_emptied)
     if now is None or now.epoch != marker.epoch or now[:2] < marker[:2]:
         return None
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started

@@ -13,40 +13,22 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.copy_format import batch_rows
 from viewer_pipeline.counting.frame import Reject
-from viewer_pipeline.counting.postgres_client import BoundedConnection
+from viewer_pipeline.counting.postgres_client import open_connection
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target, TargetNames, find_target
 from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
 from viewer_pipeline.logs import event
+from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings, without_password
 
 log = logging.getLogger("viewer_pipeline.ledger")
 
 REJECTS_AT_ONCE = 1000
-
-# Every wait has an end: a run that hangs holds back all later ones.
-TIMEOUTS: dict[str, Any] = {
-    "client_encoding": "utf8",  # what COPY sends; the server converts nothing
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-    "options": "-c statement_timeout=60s -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s",
-}
-
-
-def _added(url: str) -> dict[str, Any]:
-    """Return what TIMEOUTS adds to a URL; what the URL says itself goes first."""
-    said = conninfo_to_dict(url)
-    options = f"{TIMEOUTS['options']} {said.get('options', '')}".strip()
-    return {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
 
 
 class Batch(NamedTuple):
@@ -185,12 +167,7 @@ class Ledger:
     @contextmanager
     def connect(self) -> Iterator[psycopg.Connection]:
         """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
-        with (
-            postgres_errors(self.url),
-            BoundedConnection.connect(
-                self.url, autocommit=True, application_name="viewer-pipeline", **_added(self.url)
-            ) as connection,
-        ):
+        with postgres_errors(self.url), open_connection(PostgresUrl.of(self.url)) as connection:
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
@@ -211,7 +188,8 @@ class Ledger:
     def target(self, connection: psycopg.Connection) -> Target | None:
         """Return the target table, looked up once; None where none is asked for. Raises TargetUnusable."""
         if self._target is None and self.names is not None:
-            self._target = find_target(connection, self.names)
+            with connection.transaction():  # where the search_path of the URL holds, also through PgBouncer
+                self._target = find_target(connection, self.names)
         return self._target
 
     def _commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:

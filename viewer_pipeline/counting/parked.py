@@ -16,7 +16,7 @@ import psycopg
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
-from viewer_pipeline.counting.target_upsert import blames_rows, why_refused
+from viewer_pipeline.counting.target_upsert import blames_rows, hold_all_to_their_word, why_refused
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.parked")
@@ -122,7 +122,7 @@ def _apply(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str
 
 def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
     """Lock first, without waiting; then, with all of them held, count."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+    hold_all_to_their_word(connection)
     locked = connection.execute(target.statement("lock_parked"), {"vod_ids": list(vod_ids)})
     held = [vod_id for (vod_id,) in locked]
     rows = connection.execute(target.statement("apply_parked"), {"vod_ids": held})

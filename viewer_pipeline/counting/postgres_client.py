@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import time
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
+
+from viewer_pipeline.postgres_url import PostgresUrl
+
+# Every wait has an end: a run that hangs holds back all later ones. What the URL says goes first.
+ARGUMENTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "application_name": "viewer-pipeline",
+        "client_encoding": "utf8",  # what COPY sends; the server converts nothing
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
+)
+STATEMENT_SECONDS = 60.0
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "statement_timeout": f"{STATEMENT_SECONDS:.0f}s",
+        "lock_timeout": "20s",
+        "idle_in_transaction_session_timeout": "60s",
+    }
+)
+SET_LOCAL = """
+    -- What a connection through PgBouncer cannot be opened with.
+    SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)
+"""
 
 # Above the server's own statement_timeout, so that the server's reason is heard wherever there is one.
 ANSWER_SECONDS = 75.0
@@ -24,6 +54,17 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
     """
 
     answer_seconds = ANSWER_SECONDS
+    local_settings: Mapping[str, str] = MappingProxyType({})  # for each transaction
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Begin a transaction, with `local_settings` in force until it ends."""
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            if self.local_settings:
+                self.execute(SET_LOCAL, {"names": [*self.local_settings], "values": [*self.local_settings.values()]})
+            yield transaction
 
     def wait(self, gen: PQGen[T], interval: float = LOOK_SECONDS, timeout: float | None = None) -> T:
         """Do what psycopg does, which lets every statement, COPY and COMMIT pass through here; to an end."""
@@ -43,3 +84,19 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
         except StopIteration as done:
             result: T = done.value
             return result
+
+
+def open_connection(url: PostgresUrl) -> BoundedConnection:
+    """Open an autocommit connection with finite waits: at the server, and at this end. Raises psycopg's errors.
+
+    Through PgBouncer the server's hold in transactions only; for other statements it is this end that gives up.
+    """
+    settings, patience = dict(SETTINGS), url.answer_seconds
+    if patience is not None:
+        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, patience):.0f}s"
+    connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
+    connection.answer_seconds = connection.answer_seconds if patience is None else patience
+    # A flush goes on where a row was edited meanwhile; at a higher level, which a role may have set, it would fail.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}
+    return connection

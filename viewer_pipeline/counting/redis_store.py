@@ -89,22 +89,25 @@ class RedisStore:
             store.client = client
             yield store
 
-    def confirm(self, run_id: str) -> Marker | None:
+    def confirm(self, run_id: str, told: bool = False) -> Marker | None:
         """Write the run's id again, and wait until that, and so all that was read before, is durable (rule R7).
 
-        Returns where the marker stands now. Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be
-        committed.
+        `told`: that the marker was made anew is recorded, and no later run need tell it. Returns where the marker
+        stands now. Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be committed.
         """
         with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.hset(MARKER_KEY, "run", run_id)
             pipe.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
-            _, fields = pipe.execute()
+            if told:
+                pipe.hdel(MARKER_KEY, "untold")
+            fields = pipe.execute()[1]
         self.durability.wait(self.client, self.url)
         return marker_of(fields)
 
     def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
         """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.
 
+        It counts as made until a run has confirmed that it `told`: who made it may have died before that.
         Raises RedisRefusesWrites where Redis cannot write now (rule R11), MarkerUnreadable for rubbish in the hash.
         """
         made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches, uuid4().hex])

@@ -32,6 +32,12 @@ def blames_rows(error: psycopg.Error) -> bool:
     return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)
 
 
+def hold_all_to_their_word(connection: psycopg.Connection) -> None:
+    """For this transaction: find rows by the index; let deferred constraints of the user speak up at once."""
+    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
 def add_to_target(
     connection: psycopg.Connection, target: Target, seq: int, counters: int
 ) -> Callable[[], dict[str, int]]:
@@ -46,7 +52,7 @@ def add_what_it_takes(
     connection: psycopg.Connection, target: Target, seq: int, counters: int
 ) -> Callable[[], dict[str, int]]:
     """Do the same where rows are to blame: park those that are locked or refused."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+    hold_all_to_their_word(connection)
     totals = dict[str, int]()
     _Stretches(connection, target, seq, totals).add(0, counters)
     return lambda: totals

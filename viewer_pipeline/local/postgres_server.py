@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -43,15 +44,27 @@ def find_binaries() -> Path:
 
 
 class PostgresServer:
-    """One embedded server. `home/postgres` holds its data, `home/postgres.password` (0600) its password."""
+    """One embedded server. `home/postgres` holds its data, `home/postgres.password` (0600) its password.
 
-    def __init__(self, home: Path, *, port: int | None = None, throw_away: bool = False) -> None:
+    `settings`: `name=value`, more of PostgreSQL's, or others than ours.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        throw_away: bool = False,
+        binaries: Path | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
         self.home = home.resolve()  # servers name their directory without symbolic links
         self.directory = self.home / "postgres"
         self.port = port or free_port(DEFAULT_PORT)
         self.throw_away = throw_away
         self._known = False  # whether others have been told the port
-        self._binaries = find_binaries()
+        self._binaries = binaries or find_binaries()
+        self._settings = settings
         self._user = _user_for_root() if os.geteuid() == 0 else None
         self._password_file = self.home / "postgres.password"
         self.home.mkdir(parents=True, exist_ok=True)
@@ -102,6 +115,7 @@ class PostgresServer:
             "max_connections=200",  # Dagster's processes open one per query
             "timezone=UTC",
             *(THROW_AWAY if self.throw_away else ()),
+            *self._settings,
         ]
         options = [word for setting in settings for word in ("-c", setting)]
         command = [self._binaries / "postgres", "-D", self.directory, *options]

@@ -21,7 +21,7 @@ from viewer_pipeline.local.ports import LOOPBACK, free_port
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.logs import event
-from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.settings import Settings
 
 log = logging.getLogger("viewer_pipeline.stack")
@@ -67,7 +67,7 @@ class Stack:
             self._start_servers(said)
             require_durability(self.settings)
             said("migrating the schema `viewer`")
-            migrate(self.settings.require_database_url(), with_dagster=self.settings.dagster_database_url is None)
+            migrate_all(self.settings)
             require_target(self.settings)
             self._start_processes(said)
         except BaseException:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, create_engine, exc, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, NullPool, create_engine, exc, text
+from sqlalchemy.schema import CreateSchema
 
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable
+from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings, hide_password
 
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
+ARGUMENTS = {"application_name": "viewer-pipeline", "connect_timeout": 10, "client_encoding": "utf8"}
+
+
+def migrate_all(settings: Settings) -> tuple[str | None, str]:
+    """Migrate what these settings name, and make the schema that DAGSTER_DATABASE_URL may name; as `migrate` does."""
+    dagsters = settings.dagster_database_url
+    if dagsters is not None and (schema := PostgresUrl.of(dagsters).schema) is not None:
+        with _connected(dagsters) as connection:
+            _make_schema(connection, schema)
+    return migrate(settings.require_database_url(), with_dagster=dagsters is None)
 
 
 def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
@@ -26,40 +41,45 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     head = ScriptDirectory.from_config(config).get_current_head() or ""
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
-    engine = create_engine(url, connect_args={"connect_timeout": 10, "client_encoding": "utf8"})
+    with _connected(database_url) as connection:
+        for schema in ("viewer", DAGSTER_SCHEMA) if with_dagster else ("viewer",):
+            _make_schema(connection, schema)
+        if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
+            raise PostgresFailed(f"{hide_password(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
+        context = MigrationContext.configure(connection, opts={"version_table_schema": "viewer"})
+        before = context.get_current_revision()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return before, head
+
+
+@contextmanager
+def _connected(database_url: str) -> Iterator[Connection]:
+    """Open one transaction, which no other migration runs beside; errors come out as ours.
+
+    SQLAlchemy's own URLs know neither several hosts nor all sockets: it gets its connection from us.
+    """
+    arguments = PostgresUrl.of(database_url).arguments(ARGUMENTS, {})
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
+    where = hide_password(database_url)
     try:
-        with engine.connect() as connection, connection.begin():
+        with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            for schema in ("viewer", "dagster") if with_dagster else ("viewer",):
-                _make_schema(connection, schema)
-            if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
-                raise PostgresFailed(f"{_where(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
-            context = MigrationContext.configure(connection, opts={"version_table_schema": "viewer"})
-            before = context.get_current_revision()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            return before, head
+            yield connection
     except CommandError as error:
-        raise PostgresFailed(f"{_where(database_url)}: schema viewer was made by a newer version: {error}") from error
+        raise PostgresFailed(f"{where}: schema viewer was made by a newer version: {error}") from error
     except exc.OperationalError as error:
-        raise PostgresUnavailable(f"{_where(database_url)}: {_first_line(error)}") from error
+        raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
     except exc.DBAPIError as error:
-        raise PostgresFailed(f"{_where(database_url)}: {_first_line(error)}") from error
-    finally:
-        engine.dispose()
+        raise PostgresFailed(f"{where}: {_first_line(error)}") from error
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
     # Asked first: IF NOT EXISTS needs the right to create schemas even where there is nothing to create.
     exists = connection.execute(text("SELECT FROM pg_namespace WHERE nspname = :schema"), {"schema": schema})
     if exists.first() is None:
-        connection.execute(text(f"CREATE SCHEMA {schema}"))
+        connection.execute(CreateSchema(schema))
 
 
 def _first_line(error: exc.DBAPIError) -> str:
     return str(error.orig).strip().partition("\n")[0]
-
-
-def _where(database_url: str) -> str:
-    return make_url(database_url).render_as_string(hide_password=True)

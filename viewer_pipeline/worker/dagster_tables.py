@@ -15,10 +15,9 @@ from typing import Any
 import orjson
 import psycopg
 from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict
 
-from viewer_pipeline.counting.ledger import TIMEOUTS, postgres_errors
-from viewer_pipeline.counting.postgres_client import BoundedConnection
+from viewer_pipeline.counting.ledger import postgres_errors
+from viewer_pipeline.counting.postgres_client import open_connection
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.settings import Settings, without_password
 
@@ -40,7 +39,7 @@ FAILURES = """
     SELECT event FROM event_logs
     WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
 """
-MAY_LOOK = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'dagster'"
+MAY_LOOK = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s"
 
 _OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
 
@@ -102,24 +101,18 @@ def read_dagster(settings: Settings) -> DagsterReading | None:
             sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
             return DagsterReading({beat.daemon: beat for beat in heartbeats}, sensor, sweep, _last_runs(connection))
         except pg.UndefinedTable:
-            if settings.dagster_database_url is None and connection.execute(MAY_LOOK).fetchone() == (False,):
+            schema = settings.dagster_storage().schema
+            if connection.execute(MAY_LOOK, {"schema": schema}).fetchone() == (False,):
                 # a schema that one may not use is left out of the search path, without a word
-                raise PostgresFailed("Dagster's storage: this role has no USAGE on schema dagster") from None
+                raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
             return None
 
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[psycopg.Connection]:
-    """Open a connection to Dagster's storage as `Settings.dagster_storage_url` describes it, without SQLAlchemy."""
-    url, ours = settings.dagster_database_url, ""
-    if url is None:
-        url, ours = settings.require_database_url(), "-csearch_path=dagster"
-    with postgres_errors("Dagster's storage"):
-        said = conninfo_to_dict(url)
-        options = " ".join(filter(None, (TIMEOUTS["options"], str(said.get("options") or ""), ours)))
-        added = {name: value for name, value in TIMEOUTS.items() if name not in said} | {"options": options}
-        with BoundedConnection.connect(url, autocommit=True, application_name="viewer-pipeline", **added) as connection:
-            yield connection
+    """Open a connection to Dagster's storage, without SQLAlchemy."""
+    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage()) as connection:
+        yield connection
 
 
 def sentence_of(error: dict[str, Any]) -> str:

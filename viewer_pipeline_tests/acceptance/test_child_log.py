@@ -8,7 +8,8 @@ from pathlib import Path
 from viewer_pipeline.local.child import Child
 from viewer_pipeline_tests.waiting import wait_until
 
-TALK = "import time\nwhile True: print('x' * 999, flush=True); time.sleep(0.001)"
+# One write a line: print makes two of it where PYTHONUNBUFFERED is set, and the log may be put aside between them.
+TALK = "import os, time\nwhile True: os.write(1, b'x' * 999 + b'\\n'); time.sleep(0.001)"
 
 
 def test_a_log_is_put_aside(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli import main
 from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.world import PREFIX, World
 
 Environment = dict[str, str]
 
@@ -358,11 +358,11 @@ def test_bench(environment: Environment, words: str, figure: str) -> None:
     assert figures[figure] == int(words.split()[2])
 
 
-def test_acknowledge(online: Environment, client: redis.Redis) -> None:
+def test_acknowledge(online: Environment, world: World) -> None:
     """An incident is shown until it is closed; some kinds, or all."""
-    client.set(PREFIX + "a", 5)
-    run(online, "flush")
-    client.flushall()
+    world.send("a", 5)
+    world.flush()
+    world.client.flushall()
     assert run(online, "flush").returncode == 0
     assert "Redis was emptied or replaced" in run(online, "status").stdout
     assert json_of(run(online, "acknowledge", "drift", "--json")) == {"acknowledged": 0}

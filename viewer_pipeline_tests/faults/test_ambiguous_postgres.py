@@ -30,7 +30,7 @@ LOOKED = b"The newest flush of the ledger"
 CLAIM = b"Claim the next seq"
 COPIED = b"COPY viewer.flush_batch"
 COUNTED = b"Add the batches of one flush"
-COMMIT = b"COMMIT"
+COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
 STATEMENTS = [LOOKED, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
 NAMES = ["look", "begin", "claim", "copy", "upsert", "commit"]
 

@@ -38,7 +38,7 @@ class Scene:
             world.execute(f"CREATE TABLE saved.{table} AS TABLE viewer.{table}")
         keys: Any = world.client.keys()
         self._keys: dict[bytes, Any] = {key: world.client.dump(key) for key in keys}
-        self._truncate = f"TRUNCATE {', '.join(f'viewer.{table}' for table in self._tables)}"
+        self._empty = [f"DELETE FROM viewer.{table}" for table in self._tables]  # of so few rows quicker than TRUNCATE
 
     def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world
@@ -62,7 +62,7 @@ class Scene:
     def restore(self) -> None:
         """Put both servers back."""
         copies = [f"INSERT INTO viewer.{table} TABLE saved.{table}" for table in self._tables]
-        self.world.execute("; ".join([self._truncate, *copies]))
+        self.world.execute("; ".join([*self._empty, *copies]))
         with self.world.client.pipeline(transaction=False) as pipe:
             pipe.script_flush()
             pipe.flushall()

@@ -24,7 +24,7 @@ from viewer_pipeline_tests.calls import fork, joined
 from viewer_pipeline_tests.world import PREFIX, World
 
 PROCESSES, THREADS = 4, 25
-ROUNDS = 3  # flushes that each flusher tries
+ROUNDS = 2  # flushes that each flusher tries
 VODS = 40
 SENDS = 2000  # by each of two producers
 MODES: tuple[Mode, ...] = ("sweep", "changed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from viewer_pipeline.counting import flush, ledger, settler
 from viewer_pipeline.counting.flush import Snapshot
+from viewer_pipeline.counting.folds import Claim, FoldStore
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
@@ -300,6 +302,35 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
     done = flush.bulk_upsert(world.stores, *planned)
     assert (done.counted, done.found) == ([], [HeldFlush(1, 3, 9, 2)])
     assert done.findings.superseded == 0  # by nobody else
+    world.assert_all_persisted()
+
+
+def test_r10_nothing_that_counts_expires(world: World) -> None:
+    """Neither what messages raised nor marker, changed set, lease or requests: Redis drops no key of ours by itself."""
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds.lease(Claim("test", "mine", "test"), 1000, 0)
+    folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
+    world.sent.update(a=1, b=2)
+    world.flush()
+    folds.fold("mine", folds.cut("test", "mine", 1), Counter(b=2, c=3), 1)
+    world.sent.update(b=2, c=3)
+    world.stores.redis.ask_for_sweep("test")
+    keys: Any = world.client.keys("*")
+    ours = ["viewer:changed", "viewer:settled", "viewer:subscriber", PREFIX + "b", PREFIX + "c"]
+    assert {key.decode(): world.client.ttl(key) for key in keys} == dict.fromkeys(ours, -1)
+    world.assert_conserved()
+
+
+def test_r10_a_full_redis_that_evicts_what_expires(world: World) -> None:
+    """Sessions make room (`volatile-lru`), counters do not: nothing is lost, and a run goes on."""
+    world.send_many(20)
+    used, evicted = int(world.client.info("memory")["used_memory"]), world.client.info("stats")["evicted_keys"]
+    with refusing(world, "maxmemory-policy", "volatile-lru", "noeviction"):
+        world.client.config_set("maxmemory", used + 2_000_000)
+        while world.client.info("stats")["evicted_keys"] == evicted:
+            world.client.set(f"vod:session:{uuid4()}", "x" * 100_000, ex=86_400)
+        world.assert_conserved()
+        world.flush()
     world.assert_all_persisted()
 
 

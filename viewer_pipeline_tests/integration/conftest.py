@@ -5,12 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+import psycopg
 import pytest
 
+from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.http_world import HttpWorld
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Dagster try a step again at once: what is tested is that it does, not for how long it waits before."""
+    monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0)
+
+
+@pytest.fixture(scope="session")
+def dagster_template(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a database to copy, in which Dagster has made its tables: it takes half a second each time."""
+    name = "template_dagster"
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    home = tmp_path_factory.mktemp("dagster")
+    settings = Settings(database_url=postgres_server.url_of(name), redis_url=NOWHERE, viewer_home=home)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in settings.environment().items():
+            patch.setenv(variable, value)
+        open_instance(settings).dispose()
+    return name
 
 
 @pytest.fixture

@@ -118,7 +118,6 @@ def test_runs_that_succeed_and_fail(
     """A real flush, then one without Redis: newest first, and why it failed in one line without the password."""
     good = run_flush(dagster.instance, FlushMode.sweep, (), "test")
     monkeypatch.setenv("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1/0")
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the pauses between the retries of a step
     bad = run_flush(dagster.instance, FlushMode.sweep, (), "test")
     found = reading(dagster_settings).runs
     records = dagster.instance.get_run_records(dg.RunsFilter(job_name=JOB))

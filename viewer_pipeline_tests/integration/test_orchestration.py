@@ -24,6 +24,7 @@ from viewer_pipeline.orchestration.resources import PostgresResource, RedisResou
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.world import PREFIX, World
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -37,10 +38,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def kept_instance() -> Iterator[dg.DagsterInstance]:
-    """The same on disk: a schedule opens its history by reference."""
-    with dg.instance_for_test() as instance:
-        yield instance
+def kept_instance(dagster: DagsterWorld) -> dg.DagsterInstance:
+    """The same on PostgreSQL: a schedule opens its history by reference."""
+    return dagster.instance
 
 
 class Runner:

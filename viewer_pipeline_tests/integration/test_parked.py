@@ -20,7 +20,11 @@ from viewer_pipeline.counting.parked import (
 )
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.waiting import wait_until
 
+WAITING = """
+SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
 MANY = 3000  # parked rows, of which one look takes in some hundreds
 
 
@@ -106,6 +110,22 @@ def test_all_of_them(made_up: TargetWorld) -> None:
         assert apply_parked(connection, target, found) == (3, 3)
         assert apply_parked(connection, target, found) == (0, 0)
     assert made_up.target() == dict.fromkeys(came, 1)
+
+
+def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None:
+    """Nobody waits for them, and nothing is counted twice when they are done."""
+    vod_ids = ["made up 0001", "made up 0002"]
+    made_up.add_vods(*vod_ids)
+    ledger = made_up.stores.ledger
+    with ledger.connect() as one, ledger.connect() as other, ThreadPoolExecutor(1) as pool:
+        target = ledger.target(one)
+        assert target is not None
+        with one.transaction():
+            assert len(parked._transact(one, target, vod_ids)) == 2
+            counted = pool.submit(apply_parked, other, target, vod_ids)
+            wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
+        assert counted.result(20) == (0, 0)
+    assert made_up.target() == made_up.totals() == dict.fromkeys(vod_ids, 1)
 
 
 def test_counting_at_once_counts_once(made_up: TargetWorld) -> None:

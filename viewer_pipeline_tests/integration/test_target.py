@@ -12,12 +12,14 @@ import pytest
 
 from viewer_pipeline.counting import flush, target_upsert
 from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import World
 
 INT4 = 2**31 - 1
 MADE_UP = 'no row in "public"."Vod"'
@@ -258,6 +260,25 @@ def test_rows_that_are_refused(vods: TargetWorld) -> None:
     vods.assert_conserved()
 
 
+def test_rows_that_are_refused_at_the_commit(vods: TargetWorld) -> None:
+    """By a deferred constraint, which else would speak up when nobody can tell any more which row it means."""
+    vods.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN IF NEW."id" = 'b' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON public."Vod" DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    vods.add_vods("a", "b", "c")
+    for vod_id in "abc":
+        vods.send(vod_id, 2)
+    vods.flush()
+    vods.assert_target_is({"a": 2, "c": 2})
+    assert reasons(vods) == {"b": "refused: not this one"}
+    vods.execute("UPDATE viewer.parked SET refused_at = NULL")
+    assert vods.flush().unparked == (0, 0)
+    vods.assert_target_is({"a": 2, "c": 2})
+
+
 def test_a_table_that_refuses_everything(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some tries whole stretches are parked: the flush ends, and all is counted once the trigger is gone."""
     vods.execute("""
@@ -416,3 +437,30 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
         said = "\n".join(line for (line,) in connection.execute(statement, parameters))
     assert "Seq Scan on video" not in said, said
     assert "Index Cond: (id = " in said, said
+
+
+def test_a_database_that_isolates_more(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that was edited while the flush waited for it is no error, whatever level is the default there."""
+    monkeypatch.setattr(target_upsert, "LOCK_TIMEOUT", "20s")
+    with psycopg.connect(vods.stores.ledger.url, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'".encode())
+    vods.add_vods("a")
+    vods.send("a", 2)
+    with edited(vods, "a") as editor:
+        flusher = vods.in_thread()
+        wait_until(lambda: vods.rows(WAITING) == [(1,)], 20, "the flush to wait for the row")
+        editor.commit()
+        flusher.result(30)
+    assert vods.target() == {"a": 2}
+
+
+def test_the_schema_that_prisma_names(vods: TargetWorld) -> None:
+    """`?schema=` says where a table is whose name comes without one."""
+    vods.execute('CREATE SCHEMA "My Shop"; ALTER TABLE public."Vod" SET SCHEMA "My Shop"')
+    vods.execute("""INSERT INTO "My Shop"."Vod" VALUES ('a', 'channel', 't', 'b', 'r', 'k', 0)""")
+    parameters = "schema=My+Shop&connection_limit=5&pool_timeout=10&connect_timeout=5"
+    ledger = Ledger(f"{vods.stores.ledger.url}?{parameters}", TargetNames.parse("Vod", "id", "viewCount"))
+    vods.send("a", 2)
+    World(Stores(vods.stores.redis, ledger)).flush()
+    assert vods.rows('SELECT "id", "viewCount" FROM "My Shop"."Vod"') == [("a", 2)]

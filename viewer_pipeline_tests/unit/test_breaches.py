@@ -7,7 +7,7 @@ import pytest
 from viewer_pipeline_tests.breaches import BREACHES, Breach
 from viewer_pipeline_tests.prove import ROOT
 
-RULES = {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R11"}
+RULES = {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R10", "R11"}
 
 
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: f"{breach.rule}: {breach.said}")
@@ -18,5 +18,5 @@ def test_a_breach_fits_the_code(breach: Breach) -> None:
 
 
 def test_every_rule_is_broken() -> None:
-    """R9 needs no breach, because locks only save work; R10 is a setting of Redis."""
+    """R9 cannot be broken here: the tests of all others hold no lock."""
     assert {breach.rule for breach in BREACHES} >= RULES

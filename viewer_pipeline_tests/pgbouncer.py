@@ -1,0 +1,86 @@
+"""A real PgBouncer that pools transactions, in front of the PostgreSQL of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from viewer_pipeline.local.child import Child
+from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.local.postgres_server import _user_for_root
+from viewer_pipeline_tests.waiting import wait_until
+
+POOL_SIZE = 2  # fewer than there are clients, so that they share its connections
+START_SECONDS = 20
+DEBIAN = "/usr/sbin"
+
+
+def pgbouncer_binary() -> str:
+    """Return where it is; skip the test where it is not installed."""
+    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:{DEBIAN}")
+    if found is None:
+        pytest.skip("no pgbouncer here; on Debian: apt-get install pgbouncer")
+    return found
+
+
+class PgBouncer:
+    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. Refuses startup options."""
+
+    def __init__(self, home: Path, database_url: str, server_port: int | None = None) -> None:
+        login = urlsplit(database_url)
+        home.mkdir()
+        users, configuration = home / "users.txt", home / "pgbouncer.ini"
+        users.write_text(f'"{login.username}" "{login.password}"\n')
+        self.port = free_port()
+        settings = {
+            "listen_addr": LOOPBACK,
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
+            "pool_mode": "transaction",
+            "default_pool_size": POOL_SIZE,
+            "max_client_conn": 100,
+            "server_login_retry": 1,
+        }
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        server = f"* = host={LOOPBACK} port={server_port or login.port}"
+        configuration.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
+        user = _user_for_root() if os.geteuid() == 0 else None  # it refuses to run as root, as PostgreSQL does
+        self._child = Child(
+            "pgbouncer", [pgbouncer_binary(), configuration], log=home / "pgbouncer.log", grace=5, user=user
+        )
+        self._database_url = database_url
+
+    def url(self, parameters: str = "pgbouncer=true") -> str:
+        """URL of the database through it."""
+        parts = urlsplit(self._database_url)
+        login = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{login}@{LOOPBACK}:{self.port}", query=parameters))
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._child.start()
+        wait_until(self._answers, START_SECONDS, f"PgBouncer to answer: {self._child.last_words()}")
+
+    def stop(self) -> None:
+        """Stop it at once: whatever a client is at breaks."""
+        self._child.stop()
+
+    def restart(self) -> None:
+        """Stop it, and start it on the same port."""
+        self.stop()
+        self.start()
+
+    def _answers(self) -> bool:
+        assert self._child.exit_status() is None, self._child.last_words()
+        try:
+            psycopg.connect(self.url(""), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True

@@ -1,0 +1,245 @@
+"""What a PostgreSQL URL becomes: arguments of psycopg, settings of a transaction, the URL of Dagster's storage."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
+
+from viewer_pipeline import postgres_url
+from viewer_pipeline.postgres_url import LIBPQ, PostgresUrl, system_authorities
+
+PRISMA = (
+    "postgresql://u:p@host:5432/db?schema=public&sslmode=require&connection_limit=5&pool_timeout=10"
+    "&pgbouncer=true&connect_timeout=5"
+)
+SYSTEM = system_authorities()
+LOGIN = {"user": "u", "password": "p", "host": "host", "port": "5432", "dbname": "db"}
+
+
+def arguments(url: str) -> dict[str, Any]:
+    """Return what psycopg is told, without anything of ours."""
+    return PostgresUrl.of(url).arguments({}, {})
+
+
+def tls(parameters: str) -> dict[str, Any]:
+    """Return what psycopg is told of TLS."""
+    said = arguments(f"postgresql://host/db?{parameters}")
+    return {name: value for name, value in said.items() if name.startswith("ssl")}
+
+
+def test_the_url_of_prisma() -> None:
+    """Every parameter has its meaning, and none is refused or dropped."""
+    url = PostgresUrl.of(PRISMA)
+    assert url.arguments({}, {}) == {
+        **LOGIN,
+        "sslmode": "require",
+        "connect_timeout": "5",
+        "prepare_threshold": None,
+    }
+    assert (url.schema, url.pgbouncer, url.answer_seconds, url.dropped) == ("public", True, None, ())
+    assert url.session_settings({"lock_timeout": "20s"}) == {"lock_timeout": "20s", "search_path": '"public"'}
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgres://u:p@host:5432/db", LOGIN),
+        ("postgresql://host", {"host": "host"}),
+        ("postgresql://u:a%40b%3A%2F%25%26@host", {"user": "u", "password": "a@b:/%&", "host": "host"}),
+        ("postgresql://u:a?b@host/db", {"user": "u", "password": "a?b", "host": "host", "dbname": "db"}),
+        (
+            "postgresql://host/db?user=u%40x&password=a%26b",
+            {"host": "host", "dbname": "db", "user": "u@x", "password": "a&b"},
+        ),
+        ("postgresql://host/db?password=abc==", {"host": "host", "dbname": "db", "password": "abc=="}),
+        ("postgresql://[::1]:5433/db", {"host": "::1", "port": "5433", "dbname": "db"}),
+        ("postgresql:///db?host=/run/pg", {"host": "/run/pg", "dbname": "db"}),
+        ("postgresql://%2Frun%2Fpg/db", {"host": "/run/pg", "dbname": "db"}),
+        (
+            "postgresql://u:p@localhost/db?host=/run/pg",
+            {"user": "u", "password": "p", "host": "/run/pg", "dbname": "db"},
+        ),
+        ("postgresql://host/db?ssl=true", {"host": "host", "dbname": "db", "sslmode": "require"}),
+        ("postgresql://host/db?application_name=web&", {"host": "host", "dbname": "db", "application_name": "web"}),
+        (
+            "postgresql://a:1,b/db?target_session_attrs=any",
+            {"host": "a,b", "port": "1,", "dbname": "db", "target_session_attrs": "any"},
+        ),
+        (
+            "postgresql://a:1,b:2/db",
+            {"host": "a,b", "port": "1,2", "dbname": "db", "target_session_attrs": "read-write"},
+        ),
+    ],
+)
+def test_what_libpq_reads(url: str, said: dict[str, str]) -> None:
+    """Schemes, escapes, sockets and several hosts, of which the one is wanted that takes writes."""
+    assert arguments(url) == said
+
+
+def test_what_is_said_goes_before_what_is_ours() -> None:
+    """Arguments and settings of ours fill in what the URL leaves open."""
+    url = PostgresUrl.of("postgresql://host?connect_timeout=9&options=-c%20lock-timeout=1s%20--geqo=off%20-c%20a.b=x")
+    assert url.arguments({"connect_timeout": 5, "client_encoding": "utf8"}, {"lock_timeout": "20s", "jit": "off"}) == {
+        "host": "host",
+        "connect_timeout": "9",
+        "client_encoding": "utf8",
+        "options": "-clock_timeout=1s -cjit=off -cgeqo=off -ca.b=x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("schema", "options"),
+    [
+        ("public", '-csearch_path="public"'),
+        ("Streamix", '-csearch_path="Streamix"'),
+        ("my-app", '-csearch_path="my-app"'),
+        ("my%20app", '-csearch_path="my\\ app"'),
+        ("my+app", '-csearch_path="my\\ app"'),
+        ("a%22b", '-csearch_path="a""b"'),
+        ("a%5Cb", '-csearch_path="a\\\\b"'),
+    ],
+)
+def test_a_schema(schema: str, options: str) -> None:
+    """It becomes the search path, one name however it is spelled, after whatever `options` say."""
+    assert arguments(f"postgresql://?schema={schema}")["options"] == options
+    url = f"postgresql://?options=-csearch_path%3Dother&schema={schema}"
+    assert arguments(url)["options"] == options
+
+
+def test_another_schema() -> None:
+    """Dagster's tables are looked for in a schema of their own, in the same database."""
+    url = PostgresUrl.of("postgresql://host/db?schema=public")
+    assert url.in_schema("dagster").arguments({}, {})["options"] == '-csearch_path="dagster"'
+    assert url.schema == "public"
+    assert PostgresUrl.of("postgresql://host/db").schema is None
+    assert PostgresUrl.of("postgresql://host/db?schema=").schema is None
+
+
+def test_behind_pgbouncer_nothing_is_set_at_the_start() -> None:
+    """Neither what is ours nor what `options` set: all of it is for transactions; what is left is the pooler's."""
+    url = PostgresUrl.of("postgresql://host?pgbouncer=true&schema=s&options=endpoint=x%20-c%20jit=off%20-c%20broken")
+    assert url.arguments({}, {"lock_timeout": "20s"}) == {
+        "host": "host",
+        "options": "endpoint=x -c broken",
+        "prepare_threshold": None,
+    }
+    assert url.session_settings({"lock_timeout": "20s", "jit": "on"}) == {
+        "lock_timeout": "20s",
+        "jit": "off",
+        "search_path": '"s"',
+    }
+    assert "options" not in arguments("postgresql://host?pgbouncer=true&schema=s")
+    assert "prepare_threshold" not in arguments("postgresql://host?pgbouncer=false")
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("7", 7.0), ("0", None), ("120", 120.0)])
+def test_socket_timeout(said: str, seconds: float | None) -> None:
+    """How long an answer is awaited; 0 is for ever, and then the bound is ours."""
+    assert PostgresUrl.of(f"postgresql://host?socket_timeout={said}").answer_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("sslmode=require&sslrootcert=system", {"sslmode": "require", "sslrootcert": "system"}),  # libpq refuses it
+        ("sslrootcert=system", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
+        ("sslmode=verify-ca", {"sslmode": "verify-ca"}),
+        ("sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
+        ("sslmode=require&sslaccept=strict", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
+        ("sslmode=verify-ca&sslaccept=strict", {"sslmode": "verify-ca"}),
+        ("sslmode=disable&sslaccept=strict", {"sslmode": "disable"}),
+        ("sslaccept=strict&sslrootcert=a.pem", {"sslmode": "verify-full", "sslrootcert": "a.pem"}),
+        ("sslaccept=strict&sslcert=a.pem", {"sslmode": "verify-full", "sslrootcert": "a.pem"}),
+        ("schema=s&sslmode=require&sslcert=a.pem", {"sslmode": "require", "sslrootcert": "a.pem"}),
+        ("sslaccept=accept_invalid_certs", {"sslmode": "require"}),
+        ("sslaccept=accept_invalid_certs&sslcert=a.pem", {"sslmode": "require"}),
+        ("sslaccept=accept_invalid_certs&sslmode=verify-full", {"sslmode": "verify-full"}),
+        ("sslcert=c.pem", {"sslcert": "c.pem"}),
+        ("schema=s&sslcert=c.pem&sslkey=k.pem", {"sslcert": "c.pem", "sslkey": "k.pem"}),
+        ("sslcert=c.pem&sslkey=k.pem&sslpassword=x", {"sslcert": "c.pem", "sslkey": "k.pem", "sslpassword": "x"}),
+    ],
+)
+def test_tls(parameters: str, said: dict[str, str]) -> None:
+    """Prisma's words in libpq's; libpq's own stay, and nothing makes a check weaker than it was asked for."""
+    assert tls(parameters) == said
+
+
+def test_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that SSL_CERT_FILE names, else one of the usual places, else wherever libpq looks."""
+    own, usual = tmp_path / "own.pem", tmp_path / "usual.pem"
+    usual.touch()
+    monkeypatch.setattr(postgres_url, "BUNDLES", (str(tmp_path / "gone.pem"), str(usual)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(own))
+    assert system_authorities() == str(usual)
+    own.touch()
+    assert system_authorities() == str(own)
+    monkeypatch.setattr(postgres_url, "BUNDLES", ())
+    own.unlink()
+    assert system_authorities() == "system"
+
+
+def test_what_means_nothing_is_dropped_by_name() -> None:
+    """Not its value; and not a name that is none, or that may be the rest of a password."""
+    dropped = PostgresUrl.of("postgresql://h/d?foo=secret&sslidentity=i.p12&ssl=on&a%20b=1&supa.base-x=1").dropped
+    assert dropped == ("foo", "ssl", "***", "supa.base-x", "sslidentity")
+    assert PostgresUrl.of("postgresql://h/d?password=ab&cd=ef&gh=ij&sslmode=require&foo=1").dropped == (
+        "***",
+        "***",
+        "foo",
+    )
+    assert arguments("postgresql://h/d?foo=secret&sslidentity=i.p12") == {"host": "h", "dbname": "d"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("pgbouncer=yes", "expected pgbouncer=false or pgbouncer=true"),
+        ("sslaccept=secret", "expected sslaccept=strict or sslaccept=accept_invalid_certs"),
+        ("socket_timeout=secret", "expected socket_timeout= in whole seconds"),
+        ("socket_timeout=-1", "expected socket_timeout= in whole seconds"),
+        ("password=ab&secret", "expected name=value for each parameter (write & in a value as %26)"),
+        ("application_name=%zz", "PostgreSQL's client library does not understand it"),
+    ],
+)
+def test_what_is_wrong(parameters: str, said: str) -> None:
+    """The error says what is expected, and cites nothing."""
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+        PostgresUrl.of(f"postgresql://u:secret@h/d?{parameters}")
+    assert "secret" not in str(raised.value)
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_password_is_not_in_its_representation() -> None:
+    """It may end up in a log or a traceback."""
+    url = PostgresUrl.of("postgresql://u:secret@h/d?sslpassword=secret&schema=s&options=-c%20my.secret=secret")
+    assert "secret" not in repr(url)
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
+
+
+@given(user=TEXT, password=TEXT, database=TEXT, schema=TEXT, name=TEXT)
+def test_whatever_the_characters(user: str, password: str, database: str, schema: str, name: str) -> None:
+    """Percent-encoded, everything arrives as it is, with psycopg and with SQLAlchemy."""
+    encoded = [quote(text, safe="") for text in (user, password, database, schema, name)]
+    url = PostgresUrl.of("postgresql://{}:{}@h:1,i:2/{}?schema={}&application_name={}".format(*encoded))
+    said = url.arguments({}, {})
+    expected = {"user": user, "password": password, "dbname": database, "application_name": name}
+    assert {name: said[name] for name in expected} == expected
+    assert url.schema == schema
+    stored = make_url(url.sqlalchemy_url())
+    named = {"user": stored.username, "password": stored.password, "dbname": stored.database}
+    assert {**named, **stored.query} == said
+
+
+def test_every_parameter_of_libpq_goes_on_working() -> None:
+    """None is taken for Prisma's or dropped."""
+    for name in LIBPQ - {"options"}:
+        assert arguments(f"postgresql://?{name}=1").get(name) == "1"

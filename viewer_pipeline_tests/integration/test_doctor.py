@@ -342,6 +342,12 @@ def test_settings_that_do_not_go_together(settings: Settings) -> None:
     assert found.endswith("which is rare: SWEEP_CRON=0 3 * * *")
 
 
+def test_parameters_that_mean_nothing(settings: Settings) -> None:
+    """They are named, by the variable that they stand in."""
+    found = state(examine(settings.changed(database_url=f"{settings.database_url}?what=1")), "settings")
+    assert found == "warning: unknown parameters in DATABASE_URL are dropped: what"
+
+
 def lost(found: Findings) -> set[str]:
     """Return the names of what could not be looked at; each says why, and none has a password."""
     for finding in found.values():

@@ -17,7 +17,8 @@ URL = "postgresql://me:s3cret@host/my%20db"
 
 def of(role: str = "narrow", target: TargetNames | None = None, **settings: object) -> Grants:
     """Return what is needed under these settings."""
-    return grants(Settings().changed(database_url=URL, redis_url="redis://:s3cret@host/0", **settings), role, target)
+    urls = {"database_url": URL, "redis_url": "redis://:s3cret@host/0"}
+    return grants(Settings().changed(**urls | settings), role, target)
 
 
 def test_names_are_quoted_exactly() -> None:
@@ -45,6 +46,13 @@ def test_a_table_without_schema() -> None:
     assert 'ON "public"."Vod" TO' in found.sql[-1]
     assert [note for note in found.notes if "taken to be public" in note]
     assert of(target=TargetNames.parse("shop.Vod", "id", "viewCount")).notes == []
+
+
+def test_the_schema_of_prismas_url() -> None:
+    """It is that of the user's tables."""
+    found = of(target=TargetNames.parse("Vod", "id", "viewCount"), database_url=f"{URL}?schema=shop")
+    assert 'ON "shop"."Vod" TO' in found.sql[-1]
+    assert [note for note in found.notes if "taken to be shop" in note]
 
 
 def test_dagsters_storage_elsewhere() -> None:

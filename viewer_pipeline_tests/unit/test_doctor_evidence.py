@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from viewer_pipeline.counting.folds import part_of
-from viewer_pipeline.local.doctor.evidence import Evidence
+from viewer_pipeline.local.doctor.evidence import Evidence, Sight
 from viewer_pipeline.local.doctor.finding import Finding
 from viewer_pipeline.local.doctor.pubsub_mode import Heard, judge_producers
 from viewer_pipeline.local.doctor.traffic import Folds, Traffic
@@ -149,6 +149,25 @@ def test_verdicts(pairs: list[tuple[int, int, int]], mode: PubSubMode, state: st
     """What was gained beside folds, held against what was heard."""
     found = judge(evidence_of(*pairs), mode)
     assert (found.state, found.figures["needs"]) == (state, needs), found.what
+
+
+@pytest.mark.parametrize(
+    ("sights", "mode", "needs"),
+    [
+        ([(1, 0, 1)] * 3, "announce", "announce"),
+        ([(1, 0, 0)] * 3, "increment", "increment"),
+        ([(1, 1, 1)] * 3, "increment", "increment"),  # the worker put it there
+        ([(1, 1, 2)] * 3, "increment", "announce"),  # it was there, and the worker added it again
+        ([(1, 0, 0)] * 3 + [(1, 0, 7)] * 9, "increment", "increment"),  # others had been raised before
+        ([(1, 0, 1)] * 2, "announce", "unknown"),
+        ([(1, 0, 1)] * 3 + [(1, 0, 0)], "announce", "unknown"),
+        ([(1, 0, 7)] * 9, "announce", "unknown"),
+    ],
+)
+def test_first_sights(sights: list[tuple[int, int, int]], mode: PubSubMode, needs: str) -> None:
+    """Where no VOD was heard of twice: heard, folded, and what its counter held."""
+    found = judge(Evidence(sights=[Sight(*sight) for sight in sights]), mode)
+    assert found.figures["needs"] == needs, found.what
 
 
 def test_the_verdict_shows_its_evidence() -> None:

@@ -266,6 +266,22 @@ def machine(tmp_path: Path) -> Iterator[type[Machine]]:
         yield Machine
 
 
+def test_each_death(machine: type[Machine]) -> None:
+    """What Hypothesis may leave out: committed and unsettled views are seen twice meanwhile, and no others."""
+    unsettled = {}
+    for death in DEATHS:
+        state = machine()
+        state.begin()
+        for vod_id in "abc":
+            state.incr(vod_id=vod_id, views=2, announced=True)
+        state.crash(death=death, calls=0)
+        state.totals_never_fall()
+        state.a_reader_misses_nothing()
+        unsettled[death] = state._unsettled().total()
+        state.teardown()
+    assert unsettled == dict.fromkeys(DEATHS, 0) | {"before settling": 6, "in the middle of settling": 6}
+
+
 @pytest.mark.timeout(3600)
 def test_whatever_happens(machine: type[Machine]) -> None:
     """No step loses or doubles a view beyond what its disaster is excused for."""

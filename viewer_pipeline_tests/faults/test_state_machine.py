@@ -252,11 +252,11 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[type[Machine]]:
+def machine(servers_home: Path) -> Iterator[type[Machine]]:
     """The machine with servers of its own, which it may restart."""
     with ExitStack() as stack:
-        Machine.postgres = PostgresServer(tmp_path, throw_away=True)
-        Machine.redis = RedisServer(tmp_path)
+        Machine.postgres = PostgresServer(servers_home, throw_away=True)
+        Machine.redis = RedisServer(servers_home)
         for server in (Machine.postgres, Machine.redis):
             server.start()
             stack.callback(server.stop)

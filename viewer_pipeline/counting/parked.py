@@ -65,9 +65,15 @@ def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
     page = {"after": after, "some": SOME}
     ready = _ids(connection, target, {**page, "newest": NEWEST})
     if not ready:
-        end = _one(connection, "parked_page", **page)[0]
-        connection.execute(SQL["note_look"], {"after": end or ""})
+        _look_on(connection)
     return ready
+
+
+def _look_on(connection: psycopg.Connection) -> None:
+    """Let the next look go on where this one ends."""
+    after = _one(connection, "next_look")[0]
+    end = _one(connection, "parked_page", after=after, some=SOME)[0]
+    connection.execute(SQL["note_look"], {"after": end or ""})
 
 
 def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator[list[str]]:
@@ -85,6 +91,7 @@ def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
     while ready := ready_parked(connection, target):
         applied = apply_parked(connection, target, ready)
         if not applied.vods:
+            _look_on(connection)  # else one row that somebody holds would hold the looks at all others back
             break
         vods, views = vods + applied.vods, views + applied.views
     return ParkedViews(vods, views)

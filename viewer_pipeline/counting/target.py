@@ -108,6 +108,7 @@ class Target:
             no_row=_text(f"no row in {self.said}"),
             no_room=_text(f"{self.said}.{quoted(self.count_column)} would be over {self.count_type}"),
             locked=_text(f"row in {self.said} was locked"),
+            not_written=_text(f"row in {self.said} was not written: a trigger skipped it, or it went at that moment"),
         )
 
     def _key(self, alias: str) -> sql.Composable:

@@ -1,0 +1,93 @@
+"""Tables, triggers and locks that nobody would wish for: nothing stands still, nothing is lost, what is said is so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting import parked
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline_tests.streamix import TargetWorld
+
+INT4 = 2**31 - 1
+MakeWorld = Callable[..., TargetWorld]
+TRIGGER = """
+    CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
+    CREATE TRIGGER odd BEFORE UPDATE ON public."Vod" FOR EACH ROW EXECUTE FUNCTION odd();
+"""
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables, without VODs."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    return world
+
+
+@pytest.fixture
+def world_of(stores: Stores) -> MakeWorld:
+    """Make a world of a table made by a statement."""
+
+    def make(ddl: str, table: str, id_column: str = "id", count_column: str = "viewCount") -> TargetWorld:
+        world = TargetWorld(stores, TargetNames.parse(table, id_column, count_column))
+        world.execute(ddl)
+        return world
+
+    return make
+
+
+def reasons(world: TargetWorld) -> dict[str, str]:
+    """Return why views are parked, by VOD."""
+    return dict(world.rows("SELECT vod_id, reason FROM viewer.parked"))
+
+
+# --- nothing stands still -------------------------------------------------------------------------------------------
+
+
+def test_ids_that_are_one_vod_and_have_no_room_together(world_of: MakeWorld) -> None:
+    """Each alone would have room: that is no reason to launch a run every minute."""
+    world = world_of('CREATE TABLE video (id integer PRIMARY KEY, "viewCount" integer)', "video")
+    world.execute("INSERT INTO video VALUES (7, %s)", INT4 - 5)
+    world.send("7", 4)
+    world.send("07", 4)
+    world.flush()
+    assert world.flush().unparked == (0, 0)
+    assert not look_for_counters(world.stores).work
+    assert set(reasons(world).values()) == {'"viewer"."video"."viewCount" would be over integer'}
+
+
+def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
+    """What it lets nobody write is parked for that reason, and tried again once an hour."""
+    vods.execute(TRIGGER.format(body="""IF NEW."id" = 'a' THEN RETURN NULL; END IF;"""))
+    vods.add_vods("a", "b")
+    vods.send("a", 1)
+    vods.send("b", 1)
+    vods.flush()
+    assert vods.target() == {"b": 1}
+    said = 'row in "public"."Vod" was not written: a trigger skipped it, or it went at that moment'
+    assert reasons(vods) == {"a": said}
+    assert vods.flush().unparked == (0, 0)
+    assert not look_for_counters(vods.stores).work
+    assert reasons(vods) == {"a": said}
+    vods.execute('DROP TRIGGER odd ON public."Vod"; UPDATE viewer.parked SET refused_at = NULL')
+    vods.flush()
+    vods.assert_all_persisted()
+
+
+def test_a_held_row_holds_back_no_others(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks go on to the next parked VODs, although one that somebody holds could be counted but for that."""
+    monkeypatch.setattr(parked, "NEWEST", 1)
+    monkeypatch.setattr(parked, "SOME", 2)
+    for vod_id in ("a", "b", "c", "d", "z newest"):
+        vods.send(vod_id, 1)
+        vods.flush()
+    vods.add_vods("a", "d")
+    with psycopg.connect(vods.stores.ledger.url) as editor:
+        editor.execute("""UPDATE public."Vod" SET "title" = 'edited' WHERE "id" = 'a'""")
+        assert sum(vods.flush().unparked.vods for _ in range(3)) == 1
+    assert vods.target() == {"d": 1}

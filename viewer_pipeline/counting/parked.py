@@ -7,6 +7,8 @@ to the target table and the totals. So wherever a process dies, they are in one 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import psycopg
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
-from viewer_pipeline.counting.target_upsert import blames_rows, hold_all_to_their_word, why_refused
+from viewer_pipeline.counting.target_upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word, why_refused
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.parked")
@@ -25,6 +27,7 @@ NEWEST = 10_000  # parked VODs that every look takes in: their rows are likely t
 SOME = 20_000  # and as many of all, in turn; a look takes about 0.1 s, however many are parked
 AT_ONCE = 1000  # VODs in one transaction
 PRUNE_AT_ONCE = 10_000
+SWEEP_SECONDS = 20.0  # how long a sweep counts parked views: tens of thousands may be refused one by one
 
 
 class ParkedViews(NamedTuple):
@@ -86,30 +89,41 @@ def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator
 
 
 def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
-    """Count what one look finds, and look again, until it finds nothing that it can count."""
+    """Count what one look finds, and look again, until it finds nothing that it can count, or its time is over.
+
+    The next one goes on then: what was refused is not tried again so soon.
+    """
     vods = views = 0
-    while ready := ready_parked(connection, target):
-        applied = apply_parked(connection, target, ready)
-        if not applied.vods:
+    until = time.monotonic() + SWEEP_SECONDS
+    while time.monotonic() < until and (ready := ready_parked(connection, target)):
+        applied = apply_parked(connection, target, ready, until)
+        if not applied.vods and time.monotonic() < until:
             _look_on(connection)  # else one row that somebody holds would hold the looks at all others back
             break
         vods, views = vods + applied.vods, views + applied.views
     return ParkedViews(vods, views)
 
 
-def apply_parked(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> ParkedViews:
+def apply_parked(
+    connection: psycopg.Connection, target: Target, vod_ids: Sequence[str], until: float = math.inf
+) -> ParkedViews:
     """Count the parked views of these VODs, each once: those whose row is there, has room, and is not locked.
 
     Atomic for each VOD. What the table refuses stays parked, with the reason, and is not tried again for an hour.
+    None is begun after `until`, a time of the monotonic clock.
     """
     vods = views = 0
     for some in chunks(vod_ids, AT_ONCE):
-        for applied in _apply(connection, target, some):
+        for applied in _apply(connection, target, some, until):
             vods, views = vods + applied.vods, views + applied.views
     return ParkedViews(vods, views)
 
 
-def _apply(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> Iterator[ParkedViews]:
+def _apply(
+    connection: psycopg.Connection, target: Target, vod_ids: Sequence[str], until: float
+) -> Iterator[ParkedViews]:
+    if time.monotonic() > until:
+        return
     try:
         with connection.transaction():
             rows = _transact(connection, target, vod_ids)
@@ -118,8 +132,8 @@ def _apply(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str
             raise
         if len(vod_ids) > 1:
             middle = len(vod_ids) // 2
-            yield from _apply(connection, target, vod_ids[:middle])
-            yield from _apply(connection, target, vod_ids[middle:])
+            yield from _apply(connection, target, vod_ids[:middle], until)
+            yield from _apply(connection, target, vod_ids[middle:], until)
             return
         log.warning(event("parked views refused", vod=vod_ids[0], reason=why_refused(error)))
         connection.execute(SQL["refuse_parked"], {"vod_ids": list(vod_ids), "reason": why_refused(error)})
@@ -129,7 +143,7 @@ def _apply(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str
 
 def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
     """Lock first, without waiting; then, with all of them held, count."""
-    hold_all_to_their_word(connection)
+    hold_all_to_their_word(connection, LOCK_TIMEOUT)
     locked = connection.execute(target.statement("lock_parked"), {"vod_ids": list(vod_ids)})
     held = [vod_id for (vod_id,) in locked]
     rows = connection.execute(target.statement("apply_parked"), {"vod_ids": held})

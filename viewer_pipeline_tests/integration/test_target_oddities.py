@@ -91,3 +91,35 @@ def test_a_held_row_holds_back_no_others(vods: TargetWorld, monkeypatch: pytest.
         editor.execute("""UPDATE public."Vod" SET "title" = 'edited' WHERE "id" = 'a'""")
         assert sum(vods.flush().unparked.vods for _ in range(3)) == 1
     assert vods.target() == {"d": 1}
+
+
+# --- nobody waits long ----------------------------------------------------------------------------------------------
+
+CHANNEL = """
+    ALTER TABLE public."Channel" ADD COLUMN views integer NOT NULL DEFAULT 0;
+    CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        UPDATE public."Channel" SET views = views + NEW."viewCount" - OLD."viewCount" WHERE "id" = NEW."channelId";
+        RETURN NEW; END $$;
+    CREATE TRIGGER odd AFTER UPDATE ON public."Vod" FOR EACH ROW EXECUTE FUNCTION odd();
+"""
+
+
+def test_a_trigger_that_waits_for_another_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a channel is held by somebody: neither a flush nor counting parked views waits as long as that."""
+    monkeypatch.setattr(parked, "SWEEP_SECONDS", 1.0)
+    vods.execute(CHANNEL + """INSERT INTO public."Channel" VALUES ('other')""")
+    names = [f"vod{number:04d}" for number in range(40)]
+    vods.add_vods(*names)
+    vods.execute("""UPDATE public."Vod" SET "channelId" = 'other' WHERE "id" = 'vod0000'""")
+    vods.send_many(40, 1)
+    with psycopg.connect(vods.stores.ledger.url) as editor:
+        editor.execute("""UPDATE public."Channel" SET views = views WHERE "id" = 'channel'""")
+        vods.in_thread(flush_max_counters=100).result(15)
+        assert vods.target() == {"vod0000": 1}
+        assert len(vods.parked()) == 39
+        vods.execute("UPDATE viewer.parked SET refused_at = NULL")
+        assert vods.in_thread().result(15).unparked == (0, 0)
+    vods.execute("UPDATE viewer.parked SET refused_at = NULL")
+    vods.flush()
+    vods.assert_all_persisted()
+    assert vods.target() == dict.fromkeys(names, 1)

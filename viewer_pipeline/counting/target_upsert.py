@@ -24,15 +24,19 @@ TRIES_OF_A_WAIT = 10  # what a statement counts for that waited in vain: all of 
 REASON_CHARACTERS = 200
 
 # Classes of SQLSTATE for which no row is to blame: the connection, the transaction, the statement, the rights, the
-# server. All others, also those that a trigger of the user's makes up, may be about some rows only.
+# server. All others may be about some rows only; of these, too, where a trigger's function says so: it may raise any,
+# and what it does may fail as any statement does. But not what says that the whole can be done again, or never here.
 _NOT_OF_A_ROW = re.compile("0[8AB]|2[568D]|3[DF]|4[02]|5[34578]|72|F0|HV|XX")
+_NOT_OF_A_FUNCTION = re.compile("08|25|40|5[378]|XX00[12]")
 
 
 def blames_rows(error: psycopg.Error) -> bool:
     """Whether it may be some rows only that cannot be written: locked by somebody, or refused."""
     if isinstance(error, pg.LockNotAvailable):
         return True
-    return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)
+    if error.sqlstate is None:
+        return False
+    return not (_NOT_OF_A_FUNCTION if error.diag.context else _NOT_OF_A_ROW).match(error.sqlstate)
 
 
 def hold_all_to_their_word(connection: psycopg.Connection, lock_timeout: str) -> None:

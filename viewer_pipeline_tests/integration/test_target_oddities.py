@@ -123,3 +123,24 @@ def test_a_trigger_that_waits_for_another_row(vods: TargetWorld, monkeypatch: py
     vods.flush()
     vods.assert_all_persisted()
     assert vods.target() == dict.fromkeys(names, 1)
+
+
+# --- what triggers raise --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "state", ["insufficient_privilege", "undefined_table", "feature_not_supported", "55000", "XX000", "28000", "3F000"]
+)
+def test_a_trigger_may_raise_what_it_likes(vods: TargetWorld, state: str) -> None:
+    """A state that the server gives to statements is one row's fault where a function says it of one row."""
+    raising = f"""IF NEW."id" = 'a' THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{state}'; END IF;"""
+    vods.execute(TRIGGER.format(body=raising))
+    vods.add_vods("a", "b")
+    vods.send("a", 1)
+    vods.send("b", 1)
+    vods.flush()
+    assert vods.target() == {"b": 1}
+    assert reasons(vods) == {"a": "refused: not this one"}
+    vods.execute("UPDATE viewer.parked SET refused_at = NULL")
+    assert vods.flush().unparked == (0, 0)
+    vods.assert_conserved()

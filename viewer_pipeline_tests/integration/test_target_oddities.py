@@ -11,6 +11,7 @@ from viewer_pipeline.counting import parked
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline_tests.streamix import TargetWorld
 
 INT4 = 2**31 - 1
@@ -144,3 +145,33 @@ def test_a_trigger_may_raise_what_it_likes(vods: TargetWorld, state: str) -> Non
     vods.execute("UPDATE viewer.parked SET refused_at = NULL")
     assert vods.flush().unparked == (0, 0)
     vods.assert_conserved()
+
+
+# --- tables that are none for us ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ddl", "names", "expected"),
+    [
+        ("", ("viewer.vod_view_counts", "vod_id", "view_count"), "is one of Viewer Pipeline's own tables"),
+        ("", ("viewer.flush", "seq", "counters"), "is one of Viewer Pipeline's own tables"),
+        ("CREATE TABLE video (id bigint UNIQUE)", ("video", "id", "id"), "is the TARGET_ID_COLUMN"),
+        (
+            "CREATE TABLE video (id text UNIQUE, n integer GENERATED ALWAYS AS IDENTITY)",
+            ("video", "id", "n"),
+            "is generated and cannot be written",
+        ),
+        (
+            "CREATE TABLE video (id text UNIQUE, n integer); CREATE RULE odd AS ON UPDATE TO video DO INSTEAD NOTHING",
+            ("video", "id", "n"),
+            "has a rule for UPDATE",
+        ),
+    ],
+)
+def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple[str, str, str], expected: str) -> None:
+    """They are refused before anything is written."""
+    world = world_of(ddl or "SELECT", *names)
+    world.send("1", 1)
+    with pytest.raises(TargetUnusable, match=expected):
+        world.flush()
+    assert world.seqs() == []

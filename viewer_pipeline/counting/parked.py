@@ -18,7 +18,13 @@ import psycopg
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
-from viewer_pipeline.counting.target_upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word, why_refused
+from viewer_pipeline.counting.target_upsert import (
+    LOCK_TIMEOUT,
+    PATIENT,
+    blames_rows,
+    hold_all_to_their_word,
+    why_refused,
+)
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.parked")
@@ -27,6 +33,7 @@ NEWEST = 10_000  # parked VODs that every look takes in: their rows are likely t
 SOME = 20_000  # and as many of all, in turn; a look takes about 0.1 s, however many are parked
 AT_ONCE = 1000  # VODs in one transaction
 PRUNE_AT_ONCE = 10_000
+REFUSED_HOURS = 1  # for which sweeps do not try again what was refused
 SWEEP_SECONDS = 20.0  # how long a sweep counts parked views: tens of thousands may be refused one by one
 
 
@@ -66,7 +73,7 @@ def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
     """
     after = _one(connection, "next_look")[0]
     page = {"after": after, "some": SOME}
-    ready = _ids(connection, target, {**page, "newest": NEWEST})
+    ready = _ids(connection, target, {**page, "newest": NEWEST, "hours": REFUSED_HOURS})
     if not ready:
         _look_on(connection)
     return ready
@@ -80,11 +87,11 @@ def _look_on(connection: psycopg.Connection) -> None:
 
 
 def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator[list[str]]:
-    """Yield all of them, some at a time."""
+    """Yield all of them, some at a time; also those that were refused just now: who asks has mended it, perhaps."""
     after: str | None = ""
     while after is not None:
         page = {"after": after, "some": SOME}
-        yield _ids(connection, target, {**page, "newest": 0})
+        yield _ids(connection, target, {**page, "newest": 0, "hours": 0})
         (after,) = _one(connection, "parked_page", **page)
 
 
@@ -155,9 +162,13 @@ def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> Pa
     return ParkedViews(*map(int, _one(connection, "parked_of_flushes", seqs=list(seqs))))
 
 
-def prune_parked(connection: psycopg.Connection, days: int) -> ParkedViews:
-    """Give up some parked views of VODs that have none younger than so many days; return how many."""
-    return ParkedViews(*map(int, _one(connection, "prune_parked", days=days, some=PRUNE_AT_ONCE)))
+def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+    """Give up some parked views of VODs without a row that have none younger than so many days; return how many."""
+    with connection.transaction():
+        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
+        parameters = {"days": days, "some": PRUNE_AT_ONCE}
+        ((vods, views),) = connection.execute(target.statement("prune_parked"), parameters)
+    return ParkedViews(int(vods), int(views))
 
 
 def discard_parked(connection: psycopg.Connection, vod_id: str, reason: str) -> int | None:
@@ -180,7 +191,7 @@ def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod
 
 def _ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:
     with connection.transaction():
-        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
         return [vod_id for (vod_id,) in connection.execute(target.statement("parked_ready"), page)]
 
 

@@ -175,3 +175,37 @@ def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple
     with pytest.raises(TargetUnusable, match=expected):
         world.flush()
     assert world.seqs() == []
+
+
+# --- what is given up -----------------------------------------------------------------------------------------------
+
+
+def test_retention_gives_up_no_vod_that_has_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one whose row came and was not noticed yet, nor one whose row has no room."""
+    monkeypatch.setattr(parked, "NEWEST", 1)
+    monkeypatch.setattr(parked, "SOME", 1)
+    vods.add_vods("full", count=INT4)
+    for vod_id in ("full", "ghost", "late", "z newest"):
+        vods.send(vod_id, 5)
+        vods.flush()
+    vods.execute("UPDATE viewer.parked SET first_seen = now() - interval '40 days', updated_at = '2020-01-01'")
+    vods.execute("UPDATE viewer.parked SET first_seen = now() - interval '39 days' WHERE vod_id = 'z newest'")
+    vods.execute("UPDATE viewer.parked_look SET after = ''")
+    vods.add_vods("late")
+    vods.flush(parked_retention_days=30)
+    assert (vods.totals().get("late", 0) + vods.parked().get("late", 0), vods.parked()["full"]) == (5, 5)
+    assert not {"ghost", "z newest"} & vods.parked().keys()
+
+
+def test_counting_now_asks_again_what_was_refused(vods: TargetWorld) -> None:
+    """Somebody who asks for all has mended the trigger, perhaps, and waits for no hour."""
+    vods.execute(TRIGGER.format(body="RAISE EXCEPTION 'never';"))
+    vods.add_vods("a")
+    vods.send("a", 1)
+    vods.flush()
+    vods.execute('DROP TRIGGER odd ON public."Vod"')
+    assert vods.flush().unparked == (0, 0)
+    with vods.stores.ledger.connect() as connection:
+        target = vods.stores.ledger.target(connection)
+        assert target is not None
+        assert list(parked.all_ready_parked(connection, target)) == [["a"]]

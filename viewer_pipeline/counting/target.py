@@ -187,7 +187,7 @@ def _problems_of_id(found: _Described, names: TargetNames, table: str) -> Iterat
     if not found.tells_ids_apart:
         yield "its collation takes different ids for equal ones"
     if not found.unique:
-        yield "has no unique index of its own"
+        yield "has no unique index of its own, in its collation"
     if not found.may_read_id:
         yield f"this role lacks GRANT SELECT ({quoted(names.id_column)}) ON {table}"
 

@@ -154,6 +154,11 @@ def test_a_trigger_may_raise_what_it_likes(vods: TargetWorld, state: str) -> Non
     ("ddl", "names", "expected"),
     [
         ("", ("viewer.vod_view_counts", "vod_id", "view_count"), "is one of Viewer Pipeline's own tables"),
+        (
+            'CREATE TABLE video (id text, n integer); CREATE UNIQUE INDEX ON video (id COLLATE "C")',
+            ("video", "id", "n"),
+            "has no unique index of its own, in its collation",
+        ),
         ("", ("viewer.flush", "seq", "counters"), "is one of Viewer Pipeline's own tables"),
         ("CREATE TABLE video (id bigint UNIQUE)", ("video", "id", "id"), "is the TARGET_ID_COLUMN"),
         (

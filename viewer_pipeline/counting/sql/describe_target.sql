@@ -6,7 +6,7 @@ SELECT
     EXISTS (
         SELECT FROM pg_index AS x
         WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL
-            AND x.indnkeyatts = 1 AND x.indkey[0] = i.attnum
+            AND x.indnkeyatts = 1 AND x.indkey[0] = i.attnum AND x.indcollation[0] = i.attcollation
     ),
     format_type(v.atttypid, NULL), v.attgenerated <> '' OR v.attidentity = 'a',
     has_column_privilege(c.oid, i.attnum, 'SELECT'),

@@ -38,6 +38,8 @@ from viewer_pipeline.counting.flush import Stores  # noqa: E402
 from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
 from viewer_pipeline.counting.redis_client import connect  # noqa: E402
 from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
+from viewer_pipeline.local import postgres_server as postgres_server_module  # noqa: E402
+from viewer_pipeline.local import redis_server as redis_server_module  # noqa: E402
 from viewer_pipeline.local.ports import free_port  # noqa: E402
 from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
@@ -51,6 +53,7 @@ TOLD = "told"  # the property under which a test leaves a figure for people
 
 _SCRATCH = pytest.StashKey[Path]()
 _STARTED_IN = Path.cwd()
+_MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +63,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_SCRATCH] = Path(given["scratch"], given["workerid"])
         config.stash[_SCRATCH].mkdir()
     else:
-        config.stash[_SCRATCH] = Path(tempfile.mkdtemp(prefix="viewer-tests-"))
+        config.stash[_SCRATCH] = Path(tempfile.mkdtemp(prefix="viewer-tests-", dir=_memory()))
+
+
+def _memory() -> Path | None:
+    """Where servers of tests keep their data if there is room: on a disk, a database each test is most of the work."""
+    roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
+    return _MEMORY if roomy else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -101,11 +110,19 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
     return say
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _usual_ports() -> Iterator[None]:
+    """Let other ports be the usual ones here: those another worker takes as soon as a test stops its server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (postgres_server_module, redis_server_module):
+            patch.setattr(module, "DEFAULT_PORT", free_port())
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
     """One PostgreSQL for the session, with a migrated database to copy."""
-    # Not on the usual port, which another session is about to take as well.
-    server = PostgresServer(pytestconfig.stash[_SCRATCH] / "servers", port=free_port(), throw_away=True)
+    server = PostgresServer(pytestconfig.stash[_SCRATCH] / "servers", throw_away=True)
     server.start()
     try:
         with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
@@ -122,7 +139,7 @@ def postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """One Redis for the session."""
-    server = RedisServer(pytestconfig.stash[_SCRATCH] / "servers", port=free_port(), append_only=False)
+    server = RedisServer(pytestconfig.stash[_SCRATCH] / "servers", append_only=False)
     server.start()
     try:
         yield server
@@ -131,12 +148,20 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def servers_home(pytestconfig: pytest.Config) -> Iterator[Path]:
+    """A directory for servers of the test's own."""
+    home = Path(tempfile.mkdtemp(prefix="own-", dir=pytestconfig.stash[_SCRATCH]))
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture
 def database_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a fresh, migrated database; with Dagster's tables where the test opens an instance on it."""
     name = "test_" + os.urandom(6).hex()
     template = request.getfixturevalue("dagster_template") if "dagster" in request.fixturenames else TEMPLATE
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         yield postgres_server.url_of(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

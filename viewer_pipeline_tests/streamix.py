@@ -60,11 +60,11 @@ class TargetWorld(World):
         assert self.totals() == expected
         self.assert_conserved()
 
-    def in_thread(self) -> Future[Persisted]:
+    def in_thread(self, **options: Any) -> Future[Persisted]:
         """Begin a flush on another thread."""
         pool = ThreadPoolExecutor(1)
         try:
-            return pool.submit(self.flush)
+            return pool.submit(self.flush, **options)
         finally:
             pool.shutdown(wait=False)
 

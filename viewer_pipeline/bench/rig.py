@@ -21,6 +21,7 @@ from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.local.ports import free_port
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
@@ -60,7 +61,7 @@ def rig(target: TargetNames | None = None) -> Iterator[Rig]:
     """Start the servers in a throw-away directory."""
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
-        postgres, server = PostgresServer(Path(home)), RedisServer(Path(home))
+        postgres, server = PostgresServer(Path(home), port=free_port()), RedisServer(Path(home), port=free_port())
         try:
             postgres.start()
             server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from viewer_pipeline.counting.redis_client import connect, redis_errors
 from viewer_pipeline.errors import NotDurable, RedisRefusesWrites, SettingsError, TransientError
 from viewer_pipeline.settings import Settings, without_password
 
+TRUE_WAITAOF = 8  # Redis: the first version whose WAITAOF waits for the disk also with `appendfsync everysec`
 START_SECONDS = 3.0  # for the question at the start of a process
 
 
@@ -62,6 +64,7 @@ class Durability:
             self._ask(client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", 0, 1)
         if self.aof:
             self._ask(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, 1)
+            _require_a_true_waitaof(client, url)
 
     @staticmethod
     def _ask(client: redis.Redis, url: str, name: str, value: int, *command: str | int) -> Any:
@@ -83,14 +86,49 @@ class Durability:
                 raise
 
 
+def _require_a_true_waitaof(client: redis.Redis, url: str) -> None:
+    """Raise SettingsError where WAITAOF may answer although nothing has reached the disk.
+
+    Redis 7.4, Valkey 8 and 9 take what was written within a second of the last sync for synced (redis/redis#13793), so
+    there each write must be (`appendfsync always`). What does not tell its version or its setting is not believed.
+    """
+    with redis_errors(url):
+        server, sync = _server(client), _appendfsync(client)
+    waits = int(server.get("redis_version", "0").split(".")[0]) >= TRUE_WAITAOF and sync != "no"
+    if sync == "always" or waits:
+        return
+    said = (
+        f"answers before the file is synced, with appendfsync {sync}; set `appendfsync always`"
+        if sync
+        else "may answer before the file is synced, and CONFIG GET appendfsync, which would tell, is refused"
+    )
+    raise SettingsError(f"REDIS_WAIT_AOF=1: {without_password(url)} is {_version(client)}, whose WAITAOF {said}")
+
+
 def _version(client: redis.Redis) -> str:
+    server = _server(client)
+    if "redis_version" not in server:
+        return "a Redis of unknown version"
+    name = server.get("server_name", "Redis").capitalize()
+    return f"{name} {server.get('valkey_version', server['redis_version'])}"
+
+
+def _server(client: redis.Redis) -> dict[str, str]:
+    """Return what INFO says of the server; nothing where an ACL keeps it from us."""
     try:
         found: Any = client.info("server")
-    except redis.RedisError:  # an ACL may keep it from us
-        return "a Redis of unknown version"
-    return (
-        f"{str(found.get('server_name', 'Redis')).capitalize()} {found.get('valkey_version', found['redis_version'])}"
-    )
+    except redis.ResponseError:
+        return {}
+    return {name: str(value) for name, value in found.items()}
+
+
+def _appendfsync(client: redis.Redis) -> str:
+    """Return the setting; "" where an ACL, or whoever hosts the server, keeps it from us."""
+    try:
+        found: Any = client.config_get("appendfsync")
+    except redis.ResponseError:
+        return ""
+    return os.fsdecode(found.get("appendfsync", ""))
 
 
 def require_durability(settings: Settings) -> None:

@@ -268,7 +268,7 @@ def _look_after_parked(ledger: Ledger, connection: psycopg.Connection, request: 
         return NO_VIEWS
     unparked = count_ready(connection, target)
     if request.parked_retention_days is not None:
-        prune_parked(connection, request.parked_retention_days)
+        prune_parked(connection, target, request.parked_retention_days)
     return unparked
 
 

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from viewer_pipeline.counting.privileges import TABLES as OURS
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.identifiers import TableName, parse_column, parse_table, quoted
@@ -64,6 +65,7 @@ class _Described(NamedTuple):
     table: str
     kind: str
     hides_rows: bool
+    rewrites_updates: bool
     id_type: str | None
     collation_schema: str | None
     collation: str | None
@@ -108,6 +110,7 @@ class Target:
             no_row=_text(f"no row in {self.said}"),
             no_room=_text(f"{self.said}.{quoted(self.count_column)} would be over {self.count_type}"),
             locked=_text(f"row in {self.said} was locked"),
+            not_written=_text(f"row in {self.said} was not written: a trigger skipped it, or it went at that moment"),
         )
 
     def _key(self, alias: str) -> sql.Composable:
@@ -163,6 +166,10 @@ def _problems(found: _Described, names: TargetNames) -> Iterator[str]:
     table = str(TableName(found.schema, found.table))
     if found.kind not in ("r", "p"):
         yield f"TARGET_TABLE={table}: expected a table, not a view or something else"
+    if found.schema == "viewer" and found.table in OURS:
+        yield f"TARGET_TABLE={table}: is one of Viewer Pipeline's own tables"
+    if found.rewrites_updates:
+        yield f"TARGET_TABLE={table}: has a rule for UPDATE; a trigger can do the same"
     if found.hides_rows:
         yield f"TARGET_TABLE={table}: row security hides rows from this role; it needs BYPASSRLS"
     yield from (f"TARGET_ID_COLUMN={quoted(names.id_column)}: {said}" for said in _problems_of_id(found, names, table))
@@ -180,7 +187,7 @@ def _problems_of_id(found: _Described, names: TargetNames, table: str) -> Iterat
     if not found.tells_ids_apart:
         yield "its collation takes different ids for equal ones"
     if not found.unique:
-        yield "has no unique index of its own"
+        yield "has no unique index of its own, in its collation"
     if not found.may_read_id:
         yield f"this role lacks GRANT SELECT ({quoted(names.id_column)}) ON {table}"
 
@@ -191,6 +198,8 @@ def _problems_of_count(found: _Described, names: TargetNames, table: str) -> Ite
         return
     if found.count_type not in MOST:
         yield f"is of type {found.count_type}, expected {_or(list(MOST))}"
+    if names.count_column == names.id_column:
+        yield "is the TARGET_ID_COLUMN as well"
     if found.generated:
         yield "is generated and cannot be written"
     for privilege, may in (("SELECT", found.may_read_count), ("UPDATE", found.may_write_count)):

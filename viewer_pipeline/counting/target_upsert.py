@@ -17,24 +17,31 @@ from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
 
 LOCK_TIMEOUT = "200ms"  # for rows that others have locked: who waits for rows of ours waits as long
+SHORT_LOCK_TIMEOUT = "50ms"  # where it may be waited for again and again, as by a trigger for a row of another table
+PATIENT = "20s"  # for rows of our own tables, which nobody holds for long
 TRIES = 300  # statements that look for what was refused, before whole stretches are parked
+TRIES_OF_A_WAIT = 10  # what a statement counts for that waited in vain: all of them together take 2 s then
 REASON_CHARACTERS = 200
 
 # Classes of SQLSTATE for which no row is to blame: the connection, the transaction, the statement, the rights, the
-# server. All others, also those that a trigger of the user's makes up, may be about some rows only.
+# server. All others may be about some rows only; of these, too, where a trigger's function says so: it may raise any,
+# and what it does may fail as any statement does. But not what says that the whole can be done again, or never here.
 _NOT_OF_A_ROW = re.compile("0[8AB]|2[568D]|3[DF]|4[02]|5[34578]|72|F0|HV|XX")
+_NOT_OF_A_FUNCTION = re.compile("08|25|40|5[378]|XX00[12]")
 
 
 def blames_rows(error: psycopg.Error) -> bool:
     """Whether it may be some rows only that cannot be written: locked by somebody, or refused."""
     if isinstance(error, pg.LockNotAvailable):
         return True
-    return error.sqlstate is not None and not _NOT_OF_A_ROW.match(error.sqlstate)
+    if error.sqlstate is None:
+        return False
+    return not (_NOT_OF_A_FUNCTION if error.diag.context else _NOT_OF_A_ROW).match(error.sqlstate)
 
 
-def hold_all_to_their_word(connection: psycopg.Connection) -> None:
+def hold_all_to_their_word(connection: psycopg.Connection, lock_timeout: str) -> None:
     """For this transaction: find rows by the index; let deferred constraints of the user speak up at once."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": lock_timeout})
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
@@ -52,7 +59,7 @@ def add_what_it_takes(
     connection: psycopg.Connection, target: Target, seq: int, counters: int
 ) -> Callable[[], dict[str, int]]:
     """Do the same where rows are to blame: park those that are locked or refused."""
-    hold_all_to_their_word(connection)
+    hold_all_to_their_word(connection, SHORT_LOCK_TIMEOUT)
     totals = dict[str, int]()
     _Stretches(connection, target, seq, totals).add(0, counters)
     return lambda: totals
@@ -78,11 +85,18 @@ class _Stretches:
         except psycopg.Error as error:
             if not blames_rows(error):
                 raise
+            if isinstance(error, pg.LockNotAvailable):
+                self.tries -= TRIES_OF_A_WAIT
             if take == 1 or self.tries <= 0:
-                self.connection.execute(SQL["park_some"], stretch | {"reason": why_refused(error)})
+                self._park(stretch | {"reason": why_refused(error)})
             else:
                 self.add(skip, take // 2)
                 self.add(skip + take // 2, take - take // 2)
+
+    def _park(self, stretch: dict[str, object]) -> None:
+        self.connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
+        self.connection.execute(SQL["park_some"], stretch)
+        self.connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": SHORT_LOCK_TIMEOUT})
 
 
 def why_refused(error: psycopg.Error) -> str:

@@ -43,9 +43,10 @@ class Stack:
     ) -> None:
         """Make it; nothing is started yet.
 
-        `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing.
+        `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing,
+        and the usual ports are left to others.
         """
-        self.settings = settings.changed(health_check_port=_health_port(settings))
+        self.settings = settings.changed(health_check_port=_health_port(settings, usual=not background))
         self.ui_port = free_port(UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
@@ -121,19 +122,22 @@ class Stack:
     def _start_servers(self, said: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
         if self.settings.database_url is None:
-            postgres = PostgresServer(self._home, throw_away=self._throw_away)
+            postgres = PostgresServer(self._home, port=self._server_port(), throw_away=self._throw_away)
             said(f"starting PostgreSQL on port {postgres.port}")
             self._servers.append(postgres)
             postgres.start()
             updates["database_url"] = postgres.url
         if self.settings.redis_url is None:
-            server = RedisServer(self._home)
+            server = RedisServer(self._home, port=self._server_port())
             said(f"starting Redis on port {server.port}")
             self._servers.append(server)
             server.start()
             updates["redis_url"] = server.url
         self.settings = self.settings.changed(**updates)
         write_private(self._home / SERVERS_FILE, json.dumps(updates))
+
+    def _server_port(self) -> int | None:
+        return free_port() if self._background else None
 
     def _start_processes(self, said: Callable[[str], None]) -> None:
         from viewer_pipeline.orchestration.instance import (
@@ -238,11 +242,11 @@ def dagster_log_options(settings: Settings) -> dict[str, list[str]]:
     }
 
 
-def _health_port(settings: Settings) -> int:
+def _health_port(settings: Settings, *, usual: bool) -> int:
     """Return the port that is asked for; where none is, the usual one or another that is free."""
-    wanted = settings.health_check_port
-    free = free_port(wanted)
-    if free != wanted and "health_check_port" in settings.model_fields_set:
+    wanted, asked = settings.health_check_port, "health_check_port" in settings.model_fields_set
+    free = free_port(wanted if asked or usual else None)
+    if asked and free != wanted:
         raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens there")
     return free
 

@@ -61,7 +61,7 @@ def redis_urls(real: str) -> dict[str, str]:
         "refused": f"redis://user:{SECRET}@{where}/0",
         "no such socket": f"unix://user:{SECRET}@/no/such/socket",
         "unknown parameter": f"redis://user:{SECRET}@{where}/0?no_such_parameter=1",
-        "no TLS there": f"rediss://user:{SECRET}@{where}/0?ssl_password={SECRET}",
+        "no TLS there": f"rediss://user:{SECRET}@{where}/0?socket_timeout=0.3&ssl_password={SECRET}",
         "no such key": f"rediss://{where}/0?ssl_certfile=/no/such&ssl_keyfile=/no/such&ssl_password={SECRET}",
         "TLS without TLS": f"redis://{where}/0?ssl_password={SECRET}",
         "slash in it": f"redis://user:Geheim/7Wort@{where}/0",

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import orjson
 import pytest
+import redis
 
 from viewer_pipeline.counting import flush, redis_store
 from viewer_pipeline.counting.flush import Persisted, Snapshot, Stores
+from viewer_pipeline.counting.folds import Claim, FoldStore
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Batch, LastFlush
@@ -311,21 +314,45 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 }
 
 
+FOLDS: dict[str, Callable[[FoldStore], object]] = {
+    "cuts_id": lambda folds: folds.cuts_id(),
+    "hearers": lambda folds: folds.hearers("test"),
+    "lease": lambda folds: folds.lease(Claim("test", "mine", "test"), 1000, 0),
+    "release": lambda folds: folds.release("mine", "test"),
+    "cut": lambda folds: folds.cut("test", "mine", 0),
+    "fold": lambda folds: folds.fold("mine", 1, Counter(a=1), 1),
+}
+
+
+def calls_of(made: type) -> set[str]:
+    """Return what can be asked of a store."""
+    return {name for name, member in vars(made).items() if callable(member) and name[0] != "_"}
+
+
 @pytest.mark.parametrize("new", [False, True], ids=["a connection that stands", "a new connection"])
 def test_all_fall_silent(redis_url: str, proxy: Proxy, *, new: bool) -> None:
     """Whatever is asked of Redis, the wait for it ends, also where it cannot even be greeted."""
-    assert set(CALLS) == {name for name, made in vars(RedisStore).items() if callable(made) and name[0] != "_"}
+    assert (set(CALLS), set(FOLDS)) == (calls_of(RedisStore), calls_of(FoldStore))
     url = proxy.url(redis_url)
+    asked = dict[str, Callable[[], object]]()
     with ExitStack() as stack:
-        clients = [stack.enter_context(connect(url, seconds=ANSWER_SECONDS, retries=RETRIES)) for _ in CALLS]
-        for client in [] if new else clients:
-            client.ping()
+
+        def client() -> redis.Redis:
+            made = connect(url, seconds=ANSWER_SECONDS, retries=RETRIES)
+            stack.callback(made.close)
+            if not new:
+                made.ping()
+            return made
+
+        for name, call in CALLS.items():
+            asked[name] = partial(call, RedisStore(client(), url, PREFIX))
+        for name, fold in FOLDS.items():
+            asked[name] = partial(fold, FoldStore(client(), url, PREFIX, increment=True))
         proxy.blackhole()
-        with ThreadPoolExecutor(len(CALLS)) as threads:
-            calls = zip(CALLS.values(), clients, strict=True)
-            made = [threads.submit(call, RedisStore(client, url, PREFIX)) for call, client in calls]
-        for name, one in zip(CALLS, made, strict=True):
-            assert isinstance(one.exception(), RedisUnavailable), name
+        with ThreadPoolExecutor(len(asked)) as threads:
+            answers = {name: threads.submit(ask) for name, ask in asked.items()}
+        for name, answer in answers.items():
+            assert isinstance(answer.exception(), RedisUnavailable), name
         proxy.heal()
 
 

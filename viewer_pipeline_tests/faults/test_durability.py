@@ -7,10 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -32,6 +35,7 @@ from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
+WAITS = int(os.environ.get("VIEWER_TEST_WAITS", "3"))  # that are measured
 ONE_REPLICA = Durability(replicas=1, timeout_ms=300)
 
 
@@ -53,8 +57,9 @@ class Pair:
 
     def wait_for_link(self) -> None:
         """Wait until the replica has all that the primary has."""
-        client = self.on(self.primary, Durability()).client
+        client, replica = self.on(self.primary, Durability()).client, self.on(self.replica, Durability()).client
         wait_until(lambda: client.info("replication")["connected_slaves"] == 1, 20, "the replica")
+        wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 20, "it to have loaded all")
         assert client.wait(1, 20_000) == 1
 
     def promote(self) -> None:
@@ -313,11 +318,22 @@ def with_durability(world: World, durability: Durability) -> World:
 # --- the append-only file -------------------------------------------------------------------------------------------
 
 
+def version_of(binary: Path) -> tuple[str, str]:
+    """Return what a server binary calls itself, and its version."""
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.split(" ")[0], said.partition("v=")[2].split(" ")[0]
+
+
 def has_waitaof(binary: Path) -> bool:
     """Whether a server binary is new enough."""
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    version = said.partition("v=")[2].split(" ")[0].split(".")
-    return (int(version[0]), int(version[1])) >= (7, 2)
+    major, minor, *_ = version_of(binary)[1].split(".")
+    return (int(major), int(minor)) >= (7, 2)
+
+
+def waits_for_the_disk(binary: Path) -> bool:
+    """Whether its WAITAOF does so also where the file is synced every second."""
+    name, version = version_of(binary)
+    return name == "Redis" and int(version.split(".")[0]) >= 8
 
 
 def binaries() -> list[Path]:
@@ -380,8 +396,7 @@ def new_binary() -> Path:
 
 def test_aof_is_refused_where_it_is_off(new_binary: Path, tmp_path: Path) -> None:
     """A server that could, but keeps no file; the error names what it is."""
-    said = subprocess.run([new_binary, "--version"], capture_output=True, text=True, check=True).stdout
-    name, version = said.split(" ")[0], said.partition("v=")[2].split(" ")[0]
+    name, version = version_of(new_binary)
     with (
         served(new_binary, tmp_path, append_only=False) as server,
         pytest.raises(
@@ -394,9 +409,10 @@ def test_aof_is_refused_where_it_is_off(new_binary: Path, tmp_path: Path) -> Non
 class Powered:
     """A server whose power can be cut: what its file had not on disk is gone. And the world on it."""
 
-    def __init__(self, server: RedisServer, world: World, durability: Durability) -> None:
+    def __init__(self, server: RedisServer, sync: str, world: World, durability: Durability) -> None:
         self.server = server
-        client = connect(server.url, retries=0)
+        client = connect(server.url)
+        client.config_set("appendfsync", sync)
         self.world = World(Stores(RedisStore(client, server.url, PREFIX, durability=durability), world.stores.ledger))
 
     @property
@@ -408,13 +424,19 @@ class Powered:
         """Return how long the file is; the bytes after it are taken to be in memory only when the power is cut."""
         return self._file.stat().st_size
 
+    def written(self) -> str:
+        """Return what is in the file."""
+        return self._file.read_text(encoding="utf-8", errors="replace")
+
     def cut_power(self, on_disk: int) -> None:
         """Kill the server, take from its file what was written later than that, and start it again."""
+        sync: Any = self.world.client.config_get("appendfsync")
         for pid in self.server.child.descendants():
             os.kill(pid, signal.SIGKILL)
         subprocess_of(self.server).wait()
         os.truncate(self._file, on_disk)
         self.server.start()
+        self.world.client.config_set("appendfsync", sync["appendfsync"])
 
 
 Power = Callable[[str, Durability], Powered]
@@ -426,8 +448,7 @@ def powered(new_binary: Path, world: World, tmp_path: Path) -> Iterator[Power]:
     with ExitStack() as stack:
 
         def start(sync: str, durability: Durability) -> Powered:
-            made = Powered(stack.enter_context(served(new_binary, tmp_path)), world, durability)
-            made.world.client.config_set("appendfsync", sync)
+            made = Powered(stack.enter_context(served(new_binary, tmp_path)), sync, world, durability)
             stack.callback(made.world.client.close)
             return made
 
@@ -437,10 +458,28 @@ def powered(new_binary: Path, world: World, tmp_path: Path) -> Iterator[Power]:
 WAIT_AOF = Durability(aof=True, timeout_ms=20_000)
 
 
-@pytest.mark.parametrize("sync", ["always", "everysec"])
-def test_power_loss_with_the_wait_for_the_file(powered: Power, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
+def test_power_loss_with_the_wait_for_the_file(powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read is on disk before it is committed: what came later is lost there, and settled again, exactly."""
-    made = powered(sync, WAIT_AOF)
+    assert_exact_after_power_loss(powered("always", WAIT_AOF), monkeypatch)
+
+
+def test_power_loss_with_a_sync_every_second(new_binary: Path, powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise where WAITAOF waits for the sync; where it does not, the run is refused, and nothing committed."""
+    made = powered("everysec", WAIT_AOF)
+    if waits_for_the_disk(new_binary):
+        assert_exact_after_power_loss(made, monkeypatch)
+        return
+    made.world.send_many(7)
+    expected = r"REDIS_WAIT_AOF=1: .*, whose WAITAOF answers before the file is synced, with appendfsync everysec; set"
+    with pytest.raises(SettingsError, match=expected):
+        made.world.flush()
+    with pytest.raises(SettingsError, match=expected):
+        require_durability(Settings(redis_url=made.server.url, redis_wait_aof=1))
+    assert made.world.seqs() == []
+
+
+def assert_exact_after_power_loss(made: Powered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose what was written after the wait."""
     waits, on_disk = Durability.wait, list[int]()
 
     def wait_and_look(durability: Durability, *arguments: Any) -> None:
@@ -459,18 +498,46 @@ def test_power_loss_with_the_wait_for_the_file(powered: Power, monkeypatch: pyte
     made.world.assert_all_persisted()
 
 
-def test_nothing_is_committed_that_is_not_on_disk(powered: Power) -> None:
-    """A file that nobody syncs: the run fails, and whatever a power cut takes, no total has it."""
-    made = powered("no", replace(WAIT_AOF, timeout_ms=300))
+def test_nothing_is_committed_that_is_not_on_disk(powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is not synced any more: the run fails, and whatever a power cut takes, no total has it."""
+    made = powered("always", replace(WAIT_AOF, timeout_ms=300))
     begun = made.on_disk()
-    made.world.send_many(7)
-    with pytest.raises(NotDurable, match="REDIS_WAIT_AOF=1: 0 of 1 append-only files acknowledged within 300 ms"):
+    read = RedisStore.read
+
+    def sync_no_more_and_read(store: RedisStore, candidates: Any) -> Any:
+        made.world.client.config_set("appendfsync", "no")
+        made.world.send_many(7)
+        return read(store, candidates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "read", sync_no_more_and_read)
+        with pytest.raises(NotDurable, match="REDIS_WAIT_AOF=1: 0 of 1 append-only files acknowledged within 300 ms"):
+            made.world.flush()
+    with pytest.raises(SettingsError, match="before the file is synced, with appendfsync no; set `appendfsync always`"):
         made.world.flush()
     assert made.world.seqs() == []
     made.cut_power(begun)
     made.world.client.config_set("appendfsync", "always")
     made.world.sent.clear()  # Redis lost them before anybody counted them
     made.world.send_many(5)
+    made.world.flush()
+    made.world.assert_all_persisted()
+
+
+def test_a_role_that_may_not_see_settings(powered: Power) -> None:
+    """Where nobody tells how the file is synced, nor the version, WAITAOF is not believed."""
+    made = powered("always", WAIT_AOF)
+    commands = ["+@all", "-config", "-info"]
+    made.world.client.acl_setuser("job", enabled=True, passwords=["+word"], keys=["*"], commands=commands)
+    url = made.server.url.replace("//", "//job:word@")
+    made.world.send_many(3)
+    with connect(url) as client:
+        role = World(Stores(RedisStore(client, url, PREFIX, durability=WAIT_AOF), made.world.stores.ledger))
+        expected = "is a Redis of unknown version, whose WAITAOF may answer before the file is synced, and CONFIG GET"
+        with pytest.raises(SettingsError, match=expected) as error:
+            role.flush()
+    assert "word" not in str(error.value)
+    assert made.world.seqs() == []
     made.world.flush()
     made.world.assert_all_persisted()
 
@@ -490,3 +557,40 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
     verdicts = {verdict.name: verdict.passed for verdict in flush.verify(made.world.stores, done)}
     assert not verdicts["no_drift"]
     made.world.assert_all_persisted()
+
+
+@pytest.mark.timeout(120 + 10 * WAITS)
+@pytest.mark.parametrize("sync", ["always", "everysec"])
+def test_what_the_wait_for_the_file_costs(
+    new_binary: Path, powered: Power, sync: str, tell: Callable[[str], None]
+) -> None:
+    """Between the last read and the commit of each run, alone and beside a producer at full speed; the file has it."""
+    if sync == "everysec" and not waits_for_the_disk(new_binary):
+        pytest.skip("the newest server here does not wait for the disk with appendfsync everysec: Redis 8 does")
+    made = powered(sync, WAIT_AOF)
+    alone, beside, without = (list[float]() for _ in range(3))
+    stopped = threading.Event()
+
+    def produce() -> None:
+        with connect(made.server.url) as client:
+            while not stopped.is_set():
+                client.incr(PREFIX + "a")
+
+    producer = threading.Thread(target=produce)
+    with made.world.stores.redis.one_server() as redis:
+        for durability, seconds in ((WAIT_AOF, alone), (Durability(), without), (WAIT_AOF, beside)):
+            redis.durability = durability
+            if seconds is beside:
+                producer.start()
+            for number in range(WAITS):
+                started = time.perf_counter()
+                redis.confirm(f"run {number}")
+                seconds.append(time.perf_counter() - started)
+    stopped.set()
+    producer.join()
+    assert f"run {WAITS - 1}" in made.written()
+    said = "; ".join(
+        f"{name} {median(seconds) * 1000:.2f} ms (longest {max(seconds) * 1000:.1f} ms)"
+        for name, seconds in (("without", without), ("alone", alone), ("beside a producer", beside))
+    )
+    tell(f"appendfsync {sync}, {WAITS} waits: {said}")

@@ -51,17 +51,18 @@ def full(world: World, _server: RedisServer) -> Iterator[type[TransientError]]:
 @contextmanager
 def unsaved(world: World, server: RedisServer) -> Iterator[type[TransientError]]:
     """Fail to save a snapshot: MISCONF."""
-    (server.directory / "directory").mkdir(exist_ok=True)
+    in_its_place = server.directory / "dump.rdb"
+    in_its_place.mkdir()
     world.client.config_set("save", "3600 1")
-    world.client.config_set("dbfilename", "directory")
     world.client.bgsave()
     wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "err", 20, "a failed snapshot")
     try:
         yield RedisRefusesWrites
     finally:
-        world.client.config_set("dbfilename", "dump.rdb")
+        in_its_place.rmdir()
         world.client.bgsave()
         wait_until(lambda: world.client.info("persistence")["rdb_last_bgsave_status"] == "ok", 20, "a snapshot")
+        in_its_place.unlink()
         world.client.config_set("save", "")
 
 

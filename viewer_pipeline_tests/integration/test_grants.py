@@ -138,7 +138,9 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
     findings = Findings(drift=1, drifted=["a"])
     with narrow.ledger.connect() as connection:
         assert discard_parked(connection, ghost, "by hand") == 3
-        prune_parked(connection, 1)
+        target = narrow.ledger.target(connection)
+        assert target is not None
+        prune_parked(connection, target, 1)
         assert record_message_rejects(connection, [Reject.of("message", bad.encode(), b"", "no view")], 10_000) == 1
         record_incidents(connection, findings, "run")
         assert open_incidents(connection)

@@ -247,9 +247,9 @@ def test_postgres_read_only(http: HttpWorld) -> None:
 
 
 @pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+def own_postgres(servers_home: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL that a test may stop and kill."""
-    server = PostgresServer(tmp_path / "own", throw_away=True)
+    server = PostgresServer(servers_home, throw_away=True)
     server.start()
     migrate(server.url, with_dagster=True)
     yield server

@@ -87,7 +87,7 @@ def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
         target = made_up.stores.ledger.target(connection)
         assert target is not None
         connection.execute('ANALYZE viewer.parked; ANALYZE public."Vod"')
-        page = {"newest": 20, "some": 20, "after": "made up 1"}
+        page = {"newest": 20, "some": 20, "after": "made up 1", "hours": 1}
         explain = b"EXPLAIN " + target.statement("parked_ready").as_bytes(connection)
         with connection.transaction():
             connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
@@ -206,7 +206,9 @@ def test_retention_leaves_rows_that_somebody_holds(vods: TargetWorld) -> None:
         psycopg.connect(vods.stores.ledger.url) as other,
         vods.stores.ledger.connect() as connection,
     ):
+        target = vods.stores.ledger.target(connection)
+        assert target is not None
         other.execute("SELECT FROM viewer.parked FOR UPDATE")
-        assert prune_parked(connection, 30) == (0, 0)
+        assert prune_parked(connection, target, 30) == (0, 0)
         other.rollback()
-        assert prune_parked(connection, 30) == (1, 5)
+        assert prune_parked(connection, target, 30) == (1, 5)

@@ -428,7 +428,7 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
     """Whatever collation the ids have there; a comparison in another one would read the whole table."""
     world = world_of(f'CREATE TABLE video (id text {collation} PRIMARY KEY, "viewCount" integer)', "video")
     world.execute("INSERT INTO video SELECT 'vod' || n, 0 FROM generate_series(1, 3000) AS n; ANALYZE video")
-    parameters = {"seq": 1, "skip": 0, "take": 10, "vod_ids": ["a"], "newest": 9, "after": "", "some": 9}
+    parameters = {"seq": 1, "skip": 0, "take": 10, "vod_ids": ["a"], "newest": 9, "after": "", "some": 9, "hours": 1}
     with world.stores.ledger.connect() as connection, connection.transaction():
         target = world.stores.ledger.target(connection)
         assert target is not None

@@ -1,5 +1,5 @@
 -- Count parked views whose rows are locked by this transaction: into the user's table and the totals, out of parked.
--- Returns the ids and views of what was counted.
+-- What is left although its row was held is not tried again for an hour. Returns the ids and views of what was counted.
 WITH due AS MATERIALIZED (
     SELECT c.vod_id, c.views AS delta, c.last_flush, {key} AS key
     FROM viewer.parked AS c
@@ -24,5 +24,17 @@ WITH due AS MATERIALIZED (
         updated_at = excluded.updated_at
 ), gone AS (
     DELETE FROM viewer.parked AS p USING due JOIN touched USING (key) WHERE p.vod_id = due.vod_id
+), left_over AS (
+    UPDATE viewer.parked AS p
+    SET
+        refused_at = statement_timestamp(),
+        reason = CASE
+            WHEN EXISTS (
+                SELECT FROM {table} AS t WHERE t.{id} = due.key AND coalesce(t.{count}, 0) > {most} - sums.delta
+            ) THEN {no_room}
+            ELSE {not_written}
+        END
+    FROM due JOIN sums USING (key) LEFT JOIN touched USING (key)
+    WHERE p.vod_id = due.vod_id AND touched.key IS NULL
 )
 SELECT due.vod_id, due.delta FROM due JOIN touched USING (key)

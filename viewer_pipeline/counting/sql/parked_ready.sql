@@ -1,5 +1,5 @@
 -- Which parked VODs can be counted now: their row is there, and has room for their views. Looks at the newest ones and
--- at some after an id, and passes over those that were refused within the hour. Locks nothing.
+-- at some after an id, and passes over those that were refused within so many hours. Locks nothing.
 WITH looked AS MATERIALIZED (
     SELECT c.vod_id, c.views, {key} AS key
     FROM (
@@ -10,7 +10,7 @@ WITH looked AS MATERIALIZED (
             WHERE vod_id > %(after)s ORDER BY vod_id LIMIT %(some)s
         )
     ) AS c
-    WHERE c.refused_at IS NULL OR c.refused_at < now() - interval '1 hour'
+    WHERE c.refused_at IS NULL OR c.refused_at < now() - make_interval(hours => %(hours)s)
 )
 SELECT looked.vod_id
 FROM looked JOIN {table} AS t ON t.{id} = looked.key

@@ -1,11 +1,13 @@
--- Give up the parked views of some VODs that had none for so many days; one record of it among the rejected.
+-- Give up the parked views of some VODs that have no row, and had no views for so many days; one record of it among the
+-- rejected. Views whose row is there may be counted yet: when a look notices it, or when there is room.
 -- Returns how many VODs and views.
 WITH old AS MATERIALIZED (
-    SELECT vod_id FROM viewer.parked
-    WHERE first_seen < now() - make_interval(days => %(days)s)
-        AND updated_at < now() - make_interval(days => %(days)s)
-    ORDER BY first_seen LIMIT %(some)s
-    FOR UPDATE SKIP LOCKED
+    SELECT c.vod_id FROM viewer.parked AS c
+    WHERE c.first_seen < now() - make_interval(days => %(days)s)
+        AND c.updated_at < now() - make_interval(days => %(days)s)
+        AND NOT EXISTS (SELECT FROM {table} AS t WHERE t.{id} = {key})
+    ORDER BY c.first_seen LIMIT %(some)s
+    FOR UPDATE OF c SKIP LOCKED
 ), gone AS (
     DELETE FROM viewer.parked AS p USING old WHERE p.vod_id = old.vod_id RETURNING p.views
 ), given_up AS (

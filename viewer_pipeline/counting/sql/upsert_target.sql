@@ -33,11 +33,14 @@ WITH due AS MATERIALIZED (
         CASE
             WHEN due.key IS NULL THEN {no_key}
             WHEN NOT EXISTS (SELECT FROM {table} AS t WHERE t.{id} = due.key) THEN {no_row}
-            WHEN due.key IN (SELECT key FROM sums) THEN {no_room}
-            ELSE {locked}
+            WHEN sums.key IS NULL THEN {locked}
+            WHEN EXISTS (
+                SELECT FROM {table} AS t WHERE t.{id} = due.key AND coalesce(t.{count}, 0) > {most} - sums.delta
+            ) THEN {no_room}
+            ELSE {not_written}
         END,
         %(seq)s, statement_timestamp()
-    FROM due LEFT JOIN touched USING (key)
+    FROM due LEFT JOIN sums USING (key) LEFT JOIN touched USING (key)
     WHERE touched.key IS NULL
     ORDER BY due.vod_id COLLATE "C"
     ON CONFLICT (vod_id) DO UPDATE SET

@@ -11,10 +11,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 CLEARER = 4.0  # how many times less one of two laws must miss to be the right one
 CLEAR_VIEWS = 5  # of one VOD, from which on it is told whether that VOD is counted
 CLEAR_SHARE = 0.25
+
+
+class Sight(NamedTuple):
+    """The first look at the counter of a VOD: after so many views were heard of it, and so many of them folded."""
+
+    heard: int
+    folded: int
+    counter: int
 
 
 @dataclass
@@ -25,7 +34,9 @@ class Evidence:
     folded: Counter[str] = field(default_factory=Counter)
     gained: Counter[str] = field(default_factory=Counter)
     looks: int = 0
+    lowered: set[str] = field(default_factory=set)  # VODs whose counters were lowered by nobody of ours
     unknown: int = 0  # pairs that could not be compared: folds of what was published before, a flush not to be read
+    sights: list[Sight] = field(default_factory=list)
     pairs: list[tuple[int, int, int]] = field(default_factory=list)  # heard, folded, gained
 
     def add(
@@ -42,6 +53,9 @@ class Evidence:
             if vod_id not in before:
                 continue
             gained = count - before[vod_id] + settled[vod_id]
+            if gained < 0:
+                self.lowered.add(vod_id)
+                continue
             for at, (total, views) in enumerate(
                 ((self.heard, heard[vod_id]), (self.folded, folded[vod_id]), (self.gained, gained))
             ):
@@ -79,6 +93,15 @@ class Evidence:
                 if views
             }
         )
+
+    def at_first_sight(self, *, worker_adds: bool) -> tuple[int, int]:
+        """Return how many VODs had just the views in them that were heard, and how many had none of them.
+
+        Tells something where each VOD is heard of once, and its counter was flushed before: in the first case it
+        holds those views and no others, unless that many were left there by chance; in the second it is not there.
+        """
+        rests = [(sight.counter - (sight.folded if worker_adds else 0), sight.heard) for sight in self.sights]
+        return sum(rest == heard for rest, heard in rests), sum(rest == 0 for rest, _ in rests)
 
     def unheard(self) -> Counter[str]:
         """Return what counters gained of which no message told."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import closing
 from typing import Any
 
@@ -30,6 +30,7 @@ from viewer_pipeline.worker.question import Question
 PATIENCE_SECONDS = 15.0  # for a part, beyond what it means to take
 ANSWER_SECONDS = 3.0  # for a command of Redis
 ORDER = list(REASONS)
+SERVERS = {"target": "postgres", "dagster_storage": "postgres", "keyspace": "redis", "producers": "redis"}
 
 
 class Doctor:
@@ -48,11 +49,14 @@ class Doctor:
         for _, _, question in asked:
             question.start()
             question.ask()
-        findings = [judge_settings(self._settings)]
+        findings, lost = [judge_settings(self._settings)], dict[str, str]()
         for name, seconds, question in asked:
             answer = question.answer(seconds + self._patience)
-            findings += answer.value if answer.value is not None else [_lost(name, answer.why_none)]
+            findings += answer.value or []
+            if answer.value is None:
+                lost[name] = answer.why_none
             question.close()
+        findings += [_lost(name, why, lost) for name, why in lost.items()]
         clocks = judge_clocks(self._ahead.get("postgres"), self._ahead.get("redis"))
         return sorted([*findings, *([clocks] if clocks else [])], key=lambda finding: ORDER.index(finding.name))
 
@@ -108,7 +112,10 @@ class Doctor:
         return [producers, judge_listeners(listeners, channel)]
 
 
-def _lost(name: str, why: str) -> Finding:
+def _lost(name: str, why: str, lost: Container[str]) -> Finding:
+    """Return what stands for findings that could not be made; a server out of reach is told once."""
+    if (server := SERVERS.get(name)) in lost:
+        return Finding(name, "warning", f"could not be looked at: see {server}", "run doctor again when that is mended")
     do = (
         "see that URL, network and login are right and the server runs; then run doctor again for what it could not see"
     )

@@ -6,15 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple
 
-from viewer_pipeline.counting.counters import MARKER_KEY, SUBSCRIBER_KEY
 from viewer_pipeline.counting.folds import cuts_channel
 from viewer_pipeline.counting.ledger import Ledger, batches_beyond
-from viewer_pipeline.counting.redis_store import Marker, RedisStore, marker_of
-from viewer_pipeline.errors import MarkerUnreadable, ViewerPipelineError
-from viewer_pipeline.local.doctor.evidence import Evidence
-from viewer_pipeline.local.doctor.traffic import Folds, Traffic
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.local.doctor.evidence import Evidence, Sight
+from viewer_pipeline.local.doctor.look import Look
+from viewer_pipeline.local.doctor.traffic import Traffic
 from viewer_pipeline.local.doctor.wire import Message, Wire
 from viewer_pipeline.settings import CUTS_CHANNEL
 
@@ -29,15 +28,6 @@ PAGE = 500  # batches
 Clock = Callable[[], float]
 
 
-class Look(NamedTuple):
-    """Counters, marker and folds at one moment."""
-
-    counters: dict[str, int]
-    marker: Marker | None
-    folds: Folds
-    space: bytes  # id of the key space: another one means that Redis was emptied
-
-
 class Listening:
     """Hears what is published and looks at the counters of the VODs that it hears of."""
 
@@ -47,6 +37,7 @@ class Listening:
         self._wire, self._store, self._ledger = wire, store, ledger
         self._vods: dict[str, None] = {}
         self._last: Look | None = None
+        self._new: dict[str, tuple[int, int]] = {}  # heard of at the last look: views, and how many of them are folded
 
     def listen(self, seconds: float, clock: Clock = time.monotonic) -> None:
         """Listen for so long, and a moment longer until nothing is under way. Raises RedisUnavailable, RedisFailed."""
@@ -89,14 +80,9 @@ class Listening:
         """Look at the counters, and compare with the last look."""
         before = self._last
         ids = list(self._vods)
-        heard, answers = self._wire.ask(
-            ("HMGET", MARKER_KEY, "seq", "batch", "of", "epoch"),
-            ("HMGET", SUBSCRIBER_KEY, "folded", "segment", "part", "of", "id"),
-            *([("MGET", *(self._store.prefix_text + vod_id for vod_id in ids))] if ids else []),
-        )
+        heard, answers = self._wire.ask(*Look.commands(self._store.prefix_text, ids))
         self._hear(heard)
-        marker, folds, values = answers[0], answers[1], answers[2] if ids else []
-        now = Look(_numbers(ids, values), _marker(marker), Folds.read(folds[:4]), folds[4] or b"")
+        now = Look.read(ids, answers)
         fresh = self.traffic.take()
         if before is not None:
             self._compare(before, now, fresh)
@@ -109,10 +95,16 @@ class Listening:
     def _compare(self, before: Look, now: Look, heard: Counter[str]) -> None:
         folded = self.traffic.folded(before.folds, now.folds)
         settled = self._settled(before, now)
+        new, self._new = self._new, {}
         if folded is None or settled is None:
             self.evidence.unknown += 1
-        else:
-            self.evidence.add(before.counters, now.counters, heard, folded, settled)
+            return
+        self.evidence.add(before.counters, now.counters, heard, folded, settled)
+        for vod_id, (views, folds) in new.items():
+            if vod_id in now.counters and not settled[vod_id]:
+                sight = Sight(views + heard[vod_id], folds + folded[vod_id], now.counters[vod_id])
+                self.evidence.sights.append(sight)
+        self._new = {vod_id: (views, folded[vod_id]) for vod_id, views in heard.items() if vod_id not in self._vods}
 
     def _settled(self, before: Look, now: Look) -> Counter[str] | None:
         """Return what was subtracted between two looks, which the ledger knows; None where it cannot be told."""
@@ -136,22 +128,6 @@ class Listening:
                         )
                 marker = Marker(page[-1].seq, page[-1].number, page[-1].of, end.epoch)
         return settled
-
-
-def _numbers(ids: list[str], values: list[Any]) -> dict[str, int]:
-    """Return the counters that hold a number; one that is missing holds none."""
-    return {vod_id: int(value or 0) for vod_id, value in zip(ids, values, strict=True) if _is_number(value)}
-
-
-def _is_number(value: bytes | None) -> bool:
-    return value is None or value.removeprefix(b"-").isdigit()
-
-
-def _marker(fields: list[bytes | None]) -> Marker | None:
-    try:
-        return marker_of(fields)
-    except MarkerUnreadable:
-        return None
 
 
 def open_wire(store: RedisStore, channel: str) -> Wire:

@@ -14,6 +14,7 @@ Needs = Literal["announce", "increment", "mixed", "unknown", "no traffic"]
 NONE, ALL = 0.1, 0.9  # share of the messages' views that producers count themselves: none of them, all of them
 MORE = 1.5  # above this, somebody else adds to the counters as well
 FEW_VIEWS = 5  # that could be compared: fewer say something only if they agree
+FEW_VODS = 3  # of which the first sight must agree, where no VOD was heard of twice
 EXAMPLES = 3
 STOP = "stop whatever else adds messages to the counters, such as an older worker, and run doctor again"
 LONGER = "run it while people watch, or longer: --seconds 60"
@@ -71,11 +72,19 @@ def weigh(heard: Heard) -> Weighed:
     between = NONE < weighed.share < ALL
     if not heard.messages:
         needs = "no traffic"
-    elif not compared or (between and compared < FEW_VIEWS):
-        needs = "unknown"
+    elif compared < FEW_VIEWS and (between or not compared):
+        needs = _at_first_sight(heard, mode)
     elif between or (yes and no):
         needs = "mixed"
     return Weighed(needs, mode, adds is not None, compared, counted, yes, no)
+
+
+def _at_first_sight(heard: Heard, mode: PubSubMode) -> Needs:
+    """Return what the counters of VODs tell that were heard of once. By chance one of them may tell anything."""
+    just, none = heard.evidence.at_first_sight(worker_adds=mode == "increment")
+    if just >= FEW_VODS and not none:
+        return "announce"
+    return "increment" if none >= FEW_VODS and not just else "unknown"
 
 
 def judge_producers(heard: Heard) -> Finding:
@@ -86,6 +95,8 @@ def judge_producers(heard: Heard) -> Finding:
     parts = [said.what]
     if unheard:
         parts.append(f"{len(unheard)} counters gained {unheard.total()} views that nobody announced; sweeps find those")
+    if heard.evidence.lowered:
+        parts.append(f"{len(heard.evidence.lowered)} counters were lowered, and not by a flush: by an older worker?")
     if weighed.seen and weighed.mode != heard.mode:
         parts.append(f"the worker does as with PUBSUB_MODE={weighed.mode}, the setting here is {heard.mode}")
         said = Said("problem", said.what, said.do or "start worker and doctor with the same settings")
@@ -138,10 +149,16 @@ def _examples(weighed: Weighed) -> str:
 
 def _evidence(heard: Heard, weighed: Weighed) -> str:
     vods = sum(1 for views in heard.evidence.heard.values() if views)
+    said = f"{heard.messages} messages with {heard.views} views in {heard.seconds:g} s"
+    if weighed.compared < FEW_VIEWS and heard.evidence.sights:
+        just, none = heard.evidence.at_first_sight(worker_adds=weighed.mode == "increment")
+        return (
+            f"{said}; of {len(heard.evidence.sights)} VODs that were heard of once,"
+            f" {just} had these views in their counters and no others, {none} had none"
+        )
     return (
-        f"{heard.messages} messages with {heard.views} views in {heard.seconds:g} s; of {vods} VODs {weighed.compared}"
-        f" views could be compared: producers added {weighed.counted} themselves, a worker folded"
-        f" {heard.evidence.folded.total()}"
+        f"{said}; of {vods} VODs {weighed.compared} views could be compared: producers added {weighed.counted}"
+        f" themselves, a worker folded {heard.evidence.folded.total()}"
     )
 
 
@@ -158,6 +175,7 @@ def _figures(heard: Heard, weighed: Weighed) -> dict[str, Any]:
         "counted_views": weighed.counted,
         "folded_views": heard.evidence.folded.total(),
         "gained_views": heard.evidence.gained.total(),
+        "first_sights": len(heard.evidence.sights),
         "unheard_views": heard.evidence.unheard().total(),
         "looks": heard.evidence.looks,
         "looks_not_compared": heard.evidence.unknown,

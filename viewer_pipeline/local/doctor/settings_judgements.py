@@ -10,18 +10,19 @@ from viewer_pipeline.local.doctor.finding import Finding
 from viewer_pipeline.settings import Settings
 
 RARE_SWEEP_SECONDS = 3600.0
-WAIT_SHARE = 0.5
 
 
 def judge_settings(settings: Settings) -> Finding:
     """Judge them; that they can be read was seen before."""
     odd = list(_odd(settings))
     if odd:
-        return Finding("settings", "warning", "; ".join(odd), "change one of the two, or leave them if that is meant")
+        return Finding("settings", "warning", "; ".join(odd), "change them, or leave them if that is meant")
     return Finding("settings", "ok", "all can be read")
 
 
 def _odd(settings: Settings) -> Iterator[str]:
+    for name, parameters in settings.dropped_parameters().items():
+        yield f"unknown parameters in {name.upper()} are dropped: {parameters}"
     interval, limit = settings.batch_interval_ms / 1000, settings.freshness_limit_seconds
     if limit < interval:
         yield f"/health turns unhealthy after {limit:g} s, and the sensor flushes every {interval:g} s"

@@ -63,7 +63,7 @@ class Traffic:
         """Return the views that were folded in between; None where that is not known. Asked for in order of time."""
         if now == before:
             return Counter()
-        known = self.whole_after is not None and before.folded >= self.whole_after and now.folded <= self._last
+        known = self.whole_after is not None and self.whole_after <= before.folded <= now.folded <= self._last
         views = Counter[str]()
         while self._segments and self._segments[0][0] <= now.folded:
             number, segment = self._segments.popleft()

@@ -9,7 +9,6 @@ from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.identifiers import TableName, quoted
 
 PASSWORD = "<PASSWORD>"  # noqa: S105 - no SQL: what is printed fails as long as nobody has put a password there
-SCHEMA = "public"  # of a target table that is named without one
 
 
 def sql_lines(
@@ -41,8 +40,8 @@ def _dagster_lines(name: str) -> Iterator[str]:
 
 def _target_lines(name: str, target: TargetNames) -> Iterator[str]:
     """Yield what a flush needs of the target table: two columns, of which it writes one."""
-    schema = target.table.schema or SCHEMA
-    table = TableName(schema, target.table.table)
+    schema, table = target.table
+    assert schema is not None, "whoever prints it has looked it up"
     ids, counts = quoted(target.id_column), quoted(target.count_column)
     yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {name};"
-    yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {table} TO {name};"
+    yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {TableName(schema, table)} TO {name};"

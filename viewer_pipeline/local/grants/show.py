@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from dataclasses import dataclass, replace
 
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.identifiers import MAX_BYTES
 from viewer_pipeline.local.grants import postgres
 from viewer_pipeline.local.grants import redis as of_redis
+from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
 
-ROLE = "viewer_pipeline"
+SCHEMA = "public"
 
 
 @dataclass(frozen=True)
@@ -34,21 +32,25 @@ def grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
         raise SettingsError(f"--role={role!r}: expected a name of 1 to {MAX_BYTES} bytes")
     if any(character.isspace() for character in role):
         raise SettingsError(f"--role={role!r}: expected a name without blanks, which Redis does not take")
-    own = settings.dagster_database_url is None
-    lines = list(postgres.sql_lines(role, database=_database(settings), target=target, dagster=own))
     notes = list(_notes(settings, target))
+    own = settings.dagster_database_url is None
+    if target is not None and target.table.schema is None:
+        target = replace(target, table=target.table._replace(schema=_schema(settings)))
+    lines = list(postgres.sql_lines(role, database=_database(settings), target=target, dagster=own))
     return Grants(role, lines, of_redis.acl_line(role, settings), of_redis.newer_line(role), notes)
 
 
 def _database(settings: Settings) -> str | None:
     if settings.database_url is None:
         return None
-    try:
-        said = conninfo_to_dict(settings.database_url)
-    except psycopg.ProgrammingError:
-        return None
-    named = said.get("dbname") or said.get("user")
-    return str(named) if named else None
+    said = PostgresUrl.of(settings.database_url).parameters
+    return said.get("dbname") or said.get("user")
+
+
+def _schema(settings: Settings) -> str:
+    """Return the schema of a target table that is named without one: Prisma's URLs name it."""
+    named = PostgresUrl.of(settings.database_url).schema if settings.database_url is not None else None
+    return named or SCHEMA
 
 
 def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
@@ -60,7 +62,9 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
             "DATABASE_URL names no database, so GRANT CONNECT is left out; everybody may, unless it was revoked"
         )
     if target is not None and target.table.schema is None:
-        notes.append(f"the target's schema is not named and taken to be {postgres.SCHEMA}; else --target schema.table")
+        notes.append(
+            f"the target's schema is not named and taken to be {_schema(settings)}; else --target schema.table"
+        )
     return notes
 
 

@@ -1,0 +1,100 @@
+"""`viewer-pipeline doctor` and `grants` from outside: exit status, report, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from viewer_pipeline.local.doctor.finding import REASONS
+from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online, run
+
+__all__ = ["environment", "online"]
+
+BRIEFLY = ("--seconds", "0.2")
+
+
+@pytest.fixture
+def durable(environment: Environment, tmp_path: Path) -> Iterator[Environment]:
+    """Servers that keep what they are given, as one has them in production."""
+    postgres, redis = PostgresServer(tmp_path / "servers"), RedisServer(tmp_path / "servers", append_only=True)
+    postgres.start()
+    redis.start()
+    try:
+        yield {**environment, "DATABASE_URL": postgres.url, "REDIS_URL": redis.url}
+    finally:
+        redis.stop()
+        postgres.stop()
+
+
+def test_nothing_must_be_fixed(durable: Environment) -> None:
+    """After a migration, before the first start: exit status 0, though not all is as it should be."""
+    assert run(durable, "doctor", *BRIEFLY).returncode == 1
+    assert run(durable, "migrate").returncode == 0
+    done = run(durable, "doctor", *BRIEFLY)
+    assert (done.returncode, done.stderr) == (0, "looking, and listening to the producers for 0.2 s …\n")
+    assert "  ok       postgres_durability: fsync is on, synchronous_commit is on\n" in done.stdout
+    assert "  warning  dagster_storage: Dagster has never run on this database\n" in done.stdout
+    assert done.stdout.rstrip().endswith(" ok: nothing must be fixed")
+
+
+def test_something_must_be_fixed(online: Environment) -> None:
+    """Exit status 1; JSON has each finding with what, why and what to do."""
+    found = json_of(run(online, "doctor", *BRIEFLY, "--json"), 1)
+    assert found["verdict"] == "problem"
+    (bad,) = [finding for finding in found["findings"] if finding["state"] == "problem"]
+    assert bad == {
+        "name": "postgres_durability",
+        "state": "problem",
+        "what": "fsync is off: a crash may destroy the database",
+        "why": REASONS["postgres_durability"],
+        "do": "set fsync = on",
+    }
+
+
+def test_servers_out_of_reach(environment: Environment) -> None:
+    """They are findings, not errors; no password is shown."""
+    nowhere = {"DATABASE_URL": f"postgresql://me:s3cret@{LOOPBACK}:1/x", "REDIS_URL": f"redis://:s3cret@{LOOPBACK}:1/0"}
+    done = run({**environment, **nowhere}, "doctor", *BRIEFLY)
+    assert done.returncode == 1
+    assert "  PROBLEM  postgres: PostgreSQL does not answer" in done.stdout
+    assert "  PROBLEM  redis: Redis does not answer: " in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "postgresql://host/x"}, "REDIS_URL is not set"),
+        ({"BATCH_SIZE": "many"}, "BATCH_SIZE='many'"),
+        ({"DATABASE_URL": "postgresql://host/x", "REDIS_URL": "redis://host/0?what=1"}, "REDIS_URL="),
+    ],
+)
+def test_settings_that_cannot_be_used(environment: Environment, variables: Environment, expected: str) -> None:
+    """Exit status 2, before anything is looked at."""
+    assert expected in complaint(run({**environment, **variables}, "doctor"), 2)
+
+
+def test_grants(environment: Environment) -> None:
+    """For the settings that there are, without a server; a table on the command line goes first."""
+    told = {**environment, "TARGET_TABLE": "public.Vod", "COUNTER_PREFIX": "views:"}
+    text = run(told, "grants").stdout
+    assert 'ON "public"."Vod" TO "viewer_pipeline";' in text
+    found = json_of(run(told, "grants", "--target", "shop.Video", "--role", "narrow", "--json"))
+    assert found["sql"][-1] == 'GRANT SELECT ("id", "viewCount"), UPDATE ("viewCount") ON "shop"."Video" TO "narrow";'
+    assert " ~views:* " in found["redis"]
+    assert found["redis_newer"] == "ACL SETUSER narrow +client|setinfo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(("--target", "a.b.c"), "--target='a.b.c': expected table or schema.table"), (("--role", "a b"), "--role='a b'")],
+)
+def test_grants_for_names_that_are_none(environment: Environment, arguments: tuple[str, ...], expected: str) -> None:
+    """Exit status 2."""
+    assert expected in complaint(run(environment, "grants", *arguments), 2)

@@ -1,0 +1,116 @@
+"""What `grants` prints: names quoted exactly, no password, only what the settings need."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.local.grants.redis import acl_line, database_of
+from viewer_pipeline.local.grants.show import Grants, grants, printed
+from viewer_pipeline.settings import Settings
+
+URL = "postgresql://me:s3cret@host/my%20db"
+
+
+def of(role: str = "narrow", target: TargetNames | None = None, **settings: object) -> Grants:
+    """Return what is needed under these settings."""
+    urls = {"database_url": URL, "redis_url": "redis://:s3cret@host/0"}
+    return grants(Settings().changed(**urls | settings), role, target)
+
+
+def test_names_are_quoted_exactly() -> None:
+    """Those of the role, the database, the table and its columns."""
+    found = of('Ro"le', TargetNames.parse('"my ""odd"" schema"."a.table"', "Id", '"view count"'))
+    assert 'GRANT CONNECT ON DATABASE "my db" TO "Ro""le";' in found.sql
+    assert found.sql[-2:] == [
+        'GRANT USAGE ON SCHEMA "my ""odd"" schema" TO "Ro""le";',
+        'GRANT SELECT ("Id", "view count"), UPDATE ("view count") ON "my ""odd"" schema"."a.table" TO "Ro""le";',
+    ]
+    assert found.redis.startswith('ACL SETUSER "Ro\\"le" on ')
+
+
+def test_no_password_is_printed() -> None:
+    """There is a place for one, in which nothing passes for a password."""
+    text = printed(of())
+    assert "s3cret" not in text
+    assert "LOGIN PASSWORD <PASSWORD>;" in text
+    assert " #<SHA-256> " in text
+
+
+def test_a_table_without_schema() -> None:
+    """It is taken to be in public, and that is said."""
+    found = of(target=TargetNames.parse("Vod", "id", "viewCount"))
+    assert 'ON "public"."Vod" TO' in found.sql[-1]
+    assert [note for note in found.notes if "taken to be public" in note]
+    assert of(target=TargetNames.parse("shop.Vod", "id", "viewCount")).notes == []
+
+
+def test_the_schema_of_prismas_url() -> None:
+    """It is that of the user's tables."""
+    found = of(target=TargetNames.parse("Vod", "id", "viewCount"), database_url=f"{URL}?schema=shop")
+    assert 'ON "shop"."Vod" TO' in found.sql[-1]
+    assert [note for note in found.notes if "taken to be shop" in note]
+
+
+def test_dagsters_storage_elsewhere() -> None:
+    """Its lines are for another database."""
+    assert [line for line in of().sql if "SCHEMA dagster" in line]
+    found = of(dagster_database_url="postgresql://host/dagster")
+    assert [line for line in found.sql if "SCHEMA dagster" in line] == []
+    assert found.notes == ["DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there"]
+
+
+def test_a_database_that_is_not_known() -> None:
+    """Its line is left out, and that is said."""
+    found = grants(Settings(), "narrow", None)
+    assert [line for line in found.sql if "DATABASE" in line] == []
+    assert [note for note in found.notes if "GRANT CONNECT is left out" in note]
+
+
+def test_commands_follow_the_settings() -> None:
+    """Waiting and choosing a database are allowed where they are done."""
+    plain = set(of().redis.split())
+    assert not {"+wait", "+waitaof", "+select", "+config", "+keys"} & plain
+    waits = Settings(redis_url="redis://host/3", redis_wait_replicas=1, redis_wait_aof=1)
+    assert set(acl_line("narrow", waits).split()) - plain == {"+wait", "+waitaof", "+select"}
+
+
+def test_keys_and_channels_follow_the_settings() -> None:
+    """Taken literally, whatever characters they have; an ACL has no blanks, so any character stands for one."""
+    line = acl_line("narrow", Settings(counter_prefix="my [views]*:", pubsub_channel="in?", totals_channel="out"))
+    words = line.split(" ")
+    assert [word for word in words if word.startswith("~")] == [
+        r"~my?\[views\]\*:*",
+        "~viewer:changed",
+        "~viewer:settled",
+        "~viewer:subscriber",
+    ]
+    assert [word for word in words if word.startswith("&")] == [r"&in\?", "&out", "&viewer:cuts:*"]
+
+
+@pytest.mark.parametrize(
+    ("url", "number"),
+    [
+        ("redis://host", 0),
+        ("redis://host:6379/0", 0),
+        ("redis://u:p@host:6379/12", 12),
+        ("redis://host?db=4", 4),
+        ("unix:///run/redis.sock?db=2", 2),
+        ("unix:///run/redis/7", 0),
+        ("redis+sentinel://a:1,b:2/service/5", 5),
+        ("redis+sentinel://a:1,b:2/service", 0),
+    ],
+)
+def test_database_of(url: str, number: int) -> None:
+    """Where redis-py finds it."""
+    assert database_of(url) == number
+
+
+@pytest.mark.parametrize("role", ["", "a b", "a\nb", "x" * 64, "a\x00"])
+def test_names_that_are_none(role: str) -> None:
+    """PostgreSQL or Redis would take another one."""
+    with pytest.raises(SettingsError, match=re.escape(f"--role={role!r}")):
+        of(role)

@@ -5,9 +5,12 @@ from __future__ import annotations
 # Tables of the schema `viewer`. The ledger is only added to: whoever has this role cannot rewrite what was counted.
 TABLES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
+    "daily_rollup": ("SELECT", "INSERT", "UPDATE"),
+    "daily_views": ("SELECT", "INSERT", "DELETE"),
     "flush": ("SELECT", "INSERT"),
     "flush_batch": ("SELECT", "INSERT"),
     "flush_sums": ("SELECT", "INSERT", "UPDATE"),
+    "ledger_kept": ("SELECT",),
     "incident": ("SELECT", "INSERT", "UPDATE"),
     "parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "parked_look": ("SELECT", "UPDATE"),

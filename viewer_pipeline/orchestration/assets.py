@@ -15,6 +15,7 @@ from viewer_pipeline.orchestration.ops import (
 )
 
 GROUP = "views"
+OWNERS = ["team:viewer-pipeline"]
 
 CHECK_DESCRIPTIONS = {
     "ledger_equals_frame": "Every batch in the ledger holds exactly what the DataFrame said.",

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
 from viewer_pipeline.counting.frame import Reject, aggregate
@@ -143,6 +145,9 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         record_incidents(connection, findings, "run")
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
+        today = datetime.now(UTC).date()
+        assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).added_up == [today - ONE_DAY, today]
+        assert stale_days(connection, today - ONE_DAY, today) == []
         assert {one.outcome for one in read_sums(connection)} == {"committed"}
     LedgerFigures(narrow.ledger).read()
     probes = Probes(narrow.settings, Figures())

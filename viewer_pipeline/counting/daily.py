@@ -60,7 +60,7 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RolledUp:
     Days whose ledger was dropped are left as they are. Flushes that commit meanwhile are for the next time.
     """
     started = time.perf_counter()
-    with _alone(connection):
+    with alone(connection):
         start, through = _one(connection, "rollup_window", start=window.start)
         start = min(start, window.end)
         parameters = {"start": start, "end": window.end, "through": through}
@@ -73,8 +73,8 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RolledUp:
 
 
 @contextmanager
-def _alone(connection: psycopg.Connection) -> Iterator[None]:
-    """Open a transaction that nobody else rolls up beside, with time to finish."""
+def alone(connection: psycopg.Connection) -> Iterator[None]:
+    """Open a transaction beside which nobody rolls days up or drops them, with time to finish."""
     with patient(connection, ROLLUP_SECONDS + 15), connection.transaction():
         connection.execute(SQL["bound_rollup"], {"milliseconds": str(ROLLUP_SECONDS * 1000)})
         connection.execute(SQL["lock_daily"])

@@ -6,6 +6,7 @@ import dagster as dg
 
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
 from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
+from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.ops import IN_MEMORY
@@ -18,9 +19,9 @@ settings = load_settings()
 
 defs = dg.Definitions(
     assets=[redis_counters, view_counts, daily_views],  # the checks come with them
-    jobs=[flush_views, roll_up_days],
+    jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
     sensors=[view_count_updates_sensor],
-    schedules=[sweep_schedule, close_yesterday, refresh_today],
+    schedules=[sweep_schedule, close_yesterday, refresh_today, *housekeeping_schedules],
     executor=dg.in_process_executor,  # for what is materialized by hand: nothing is passed between processes
     loggers={"console": console},
     resources={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
 from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
 from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
@@ -20,7 +21,7 @@ settings = load_settings()
 defs = dg.Definitions(
     assets=[redis_counters, view_counts, daily_views],  # the checks come with them
     jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
-    sensors=[view_count_updates_sensor],
+    sensors=[view_count_updates_sensor, run_failure],
     schedules=[sweep_schedule, close_yesterday, refresh_today, *housekeeping_schedules],
     executor=dg.in_process_executor,  # for what is materialized by hand: nothing is passed between processes
     loggers={"console": console},

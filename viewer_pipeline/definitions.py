@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dagster as dg
 
+from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
+from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
+from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.ops import IN_MEMORY
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
-from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today, sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import load_settings
 
 settings = load_settings()
 
 defs = dg.Definitions(
-    assets=[redis_counters, view_counts],  # the checks come with view_counts
-    jobs=[flush_views],
-    sensors=[view_count_updates_sensor],
-    schedules=[sweep_schedule],
+    assets=[redis_counters, view_counts, daily_views],  # the checks come with them
+    jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
+    sensors=[view_count_updates_sensor, run_failure],
+    schedules=[sweep_schedule, close_yesterday, refresh_today, *housekeeping_schedules],
+    executor=dg.in_process_executor,  # for what is materialized by hand: nothing is passed between processes
     loggers={"console": console},
     resources={
         # EnvVar: the UI shows the variable's name, not the URL with its password

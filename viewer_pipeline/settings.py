@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +25,7 @@ POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # what dagster.yaml reads; made from the settings, not one of them
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
+SECRET = ("ALERT_WEBHOOK_URL",)  # who knows it can post there: its path is often a token
 SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
@@ -133,6 +135,24 @@ class Settings(BaseSettings):
         ge=1,
         le=36_500,
         description="days after which parked views are given up for a VOD that never came (default: never)",
+    )
+    history_start: date = Field(
+        date(2026, 1, 1), description="first day (UTC) of `daily_views`; days before it are not added up"
+    )
+    ledger_retention_days: int = Field(
+        30, ge=0, le=36_500, description="days that the ledger is kept once it is added up and settled; `0`: for ever"
+    )
+    run_retention_days: int = Field(
+        7, ge=0, le=36_500, description="days that Dagster keeps runs that succeeded; `0`: for ever"
+    )
+    failed_run_retention_days: int = Field(
+        30, ge=0, le=36_500, description="days that Dagster keeps runs that failed or were canceled; `0`: for ever"
+    )
+    rejected_retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="days after which rejected input is forgotten (default: never)"
+    )
+    alert_webhook_url: Annotated[str, _url_of(("https", "http"))] | None = Field(
+        None, description="where failed runs are posted as JSON (default: nowhere, they are logged)"
     )
     redis_wait_replicas: int = Field(
         0, ge=0, le=100, description="replicas that must have what was read before it is committed"
@@ -315,6 +335,8 @@ def _complaint(location: tuple[int | str, ...], value: object, message: str) -> 
     if not location:  # said by the model, about settings that do not go together
         return message.removeprefix("Value error, ")
     name = str(location[0]).upper()
+    if name in SECRET:
+        value = "***"
     return f"{name}={_shortened(hide_password(str(value)))!r}: {message.removeprefix('Value error, ')}"
 
 

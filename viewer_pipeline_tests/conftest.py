@@ -25,6 +25,12 @@ _OURS = (
     "HEALTH_",
     "TOTALS_",
     "FRESHNESS_",
+    "HISTORY_",
+    "LEDGER_",
+    "RUN_RETENTION",
+    "FAILED_RUN",
+    "REJECTED_",
+    "ALERT_",
 )
 FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:

@@ -86,6 +86,18 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
             return result
 
 
+@contextmanager
+def patient(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Wait so long for each answer. The statement's own time-out is the caller's to set, a little shorter."""
+    assert isinstance(connection, BoundedConnection), "from open_connection"
+    before = connection.answer_seconds
+    connection.answer_seconds = seconds
+    try:
+        yield
+    finally:
+        connection.answer_seconds = before
+
+
 def open_connection(url: PostgresUrl) -> BoundedConnection:
     """Open an autocommit connection with finite waits: at the server, and at this end. Raises psycopg's errors.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-# Tables of the schema `viewer`. The ledger is only added to: whoever has this role cannot rewrite what was counted.
+# Tables of the schema `viewer`. The ledger is added to and, once it is old, deleted from: whoever has this role cannot
+# rewrite what was counted.
 TABLES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
-    "flush": ("SELECT", "INSERT"),
-    "flush_batch": ("SELECT", "INSERT"),
+    "daily_rollup": ("SELECT", "INSERT", "UPDATE"),
+    "daily_views": ("SELECT", "INSERT", "DELETE"),
+    "flush": ("SELECT", "INSERT", "DELETE"),
+    "flush_batch": ("SELECT", "INSERT", "DELETE"),
     "flush_sums": ("SELECT", "INSERT", "UPDATE"),
+    "ledger_kept": ("SELECT", "UPDATE"),
     "incident": ("SELECT", "INSERT", "UPDATE"),
     "parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "parked_look": ("SELECT", "UPDATE"),
-    "rejected": ("SELECT", "INSERT"),
+    "pruned_flushes": ("SELECT", "INSERT", "UPDATE"),
+    "rejected": ("SELECT", "INSERT", "DELETE"),
     "vod_view_counts": ("SELECT", "INSERT", "UPDATE"),
 }
 

@@ -128,8 +128,9 @@ def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince
     """Sum up the ledger above flush `seq` by mode; empty where nothing was committed since. Costs what is new.
 
     To read on, pass the greatest `last_seq` of all answers so far, at first 0: flushes are committed in the order of
-    their numbers, so none is missed or told twice. Flushes that retention deleted are not told. After PostgreSQL was
-    restored from a backup the ledger may end below `seq`; new flushes are numbered above it all the same.
+    their numbers, so none is missed or told twice. From 0 on, what retention deleted is told as well; who reads on
+    starts at 0 again where `pruned_through` is beyond what it has read. After PostgreSQL was restored from a backup the
+    ledger may end below `seq`; new flushes are numbered above it all the same.
     """
     return [
         FlushesSince(mode, flushes, int(counters), int(views), last_seq, last_committed_at)
@@ -137,6 +138,12 @@ def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince
             SQL["flushes_since"], {"seq": seq}
         )
     ]
+
+
+def pruned_through(connection: psycopg.Connection) -> int:
+    """Return the highest flush that retention deleted; 0 where it never did."""
+    row = connection.execute(SQL["pruned_through"]).fetchone()
+    return int(row[0]) if row else 0
 
 
 def rejected_by_reason(connection: psycopg.Connection) -> list[RejectedRows]:

@@ -1,5 +1,6 @@
 """The assets: counters in Redis, and the totals that they become."""
 
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,7 @@ from viewer_pipeline.orchestration.ops import (
 )
 
 GROUP = "views"
+OWNERS = ["team:viewer-pipeline"]
 
 CHECK_DESCRIPTIONS = {
     "ledger_equals_frame": "Every batch in the ledger holds exactly what the DataFrame said.",
@@ -26,6 +28,7 @@ CHECK_DESCRIPTIONS = {
 redis_counters = dg.AssetSpec(
     "redis_counters",
     group_name=GROUP,
+    owners=OWNERS,
     kinds={"redis"},
     description="Views that PostgreSQL does not have yet: Redis strings `vod:views:<vodId>`, raised by the producers.",
 )
@@ -35,6 +38,10 @@ redis_counters = dg.AssetSpec(
 def flush_config(config: FlushConfig) -> dict[str, Any]:
     """Give the run config of the asset to its first step."""
     return {"drain_counters": {"config": {"mode": config.mode.name, "vod_ids": config.vod_ids}}}
+
+
+# Generous: in a quiet night, or weekend, no run has anything to do. /health tells what waits too long.
+FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_window=timedelta(hours=24))
 
 
 @dg.graph_asset(
@@ -55,3 +62,8 @@ def view_counts(redis_counters: Any) -> dict[str, Any]:
     snapshot = drain_counters(redis_counters)
     verified = verify_consistency(bulk_upsert(snapshot, aggregate_counts(snapshot)))
     return {"result": verified.result, **{f"{ASSET}_{name}": getattr(verified, name) for name in CHECKS}}
+
+
+view_counts = view_counts.map_asset_specs(
+    lambda spec: spec.replace_attributes(freshness_policy=FRESH, owners=OWNERS)  # graph_asset takes neither
+)

@@ -8,7 +8,8 @@ from viewer_pipeline.orchestration.assets import view_counts
 from viewer_pipeline.orchestration.hooks import count_failure
 from viewer_pipeline.orchestration.ops import ASSET, FlushMode
 
-JOB_TAG = {"viewer/job": "flush"}  # dagster.yaml lets one run with this tag go at a time
+# dagster.yaml lets one run with this tag go at a time; one that hangs must not hold the others up for long.
+JOB_TAG = {"viewer/job": "flush", "dagster/max_runtime": "300"}
 # Not NOT_STARTED: a launcher that died right after it made a run leaves that for ever, and nothing clears it.
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
@@ -40,12 +41,12 @@ def flush_request(mode: FlushMode, why: str) -> dg.RunRequest:
     return dg.RunRequest(run_config=flush_run_config(mode), tags={"viewer/why": why})
 
 
-def why_wait(instance: dg.DagsterInstance) -> str | None:
-    """Return why no flush should be launched now: one is queued or running. None when the way is free."""
-    filters = dg.RunsFilter(job_name=flush_views.name, statuses=ACTIVE)
+def why_wait(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
+    """Return why no run of a job should be launched now: one is queued or running. None when the way is free."""
+    filters = dg.RunsFilter(job_name=job, statuses=ACTIVE)
     for record in instance.get_run_records(filters, limit=1):
-        run = record.dagster_run
-        return f"flush run {run.run_id[:8]} is {run.status.value.lower().replace('_', ' ')}"
+        run, what = record.dagster_run, "flush run" if job == flush_views.name else f"run of {job}"
+        return f"{what} {run.run_id[:8]} is {run.status.value.lower().replace('_', ' ')}"
     return None
 
 

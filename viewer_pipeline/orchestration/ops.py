@@ -18,6 +18,7 @@ from viewer_pipeline.counting.parked import ParkedViews, parked_of_flushes
 from viewer_pipeline.counting.sums import record_run
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.why import say_why
 from viewer_pipeline.settings import load_settings
 
 ASSET = "view_counts"
@@ -72,6 +73,7 @@ def drain_counters(
     context: dg.OpExecutionContext, config: FlushConfig, redis: RedisResource, postgres: PostgresResource
 ) -> Snapshot:
     """Settle what an earlier run left, then read the counters. Nothing is changed in Redis but the marker."""
+    say_why(context)
     settings = load_settings()
     request = Request(
         run_id=context.run.run_id,

@@ -9,7 +9,14 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.counting.ledger import Ledger, last_flush
-from viewer_pipeline.counting.sums import FlushSum, RejectedRows, flushes_since, read_sums, rejected_by_reason
+from viewer_pipeline.counting.sums import (
+    FlushSum,
+    RejectedRows,
+    flushes_since,
+    pruned_through,
+    read_sums,
+    rejected_by_reason,
+)
 
 
 class LedgerReading(NamedTuple):
@@ -50,7 +57,9 @@ class LedgerFigures:
         )
 
     def _add_new(self, connection: psycopg.Connection) -> None:
-        if last_flush(connection).seq < self._sums.through:  # PostgreSQL was restored from a backup
+        through = self._sums.through
+        # Restored from a backup; or retention deleted what was never read, which only the sums over all of it tell.
+        if last_flush(connection).seq < through or pruned_through(connection) > through:
             self._sums = _Sums()
         sums = self._sums
         for new in flushes_since(connection, sums.through):

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
 from viewer_pipeline.counting.frame import Reject, aggregate
@@ -30,6 +32,7 @@ from viewer_pipeline.counting.parked import discard_parked, prune_parked
 from viewer_pipeline.counting.privileges import COMMANDS, TABLES
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
 from viewer_pipeline.counting.sums import read_sums, record_run
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import ViewerPipelineError
@@ -145,12 +148,29 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         record_incidents(connection, findings, "run")
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
+        today = datetime.now(UTC).date()
+        assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).added_up == [today - ONE_DAY, today]
+        assert stale_days(connection, today - ONE_DAY, today) == []
         assert {one.outcome for one in read_sums(connection)} == {"committed"}
+    forget(narrow)
     LedgerFigures(narrow.ledger).read()
     probes = Probes(narrow.settings, Figures())
     with closing(probes):
         assert {result.state for result in (probes.postgres() | probes.settling()).values()} == {"healthy"}
     read_status(narrow.settings)
+
+
+def forget(narrow: Narrow) -> None:
+    """Do what retention does, to the flushes of long ago that a fresh ledger has not."""
+    narrow.owner.execute("UPDATE viewer.flush SET taken_at = now() - interval '40 days' WHERE mode = 'sweep'")
+    narrow.owner.execute("UPDATE viewer.ledger_kept SET from_day = '-infinity'")
+    today = datetime.now(UTC).date()
+    with narrow.ledger.connect() as connection, connect(narrow.settings.require_redis_url()) as client:
+        marker = RedisStore(client, narrow.settings.require_redis_url(), PREFIX).marker()
+        roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38))
+        assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60).flushes > 0
+        assert old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
+        assert old_parked(connection, 1) == prune_all_parked(connection, 1) == (0, 0)
 
 
 def test_everything_in_postgresql(narrow: Narrow) -> None:
@@ -268,10 +288,11 @@ FORBIDDEN_SQL = [
     'DELETE FROM public."Vod"',
     """UPDATE public."Vod" SET "id" = 'other'""",
     "UPDATE viewer.flush SET views = 0",
-    "DELETE FROM viewer.flush_batch",
+    "UPDATE viewer.flush_batch SET deltas = '{}'",
+    "TRUNCATE viewer.flush_batch",
     "TRUNCATE viewer.vod_view_counts",
     "DELETE FROM viewer.vod_view_counts",
-    "DELETE FROM viewer.rejected",
+    "UPDATE viewer.rejected SET value = ''",
     "DROP SCHEMA viewer CASCADE",
     "CREATE TABLE viewer.mine ()",
     "CREATE TABLE public.mine ()",

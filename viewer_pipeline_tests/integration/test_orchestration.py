@@ -17,6 +17,7 @@ from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.counting.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
@@ -79,9 +80,10 @@ def test_definitions_load() -> None:
     """All of them, by name: what a person sees in the UI."""
     dg.Definitions.validate_loadable(defs)
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
-    assert keys == {"redis_counters", "view_counts"}
+    assert keys == {"redis_counters", "view_counts", "daily_views"}
     graph = defs.resolve_asset_graph()
-    assert {key.name for key in graph.asset_check_keys} == set(CHECKS)
+    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, *DAILY_CHECKS}
+    assert graph.get(dg.AssetKey("daily_views")).parent_keys == {dg.AssetKey("view_counts")}
     assert graph.get(dg.AssetKey("view_counts")).parent_keys == {dg.AssetKey("redis_counters")}
     job = defs.resolve_job_def("flush_views")
     graph_of_the_asset: Any = job.graph.node_named("view_counts").definition

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +32,12 @@ DEFAULTS: dict[str, object] = {
     "target_id_column": "id",
     "target_count_column": "viewCount",
     "parked_retention_days": None,
+    "history_start": date(2026, 1, 1),
+    "ledger_retention_days": 30,
+    "run_retention_days": 7,
+    "failed_run_retention_days": 30,
+    "rejected_retention_days": None,
+    "alert_webhook_url": None,
     "pubsub_mode": "increment",
     "pubsub_channel": "view_count_updates",
     "totals_channel": "view_count_totals",
@@ -554,6 +561,10 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     assert added == {
         "DATABASE_URL": URL,
+        "HISTORY_START": "2026-01-01",
+        "LEDGER_RETENTION_DAYS": "30",
+        "RUN_RETENTION_DAYS": "7",
+        "FAILED_RUN_RETENTION_DAYS": "30",
         "REDIS_WAIT_REPLICAS": "0",
         "REDIS_WAIT_AOF": "0",
         "REDIS_WAIT_TIMEOUT_MS": "3000",
@@ -576,6 +587,14 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_storage_url(),
     }
     assert environment["SOMETHING_ELSE"] == "kept"
+
+
+def test_a_webhook_is_no_secret_told() -> None:
+    """Its address is a key: a complaint does not cite it."""
+    with patch.dict(os.environ, ALERT_WEBHOOK_URL="ftp://hooks/T0K3N"), pytest.raises(SettingsError) as raised:
+        load_settings()
+    expected = "expected a URL that starts with https:// or http://"
+    assert str(raised.value) == f"Settings are not usable: ALERT_WEBHOOK_URL='***': {expected}"
 
 
 def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

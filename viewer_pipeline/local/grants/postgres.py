@@ -16,7 +16,7 @@ def sql_lines(
 ) -> Iterator[str]:
     """Yield statements. `dagster`: its storage is the schema `dagster` of this database.
 
-    The role may read and add to the ledger, and not change it.
+    The role may read the ledger, add to it and delete from it, and not change what is in it.
     """
     name = quoted(role)
     yield f"CREATE ROLE {name} LOGIN PASSWORD {password};"

@@ -46,7 +46,7 @@ COMMENT ON TABLE viewer.daily_views IS 'Views of each VOD on each day (UTC) that
 COMMENT ON TABLE viewer.daily_rollup IS 'What of the ledger is in viewer.daily_views: up to which flush each day is added up';
 COMMENT ON TABLE viewer.ledger_kept IS 'First day whose ledger is kept whole; the days before it are in daily_views alone';
 COMMENT ON TABLE viewer.baseline_taken IS 'When, and from where, the counts that existed before were taken as the baseline';
-"""
+"""  # noqa: E501 - a sentence to a line
 
 
 def upgrade() -> None:

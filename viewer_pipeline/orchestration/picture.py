@@ -1,0 +1,37 @@
+"""A picture for the UI: bars of the views per hour, as SVG inside Markdown. Pure."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import date
+
+BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
+
+
+def hours_picture(day: date, hours: Sequence[int]) -> str:
+    """Return Markdown that shows 24 bars; the UI lets images through whose address is `data:`."""
+    svg = hours_svg(day, hours)
+    peak = max(range(len(hours)), key=lambda hour: hours[hour])
+    said = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
+    return f"![views per hour]({'data:image/svg+xml;base64,' + b64encode(svg.encode()).decode()})\n\n{day}: {said}"
+
+
+def hours_svg(day: date, hours: Sequence[int]) -> str:
+    """Return the drawing; each bar tells its number to the mouse."""
+    width, top = MARGIN * 2 + len(hours) * (BAR + GAP), max(*hours, 1)
+    shapes = []
+    for hour, views in enumerate(hours):
+        x, height = MARGIN + hour * (BAR + GAP), round(HEIGHT * views / top, 1)
+        shapes.append(
+            f'<rect x="{x}" y="{MARGIN + HEIGHT - height}" width="{BAR}" height="{height}">'
+            f"<title>{hour:02d} h: {views}</title></rect>"
+        )
+        if hour % 3 == 0:
+            shapes.append(f'<text x="{x + BAR / 2}" y="{MARGIN + HEIGHT + 16}" text-anchor="middle">{hour:02d}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{HEIGHT + 2 * MARGIN}"'
+        ' font-family="sans-serif" font-size="11" fill="#4f6bed">'
+        f'<rect width="100%" height="100%" fill="#fff"/><text x="{MARGIN}" y="15">views per hour (UTC), {day}</text>'
+        f"{''.join(shapes)}</svg>"
+    )

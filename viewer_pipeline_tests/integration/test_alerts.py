@@ -1,0 +1,116 @@
+"""What is told of a run that failed, to the log and to a web server."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.orchestration import webhook
+from viewer_pipeline.orchestration.alerts import run_failure
+from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.webhook import post
+from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.webhook_server import listening
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again without a pause."""
+    monkeypatch.setattr(webhook, "PAUSE_SECONDS", 0)
+
+
+def failed_run(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> dg.ExecuteInProcessResult:
+    """Run a flush whose first step fails, with a password in the error."""
+
+    def fail(*_: Any) -> Any:
+        raise PostgresUnavailable("postgresql://viewer:s3cret@db/views: no answer")
+
+    monkeypatch.setattr("viewer_pipeline.counting.flush.drain", fail)
+    job = defs.resolve_job_def(flush_views.name)
+    tags = {"viewer/why": "schedule: found counters"}
+    return job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False)
+
+
+def tell(dagster: DagsterWorld, result: dg.ExecuteInProcessResult) -> None:
+    """Let the sensor see the failure, as Dagster's daemon does."""
+    run = dagster.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failure",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=dagster.instance,
+        dagster_run=run,
+    )
+    run_failure(context.for_run_failure())
+
+
+def test_a_failed_run_is_told(
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, and as JSON with a text that chats show: job, run, why it ran, why it failed; no password."""
+    result = failed_run(dagster, monkeypatch)
+    with listening() as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        capfd.readouterr()
+        tell(dagster, result)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "run failed" in line]
+    reason = "PostgreSQL does not answer, or gave up a transaction that can be tried again: "
+    reason += "postgresql://viewer:***@db/views: no answer"
+    assert f'job=flush_views run={result.run_id} why="schedule: found counters" reason="{reason}"' in line
+    (posted,) = hook.posted
+    assert posted.pop("at").endswith("+00:00")
+    assert posted == {
+        "text": f"Viewer Pipeline: run {result.run_id[:8]} of flush_views failed: {reason}",
+        "event": "run_failed",
+        "job": "flush_views",
+        "run": result.run_id,
+        "why": "schedule: found counters",
+        "reason": reason,
+        "path": "/hooks/T0K3N",
+        "type": "application/json",
+    }
+
+
+def test_an_alert_that_cannot_be_delivered_fails_nothing(
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line says so, without the key in the address."""
+    result = failed_run(dagster, monkeypatch)
+    with listening(403) as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        tell(dagster, result)
+    said = capfd.readouterr().err
+    assert f'alert not delivered run={result.run_id} reason="127.0.0.1: status 403"' in said
+    assert "T0K3N" not in said
+    assert len(hook.posted) == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "posted", "said"),
+    [
+        ([204], 1, ""),
+        ([500, 429, 200], 3, ""),
+        ([503], 3, "127.0.0.1: status 503"),
+        ([404], 1, "127.0.0.1: status 404"),
+        ([302], 1, "127.0.0.1: status 302"),
+    ],
+)
+def test_a_post_is_tried_a_few_times(statuses: list[int], posted: int, said: str) -> None:
+    """Where that can help; redirects are not followed."""
+    with listening(*statuses) as hook:
+        assert post(hook.url, {"text": "x"}) == said
+    assert len(hook.posted) == posted
+
+
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt has an end."""
+    monkeypatch.setattr(webhook, "ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/T0K3N"
+        assert post(url, {}) == "127.0.0.1: TimeoutError"
+    assert post(url, {}) == "127.0.0.1: ConnectionRefusedError"

@@ -1,0 +1,187 @@
+"""The asset `daily_views` and its schedules, as Dagster runs them."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, date, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from viewer_pipeline.counting.daily import Window, rolled_up_days
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
+from viewer_pipeline.orchestration.partitions import DAYS, in_words, run_tags_of
+from viewer_pipeline.orchestration.resources import PostgresResource
+from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
+from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.world import World
+
+MARCH = date(2026, 3, 1)
+
+
+@pytest.fixture
+def history(world: World) -> History:
+    """An empty ledger."""
+    return History(world)
+
+
+def materialize(
+    history: History, instance: dg.DagsterInstance, window: Window, tags: dict[str, str] | None = None
+) -> dg.ExecuteInProcessResult:
+    """Run the job for a range of days in this process, as a backfill does."""
+    postgres = PostgresResource(url=history.world.stores.ledger.url)
+    return dg.materialize(
+        [daily_views],
+        instance=instance,
+        resources={"postgres": postgres},
+        tags=run_tags_of(window) | (tags or {}),
+    )
+
+
+def figures(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """Return the metadata of each partition's event."""
+    return {
+        str(event.partition): {name: value.value for name, value in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+    }
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Name and outcome of each check."""
+    return {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+
+
+def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster: DagsterWorld) -> None:
+    """Each with its own numbers, table and picture."""
+    history.flush(at(MARCH, "01:00:00"), {"a": 1, "b": 20})
+    history.flush(at(MARCH + ONE, "23:30:00"), {"a": 300})
+    result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE * 3), {"dagster/backfill": "abc"})
+    said = figures(result)
+    assert {day: (one["views"], one["vods"]) for day, one in said.items()} == {
+        "2026-03-01": (21, 2),
+        "2026-03-02": (300, 1),
+        "2026-03-03": (0, 0),
+    }
+    top = [record.data for record in said["2026-03-01"]["top_vods"].records]
+    assert top == [{"vod_id": "b", "views": 20}, {"vod_id": "a", "views": 1}]
+    picture = said["2026-03-02"]["views_per_hour"]
+    assert "most from 23 to 00 h UTC: 300 views" in picture
+    drawn = base64.b64decode(picture.partition("base64,")[2].partition(")")[0]).decode()
+    assert "<title>23 h: 300</title>" in drawn
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    run = dagster.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["viewer/why"] == "backfill abc of 2026-03-01 to 2026-03-03"
+
+
+def test_a_final_day_says_so(history: History, dagster: DagsterWorld) -> None:
+    """Its rows are as they were."""
+    history.flush(at(MARCH), {"a": 1})
+    history.roll_up(MARCH, MARCH + ONE)
+    history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
+    history.world.execute("DELETE FROM viewer.flush_batch")
+    said = figures(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
+    assert (said["views"], said["notes"]) == (1, FINAL)
+    assert history.daily() == {(MARCH, "a"): 1}
+
+
+def test_check_daily_equals_ledger_can_fail(
+    history: History, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the day and both sums."""
+    from viewer_pipeline.orchestration import daily  # noqa: PLC0415 - to reach in between
+
+    history.flush(at(MARCH), {"a": 1})
+    known = rolled_up_days
+
+    def tamper(*arguments: Any) -> Any:
+        history.world.execute("UPDATE viewer.daily_views SET views = 5")
+        return known(*arguments)
+
+    monkeypatch.setattr(daily, "rolled_up_days", tamper)
+    result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
+    assert checks(result) == {"daily_equals_ledger": False, "yesterday_is_complete": True}
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == ["2026-03-01: 5 views, the ledger has 1"]
+
+
+def test_check_yesterday_is_complete_can_fail(history: History, dagster: DagsterWorld) -> None:
+    """A closed day with a late flush is named, whatever day was materialized."""
+    yesterday = datetime.now(UTC).date() - ONE
+    history.flush(at(yesterday), {"a": 1})
+    result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
+    assert checks(result) == {"daily_equals_ledger": True, "yesterday_is_complete": False}
+    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert failed.metadata["offenders"].value == [yesterday.isoformat()]
+
+
+def tick(schedule: Any, history: History, instance: dg.DagsterInstance, moment: datetime) -> Any:
+    """Evaluate a schedule as of a moment."""
+    resources = {"postgres": PostgresResource(url=history.world.stores.ledger.url)}
+    with dg.build_schedule_context(instance=instance, resources=resources, scheduled_execution_time=moment) as context:
+        return schedule(context)
+
+
+def test_today_is_refreshed_where_flushes_came(history: History, dagster: DagsterWorld) -> None:
+    """With every day that got a late one, a run for each stretch; else no run, and it says why."""
+    today = MARCH + ONE * 10
+    nothing = dg.SkipReason("no flush came since the last week was added up")
+    assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
+    history.flush(at(today), {"a": 1})
+    history.flush(at(today - ONE), {"a": 1})
+    history.flush(at(today - ONE * 4), {"a": 1})
+    history.flush(at(today - ONE * 8), {"a": 1})
+    wanted = tick(refresh_today, history, dagster.instance, at(today))
+    assert [request.tags["viewer/why"] for request in wanted] == [
+        "schedule: 2026-03-07 has new flushes",
+        "schedule: 2026-03-10 to 2026-03-11 has new flushes",
+    ]
+    windows = [Window(today - ONE * 4, today - ONE * 3), Window(today - ONE, today + ONE)]
+    for window, request in zip(windows, wanted, strict=True):
+        assert run_tags_of(window).items() <= request.tags.items()
+        materialize(history, dagster.instance, window)
+    assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
+
+
+def test_a_request_of_a_schedule_can_be_run(history: History, dagster: DagsterWorld) -> None:
+    """Its job takes the tags for the days that they name."""
+    today = datetime.now(UTC).date()
+    history.flush(at(today, "00:00:01"), {"a": 4})
+    (request,) = tick(refresh_today, history, dagster.instance, at(today, "12:15:00"))
+    result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
+        instance=dagster.instance, tags=request.tags, run_config=request.run_config
+    )
+    assert {day: one["views"] for day, one in figures(result).items()} == {today.isoformat(): 4}
+    assert history.daily() == {(today, "a"): 4}
+
+
+def test_yesterday_is_closed_once(history: History, dagster: DagsterWorld) -> None:
+    """Also where it had no views; again only where a flush came late."""
+    morning = at(MARCH + ONE, "00:10:00")
+    (request,) = tick(close_yesterday, history, dagster.instance, morning)
+    assert request.tags["viewer/why"] == "schedule: 2026-03-01 closes"
+    materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
+    closed = dg.SkipReason("2026-03-01 is closed: no flush of it came since it was added up")
+    assert tick(close_yesterday, history, dagster.instance, morning) == closed
+    history.flush(at(MARCH, "23:59:59.9"), {"a": 1})
+    assert len(tick(close_yesterday, history, dagster.instance, morning)) == 1
+
+
+@pytest.mark.parametrize("schedule", [close_yesterday, refresh_today])
+def test_schedules_wait_for_a_run_that_is_at_work(history: History, dagster: DagsterWorld, schedule: Any) -> None:
+    """And name it."""
+    history.flush(at(MARCH), {"a": 1})
+    job = defs.resolve_job_def(roll_up_days.name)
+    run = dagster.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
+    said = tick(schedule, history, dagster.instance, at(MARCH + ONE, "00:10:00"))
+    assert said == dg.SkipReason(f"run of roll_up_days {run.run_id[:8]} is started")
+
+
+def test_days_are_those_from_the_setting_to_today() -> None:
+    """In UTC, today included."""
+    keys = DAYS.get_partition_keys(current_time=datetime(2026, 3, 2, 0, 0, 1, tzinfo=UTC))
+    assert (keys[0], keys[-1]) == ("2026-01-01", "2026-03-02")
+    assert in_words(Window(MARCH, MARCH + ONE)) == "2026-03-01"

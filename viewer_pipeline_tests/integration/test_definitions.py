@@ -1,0 +1,86 @@
+"""What a person sees in the UI: every definition, by name, as a snapshot."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from viewer_pipeline.definitions import defs
+
+CATALOGUE: dict[str, dict[str, Any]] = {
+    "redis_counters": {"deps": [], "kinds": {"redis"}, "checks": [], "policy": None},
+    "view_counts": {
+        "deps": ["redis_counters"],
+        "kinds": {"redis", "postgres", "pandas"},
+        "checks": ["ledger_equals_frame", "no_drift", "redis_is_settled", "totals_carry_the_flush"],
+        "policy": dg.FreshnessPolicy.time_window(timedelta(hours=72), timedelta(hours=24)),
+    },
+    "daily_views": {
+        "deps": ["view_counts"],
+        "kinds": {"postgres"},
+        "checks": ["daily_equals_ledger", "yesterday_is_complete"],
+        "policy": dg.FreshnessPolicy.cron("0 1 * * *", timedelta(hours=24)),
+    },
+}
+JOBS = {
+    "flush_views": "flush",
+    "roll_up_days": "daily",
+    "prune_ledger_days": "housekeeping",
+    "prune_run_history": "housekeeping",
+    "prune_input": "housekeeping",
+}
+SCHEDULES = {
+    "sweep_schedule": ("* * * * *", "flush_views"),
+    "refresh_today": ("*/15 * * * *", "roll_up_days"),
+    "close_yesterday": ("10 0 * * *", "roll_up_days"),
+    "prune_ledger_days_daily": ("20 3 * * *", "prune_ledger_days"),
+    "prune_run_history_daily": ("40 3 * * *", "prune_run_history"),
+    "prune_input_daily": ("0 4 * * *", "prune_input"),
+}
+SENSORS = ["view_count_updates_sensor", "run_failure"]
+
+
+def test_the_asset_graph() -> None:
+    """Lineage, kinds, group, owner, checks, freshness, and a description that is a sentence."""
+    graph, found = defs.resolve_asset_graph(), {}
+    for spec in defs.resolve_all_asset_specs():
+        checks = sorted(key.name for key in graph.asset_check_keys if key.asset_key == spec.key)
+        found[spec.key.to_user_string()] = {
+            "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+            "kinds": spec.kinds,
+            "checks": checks,
+            "policy": spec.freshness_policy,
+        }
+        assert spec.group_name == "views"
+        assert spec.owners == ["team:viewer-pipeline"]
+        assert "." in (spec.description or "")
+    assert found == CATALOGUE
+
+
+def test_partitions_of_the_assets() -> None:
+    """Only days; a range of them is one run."""
+    graph = defs.resolve_asset_graph()
+    daily = graph.get(dg.AssetKey("daily_views"))
+    assert isinstance(daily.partitions_def, dg.DailyPartitionsDefinition)
+    assert daily.backfill_policy == dg.BackfillPolicy.single_run()
+    assert graph.get(dg.AssetKey("view_counts")).partitions_def is None
+
+
+def test_jobs_schedules_and_sensors() -> None:
+    """Each with a description; all of ours run in one process, and are on by default."""
+    for name, kind in JOBS.items():
+        job = defs.resolve_job_def(name)
+        assert (job.tags["viewer/job"], job.executor_def) == (kind, dg.in_process_executor)
+        assert int(job.tags["dagster/max_runtime"]) >= 300
+        assert job.description
+    schedules = {schedule.name: schedule for schedule in map(defs.resolve_schedule_def, SCHEDULES)}
+    assert {name: (one.cron_schedule, one.job_name) for name, one in schedules.items()} == SCHEDULES
+    assert {one.execution_timezone for one in schedules.values()} == {"UTC"}
+    assert {one.default_status for one in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
+    assert all(defs.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING for name in SENSORS)
+    known = defs.get_repository_def()
+    assert {job.name for job in known.get_all_jobs()} - {"__ASSET_JOB"} == set(JOBS)
+    assert {one.name for one in known.schedule_defs} == set(SCHEDULES)
+    assert {one.name for one in known.sensor_defs} == set(SENSORS)

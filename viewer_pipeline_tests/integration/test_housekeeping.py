@@ -1,0 +1,108 @@
+"""The housekeeping jobs and their schedules, as Dagster runs them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
+from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.world import World
+
+OPS = {
+    "prune_ledger_days": "prune_old_ledger",
+    "prune_run_history": "forget_old_runs",
+    "prune_input": "forget_old_input",
+}
+
+
+def run(dagster: DagsterWorld, job: str, *, dry_run: bool = False) -> dict[str, Any]:
+    """Run a job in this process; return the metadata of its step."""
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=dagster.instance, run_config={"ops": {OPS[job]: {"config": {"dry_run": dry_run}}}}
+    )
+    (event,) = [event for event in result.all_node_events if event.is_successful_output]
+    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+
+
+def test_the_ledger_is_pruned(dagster: DagsterWorld, world: World) -> None:
+    """A dry run says the same and drops nothing."""
+    history, today = History(world), datetime.now(UTC).date()
+    for ago in (40, 31, 30, 1):
+        history.flush(at(today - ONE * ago), {"a": 10})
+    history.roll_up(today - ONE * 50, today - ONE * 30)
+    world.send("a", 1)
+    world.flush()
+    kept_from = (today - ONE * 30).isoformat()
+    expected = {"days": 2, "flushes": 2, "batches": 2, "views": 20, "kept_from": kept_from}
+    said = run(dagster, "prune_ledger_days", dry_run=True)
+    assert said == {"dry_run": True, "notes": "nothing that is old was kept"} | expected
+    assert world.seqs() == [1, 2, 3, 4, 5]
+    said = run(dagster, "prune_ledger_days")
+    assert said == {"dry_run": False, "notes": "nothing that is old was kept", "ended": True} | expected
+    assert world.seqs() == [3, 4, 5]
+
+
+def test_a_day_that_is_kept_says_why(dagster: DagsterWorld, world: World) -> None:
+    """In the metadata."""
+    history, old = History(world), datetime.now(UTC).date() - ONE * 40
+    history.flush(at(old), {"a": 10})
+    said = run(dagster, "prune_ledger_days")
+    assert (said["flushes"], said["kept_from"]) == (0, old.isoformat())
+    assert said["notes"] == f"{old} was never added up: materialize daily_views for it"
+
+
+def test_the_history_is_pruned(dagster: DagsterWorld, world: World) -> None:
+    """Of old runs; with a dry run first."""
+    runs = [dagster.run(dg.DagsterRunStatus.SUCCESS) for _ in range(4)]  # the last one's checks are the latest
+    world.execute("UPDATE dagster.runs SET end_time = 1 WHERE run_id <> %s", runs[0])
+    assert run(dagster, "prune_run_history", dry_run=True) == {"dry_run": True, "runs": 2}
+    said = run(dagster, "prune_run_history")
+    assert (said["runs"], said["ended"]) == (2, True)
+    assert dagster.instance.get_run_by_id(runs[0]) is not None
+    assert dagster.instance.get_run_by_id(runs[1]) is None
+
+
+def test_old_input_is_forgotten(dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the settings ask for it."""
+    world.execute("INSERT INTO viewer.rejected VALUES ('1', 'message', 'x', '1', 'why', now() - interval '9 days')")
+    old = "(SELECT now() - interval '9 days') AS old (t)"
+    world.execute(f"INSERT INTO viewer.parked SELECT 'gone', 7, 'no row', 1, t, t FROM {old}")
+    assert run(dagster, "prune_input") == {"dry_run": False, "notes": "neither has a setting: both are kept for ever"}
+    monkeypatch.setenv("REJECTED_RETENTION_DAYS", "5")
+    monkeypatch.setenv("PARKED_RETENTION_DAYS", "5")
+    expected = {"rejected": 1, "parked_vods": 1, "parked_views": 7}
+    assert run(dagster, "prune_input", dry_run=True) == {"dry_run": True} | expected
+    assert run(dagster, "prune_input") == {"dry_run": False} | expected
+    assert world.parked() == {}
+    assert world.rejected() == {"1 VODs": "no row came for them within PARKED_RETENTION_DAYS=5"}
+
+
+def tick(schedule: dg.ScheduleDefinition, dagster: DagsterWorld) -> dg.RunRequest | dg.SkipReason:
+    """Evaluate a schedule once."""
+    with dg.build_schedule_context(instance=dagster.instance) as context:
+        said: Any = schedule(context)
+    assert isinstance(said, dg.RunRequest | dg.SkipReason)
+    return said
+
+
+def test_schedules_run_what_settings_ask_for(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And say in words why a run ran, or that nothing is to be dropped."""
+    nothing = dg.SkipReason("no setting asks for it: everything is kept")
+    said = [tick(schedule, dagster) for schedule in housekeeping_schedules]
+    assert [isinstance(one, dg.RunRequest) and one.tags["viewer/why"] for one in said] == [
+        "schedule: drop old days of the ledger, daily at 03:20 UTC",
+        "schedule: delete old runs, daily at 03:40 UTC",
+        False,
+    ]
+    assert said[2] == nothing
+    for name in ("LEDGER_RETENTION_DAYS", "RUN_RETENTION_DAYS", "FAILED_RUN_RETENTION_DAYS"):
+        monkeypatch.setenv(name, "0")
+    assert [tick(schedule, dagster) for schedule in housekeeping_schedules] == [nothing] * 3
+    assert [schedule.job_name for schedule in housekeeping_schedules] == [job.name for job in HOUSEKEEPING]
+    assert run(dagster, "prune_ledger_days")["notes"] == "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"

@@ -1,0 +1,222 @@
+"""Dagster's history: what is deleted of it, what stays, and that it does not grow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import dagster as dg
+import psycopg
+import pytest
+
+from viewer_pipeline.counting.daily import Window
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration import run_history
+from viewer_pipeline.orchestration.housekeeping import JOBS
+from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, Forgotten, forget_runs, old_runs
+from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.world import World
+
+WEEK = Ages(7, 30)
+TABLES = ("runs", "run_tags", "event_logs", "asset_check_executions", "asset_event_tags", "snapshots")
+
+
+class Past:
+    """Runs that ended long ago."""
+
+    def __init__(self, dagster: DagsterWorld, settings: Settings) -> None:
+        self.instance, self.settings = dagster.instance, settings
+
+    def flush(self, days_ago: float = 0, *, ok: bool = True) -> str:
+        """Run the flush job in this process, and let it have ended so long ago. Return its id."""
+        config = flush_run_config(FlushMode.changed) if ok else {"ops": {"view_counts": {"config": {"mode": "sweep"}}}}
+        job = defs.resolve_job_def(flush_views.name)
+        run_id = job.execute_in_process(run_config=config, instance=self.instance, raise_on_error=ok).run_id
+        self.age(run_id, days_ago)
+        return run_id
+
+    def age(self, run_id: str, days: float) -> None:
+        """Let a run have ended so long ago."""
+        with run_history.connect(self.settings) as connection:
+            connection.execute(
+                "UPDATE runs SET end_time = %s WHERE run_id = %s", [time.time() - days * DAY_SECONDS, run_id]
+            )
+
+    def forget(self, ages: Ages = WEEK, seconds: float = 60) -> Forgotten:
+        """Delete what is old."""
+        with run_history.connect(self.settings) as connection:
+            return forget_runs(connection, self.instance, JOBS, ages, seconds)
+
+    def runs(self) -> set[str]:
+        """Return the runs that Dagster's API tells of."""
+        return {record.dagster_run.run_id for record in self.instance.get_run_records()}
+
+    def rows(self) -> dict[str, int]:
+        """Count the rows of the tables that grow with runs."""
+        with run_history.connect(self.settings) as connection:
+            return {table: count(connection, f"SELECT count(*) FROM {table}") for table in TABLES}
+
+
+def count(connection: psycopg.Connection, query: str) -> int:
+    """Return a number."""
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture
+def past(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> Past:  # noqa: ARG001 - a world to flush
+    """A Dagster history on PostgreSQL."""
+    return Past(dagster, dagster_settings)
+
+
+def test_old_runs_go_with_all_that_belongs_to_them(past: Past) -> None:
+    """Events, tags, results of checks; as if they had never been."""
+    past.flush()
+    before = past.rows()
+    old, young = past.flush(8), past.flush(6)
+    latest = past.flush(8)
+    done = past.forget()
+    assert (done.runs, done.ended) == (1, True)
+    assert done.events > 20
+    assert past.instance.get_run_by_id(old) is None
+    assert past.instance.all_logs(old) == []
+    assert {young, latest} <= past.runs()
+    past.age(young, 8)
+    assert past.forget().runs == 1
+    now = past.rows()
+    assert now == {table: rows * 2 for table, rows in before.items()} | {"snapshots": before["snapshots"]}
+
+
+def test_the_latest_materialization_stays(past: Past) -> None:
+    """However old: it is what the UI shows, and what freshness looks at."""
+    runs = [past.flush(100 - number) for number in range(3)]
+    assert past.forget().runs == 2
+    assert past.runs() == {runs[-1]}
+    event = past.instance.get_latest_materialization_event(dg.AssetKey("view_counts"))
+    assert event is not None
+    assert event.run_id == runs[-1]
+
+
+def test_the_latest_materialization_of_each_day_stays(past: Past, world: World) -> None:
+    """Of a partitioned asset every partition has one."""
+    history = History(world)
+    today = datetime.now(UTC).date()
+    history.flush(at(today), {"a": 1})
+    job, runs = defs.resolve_job_def("roll_up_days"), []
+    for window in (Window(today - ONE, today), Window(today, today + ONE), Window(today, today + ONE)):
+        result = job.execute_in_process(instance=past.instance, partition_key=window.start.isoformat())
+        runs.append(result.run_id)
+        past.age(result.run_id, 50)
+    assert past.forget().runs == 1
+    assert past.runs() == {runs[0], runs[2]}
+
+
+def test_failed_runs_stay_longer(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what somebody looks for."""
+    with monkeypatch.context() as patch:
+        patch.setattr("viewer_pipeline.counting.flush.drain", fail)
+        failed = [past.flush(8, ok=False), past.flush(31, ok=False)]
+    latest = past.flush()
+    assert past.forget().runs == 1
+    assert past.runs() == {failed[0], latest}
+
+
+def fail(*_: object) -> None:
+    """Let a step fail for good."""
+    raise dg.Failure("not to be retried", allow_retries=False)
+
+
+def test_runs_that_have_not_ended_stay(past: Past) -> None:
+    """And those of others' jobs; with a setting of 0 all of them."""
+
+    @dg.job
+    def theirs() -> None:
+        """Belong to somebody else."""
+
+    job = defs.resolve_job_def(flush_views.name)
+    going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
+    other = theirs.execute_in_process(instance=past.instance).run_id
+    old, latest = past.flush(99), past.flush(99)
+    for run_id in (going_on, other):
+        past.age(run_id, 99)
+    assert past.forget(Ages(0, 0)) == Forgotten()
+    assert past.forget().runs == 1
+    assert past.runs() == {going_on, other, latest}
+    assert old not in past.runs()
+
+
+def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oldest first; the next run goes on."""
+    monkeypatch.setattr(run_history, "RUNS_AT_ONCE", 1)
+    runs = [past.flush(40 - number) for number in range(4)]
+    done = past.forget(seconds=-1)
+    assert (done.runs, done.ended) == (1, False)
+    assert past.runs() == set(runs[1:])
+
+
+# Runs as many as there are in a day, like one that was run: with all its events, tags and results of checks.
+COPIES = (
+    """
+    CREATE TEMPORARY TABLE copies AS
+    SELECT gen_random_uuid()::text AS id, %(ended)s + n * 30 AS ended, %(run)s AS of FROM generate_series(1, %(n)s) AS n
+    """,
+    """
+    INSERT INTO runs (run_id, snapshot_id, pipeline_name, status, run_body, start_time, end_time)
+    SELECT c.id, r.snapshot_id, r.pipeline_name, r.status, r.run_body, c.ended, c.ended
+    FROM copies AS c JOIN runs AS r ON r.run_id = c.of ORDER BY c.ended
+    """,
+    """
+    INSERT INTO run_tags (run_id, key, value)
+    SELECT c.id, t.key, t.value FROM copies AS c JOIN run_tags AS t ON t.run_id = c.of
+    """,
+    """
+    INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition)
+    SELECT c.id, e.event, e.dagster_event_type, e.timestamp, e.step_key, e.asset_key, e.partition
+    FROM copies AS c JOIN event_logs AS e ON e.run_id = c.of ORDER BY c.ended, e.id
+    """,
+    """
+    INSERT INTO asset_check_executions (asset_key, check_name, run_id, execution_status, evaluation_event)
+    SELECT k.asset_key, k.check_name, c.id, k.execution_status, k.evaluation_event
+    FROM copies AS c JOIN asset_check_executions AS k ON k.run_id = c.of
+    """,
+    "DROP TABLE copies",
+)
+SIZE = """
+    SELECT sum(pg_total_relation_size(oid)) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'dagster'::regnamespace
+"""
+
+
+def a_day(connection: psycopg.Connection, run_id: str, runs: int) -> None:
+    """Write the history of a day that ends now."""
+    values = {"run": run_id, "ended": time.time() - 30 * runs, "n": runs}
+    with connection.transaction():
+        for statement in COPIES:
+            connection.execute(statement.encode(), values if "%(" in statement else None)
+
+
+def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> None:
+    """Day after day of runs, pruned each day: after the first week the database stays as large as it is."""
+    run_id, per_day, sizes = past.flush(), 150, []
+    with run_history.connect(past.settings) as connection:
+        for _ in range(16):
+            a_day(connection, run_id, per_day)
+            connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])
+            forget_runs(connection, past.instance, JOBS, WEEK, 60)
+            connection.execute("VACUUM")
+            sizes.append(count(connection, SIZE))
+        assert len(old_runs(connection, JOBS, Ages(6, 30), time.time())) >= per_day - 1
+    tell(f"Dagster's history, {per_day} runs a day, kept 7 days: {[size >> 20 for size in sizes]} MB day by day")
+    assert count_of_runs(past) <= per_day * 8 + 1
+    assert sizes[15] < sizes[8] * 1.1
+
+
+def count_of_runs(past: Past) -> int:
+    """Count them as Dagster does."""
+    return past.instance.get_runs_count()

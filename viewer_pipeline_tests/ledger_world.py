@@ -1,0 +1,55 @@
+"""A ledger with a past: flushes at chosen moments, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from viewer_pipeline.counting.daily import RolledUp, Window, roll_up
+from viewer_pipeline.counting.ledger import Batch, Flush, last_flush
+from viewer_pipeline_tests.world import World
+
+ONE = timedelta(days=1)
+
+
+def at(day: date, clock: str = "12:00:00") -> datetime:
+    """Return a moment (UTC) of a day."""
+    return datetime.fromisoformat(f"{day}T{clock}+00:00")
+
+
+class History:
+    """A ledger with a past."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def flush(self, taken_at: datetime, views: dict[str, int], mode: str = "sweep") -> int:
+        """Commit one flush whose counters were read at some moment; two counters a batch. Return its seq."""
+        ledger, ids = self.world.stores.ledger, sorted(views)
+        with ledger.connect() as connection:
+            base = last_flush(connection).seq
+            pairs = [ids[first : first + 2] for first in range(0, len(ids), 2)]
+            batches = [
+                Batch(base + 1, number, len(pairs), taken_at, pair, [views[vod_id] for vod_id in pair])
+                for number, pair in enumerate(pairs, 1)
+            ]
+            flush = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches)
+            assert ledger.commit(connection, flush) is not None
+        return base + 1
+
+    def roll_up(self, start: date, end: date) -> RolledUp:
+        """Roll days up, `end` not included."""
+        with self.world.stores.ledger.connect() as connection:
+            return roll_up(connection, Window(start, end))
+
+    def daily(self) -> dict[tuple[date, str], int]:
+        """Return the rows of daily_views."""
+        rows = self.world.rows("SELECT day, vod_id, views FROM viewer.daily_views")
+        return {(day, vod_id): views for day, vod_id, views in rows}
+
+    def ask(self, question: Callable[..., Any], *arguments: object) -> Any:
+        """Ask PostgreSQL."""
+        with self.world.stores.ledger.connect() as connection:
+            return question(connection, *arguments)

@@ -1,0 +1,125 @@
+"""Measure rolling up, trending and pruning on a throw-away PostgreSQL: `python -m viewer_pipeline_tests.measure_history`.
+
+The figures of docs/adr/0009 and docs/how-to are from here. Takes some minutes; `--entries` makes it shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.counting.retention import prune_ledger
+from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.migrations.migrate import migrate
+
+DAY = date(2026, 3, 1)
+FOREVER = Marker(10**12, 1, 1)
+# A day of flushes of 100 batches of 100 counters, as the defaults cut them; a million VODs, which differ in popularity.
+FLUSHES = """
+    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches)
+    SELECT s, gen_random_uuid(), 'run', 'sweep', %(noon)s::timestamptz + s * interval '1 ms', 10000, 0, 100
+    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS s
+"""
+BATCHES = """
+    INSERT INTO viewer.flush_batch (seq, batch, vod_ids, deltas)
+    SELECT s, b, v.ids, v.deltas
+    FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS s CROSS JOIN generate_series(1, 100) AS b
+    CROSS JOIN LATERAL (
+        SELECT array_agg('vod' || lpad((1000000 * power(random(), 2))::int::text, 20, '0')), array_agg(1 + n %% 3)
+        FROM generate_series(1, 100) AS n WHERE s + b > 0
+    ) AS v (ids, deltas)
+"""
+SUMS = """
+    UPDATE viewer.flush AS f SET views = v.views
+    FROM (SELECT seq, sum(d) AS views FROM viewer.flush_batch, unnest(deltas) AS d GROUP BY seq) AS v
+    WHERE f.seq = v.seq
+"""
+TOP = "SELECT * FROM viewer.trending ORDER BY views_7d DESC LIMIT 20"
+ONE_VOD = "SELECT * FROM viewer.trending WHERE vod_id = 'vod7'"
+HISTORY = """
+    INSERT INTO viewer.daily_views (day, vod_id, views)
+    SELECT (now() AT TIME ZONE 'UTC')::date - d, 'vod' || n, 1 + (n * 7919) %% 1000
+    FROM generate_series(0, 99) AS d, generate_series(1, %(vods)s) AS n
+"""
+
+
+def say(line: str) -> None:
+    """Print a line."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def timed(what: str, call: Any, *arguments: Any) -> Any:
+    """Call, and say how long it took."""
+    started = time.perf_counter()
+    answer = call(*arguments)
+    say(f"{what}: {time.perf_counter() - started:.2f} s")
+    return answer
+
+
+def fill(connection: psycopg.Connection, entries: int) -> None:
+    """Write a day of so many ledger entries, and one flush of the day after."""
+    flushes = entries // 10_000
+    for noon, first, last in ((f"{DAY} 12:00Z", 1, flushes), (f"{DAY + ONE_DAY} 12:00Z", flushes + 1, flushes + 1)):
+        for statement in (FLUSHES, BATCHES):
+            connection.execute(statement, {"noon": noon, "first": first, "last": last})
+    connection.execute(SUMS)
+    connection.execute("VACUUM ANALYZE viewer.flush_batch")
+
+
+def measure_trending(connection: psycopg.Connection, rows: int) -> None:
+    """Show the plans and times of the view, on 100 days of daily views."""
+    connection.execute("TRUNCATE viewer.daily_views")
+    connection.execute(HISTORY, {"vods": rows // 100})
+    connection.execute("VACUUM ANALYZE viewer.daily_views")
+    for query in (TOP, ONE_VOD):
+        for _ in range(2):
+            plan = [
+                line for (line,) in connection.execute(f"EXPLAIN (ANALYZE, COSTS off, TIMING off) {query}".encode())
+            ]
+        say(f"--- {rows} rows of daily_views: {query}")
+        say("\n".join(plan))
+
+
+def main() -> None:
+    """Measure all three."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--entries", type=int, default=10_000_000)
+    entries = parser.parse_args().entries
+    with tempfile.TemporaryDirectory() as home:
+        server = PostgresServer(Path(home), port=free_port(), throw_away=True)
+        server.start()
+        try:
+            migrate(server.url, with_dagster=False)
+            with Ledger(server.url).connect() as connection:
+                connection.execute("SET statement_timeout = 0")
+                connection.answer_seconds = 3600  # type: ignore[attr-defined]  # of what fills
+                timed(f"filling {entries} entries", fill, connection, entries)
+                window = Window(DAY, DAY + ONE_DAY)
+                for _ in range(2):
+                    timed(f"rolling up a day of {entries} entries", roll_up, connection, window)
+                temp = connection.execute(
+                    "SELECT temp_bytes >> 20 FROM pg_stat_database WHERE datname = current_database()"
+                )
+                say(f"temporary files: {temp.fetchone()} MB")
+                pruned = timed("pruning that day", prune_ledger, connection, DAY + ONE_DAY, FOREVER, 3600.0)
+                say(f"{pruned}")
+                timed("VACUUM", connection.execute, "VACUUM viewer.flush_batch")
+                measure_trending(connection, 1_000_000)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

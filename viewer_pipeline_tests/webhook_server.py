@@ -1,0 +1,56 @@
+"""A web server that takes alerts, or does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+class Hook(ThreadingHTTPServer):
+    """Answers with these statuses in turn, the last one for ever; remembers what was posted."""
+
+    daemon_threads = True
+
+    def __init__(self, statuses: Sequence[int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses = list(statuses)
+        self.posted: list[dict[str, Any]] = []
+
+    @property
+    def url(self) -> str:
+        """Its address, with a key in it."""
+        return f"http://127.0.0.1:{self.server_port}/hooks/T0K3N"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        """Take a message."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posted.append(json.loads(body) | {"path": self.path, "type": self.headers["Content-Type"]})
+        statuses = self.server.statuses
+        self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+        self.send_header("Content-Length", "0")
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def listening(*statuses: int) -> Iterator[Hook]:
+    """Serve until the end."""
+    with Hook(statuses or (200,)) as hook:
+        thread = Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield hook
+        finally:
+            hook.shutdown()
+            thread.join()

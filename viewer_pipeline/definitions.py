@@ -11,13 +11,14 @@ from viewer_pipeline.orchestration.ops import IN_MEMORY
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.orchestration.upkeep import reconcile_job, reconciliation
 from viewer_pipeline.settings import load_settings
 
 settings = load_settings()
 
 defs = dg.Definitions(
-    assets=[redis_counters, view_counts],  # the checks come with view_counts
-    jobs=[flush_views],
+    assets=[redis_counters, view_counts, reconciliation],  # the checks come with their assets
+    jobs=[flush_views, reconcile_job],
     sensors=[view_count_updates_sensor],
     schedules=[sweep_schedule],
     loggers={"console": console},

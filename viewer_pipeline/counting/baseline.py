@@ -51,7 +51,7 @@ def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: b
 
 
 def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False) -> Baseline:
-    """Take these counts, no VOD twice, in one transaction. Once, unless `again`; other VODs keep the baseline they have."""
+    """Take these counts, no VOD twice, in one transaction. Once, unless `again`; other VODs keep their baseline."""
     return _take(connection, source, partial(_of_counts, connection, counts), again=again)
 
 

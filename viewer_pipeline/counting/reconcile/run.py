@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 from viewer_pipeline.counting.flush import Stores, Verdict
 from viewer_pipeline.counting.ledger import sums
@@ -17,6 +18,7 @@ from viewer_pipeline.counting.reconcile.mend import mend_target, mend_totals
 from viewer_pipeline.counting.reconcile.redis_side import compare_counters, compare_marker
 from viewer_pipeline.counting.reconcile.target import compare_parked, compare_target
 from viewer_pipeline.counting.reconcile.totals import compare_totals
+from viewer_pipeline.settings import Settings
 
 CHECKS: dict[str, tuple[Kind, ...]] = {
     "totals_equal_history": ("total", "given_up"),
@@ -40,6 +42,12 @@ class Reconcile:
     exclusive: bool = False
     batch_size: int = 100
 
+    @classmethod
+    def of(cls, settings: Settings, run_id: str, *, repair: bool) -> Self:
+        """Return what the settings say; reports go to VIEWER_HOME."""
+        reports = settings.viewer_home.absolute() / "reports"
+        return cls(run_id, reports, repair, settings.target_exclusive, settings.batch_size)
+
 
 @dataclass(frozen=True)
 class Reconciled:
@@ -59,6 +67,13 @@ class Reconciled:
     def remaining(self) -> int:
         """How many differences there are still."""
         return sum(self.found.values()) - sum(self.mended.values())
+
+    def shown(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        numbers = {"found": self.found, "mended": self.mended, "remaining": self.remaining, "rejected": self.rejected}
+        first = [one._asdict() for one in self.first]
+        rest = {"vods": self.vods, "flushes": self.flushes, "notes": self.notes, "seconds": self.seconds}
+        return {**numbers, **rest, "report": str(self.report), "first": first}
 
     def verdicts(self) -> list[Verdict]:
         """Return one verdict for each name in CHECKS."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 # Tables of the schema `viewer`. The ledger is only added to: whoever has this role cannot rewrite what was counted.
 TABLES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
+    "baseline_taken": ("SELECT", "INSERT", "UPDATE"),
+    "daily_views": ("SELECT",),
     "flush": ("SELECT", "INSERT"),
     "flush_batch": ("SELECT", "INSERT"),
     "flush_sums": ("SELECT", "INSERT", "UPDATE"),
     "incident": ("SELECT", "INSERT", "UPDATE"),
+    "ledger_kept": ("SELECT",),
     "parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "parked_look": ("SELECT", "UPDATE"),
     "rejected": ("SELECT", "INSERT"),

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -252,6 +253,52 @@ def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
         show_parked(found)
     if None in found["discarded"].values():
         raise SystemExit(1)
+
+
+@main.command()
+@click.option("--repair", is_flag=True, help="Mend what can be explained; each repair is in the ledger.")
+@click.option("--undo", type=click.IntRange(1), metavar="SEQ", help="Take back what this flush of a repair adjusted.")
+@as_json
+def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
+    """Compare totals, target, marker, counters with the history, in one pass; flushes may run meanwhile.
+
+    Writes all differences to a CSV file in VIEWER_HOME/reports. Exit status 1 if any remain.
+    """
+    from viewer_pipeline.local.reconcile_now import run_reconcile, run_undo, show_reconciled
+
+    if undo is not None:
+        if repair:
+            raise click.UsageError("--undo goes without --repair")
+        flush = run_undo(_settings_of_running(), undo)
+        said = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
+        click.echo(json.dumps(said) if as_json else f"flush {undo} is undone by flush {flush.seq}: {flush.views} views")
+        return
+    found = run_reconcile(_settings_of_running(), repair=repair)
+    if as_json:
+        click.echo(json.dumps(found.shown()))
+    else:
+        show_reconciled(found)
+    if found.remaining:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--from-target", is_flag=True, help="From TARGET_TABLE: what is in it, less what was counted into it.")
+@click.option(
+    "--csv", "file", type=click.Path(path_type=Path), metavar="FILE", help="From a file: vod_id,count with a header."
+)
+@click.option("--again", is_flag=True, help="Although it was taken before.")
+@as_json
+def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -> None:
+    """Take the counts that exist today as the baseline, once; or show what was taken. Flushes may run meanwhile."""
+    from viewer_pipeline.local.take_baseline import said, take
+
+    if from_target and file is not None:
+        raise click.UsageError("--from-target and --csv are two sources: choose one")
+    if again and not (from_target or file):
+        raise click.UsageError("--again needs --from-target or --csv")
+    taken = take(_settings_of_running(), file, from_target=from_target, again=again)
+    click.echo(json.dumps(taken._asdict() if taken else {}, default=str) if as_json else said(taken))
 
 
 @main.command()

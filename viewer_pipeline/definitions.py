@@ -14,13 +14,14 @@ from viewer_pipeline.orchestration.ops import IN_MEMORY
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today, sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.orchestration.upkeep import reconcile_job, reconciliation
 from viewer_pipeline.settings import load_settings
 
 settings = load_settings()
 
 defs = dg.Definitions(
-    assets=[redis_counters, view_counts, daily_views],  # the checks come with them
-    jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
+    assets=[redis_counters, view_counts, daily_views, reconciliation],  # the checks come with them
+    jobs=[flush_views, roll_up_days, reconcile_job, *HOUSEKEEPING],
     sensors=[view_count_updates_sensor, run_failure],
     schedules=[sweep_schedule, close_yesterday, refresh_today, *housekeeping_schedules],
     executor=dg.in_process_executor,  # for what is materialized by hand: nothing is passed between processes

@@ -63,5 +63,13 @@ class NotFlushed(ViewerPipelineError):
     """What is pending stays in Redis"""
 
 
+class CannotUndo(ViewerPipelineError):
+    """Nothing was undone"""
+
+
+class BadCounts(ViewerPipelineError):
+    """Nothing was imported"""
+
+
 class EmbeddedServerError(ViewerPipelineError):
     """An embedded server could not be started"""

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     target_count_column: Annotated[str, _reads_as(parse_column)] = Field(
         "viewCount", description="its column with the count: smallint, integer or bigint"
     )
+    target_exclusive: bool = Field(
+        False, description="`true`: nobody else writes that count, so `reconcile` compares it with the totals"
+    )
     parked_retention_days: int | None = Field(
         None,
         ge=1,

@@ -170,15 +170,15 @@ class Ledger:
         with postgres_errors(self.url), open_connection(PostgresUrl.of(self.url)) as connection:
             yield connection
 
-    def commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
-        """Write the flush and its totals in one transaction; return what gives the totals.
+    def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> Totals | None:
+        """Write the flush and its totals, or what else `upsert` does, in one transaction; return what gives the totals.
 
         None: superseded by another run, nothing written. A COMMIT whose answer was lost is resolved by looking the
         flush_id up on a new connection (rule R8); there are no totals then. Where that cannot be done either,
         PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
         """
         try:
-            return self._commit(connection, flush)
+            return self._commit(connection, flush) if upsert is None else _transact(connection, flush, upsert)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.holds(flush.flush_id):
                 log.warning(event("answer of a COMMIT lost, not the flush", flush=flush.seq, reason=_first_line(error)))
@@ -327,6 +327,11 @@ def _transact(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> T
 def _add_to_totals(connection: psycopg.Connection, flush: Flush, upsert: str = "upsert_totals") -> Totals:
     rows = connection.execute(SQL[upsert], {"seq": flush.seq}, binary=True)
     return lambda: dict(rows.fetchall())
+
+
+def adjust_totals(connection: psycopg.Connection, flush: Flush) -> Totals:
+    """Add a flush to the totals alone, whether there is a target table or not; return what gives the new ones."""
+    return _add_to_totals(connection, flush)
 
 
 def _claim(connection: psycopg.Connection, flush: Flush) -> bool:

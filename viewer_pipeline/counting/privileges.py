@@ -6,6 +6,7 @@ from __future__ import annotations
 # rewrite what was counted.
 TABLES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
+    "baseline_taken": ("SELECT", "INSERT", "UPDATE"),
     "daily_rollup": ("SELECT", "INSERT", "UPDATE"),
     "daily_views": ("SELECT", "INSERT", "DELETE"),
     "flush": ("SELECT", "INSERT", "DELETE"),
@@ -13,6 +14,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "flush_sums": ("SELECT", "INSERT", "UPDATE"),
     "ledger_kept": ("SELECT", "UPDATE"),
     "incident": ("SELECT", "INSERT", "UPDATE"),
+    "ledger_kept": ("SELECT",),
     "parked": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "parked_look": ("SELECT", "UPDATE"),
     "pruned_flushes": ("SELECT", "INSERT", "UPDATE"),

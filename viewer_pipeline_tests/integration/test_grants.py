@@ -21,6 +21,7 @@ from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.baseline import take_from_target
 from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
@@ -30,6 +31,7 @@ from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.parked import discard_parked, prune_parked
 from viewer_pipeline.counting.privileges import COMMANDS, TABLES
+from viewer_pipeline.counting.reconcile.run import Reconcile, reconcile
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
@@ -132,8 +134,20 @@ def do_everything(narrow: Narrow) -> None:
         owner.send(ghost, 1)
         look_for_counters(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
         assert flush_once(narrow, client).unparked == (1, 2)
+        compare(narrow, client, known)
     assert owner.target()[late] == 2
     keep_books(narrow, ghost, bad)
+
+
+def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
+    """Take the baseline, twice, and mend a total and a count of the table."""
+    with narrow.ledger.connect() as connection:
+        for _ in range(2):
+            assert take_from_target(connection, narrow.ledger, again=True).new
+    narrow.owner.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = %s", known)
+    stores = Stores(RedisStore(client, narrow.settings.require_redis_url(), PREFIX), narrow.ledger)
+    what = Reconcile(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
+    assert reconcile(stores, what).mended["total"] == 1
 
 
 def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:

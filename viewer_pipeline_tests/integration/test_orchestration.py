@@ -14,6 +14,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
 from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.counting.reconcile import run as reconcile_run
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.counting.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.definitions import defs
@@ -80,9 +81,9 @@ def test_definitions_load() -> None:
     """All of them, by name: what a person sees in the UI."""
     dg.Definitions.validate_loadable(defs)
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
-    assert keys == {"redis_counters", "view_counts", "daily_views"}
+    assert keys == {"redis_counters", "view_counts", "daily_views", "reconciliation"}
     graph = defs.resolve_asset_graph()
-    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, *DAILY_CHECKS}
+    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, *DAILY_CHECKS, *reconcile_run.CHECKS}
     assert graph.get(dg.AssetKey("daily_views")).parent_keys == {dg.AssetKey("view_counts")}
     assert graph.get(dg.AssetKey("view_counts")).parent_keys == {dg.AssetKey("redis_counters")}
     job = defs.resolve_job_def("flush_views")

@@ -1,0 +1,99 @@
+"""Reconciliation as an asset: run by hand, its checks say what differs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from viewer_pipeline.counting.flush import Verdict
+from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled
+from viewer_pipeline.counting.reconcile.run import reconcile as compare
+from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
+from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.settings import load_settings
+
+GROUP = "upkeep"
+NAME = "reconciliation"
+MAX_SECONDS = 3600  # of a run; a flush must end sooner, this reads everything
+
+CHECK_DESCRIPTIONS = {
+    "totals_equal_history": "Every total is what baseline, daily views and ledger add up to, less what is parked.",
+    "target_equals_totals": "Every count of the target table is its total. Compared with TARGET_EXCLUSIVE=true only.",
+    "marker_follows_ledger": "The marker in Redis is there, not ahead of the ledger, and not left behind.",
+    "counters_are_counts": "No counter in Redis has a value, a type or an id that can never be counted.",
+    "nothing_waits_for_its_row": "No views are parked that the target table could take by now.",
+}
+
+
+class ReconcileConfig(dg.Config):
+    """What a reconciliation is to do."""
+
+    repair: bool = Field(default=False, description="mend what can be explained; each repair is in the ledger")
+
+
+@dg.asset(
+    name=NAME,
+    group_name=GROUP,
+    kinds={"postgres", "redis"},
+    check_specs=[dg.AssetCheckSpec(name, asset=NAME, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
+    retry_policy=TRANSIENT,
+)
+def reconciliation(
+    context: dg.AssetExecutionContext, config: ReconcileConfig, redis: RedisResource, postgres: PostgresResource
+) -> Iterator[Any]:
+    """Comparison of what is persisted with the history that it should come from. Run it by hand, at any time.
+
+    Totals against baseline, daily views and ledger; the target table against the totals; the marker against the
+    ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it mends what can be explained, in
+    transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
+    """
+    what = Reconcile.of(load_settings(), context.run.run_id, repair=config.repair)
+    with said_clearly(), stores(redis, postgres) as both:
+        found = compare(both, what, lambda step: context.log.info(f"comparing: {step}"))
+    for note in found.notes:
+        context.log.warning(note)
+    checked = [_check_result(verdict) for verdict in found.verdicts()]
+    yield dg.MaterializeResult(metadata=_metadata(found), check_results=checked)
+
+
+reconcile_job = dg.define_asset_job(
+    "reconcile",
+    selection=[reconciliation],
+    description="Compare what is persisted with its history, and mend it if told to. One process.",
+    executor_def=dg.in_process_executor,
+    tags={"viewer/job": "upkeep", "dagster/max_runtime": str(MAX_SECONDS)},
+)
+
+
+def _check_result(verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        asset_key=NAME,
+        check_name=verdict.name,
+        description=verdict.said,
+        metadata={"offenders": dg.MetadataValue.json(verdict.offenders)} if verdict.offenders else {},
+    )
+
+
+def _metadata(found: Reconciled) -> dict[str, Any]:
+    rows = [
+        dg.TableRecord(
+            {"kind": one.kind, "vod_id": one.subject, "expected": one.expected, "found": one.found, "why": one.said}
+        )
+        for one in found.first
+    ]
+    columns = [dg.TableColumn(name, "string") for name in ("kind", "vod_id", "expected", "found", "why")]
+    return {
+        "differences": sum(found.found.values()),
+        "mended": sum(found.mended.values()),
+        "remaining": found.remaining,
+        **{f"{kind}_differences": count for kind, count in found.found.items()},
+        "rejected": found.rejected,
+        "vods": found.vods,
+        "seconds": found.seconds,
+        "flushes": dg.MetadataValue.json(found.flushes),
+        "notes": "; ".join(found.notes) or "nothing out of the ordinary",
+        "report": dg.MetadataValue.path(str(found.report)),
+        "first_differences": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }

@@ -1,0 +1,85 @@
+"""`viewer-pipeline reconcile` and `baseline`, from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online, run
+from viewer_pipeline_tests.streamix import TargetWorld
+
+__all__ = ["environment", "online"]
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables with two VODs, one of which has new views."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    world.add_vods("a", "b", count=100)
+    world.send("a", 5)
+    world.flush()
+    return world
+
+
+@pytest.fixture
+def told(online: Environment) -> Environment:
+    """The environment of somebody who counts into them, and nobody else does."""
+    return {**online, "TARGET_TABLE": "public.Vod", "TARGET_EXCLUSIVE": "true"}
+
+
+def test_baseline_then_reconcile(told: Environment, vods: TargetWorld) -> None:
+    """Taken once; compared, mended and undone; the exit status tells whether anything remains."""
+    assert "no baseline was taken" in run(told, "reconcile").stdout
+    assert json_of(run(told, "baseline", "--json")) == {}
+    taken = json_of(run(told, "baseline", "--from-target", "--json"))
+    assert (taken["vods"], taken["views"], taken["new"]) == (2, 200, True)
+    assert json_of(run(told, "baseline", "--from-target", "--json")) == {**taken, "new": False}
+    assert json_of(run(told, "reconcile", "--json"))["remaining"] == 0
+    vods.execute("UPDATE viewer.vod_view_counts SET view_count = 1 WHERE vod_id = 'a'")
+    found = json_of(run(told, "reconcile", "--json"), 1)
+    assert (found["found"]["total"], found["found"]["target"], found["flushes"]) == (1, 1, [])
+    assert len(Path(found["report"]).read_text().splitlines()) == 3
+    mended = json_of(run(told, "reconcile", "--repair", "--json"))
+    assert (mended["mended"]["total"], mended["remaining"]) == (1, 0)
+    (seq,) = mended["flushes"]
+    assert json_of(run(told, "reconcile", "--undo", str(seq), "--json"))["views"] == -104
+    assert "was undone already" in complaint(run(told, "reconcile", "--undo", str(seq)), 1)
+    assert vods.totals() == {"a": -99, "b": 0}
+
+
+def test_in_words(told: Environment, vods: TargetWorld, tmp_path: Path) -> None:
+    """A line for each check, a table of what differs, where all of it is; no progress where nobody looks."""
+    vods.execute("UPDATE viewer.vod_view_counts SET view_count = 1 WHERE vod_id = 'a'")
+    done = run(told, "reconcile")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "DIFFERS  totals_equal_history: 1 differences" in done.stdout
+    assert "ok       marker_follows_ledger: 0 differences" in done.stdout
+    assert "history 5, baseline 0, parked 0, given up 0" in done.stdout
+    repaired = run(told, "reconcile", "--repair")
+    assert "mended in flushes 2; each can be undone" in repaired.stdout
+    assert run(told, "reconcile", "--undo", "2").stdout == "flush 2 is undone by flush 3: -4 views\n"
+    counts = tmp_path / "counts.csv"
+    counts.write_text("vod_id,count\na,100\nb,x\n")
+    assert "line 3: count 'x'" in complaint(run(told, "baseline", "--csv", str(counts)), 1)
+    assert run(told, "baseline").stdout.startswith("no baseline was taken: ")
+    counts.write_text("vod_id,count\na,100\n")
+    assert run(told, "baseline", "--csv", str(counts)).stdout == (
+        "baseline: 100 views of 1 VODs from file counts.csv\n"
+    )
+    assert "nothing was changed" in run(told, "baseline", "--csv", str(counts)).stdout
+
+
+def test_wrong_usage(told: Environment) -> None:
+    """Is said, with exit status 2."""
+    for arguments in (
+        ("reconcile", "--undo", "1", "--repair"),
+        ("baseline", "--again"),
+        ("baseline", "--from-target", "--csv", "x"),
+    ):
+        assert run(told, *arguments).returncode == 2
+    assert "TARGET_TABLE is not set" in complaint(
+        run({name: value for name, value in told.items() if name != "TARGET_TABLE"}, "baseline", "--from-target"), 2
+    )

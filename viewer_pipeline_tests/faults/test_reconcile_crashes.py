@@ -1,0 +1,84 @@
+"""A repair killed before every single call that it makes, and after the call was executed but not answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.reconcile import mend
+from viewer_pipeline.counting.reconcile.run import Reconcile, Reconciled, reconcile
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline_tests.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
+from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.world import PREFIX
+
+VODS = ("a", "b", "c")
+
+
+def repair(stores: Stores, reports: Path) -> Reconciled:
+    """Reconcile with repair, on connections of its own; a transaction a VOD and a half."""
+    with client_of_threads(stores.redis.url) as client:
+        own = Stores(RedisStore(client, stores.redis.url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
+        return reconcile(own, Reconcile(uuid4().hex, reports, repair=True, exclusive=True, batch_size=1))
+
+
+def watched(watcher: Watcher, stores: Stores, reports: Path) -> Callable[[], None]:
+    """Return what a child is to do."""
+
+    def do() -> None:
+        with watching(watcher):
+            repair(stores, reports)
+
+    return do
+
+
+def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave wrong totals, wrong counts in the target, parked views that can be counted, and an unsettled flush."""
+    vods.client.flushall()
+    vods.execute("TRUNCATE viewer.flush, viewer.flush_batch, viewer.vod_view_counts, viewer.parked")
+    vods.execute("""UPDATE public."Vod" SET "viewCount" = 0""")
+    vods.execute("""DELETE FROM public."Vod" WHERE id = 'late'""")
+    vods.sent.clear()
+    for vod_id in (*VODS, "late"):
+        vods.send(vod_id, 5)
+    vods.flush()
+    vods.add_vods("late")
+    with monkeypatch.context() as patch:
+        patch.setattr(Settler, "add", lambda *_: None)
+        vods.send("a", 1)
+        vods.flush("ids", vod_ids=("a",))
+    vods.send("a", 2)
+    vods.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 7 WHERE vod_id IN ('a', 'b')")
+    vods.execute("""UPDATE public."Vod" SET "viewCount" = "viewCount" - 3 WHERE id IN ('b', 'c')""")
+
+
+def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next repair and the next flush find everything as it should be: no view lost, doubled or taken from Redis."""
+    monkeypatch.setattr(mend, "AT_ONCE", 1)
+    vods = TargetWorld(stores)
+    vods.make_streamix()
+    vods.add_vods(*VODS)
+    vods.execute("INSERT INTO viewer.baseline_taken (source, vods, views) VALUES ('test', 0, 0)")
+    spoil(vods, monkeypatch)
+    recorder = Recorder()
+    with watching(recorder):
+        repair(stores, tmp_path)
+    points = [point for point in recorder.points() if point.role == "main"]
+    assert len(points) > 100
+    for point in points:
+        spoil(vods, monkeypatch)
+        killed = in_child(watched(Killer(point), stores, tmp_path), tmp_path / "report")
+        assert killed == -9, point
+        assert repair(stores, tmp_path).remaining == 0, point
+        vods.flush()
+        vods.flush()
+        assert vods.totals() == vods.target() == dict(vods.sent), point
+        assert vods.counters() == vods.parked() == {}, point
+        again = repair(stores, tmp_path)
+        assert (sum(again.found.values()), again.flushes) == (0, []), point

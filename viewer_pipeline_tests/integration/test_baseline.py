@@ -1,0 +1,150 @@
+"""The baseline: counts from before, taken once; what is counted meanwhile is neither lost nor doubled."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from viewer_pipeline.counting import counts_file
+from viewer_pipeline.counting.baseline import Baseline, take_counts, take_from_target, taken_baseline
+from viewer_pipeline.counting.counts_file import read_counts
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.errors import BadCounts, SettingsError
+from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.world import World
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables, with VODs that had views before."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    world.add_vods("a", "b", "c", count=100)
+    world.add_vods("none")
+    return world
+
+
+def from_target(world: TargetWorld, *, again: bool = False) -> Baseline:
+    """Take it from the table."""
+    with world.stores.ledger.connect() as connection:
+        return take_from_target(connection, world.stores.ledger, again=again)
+
+
+def from_file(world: World, path: Path, *, again: bool = False) -> Baseline:
+    """Take it from a file."""
+    with world.stores.ledger.connect() as connection:
+        return take_counts(connection, read_counts(path), path.name, again=again)
+
+
+def rows(world: World) -> dict[str, tuple[int, int]]:
+    """Total and baseline of each VOD."""
+    found = world.rows("SELECT vod_id, view_count, baseline FROM viewer.vod_view_counts")
+    return {vod_id: (total, baseline) for vod_id, total, baseline in found}
+
+
+def test_from_the_target(vods: TargetWorld) -> None:
+    """What is in it, less what was counted; of VODs with a total and without. Twice is once."""
+    vods.send("a", 5)
+    vods.send("ghost", 6)
+    vods.flush()
+    taken = from_target(vods)
+    assert (taken.source, taken.vods, taken.views, taken.new) == ('target "public"."Vod"', 3, 300, True)
+    assert rows(vods) == {"a": (105, 100), "b": (100, 100), "c": (100, 100)}
+    vods.execute("""UPDATE public."Vod" SET "viewCount" = 1""")
+    assert from_target(vods) == taken._replace(new=False)
+    assert rows(vods) == {"a": (105, 100), "b": (100, 100), "c": (100, 100)}
+    assert from_target(vods, again=True).views == -4 + 1 + 1 + 1
+    assert rows(vods) == {"a": (1, -4), "b": (1, 1), "c": (1, 1), "none": (1, 1)}
+    vods.assert_conserved()
+
+
+def test_from_a_file(world: World, tmp_path: Path) -> None:
+    """What it says; a second time, other VODs keep theirs, and what was counted stays."""
+    world.send("a", 5)
+    world.flush()
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text('\ufeffvod_id,count\r\na,100\r\n"b, ""c""\nd",7\r\n\r\nzero,0\r\n', encoding="utf-8")
+    second.write_text("vod_id,count\na,50\n")
+    taken = from_file(world, first)
+    assert (taken.source, taken.vods, taken.views, taken.new) == ("first.csv", 2, 107, True)
+    expected = {"a": (105, 100), 'b, "c"\nd': (7, 7), "zero": (0, 0)}
+    assert rows(world) == expected
+    assert from_file(world, second) == taken._replace(new=False)
+    assert rows(world) == expected
+    assert from_file(world, second, again=True).views == 57
+    assert rows(world) == expected | {"a": (55, 50)}
+    world.assert_conserved()
+
+
+BAD: dict[str, tuple[str | bytes, str]] = {
+    "header": ("id,views\na,1\n", "line 1: expected the header vod_id,count"),
+    "empty": ("", "line 1: expected the header"),
+    "fields": ("vod_id,count\na,1\nb\n", "line 3: expected 2 fields, not 1"),
+    "negative": ("vod_id,count\na,-1\n", "line 2: count '-1': expected a whole number"),
+    "fraction": ("vod_id,count\na,1.5\n", "line 2: count '1.5'"),
+    "large": ("vod_id,count\na,9223372036854775808\n", "line 2: count '9223372036854775808'"),
+    "no id": ("vod_id,count\n,1\n", "line 2: empty id"),
+    "long id": (f"vod_id,count\n{'x' * 256},1\n", "line 2: id longer than 255 characters"),
+    "bytes": (b"vod_id,count\na,1\n\xff,1\n", "line 3: id is not UTF-8"),
+    "twice": ("vod_id,count\na,1\nb,1\na,1\n", "line 2: 'a' is there twice; line 4: 'a' is there twice"),
+    "many": ("vod_id,count\n" + ",1\n" * 15, "line 11: empty id; and 5 more"),
+    "field": (f"vod_id,count\n{'x' * 200_000},1\n", "line 2: field larger than field limit"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_lines(world: World, tmp_path: Path, name: str) -> None:
+    """Are named by their number, and nothing is imported."""
+    content, said = BAD[name]
+    path = tmp_path / "counts.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadCounts, match=said):
+        from_file(world, path)
+    assert rows(world) == {}
+    with world.stores.ledger.connect() as connection:
+        assert taken_baseline(connection) is None
+
+
+def test_ids_that_only_look_the_same(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ids of one digest are two VODs."""
+    monkeypatch.setattr(counts_file, "_digest", lambda _: 7)
+    path = tmp_path / "counts.csv"
+    path.write_text("vod_id,count\na,1\nb,2\n")
+    assert from_file(world, path).views == 3
+
+
+def test_what_is_not_there(world: World, tmp_path: Path) -> None:
+    """A file or a table that is missing is said in a sentence."""
+    with pytest.raises(BadCounts, match="No such file"):
+        from_file(world, tmp_path / "none.csv")
+    with world.stores.ledger.connect() as connection, pytest.raises(SettingsError, match="TARGET_TABLE is not set"):
+        take_from_target(connection, world.stores.ledger)
+
+
+@pytest.mark.parametrize("source", ["target", "file"])
+def test_while_flushes_run(vods: TargetWorld, tmp_path: Path, source: str) -> None:
+    """Taken again and again: what was counted is what was sent, and the target is the totals, at the end."""
+    path = tmp_path / "counts.csv"
+    path.write_text("vod_id,count\na,100\nb,100\nc,100\n")
+    stop, flushes = Event(), list[Any]()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            for vod_id in ("a", "b", "c", "none", "ghost"):
+                vods.send(vod_id, 1)
+            flushes.append(vods.flush())
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(hammer)
+        while len(flushes) < 20 and not going.done():
+            taken = from_target(vods, again=True) if source == "target" else from_file(vods, path, again=True)
+            assert (taken.vods, taken.views) == (3, 300)
+        stop.set()
+        going.result()
+    vods.flush()
+    vods.assert_conserved()
+    assert vods.target() == {vod_id: total for vod_id, (total, _) in rows(vods).items()}

@@ -16,6 +16,7 @@ from viewer_pipeline.counting.daily import ONE_DAY, alone
 from viewer_pipeline.counting.parked import ParkedViews, prune_parked
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.counting.target import Target
 
 FLUSHES_AT_ONCE, BATCHES_AT_ONCE = 200, 20_000  # of one transaction: about 0.1 s
 REJECTED_AT_ONCE = 10_000
@@ -109,17 +110,18 @@ def old_rejected(connection: psycopg.Connection, days: int) -> int:
     return int(_one(connection, "count_old_rejected", days=days)[0])
 
 
-def prune_all_parked(connection: psycopg.Connection, days: int) -> ParkedViews:
-    """Give up all parked views that are older than so many days; sweeps do so as well, some each time."""
+def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+    """Give up all parked views of VODs without a row that are older than so many days; sweeps give up some, too."""
     vods = views = 0
-    while (gone := prune_parked(connection, days)).vods:
+    while (gone := prune_parked(connection, target, days)).vods:
         vods, views = vods + gone.vods, views + gone.views
     return ParkedViews(vods, views)
 
 
-def old_parked(connection: psycopg.Connection, days: int) -> ParkedViews:
+def old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
     """Count what `prune_all_parked` would give up."""
-    return ParkedViews(*map(int, _one(connection, "count_old_parked", days=days)))
+    ((vods, views),) = connection.execute(target.statement("count_old_parked"), {"days": days})
+    return ParkedViews(int(vods), int(views))
 
 
 def first_day_kept(today: date, days: int) -> date:

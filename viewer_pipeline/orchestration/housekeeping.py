@@ -93,11 +93,13 @@ def forget_old_input(context: dg.OpExecutionContext, config: HousekeepingConfig,
     """Forget rejected input (REJECTED_RETENTION_DAYS) and give up parked views (PARKED_RETENTION_DAYS) that are old."""
     say_why(context)
     settings, said = load_settings(), dict[str, Any]()
-    with said_clearly(), postgres.ledger().connect() as connection:
+    ledger = postgres.ledger()
+    with said_clearly(), ledger.connect() as connection:
+        target = ledger.target(connection)
         if days := settings.rejected_retention_days:
             said["rejected"] = (old_rejected if config.dry_run else prune_rejected)(connection, days)
-        if days := settings.parked_retention_days:
-            parked = (old_parked if config.dry_run else prune_all_parked)(connection, days)
+        if target is not None and (days := settings.parked_retention_days):
+            parked = (old_parked if config.dry_run else prune_all_parked)(connection, target, days)
             said |= {"parked_vods": parked.vods, "parked_views": parked.views}
     _report(context, config, said or {"notes": "neither has a setting: both are kept for ever"})
 

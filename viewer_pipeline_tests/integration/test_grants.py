@@ -184,7 +184,9 @@ def forget(narrow: Narrow) -> None:
         roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38))
         assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60).flushes > 0
         assert old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
-        assert old_parked(connection, 1) == prune_all_parked(connection, 1) == (0, 0)
+        target = narrow.ledger.target(connection)
+        assert target is not None
+        assert old_parked(connection, target, 1) == prune_all_parked(connection, target, 1) == (0, 0)
 
 
 def test_everything_in_postgresql(narrow: Narrow) -> None:

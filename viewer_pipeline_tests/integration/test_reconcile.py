@@ -237,7 +237,9 @@ def give_up(world: TargetWorld, *vod_ids: str, by_hand: bool) -> None:
             " WHERE vod_id = ANY(%s)",
             list(vod_ids),
         )
-        assert prune_parked(connection, 5).vods == len(vod_ids)
+        target = world.stores.ledger.target(connection)
+        assert target is not None
+        assert prune_parked(connection, target, 5).vods == len(vod_ids)
 
 
 @pytest.mark.parametrize("by_hand", [True, False])

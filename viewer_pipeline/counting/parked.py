@@ -157,6 +157,14 @@ def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[
     return {vod_id: int(views) for vod_id, views in rows}
 
 
+def apply_all_to_totals(connection: psycopg.Connection) -> ParkedViews:
+    """Count all parked views into the totals alone: for who has no target table any more. Each once, some at a time."""
+    vods = views = 0
+    while (some := ParkedViews(*map(int, _one(connection, "apply_parked_to_totals", some=AT_ONCE)))).vods:
+        vods, views = vods + some.vods, views + some.views
+    return ParkedViews(vods, views)
+
+
 def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
     """Return what these flushes have parked, as far as it is parked still."""
     return ParkedViews(*map(int, _one(connection, "parked_of_flushes", seqs=list(seqs))))

@@ -12,20 +12,20 @@ from viewer_pipeline.counting.parked import (
     NO_VIEWS,
     ParkedViews,
     all_ready_parked,
+    apply_all_to_totals,
     apply_parked,
     discard_parked,
     largest_parked,
     parked_by_reason,
 )
 from viewer_pipeline.counting.target import TargetNames
-from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 
 SHOWN = 20
 
 
 def act_on_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) -> dict[str, Any]:
-    """Discard and apply as asked, then tell what is parked. Raises SettingsError, PostgresUnavailable."""
+    """Discard and apply as asked, then tell what is parked. Raises TargetUnusable, PostgresUnavailable."""
     ledger = Ledger(settings.require_database_url(), TargetNames.of(settings))
     with ledger.connect() as connection:
         given_up = {vod_id: discard_parked(connection, vod_id, "discarded by hand") for vod_id in discard}
@@ -42,12 +42,12 @@ def act_on_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) 
 
 
 def _apply_all(ledger: Ledger) -> ParkedViews:
-    """Count all parked views whose rows are there, however many are parked."""
+    """Count all parked views whose rows are there, however many are parked; without a target table all there are."""
     vods = views = 0
     with ledger.connect() as connection:
         target = ledger.target(connection)
         if target is None:
-            raise SettingsError("TARGET_TABLE is not set, so there is no table to count parked views into")
+            return apply_all_to_totals(connection)
         for vod_ids in all_ready_parked(connection, target):
             applied = apply_parked(connection, target, vod_ids)
             vods, views = vods + applied.vods, views + applied.views

@@ -81,8 +81,11 @@ def incident_said(incident: Incident) -> str:
 
 
 def judge_restart(result: Result, up_seconds: float | None, worker_seconds: float) -> Result:
-    """Say for a while that a server was restarted under this worker: whoever watches it mends that in no time."""
-    if result.state != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, worker_seconds):
+    """Say for a while that a server was restarted under this worker: whoever watches it mends that in no time.
+
+    One that was started just before the worker was not: Redis tells whole seconds, and may leave out most of one.
+    """
+    if result.state != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, worker_seconds - 1):
         return result
     return Result("degraded", f"{result.said}; it was restarted {in_words(up_seconds)} ago", result.figures)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online, run
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online, run
 from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.world import World
 
 __all__ = ["environment", "online"]
 
@@ -45,7 +47,7 @@ def test_parked_views_from_outside(told: Environment, vods: TargetWorld) -> None
 def test_in_words(told: Environment, vods: TargetWorld) -> None:
     """Why and whose, in two tables; a VOD that has none is said, with exit status 1."""
     vods.send("ghost", 7)
-    assert run(told, "flush").returncode == 0
+    vods.flush()
     said = run(told, "parked").stdout
     assert said.startswith("parked: 7 views of 1 VODs\n")
     assert 'no row in "public"."Vod"' in said
@@ -57,10 +59,18 @@ def test_in_words(told: Environment, vods: TargetWorld) -> None:
     )
 
 
-def test_applying_needs_a_table(online: Environment) -> None:
-    """Without TARGET_TABLE there is none."""
-    assert run(online, "parked").returncode == 0
-    assert "TARGET_TABLE is not set" in complaint(run(online, "parked", "--apply"), 2)
+def test_applying_without_a_table(online: Environment, vods: TargetWorld) -> None:
+    """Where TARGET_TABLE was given up, what had been parked for it goes to the totals, if they have room."""
+    vods.execute("INSERT INTO viewer.vod_view_counts VALUES ('full', %s, %s, 0, now())", FULL, FULL)
+    for vod_id in ("ghost", "spook", "full"):
+        vods.send(vod_id, 7)
+    vods.flush()
+    vods.send("ghost", 1)
+    World(Stores(vods.stores.redis, Ledger(vods.stores.ledger.url))).flush()
+    assert vods.parked() == {"ghost": 7, "spook": 7, "full": 7}
+    assert json_of(run(online, "parked", "--apply", "--json"))["counted"] == {"vods": 2, "views": 14}
+    assert (vods.parked(), vods.totals()) == ({"full": 7}, {"ghost": 8, "spook": 7, "full": 0})
+    vods.assert_conserved()
 
 
 @pytest.mark.parametrize(

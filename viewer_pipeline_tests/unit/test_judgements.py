@@ -319,7 +319,14 @@ def test_sentence_of_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("up_seconds", "worker_seconds", "state"),
-    [(5, 100, "degraded"), (61, 100, "healthy"), (5, 4, "healthy"), (None, 100, "healthy")],
+    [
+        (5, 100, "degraded"),
+        (5, 6.1, "degraded"),
+        (5, 5.9, "healthy"),
+        (0, 0.3, "healthy"),
+        (61, 100, "healthy"),
+        (None, 100, "healthy"),
+    ],
 )
 def test_a_server_that_was_restarted(up_seconds: float | None, worker_seconds: float, state: str) -> None:
     """For a minute, and only if the worker was there before it."""

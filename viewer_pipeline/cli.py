@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,6 +176,34 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     if not run.success:
         click.echo(f"run {run.run_id} failed; its events are in the Dagster UI", err=True)
     if not run.success or run.failed_checks:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("first", type=click.DateTime(["%Y-%m-%d"]))
+@click.argument("last", type=click.DateTime(["%Y-%m-%d"]), required=False)
+@as_json
+def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
+    """Add the days FIRST to LAST (UTC; today, if left out) of `daily_views` up anew. Safe to repeat."""
+    from viewer_pipeline.local.status import read_status
+
+    settings = _settings_of_running()
+    _warn(settings)
+    read_status(settings)  # a server that is out of reach is said in a sentence, before Dagster is imported
+    settings.export()
+    from viewer_pipeline.local.backfill import days_asked_for, run_backfill
+    from viewer_pipeline.orchestration.instance import open_instance
+
+    window = days_asked_for(settings, first.date(), last.date() if last else None)
+    with open_instance(settings) as instance:
+        run = run_backfill(instance, window)
+    if as_json:
+        click.echo(json.dumps(asdict(run)))
+    else:
+        for day, said in run.days.items():
+            click.echo(f"{day}: {said['views']} views of {said['vods']} VODs {said.get('notes', '')}".rstrip())
+    if run.failed_checks or not run.success:
+        click.echo(f"run {run.run_id}: {', '.join(run.failed_checks) or 'failed'}; see the Dagster UI", err=True)
         raise SystemExit(1)
 
 

@@ -7,7 +7,8 @@ import dagster as dg
 from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
 from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
-from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
+from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING
+from viewer_pipeline.orchestration.housekeeping_schedules import housekeeping_schedules
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.ops import IN_MEMORY

@@ -23,7 +23,10 @@ REJECTED_AT_ONCE = 10_000
 
 
 class LedgerDay(NamedTuple):
-    """The flushes of a day; `rolled_up`: the last one that is added up, None where the day never was."""
+    """The flushes of a day; `rolled_up`: the last one that is added up, None where the day never was.
+
+    `whole`: else its flushes are being dropped, and those that came too late to be added up are all that will stay.
+    """
 
     day: date
     flushes: int
@@ -31,6 +34,7 @@ class LedgerDay(NamedTuple):
     views: int
     last_flush: int
     rolled_up: int | None
+    whole: bool
 
 
 class LedgerPlan(NamedTuple):
@@ -62,10 +66,8 @@ def plan_ledger(connection: psycopg.Connection, limit: date, marker: Marker | No
     """Return which days before `limit` can be dropped: all before the first that is not added up or not settled."""
     settled = settled_through(marker)
     days: list[LedgerDay] = []
-    for day, flushes, batches, views, last_flush, rolled_up in connection.execute(
-        SQL["ledger_days"], {"before": limit}
-    ):
-        one = LedgerDay(day, flushes, int(batches), int(views), last_flush, rolled_up)
+    for day, flushes, batches, views, *rest in connection.execute(SQL["ledger_days"], {"before": limit}):
+        one = LedgerDay(day, flushes, int(batches), int(views), *rest)
         if why := _why_not(one, settled, marker):
             return LedgerPlan(day, days, settled, why)
         days.append(one)
@@ -73,6 +75,8 @@ def plan_ledger(connection: psycopg.Connection, limit: date, marker: Marker | No
 
 
 def _why_not(one: LedgerDay, settled: int, marker: Marker | None) -> str:
+    if not one.whole:
+        return ""
     if one.rolled_up is None:
         return f"{one.day} was never added up: materialize daily_views for it"
     if one.rolled_up < one.last_flush:

@@ -160,7 +160,7 @@ class Stack:
         with open_instance(self.settings) as instance:  # makes Dagster's tables before several processes want to
             if self._owns_postgres:
                 for run_id in fail_orphans(instance):
-                    said(f"flush run {run_id} had not ended; marked as failed")
+                    said(f"run {run_id} had not ended; marked as failed")
         said("starting the worker")
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
         self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
@@ -181,7 +181,7 @@ class Stack:
 
         with open_instance(self.settings) as instance:
             for run_id in fail_orphans(instance, launched_only=True):
-                log.error(event("flush run ended with the code server", run=run_id))
+                log.error(event("run ended with the code server", run=run_id))
 
     def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
         log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None

@@ -23,7 +23,7 @@ from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs, old_runs
 from viewer_pipeline.orchestration.why import say_why
-from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.settings import load_settings
 
 TAGS = {"viewer/job": "housekeeping", "dagster/max_runtime": "3600"}
 SECONDS = 900.0  # of a run; what is left is for the next day
@@ -130,40 +130,3 @@ def prune_input() -> None:
 
 HOUSEKEEPING = [prune_ledger_days, prune_run_history, prune_input]
 JOBS = [flush_views.name, roll_up_days.name, *(job.name for job in HOUSEKEEPING)]
-
-
-def _is_wanted(settings: Settings) -> dict[str, bool]:
-    return {
-        prune_ledger_days.name: bool(settings.ledger_retention_days),
-        prune_run_history.name: bool(settings.run_retention_days or settings.failed_run_retention_days),
-        prune_input.name: bool(settings.rejected_retention_days or settings.parked_retention_days),
-    }
-
-
-def _schedule(job: dg.JobDefinition, cron: str, said: str) -> dg.ScheduleDefinition:
-    """Make the daily schedule of a job, which is on where a setting asks for it."""
-
-    @dg.schedule(
-        name=f"{job.name}_daily",
-        target=job,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        description=said,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
-    def daily(_: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if not _is_wanted(load_settings())[job.name]:
-            return dg.SkipReason("no setting asks for it: everything is kept")
-        return dg.RunRequest(
-            tags={"viewer/why": f"schedule: {said}"}, run_config={"loggers": {"console": {"config": {}}}}
-        )
-
-    return daily
-
-
-# Apart from each other, and after yesterday was closed.
-housekeeping_schedules = [
-    _schedule(prune_ledger_days, "20 3 * * *", "drop old days of the ledger, daily at 03:20 UTC"),
-    _schedule(prune_run_history, "40 3 * * *", "delete old runs, daily at 03:40 UTC"),
-    _schedule(prune_input, "0 4 * * *", "forget old rejected and parked input, daily at 04:00 UTC"),
-]

@@ -41,15 +41,13 @@ def flush_runs(instance: dg.DagsterInstance) -> int:
 
 
 def fail_orphans(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
-    """Mark flush runs as failed whose process cannot live any more; return their ids. The next run goes on.
+    """Mark runs as failed whose process cannot live any more; return their ids. The next run of their job goes on.
 
     Only for whoever knows that nothing launches runs on this instance at the moment. Else an orphan of a stack that was
-    killed would hold up every flush until `max_runtime_seconds` is over. `launched_only`: those that a code server
-    ran, whose children they are, and not those of `viewer-pipeline flush`.
+    killed would hold up every other run of its job until `max_runtime_seconds` is over. `launched_only`: those that a
+    code server ran, whose children they are, and not those of `viewer-pipeline flush`.
     """
-    orphans = dg.RunsFilter(
-        job_name=flush_views.name, statuses=[s for s in ACTIVE if s is not dg.DagsterRunStatus.QUEUED]
-    )
+    orphans = dg.RunsFilter(statuses=[status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
     runs = [record.dagster_run for record in instance.get_run_records(orphans)]
     if launched_only:
         runs = [run for run in runs if GRPC_INFO_TAG in run.tags]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,24 @@ Environment = dict[str, str]
 
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
-# Exercised with --json in this file; `demo`, `soak`, `parked`, `doctor`, `grants` in their own. `bench all` is the
-# others together.
-JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo", "parked", "doctor", "grants"} | {
-    f"bench {name}" for name in ("flush", "changed", "messages", "target", "all")
-}
+# Exercised with --json in this file, or in one of their own. `bench all` is the others together.
+JSON_COMMANDS = frozenset(
+    [
+        "acknowledge",
+        "backfill",
+        "baseline",
+        "demo",
+        "doctor",
+        "flush",
+        "grants",
+        "migrate",
+        "parked",
+        "reconcile",
+        "send",
+        "soak",
+        "status",
+    ]
+) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "all")}
 
 
 @pytest.fixture
@@ -369,3 +383,20 @@ def test_acknowledge(online: Environment, world: World) -> None:
     assert json_of(run(online, "acknowledge", "--json")) == {"acknowledged": 1}
     assert run(online, "acknowledge").stdout == "no incident was open\n"
     assert "Redis was emptied" not in run(online, "status").stdout
+
+
+def test_backfill(online: Environment, world: World) -> None:
+    """Days are added up in one run, which is in Dagster's history; days that cannot be are refused."""
+    world.send("a", 5)
+    world.flush()
+    today = datetime.now(UTC).date()
+    yesterday = today - timedelta(days=1)
+    found = json_of(run(online, "backfill", f"{yesterday}", "--json"))
+    assert (found["success"], found["failed_checks"]) == (True, [])
+    assert {day: said["views"] for day, said in found["days"].items()} == {f"{yesterday}": 0, f"{today}": 5}
+    done = run(online, "backfill", f"{today}", f"{today}")
+    assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")
+    whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/why' ORDER BY id"
+    assert rows(online, whys)[1] == (f"command line: backfill of {today}",)
+    said = complaint(run(online, "backfill", "2025-12-31", f"{today}"), 2)
+    assert f"expected days from HISTORY_START=2026-01-01 to {today}" in said

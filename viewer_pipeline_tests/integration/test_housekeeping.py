@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING, housekeeping_schedules
+from viewer_pipeline.orchestration.housekeeping_schedules import KEPT
+from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.world import World
@@ -83,26 +84,50 @@ def test_old_input_is_forgotten(dagster: DagsterWorld, world: World, monkeypatch
     assert world.rejected() == {"1 VODs": "no row came for them within PARKED_RETENTION_DAYS=5"}
 
 
-def tick(schedule: dg.ScheduleDefinition, dagster: DagsterWorld) -> dg.RunRequest | dg.SkipReason:
-    """Evaluate a schedule once."""
-    with dg.build_schedule_context(instance=dagster.instance) as context:
-        said: Any = schedule(context)
-    assert isinstance(said, dg.RunRequest | dg.SkipReason)
-    return said
+def tick(name: str, dagster: DagsterWorld, world: World) -> str:
+    """Evaluate a schedule once; return why it skips, or why the run is to run."""
+    redis, postgres = RedisResource(url=world.stores.redis.url), PostgresResource(url=world.stores.ledger.url)
+    resources = {"redis": redis, "postgres": postgres}
+    with dg.build_schedule_context(instance=dagster.instance, resources=resources) as context:
+        said: Any = defs.resolve_schedule_def(name)(context)
+    return str(said.skip_message) if isinstance(said, dg.SkipReason) else str(said.tags["viewer/why"])
 
 
-def test_schedules_run_what_settings_ask_for(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And say in words why a run ran, or that nothing is to be dropped."""
-    nothing = dg.SkipReason("no setting asks for it: everything is kept")
-    said = [tick(schedule, dagster) for schedule in housekeeping_schedules]
-    assert [isinstance(one, dg.RunRequest) and one.tags["viewer/why"] for one in said] == [
-        "schedule: drop old days of the ledger, daily at 03:20 UTC",
-        "schedule: delete old runs, daily at 03:40 UTC",
-        False,
-    ]
-    assert said[2] == nothing
-    for name in ("LEDGER_RETENTION_DAYS", "RUN_RETENTION_DAYS", "FAILED_RUN_RETENTION_DAYS"):
-        monkeypatch.setenv(name, "0")
-    assert [tick(schedule, dagster) for schedule in housekeeping_schedules] == [nothing] * 3
-    assert [schedule.job_name for schedule in housekeeping_schedules] == [job.name for job in HOUSEKEEPING]
+def test_the_ledgers_schedule(dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It launches a run where a day can be dropped, and says what is in the way where none can."""
+    history, old = History(world), datetime.now(UTC).date() - ONE * 40
+    assert tick("prune_ledger_days_daily", dagster, world) == "no flush is older than 30 days"
+    history.flush(at(old), {"a": 10})
+    why = f"{old} was never added up: materialize daily_views for it"
+    assert tick("prune_ledger_days_daily", dagster, world) == why
+    history.roll_up(old, old + ONE)
+    why = f"{old} is not settled: its last flush is 1, Redis has no marker"
+    assert tick("prune_ledger_days_daily", dagster, world) == why
+    world.send("a", 1)
+    world.flush()
+    assert tick("prune_ledger_days_daily", dagster, world) == "schedule: old days of the ledger"
+    monkeypatch.setenv("LEDGER_RETENTION_DAYS", "0")
+    assert tick("prune_ledger_days_daily", dagster, world) == KEPT
     assert run(dagster, "prune_ledger_days")["notes"] == "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"
+
+
+def test_the_historys_schedule(dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It launches a run where one is old."""
+    for _ in range(2):
+        dagster.run(dg.DagsterRunStatus.SUCCESS)
+    assert tick("prune_run_history_daily", dagster, world) == "no run is old"
+    world.execute("UPDATE dagster.runs SET end_time = 1")
+    assert tick("prune_run_history_daily", dagster, world) == "schedule: old runs"
+    for name in ("RUN_RETENTION_DAYS", "FAILED_RUN_RETENTION_DAYS"):
+        monkeypatch.setenv(name, "0")
+    assert tick("prune_run_history_daily", dagster, world) == KEPT
+
+
+def test_the_inputs_schedule(dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It launches a run where something is old that a setting does not keep."""
+    world.execute("INSERT INTO viewer.rejected VALUES ('1', 'message', 'x', '1', 'why', now() - interval '9 days')")
+    assert tick("prune_input_daily", dagster, world) == KEPT
+    monkeypatch.setenv("REJECTED_RETENTION_DAYS", "10")
+    assert tick("prune_input_daily", dagster, world) == "nothing is old"
+    monkeypatch.setenv("REJECTED_RETENTION_DAYS", "5")
+    assert tick("prune_input_daily", dagster, world) == "schedule: old rejected or parked input"

@@ -102,6 +102,17 @@ def test_a_day_with_a_late_flush_stays(history: History) -> None:
     assert history.daily()[MARCH, "a"] == 1 + 2 + 100
 
 
+def test_a_flush_that_is_too_late_for_its_day_holds_nothing_up(history: History) -> None:
+    """A clock that went wrong: the day is final, so it stays in the ledger, which is pruned on."""
+    three_days(history)
+    assert prune(history, MARCH + ONE).flushes == 2
+    late = history.flush(at(MARCH), {"a": 100})
+    history.flush(at(MARCH + ONE * 3), {"a": 1})
+    assert prune(history, MARCH + ONE * 3).flushes == 4
+    assert history.world.seqs() == [late, late + 1]
+    assert kept_from(history) == "2026-03-04"
+
+
 @pytest.mark.parametrize("marker", [None, Marker(1, 2, 2), Marker(2, 1, 2)])
 def test_a_day_that_is_not_settled_stays(history: History, marker: Marker | None) -> None:
     """Its batches are what the next run subtracts from Redis."""

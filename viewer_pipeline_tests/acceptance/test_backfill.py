@@ -1,0 +1,93 @@
+"""A backfill through Dagster's own daemon, asked for as its UI does, while flushes run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.local.home import running_servers
+from viewer_pipeline_tests.acceptance.test_up import up
+from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+DAYS = 90
+LAUNCH = """
+mutation ($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}
+"""
+STATUS = """
+query ($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { __typename ... on PartitionBackfill { status } }
+}
+"""
+
+
+def ask(ui: str, query: str, **variables: Any) -> dict[str, Any]:
+    """Ask Dagster's GraphQL as the UI does; return its one answer."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        (said,) = json.load(answer)["data"].values()
+    return dict(said)
+
+
+def backfill(ui: str, days: list[str]) -> None:
+    """Launch one, and wait until it is done."""
+    params = {"assetSelection": [{"path": ["daily_views"]}], "partitionNames": days}
+    launched = ask(ui, LAUNCH, params=params)
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+
+    def status() -> str:
+        return str(ask(ui, STATUS, id=launched["backfillId"])["status"])
+
+    wait_until(lambda: status() not in ("REQUESTED", "COMPLETING"), 200, "the backfill is done")
+    assert status() == "COMPLETED_SUCCESS"
+
+
+@pytest.mark.timeout(600)
+def test_ninety_days_twice(tmp_path: Path) -> None:
+    """Each time one run, and the same rows; flushes go on meanwhile and lose nothing."""
+    home, log = tmp_path / "home", tmp_path / "up.log"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "VIEWER_HOME": str(home),
+        "BATCH_INTERVAL_MS": "5000",
+        "HISTORY_START": f"{datetime.now(UTC).date() - ONE * (DAYS + 9)}",
+        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+    }
+    with up(environment, log):
+        wait_until(lambda: "Dagster UI" in log.read_text(), 180, "the banner of `up`")
+        found = re.search(r"Dagster UI +(http://\S+)", log.read_text())
+        assert found is not None
+        ui, urls = found[1].rstrip("/"), running_servers(home)
+        with connect(urls["redis_url"]) as client:
+            world = World(Stores(RedisStore(client, urls["redis_url"], PREFIX), Ledger(urls["database_url"])))
+            history, yesterday = History(world), datetime.now(UTC).date() - ONE
+            days = [yesterday - timedelta(days=ago) for ago in range(DAYS)][::-1]
+            for number, day in enumerate(days):
+                history.flush(at(day), {"a": number + 1, f"vod{number % 7}": 3})
+            backfill(ui, [day.isoformat() for day in days])
+            rows = history.daily()
+            assert sum(rows.values()) == sum(range(1, DAYS + 1)) + 3 * DAYS
+            world.client.incrby(PREFIX + "meanwhile", 5)
+            backfill(ui, [day.isoformat() for day in days])
+            assert {key: views for key, views in history.daily().items() if key[0] <= yesterday} == rows
+            wait_until(lambda: world.totals().get("meanwhile") == 5, 150, "a flush went on")
+        whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/why' AND value LIKE 'backfill%'"
+        assert [why.rpartition(" of ")[2] for (why,) in world.rows(whys)] == [f"{days[0]} to {days[-1]}"] * 2
+        events = "SELECT count(*) FROM dagster.event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
+        assert world.rows(f"{events} AND partition IS NOT NULL")[0][0] >= 2 * DAYS

@@ -462,6 +462,21 @@ def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
         show_changed(figures)
 
 
+@bench.command("reconcile")
+@click.option("--totals", default=1_000_000, show_default=True, type=click.IntRange(10_000, 90_000_000))
+@as_json
+def bench_reconcile(totals: int, as_json: bool) -> None:
+    """Time a comparison of totals, target and ledger, mending some, and taking a baseline, beside a plain read."""
+    from viewer_pipeline.bench.reconcile import bench_reconcile as measure
+    from viewer_pipeline.bench.show import show_reconcile
+
+    figures = measure(totals // 10_000 * 10_000)
+    if as_json:
+        click.echo(json.dumps(asdict(figures)))
+    else:
+        show_reconcile(figures)
+
+
 @bench.command("messages")
 @click.option("--messages", default=500_000, show_default=True, type=click.IntRange(1), help="Messages to publish.")
 @_bench_options
@@ -480,11 +495,12 @@ def bench_messages(messages: int, runs: int, as_json: bool) -> None:
 @bench.command("all")
 @_bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, into a table, the changed set, messages."""
+    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
     from viewer_pipeline.bench.changed import bench_changed as measure_changed
     from viewer_pipeline.bench.flush import bench_flush as measure_flush
     from viewer_pipeline.bench.messages import bench_messages as measure_messages
-    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages, show_target
+    from viewer_pipeline.bench.reconcile import bench_reconcile as measure_reconcile
+    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages, show_reconcile, show_target
     from viewer_pipeline.bench.target import bench_target as measure_target
 
     settings = load_settings()
@@ -494,14 +510,17 @@ def bench_all(runs: int, as_json: bool) -> None:
     target = measure_target(1_000_000, 100_000, runs=runs, batch_size=settings.batch_size, flush_max_counters=limit)
     changed = measure_changed(1_000, 1_000_000, runs=runs)
     messages = measure_messages(500_000, runs=runs)
+    reconciled = measure_reconcile(100_000)
     if as_json:
         found = {"flush": [asdict(figures) for figures in flushes], "changed": asdict(changed)}
-        click.echo(json.dumps({**found, "target": asdict(target), "messages": asdict(messages)}))
+        rest = {"messages": asdict(messages), "reconcile": asdict(reconciled)}
+        click.echo(json.dumps({**found, "target": asdict(target), **rest}))
     else:
         show_flush(flushes)
         show_target(target)
         show_changed(changed)
         show_messages(messages)
+        show_reconcile(reconciled)
 
 
 if __name__ == "__main__":

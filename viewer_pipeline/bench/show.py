@@ -8,6 +8,7 @@ from rich.table import Table
 from viewer_pipeline.bench.changed import ChangedFigures
 from viewer_pipeline.bench.flush import FlushFigures
 from viewer_pipeline.bench.messages import MessageFigures
+from viewer_pipeline.bench.reconcile import ReconcileFigures
 from viewer_pipeline.bench.target import TargetFigures
 
 WIDTH = 118
@@ -81,4 +82,17 @@ def show_messages(f: MessageFigures) -> None:
     table.add_row(
         "", "plain loop: get_message, json.loads", f"{f.plain_per_second:,.0f}", f"{f.plain_per_cpu_second:,.0f}", ""
     )
+    Console(width=WIDTH).print(table)
+
+
+def show_reconcile(f: ReconcileFigures) -> None:
+    """Print how long comparing, mending and a baseline take."""
+    table = Table(
+        "totals", "compare s", "totals/s", "compare and mend s", "mended", "baseline s", "plain read s", "peak MB",
+        title="reconcile: totals and a target against a ledger of as many entries (one run)",
+    )  # fmt: skip
+    table.add_row(
+        f"{f.totals:,}", f"{f.compare:.1f}", f"{f.totals / f.compare:,.0f}", f"{f.repair:.1f}", f"{f.spoiled:,}",
+        f"{f.baseline:.1f}", f"{f.raw:.2f}", f"{f.peak_mb:.0f}",
+    )  # fmt: skip
     Console(width=WIDTH).print(table)

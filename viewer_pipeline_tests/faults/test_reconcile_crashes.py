@@ -18,7 +18,8 @@ from viewer_pipeline_tests.calls import Killer, Recorder, Watcher, client_of_thr
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.world import PREFIX
 
-VODS = ("a", "b", "c")
+VODS = ("a", "b")
+PARTS = 4  # the points of a test, shared out
 
 
 def repair(stores: Stores, reports: Path) -> Reconciled:
@@ -41,7 +42,8 @@ def watched(watcher: Watcher, stores: Stores, reports: Path) -> Callable[[], Non
 def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave wrong totals, wrong counts in the target, parked views that can be counted, and an unsettled flush."""
     vods.client.flushall()
-    vods.execute("TRUNCATE viewer.flush, viewer.flush_batch, viewer.vod_view_counts, viewer.parked")
+    for table in ("flush", "flush_batch", "vod_view_counts", "parked"):  # of so few rows quicker than TRUNCATE
+        vods.execute(f"DELETE FROM viewer.{table}")
     vods.execute("""UPDATE public."Vod" SET "viewCount" = 0""")
     vods.execute("""DELETE FROM public."Vod" WHERE id = 'late'""")
     vods.sent.clear()
@@ -55,10 +57,11 @@ def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
         vods.flush("ids", vod_ids=("a",))
     vods.send("a", 2)
     vods.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 7 WHERE vod_id IN ('a', 'b')")
-    vods.execute("""UPDATE public."Vod" SET "viewCount" = "viewCount" - 3 WHERE id IN ('b', 'c')""")
+    vods.execute("""UPDATE public."Vod" SET "viewCount" = "viewCount" - 3 WHERE id = 'b'""")
 
 
-def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     """The next repair and the next flush find everything as it should be: no view lost, doubled or taken from Redis."""
     monkeypatch.setattr(mend, "AT_ONCE", 1)
     vods = TargetWorld(stores)
@@ -68,17 +71,16 @@ def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytes
     spoil(vods, monkeypatch)
     recorder = Recorder()
     with watching(recorder):
-        repair(stores, tmp_path)
+        repair(vods.stores, tmp_path)
     points = [point for point in recorder.points() if point.role == "main"]
     assert len(points) > 100
-    for point in points:
+    for point in points[part::PARTS]:
         spoil(vods, monkeypatch)
-        killed = in_child(watched(Killer(point), stores, tmp_path), tmp_path / "report")
+        killed = in_child(watched(Killer(point), vods.stores, tmp_path), tmp_path / "report")
         assert killed == -9, point
-        assert repair(stores, tmp_path).remaining == 0, point
-        vods.flush()
+        assert repair(vods.stores, tmp_path).remaining == 0, point
         vods.flush()
         assert vods.totals() == vods.target() == dict(vods.sent), point
         assert vods.counters() == vods.parked() == {}, point
-        again = repair(stores, tmp_path)
+        again = repair(vods.stores, tmp_path)
         assert (sum(again.found.values()), again.flushes) == (0, []), point

@@ -74,6 +74,8 @@ def test_old_input_is_forgotten(dagster: DagsterWorld, world: World, monkeypatch
     world.execute("INSERT INTO viewer.rejected VALUES ('1', 'message', 'x', '1', 'why', now() - interval '9 days')")
     old = "(SELECT now() - interval '9 days') AS old (t)"
     world.execute(f"INSERT INTO viewer.parked SELECT 'gone', 7, 'no row', 1, t, t FROM {old}")
+    world.execute("CREATE TABLE public.video (id text PRIMARY KEY, n bigint)")
+    target = {"target_table": "public.video", "target_count_column": "n"}
     assert run(dagster, "prune_input") == {"dry_run": False, "notes": "neither has a setting: both are kept for ever"}
     monkeypatch.setenv("REJECTED_RETENTION_DAYS", "5")
     monkeypatch.setenv("PARKED_RETENTION_DAYS", "5")

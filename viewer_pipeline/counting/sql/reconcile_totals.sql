@@ -1,5 +1,5 @@
 -- VODs of which the law does not hold: total - baseline + parked + given up by hand = days that are in daily_views alone
--- and, from then on, the ledger. One pass over all of it; returns what differs, in no order. Flushes of `reconcile` are
+-- and, from then on, the ledger; with it what came too late for its day, and so is in no daily view. One pass over all of it; returns what differs, in no order. Flushes of `reconcile` are
 -- no views. What retention gave up names no VOD: unnamed_given_up.sql.
 WITH part AS (
     SELECT
@@ -8,7 +8,12 @@ WITH part AS (
     FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
     WHERE NOT starts_with(f.mode, 'reconcile')
-        AND f.taken_at >= (SELECT from_day::timestamp AT TIME ZONE 'UTC' FROM viewer.ledger_kept)
+        AND (
+            f.taken_at >= (SELECT from_day::timestamp AT TIME ZONE 'UTC' FROM viewer.ledger_kept)
+            OR f.seq > coalesce(
+                (SELECT last_flush FROM viewer.daily_rollup AS r WHERE r.day = (f.taken_at AT TIME ZONE 'UTC')::date), 0
+            )
+        )
     UNION ALL
     SELECT vod_id, views, NULL, NULL, NULL, NULL FROM viewer.daily_views
     WHERE day < (SELECT from_day FROM viewer.ledger_kept)

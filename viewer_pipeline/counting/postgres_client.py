@@ -86,6 +86,12 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
             return result
 
 
+def let_take(connection: psycopg.Connection, seconds: float) -> None:
+    """Wait so many seconds for the server, and a little longer than that, where statements read or write everything."""
+    if isinstance(connection, BoundedConnection):
+        connection.answer_seconds = max(connection.answer_seconds, seconds + ANSWER_SECONDS)
+
+
 def open_connection(url: PostgresUrl) -> BoundedConnection:
     """Open an autocommit connection with finite waits: at the server, and at this end. Raises psycopg's errors.
 

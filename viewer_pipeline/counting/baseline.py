@@ -15,11 +15,12 @@ import psycopg
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.postgres_client import ANSWER_SECONDS, patient
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
 from viewer_pipeline.errors import SettingsError
 
-TIMEOUT = "3600s"  # for 10 million rows in one statement
+SECONDS = 3600  # for one statement: 10 million rows take minutes
 MEMORY = "64MB"
 AT_ONCE = 10_000  # rows of a file in one statement
 
@@ -56,12 +57,12 @@ def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, 
 
 
 def _take(connection: psycopg.Connection, source: str, take: Callable[[], None], *, again: bool) -> Baseline:
-    with connection.transaction():
+    with patient(connection, SECONDS + ANSWER_SECONDS), connection.transaction():
         connection.execute(SQL["lock_baseline"])
         taken = taken_baseline(connection)
         if taken is not None and not again:
             return taken
-        connection.execute(SQL["work_at_length"], {"timeout": TIMEOUT, "memory": MEMORY})
+        connection.execute(SQL["work_at_length"], {"timeout": f"{SECONDS}s", "memory": MEMORY})
         connection.execute(SQL["lock_totals"])
         take()
         row = connection.execute(SQL["note_baseline"], {"source": source}).fetchone()

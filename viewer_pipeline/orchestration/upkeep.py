@@ -9,8 +9,10 @@ from pydantic import Field
 from viewer_pipeline.counting.flush import Verdict
 from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled
 from viewer_pipeline.counting.reconcile.run import reconcile as compare
+from viewer_pipeline.orchestration.assets import OWNERS
 from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.why import say_why
 from viewer_pipeline.settings import load_settings
 
 GROUP = "upkeep"
@@ -36,6 +38,7 @@ class ReconcileConfig(dg.Config):
     name=NAME,
     group_name=GROUP,
     kinds={"postgres", "redis"},
+    owners=OWNERS,
     check_specs=[dg.AssetCheckSpec(name, asset=NAME, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
     retry_policy=TRANSIENT,
 )
@@ -48,6 +51,7 @@ def reconciliation(
     ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it mends what can be explained, in
     transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
     """
+    say_why(context)
     what = Reconcile.of(load_settings(), context.run.run_id, repair=config.repair)
     with said_clearly(), stores(redis, postgres) as both:
         found = compare(both, what, lambda step: context.log.info(f"comparing: {step}"))

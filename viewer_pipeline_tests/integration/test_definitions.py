@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from viewer_pipeline.counting.reconcile.run import CHECKS as RECONCILE_CHECKS
 from viewer_pipeline.definitions import defs
 
 CATALOGUE: dict[str, dict[str, Any]] = {
@@ -23,6 +24,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "checks": ["daily_equals_ledger", "yesterday_is_complete"],
         "policy": dg.FreshnessPolicy.cron("0 1 * * *", timedelta(hours=24)),
     },
+    "reconciliation": {
+        "deps": [],
+        "kinds": {"postgres", "redis"},
+        "checks": sorted(RECONCILE_CHECKS),
+        "policy": None,
+    },
 }
 JOBS = {
     "flush_views": "flush",
@@ -30,6 +37,7 @@ JOBS = {
     "prune_ledger_days": "housekeeping",
     "prune_run_history": "housekeeping",
     "prune_input": "housekeeping",
+    "reconcile": "upkeep",
 }
 SCHEDULES = {
     "sweep_schedule": ("* * * * *", "flush_views"),
@@ -53,7 +61,7 @@ def test_the_asset_graph() -> None:
             "checks": checks,
             "policy": spec.freshness_policy,
         }
-        assert spec.group_name == "views"
+        assert spec.group_name == ("upkeep" if spec.key.to_user_string() == "reconciliation" else "views")
         assert spec.owners == ["team:viewer-pipeline"]
         assert "." in (spec.description or "")
     assert found == CATALOGUE

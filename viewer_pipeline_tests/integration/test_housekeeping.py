@@ -22,10 +22,14 @@ OPS = {
 }
 
 
-def run(dagster: DagsterWorld, job: str, *, dry_run: bool = False) -> dict[str, Any]:
+def run(
+    dagster: DagsterWorld, job: str, *, dry_run: bool = False, postgres: PostgresResource | None = None
+) -> dict[str, Any]:
     """Run a job in this process; return the metadata of its step."""
     result = defs.resolve_job_def(job).execute_in_process(
-        instance=dagster.instance, run_config={"ops": {OPS[job]: {"config": {"dry_run": dry_run}}}}
+        instance=dagster.instance,
+        run_config={"ops": {OPS[job]: {"config": {"dry_run": dry_run}}}},
+        resources={"postgres": postgres} if postgres else None,
     )
     (event,) = [event for event in result.all_node_events if event.is_successful_output]
     return {name: value.value for name, value in event.step_output_data.metadata.items()}
@@ -75,13 +79,13 @@ def test_old_input_is_forgotten(dagster: DagsterWorld, world: World, monkeypatch
     old = "(SELECT now() - interval '9 days') AS old (t)"
     world.execute(f"INSERT INTO viewer.parked SELECT 'gone', 7, 'no row', 1, t, t FROM {old}")
     world.execute("CREATE TABLE public.video (id text PRIMARY KEY, n bigint)")
-    target = {"target_table": "public.video", "target_count_column": "n"}
+    video = PostgresResource(url=dg.EnvVar("DATABASE_URL"), target_table="public.video", target_count_column="n")
     assert run(dagster, "prune_input") == {"dry_run": False, "notes": "neither has a setting: both are kept for ever"}
     monkeypatch.setenv("REJECTED_RETENTION_DAYS", "5")
     monkeypatch.setenv("PARKED_RETENTION_DAYS", "5")
     expected = {"rejected": 1, "parked_vods": 1, "parked_views": 7}
-    assert run(dagster, "prune_input", dry_run=True) == {"dry_run": True} | expected
-    assert run(dagster, "prune_input") == {"dry_run": False} | expected
+    assert run(dagster, "prune_input", dry_run=True, postgres=video) == {"dry_run": True} | expected
+    assert run(dagster, "prune_input", postgres=video) == {"dry_run": False} | expected
     assert world.parked() == {}
     assert world.rejected() == {"1 VODs": "no row came for them within PARKED_RETENTION_DAYS=5"}
 

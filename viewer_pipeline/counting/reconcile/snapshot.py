@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.counting.ledger import postgres_errors
-from viewer_pipeline.counting.postgres_client import ANSWER_SECONDS, open_connection
+from viewer_pipeline.counting.postgres_client import ANSWER_SECONDS, open_connection, patient
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.postgres_url import PostgresUrl
 
@@ -23,8 +23,7 @@ def snapshot(url: str) -> Iterator[psycopg.Connection]:
     with postgres_errors(url), open_connection(PostgresUrl.of(url)) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        connection.answer_seconds = PASS_SECONDS + ANSWER_SECONDS
-        with connection.transaction():
+        with patient(connection, PASS_SECONDS + ANSWER_SECONDS), connection.transaction():
             connection.execute(SQL["work_at_length"], {"timeout": f"{PASS_SECONDS}s", "memory": MEMORY})
             yield connection
 

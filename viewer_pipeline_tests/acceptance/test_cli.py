@@ -24,10 +24,12 @@ Environment = dict[str, str]
 
 FULL = 2**63 - 1  # a total that takes no more views: they are parked
 
-# Exercised with --json in this file, `demo`, `soak` and `parked` in their own. `bench all` is the others together.
-JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo", "parked"} | {
+# Exercised with --json in this file; `demo`, `soak`, `parked`, `doctor`, `grants` in their own. `bench all` is the
+# others together.
+JSON_COMMANDS = {"migrate", "acknowledge", "soak", "flush", "status", "send", "demo", "parked", "doctor", "grants"} | {
     f"bench {name}" for name in ("flush", "changed", "messages", "target", "all")
 }
+JSON_COMMANDS |= {"reconcile", "baseline", "bench reconcile"}  # in a file of their own
 
 
 @pytest.fixture

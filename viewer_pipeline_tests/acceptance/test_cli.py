@@ -42,7 +42,7 @@ JSON_COMMANDS = frozenset(
         "soak",
         "status",
     ]
-) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "all")}
+) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "all")}
 
 
 @pytest.fixture

@@ -83,3 +83,10 @@ def test_wrong_usage(told: Environment) -> None:
     assert "TARGET_TABLE is not set" in complaint(
         run({name: value for name, value in told.items() if name != "TARGET_TABLE"}, "baseline", "--from-target"), 2
     )
+
+
+def test_bench(environment: Environment) -> None:
+    """It falsifies totals of its own servers, and mends them."""
+    figures = json_of(run(environment, "bench", "reconcile", "--totals", "10000", "--json"))
+    assert (figures["totals"], figures["spoiled"]) == (10_000, 10_000)
+    assert min(figures[name] for name in ("raw", "baseline", "compare", "repair", "peak_mb")) > 0

@@ -44,12 +44,14 @@ from viewer_pipeline.counting.flush import Stores  # noqa: E402
 from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
 from viewer_pipeline.counting.redis_client import connect  # noqa: E402
 from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
+from viewer_pipeline.counting.target import TargetNames  # noqa: E402
 from viewer_pipeline.local import postgres_server as postgres_server_module  # noqa: E402
 from viewer_pipeline.local import redis_server as redis_server_module  # noqa: E402
 from viewer_pipeline.local.ports import free_port  # noqa: E402
 from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
+from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = "template_viewer"
@@ -198,3 +200,23 @@ def stores(client: redis.Redis, redis_url: str, database_url: str) -> Stores:
 def world(stores: Stores) -> World:
     """Both stores with a producer that remembers what it sent."""
     return World(stores)
+
+
+@pytest.fixture
+def vods(stores: Stores) -> TargetWorld:
+    """Streamix's tables, without VODs."""
+    world = TargetWorld(stores)
+    world.make_streamix()
+    return world
+
+
+@pytest.fixture
+def world_of(stores: Stores) -> MakeWorld:
+    """Make a world of a table made by a statement."""
+
+    def make(ddl: str, table: str, id_column: str = "id", count_column: str = "viewCount") -> TargetWorld:
+        world = TargetWorld(stores, TargetNames.parse(table, id_column, count_column))
+        world.execute(ddl)
+        return world
+
+    return make

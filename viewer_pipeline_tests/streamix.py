@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -71,3 +72,11 @@ class TargetWorld(World):
     def rest(self, counted: dict[str, int]) -> dict[str, int]:
         """Return what was sent beside these counts."""
         return dict(self.sent - Counter(counted))
+
+
+MakeWorld = Callable[..., TargetWorld]  # of a table made by a statement
+
+
+def reasons(world: TargetWorld) -> dict[str, str]:
+    """Return why views are parked, by VOD."""
+    return dict(world.rows("SELECT vod_id, reason FROM viewer.parked"))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import psycopg
 
-from viewer_pipeline.bench.rig import Rig, Seconds, fill, ids_of, rig
+from viewer_pipeline.bench.rig import Seconds, fill, ids_of, rig, write_raw
 from viewer_pipeline.bench.watch import Watched, watch
 from viewer_pipeline.counting.flush import Request
 
@@ -16,8 +15,6 @@ RAW_TABLE = (
     "CREATE TABLE raw_counts (LIKE viewer.vod_view_counts INCLUDING ALL)",
     "ALTER TABLE raw_counts SET (fillfactor = 50)",  # LIKE does not copy it
 )
-RAW_STAGE = "CREATE TEMP TABLE stage (vod_id text, delta bigint) ON COMMIT DROP"
-RAW_COPY = "COPY stage (vod_id, delta) FROM STDIN (FORMAT BINARY)"
 RAW_UPSERT = """
 INSERT INTO raw_counts AS t (vod_id, view_count, last_flush, updated_at)
 SELECT vod_id, delta, 1, statement_timestamp() FROM stage ORDER BY vod_id COLLATE "C"
@@ -55,25 +52,11 @@ def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_coun
         pairs: list[tuple[float, Seconds]] = []
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
-            raw = write_raw(servers, ids, deltas)
+            raw = write_raw(servers, ids, deltas, RAW_UPSERT)
             fill(servers.client, ids, deltas)
             pairs.append((raw, servers.flush(request)))
         watched = watch(servers, request, ids)
     return _figures(counters, pairs[1:], watched)
-
-
-def write_raw(servers: Rig, ids: list[str], deltas: list[int]) -> float:
-    """Write the rows with PostgreSQL alone; return the seconds it took, without the connection."""
-    with psycopg.connect(servers.database_url) as connection:
-        started = time.perf_counter()
-        connection.execute(RAW_STAGE)
-        with connection.cursor() as cursor, cursor.copy(RAW_COPY) as copy:
-            copy.set_types(["text", "int8"])
-            for row in zip(ids, deltas, strict=True):
-                copy.write_row(row)
-        connection.execute(RAW_UPSERT)
-        connection.commit()
-        return time.perf_counter() - started
 
 
 def _figures(counters: int, pairs: list[tuple[float, Seconds]], watched: Watched) -> FlushFigures:

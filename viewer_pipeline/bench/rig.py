@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import LiteralString
 
+import psycopg
 import redis
 
 from viewer_pipeline.counting.flush import Request, Stores, bulk_upsert, drain
@@ -27,6 +29,8 @@ from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
 
 PREFIX = "vod:views:"
+RAW_STAGE = "CREATE TEMP TABLE stage (vod_id text, delta bigint) ON COMMIT DROP"
+RAW_COPY = "COPY stage (vod_id, delta) FROM STDIN (FORMAT BINARY)"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,23 @@ def flush_once(database_url: str, redis_url: str, request: Request, target: Targ
     return Seconds(
         ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak_mb()
     )
+
+
+def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: LiteralString) -> float:
+    """Write the rows with PostgreSQL alone: binary COPY into the table `stage`, then one statement that reads it.
+
+    Returns the seconds it took, without the connection.
+    """
+    with psycopg.connect(servers.database_url) as connection:
+        started = time.perf_counter()
+        connection.execute(RAW_STAGE)
+        with connection.cursor() as cursor, cursor.copy(RAW_COPY) as copy:
+            copy.set_types(["text", "int8"])
+            for row in zip(ids, deltas, strict=True):
+                copy.write_row(row)
+        connection.execute(statement)
+        connection.commit()
+        return time.perf_counter() - started
 
 
 def peak_mb() -> float:

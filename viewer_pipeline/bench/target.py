@@ -11,7 +11,7 @@ from typing import Self
 
 import psycopg
 
-from viewer_pipeline.bench.rig import Rig, fill, ids_of, rig
+from viewer_pipeline.bench.rig import Rig, fill, ids_of, rig, write_raw
 from viewer_pipeline.counting.flush import Request
 from viewer_pipeline.counting.target import TargetNames
 
@@ -36,8 +36,6 @@ SELECT id, 'channel' || number %% 5000, 'The title of ' || id, repeat('words ', 
     'streamix-vods', 'eu-central-1', 'vods/' || id || '/index.m3u8'
 FROM unnest(%s::text[]) WITH ORDINALITY AS t (id, number)
 """
-RAW_STAGE = "CREATE TEMP TABLE stage (vod_id text, delta bigint) ON COMMIT DROP"
-RAW_COPY = "COPY stage (vod_id, delta) FROM STDIN (FORMAT BINARY)"
 RAW_UPDATE = """
 UPDATE public."Vod" AS t SET "viewCount" = t."viewCount" + s.delta
 FROM (SELECT vod_id, delta FROM stage ORDER BY vod_id) AS s WHERE t."id" = s.vod_id
@@ -72,7 +70,7 @@ def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, fl
         _make_table(servers, ids)
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
-            raws.append(write_raw(servers, some, deltas))
+            raws.append(write_raw(servers, some, deltas, RAW_UPDATE))
             fill(servers.client, some, deltas)
             with _Editor(servers, some) as editor:
                 seconds = servers.flush(request)
@@ -94,20 +92,6 @@ def _make_table(servers: Rig, ids: list[str]) -> None:
         for start in range(0, len(ids), LOAD_AT_ONCE):
             connection.execute(ROWS, [ids[start : start + LOAD_AT_ONCE]])
         connection.execute('VACUUM ANALYZE public."Vod"')
-
-
-def write_raw(servers: Rig, ids: list[str], deltas: list[int]) -> float:
-    """Write the rows with PostgreSQL alone; return the seconds it took, without the connection."""
-    with psycopg.connect(servers.database_url) as connection:
-        started = time.perf_counter()
-        connection.execute(RAW_STAGE)
-        with connection.cursor() as cursor, cursor.copy(RAW_COPY) as copy:
-            copy.set_types(["text", "int8"])
-            for row in zip(ids, deltas, strict=True):
-                copy.write_row(row)
-        connection.execute(RAW_UPDATE)
-        connection.commit()
-        return time.perf_counter() - started
 
 
 class _Editor:

@@ -14,14 +14,6 @@ __all__ = ["environment", "online"]
 
 
 @pytest.fixture
-def vods(stores: Stores) -> TargetWorld:
-    """Streamix's tables, without VODs."""
-    world = TargetWorld(stores)
-    world.make_streamix()
-    return world
-
-
-@pytest.fixture
 def told(online: Environment) -> Environment:
     """The environment of somebody who counts into them."""
     return {**online, "TARGET_TABLE": "public.Vod"}

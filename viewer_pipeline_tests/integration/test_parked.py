@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from viewer_pipeline.counting import parked
-from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.parked import (
     all_ready_parked,
     apply_parked,
@@ -26,14 +25,6 @@ WAITING = """
 SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
 """
 MANY = 3000  # parked rows, of which one look takes in some hundreds
-
-
-@pytest.fixture
-def vods(stores: Stores) -> TargetWorld:
-    """Streamix's tables, without VODs."""
-    world = TargetWorld(stores)
-    world.make_streamix()
-    return world
 
 
 @pytest.fixture

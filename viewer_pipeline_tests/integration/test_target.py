@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
@@ -17,7 +17,7 @@ from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World
 
@@ -26,32 +26,6 @@ MADE_UP = 'no row in "public"."Vod"'
 WAITING = (
     "SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
-MakeWorld = Callable[..., TargetWorld]
-
-
-@pytest.fixture
-def vods(stores: Stores) -> TargetWorld:
-    """Streamix's tables, without VODs."""
-    world = TargetWorld(stores)
-    world.make_streamix()
-    return world
-
-
-@pytest.fixture
-def world_of(stores: Stores) -> MakeWorld:
-    """Make a world of a table made by a statement."""
-
-    def make(ddl: str, table: str, id_column: str = "id", count_column: str = "viewCount") -> TargetWorld:
-        world = TargetWorld(stores, TargetNames.parse(table, id_column, count_column))
-        world.execute(ddl)
-        return world
-
-    return make
-
-
-def reasons(world: TargetWorld) -> dict[str, str]:
-    """Return why views are parked, by VOD."""
-    return dict(world.rows("SELECT vod_id, reason FROM viewer.parked"))
 
 
 def test_views_are_added_to_the_table(vods: TargetWorld) -> None:

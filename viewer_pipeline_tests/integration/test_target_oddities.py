@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import psycopg
 import pytest
 
 from viewer_pipeline.counting import parked
-from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.look import look_for_counters
-from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
 
 INT4 = 2**31 - 1
-MakeWorld = Callable[..., TargetWorld]
 TRIGGER = """
     CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
     CREATE TRIGGER odd BEFORE UPDATE ON public."Vod" FOR EACH ROW EXECUTE FUNCTION odd();
 """
-
-
-@pytest.fixture
-def vods(stores: Stores) -> TargetWorld:
-    """Streamix's tables, without VODs."""
-    world = TargetWorld(stores)
-    world.make_streamix()
-    return world
-
-
-@pytest.fixture
-def world_of(stores: Stores) -> MakeWorld:
-    """Make a world of a table made by a statement."""
-
-    def make(ddl: str, table: str, id_column: str = "id", count_column: str = "viewCount") -> TargetWorld:
-        world = TargetWorld(stores, TargetNames.parse(table, id_column, count_column))
-        world.execute(ddl)
-        return world
-
-    return make
-
-
-def reasons(world: TargetWorld) -> dict[str, str]:
-    """Return why views are parked, by VOD."""
-    return dict(world.rows("SELECT vod_id, reason FROM viewer.parked"))
 
 
 # --- nothing stands still -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from threading import Event
 from typing import Any, Self
@@ -23,6 +24,7 @@ from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.counting.sums import flushes_since
 from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import CannotUndo
+from viewer_pipeline_tests.ledger_world import History
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -188,12 +190,7 @@ def test_days_that_left_the_ledger(world: World, reports: Path) -> None:
     world.execute("UPDATE viewer.flush SET taken_at = '2026-01-01 23:59:59.9+00'")
     flushed(world, views=4)
     world.execute("UPDATE viewer.flush SET taken_at = '2026-01-02 00:00:00+00' WHERE taken_at > '2026-01-02'")
-    world.execute(
-        "INSERT INTO viewer.daily_views SELECT (f.taken_at AT TIME ZONE 'UTC')::date, c.vod_id, sum(c.delta)"
-        " FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq),"
-        " unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)"
-        " GROUP BY 1, 2"
-    )
+    History(world).roll_up(date(2026, 1, 1), date(2026, 1, 3))
     assert run(world, reports).found == NOTHING
     world.execute("UPDATE viewer.ledger_kept SET from_day = '2026-01-02'")
     assert run(world, reports).found == NOTHING

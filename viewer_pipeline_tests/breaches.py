@@ -15,6 +15,7 @@ PARKED = "viewer_pipeline_tests/integration/test_parked.py"
 TARGET_FAULTS = "viewer_pipeline_tests/faults/test_target_faults.py"
 AMBIGUOUS = "viewer_pipeline_tests/faults/test_ambiguous_redis.py"
 DURABILITY = "viewer_pipeline_tests/faults/test_durability.py"
+SUBSCRIBER = "viewer_pipeline_tests/integration/test_subscriber.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
 
 COUNTING = "viewer_pipeline/counting/"
@@ -241,6 +242,14 @@ BREACHES = (
         "if at[1] ~= ARGV[1] then",
         "if false then",
         (FOLDS, EXACTNESS),
+    ),
+    Breach(
+        "stream",
+        "messages that arrive together with the confirmation of a subscription are heard twice",
+        "viewer_pipeline/worker/subscription.py",
+        "            self._early = self.read(",
+        "            self._early += self.read(",
+        (SUBSCRIBER,),
     ),
     Breach(
         "stream",

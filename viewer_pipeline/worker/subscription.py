@@ -48,7 +48,7 @@ class Subscription:
         self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
         self._heard = time.monotonic()
         while self._confirmed < len(self._channels):
-            self._early += self.read(PING_SECONDS)
+            self._early = self.read(PING_SECONDS)  # with those that came earlier still: once each
 
     def unsubscribe(self, channel: str) -> None:
         """Hear no more of one channel; what is on its way still arrives. Raises SubscriptionLost."""

@@ -13,11 +13,13 @@ import pytest
 import redis
 
 from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.rejections import KEPT_OF_A_REASON, Rejections
 from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline.worker.subscription import Subscription
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -199,11 +201,6 @@ def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: W
     assert world.counters() == {"a": 2}
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect, on a loaded machine: what was heard of a burst before its connection was killed is folded"
-    " twice in 7 of 22 runs seen (docs/guarantees.md, known gaps)",
-)
 def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: World) -> None:
     """Messages in memory when the connection breaks are not lost, however often that happens."""
     sent = 0
@@ -214,6 +211,29 @@ def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: Worl
             world.client.client_kill_filter(_type="pubsub")
             wait_until(lambda: bool(dict(world.client.pubsub_numsub(CHANNEL))[CHANNEL.encode()]), 20, "subscribed")
     assert 0 < world.counters()["a"] <= sent
+
+
+def test_messages_with_the_confirmation_are_heard_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published while the subscription was confirmed and nobody read yet: in one piece with the confirmation."""
+    subscription = Subscription(connect(world.stores.redis.url, protocol=2), [CHANNEL, "viewer:cuts:x"])
+    read, sent = subscription.read, [b"%d" % number for number in range(13)]
+
+    def read_late(timeout: float) -> list[tuple[bytes, bytes]]:
+        monkeypatch.undo()
+        wait_until(lambda: world.client.pubsub_numsub(CHANNEL)[0][1] == 1, 20, "subscribed")
+        for payload in sent:
+            world.client.publish(CHANNEL, payload)
+        return read(timeout)
+
+    monkeypatch.setattr(subscription, "read", read_late)
+    heard: list[tuple[bytes, bytes]] = []
+    try:
+        subscription.open()
+        while len(heard) < len(sent):
+            heard += subscription.read(1)
+    finally:
+        subscription.close()
+    assert heard == [(CHANNEL.encode(), payload) for payload in sent]
 
 
 def test_the_changed_set_is_read_in_pages(world: World) -> None:

@@ -20,7 +20,7 @@ import psycopg
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.findings import Findings
-from viewer_pipeline.counting.frame import Aggregate, Readings, Reject, aggregate, slices
+from viewer_pipeline.counting.frame import Aggregate, aggregate, slices
 from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import (
     Batch,
@@ -36,6 +36,7 @@ from viewer_pipeline.counting.ledger import (
     totals_behind,
 )
 from viewer_pipeline.counting.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
+from viewer_pipeline.counting.readings import Readings, Reject
 from viewer_pipeline.counting.redis_store import READ_COUNT, Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler, settle_through
 from viewer_pipeline.errors import MarkerMoved

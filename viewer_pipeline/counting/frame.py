@@ -1,8 +1,7 @@
-"""From readings to a DataFrame, and what cannot go into one. Pure: no I/O."""
+"""From readings to a DataFrame. Pure: no I/O."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -11,41 +10,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from viewer_pipeline.counting.counters import MAX_COUNT, MAX_ID_CHARACTERS, is_positive_integer, why_no_count, why_no_id
+from viewer_pipeline.counting.readings import Readings, Reject
 
-SAMPLE_CHARACTERS = 300
 SIFT_ROWS = 1000  # rows that are looked at together; one bad row among them costs a closer look at these only
 
 _are_counts = re.compile(rb"(?:[1-9][0-9]{0,17}\n)*[1-9][0-9]{0,17}").fullmatch  # 18 digits always fit int64
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What Redis held: `ids[i]` (raw, without prefix) had `values[i]`, or None where it was no string. In any order."""
-
-    ids: list[bytes] = field(default_factory=list)
-    values: list[bytes | None] = field(default_factory=list)
-    types: dict[bytes, str] = field(default_factory=dict)  # of the ids without a value; "none" where there is no key
-
-
-@dataclass(frozen=True)
-class Reject:
-    """One input that can never be a count, with the reason. Kept cut, told apart by a digest of the whole."""
-
-    source: str
-    subject: str
-    value: str
-    reason: str
-    digest: bytes
-
-    @classmethod
-    def of(cls, source: str, subject: bytes, value: bytes, reason: str, occasion: str = "") -> Reject:
-        """Make a reject whose texts PostgreSQL can hold, whatever bytes came in.
-
-        It is recorded once for each `occasion`: for ever by default, else e.g. once per segment.
-        """
-        parts = (source.encode(), reason.encode(), occasion.encode(), subject)
-        digest = hashlib.sha256(b"\x00".join(parts)).digest()
-        return cls(source, printable(subject), printable(value), reason, digest)
 
 
 @dataclass(frozen=True)
@@ -62,12 +31,6 @@ class Aggregate:
     def views(self) -> int:
         """Sum of the deltas, in views; exact also beyond int64."""
         return sum(self.frame["delta"].tolist())
-
-
-def printable(raw: bytes) -> str:
-    """Return at most SAMPLE_CHARACTERS of `raw` as text that PostgreSQL can hold."""
-    text = raw[: SAMPLE_CHARACTERS * 4 + 4].decode("utf-8", "backslashreplace").replace("\x00", "\\x00")
-    return text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
 
 
 def aggregate(readings: Readings) -> Aggregate:

@@ -15,9 +15,8 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.counting.chunks import chunks
-from viewer_pipeline.counting.copy_format import batch_rows
-from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.postgres_client import open_connection
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target, TargetNames, find_target
 from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
@@ -355,6 +354,8 @@ def _claim(connection: psycopg.Connection, flush: Flush) -> bool:
 
 
 def _copy_batches(connection: psycopg.Connection, batches: list[Batch]) -> None:
+    from viewer_pipeline.counting.copy_format import batch_rows  # noqa: PLC0415 - numpy, which the worker does not need
+
     with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
         copy.write(batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
 

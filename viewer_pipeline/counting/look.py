@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import unrecorded
 from viewer_pipeline.counting.parked import ready_parked
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.redis_store import SCAN_COUNT
 
 MAX_SCANS = 1000  # a million keys, about a second

@@ -16,9 +16,9 @@ import redis
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY, counter_pattern
 from viewer_pipeline.counting.durability import Durability
-from viewer_pipeline.counting.frame import Readings
 from viewer_pipeline.counting.ledger import Batch, LastFlush
 from viewer_pipeline.counting.one_connection import one_connection
+from viewer_pipeline.counting.readings import Readings
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.errors import MarkerUnreadable
 

@@ -7,16 +7,18 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from viewer_pipeline.counting.flush import Persisted
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
+
+if TYPE_CHECKING:  # pandas comes with it, which the worker does not need
+    from viewer_pipeline.counting.flush import Persisted
 
 log = logging.getLogger("viewer_pipeline.sums")
 

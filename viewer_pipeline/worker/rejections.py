@@ -6,8 +6,8 @@ import logging
 import threading
 from collections import Counter
 
-from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
 

@@ -11,7 +11,7 @@ from collections import Counter
 import redis
 
 from viewer_pipeline.counting.folds import FoldStore, NotHolder, OtherKeySpace, cuts_channel
-from viewer_pipeline.counting.frame import Reject
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import RedisFailed, TransientError, ViewerPipelineError

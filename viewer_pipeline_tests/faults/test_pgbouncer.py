@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from viewer_pipeline.cli import main
 from viewer_pipeline.counting import flush, ledger
 from viewer_pipeline.counting.flush import Persisted, Stores
-from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate, migrate_all

@@ -25,12 +25,13 @@ from viewer_pipeline.counting.baseline import take_from_target
 from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
-from viewer_pipeline.counting.frame import Reject, aggregate
+from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.incidents import acknowledge, open_incidents, record_incidents
 from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
 from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.counting.parked import discard_parked, prune_parked
 from viewer_pipeline.counting.privileges import COMMANDS, TABLES
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.reconcile.run import Reconcile, reconcile
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore

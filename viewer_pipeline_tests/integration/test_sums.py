@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from viewer_pipeline.counting.frame import Reject
 from viewer_pipeline.counting.ledger import record_message_rejects, record_rejects
+from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.sums import (
     BOUNDS,
     FlushSum,

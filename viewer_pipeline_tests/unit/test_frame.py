@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from viewer_pipeline.counting import frame
-from viewer_pipeline.counting.frame import Aggregate, Readings, Reject, aggregate, counts_frame, printable, slices
+from viewer_pipeline.counting.frame import Aggregate, aggregate, counts_frame, slices
+from viewer_pipeline.counting.readings import Readings, Reject, printable
 
 MAX = 2**63 - 1
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli import main
 from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline_tests.warm import run
 from viewer_pipeline_tests.world import PREFIX, World
 
 Environment = dict[str, str]
@@ -56,14 +57,6 @@ def environment(tmp_path: Path) -> Environment:
 def online(environment: Environment, database_url: str, redis_url: str) -> Environment:
     """The same with both servers."""
     return {**environment, "DATABASE_URL": database_url, "REDIS_URL": redis_url}
-
-
-def run(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in a directory without a checkout."""
-    command = [sys.executable, "-m", "viewer_pipeline.cli", *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=environment["HOME"], capture_output=True, text=True, check=False
-    )
 
 
 def json_of(done: subprocess.CompletedProcess[str], status: int = 0) -> Any:
@@ -105,7 +98,9 @@ def test_help_of_every_command(words: str) -> None:
 
 def test_help_from_outside(environment: Environment) -> None:
     """Without any setting, and even with bad ones."""
-    done = run({**environment, "BATCH_SIZE": "many"}, "--help")
+    command = [sys.executable, "-m", "viewer_pipeline.cli", "--help"]
+    variables = {**environment, "BATCH_SIZE": "many"}
+    done = subprocess.run(command, env=variables, cwd=environment["HOME"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Carry view counts from Redis to PostgreSQL" in done.stdout
 

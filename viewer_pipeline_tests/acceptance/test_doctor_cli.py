@@ -11,7 +11,8 @@ from viewer_pipeline.local.doctor.finding import REASONS
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
-from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online, run
+from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
+from viewer_pipeline_tests.warm import run
 
 __all__ = ["environment", "online"]
 

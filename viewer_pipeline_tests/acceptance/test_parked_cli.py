@@ -6,8 +6,9 @@ import pytest
 
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online, run
+from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online
 from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.warm import run
 from viewer_pipeline_tests.world import World
 
 __all__ = ["environment", "online"]

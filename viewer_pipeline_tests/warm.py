@@ -1,0 +1,129 @@
+"""Commands of the command line, each in a process of its own, forked from one that has imported what takes long.
+
+A command spends most of its time on importing; `start` and `wait` of hundreds of them would be most of `make test`.
+What a command sees is that of a new process: environment, working directory, arguments, stdout, stderr, exit status.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from typing import NamedTuple
+
+# None of them reads a setting while it is imported.
+TAKE_LONG = (
+    "dagster",
+    "dagster_postgres",
+    "pandas",
+    "alembic.command",
+    "rich.console",
+    "viewer_pipeline.counting.flush",
+    "viewer_pipeline.local.status",
+)
+MESSAGE = 1 << 20  # bytes of a request, at most
+
+
+class Request(NamedTuple):
+    """A command to run."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    directory: str
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `viewer-pipeline` to its end, in a directory without a checkout."""
+    server, _ = _server()
+    request = Request(list(arguments), environment, environment["HOME"])
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        socket.send_fds(server, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
+        answer = server.recv(100)
+        assert answer, "the process that commands are forked from has ended"
+        for file in (out, err):
+            file.seek(0)
+        said, complained = out.read().decode(), err.read().decode()
+    return subprocess.CompletedProcess(arguments, int(answer), said, complained)
+
+
+@functools.cache
+def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start it; it ends when this process does."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(its.fileno())], env=found, pass_fds=[its.fileno()]
+        )
+    return ours, process
+
+
+def _serve(asks: socket.socket) -> tuple[Request, list[int]] | None:
+    """Fork for each request. Returns in the child, with its request; in the parent at the end."""
+    while True:
+        message, files, _, _ = socket.recv_fds(asks, MESSAGE, 2)
+        if not message:
+            return None
+        assert threading.active_count() == 1, threading.enumerate()
+        pid = os.fork()
+        if pid == 0:
+            return Request(*json.loads(message)), files
+        for file in files:
+            os.close(file)
+        _, status = os.waitpid(pid, 0)
+        asks.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(request: Request, files: list[int]) -> None:
+    """Be a new process that runs this command, as far as it can see."""
+    for number, file in enumerate(files, start=1):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request.directory)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    sys.argv = ["viewer-pipeline", *request.arguments]
+    status = 1
+    try:
+        runpy.run_module("viewer_pipeline.cli", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    finally:
+        _end(status)
+
+
+def _end(status: int) -> None:
+    """End as Python does, without taking everything apart: half a second where so much is imported."""
+    if (error := sys.exception()) is not None and not isinstance(error, SystemExit):
+        traceback.print_exc()
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _main() -> None:
+    with socket.socket(fileno=int(sys.argv[1])) as asks:
+        for name in TAKE_LONG:
+            importlib.import_module(name)
+        gc.freeze()
+        found = _serve(asks)
+    if found is not None:
+        _become(*found)
+
+
+if __name__ == "__main__":
+    _main()

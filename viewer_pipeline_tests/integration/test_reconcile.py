@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,7 @@ from viewer_pipeline.counting.baseline import take_from_target
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.parked import discard_parked, prune_parked
 from viewer_pipeline.counting.reconcile.adjust import Adjuster
+from viewer_pipeline.counting.reconcile.reports import KEPT
 from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled, reconcile
 from viewer_pipeline.counting.reconcile.undo import undo
 from viewer_pipeline.counting.redis_store import Marker
@@ -73,6 +75,20 @@ def test_nothing_differs(world: World, reports: Path) -> None:
     assert (found.found, found.first, found.flushes, found.vods) == (NOTHING, [], [], 10)
     assert found.report.read_text().splitlines() == ["kind,subject,expected,found,said,mendable,basis"]
     assert [verdict.name for verdict in found.verdicts() if verdict.passed] == list(CHECKS)
+
+
+def test_the_newest_reports_stay(world: World, reports: Path) -> None:
+    """The last thirty; not what a killed run left unfinished long ago. What is no report is left alone."""
+    reports.mkdir()
+    old = [reports / f"reconcile-20260101T0000{number:02d}Z-{number:08x}.csv" for number in range(KEPT + 3)]
+    at_work, killed, other = (
+        reports / name for name in ("reconcile-1.csv.partial", "reconcile-2.csv.partial", "a.csv")
+    )
+    for path in (*old, at_work, killed, other):
+        path.touch()
+    os.utime(killed, (1, 1))
+    newest = [run(world, reports).report for _ in range(2)]
+    assert {path.name for path in reports.iterdir()} == {path.name for path in (*old[5:], *newest, at_work, other)}
 
 
 def test_totals_are_found_and_mended(world: World, reports: Path) -> None:

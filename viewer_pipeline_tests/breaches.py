@@ -18,6 +18,13 @@ DURABILITY = "viewer_pipeline_tests/faults/test_durability.py"
 SUBSCRIBER = "viewer_pipeline_tests/integration/test_subscriber.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
 
+RECONCILE = "viewer_pipeline_tests/integration/test_reconcile.py"
+RECONCILE_CRASHES = "viewer_pipeline_tests/faults/test_reconcile_crashes.py"
+RETENTION = "viewer_pipeline_tests/integration/test_retention.py"
+DAILY = "viewer_pipeline_tests/integration/test_daily.py"
+RUN_HISTORY = "viewer_pipeline_tests/integration/test_run_history.py"
+BASELINE = "viewer_pipeline_tests/integration/test_baseline.py"
+
 COUNTING = "viewer_pipeline/counting/"
 
 Change = tuple[str, str, str]
@@ -343,5 +350,145 @@ BREACHES = (
         "if redis.call('HGET', KEYS[1], 'sweep') == ARGV[1] then",
         "if true then",
         (AMBIGUOUS,),
+    ),
+    Breach(
+        "repair",
+        "a repair leaves nothing in the ledger",
+        COUNTING + "reconcile/adjust.py",
+        "            if totals is not None:\n",
+        '            self.connection.execute("DELETE FROM viewer.flush_batch WHERE seq = %s", [flush.seq])\n'
+        "            if totals is not None:\n",
+        (RECONCILE,),
+    ),
+    Breach(
+        "repair",
+        "totals are mended apart from the ledger",
+        COUNTING + "reconcile/adjust.py",
+        "                totals = self.stores.ledger.commit(self.connection, flush, upsert)\n",
+        "                totals = self.stores.ledger.commit(self.connection, flush, lambda *_: dict)\n"
+        "                if totals is not None:\n"
+        "                    with self.connection.transaction():\n"
+        "                        totals = upsert(self.connection, flush)\n",
+        (RECONCILE_CRASHES,),
+    ),
+    Breach(
+        "repair",
+        "what is to be mended is reckoned before the base is fixed",
+        COUNTING + "reconcile/adjust.py",
+        "            last = last_flush(self.connection)\n            deltas = plan()\n",
+        "            deltas = plan()\n            last = last_flush(self.connection)\n",
+        (RECONCILE,),
+    ),
+    Breach(
+        "repair",
+        "a repair is subtracted from Redis",
+        COUNTING + "sql/batches_beyond.sql",
+        "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,\n"
+        "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,\n",
+        "    b.vod_ids, b.deltas,\n",
+        (RECONCILE,),
+    ),
+    Breach(
+        "repair",
+        "a repair counts as views",
+        COUNTING + "sql/reconcile_totals.sql",
+        "    WHERE NOT starts_with(f.mode, 'reconcile')\n        AND (",
+        "    WHERE (",
+        (RECONCILE,),
+    ),
+    Breach(
+        "undo",
+        "whoever undoes a repair again takes it back twice",
+        COUNTING + "reconcile/undo.py",
+        "    flush_id = uuid5(UNDO, str(adjustment.flush_id))\n",
+        '    flush_id = uuid5(UNDO, str(__import__("uuid").uuid4()))\n',
+        (RECONCILE,),
+    ),
+    Breach(
+        "snapshot",
+        "a comparison is of several moments",
+        COUNTING + "reconcile/snapshot.py",
+        "psycopg.IsolationLevel.REPEATABLE_READ",
+        "psycopg.IsolationLevel.READ_COMMITTED",
+        (RECONCILE,),
+    ),
+    Breach(
+        "baseline",
+        "totals change while the baseline is taken",
+        COUNTING + "baseline.py",
+        '        connection.execute(SQL["lock_totals"])\n',
+        "",
+        (BASELINE,),
+    ),
+    Breach(
+        "daily",
+        "a day that is added up again is added to what is there",
+        COUNTING + "daily.py",
+        '("delete_daily_views", "insert_daily_views", "note_rollup")',
+        '("insert_daily_views", "note_rollup")',
+        (DAILY,),
+        also=(
+            (
+                COUNTING + "sql/insert_daily_views.sql",
+                "GROUP BY 1, 2\n",
+                "GROUP BY 1, 2\nON CONFLICT (day, vod_id) DO UPDATE SET views = daily_views.views + excluded.views\n",
+            ),
+        ),
+    ),
+    Breach(
+        "daily",
+        "flushes that commit while a day is added up are noted, and not added",
+        COUNTING + "sql/note_rollup.sql",
+        "        AND seq <= %(through)s AND NOT",
+        "        AND (seq <= %(through)s OR TRUE) AND NOT",
+        (DAILY,),
+    ),
+    Breach(
+        "retention",
+        "days that are not added up are dropped",
+        COUNTING + "retention.py",
+        "    if one.rolled_up is None:\n",
+        '    if (one.rolled_up or 0) < one.last_flush:\n        return ""\n    if one.rolled_up is None:\n',
+        (RETENTION,),
+    ),
+    Breach(
+        "retention",
+        "days that are not settled are dropped",
+        COUNTING + "retention.py",
+        "    if one.last_flush > settled:\n",
+        "    if False:\n",
+        (RETENTION,),
+    ),
+    Breach(
+        "retention",
+        "flushes of a day that has left are dropped, settled or not",
+        COUNTING + "sql/prune_ledger.sql",
+        " AND f.seq <= %(settled)s AND NOT",
+        " AND %(settled)s >= 0 AND NOT",
+        (RETENTION,),
+    ),
+    Breach(
+        "retention",
+        "a flush that came too late for its day is dropped with it",
+        COUNTING + "sql/prune_ledger.sql",
+        "            AND f.seq <= r.last_flush AND f.seq <= %(settled)s",
+        "            AND f.seq <= %(settled)s",
+        (RETENTION,),
+    ),
+    Breach(
+        "retention",
+        "repairs are dropped with the days that they were made on",
+        COUNTING + "sql/prune_ledger.sql",
+        "%(settled)s AND NOT starts_with(f.mode, 'reconcile')\n",
+        "%(settled)s\n",
+        (RETENTION,),
+    ),
+    Breach(
+        "retention",
+        "the run of a latest materialization is deleted",
+        "viewer_pipeline/orchestration/run_history.py",
+        "        GROUP BY asset_key, partition\n",
+        "        GROUP BY asset_key\n",
+        (RUN_HISTORY,),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -80,13 +81,22 @@ class DagsterWorld:
     def run(self, status: dg.DagsterRunStatus) -> str:
         """Leave a flush run that has ended so, without running it."""
         job = defs.resolve_job_def(flush_views.name)
-        run = self.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
+        run = self.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED, tags=job.tags)
         if status is dg.DagsterRunStatus.FAILURE:
             self.instance.report_run_failed(run, "its process ended")
         else:
             event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, flush_views.name)
             self.instance.report_dagster_event(event, run.run_id)
         return run.run_id
+
+
+def by_hand(
+    instance: dg.DagsterInstance, asset: str = "view_counts", tags: Mapping[str, str] | None = None, *, ok: bool = True
+) -> dg.ExecuteInProcessResult:
+    """Materialize an asset in this process as the UI does: by a run of Dagster's own job of all assets."""
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(asset)], tags=dict(tags or {}), raise_on_error=ok
+    )
 
 
 def origin(name: str) -> RemoteInstigatorOrigin:

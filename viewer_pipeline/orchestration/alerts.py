@@ -7,29 +7,30 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
-from viewer_pipeline.orchestration.daily import roll_up_days
-from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING
-from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline.orchestration.why import WHY
+from viewer_pipeline.orchestration.why import WHY, why_of
 from viewer_pipeline.settings import load_settings, without_password
 
 SENTENCE_CHARACTERS = 300
 _CLASS = re.compile(r"^[\w.]+: ")  # of the exception, in front of what it says
 
 
-@dg.run_failure_sensor(
+@dg.run_failure_sensor(  # of no jobs by name: of all runs of this code location, also those of no job of ours
     name="run_failure",
-    monitored_jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
 )
 def run_failure(context: dg.RunFailureSensorContext) -> None:
     """Log one line for each run that failed for good, and post it as JSON where `ALERT_WEBHOOK_URL` is set.
 
+    Also for what was materialized by hand, and for backfills.
+
     A flush that fails loses nothing, the next one goes on; several in a row need a person.
     """
     said = told(context)
+    run = context.dagster_run
+    if WHY not in run.tags:  # it failed before it came to a step; retention knows it as ours by this
+        context.instance.add_run_tags(run.run_id, {WHY: said["why"]})
     context.log.error(str(event("run failed", **said)))
     if url := load_settings().alert_webhook_url:
         text = f"Viewer Pipeline: run {said['run'][:8]} of {said['job']} failed: {said['reason']}"
@@ -45,11 +46,18 @@ def told(context: dg.RunFailureSensorContext) -> dict[str, str]:
     known = [reason_of(error) for error in errors if error is not None]
     reason = known[0] if known else context.failure_event.message or "no reason is recorded"
     return {
-        "job": run.job_name,
+        "job": launched(run),
         "run": run.run_id,
-        "why": without_password(run.tags.get(WHY, "by hand")),
+        "why": without_password(why_of(run.tags)),
         "reason": without_password(reason.strip().partition("\n")[0])[:SENTENCE_CHARACTERS],
     }
+
+
+def launched(run: dg.DagsterRun) -> str:
+    """Return the name of the job; where it is none of ours but *Materialize* in the UI, those of the assets."""
+    if not run.job_name.startswith("__"):
+        return run.job_name
+    return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "all assets"
 
 
 def reason_of(error: SerializableErrorInfo) -> str:

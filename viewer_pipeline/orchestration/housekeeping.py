@@ -17,11 +17,9 @@ from viewer_pipeline.counting.retention import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.orchestration.daily import roll_up_days
-from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs, old_runs
+from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs, latest_runs, old_runs
 from viewer_pipeline.orchestration.why import say_why
 from viewer_pipeline.settings import load_settings
 
@@ -82,9 +80,9 @@ def forget_old_runs(context: dg.OpExecutionContext, config: HousekeepingConfig) 
     ages = Ages(settings.run_retention_days, settings.failed_run_retention_days)
     with said_clearly(), connect(settings) as connection:
         if config.dry_run:
-            said: dict[str, Any] = {"runs": len(old_runs(connection, JOBS, ages, time.time()))}
+            said: dict[str, Any] = {"runs": len(old_runs(connection, latest_runs(connection), ages, time.time()))}
         else:
-            said = forget_runs(connection, context.instance, JOBS, ages, SECONDS)._asdict()
+            said = forget_runs(connection, context.instance, ages, SECONDS)._asdict()
     _report(context, config, said)
 
 
@@ -129,4 +127,3 @@ def prune_input() -> None:
 
 
 HOUSEKEEPING = [prune_ledger_days, prune_run_history, prune_input]
-JOBS = [flush_views.name, roll_up_days.name, *(job.name for job in HOUSEKEEPING)]

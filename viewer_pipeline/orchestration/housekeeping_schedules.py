@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from viewer_pipeline.counting.retention import first_day_kept, old_parked, old_rejected, plan_ledger
-from viewer_pipeline.orchestration.housekeeping import JOBS, prune_input, prune_ledger_days, prune_run_history
+from viewer_pipeline.orchestration.housekeeping import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.orchestration.run_history import Ages, connect, old_runs
+from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
 from viewer_pipeline.orchestration.why import WHY
 from viewer_pipeline.settings import load_settings
 
@@ -32,7 +32,8 @@ def history_wait() -> str:
     if not any(ages):
         return KEPT
     with connect(settings) as connection:
-        return "" if old_runs(connection, JOBS, ages, time.time(), limit=1) else "no run is old"
+        old = old_runs(connection, latest_runs(connection), ages, time.time(), limit=1)
+    return "" if old else "no run is old"
 
 
 def input_wait(postgres: PostgresResource) -> str:

@@ -7,10 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import date
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -18,10 +21,17 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli import main
 from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.baseline import take_from_target
+from viewer_pipeline.counting.daily import stale_days
 from viewer_pipeline.counting.flush import Persisted, Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
 from viewer_pipeline.counting.readings import Reject
+from viewer_pipeline.counting.reconcile.adjust import Adjuster
+from viewer_pipeline.counting.reconcile.run import Reconcile, Reconciled, reconcile
+from viewer_pipeline.counting.reconcile.undo import undo
+from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.counting.retention import Pruned, prune_ledger
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
@@ -30,8 +40,10 @@ from viewer_pipeline.worker.dagster_judgements import NEVER_RAN
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.probes import Probes
 from viewer_pipeline_tests.faults.test_together import flush_until
+from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.pgbouncer import POOL_SIZE, PgBouncer
 from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World
 
@@ -42,6 +54,12 @@ SETTINGS = """
     SELECT current_setting('statement_timeout'), current_setting('lock_timeout'),
         current_setting('idle_in_transaction_session_timeout'), current_setting('search_path')
 """
+TRACES = """
+    SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('work_mem'),
+        current_setting('enable_seqscan'), current_setting('jit'), current_setting('transaction_isolation'),
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
+"""
+NONE = ("0", "0", "4MB", "on", "on", "read committed", 0)
 DEFAULTS = ("0", "0", "0", '"$user", public')
 
 
@@ -196,6 +214,62 @@ def test_the_commands(
     assert (found["persisted"], found["settled"], found["dagster"]) == (21, True, True)
     assert [incident["kind"] for incident in found["incidents"]] == ["redis_emptied"]
     assert run("acknowledge") == {"acknowledged": 1}
+
+
+def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBouncer, tmp_path: Path) -> None:
+    """A moment that lasts, locks, rows that come one by one: each is of one transaction, and leaves no trace."""
+    pooled = TargetWorld(behind(vods, pgbouncer).stores)
+    vods.add_vods("a", "b", count=100)
+    with pooled.stores.ledger.connect() as connection:
+        assert take_from_target(connection, pooled.stores.ledger).views == 200
+    for vod_id in ("a", "b"):
+        pooled.send(vod_id, 5)
+    pooled.flush()
+    vods.execute("UPDATE viewer.vod_view_counts SET view_count = 1 WHERE vod_id = 'a'")
+    vods.execute("""UPDATE public."Vod" SET "viewCount" = 7 WHERE id = 'b'""")
+    vods.execute(
+        "INSERT INTO viewer.vod_view_counts SELECT 'x' || n, 9, 0, 0, now() FROM generate_series(1, 2000) AS n"
+    )
+
+    def run() -> Reconciled:
+        return reconcile(pooled.stores, Reconcile(uuid4().hex, tmp_path / "reports", repair=True, exclusive=True))
+
+    mended = run()
+    assert (mended.mended["total"], mended.mended["target"], mended.remaining) == (2001, 1, 0)
+    assert vods.target() == {"a": 105, "b": 105}
+    with pooled.stores.ledger.connect() as connection:
+        undo(
+            Adjuster(pooled.stores, connection, "undo", 100),
+            pooled.stores.ledger.target(connection),
+            mended.flushes[-1],
+        )
+    assert vods.target() == {"a": 105, "b": 7}
+    assert run().mended["target"] == 1
+    assert sum(run().found.values()) == 0
+    assert traces(pgbouncer) == {NONE}
+
+
+def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBouncer) -> None:
+    """Days are added up alone, under a lock of a transaction; what is old goes in chunks."""
+    history, first = History(pooled), date(2026, 3, 1)
+    for number in range(3):
+        history.flush(at(first + ONE * number), {"a": number + 1, "b": 1})
+    for _ in range(6):  # from then on psycopg would prepare the statements
+        assert len(history.roll_up(first, first + ONE * 3).added_up) == 3
+    expected = {(first + ONE * number, vod_id): 1 for number in range(3) for vod_id in ("a", "b")}
+    expected |= {(first + ONE * number, "a"): number + 1 for number in range(3)}
+    assert History(world).daily() == expected
+    assert history.ask(stale_days, first, first + ONE * 2) == []
+    assert history.ask(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60) == Pruned(2, 2, 5)
+    assert (world.seqs(), History(world).daily()) == ([3], expected)
+    assert traces(pgbouncer) == {NONE}
+
+
+def traces(pgbouncer: PgBouncer) -> set[Any]:
+    """Return what is set and locked on the connections of the pool, for whoever gets them next."""
+    with ExitStack() as stack:  # as many at once, each in a transaction, as the pool has connections
+        clients = [stack.enter_context(psycopg.connect(pgbouncer.url(""))) for _ in range(POOL_SIZE)]
+        return {client.execute(TRACES).fetchone() for client in clients}
 
 
 def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path) -> None:

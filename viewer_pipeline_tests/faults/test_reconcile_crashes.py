@@ -60,9 +60,21 @@ def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     vods.execute("""UPDATE public."Vod" SET "viewCount" = "viewCount" - 3 WHERE id = 'b'""")
 
 
+def repaired(vods: TargetWorld) -> dict[tuple[str, str], int]:
+    """Return what the ledger says that repairs have added, by mode and VOD."""
+    rows = vods.rows(
+        "SELECT mode, vod_id, sum(delta) FROM viewer.flush JOIN viewer.flush_batch USING (seq),"
+        " unnest(vod_ids, deltas) AS c (vod_id, delta) WHERE mode LIKE 'reconcile%' GROUP BY mode, vod_id"
+    )
+    return {(mode, vod_id): int(added) for mode, vod_id, added in rows}
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    """The next repair and the next flush find everything as it should be: no view lost, doubled or taken from Redis."""
+    """The next repair and the next flush find everything as it should be: no view lost, doubled or taken from Redis.
+
+    And the ledger says what was mended, each difference once.
+    """
     monkeypatch.setattr(mend, "AT_ONCE", 1)
     vods = TargetWorld(stores)
     vods.make_streamix()
@@ -82,5 +94,6 @@ def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytes
         vods.flush()
         assert vods.totals() == vods.target() == dict(vods.sent), point
         assert vods.counters() == vods.parked() == {}, point
+        assert repaired(vods) == {("reconcile", "a"): -7, ("reconcile", "b"): -7, ("reconcile_target", "b"): 3}, point
         again = repair(vods.stores, tmp_path)
         assert (sum(again.found.values()), again.flushes) == (0, []), point

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import PostgresUnavailable
@@ -14,7 +15,7 @@ from viewer_pipeline.orchestration import webhook
 from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.webhook_server import listening
 
 
@@ -24,13 +25,14 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "PAUSE_SECONDS", 0)
 
 
+def unreachable(*_: Any) -> Any:
+    """Fail as a step does whose server is away."""
+    raise PostgresUnavailable("postgresql://viewer:s3cret@db/views: no answer")
+
+
 def failed_run(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> dg.ExecuteInProcessResult:
     """Run a flush whose first step fails, with a password in the error."""
-
-    def fail(*_: Any) -> Any:
-        raise PostgresUnavailable("postgresql://viewer:s3cret@db/views: no answer")
-
-    monkeypatch.setattr("viewer_pipeline.counting.flush.drain", fail)
+    monkeypatch.setattr("viewer_pipeline.counting.flush.drain", unreachable)
     job = defs.resolve_job_def(flush_views.name)
     tags = {"viewer/why": "schedule: found counters"}
     return job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False)
@@ -74,6 +76,52 @@ def test_a_failed_run_is_told(
         "path": "/hooks/T0K3N",
         "type": "application/json",
     }
+
+
+class Daemon:
+    """Looks at the sensor as Dagster's daemon does: from where it was the last time."""
+
+    def __init__(self, dagster: DagsterWorld) -> None:
+        self.instance = dagster.instance
+        self.cursor: str | None = None
+        self.tick()
+
+    def tick(self) -> None:
+        """Look once."""
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            self.cursor = run_failure.evaluate_tick(context).cursor
+
+
+def test_what_was_materialized_by_hand_is_told(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And backfills: the asset is named, not the job that Dagster makes up."""
+    daemon = Daemon(dagster)
+    monkeypatch.setattr("viewer_pipeline.counting.flush.drain", unreachable)
+    with listening() as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        assert not by_hand(dagster.instance, tags={"dagster/backfill": "abcdefgh"}, ok=False).success
+        daemon.tick()
+        daemon.tick()
+    assert [(said["job"], said["why"]) for said in hook.posted] == [("view_counts", "backfill abcdefgh")]
+
+
+def test_a_run_that_never_came_to_a_step_is_told(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is known to retention as ours from then on. Runs of other code locations are others' business."""
+    daemon = Daemon(dagster)
+    instance, job = dagster.instance, defs.resolve_implicit_global_asset_job_def()
+    theirs = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("127.0.0.1", 1, location_name="theirs"), "r")
+    never, other = (
+        instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTING, remote_job_origin=origin)
+        for origin in (None, RemoteJobOrigin(theirs, job.name))
+    )
+    with listening() as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        for run in (other, never):
+            instance.report_run_failed(run, "it took too long to start")
+        daemon.tick()
+    (said,) = hook.posted
+    assert (said["run"], said["job"], said["reason"]) == (never.run_id, "all assets", "it took too long to start")
+    tagged = instance.get_runs(dg.RunsFilter(tags={"viewer/why": "by hand"}))
+    assert [run.run_id for run in tagged] == [never.run_id]
 
 
 def test_an_alert_that_cannot_be_delivered_fails_nothing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,8 +13,10 @@ from viewer_pipeline.counting import counts_file
 from viewer_pipeline.counting.baseline import Baseline, take_counts, take_from_target, taken_baseline
 from viewer_pipeline.counting.counts_file import read_counts
 from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.target_upsert import add_to_target
 from viewer_pipeline.errors import BadCounts, SettingsError
 from viewer_pipeline_tests.streamix import TargetWorld
+from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World
 
 
@@ -123,6 +125,33 @@ def test_what_is_not_there(world: World, tmp_path: Path) -> None:
         from_file(world, tmp_path / "none.csv")
     with world.stores.ledger.connect() as connection, pytest.raises(SettingsError, match="TARGET_TABLE is not set"):
         take_from_target(connection, world.stores.ledger)
+
+
+def test_a_flush_that_is_under_way_is_waited_for(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has added its views and not committed: what is read is what there is after it, in table and totals."""
+    add, taking = add_to_target, list[Future[Baseline]]()
+
+    def and_meanwhile(*arguments: Any) -> Any:
+        added = add(*arguments)
+        taking.append(pool.submit(from_target, vods))
+        wait_until(lambda: waiting(vods), 20, "the baseline to wait for the flush")
+        return added
+
+    vods.send("a", 5)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr("viewer_pipeline.counting.ledger.add_to_target", and_meanwhile)
+        vods.flush()
+        assert taking[0].result().views == 300
+    assert rows(vods)["a"] == (105, 100)
+    assert vods.target()["a"] == 105
+    vods.assert_conserved()
+
+
+def waiting(world: World) -> bool:
+    """Whether somebody waits for a lock."""
+    return world.rows(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ) != [(0,)]
 
 
 @pytest.mark.parametrize("source", ["target", "file"])

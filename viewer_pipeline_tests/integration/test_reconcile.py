@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -10,13 +11,16 @@ from threading import Event
 from typing import Any, Self
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.baseline import take_from_target
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.parked import discard_parked, prune_parked
+from viewer_pipeline.counting.reconcile import mend, totals
 from viewer_pipeline.counting.reconcile.adjust import Adjuster
+from viewer_pipeline.counting.reconcile.reports import KEPT
 from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled, reconcile
 from viewer_pipeline.counting.reconcile.undo import undo
 from viewer_pipeline.counting.redis_store import Marker
@@ -73,6 +77,20 @@ def test_nothing_differs(world: World, reports: Path) -> None:
     assert (found.found, found.first, found.flushes, found.vods) == (NOTHING, [], [], 10)
     assert found.report.read_text().splitlines() == ["kind,subject,expected,found,said,mendable,basis"]
     assert [verdict.name for verdict in found.verdicts() if verdict.passed] == list(CHECKS)
+
+
+def test_the_newest_reports_stay(world: World, reports: Path) -> None:
+    """The last thirty; not what a killed run left unfinished long ago. What is no report is left alone."""
+    reports.mkdir()
+    old = [reports / f"reconcile-20260101T0000{number:02d}Z-{number:08x}.csv" for number in range(KEPT + 3)]
+    at_work, killed, other = (
+        reports / name for name in ("reconcile-1.csv.partial", "reconcile-2.csv.partial", "a.csv")
+    )
+    for path in (*old, at_work, killed, other):
+        path.touch()
+    os.utime(killed, (1, 1))
+    newest = [run(world, reports).report for _ in range(2)]
+    assert {path.name for path in reports.iterdir()} == {path.name for path in (*old[5:], *newest, at_work, other)}
 
 
 def test_totals_are_found_and_mended(world: World, reports: Path) -> None:
@@ -415,6 +433,41 @@ def test_no_difference_is_made_up_while_flushes_run(vods: TargetWorld, reports: 
             assert (found.found, found.flushes) == (NOTHING, [])
     assert len(vods.seqs()) > 10
     vods.assert_conserved()
+
+
+def test_a_flush_within_a_comparison_is_for_later(world: World, reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commits between two of its statements is in none of them: not in the moment, not in the history."""
+    flushed(world)
+    set_total(world, "vod0001", 5)
+    read = totals._unnamed
+
+    def and_then_flush(connection: psycopg.Connection) -> int:
+        flushed(world, views=10)
+        return read(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(totals, "_unnamed", and_then_flush)
+        assert run(world, reports, repair=True).mended["total"] == 1
+    world.assert_all_persisted()
+    assert run(world, reports).found == NOTHING
+
+
+def test_two_repairs_at_once_mend_once(world: World, reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that have read the same, one commits; the other reads again, and finds nothing left to mend."""
+    flushed(world)
+    set_total(world, "vod0001", 5)
+    plan, others = mend._TotalsPlan.__call__, list[Reconciled]()
+
+    def and_then_another(self: Any) -> dict[str, int]:
+        found = plan(self)
+        if not others:
+            monkeypatch.undo()
+            others.append(run(world, reports, repair=True))
+        return found
+
+    monkeypatch.setattr(mend._TotalsPlan, "__call__", and_then_another)
+    assert (run(world, reports, repair=True).flushes, len(others[0].flushes)) == ([], 1)
+    world.assert_all_persisted()
 
 
 def test_differences_are_mended_while_flushes_run(vods: TargetWorld, reports: Path) -> None:

@@ -124,6 +124,14 @@ def test_a_day_that_is_not_settled_stays(history: History, marker: Marker | None
     assert settled_through(Marker(2, 2, 2)) == 2
 
 
+def test_what_is_not_settled_any_more_stays(history: History) -> None:
+    """A Redis that fell back after the day had moved: the rest of the day is subtracted from it first."""
+    three_days(history)
+    history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE * 3)
+    assert prune(history, MARCH + ONE * 3, Marker(4, 1, 2)).flushes == 3
+    assert history.world.seqs() == [4, 5, 6]
+
+
 def test_repairs_stay(history: History) -> None:
     """They are in no daily views: the ledger is their only record."""
     three_days(history)

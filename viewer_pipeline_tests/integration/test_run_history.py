@@ -13,13 +13,13 @@ import pytest
 from viewer_pipeline.counting.daily import Window
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration import run_history
-from viewer_pipeline.orchestration.housekeeping import JOBS
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, Forgotten, forget_runs, old_runs
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.dagster_world import DagsterWorld
+from viewer_pipeline_tests.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.past_runs import a_day, size
 from viewer_pipeline_tests.world import World
 
 WEEK = Ages(7, 30)
@@ -50,7 +50,7 @@ class Past:
     def forget(self, ages: Ages = WEEK, seconds: float = 60) -> Forgotten:
         """Delete what is old."""
         with run_history.connect(self.settings) as connection:
-            return forget_runs(connection, self.instance, JOBS, ages, seconds)
+            return forget_runs(connection, self.instance, ages, seconds)
 
     def runs(self) -> set[str]:
         """Return the runs that Dagster's API tells of."""
@@ -133,22 +133,45 @@ def fail(*_: object) -> None:
 
 
 def test_runs_that_have_not_ended_stay(past: Past) -> None:
-    """And those of others' jobs; with a setting of 0 all of them."""
+    """With a setting of 0 all of them."""
+    job = defs.resolve_job_def(flush_views.name)
+    going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
+    old, latest = past.flush(99), past.flush(99)
+    past.age(going_on, 99)
+    assert past.forget(Ages(0, 0)) == Forgotten()
+    assert past.forget().runs == 1
+    assert past.runs() == {going_on, latest}
+    assert old not in past.runs()
 
-    @dg.job
+
+def test_runs_of_others_in_the_same_dagster_stay(past: Past) -> None:
+    """Whatever they are called, and whatever they call their assets."""
+
+    @dg.job(name=flush_views.name)
     def theirs() -> None:
         """Belong to somebody else."""
 
-    job = defs.resolve_job_def(flush_views.name)
-    going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
-    other = theirs.execute_in_process(instance=past.instance).run_id
-    old, latest = past.flush(99), past.flush(99)
-    for run_id in (going_on, other):
+    @dg.asset(name="daily_views")
+    def asset_of_theirs() -> None:
+        """Belong to somebody else."""
+
+    runs = [theirs.execute_in_process(instance=past.instance).run_id for _ in range(2)]
+    of_assets = dg.Definitions([asset_of_theirs]).resolve_implicit_global_asset_job_def()
+    runs += [of_assets.execute_in_process(instance=past.instance).run_id for _ in range(2)]
+    for run_id in runs:
         past.age(run_id, 99)
-    assert past.forget(Ages(0, 0)) == Forgotten()
+    assert past.forget().runs == 0
+    assert past.runs() == set(runs)
+
+
+def test_what_was_materialized_by_hand_goes_as_well(past: Past) -> None:
+    """*Materialize* in the UI, and backfills: their runs belong to no job of ours."""
+    old = by_hand(past.instance).run_id
+    latest = by_hand(past.instance, tags={"dagster/backfill": "abcdefgh"}).run_id
+    for run_id in (old, latest):
+        past.age(run_id, 8)
     assert past.forget().runs == 1
-    assert past.runs() == {going_on, other, latest}
-    assert old not in past.runs()
+    assert past.runs() == {latest}
 
 
 def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,47 +183,6 @@ def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.Mo
     assert past.runs() == set(runs[1:])
 
 
-# Runs as many as there are in a day, like one that was run: with all its events, tags and results of checks.
-COPIES = (
-    """
-    CREATE TEMPORARY TABLE copies AS
-    SELECT gen_random_uuid()::text AS id, %(ended)s + n * 30 AS ended, %(run)s AS of FROM generate_series(1, %(n)s) AS n
-    """,
-    """
-    INSERT INTO runs (run_id, snapshot_id, pipeline_name, status, run_body, start_time, end_time)
-    SELECT c.id, r.snapshot_id, r.pipeline_name, r.status, r.run_body, c.ended, c.ended
-    FROM copies AS c JOIN runs AS r ON r.run_id = c.of ORDER BY c.ended
-    """,
-    """
-    INSERT INTO run_tags (run_id, key, value)
-    SELECT c.id, t.key, t.value FROM copies AS c JOIN run_tags AS t ON t.run_id = c.of
-    """,
-    """
-    INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition)
-    SELECT c.id, e.event, e.dagster_event_type, e.timestamp, e.step_key, e.asset_key, e.partition
-    FROM copies AS c JOIN event_logs AS e ON e.run_id = c.of ORDER BY c.ended, e.id
-    """,
-    """
-    INSERT INTO asset_check_executions (asset_key, check_name, run_id, execution_status, evaluation_event)
-    SELECT k.asset_key, k.check_name, c.id, k.execution_status, k.evaluation_event
-    FROM copies AS c JOIN asset_check_executions AS k ON k.run_id = c.of
-    """,
-    "DROP TABLE copies",
-)
-SIZE = """
-    SELECT sum(pg_total_relation_size(oid)) FROM pg_class
-    WHERE relkind = 'r' AND relnamespace = 'dagster'::regnamespace
-"""
-
-
-def a_day(connection: psycopg.Connection, run_id: str, runs: int) -> None:
-    """Write the history of a day that ends now."""
-    values = {"run": run_id, "ended": time.time() - 30 * runs, "n": runs}
-    with connection.transaction():
-        for statement in COPIES:
-            connection.execute(statement.encode(), values if "%(" in statement else None)
-
-
 def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> None:
     """Day after day of runs, pruned each day: after the first week the database stays as large as it is."""
     run_id, per_day, sizes = past.flush(), 150, []
@@ -208,11 +190,11 @@ def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> N
         for _ in range(16):
             a_day(connection, run_id, per_day)
             connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])
-            forget_runs(connection, past.instance, JOBS, WEEK, 60)
+            forget_runs(connection, past.instance, WEEK, 60)
             connection.execute("VACUUM")
-            sizes.append(count(connection, SIZE))
-        assert len(old_runs(connection, JOBS, Ages(6, 30), time.time())) >= per_day - 1
-    tell(f"Dagster's history, {per_day} runs a day, kept 7 days: {[size >> 20 for size in sizes]} MB day by day")
+            sizes.append(size(connection))
+        assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
+    tell(f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day")
     assert count_of_runs(past) <= per_day * 8 + 1
     assert sizes[15] < sizes[8] * 1.1
 

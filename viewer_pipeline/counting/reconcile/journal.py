@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, NamedTuple, Self
 
+from viewer_pipeline.counting.reconcile.reports import UNFINISHED
+
 Kind = Literal["total", "given_up", "target", "marker", "counter", "parked"]
 KINDS: tuple[Kind, ...] = ("total", "given_up", "target", "marker", "counter", "parked")
 FIRST = 100  # differences that are kept in memory
@@ -40,7 +42,7 @@ class Journal:
 
     def __post_init__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.with_name(self.path.name + ".partial")
+        self._partial = self.path.with_name(self.path.name + UNFINISHED)
 
     def __enter__(self) -> Self:
         self._file: IO[str] = self._partial.open("w", encoding="utf-8", newline="")

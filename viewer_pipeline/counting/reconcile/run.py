@@ -16,6 +16,7 @@ from viewer_pipeline.counting.reconcile.adjust import Adjuster
 from viewer_pipeline.counting.reconcile.journal import KINDS, Difference, Journal, Kind
 from viewer_pipeline.counting.reconcile.mend import mend_target, mend_totals
 from viewer_pipeline.counting.reconcile.redis_side import compare_counters, compare_marker
+from viewer_pipeline.counting.reconcile.reports import forget_old_reports, report_path
 from viewer_pipeline.counting.reconcile.target import compare_parked, compare_target
 from viewer_pipeline.counting.reconcile.totals import compare_totals
 from viewer_pipeline.settings import Settings
@@ -87,13 +88,13 @@ class Reconciled:
 
 
 def reconcile(stores: Stores, what: Reconcile, progress: Progress = lambda _: None) -> Reconciled:
-    """Compare everything, mend if told to, write the report. Safe at any time, as often as you like.
+    """Compare everything, mend if told to, write the report; old reports go. Safe at any time, as often as you like.
 
     Where it dies while it mends, what was committed is in the ledger, and the next flush or reconciliation goes on.
     """
     started = time.perf_counter()
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    with Journal(what.reports / f"reconcile-{stamp}-{what.run_id[:8]}.csv") as journal:
+    with Journal(report_path(what.reports, stamp, what.run_id)) as journal:
         progress("totals")
         basis = compare_totals(stores.ledger.url, journal)
         if what.repair and journal.counts["total"]:
@@ -107,6 +108,7 @@ def reconcile(stores: Stores, what: Reconcile, progress: Progress = lambda _: No
         compare_marker(stores, journal)
         progress("counters")
         compare_counters(stores.redis, journal)
+    forget_old_reports(journal.path)
     return _reconciled(stores, journal, time.perf_counter() - started)
 
 

@@ -1,0 +1,106 @@
+"""Measure how large Dagster's history gets: `python -m viewer_pipeline_tests.measure_runs`.
+
+The figures of docs/how-to/retention.md are from here. One flush is run for real, in a throw-away stack; its rows are
+planted again for every run of every simulated day, and each day's end has housekeeping delete what is old by then.
+`--vacuum` vacuums after that; else autovacuum does what is due by the server's defaults before the next day comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import dagster as dg
+import psycopg
+
+from viewer_pipeline.counting.redis_client import connect as connect_redis
+from viewer_pipeline.local.flush_now import run_flush
+from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate_all
+from viewer_pipeline.orchestration.housekeeping import SECONDS
+from viewer_pipeline.orchestration.instance import open_instance
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs
+from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.measure_history import say
+from viewer_pipeline_tests.past_runs import DAY_SECONDS, a_day, size
+from viewer_pipeline_tests.waiting import wait_until
+
+# A simulated day takes seconds, in which autovacuum must get its turn as it does in a day: when something is due.
+SERVER = ("autovacuum=on", "autovacuum_naptime=1s", "max_wal_size=4GB")
+VODS = 100
+DUE = """
+    SELECT count(*) FROM (
+        SELECT oid, reltuples FROM pg_class WHERE relnamespace = 'dagster'::regnamespace AND relkind = 'r'
+        UNION ALL
+        SELECT t.oid, t.reltuples FROM pg_class AS c JOIN pg_class AS t ON t.oid = c.reltoastrelid
+        WHERE c.relnamespace = 'dagster'::regnamespace
+    ) AS r JOIN pg_stat_all_tables AS s ON s.relid = r.oid
+    WHERE s.n_dead_tup > 50 + 0.2 * greatest(r.reltuples, 0)
+        OR s.n_ins_since_vacuum > 1000 + 0.2 * greatest(r.reltuples, 0)
+        OR EXISTS (SELECT FROM pg_stat_progress_vacuum)
+"""
+
+
+def is_vacuumed(connection: psycopg.Connection) -> bool:
+    """Whether autovacuum has nothing to do."""
+    row = connection.execute(DUE.encode()).fetchone()
+    return row is not None and row[0] == 0
+
+
+def one_day(
+    connection: psycopg.Connection, instance: dg.DagsterInstance, run_id: str, runs: int, ends: float
+) -> tuple[int, float]:
+    """Plant a day, and delete what is old at its end; return how many runs that was and the seconds it took."""
+    a_day(connection, run_id, runs, ends)
+    started = time.perf_counter()
+    with patch("time.time", lambda: ends):
+        gone = forget_runs(connection, instance, Ages(7, 30), SECONDS)
+    assert gone.ended
+    return gone.runs, time.perf_counter() - started
+
+
+def main() -> None:
+    """Let the days pass."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--days", type=int, default=14)
+    parser.add_argument("--runs", type=int, default=2880, help="a day; 2880: one every 30 s")
+    parser.add_argument("--vacuum", action="store_true", help="VACUUM each day, not what autovacuum finds due")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home, ExitStack() as servers:
+        postgres = PostgresServer(Path(home), port=free_port(), throw_away=True, settings=SERVER)
+        redis = RedisServer(Path(home), port=free_port(), append_only=False)
+        for server in (postgres, redis):
+            servers.callback(server.stop)
+            server.start()
+        settings = Settings(_env_file=None, database_url=postgres.url, redis_url=redis.url, viewer_home=Path(home))
+        migrate_all(settings)
+        with connect_redis(redis.url) as client:
+            client.mset({f"vod:views:vod{number}": 3 for number in range(VODS)})
+        with open_instance(settings) as instance, connect(settings) as connection:
+            done = run_flush(instance, FlushMode.sweep, (), "measured")
+            assert done.success, done
+            connection.execute("UPDATE runs SET end_time = 'infinity'")  # it is copied every day
+            events = len(instance.all_logs(done.run_id))
+            say(f"{options.runs} runs a day of {events} events each, kept 7 days")
+            ends = time.time()
+            for day in range(1, options.days + 1):
+                gone, seconds = one_day(connection, instance, done.run_id, options.runs, ends + day * DAY_SECONDS)
+                if options.vacuum:
+                    connection.execute("VACUUM")
+                else:
+                    connection.execute("SELECT pg_stat_force_next_flush()")  # what was done is told before it is asked
+                    wait_until(lambda: is_vacuumed(connection), 600, "autovacuum to be done")
+                runs = instance.get_runs_count()
+                said = f"{gone} deleted in {seconds:.1f} s, {runs} kept, {size(connection) / 1e6:.0f} MB"
+                say(f"day {day}: {said}")
+
+
+if __name__ == "__main__":
+    main()

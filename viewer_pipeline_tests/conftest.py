@@ -31,6 +31,8 @@ _OURS = (
     "FAILED_RUN",
     "REJECTED_",
     "ALERT_",
+    "TARGET_",
+    "PARKED_",
 )
 FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:

@@ -17,6 +17,7 @@ import redis
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.local.postgres_server import find_binaries
 from viewer_pipeline.local.redis_server import find_binary
+from viewer_pipeline.settings import hide_password
 
 STRATEGIES = 150000  # the PostgreSQL from which on CREATE DATABASE takes one
 # What the embedded Redis is started with.
@@ -90,7 +91,7 @@ class NamedRedis:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "redis" or "@" in parts.netloc or parts.path not in {"", "/", "/0"} or parts.query:
-            raise UnusableServer(f"TEST_REDIS_URL={url}: expected redis://host:port/0, without a login")
+            raise UnusableServer(f"TEST_REDIS_URL={hide_password(url)}: expected redis://host:port/0, without a login")
         self.url = f"redis://{parts.hostname}:{parts.port or 6379}/0"
         self.directory = Path("/nowhere")
         self._before: dict[str, str] = {}

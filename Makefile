@@ -1,12 +1,14 @@
 # Every verb makes .venv from the lock by itself, with nothing but python3 (3.11 or newer), its venv and pip.
 
 PYTHON ?= python3
-JOBS ?= 4   # tests at once, each with servers of its own: most of their time they wait
+# Tests at once, each with servers of its own: most of their time they wait. A named Redis serves one test at a time.
+JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),4)
 TESTS ?=    # all; or a path, and whatever else pytest understands
+MATRIX ?=   # options of test-matrix: MATRIX=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test lint soak prove bench format lock clean
+.PHONY: demo run test test-matrix package-test lint soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -15,8 +17,14 @@ run: $(READY)     ## everything in the foreground; Ctrl-C stops it
 	$(BIN)/viewer-pipeline up
 
 # A file at a time, the long ones first. With byte code: the tests start a hundred processes of the package.
-test: $(READY)    ## all tests, on embedded PostgreSQL and Redis
+test: $(READY)    ## all tests, on embedded PostgreSQL and Redis, or on those that TEST_DATABASE_URL, TEST_REDIS_URL name
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-matrix: $(READY)  ## the tests that touch servers, on every PostgreSQL and Redis that this machine has
+	$(BIN)/python -m viewer_pipeline_tests.matrix --jobs $(JOBS) $(MATRIX)
+
+package-test: $(READY) ## wheel and sdist, installed with all they need into new environments; each runs the demo there
+	$(BIN)/python -m viewer_pipeline_tests.package
 
 lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/ruff check .

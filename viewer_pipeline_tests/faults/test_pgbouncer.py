@@ -33,7 +33,6 @@ from viewer_pipeline.counting.reconcile.undo import undo
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.counting.retention import Pruned, prune_ledger
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_judgements import NEVER_RAN
@@ -43,6 +42,7 @@ from viewer_pipeline_tests.faults.test_together import flush_until
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.pgbouncer import POOL_SIZE, PgBouncer
 from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.servers import Postgres
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World
@@ -102,7 +102,7 @@ def test_it_refuses_what_we_set_at_the_start(pgbouncer: PgBouncer) -> None:
         pass
 
 
-def test_migrations(postgres_server: PostgresServer, tmp_path: Path) -> None:
+def test_migrations(postgres_server: Postgres, tmp_path: Path) -> None:
     """Started at once through it, one migrates; the others find it done."""
     name = "fresh_" + os.urandom(6).hex()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:

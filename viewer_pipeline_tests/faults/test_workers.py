@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections import Counter
@@ -14,9 +15,9 @@ import pytest
 import redis
 
 from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline_tests.conftest import TEMPLATE
+from viewer_pipeline_tests.servers import Postgres, copy_database
 from viewer_pipeline_tests.subscribers import CHANNEL, Fleet, Publisher, message
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX
@@ -36,19 +37,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
-def fleet(server: RedisServer, postgres_server: PostgresServer, tmp_path_factory: Any) -> Iterator[Fleet]:
+def fleet(server: RedisServer, postgres_server: Postgres, tmp_path_factory: Any) -> Iterator[Fleet]:
     """Workers that stay from test to test, because each takes seconds to start."""
     directory: Path = tmp_path_factory.mktemp("fleet")
+    name = "fleet_" + os.urandom(6).hex()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE fleet TEMPLATE {TEMPLATE}")
+        copy_database(connection, name, TEMPLATE)
     with connect(server.url) as client:
-        fleet = Fleet(client, postgres_server.url_of("fleet"), server.url, directory)
+        fleet = Fleet(client, postgres_server.url_of(name), server.url, directory)
         try:
             fleet.have(2)
             yield fleet
         finally:
             for worker in fleet.workers:
                 worker.end()
+            with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def counted(client: redis.Redis, sent: Counter[str]) -> Counter[str]:

@@ -9,12 +9,12 @@ import dagster as dg
 import psycopg
 import pytest
 
-from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.http_world import HttpWorld
+from viewer_pipeline_tests.servers import NamedPostgres, Postgres
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -26,9 +26,9 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def dagster_template(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+def dagster_template(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Name of a database to copy, in which Dagster has made its tables: it takes half a second each time."""
-    name = "template_dagster"
+    name = TEMPLATE.replace("viewer", "dagster")
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     home = tmp_path_factory.mktemp("dagster")
@@ -37,7 +37,10 @@ def dagster_template(postgres_server: PostgresServer, tmp_path_factory: pytest.T
         for variable, value in settings.environment().items():
             patch.setenv(variable, value)
         open_instance(settings).dispose()
-    return name
+    yield name
+    if isinstance(postgres_server, NamedPostgres):
+        with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
@@ -131,30 +131,33 @@ def test_dagster_itself(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
     assert dagster_tables.read_dagster(settings) == dagster_tables.DagsterReading({}, None, None, [])
 
 
-def test_the_host_that_takes_writes(world: World, place: Place, postgres_server: PostgresServer) -> None:
+def test_the_host_that_takes_writes(world: World, place: Place) -> None:
     """Of several hosts a standby is passed over; one that only reads stands for it here."""
-    name = world.stores.ledger.url.rpartition("/")[2]
+    here = world.stores.ledger.url
+    name, where = urlsplit(here).path.strip("/"), urlsplit(here).netloc.rpartition("@")[2]
+    role = sql.Identifier(name)
+    made = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD))
     with psycopg.connect(place.admin_url, autocommit=True) as connection:
+        connection.execute(made)
         connection.execute(f"CREATE DATABASE {name}")
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        password = sql.Literal(postgres_server.password)
-        before = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'viewer'").fetchone()
-        assert before is not None
-        connection.execute(sql.SQL("ALTER ROLE viewer PASSWORD {}").format(password))
+    with psycopg.connect(here, autocommit=True) as owner:
+        owner.execute(made + sql.SQL(" IN ROLE {}").format(sql.Identifier(owner.info.user)))
     try:
-        login = f"viewer:{postgres_server.password}"
-        url = f"postgresql://{login}@{LOOPBACK}:{place.port},{LOOPBACK}:{postgres_server.port}/{name}"
+        url = f"postgresql://{name}:{QUOTED}@{LOOPBACK}:{place.port},{where}/{name}"
         migrate(url, with_dagster=True)
         world.send_many(3)
         world.stores.ledger.url = url
         world.flush()
         with create_engine(Settings(database_url=url).dagster_storage_url()).connect() as connection_of_dagster:
-            assert connection_of_dagster.execute(text("SHOW port")).scalar() == str(postgres_server.port)
+            assert connection_of_dagster.execute(text("SHOW default_transaction_read_only")).scalar() == "off"
     finally:
-        with psycopg.connect(f"postgresql://{login}@{LOOPBACK}:{place.port}/postgres", autocommit=True) as connection:
+        with psycopg.connect(place.admin_url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name}")
-            connection.execute(sql.SQL("ALTER ROLE viewer PASSWORD {}").format(sql.Literal(before[0])))
-    world.stores.ledger.url = postgres_server.url_of(name)
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+        with psycopg.connect(here, autocommit=True) as owner:
+            owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+    world.stores.ledger.url = here
     world.assert_all_persisted()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import dagster as dg
@@ -49,14 +50,15 @@ def test_nothing_where_dagster_never_ran(dagster_settings: Settings) -> None:
 @pytest.mark.usefixtures("dagster")
 def test_a_role_that_may_not_look(dagster_settings: Settings, world: World) -> None:
     """It says so, and not that Dagster has never run: tables that one may not see are there all the same."""
-    world.execute("CREATE ROLE narrow LOGIN PASSWORD 'secret'")
+    role = "narrow_" + os.urandom(6).hex()
+    world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
     try:
         _, _, address = dagster_settings.require_database_url().rpartition("@")
-        narrow = dagster_settings.changed(database_url=f"postgresql://narrow:secret@{address}")
+        narrow = dagster_settings.changed(database_url=f"postgresql://{role}:secret@{address}")
         with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
             read_dagster(narrow)
     finally:
-        world.execute("DROP ROLE narrow")
+        world.execute(f"DROP ROLE {role}")
 
 
 def test_an_empty_instance(dagster: DagsterWorld, dagster_settings: Settings) -> None:

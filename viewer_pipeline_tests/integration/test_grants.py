@@ -227,8 +227,8 @@ def fold_once(narrow: Narrow) -> None:
 
 
 def calls(client: redis.Redis) -> set[str]:
-    """Return the commands that the server has seen since CONFIG RESETSTAT."""
-    return {name.removeprefix("cmdstat_") for name in dict(client.info("commandstats"))}
+    """Return the commands that the server has seen since CONFIG RESETSTAT, without subcommands (Redis 7 has them)."""
+    return {name.removeprefix("cmdstat_").partition("|")[0] for name in dict(client.info("commandstats"))}
 
 
 def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
@@ -326,6 +326,7 @@ def test_the_role_may_do_nothing_else(narrow: Narrow, statement: str) -> None:
         connection.execute(statement.encode())
 
 
+REFUSED = "(?i)permission|DEBUG command not allowed"  # the latter to anybody, from Redis 7 on
 FORBIDDEN_COMMANDS = [
     "FLUSHALL",
     "FLUSHDB",
@@ -356,6 +357,6 @@ def test_the_user_may_do_nothing_else(narrow: Narrow, command: str) -> None:
     """Empty the server, look around, touch other keys and channels, expire counters."""
     with (
         connect(narrow.settings.require_redis_url()) as mine,
-        pytest.raises((redis.exceptions.NoPermissionError, redis.ResponseError), match=r"(?i)permission"),
+        pytest.raises((redis.exceptions.NoPermissionError, redis.ResponseError), match=REFUSED),
     ):
         mine.execute_command(*command.split())

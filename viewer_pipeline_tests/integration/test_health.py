@@ -23,6 +23,7 @@ from viewer_pipeline.worker.dagster_judgements import NAMES
 from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.http_world import SECRET, HttpWorld
+from viewer_pipeline_tests.servers import Postgres
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 from viewer_pipeline_tests.world import World
 
@@ -230,7 +231,7 @@ def test_postgres_out_of_reach(http: HttpWorld) -> None:
     assert checks["redis"]["state"] == "healthy"
 
 
-def test_schema_missing(http: HttpWorld, postgres_server: PostgresServer) -> None:
+def test_schema_missing(http: HttpWorld, postgres_server: Postgres) -> None:
     """Names the command that makes it."""
     http.start(database_url=postgres_server.url_of("postgres"))
     code, state, said = http.check("postgres")

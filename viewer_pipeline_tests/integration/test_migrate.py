@@ -18,8 +18,8 @@ from psycopg import sql
 from viewer_pipeline import migrations
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, ViewerPipelineError
 from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline_tests.servers import Postgres
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
 TABLES = {"alembic_version", "flush", "flush_batch", "flush_sums", "parked", "rejected", "vod_view_counts"}
@@ -28,7 +28,7 @@ PASSWORD = "p@ss:w/rd %41 ü"  # every character that a URL may trip over
 
 
 @pytest.fixture
-def fresh_url(postgres_server: PostgresServer) -> Iterator[str]:
+def fresh_url(postgres_server: Postgres) -> Iterator[str]:
     """URL of a database that nobody has migrated."""
     name = "fresh_" + os.urandom(6).hex()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
@@ -171,7 +171,7 @@ def test_a_schema_from_the_future_is_refused_clearly(fresh_url: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_that_is_not_utf8_is_refused(postgres_server: PostgresServer, encoding: str) -> None:
+def test_a_database_that_is_not_utf8_is_refused(postgres_server: Postgres, encoding: str) -> None:
     """Ids would come back from the ledger as other ids."""
     name = f"encoding_{encoding.lower()}"
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:

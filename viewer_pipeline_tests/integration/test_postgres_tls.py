@@ -15,10 +15,11 @@ from sqlalchemy import create_engine, exc, text
 from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.postgres_server import PostgresServer, _user_for_root, find_binaries
+from viewer_pipeline.local.postgres_server import PostgresServer, _user_for_root
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.certificates import Authority, give
+from viewer_pipeline_tests.servers import postgres_binaries
 
 SECURED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 KEYWORD = "k&y/w:rd"  # of the client's key
@@ -27,7 +28,7 @@ CLIENT = "ann"
 
 def tls_binaries() -> Path:
     """Return a PostgreSQL that was built with TLS; the one out of the wheel was not. Skip where there is none."""
-    folders = [find_binaries(), *(Path(folder) for folder in os.get_exec_path())]
+    folders = [postgres_binaries(), *(Path(folder) for folder in os.get_exec_path())]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for folder in folders:
         if (binary := folder / "postgres").exists() and b"libssl" in binary.read_bytes():

@@ -10,6 +10,7 @@ import pytest
 from viewer_pipeline.counting.postgres_client import SETTINGS
 from viewer_pipeline.postgres_url import PRISMAS
 from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline_tests.conftest import _OURS
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = {
@@ -71,6 +72,11 @@ def test_readme_names_the_default(name: str) -> None:
         assert cells == [f"`{default}`"]
 
 
+def test_no_setting_of_the_developer_reaches_the_tests() -> None:
+    """They take every variable that is a setting out of their environment; TMPDIR and the like stay."""
+    assert [name for name in DEFAULTS if not name.startswith(_OURS)] == []
+
+
 def test_the_page_on_connection_strings_has_every_parameter() -> None:
     """Prisma's, and PostgreSQL's that we set."""
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
@@ -79,7 +85,7 @@ def test_the_page_on_connection_strings_has_every_parameter() -> None:
 
 def test_links_lead_somewhere() -> None:
     """To a file of ours, from the README and every page."""
-    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     links = [
         (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text("utf-8"))
     ]

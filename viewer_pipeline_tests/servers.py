@@ -1,0 +1,151 @@
+"""The servers that tests run on: embedded ones, or those that the environment names (CONTRIBUTING.md).
+
+TEST_DATABASE_URL, TEST_REDIS_URL name servers that run; TEST_POSTGRES_BIN (a directory) and TEST_REDIS_SERVER (a file)
+those that tests start.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import redis
+
+from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.local.postgres_server import find_binaries
+from viewer_pipeline.local.redis_server import find_binary
+from viewer_pipeline.settings import hide_password
+
+STRATEGIES = 150000  # the PostgreSQL from which on CREATE DATABASE takes one
+# What the embedded Redis is started with.
+AS_EMBEDDED = {"save": "", "appendonly": "no", "maxmemory": "0", "maxmemory-policy": "noeviction"}
+
+
+class UnusableServer(Exception):
+    """A server that the environment names cannot serve the tests"""
+
+
+class Postgres(Protocol):
+    """The PostgreSQL of the session."""
+
+    def url_of(self, database: str) -> str:
+        """URL of any of its databases."""
+
+    def start(self) -> None:
+        """Have it ready."""
+
+    def stop(self) -> None:
+        """Leave nothing of ours."""
+
+
+class Redis(Protocol):
+    """The Redis of the session, whose every database is the tests'."""
+
+    @property
+    def url(self) -> str:
+        """URL of its database 0."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it saves its snapshots."""
+
+    def start(self) -> None:
+        """Have it ready."""
+
+    def stop(self) -> None:
+        """Leave nothing of ours."""
+
+
+class NamedPostgres:
+    """The one of TEST_DATABASE_URL. Tests make databases and roles of their own there, and drop them."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+
+    def url_of(self, database: str) -> str:
+        """Return the URL with another database in it."""
+        return urlunsplit(self._parts._replace(path=f"/{database}"))
+
+    def start(self) -> None:
+        """Raise UnusableServer where it does not answer, or where the role may not make databases and roles."""
+        try:
+            with psycopg.connect(self.url_of("postgres"), connect_timeout=10) as connection:
+                row = connection.execute(
+                    "SELECT rolsuper OR (rolcreatedb AND rolcreaterole) FROM pg_roles WHERE rolname = current_user"
+                ).fetchone()
+        except psycopg.OperationalError as error:
+            raise UnusableServer(f"TEST_DATABASE_URL: {error}") from None
+        if row is None or not row[0]:
+            raise UnusableServer(f"TEST_DATABASE_URL: {self._parts.username} needs CREATEDB and CREATEROLE")
+
+    def stop(self) -> None:
+        """Whoever made a database drops it."""
+
+
+class NamedRedis:
+    """One of TEST_REDIS_URL. It is emptied again and again: one that holds anything at the start is refused."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "redis" or "@" in parts.netloc or parts.path not in {"", "/", "/0"} or parts.query:
+            raise UnusableServer(f"TEST_REDIS_URL={hide_password(url)}: expected redis://host:port/0, without a login")
+        self.url = f"redis://{parts.hostname}:{parts.port or 6379}/0"
+        self.directory = Path("/nowhere")
+        self._before: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Configure it as the embedded one is. Raises UnusableServer."""
+        try:
+            with connect(self.url, retries=0) as client:
+                held = [name for name in client.info("keyspace") if name.startswith("db")]
+                if held:
+                    raise UnusableServer(f"TEST_REDIS_URL={self.url} holds keys, and the tests empty it: name another")
+                self.directory = Path(os.fsdecode(client.config_get("dir")["dir"]))
+                for name, value in AS_EMBEDDED.items():
+                    self._before |= {str(key): str(was) for key, was in client.config_get(name).items()}
+                    client.config_set(name, value)
+        except redis.RedisError as error:
+            raise UnusableServer(f"TEST_REDIS_URL={self.url}: {error}") from None
+
+    def stop(self) -> None:
+        """Leave it empty, configured as it was."""
+        with connect(self.url, retries=0) as client:
+            client.flushall()
+            for name, value in self._before.items():
+                client.config_set(name, value)
+
+
+def redis_urls() -> list[str]:
+    """Return the words of TEST_REDIS_URL: pub/sub knows no databases, so each worker of pytest-xdist needs one."""
+    return os.environ.get("TEST_REDIS_URL", "").split()
+
+
+def redis_of_worker(name: str) -> NamedRedis | None:
+    """Return the one that the worker `gw<n>` may use, None where none is named. Raises UnusableServer."""
+    urls, number = redis_urls(), int(name.removeprefix("gw"))
+    if urls and number >= len(urls):
+        raise UnusableServer(
+            f"TEST_REDIS_URL names {len(urls)} of the {number + 1} servers that as many tests at once need: "
+            "name more, separated by spaces, or run fewer (JOBS)"
+        )
+    return NamedRedis(urls[number]) if urls else None
+
+
+def postgres_binaries() -> Path:
+    """Return the directory that TEST_POSTGRES_BIN names, else what would be found without it."""
+    return Path(named) if (named := os.environ.get("TEST_POSTGRES_BIN")) else find_binaries()
+
+
+def redis_binary() -> Path:
+    """Return the file that TEST_REDIS_SERVER names, else what would be found without it."""
+    return Path(named) if (named := os.environ.get("TEST_REDIS_SERVER")) else find_binary()
+
+
+def copy_database(connection: psycopg.Connection, name: str, template: str) -> None:
+    """Make a database like another: by its files where nothing waits for a disk, which is quicker then."""
+    (fsync,) = connection.execute("SHOW fsync").fetchone() or ("on",)
+    quick = connection.info.server_version >= STRATEGIES and fsync == "off"
+    connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {'STRATEGY file_copy' if quick else ''}")

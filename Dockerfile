@@ -16,7 +16,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY viewer_pipeline viewer_pipeline
 # What only builds the package is of no use later; pip could only do harm.
 RUN python -m pip install --no-deps --no-build-isolation . \
-    && python -m pip uninstall --yes hatchling pathspec trove-classifiers setuptools pip
+    && python -m pip uninstall --yes hatchling pathspec pluggy trove-classifiers setuptools pip
 
 FROM ${PYTHON_IMAGE}
 # Hands signals on to the one process, whose process id is not 1 then, and buries what that process leaves behind.

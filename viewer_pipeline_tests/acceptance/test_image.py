@@ -1,7 +1,7 @@
 """What Dockerfile and docker-compose.yaml do, without Docker: the same files, commands, order, environment and user.
 
-`make image-test` builds from nothing, out of the lock, and runs every role. That takes minutes: in `make test` the packages
-of the environment serve, and of the services only `migrate` is run.
+`make image-test` builds from nothing, out of the lock, and runs every role. That takes minutes: in `make test` the
+packages of the environment serve, and of the services only `migrate` is run.
 """
 
 from __future__ import annotations

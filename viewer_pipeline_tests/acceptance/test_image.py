@@ -36,8 +36,6 @@ VIEWS = {"vod_1": 1, "vod_2": 2, "late": 3}
 @pytest.fixture
 def image(tell: Callable[[str], None]) -> Iterator[Image]:
     """The image, in a directory that its user may enter."""
-    base = Path(tempfile.mkdtemp(prefix="viewer-image-"))
-    base.chmod(0o755)
     stages = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     (user,) = of(stages[-1], "USER")
     uid, gid = map(int, user.said.split(":"))
@@ -46,7 +44,9 @@ def image(tell: Callable[[str], None]) -> Iterator[Image]:
     if python is None:
         tell(f"image: user {uid} may not read Python or the environment of the tests, so they ran as root")
         owner, python = None, BASE_PYTHON
+    base = Path(tempfile.mkdtemp(prefix="viewer-image-"))
     try:
+        base.chmod(0o755)
         made = Image(base, python, stages, owner)
         made.build(afresh=AFRESH)
         yield made

@@ -8,7 +8,7 @@ MATRIX ?=   # options of test-matrix: MATRIX=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test test-matrix package-test lint soak prove bench format lock clean
+.PHONY: demo run test test-matrix package-test image-test lint soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -33,6 +33,9 @@ lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/lint-imports
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/python -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning
 
+image-test: $(READY)  ## what the Dockerfile and docker-compose.yaml do, without Docker; from nothing, as another user
+	VIEWER_TEST_IMAGE=1 $(BIN)/python -m pytest viewer_pipeline_tests/acceptance/test_image.py
+
 soak: $(READY)    ## two minutes of kills and pauses under full traffic; every view is counted once
 	$(BIN)/viewer-pipeline soak --minutes 2
 
@@ -46,9 +49,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(READY)    ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --no-header \
-	    --python-version 3.11 --all-extras pyproject.toml --output-file requirements.lock
+COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --no-header \
+	--python-version 3.11 pyproject.toml
+
+lock: $(READY)    ## renew requirements.lock from pyproject.toml, and of it what the image gets
+	$(COMPILE) --all-extras --output-file requirements.lock
+	$(COMPILE) --extra image --no-annotate --constraints requirements.lock --output-file requirements.image.lock
 	$(MAKE) $(READY)
 
 clean:

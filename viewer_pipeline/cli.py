@@ -19,6 +19,8 @@ import click
 
 from viewer_pipeline.counting.incidents import Kind
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.local.dagster_processes import CODE_SERVER_PORT, UI_PORT
+from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.logs import event, log_to_stderr
 from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, Settings, load_settings, without_password
 
@@ -73,13 +75,14 @@ def _warn(settings: Settings) -> None:
 
 
 @main.command()
-def up() -> None:
+@click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
+def up(ui_host: str) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
     from viewer_pipeline.local.up import run_up
 
     settings = load_settings()
     log_to_stderr(settings)
-    run_up(settings, _say)
+    run_up(settings, _say, ui_host)
 
 
 @main.command()
@@ -137,6 +140,72 @@ def worker(last_flush: bool) -> None:
     status = run_worker(settings, flush)
     sys.stderr.flush()
     os._exit(status)  # a thread that waits for a server that hangs must not hold up the end
+
+
+def _address(value: str | tuple[str, int]) -> tuple[str, int]:
+    """Read HOST:PORT."""
+    if isinstance(value, tuple):  # click asks twice where it is the default
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise click.BadParameter(f"{value!r}: expected HOST:PORT")
+    return host, int(port)
+
+
+_port = click.IntRange(1, 65535)
+_code_server = click.option(
+    "--code-server",
+    type=_address,
+    metavar="HOST:PORT",
+    default=f"{LOOPBACK}:{CODE_SERVER_PORT}",
+    show_default=True,
+    help="Where it is.",
+)
+
+
+@main.command("code-server")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. It has no login.")
+@click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=_port)
+def code_server(host: str, port: int) -> None:
+    """Run Dagster's code server, which runs the flushes; exactly one. For containers and the like: `up` starts it."""
+    settings = _settings_of_running()
+    log_to_stderr(settings)
+    _warn(settings)
+    from viewer_pipeline.local.dagster_roles import become_code_server
+
+    become_code_server(settings, host, port)
+
+
+@main.command()
+@_code_server
+def daemon(code_server: tuple[str, int]) -> None:
+    """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
+    settings = _settings_of_running()
+    from viewer_pipeline.local.dagster_roles import become_daemon
+
+    become_daemon(settings, code_server)
+
+
+@main.command()
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. The UI has no login.")
+@click.option("--port", default=UI_PORT, show_default=True, type=_port)
+@_code_server
+def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
+    """Run Dagster's UI. For containers and the like."""
+    settings = _settings_of_running()
+    from viewer_pipeline.local.dagster_roles import become_webserver
+
+    become_webserver(settings, code_server, host, port)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["worker", "code-server", "daemon", "webserver"]), default="worker")
+@click.option("--port", type=_port, help="Where it listens, if not on its usual port.")
+def healthcheck(role: str, port: int | None) -> None:
+    """Ask the process of this ROLE on this machine whether it works: exit status 0 or 1, for containers."""
+    from viewer_pipeline.local.healthcheck import ask
+
+    click.echo(ask(role, _settings_of_running(), port))
 
 
 @main.command()

@@ -1,7 +1,8 @@
-"""Free TCP ports on the loopback address."""
+"""TCP ports: free ones on the loopback address, and where a server on this machine answers."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 LOOPBACK = "127.0.0.1"
@@ -18,3 +19,14 @@ def free_port(wanted: int | None = None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no free port on 127.0.0.1")
+
+
+def reachable(host: str) -> str:
+    """Return where a server that listens on `host` answers: one that listens everywhere does so on the loopback."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return LOOPBACK if address.version == 4 else "::1"

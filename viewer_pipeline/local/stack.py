@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import IO
@@ -15,9 +16,10 @@ from typing import IO
 from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import require_target
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
+from viewer_pipeline.local import dagster_processes
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
-from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.local.ports import LOOPBACK, free_port, reachable
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.logs import event
@@ -29,7 +31,6 @@ log = logging.getLogger("viewer_pipeline.stack")
 CODE_SERVER_SECONDS = 120
 LOOK_SECONDS = 0.5  # how often a child that ended is noticed
 RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a child is started again
-UI_PORT = 3000
 LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for the one before
 DAGSTER_GRACE_SECONDS = 3.0  # nothing of Dagster's is worth waiting for: what it did is in its database
 AFTER_WORKER_MS = 5000  # of a stop, kept for the code server and the embedded servers
@@ -39,15 +40,21 @@ class Stack:
     """Starts all, starts again what ends, stops all in order."""
 
     def __init__(
-        self, settings: Settings, *, throw_away: bool = False, background: bool = False, ui: bool = True
+        self,
+        settings: Settings,
+        *,
+        throw_away: bool = False,
+        background: bool = False,
+        ui: bool = True,
+        ui_host: str = LOOPBACK,
     ) -> None:
         """Make it; nothing is started yet.
 
         `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing,
-        and the usual ports are left to others.
+        and the usual ports are left to others. `ui_host`: the address that the UI is served on; it has no login.
         """
         self.settings = settings.changed(health_check_port=_health_port(settings, usual=not background))
-        self.ui_port = free_port(UI_PORT) if ui else None
+        self.ui_host, self.ui_port = ui_host, free_port(dagster_processes.UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
@@ -148,15 +155,9 @@ class Stack:
 
         dagster_home = prepare_home(self.settings)
         port = free_port()
-        workspace = dagster_home / "workspace.yaml"
-        workspace.write_text(
-            f"load_from:\n  - grpc_server:\n      host: {LOOPBACK}\n      port: {port}\n"
-            "      location_name: viewer_pipeline\n"
-        )
+        workspace = dagster_processes.write_workspace(dagster_home, port=port)
         said("starting Dagster's code server")
-        log_options = dagster_log_options(self.settings)
-        grpc = ["-m", "dagster", "api", "grpc", "-m", "viewer_pipeline.definitions", "-h", LOOPBACK, "-p", str(port)]
-        code_server = self._start("code server", *grpc, "--location-name", "viewer_pipeline", *log_options["grpc"])
+        code_server = self._start("code server", *dagster_processes.code_server(self.settings, LOOPBACK, port))
         with open_instance(self.settings) as instance:  # makes Dagster's tables before several processes want to
             if self._owns_postgres:
                 for run_id in fail_orphans(instance):
@@ -168,12 +169,12 @@ class Stack:
             next(kept for kept in self._children if kept.child is code_server).ended = self._fail_orphans
         _wait_for_port(code_server, port)
         said("starting Dagster's daemon")
-        self._start("daemon", "-m", "dagster._daemon", "run", "-w", str(workspace), *log_options["daemon"])
+        self._start("daemon", *dagster_processes.daemon(self.settings, workspace))
         if self.ui_port is not None:
             said(f"starting Dagster's webserver on port {self.ui_port}")
-            where = ["-h", LOOPBACK, "-p", str(self.ui_port), "-w", str(workspace)]
-            self._start("webserver", "-m", "dagster_webserver", *where, *log_options["webserver"])
-            _wait_for_port(self._children[-1].child, self.ui_port)
+            ui = dagster_processes.webserver(self.settings, workspace, self.ui_host, self.ui_port)
+            self._start("webserver", *ui)
+            _wait_for_port(self._children[-1].child, self.ui_port, reachable(self.ui_host))
 
     def _fail_orphans(self) -> None:
         """Tell Dagster which runs ended with their code server, or none is launched until their time is over."""
@@ -231,17 +232,6 @@ class _Kept:
                 log.exception(event("cannot tidy up after a process", name=self.child.name))
 
 
-def dagster_log_options(settings: Settings) -> dict[str, list[str]]:
-    """Say LOG_LEVEL to Dagster's processes, each in its own words. They know JSON, and no key=value."""
-    log_format = ["--log-format", "json"]
-    level = ["--log-level", settings.log_level]
-    return {
-        "grpc": [*level, *log_format],
-        "daemon": [*level, *log_format],
-        "webserver": ["--dagster-log-level", settings.log_level, *log_format],  # its --log-level is of each request
-    }
-
-
 def _health_port(settings: Settings, *, usual: bool) -> int:
     """Return the port that is asked for; where none is, the usual one or another that is free."""
     wanted, asked = settings.health_check_port, "health_check_port" in settings.model_fields_set
@@ -251,13 +241,11 @@ def _health_port(settings: Settings, *, usual: bool) -> int:
     return free
 
 
-def _wait_for_port(child: Child, port: int) -> None:
+def _wait_for_port(child: Child, port: int, host: str = LOOPBACK) -> None:
     deadline = time.monotonic() + CODE_SERVER_SECONDS
     while True:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            if probe.connect_ex((LOOPBACK, port)) == 0:
-                return
+        with suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
         if child.exit_status() is not None or time.monotonic() > deadline:
             raise EmbeddedServerError(f"the {child.name} does not start; the end of its log:\n{child.last_words()}")
         time.sleep(0.05)

@@ -13,7 +13,7 @@ from viewer_pipeline.local.stack import Stack
 from viewer_pipeline.settings import Settings, without_password
 
 
-def run_up(settings: Settings, said: Callable[[str], None]) -> None:
+def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK) -> None:
     """Start all, keep it running, stop in order on SIGTERM or SIGINT; exit 1 if the worker could not."""
     started, stop = threading.Event(), threading.Event()
 
@@ -26,7 +26,7 @@ def run_up(settings: Settings, said: Callable[[str], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    stack = Stack(settings)
+    stack = Stack(settings, ui_host=ui_host)
     stack.start(said)
     started.set()
     try:
@@ -43,7 +43,7 @@ def _banner(stack: Stack) -> str:
     settings = stack.settings
     lines = [
         "",
-        f"  Dagster UI   http://{LOOPBACK}:{stack.ui_port}",
+        f"  Dagster UI   http://{stack.ui_host}:{stack.ui_port}",
         f"  Health       http://{settings.health_check_host}:{settings.health_check_port}/health",
         f"  PostgreSQL   {without_password(settings.database_url or '')}",
         f"  Redis        {without_password(settings.redis_url or '')}",

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_views
 from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.whole_file import write_whole
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
@@ -21,7 +22,8 @@ def prepare_home(settings: Settings) -> Path:
     theirs = home / "dagster.yaml"
     if not theirs.exists() or theirs.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
         ours = DAGSTER_YAML.read_text(encoding="utf-8")
-        theirs.write_text(ours.replace("python_log_level: INFO", f"python_log_level: {settings.log_level.upper()}"))
+        level = f"python_log_level: {settings.log_level.upper()}"
+        write_whole(theirs, ours.replace("python_log_level: INFO", level))
     return home
 
 

@@ -97,15 +97,24 @@ def read_dagster(settings: Settings) -> DagsterReading | None:
     """
     with connect(settings) as connection:
         try:
-            heartbeats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(HEARTBEATS)]
+            heartbeats = _heartbeats(connection)
             sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
-            return DagsterReading({beat.daemon: beat for beat in heartbeats}, sensor, sweep, _last_runs(connection))
+            return DagsterReading(heartbeats, sensor, sweep, _last_runs(connection))
         except pg.UndefinedTable:
             schema = settings.dagster_storage().schema
             if connection.execute(MAY_LOOK, {"schema": schema}).fetchone() == (False,):
                 # a schema that one may not use is left out of the search path, without a word
                 raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
             return None
+
+
+def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
+    """Read the daemons' signs of life alone; none where Dagster has never run. Raises PostgresUnavailable."""
+    with connect(settings) as connection:
+        try:
+            return _heartbeats(connection)
+        except pg.UndefinedTable:
+            return {}
 
 
 @contextmanager
@@ -127,6 +136,11 @@ def sentence_of(error: dict[str, Any]) -> str:
     message = next((said for said in messages if _OUR_ERROR.match(said)), messages[-1])
     line = _OUR_ERROR.sub("", message).partition("\n")[0].strip()
     return without_password(line)[:SENTENCE_CHARACTERS]
+
+
+def _heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
+    beats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(HEARTBEATS)]
+    return {beat.daemon: beat for beat in beats}
 
 
 def _heartbeat(body: dict[str, Any]) -> Heartbeat:

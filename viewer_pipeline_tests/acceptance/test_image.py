@@ -1,0 +1,172 @@
+"""What Dockerfile and docker-compose.yaml do, without Docker: the same files, commands, order, environment and user.
+
+`make image-test` builds from nothing, out of the lock, and runs every role. That takes minutes: in `make test` the
+packages of the environment serve, and of the services only `migrate` is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.local.postgres_server import NAME, PostgresServer
+from viewer_pipeline_tests.containers import ROOT, Composed, Image, of, read_compose, read_dockerfile, site_packages
+from viewer_pipeline_tests.waiting import processes_with, wait_until
+from viewer_pipeline_tests.world import PREFIX
+
+BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
+AFRESH = "VIEWER_TEST_IMAGE" in os.environ
+ROLES = ("worker", "code-server", "daemon", "webserver")
+VIEWS = {"vod_1": 1, "vod_2": 2, "late": 3}
+
+
+@pytest.fixture
+def image(tell: Callable[[str], None]) -> Iterator[Image]:
+    """The image, in a directory that its user may enter."""
+    stages = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    (user,) = of(stages[-1], "USER")
+    uid, gid = map(int, user.said.split(":"))
+    owner = (uid, gid) if os.geteuid() == 0 else None
+    python = _interpreter(owner)
+    if python is None:
+        tell(f"image: user {uid} may not read Python or the environment of the tests, so they ran as root")
+        owner, python = None, BASE_PYTHON
+    base = Path(tempfile.mkdtemp(prefix="viewer-image-"))
+    try:
+        base.chmod(0o755)
+        made = Image(base, python, stages, owner)
+        made.build(afresh=AFRESH)
+        yield made
+    finally:
+        shutil.rmtree(base)
+
+
+def _interpreter(owner: tuple[int, int] | None) -> str | None:
+    """Return a Python of this version that the image's user can run, with what it needs: ours may be below /root."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    who: dict[str, Any] = {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
+    need = (
+        "import ensurepip"
+        if AFRESH
+        else f"import sys; sys.path.append({site_packages()!r}); import dagster_postgres, redis"
+    )
+    for python in filter(None, (BASE_PYTHON, shutil.which(version, path="/usr/local/bin:/usr/bin"))):
+        with contextlib.suppress(PermissionError):
+            asked = subprocess.run([python, "-c", need], cwd="/", env={}, capture_output=True, check=False, **who)
+            if asked.returncode == 0:
+                return python
+    return None
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with nothing in it, as a new server has."""
+    name = "test_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def composed(image: Image, postgres_server: PostgresServer, empty_database: str, redis_url: str) -> Iterator[Composed]:
+    """The services of our image; PostgreSQL and Redis are the tests' own."""
+    compose = read_compose(POSTGRES_PASSWORD=postgres_server.password)
+    assert compose["services"]["postgres"]["environment"]["POSTGRES_USER"] == NAME
+    ours = {name: one for name, one in compose["services"].items() if one["image"] == "viewer-pipeline"}
+    ports = {port: str(free_port()) for port in ("4000", "3000", "3003")}
+    elsewhere = {
+        "postgres:5432/viewer": f"127.0.0.1:{postgres_server.port}/{empty_database}",
+        "redis:6379": redis_url.partition("://")[2].partition("/")[0],
+        "code-server:4000": f"127.0.0.1:{ports['4000']}",
+        "0.0.0.0": "127.0.0.1",
+        **ports,
+    }
+    services = Composed(image, ours, elsewhere, {"BATCH_INTERVAL_MS": "5000"})
+    try:
+        yield services
+    finally:
+        services.end()
+
+
+def test_what_is_built_is_all_there(composed: Composed, postgres_server: PostgresServer, empty_database: str) -> None:
+    """The files that .dockerignore lets through make the whole package, and it does its first work."""
+    (built,) = composed.image.base.glob("opt/viewer-pipeline/lib/python3*/site-packages/viewer_pipeline")
+    assert package_files(built) == package_files(ROOT / "viewer_pipeline")
+    before = composed.image.code()
+    composed.start("migrate")
+    composed.wait_for("migrate", "service_completed_successfully")
+    with psycopg.connect(postgres_server.url_of(empty_database)) as connection:
+        assert connection.execute("SELECT count(*) FROM viewer.vod_view_counts").fetchone() == (0,)
+    asked = composed.ask("worker")
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert asked.stderr.startswith("error: Not healthy: http://127.0.0.1:")
+    assert composed.image.code() == before
+
+
+def package_files(package: Path) -> set[str]:
+    """Return the names of a package's files, but for byte code."""
+    files = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
+    return {str(path) for path in files if path.suffix != ".pyc"}
+
+
+@pytest.mark.skipif(not AFRESH, reason="takes minutes: make image-test runs it")
+@pytest.mark.timeout(900)
+def test_compose(
+    composed: Composed,
+    postgres_server: PostgresServer,
+    empty_database: str,
+    client: redis.Redis,
+    tell: Callable[[str], None],
+) -> None:
+    """All roles come up in order behind their health checks, views are persisted, each stops on SIGTERM with 0."""
+    before = composed.image.code()
+    asked = {role: composed.ask(role) for role in ROLES}
+    assert {role: one.returncode for role, one in asked.items()} == dict.fromkeys(ROLES, 1), asked
+    assert not [one.stderr for one in asked.values() if "Traceback" in one.stderr]
+
+    composed.up()
+    for role in ("worker", "webserver", "daemon"):
+        composed.wait_for(role, "service_healthy")
+    tell(f"image: memory of {', '.join(f'{name} {memory(p.pid):.0f} MB' for name, p in composed.running.items())}")
+    assert client.publish("view_count_updates", '{"vodId":"vod_1","count":1}') == 1
+    client.incrby(PREFIX + "vod_2", 2)
+
+    def totals() -> dict[str, int]:
+        with psycopg.connect(postgres_server.url_of(empty_database)) as connection:
+            return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
+
+    persisted = {vod: views for vod, views in VIEWS.items() if vod != "late"}
+    wait_until(lambda: totals() == persisted, 120, "both views are persisted")
+    assert {role: composed.ask(role).returncode for role in ROLES} == dict.fromkeys(ROLES, 0)
+
+    client.publish("view_count_updates", json.dumps({"vodId": "late", "count": 3}))
+    stopped = {name: composed.stop(name) for name in reversed(composed.order()) if name in ROLES}
+    assert stopped == dict.fromkeys(ROLES, 0), {name: composed.log(name).read_text()[-2000:] for name in ROLES}
+    assert totals() == VIEWS
+    assert composed.ask("worker").returncode == 1
+    assert composed.image.code() == before
+    wait_until(lambda: not processes_with(composed.image.base), 10, "every process has ended")
+
+
+def memory(pid: int) -> float:
+    """Return what the processes below this one hold, in MB; shared pages once for each. 0 where there is no /proc."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        (resident,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]
+    except (OSError, ValueError):
+        return 0
+    return int(resident.split()[1]) / 1024 + sum(memory(int(child)) for child in children)

@@ -1,0 +1,260 @@
+"""What is in deploy/ is what its programs take, and agrees with the code: commands, ports, settings, metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click import Command
+
+from viewer_pipeline.cli import main
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.metric_families import FAMILIES
+from viewer_pipeline_tests.containers import ROOT, read_compose
+from viewer_pipeline_tests.kubernetes_models import model_of, wrong_object
+
+DEPLOY = ROOT / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+OBJECTS: list[dict[str, Any]] = [one for file in MANIFESTS for one in yaml.safe_load_all(file.read_text("utf-8"))]
+DEPLOYMENTS = {
+    one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]
+    for one in OBJECTS
+    if one["kind"] == "Deployment"
+}
+RULES = DEPLOY / "prometheus/viewer-pipeline.rules.yaml"
+DASHBOARD = DEPLOY / "grafana/viewer-pipeline.json"
+OTHER_METRICS = {"up", "process_resident_memory_bytes"}  # Prometheus' own, and the client library's
+OTHER_LABELS = {"job", "instance", "le"}
+VARIABLES = {"$__rate_interval": "5m"}  # that Grafana puts in
+
+
+@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
+def test_kubernetes_takes_it(one: dict[str, Any]) -> None:
+    """Every field is known to its API and of its type, and none that it needs is missing."""
+    pytest.importorskip("lightkube.models", reason="lightkube-models is not installed")
+    assert list(wrong_object(one, model_of(one), one["kind"])) == []
+
+
+def test_kubernetes_would_refuse_what_is_wrong() -> None:
+    """The check above can fail."""
+    pytest.importorskip("lightkube.models", reason="lightkube-models is not installed")
+    text = next(file for file in MANIFESTS if file.name == "daemon.yaml").read_text("utf-8")
+    for right, bad in (
+        ("periodSeconds: 30", "periodSecond: 30"),
+        ("periodSeconds: 30", "periodSeconds: thirty"),
+        ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: 'yes'"),
+        ("name: daemon", "title: daemon"),
+        ("capabilities: {drop: [ALL]}", "capabilities: {drop: ALL}"),
+    ):
+        assert text.count(right) == 1
+        one = yaml.safe_load(text.replace(right, bad))
+        assert list(wrong_object(one, model_of(one), "Deployment")) != [], bad
+
+
+def test_kubernetes_runs_the_roles() -> None:
+    """The commands of the image, with those options that they have; code server and daemon once."""
+    assert DEPLOYMENTS.keys() == {"worker", "code-server", "daemon", "webserver"}
+    for role, spec in DEPLOYMENTS.items():
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["name"] == container["args"][0] == role
+        accepts(container["args"])
+    for role in ("code-server", "daemon"):
+        assert (DEPLOYMENTS[role]["replicas"], DEPLOYMENTS[role]["strategy"]) == (1, {"type": "Recreate"})
+
+
+def accepts(words: list[str]) -> None:
+    """Assert that `viewer-pipeline` has this command with these options."""
+    command: Command = main.commands[words[0]]
+    with command.make_context(words[0], list(words[1:])):
+        pass
+
+
+def test_kubernetes_lets_them_do_no_more_than_their_work() -> None:
+    """Not root, nothing to write but two volumes, no capabilities, no token; limits of memory, the same image."""
+    for spec in DEPLOYMENTS.values():
+        pod = spec["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["image"] == "registry.example.com/viewer-pipeline:0.1.0"
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/var/lib/viewer-pipeline"}
+            assert container["resources"]["limits"].keys() == {"memory"}
+
+
+def test_kubernetes_selectors_find_their_pods() -> None:
+    """Deployments their own, Services and policies those of their component, by ports that are there."""
+    pods = {role: spec["template"]["metadata"]["labels"] for role, spec in DEPLOYMENTS.items()}
+    for spec in DEPLOYMENTS.values():
+        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    for one in OBJECTS:
+        if one["kind"] == "Service":
+            (role,) = [role for role, labels in pods.items() if one["spec"]["selector"].items() <= labels.items()]
+            named = {
+                port["name"]: port["containerPort"]
+                for port in DEPLOYMENTS[role]["template"]["spec"]["containers"][0]["ports"]
+            }
+            assert [(p["targetPort"], p["port"]) for p in one["spec"]["ports"]] == list(named.items())
+    names = [one["metadata"]["name"] for one in OBJECTS if one["kind"] == "Service"]
+    for role in ("daemon", "webserver"):
+        args = DEPLOYMENTS[role]["template"]["spec"]["containers"][0]["args"]
+        assert args[args.index("--code-server") + 1].split(":")[0] in names
+
+
+def test_kubernetes_restarts_nothing_because_a_server_is_away() -> None:
+    """Liveness asks /ping, never /health; the daemon has none. Whoever stops has the time to."""
+    probes = {role: spec["template"]["spec"]["containers"][0] for role, spec in DEPLOYMENTS.items()}
+    assert (
+        probes["worker"]["livenessProbe"]["httpGet"]["path"]
+        == probes["worker"]["startupProbe"]["httpGet"]["path"]
+        == "/ping"
+    )
+    assert probes["worker"]["readinessProbe"]["httpGet"]["path"] == "/health"
+    assert "livenessProbe" not in probes["daemon"]
+    limit_ms: int = Settings.model_fields["shutdown_timeout_ms"].default
+    assert DEPLOYMENTS["worker"]["template"]["spec"]["terminationGracePeriodSeconds"] * 1000 > limit_ms
+
+
+def test_kubernetes_settings_are_settings() -> None:
+    """Each is a variable of ours with a value that it takes."""
+    (data,) = [one["data"] for one in OBJECTS if one["kind"] == "ConfigMap"]
+    Settings(_env_file=None, **{name.lower(): value for name, value in data.items()})
+    assert data.keys() <= {name.upper() for name in Settings.model_fields}
+
+
+def test_systemd_runs_the_roles() -> None:
+    """One unit each, which the target wants; the worker is stopped before the code server."""
+    commands = {}
+    for unit in UNITS:
+        text = unit.read_text("utf-8")
+        (said,) = re.findall(r"^ExecStart=/opt/viewer-pipeline/bin/viewer-pipeline (.*)$", text, re.MULTILINE)
+        accepts(said.split())
+        commands[unit.name] = said.split()[0]
+        for variable in re.findall(r"^Environment=(\w+)=", text, re.MULTILINE):
+            assert variable.lower() in Settings.model_fields
+    assert commands == {f"viewer-pipeline-{role}.service": role for role in DEPLOYMENTS}
+    target = (DEPLOY / "systemd/viewer-pipeline.target").read_text("utf-8")
+    assert set(re.findall(r"viewer-pipeline-\S+\.service", target)) == commands.keys()
+    worker = (DEPLOY / "systemd/viewer-pipeline-worker.service").read_text("utf-8")
+    assert re.search(r"^After=.*viewer-pipeline-code-server\.service", worker, re.MULTILINE)
+    (grace,) = re.findall(r"^TimeoutStopSec=(\d+)$", worker, re.MULTILINE)
+    limit_ms: int = Settings.model_fields["shutdown_timeout_ms"].default
+    assert int(grace) * 1000 > limit_ms
+
+
+def test_systemd_takes_the_units() -> None:
+    """As systemd-analyze reads them, in a tree of its own; that the program is not there is no fault of theirs."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    units = [*UNITS, DEPLOY / "systemd/viewer-pipeline.target"]
+    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=60)
+    ours = [line for line in done.stderr.splitlines() if "viewer-pipeline" in line]
+    assert [line for line in ours if "is not executable" not in line] == []
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Return every query of the alerts and of the dashboard, with where it is."""
+    for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"]:
+        yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
+    for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
+        yield from ((panel["title"], target["expr"]) for target in panel["targets"])
+
+
+@pytest.mark.parametrize(("where", "query"), list(expressions()))
+def test_queries_name_what_exists(where: str, query: str) -> None:
+    """Metrics, labels and their kinds: rates of counters, never of gauges."""
+    named = set(re.findall(r"\b((?:viewer|process)_\w+|up)\b(?=[{\s)\[])", query))
+    assert named, where
+    for name in named - OTHER_METRICS:
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        family = FAMILIES[base]
+        assert (family.kind == "histogram") == (base != name)
+        for inside in re.findall(rf"{name}\{{([^}}]*)\}}", query):
+            assert set(re.findall(r"(\w+)\s*[=!]", inside)) <= {*family.labels, *OTHER_LABELS}
+        if re.search(rf"(?:rate|increase)\({name}\b", query):
+            assert family.kind != "gauge"
+    labels = {label for name in named - OTHER_METRICS for label in FAMILIES[re.sub(r"_bucket$", "", name)].labels}
+    for group in re.findall(r"\bby \(([^)]*)\)", query):
+        assert set(group.replace(" ", "").split(",")) <= labels | OTHER_LABELS
+
+
+def test_alerts_say_what_to_do() -> None:
+    """Each has a severity that means something, and text."""
+    rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
+    assert {rule["labels"]["severity"] for rule in rules} == {"page", "ticket"}
+    assert all(rule["annotations"].keys() == {"summary", "description"} for rule in rules)
+    tested = yaml.safe_load((DEPLOY / "prometheus/viewer-pipeline.rules.test.yaml").read_text("utf-8"))["tests"]
+    names = {rule["alert"] for rule in rules}
+    assert [{case["alertname"] for case in test["alert_rule_test"]} for test in tested] == [names, names]
+
+
+def test_prometheus_asks_the_worker() -> None:
+    """On the port of compose, and by the name of Kubernetes' Service."""
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yaml").read_text("utf-8"))["scrape_configs"]
+    port = Settings.model_fields["health_check_port"].default
+    assert jobs[0]["static_configs"] == [{"targets": [f"127.0.0.1:{port}"]}]
+    assert f"127.0.0.1:{port}:{port}" in read_compose(POSTGRES_PASSWORD="secret")["services"]["worker"]["ports"]
+    (sd,) = jobs[1]["dns_sd_configs"]
+    assert sd["port"] == port
+    assert sd["names"][0].split(".")[0] in [one["metadata"]["name"] for one in OBJECTS if one["kind"] == "Service"]
+    assert all(job["job_name"].startswith("viewer-pipeline") for job in jobs)  # what alerts and dashboard select by
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "config", "prometheus.yaml"), ("test", "rules", "viewer-pipeline.rules.test.yaml")]
+)
+def test_promtool(words: tuple[str, ...]) -> None:
+    """It takes the configuration, and every alert fires when it should and is silent when all is well."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    done = subprocess.run([promtool, *words], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_parses_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    """As rules that nobody uses."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    queries = [query for _, query in expressions()]
+    for name, value in VARIABLES.items():
+        queries = [query.replace(name, value) for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "dashboard.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_one() -> None:
+    """Every panel has an id, a place of its own and the data source that one chooses."""
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    (variable,) = dashboard["templating"]["list"]
+    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {
+        f"${{{variable['name']}}}"
+    }
+    taken = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) < 24

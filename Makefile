@@ -6,7 +6,7 @@ TESTS ?=    # all; or a path, and whatever else pytest understands
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test lint soak prove bench format lock clean
+.PHONY: demo run test lint docs soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -24,6 +24,11 @@ lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/python -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning
+
+docs: $(READY)    ## renews the pages that are made from the code, then builds all of docs/ into site/
+	$(BIN)/python -m viewer_pipeline_tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m viewer_pipeline_tests.site
 
 soak: $(READY)    ## two minutes of kills and pauses under full traffic; every view is counted once
 	$(BIN)/viewer-pipeline soak --minutes 2
@@ -44,7 +49,7 @@ lock: $(READY)    ## renew requirements.lock from pyproject.toml
 	$(MAKE) $(READY)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

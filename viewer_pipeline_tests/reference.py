@@ -97,7 +97,13 @@ def settings_page() -> str:
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:
-            lines += ["", f"## {SECTIONS[name]}", "", "| variable | default | takes | meaning |", "| --- | --- | --- | --- |"]
+            lines += [
+                "",
+                f"## {SECTIONS[name]}",
+                "",
+                "| variable | default | takes | meaning |",
+                "| --- | --- | --- | --- |",
+            ]
         default, meaning = _default_and_meaning(name, field)
         lines.append(f"| `{name.upper()}` | {default} | {_takes(field)} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -164,9 +170,13 @@ def _first_sentence(command: click.Command) -> str:
     return paragraph.replace("|", "\\|")
 
 
-def helps(group: click.Group, names: tuple[str, ...], parent: click.Context | None = None) -> Iterator[tuple[tuple[str, ...], str]]:
+def helps(
+    group: click.Group, names: tuple[str, ...], parent: click.Context | None = None
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Give the words of each command below a group, and what its `--help` prints."""
-    context = click.Context(group, parent, names[-1], terminal_width=WIDTH, **(group.context_settings if parent is None else {}))
+    context = click.Context(
+        group, parent, names[-1], terminal_width=WIDTH, **(group.context_settings if parent is None else {})
+    )
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield (*names, name), command.get_help(click.Context(command, context, name))

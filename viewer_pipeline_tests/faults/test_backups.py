@@ -12,7 +12,12 @@ from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline_tests.world import World
 
-BEFORE, BETWEEN, AFTER, NEW = 3, 5, 7, 4  # views of each VOD: before the first backup, between both, after both, restored
+BEFORE, BETWEEN, AFTER, NEW = (
+    3,
+    5,
+    7,
+    4,
+)  # views of each VOD: before the first backup, between both, after both, restored
 VODS = 4
 
 

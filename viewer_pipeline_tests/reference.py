@@ -21,6 +21,7 @@ from viewer_pipeline.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100  # of --help
+NOT_ANY_TEXT = {"sweep_cron": "five cron fields", "target_table": "a table", "redis_wait_aof": "`0`, `1`"}
 MADE = "<!-- Made from {source} by `make docs`: edit there, not here. -->"
 
 # A section begins with this field and ends before the next: the order is that of settings.py.
@@ -40,8 +41,10 @@ SECTIONS = {
 
 # What settings.py says is for a terminal; this leads on.
 MORE_ON_SETTINGS = {
-    "database_url": "Embedded for `up` and `demo` where it is not set. [Connection strings](../how-to/connection-strings.md)",
-    "redis_url": "With a login and TLS; embedded likewise. [Connection strings](../how-to/connection-strings.md#redis)",
+    "database_url": "14 or newer, tested with 18; embedded for `up` and `demo` where it is not set."
+    " [Connection strings](../how-to/connection-strings.md)",
+    "redis_url": "6.2 or newer, tested with 6.2; embedded likewise."
+    " [Connection strings](../how-to/connection-strings.md#redis)",
     "target_table": "[Your own table](../how-to/own-table.md)",
     "target_exclusive": "[Reconcile](../how-to/reconcile.md)",
     "parked_retention_days": "[Parked views](../how-to/own-table.md#parked-views)",
@@ -66,7 +69,8 @@ MORE_ON_COMMANDS = {
     "grants": "[Least privilege](../how-to/least-privilege.md)",
     "reconcile": "[Reconcile](../how-to/reconcile.md)",
     "baseline": "[What was there before](../how-to/own-table.md#what-was-there-before)",
-    "acknowledge": "[Redis was emptied](../how-to/redis-emptied.md), [PostgreSQL was rolled back](../how-to/postgresql-rolled-back.md)",
+    "acknowledge": "[Redis was emptied](../how-to/redis-emptied.md),"
+    " [PostgreSQL was rolled back](../how-to/postgresql-rolled-back.md)",
     "worker": "[Several workers, and a stop](../how-to/several-workers.md)",
     "soak": "`make soak`",
     "up": "`make run`",
@@ -91,9 +95,10 @@ def settings_page() -> str:
         "",
         MADE.format(source="viewer_pipeline/settings.py and viewer_pipeline_tests/reference.py"),
         "",
-        "Environment variables, or a file `.env` in the working directory; the environment wins. `env.example` has them all",
-        "with comments: copy it to `.env`. Empty means unset. A value that cannot be used stops a command at its start, with exit",
-        "status 2, the variable's name, its value (never a password) and what is expected.",
+        "Environment variables, or a file `.env` in the working directory; the environment wins. `env.example`",
+        "has them all with comments: copy it to `.env`. Empty means unset. A value that cannot be used stops a",
+        "command at its start, with exit status 2, the variable's name, its value (never a password) and what is",
+        "expected.",
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:
@@ -105,7 +110,7 @@ def settings_page() -> str:
                 "| --- | --- | --- | --- |",
             ]
         default, meaning = _default_and_meaning(name, field)
-        lines.append(f"| `{name.upper()}` | {default} | {_takes(field)} | {meaning} |")
+        lines.append(f"| `{name.upper()}` | {default} | {_takes(name, field)} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +123,9 @@ def _default_and_meaning(name: str, field: FieldInfo) -> tuple[str, str]:
     return default, meaning.replace("|", "\\|") + more
 
 
-def _takes(field: FieldInfo) -> str:
+def _takes(name: str, field: FieldInfo) -> str:
+    if name in NOT_ANY_TEXT or name.endswith("_url"):
+        return NOT_ANY_TEXT.get(name, "a URL")
     kind = _without_none(field.annotation)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices:
@@ -150,9 +157,9 @@ def commands_page() -> str:
         "",
         MADE.format(source="`viewer-pipeline COMMAND --help` and viewer_pipeline_tests/reference.py"),
         "",
-        "Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings. With `--json` there is one JSON object on",
-        "stdout; logs go to stderr. Where `DATABASE_URL` or `REDIS_URL` is not set, a command uses the server that `up` runs on the",
-        "same `VIEWER_HOME`.",
+        "Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings. With `--json` there is",
+        "one JSON object on stdout; logs go to stderr. Where `DATABASE_URL` or `REDIS_URL` is not set, a command uses",
+        "the server that `up` runs on the same `VIEWER_HOME`.",
         "",
         "| command | does |",
         "| --- | --- |",
@@ -174,9 +181,8 @@ def helps(
     group: click.Group, names: tuple[str, ...], parent: click.Context | None = None
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Give the words of each command below a group, and what its `--help` prints."""
-    context = click.Context(
-        group, parent, names[-1], terminal_width=WIDTH, **(group.context_settings if parent is None else {})
-    )
+    settings: dict[str, Any] = dict(group.context_settings) if parent is None else {}
+    context = click.Context(group, parent, names[-1], terminal_width=WIDTH, **settings)
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield (*names, name), command.get_help(click.Context(command, context, name))

@@ -8,7 +8,7 @@ MATRIX ?=   # options of test-matrix: MATRIX=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test test-matrix package-test image-test lint soak prove bench format lock clean
+.PHONY: demo run test test-matrix package-test image-test lint docs soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -36,6 +36,11 @@ lint: $(READY)    ## style, types, import rules, Dagster definitions
 image-test: $(READY)  ## what the Dockerfile and docker-compose.yaml do, without Docker; from nothing, as another user
 	VIEWER_TEST_IMAGE=1 $(BIN)/python -m pytest viewer_pipeline_tests/acceptance/test_image.py
 
+docs: $(READY)    ## renews the pages that are made from the code, then builds all of docs/ into site/
+	$(BIN)/python -m viewer_pipeline_tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m viewer_pipeline_tests.site
+
 soak: $(READY)    ## two minutes of kills and pauses under full traffic; every view is counted once
 	$(BIN)/viewer-pipeline soak --minutes 2
 
@@ -58,7 +63,7 @@ lock: $(READY)    ## renew requirements.lock from pyproject.toml, and of it what
 	$(MAKE) $(READY)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

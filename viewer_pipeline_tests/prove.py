@@ -17,7 +17,16 @@ from pathlib import Path
 from viewer_pipeline_tests.breaches import BREACHES, Breach
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("viewer_pipeline", "viewer_pipeline_tests", "pyproject.toml", "README.md", "env.example", "docs")
+PARTS = (
+    "viewer_pipeline",
+    "viewer_pipeline_tests",
+    "pyproject.toml",
+    "README.md",
+    "env.example",
+    "docs",
+    "mkdocs.yml",
+    "Makefile",
+)
 
 
 def main() -> int:

@@ -25,12 +25,6 @@ def env_example() -> list[tuple[str, str, str]]:
     return re.findall(r"^# (.*)\n#([A-Z_]+)=(.*)$", text, re.MULTILINE)
 
 
-def readme_table() -> list[tuple[str, str]]:
-    """Return (variable, default) of the README's table rows that begin with a variable."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^\|\s*`([A-Z][A-Z0-9_]*)`\s*\|\s*(.*?)\s*\|", text, re.MULTILINE)
-
-
 def test_env_example_lists_the_settings() -> None:
     """Every variable in the order of the fields, with its description and its default; no other."""
     listed = [(name, value.strip("'"), comment) for comment, name, value in env_example()]
@@ -56,22 +50,6 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
     assert loaded.model_fields_set == {name.lower() for name, default in DEFAULTS.items() if default is not None}
 
 
-def test_readme_lists_the_settings() -> None:
-    """Its table has every variable once, and no other."""
-    assert sorted(name for name, _ in readme_table()) == sorted(DEFAULTS)
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_readme_names_the_default(name: str) -> None:
-    """In backticks; in words where there is none."""
-    default = DEFAULTS[name]
-    cells = [cell for variable, cell in readme_table() if variable == name]
-    if default is None:
-        assert [cell for cell in cells if re.search(r"\w", cell)] == cells != []
-    else:
-        assert cells == [f"`{default}`"]
-
-
 def test_no_setting_of_the_developer_reaches_the_tests() -> None:
     """They take every variable that is a setting out of their environment; TMPDIR and the like stay."""
     assert [name for name in DEFAULTS if not name.startswith(_OURS)] == []
@@ -81,13 +59,3 @@ def test_the_page_on_connection_strings_has_every_parameter() -> None:
     """Prisma's, and PostgreSQL's that we set."""
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
     assert [name for name in sorted(PRISMAS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []
-
-
-def test_links_lead_somewhere() -> None:
-    """To a file of ours, from the README and every page."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    links = [
-        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text("utf-8"))
-    ]
-    assert len(links) > len(pages)
-    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,152 @@
+"""Both servers are restored from backups that were made one after the other: what docs/operations.md says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from viewer_pipeline.counting.incidents import open_incidents
+from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline_tests.world import World
+
+BEFORE, BETWEEN, AFTER, NEW = (
+    3,
+    5,
+    7,
+    4,
+)  # views of each VOD: before the first backup, between both, after both, restored
+VODS = 4
+
+
+class Backups:
+    """A backup of each server, and its restoration."""
+
+    def __init__(self, world: World, server: PostgresServer) -> None:
+        self._world, self._maintenance = world, server.url_of("postgres")
+        self._database = world.stores.ledger.url.rpartition("/")[2].partition("?")[0]
+        self._keys: dict[Any, Any] = {}
+
+    def of_redis(self) -> None:
+        """Keep every key."""
+        keys: Any = self._world.client.keys("*")
+        self._keys = {key: self._world.client.dump(key) for key in keys}
+
+    def of_postgres(self) -> None:
+        """Keep the whole database."""
+        self._execute(f"CREATE DATABASE {self._copy} TEMPLATE {self._database} STRATEGY file_copy")
+
+    def restore_redis(self) -> None:
+        """Have the keys back, and no others."""
+        self._world.client.flushall()
+        for key, value in self._keys.items():
+            self._world.client.restore(key, 0, value)
+
+    def restore_postgres(self) -> None:
+        """Have the database back."""
+        self._execute(f"DROP DATABASE {self._database} WITH (FORCE)")
+        self._execute(f"CREATE DATABASE {self._database} TEMPLATE {self._copy} STRATEGY file_copy")
+
+    def drop(self) -> None:
+        """Leave nothing behind."""
+        self._execute(f"DROP DATABASE IF EXISTS {self._copy} WITH (FORCE)")
+
+    @property
+    def _copy(self) -> str:
+        return self._database + "_copy"
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self._maintenance, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def backups(world: World, postgres_server: PostgresServer) -> Iterator[Backups]:
+    """Backups of the servers of the test."""
+    found = Backups(world, postgres_server)
+    yield found
+    found.drop()
+
+
+def incidents(world: World) -> dict[str, int]:
+    """Return the open incidents: kind -> views."""
+    with world.stores.ledger.connect() as connection:
+        return {incident.kind: incident.views for incident in open_incidents(connection)}
+
+
+def persisted(world: World) -> set[int]:
+    """Return the totals, all of the VODs being equal; nothing is pending, which would be counted once more."""
+    assert world.counters() == {}
+    totals = world.totals()
+    assert len(totals) == VODS
+    return set(totals.values())
+
+
+def back_up(world: World, first: Callable[[], None], second: Callable[[], None]) -> None:
+    """Flush, back one server up while views are pending, flush what came since, back the other up; lose the rest."""
+    world.send_many(VODS, 1)
+    world.flush()
+    world.send_many(VODS, BEFORE - 1)
+    first()
+    world.send_many(VODS, BETWEEN)
+    world.flush()
+    second()
+    world.send_many(VODS, AFTER)
+    world.flush()
+
+
+def test_redis_first(world: World, backups: Backups) -> None:
+    """Every view of the backup of PostgreSQL counts once; what Redis lacks of them is told as drift."""
+    back_up(world, backups.of_redis, backups.of_postgres)
+    backups.restore_redis()
+    backups.restore_postgres()
+    world.flush()
+    assert persisted(world) == {BEFORE + BETWEEN}
+    assert incidents(world) == {"drift": BETWEEN * VODS}
+    world.send_many(VODS, NEW)
+    world.flush()
+    assert persisted(world) == {BEFORE + BETWEEN + NEW}
+
+
+def test_redis_first_and_producers_before_a_flush(world: World, backups: Backups) -> None:
+    """Why producers wait for the first flush: views that come before it are subtracted in place of those that lack."""
+    back_up(world, backups.of_redis, backups.of_postgres)
+    backups.restore_redis()
+    backups.restore_postgres()
+    world.send_many(VODS, NEW)
+    world.flush()
+    assert persisted(world) == {BEFORE + BETWEEN}
+
+
+def test_postgres_first(world: World, backups: Backups) -> None:
+    """What was flushed between the backups is lost, and told; nothing counts twice."""
+    back_up(world, backups.of_postgres, backups.of_redis)
+    backups.restore_redis()
+    backups.restore_postgres()
+    world.flush()
+    assert persisted(world) == {1}
+    assert set(incidents(world)) == {"postgres_rolled_back"}
+    world.send_many(VODS, NEW)
+    world.flush()
+    assert persisted(world) == {1 + NEW}
+
+
+def test_postgres_beside_an_empty_redis(world: World, backups: Backups) -> None:
+    """What was flushed counts once, and so does what comes in before the first flush."""
+    back_up(world, backups.of_redis, backups.of_postgres)
+    world.client.flushall()
+    backups.restore_postgres()
+    world.send_many(VODS, NEW)
+    world.flush()
+    assert persisted(world) == {BEFORE + BETWEEN + NEW}
+    assert set(incidents(world)) == {"redis_emptied"}
+
+
+def test_an_old_redis_beside_a_living_postgres(world: World, backups: Backups) -> None:
+    """All that was flushed since the backup is settled again from the ledger: no total changes."""
+    back_up(world, backups.of_redis, backups.of_postgres)
+    backups.restore_redis()
+    world.flush()
+    assert persisted(world) == {BEFORE + BETWEEN + AFTER}

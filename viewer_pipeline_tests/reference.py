@@ -1,0 +1,224 @@
+"""Make the pages of docs that say what the code says: settings, commands, and the list of decisions.
+
+`python -m viewer_pipeline_tests.reference` (part of `make docs`) writes them; unit/test_reference.py compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from viewer_pipeline.cli import main as viewer_pipeline
+from viewer_pipeline.settings import Settings
+
+DOCS = Path(__file__).parents[1] / "docs"
+WIDTH = 100  # of --help
+NOT_ANY_TEXT = {"sweep_cron": "five cron fields", "target_table": "a table", "redis_wait_aof": "`0`, `1`"}
+MADE = "<!-- Made from {source} by `make docs`: edit there, not here. -->"
+
+# A section begins with this field and ends before the next: the order is that of settings.py.
+SECTIONS = {
+    "database_url": "Servers",
+    "target_table": "Your own table",
+    "history_start": "History and retention",
+    "alert_webhook_url": "Alerts",
+    "redis_wait_replicas": "Durability of Redis",
+    "batch_size": "Flushes",
+    "pubsub_mode": "Producers and subscribers",
+    "sweep_cron": "Sweeps",
+    "health_check_port": "Health",
+    "log_level": "Logs",
+    "dagster_database_url": "Dagster, files, stop",
+}
+
+# What settings.py says is for a terminal; this leads on.
+MORE_ON_SETTINGS = {
+    "database_url": "14 or newer, tested with 18; embedded for `up` and `demo` where it is not set."
+    " [Connection strings](../how-to/connection-strings.md)",
+    "redis_url": "6.2 or newer, tested with 6.2; embedded likewise."
+    " [Connection strings](../how-to/connection-strings.md#redis)",
+    "target_table": "[Your own table](../how-to/own-table.md)",
+    "target_exclusive": "[Reconcile](../how-to/reconcile.md)",
+    "parked_retention_days": "[Parked views](../how-to/own-table.md#parked-views)",
+    "history_start": "[Backfills](../how-to/backfills.md)",
+    "ledger_retention_days": "[Retention](../how-to/retention.md)",
+    "alert_webhook_url": "[Alerts](../how-to/alerts.md)",
+    "redis_wait_replicas": "[How to choose](../how-to/redis-durability.md)",
+    "batch_size": "[Tuning](../tuning.md)",
+    "batch_interval_ms": "[Tuning](../tuning.md)",
+    "flush_max_counters": "[Tuning](../tuning.md)",
+    "pubsub_mode": "[Producers](../how-to/producers.md)",
+    "totals_channel": "[Totals out](../totals.md)",
+    "freshness_limit_ms": "[Health](../health.md)",
+    "viewer_home": "Passwords and logs as well.",
+    "shutdown_timeout_ms": "[Several workers, and a stop](../how-to/several-workers.md)",
+}
+
+MORE_ON_COMMANDS = {
+    "backfill": "[Backfills](../how-to/backfills.md)",
+    "parked": "[Parked views](../how-to/own-table.md#parked-views)",
+    "doctor": "[Findings](../how-to/doctor.md)",
+    "grants": "[Least privilege](../how-to/least-privilege.md)",
+    "reconcile": "[Reconcile](../how-to/reconcile.md)",
+    "baseline": "[What was there before](../how-to/own-table.md#what-was-there-before)",
+    "acknowledge": "[Redis was emptied](../how-to/redis-emptied.md),"
+    " [PostgreSQL was rolled back](../how-to/postgresql-rolled-back.md)",
+    "worker": "[Several workers, and a stop](../how-to/several-workers.md)",
+    "soak": "`make soak`",
+    "up": "`make run`",
+    "demo": "`make demo`",
+    "bench": "[Tuning](../tuning.md)",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Return what each page that is made should hold."""
+    return {
+        DOCS / "reference" / "settings.md": settings_page(),
+        DOCS / "reference" / "commands.md": commands_page(),
+        DOCS / "adr" / "index.md": decisions_page(),
+    }
+
+
+def settings_page() -> str:
+    """Tell of every variable: its default, what it takes, what it means."""
+    lines = [
+        "# Settings",
+        "",
+        MADE.format(source="viewer_pipeline/settings.py and viewer_pipeline_tests/reference.py"),
+        "",
+        "Environment variables, or a file `.env` in the working directory; the environment wins. `env.example`",
+        "has them all with comments: copy it to `.env`. Empty means unset. A value that cannot be used stops a",
+        "command at its start, with exit status 2, the variable's name, its value (never a password) and what is",
+        "expected.",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name in SECTIONS:
+            lines += [
+                "",
+                f"## {SECTIONS[name]}",
+                "",
+                "| variable | default | takes | meaning |",
+                "| --- | --- | --- | --- |",
+            ]
+        default, meaning = _default_and_meaning(name, field)
+        lines.append(f"| `{name.upper()}` | {default} | {_takes(name, field)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default_and_meaning(name: str, field: FieldInfo) -> tuple[str, str]:
+    said = field.description or ""
+    described = re.search(r" \(default: (.*)\)$", said)
+    default = f"`{field.default}`" if field.default is not None else described.group(1) if described else "none"
+    meaning = said.removesuffix(described.group()) if described else said
+    more = f". {MORE_ON_SETTINGS[name]}" if name in MORE_ON_SETTINGS else ""
+    return default, meaning.replace("|", "\\|") + more
+
+
+def _takes(name: str, field: FieldInfo) -> str:
+    if name in NOT_ANY_TEXT or name.endswith("_url"):
+        return NOT_ANY_TEXT.get(name, "a URL")
+    kind = _without_none(field.annotation)
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if kind is int:
+        bounds = [bound for bound in _metadata(field) if isinstance(bound, Ge | Le)]
+        lowest = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
+        highest = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
+        return f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+    return {bool: "`true`, `false`", date: "a day", Path: "a path"}.get(kind, "text")
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not type(None))
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _metadata(field: FieldInfo) -> Iterator[Any]:
+    yield from field.metadata
+    for part in get_args(field.annotation):
+        yield from getattr(part, "__metadata__", ())
+
+
+def commands_page() -> str:
+    """Tell of every command what `--help` tells."""
+    lines = [
+        "# Commands",
+        "",
+        MADE.format(source="`viewer-pipeline COMMAND --help` and viewer_pipeline_tests/reference.py"),
+        "",
+        "Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings. With `--json` there is",
+        "one JSON object on stdout; logs go to stderr. Where `DATABASE_URL` or `REDIS_URL` is not set, a command uses",
+        "the server that `up` runs on the same `VIEWER_HOME`.",
+        "",
+        "| command | does |",
+        "| --- | --- |",
+    ]
+    for name, command in viewer_pipeline.commands.items():
+        more = f" {MORE_ON_COMMANDS[name]}" if name in MORE_ON_COMMANDS else ""
+        lines.append(f"| [`{name}`](#viewer-pipeline-{name}) | {_first_sentence(command)}{more} |")
+    for names, text in helps(viewer_pipeline, ("viewer-pipeline",)):
+        lines += ["", f"## {' '.join(names)}", "", "```text", *text.splitlines(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(command: click.Command) -> str:
+    paragraph = " ".join((command.help or "").split("\n\n")[0].split())
+    return paragraph.replace("|", "\\|")
+
+
+def helps(
+    group: click.Group, names: tuple[str, ...], parent: click.Context | None = None
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give the words of each command below a group, and what its `--help` prints."""
+    settings: dict[str, Any] = dict(group.context_settings) if parent is None else {}
+    context = click.Context(group, parent, names[-1], terminal_width=WIDTH, **settings)
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield (*names, name), command.get_help(click.Context(command, context, name))
+            yield from helps(command, (*names, name), context)
+        else:
+            yield (*names, name), command.get_help(click.Context(command, context, name))
+
+
+def decisions_page() -> str:
+    """List the ADRs: number, title, status."""
+    lines = [
+        "# Decisions",
+        "",
+        MADE.format(source="the files beside this one"),
+        "",
+        "Choices that are hard to undo: what was known, what was decided, what follows from it.",
+        "",
+        "| | decision | status |",
+        "| --- | --- | --- |",
+    ]
+    for page in sorted((DOCS / "adr").glob("[0-9]*.md")):
+        text = page.read_text(encoding="utf-8")
+        number, title = re.findall(r"\A# (\d+)\. (.*)$", text, re.MULTILINE)[0]
+        status = re.findall(r"^Status: (.*)$", text, re.MULTILINE)[0]
+        lines.append(f"| {number} | [{title}]({page.name}) | {status} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the pages that are not as they should be, and name them."""
+    for page, text in pages().items():
+        page.parent.mkdir(parents=True, exist_ok=True)
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            print(f"renewed {page.relative_to(DOCS.parent)}")  # noqa: T201 - a command
+
+
+if __name__ == "__main__":
+    main()

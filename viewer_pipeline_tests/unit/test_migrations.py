@@ -1,0 +1,23 @@
+"""Migrations only add, so that the version before goes on working while the next one is rolled out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from viewer_pipeline import migrations
+
+VERSIONS = sorted((Path(migrations.__file__).parent / "versions").glob("m[0-9]*.py"))
+TAKES_AWAY = re.compile(r"\b(DROP|RENAME|ALTER COLUMN|SET NOT NULL|TRUNCATE|DELETE FROM|REVOKE)\b")
+NEEDED = re.compile(r"ADD COLUMN[^;\"]*NOT NULL(?![^;\"]*DEFAULT)")  # a program that does not know it inserts none
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.stem)
+def test_a_migration_only_adds(version: Path) -> None:
+    """What stands before `downgrade` takes nothing away that the version before it uses (docs/operations.md)."""
+    upgrade, found, _ = version.read_text(encoding="utf-8").partition("def downgrade")
+    assert found
+    assert TAKES_AWAY.findall(upgrade) == []
+    assert NEEDED.findall(upgrade) == []

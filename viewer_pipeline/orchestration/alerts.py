@@ -7,6 +7,7 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
+from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.daily import roll_up_days
 from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING
 from viewer_pipeline.orchestration.jobs import flush_views
@@ -18,7 +19,7 @@ SENTENCE_CHARACTERS = 300
 _CLASS = re.compile(r"^[\w.]+: ")  # of the exception, in front of what it says
 
 
-@dg.run_failure_sensor(
+@described.run_failure_sensor(
     name="run_failure",
     monitored_jobs=[flush_views, roll_up_days, *HOUSEKEEPING],
     default_status=dg.DefaultSensorStatus.RUNNING,

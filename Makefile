@@ -6,7 +6,7 @@ TESTS ?=    # all; or a path, and whatever else pytest understands
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test lint soak prove bench format lock clean
+.PHONY: demo run test browser lint soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -17,6 +17,9 @@ run: $(READY)     ## everything in the foreground; Ctrl-C stops it
 # A file at a time, the long ones first. With byte code: the tests start a hundred processes of the package.
 test: $(READY)    ## all tests, on embedded PostgreSQL and Redis
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+browser: $(READY) ## the UI in a real Chromium; renews the pictures in docs/images
+	VIEWER_TEST_PICTURES="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
 
 lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/ruff check .

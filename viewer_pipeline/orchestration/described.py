@@ -13,7 +13,8 @@ Function = Callable[..., Any]
 def _described(decorator: Function, _: type[Definition]) -> Callable[..., Callable[[Function], Definition]]:
     def with_options(**options: Any) -> Callable[[Function], Definition]:
         def decorate(function: Function) -> Definition:
-            definition: Definition = decorator(description=inspect.getdoc(function), **options)(function)
+            said = (inspect.getdoc(function) or "").replace("`", "")  # their pages show plain text
+            definition: Definition = decorator(description=said, **options)(function)
             return definition
 
         return decorate

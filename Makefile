@@ -8,7 +8,7 @@ MATRIX ?=   # options of test-matrix: MATRIX=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo run test test-matrix package-test image-test lint docs soak prove bench format lock clean
+.PHONY: demo run test test-matrix package-test image-test browser lint docs soak prove bench format lock clean
 
 demo: $(READY)    ## the main job on throw-away servers: sends 20 000 views, checks that each arrived once
 	$(BIN)/viewer-pipeline demo
@@ -25,6 +25,9 @@ test-matrix: $(READY)  ## the tests that touch servers, on every PostgreSQL and 
 
 package-test: $(READY) ## wheel and sdist, installed with all they need into new environments; each runs the demo there
 	$(BIN)/python -m viewer_pipeline_tests.package
+
+browser: $(READY) ## the UI in a real Chromium; renews the pictures in docs/images
+	VIEWER_TEST_PICTURES="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
 
 lint: $(READY)    ## style, types, import rules, Dagster definitions
 	$(BIN)/ruff check .

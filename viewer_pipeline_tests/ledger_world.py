@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.daily import RolledUp, Window, roll_up
+from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Batch, Flush, last_flush
 from viewer_pipeline_tests.world import World
 
@@ -35,9 +38,17 @@ class History:
                 Batch(base + 1, number, len(pairs), taken_at, pair, [views[vod_id] for vod_id in pair])
                 for number, pair in enumerate(pairs, 1)
             ]
-            flush = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches)
-            assert ledger.commit(connection, flush) is not None
+            new = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches)
+            assert ledger.commit(connection, new) is not None
         return base + 1
+
+    def carry(self, taken_at: datetime, views: dict[str, int]) -> None:
+        """Send views and carry them over in one flush, as if their counters had been read at some moment."""
+        for vod_id, count in views.items():
+            self.world.send(vod_id, count)
+        snapshot = flush.drain(self.world.stores, self.world.request(batch_size=100, flush_max_counters=100))
+        snapshot = replace(snapshot, taken_at=taken_at)
+        flush.bulk_upsert(self.world.stores, snapshot, aggregate(snapshot.readings))
 
     def roll_up(self, start: date, end: date) -> RolledUp:
         """Roll days up, `end` not included."""

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
+from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.webhook import post
 from viewer_pipeline.orchestration.why import WHY, why_of
 from viewer_pipeline.settings import load_settings, without_password
@@ -15,7 +16,7 @@ SENTENCE_CHARACTERS = 300
 _CLASS = re.compile(r"^[\w.]+: ")  # of the exception, in front of what it says
 
 
-@dg.run_failure_sensor(  # of no jobs by name: of all runs of this code location, also those of no job of ours
+@described.run_failure_sensor(  # of no jobs by name: of all runs of this code location, also those of no job of ours
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,

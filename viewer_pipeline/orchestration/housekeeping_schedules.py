@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from viewer_pipeline.counting.retention import first_day_kept, old_parked, old_rejected, plan_ledger
+from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.housekeeping import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
@@ -57,19 +58,19 @@ def _request(wait: str, what: str) -> dg.RunRequest | dg.SkipReason:
 
 
 # Apart from each other, and after yesterday was closed. A run for nothing would cost five seconds of CPU.
-@dg.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=ON)
+@described.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=ON)
 def prune_ledger_days_daily(redis: RedisResource, postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
     """Drop old days of the ledger, daily at 03:20 UTC. Skips, and says why, where none can be dropped."""
     return _request(ledger_wait(redis, postgres), "old days of the ledger")
 
 
-@dg.schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=ON)
+@described.schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=ON)
 def prune_run_history_daily() -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips where no run is old."""
     return _request(history_wait(), "old runs")
 
 
-@dg.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=ON)
+@described.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=ON)
 def prune_input_daily(postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
     """Forget old rejected and parked input, daily at 04:00 UTC. Skips where nothing is old, or no setting asks."""
     return _request(input_wait(postgres), "old rejected or parked input")

@@ -7,6 +7,7 @@ import dagster as dg
 
 from viewer_pipeline.counting.daily import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.daily import LOOK_BACK, roll_up_days
 from viewer_pipeline.orchestration.jobs import flush_request, flush_views, why_wait
 from viewer_pipeline.orchestration.ops import FlushMode
@@ -15,7 +16,7 @@ from viewer_pipeline.orchestration.resources import PostgresResource, RedisResou
 from viewer_pipeline.settings import load_settings
 
 
-@dg.schedule(
+@described.schedule(
     target=flush_views,
     cron_schedule=load_settings().sweep_cron,
     execution_timezone="UTC",
@@ -36,7 +37,7 @@ def sweep_schedule(
     return flush_request(FlushMode.sweep, f"schedule: {look.said}") if look.work else dg.SkipReason(look.said)
 
 
-@dg.schedule(
+@described.schedule(
     target=roll_up_days,
     cron_schedule="10 0 * * *",
     execution_timezone="UTC",
@@ -63,7 +64,7 @@ def close_yesterday(
     )
 
 
-@dg.schedule(
+@described.schedule(
     target=roll_up_days,
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",

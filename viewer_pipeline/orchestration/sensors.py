@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.jobs import flush_request, flush_views, why_wait
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import RedisResource
 from viewer_pipeline.settings import load_settings
 
 
-@dg.sensor(
+@described.sensor(
     target=flush_views,
     minimum_interval_seconds=load_settings().sensor_interval_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,

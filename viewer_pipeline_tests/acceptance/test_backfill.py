@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +15,8 @@ from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.local.home import running_servers
-from viewer_pipeline_tests.acceptance.test_up import up
 from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.stack import up, variables
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -60,20 +58,10 @@ def backfill(ui: str, days: list[str]) -> None:
 @pytest.mark.timeout(600)
 def test_ninety_days_twice(tmp_path: Path) -> None:
     """Each time one run, and the same rows; flushes go on meanwhile and lose nothing."""
-    home, log = tmp_path / "home", tmp_path / "up.log"
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "VIEWER_HOME": str(home),
-        "BATCH_INTERVAL_MS": "5000",
-        "HISTORY_START": f"{datetime.now(UTC).date() - ONE * (DAYS + 9)}",
-        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
-    }
-    with up(environment, log):
-        wait_until(lambda: "Dagster UI" in log.read_text(), 180, "the banner of `up`")
-        found = re.search(r"Dagster UI +(http://\S+)", log.read_text())
-        assert found is not None
-        ui, urls = found[1].rstrip("/"), running_servers(home)
+    start = datetime.now(UTC).date() - ONE * (DAYS + 9)
+    with up(variables(tmp_path, HISTORY_START=start.isoformat())) as stack:
+        ui = stack.wait_for_ui()
+        urls = running_servers(stack.home)
         with connect(urls["redis_url"]) as client:
             world = World(Stores(RedisStore(client, urls["redis_url"], PREFIX), Ledger(urls["database_url"])))
             history, yesterday = History(world), datetime.now(UTC).date() - ONE

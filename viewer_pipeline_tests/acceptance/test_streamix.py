@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import redis
 
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline_tests.acceptance.test_up import run, up
+from viewer_pipeline_tests.stack import run, up, variables
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX
@@ -65,20 +64,15 @@ def test_every_view_in_the_table_or_parked(
     world.make_streamix()
     vod_ids = [f"vod{number:04d}" for number in range(VODS)]
     world.add_vods(*vod_ids)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "DATABASE_URL": stores.ledger.url,
-        "REDIS_URL": stores.redis.url,
-        "PUBSUB_MODE": "announce",
-        "TARGET_TABLE": "public.Vod",
-        "BATCH_INTERVAL_MS": "5000",
-        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
-    }
-    log = tmp_path / "up.log"
-    with up(environment, log) as process:
-        wait_until(lambda: "Dagster UI" in log.read_text() or process.poll() is not None, 180, "the banner of `up`")
-        assert process.poll() is None, log.read_text()
+    environment = variables(
+        tmp_path,
+        DATABASE_URL=stores.ledger.url,
+        REDIS_URL=stores.redis.url,
+        PUBSUB_MODE="announce",
+        TARGET_TABLE="public.Vod",
+    )
+    with up(environment) as stack:
+        stack.wait_for_ui()
         spawn = multiprocessing.get_context("spawn")
         told: Any = spawn.Queue()
         changed = spawn.Event()
@@ -88,8 +82,7 @@ def test_every_view_in_the_table_or_parked(
         changed.set()
         sent, seconds = told.get(timeout=SECONDS + 120)
         producer.join(30)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(90) == 0, log.read_text()
+        stack.stop()
     world.sent = Counter(sent)
     run_until_swept(environment, world)
     assert client.keys(PREFIX + "*") == []

@@ -89,6 +89,9 @@ def test_jobs_schedules_and_sensors() -> None:
     assert {one.default_status for one in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert all(defs.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING for name in SENSORS)
     known = defs.get_repository_def()
+    descriptions = {one.name: one.description for one in known.schedule_defs}
+    descriptions |= {one.name: one.description for one in known.sensor_defs}
+    assert [name for name, said in descriptions.items() if not (said or "").endswith(".")] == []
     assert {job.name for job in known.get_all_jobs()} - {"__ASSET_JOB"} == set(JOBS)
     assert {one.name for one in known.schedule_defs} == set(SCHEDULES)
     assert {one.name for one in known.sensor_defs} == set(SENSORS)

@@ -1,0 +1,132 @@
+"""What an operator does in Dagster's UI, and what is to be seen then."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect
+
+from viewer_pipeline_tests.waiting import wait_until
+
+STEPS = ("drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency")
+# Where a chart has colour: from which to which share of its width. Axes, grid and words are grey.
+COLOURED = """canvas => {
+    const {width, height} = canvas, data = canvas.getContext('2d').getImageData(0, 0, width, height).data
+    let first = width, last = 0
+    for (let at = 0; at < data.length; at += 4) {
+        const [red, green, blue, alpha] = data.slice(at, at + 4)
+        if (alpha > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 100) {
+            const x = at / 4 % width
+            first = Math.min(first, x)
+            last = Math.max(last, x)
+        }
+    }
+    return last <= first ? 0 : (last - first) / width
+}"""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Somebody in front of the UI, who takes pictures."""
+
+    page: Page
+    ui: str
+    pictures: Path
+
+    def picture(self, name: str) -> None:
+        """Take a picture of what is there, once nothing is awaited any more and nothing complains."""
+        self.page.mouse.move(0, 0)
+        expect(self.page.locator("[class*=popover-content]")).to_have_count(0)
+        for wrong in ("Loading", "not responding", "unexpected error", "GraphQL"):
+            expect(self.page.get_by_text(wrong)).to_have_count(0)
+        self.page.screenshot(path=self.pictures / f"{name}.png", animations="disabled")
+
+    def go(self, section: str) -> None:
+        """Choose a section at the left."""
+        self.page.get_by_role("navigation").get_by_text(section, exact=True).click()
+
+    def tab(self, name: str) -> None:
+        """Choose a tab of the page."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def smallest(self, text: str, *inside: Locator) -> Locator:
+        """Return the innermost, and of several the last, box whose text matches and which has these in it."""
+        box = self.page.locator("div").filter(has_text=re.compile(text))
+        for one in inside:
+            box = box.filter(has=one)
+        return box.last
+
+    def open_asset(self, name: str) -> None:
+        """Open the page of an asset, as a bookmark does."""
+        self.page.goto(f"{self.ui}/assets/{name}")
+        expect(self.page.get_by_text("Code location")).to_be_visible()
+
+    def open_automation(self, kind: str, name: str) -> None:
+        """Open the page of a schedule or a sensor through their list."""
+        self.go("Automation")
+        self.page.get_by_role("link", name=name).click()
+        expect(self.page.get_by_text(f"{kind} in")).to_be_visible()
+
+    def press_materialize(self) -> None:
+        """Press the button of an asset's page."""
+        self.page.get_by_role("button", name=re.compile("Materialize")).first.click()
+
+    def backfill_all_days(self) -> int:
+        """Choose all days in the dialog, launch, and go to the backfill's page; return how many days there are."""
+        self.open_asset("daily_views")
+        self.press_materialize()
+        dialog = self.page.get_by_role("dialog")
+        expect(dialog.get_by_text("Backfills all partitions in a single run.")).to_be_visible()
+        dialog.get_by_role("button", name="All", exact=True).click()
+        days = dialog.get_by_text(re.compile(r"^[1-9]\d* partitions$")).inner_text().split()[0]
+        dialog.get_by_role("button", name="Launch backfill").click()
+        self.page.get_by_role("region", name="Notifications").get_by_text("View").click()
+        expect(self.page.get_by_text("Partition selection")).to_be_visible()
+        return int(days)
+
+    def open_run(self, why: str) -> None:
+        """Open a run that succeeded, and ran for this reason, from the list of runs."""
+        self.go("Runs")
+        link = self.page.get_by_role("link", name="View", exact=True)
+        row = self.smallest(f"viewer/why: {why}.*Success", link)
+        row.get_by_role("link", name="View", exact=True).click()
+        expect(self.page.get_by_text("Re-execute")).to_be_visible()
+
+    def show_steps(self) -> None:
+        """Draw the steps of the run one below the other, whatever time they took, with room for all of them."""
+        self.page.get_by_role("button", name="gantt_flat").click()
+        border = self.page.get_by_role("button", name="logs_structured").bounding_box() or {}
+        x, y = border["x"] + 600, border["y"] - 14
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x, y + 60, steps=5)
+        self.page.mouse.up()
+
+    def chart(self, name: str) -> Locator:
+        """Return a plot of the asset whose page is open."""
+        return self.smallest(f"^{name}$", self.page.locator("canvas")).locator("canvas")
+
+    def show_plots(self) -> None:
+        """Change from the table of metadata to the plots."""
+        self.page.get_by_role("button", name="Plots").click()
+
+    def wait_for_line(self, name: str) -> None:
+        """Bring a plot into sight, and wait until its line takes more than half of its width."""
+        chart = self.chart(name)
+        chart.scroll_into_view_if_needed()
+        wait_until(lambda: float(chart.evaluate(COLOURED)) > 0.5, 30, f"a line in the plot of {name}")
+
+    def open_graph(self) -> None:
+        """Show all assets, with their groups unfolded."""
+        self.go("Lineage")
+        for group in ("views", "upkeep"):
+            folded = self.page.locator("foreignObject").filter(has=self.page.locator(f"[data-tooltip={group}]"))
+            folded.last.click()
+            expect(self.page).to_have_url(re.compile(f"expanded=.*{group}"))
+        self.page.reload()  # fits the window
+
+    def node(self, name: str) -> Locator:
+        """Return an asset of the graph."""
+        return self.page.locator("foreignObject").filter(has_text=re.compile(f"^{name}"))

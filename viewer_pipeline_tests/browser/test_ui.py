@@ -1,0 +1,172 @@
+"""Dagster's real UI in a real browser, on the whole stack: what an operator sees and clicks.
+
+Pictures go to VIEWER_TEST_PICTURES (`make browser`: docs/images), else they are thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, date, datetime
+from math import cos, pi
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from viewer_pipeline.counting.flush import CHECKS as FLUSH_CHECKS
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.reconcile.run import CHECKS as RECONCILE_CHECKS
+from viewer_pipeline_tests.browser.operator import STEPS, Operator
+from viewer_pipeline_tests.ledger_world import ONE, History, at
+from viewer_pipeline_tests.stack import up, variables
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import World
+
+DAYS = 28  # with views, before today
+VODS = [f"vod_{number}" for number in range(1, 8)]
+FLUSHES = 5  # seen at work: a plot needs points
+PLOTS = ("views", "counters", *(f"{step}_seconds" for step in ("drain", "aggregate", "upsert", "settle", "verify")))
+Rows = dict[tuple[date, str], int]
+
+
+def plant(world: World, days: list[date]) -> Rows:
+    """Carry views over as flushes of past days did; the last day has one each hour. Return what daily views must be."""
+    history, rows = History(world), Rows()
+    for day in days:
+        for hour in range(24) if day == days[-1] else [12]:
+            busy = 3 - 2 * cos(pi * (hour - 5) / 12)  # most at 17 h, least at 5 h
+            views = {vod_id: round(10 * number * busy) + day.day for number, vod_id in enumerate(VODS, 1)}
+            history.carry(at(day, f"{hour:02d}:30:00"), views)
+            for vod_id, count in views.items():
+                rows[day, vod_id] = rows.get((day, vod_id), 0) + count
+    return rows
+
+
+def send(world: World, flushes: range) -> None:
+    """Send views by message to each VOD, several times; each time wait until they are persisted."""
+    for flush in flushes:
+        for number, vod_id in enumerate(VODS, 1):
+            count = number * (flush % 3 + 1)
+            assert world.client.publish("view_count_updates", json.dumps({"vodId": vod_id, "count": count})) == 1
+            world.sent[vod_id] += count
+        wait_until(lambda: world.totals() == world.sent, 120, "the views that were announced are persisted")
+
+
+@pytest.mark.timeout(600)
+def test_what_an_operator_sees_and_clicks(page: Page, pictures: Path, stores: Stores, tmp_path: Path) -> None:
+    """Backfill and reconciliation by clicks, a run with its four steps, plots, lineage, and what each thing does."""
+    world, yesterday = World(stores), datetime.now(UTC).date() - ONE
+    days = [yesterday - ONE * ago for ago in range(DAYS)][::-1]
+    rows = plant(world, days)
+    settings = {"DATABASE_URL": stores.ledger.url, "REDIS_URL": stores.redis.url, "HISTORY_START": f"{days[0]}"}
+    with up(variables(tmp_path, **settings)) as stack:
+        operator = Operator(page, stack.wait_for_ui(), pictures)
+        send(world, range(1))  # else the UI warns that `view_counts` has never been materialized
+        chosen = operator.backfill_all_days()
+        send(world, range(1, FLUSHES))  # while the daemon gets to the backfill, which it looks for every half minute
+        assert chosen >= DAYS + 1  # today as well
+        the_backfill_is_done(operator, chosen)
+        assert {key: views for key, views in History(world).daily().items() if key[0] <= yesterday} == rows
+        a_day_has_a_picture_of_its_hours(operator, yesterday, rows)
+        a_run_has_four_steps(operator)
+        plots_have_lines(operator)
+        reconciliation_finds_nothing(operator)
+        assets_are_in_line_and_well(operator)
+        automation_says_what_it_does(operator)
+        stack.stop()
+    assert sorted(picture.stem for picture in pictures.glob("*.png")) == PICTURES
+
+
+PICTURES = ["asset-graph", "backfill", "daily-views", "plots", "reconciliation", "run"]
+
+
+def the_backfill_is_done(operator: Operator, days: int) -> None:
+    """All days of it, and it says so."""
+    page = operator.page
+    expect(operator.smallest("^Status ?Succeeded$")).to_be_visible(timeout=200_000)
+    expect(page.get_by_text("100% completed")).to_be_visible()
+    expect(page.get_by_text(str(days), exact=True)).to_have_count(2)  # targeted, and succeeded
+    operator.picture("backfill")
+
+
+def a_day_has_a_picture_of_its_hours(operator: Operator, day: date, rows: Rows) -> None:
+    """The views of the day as a number, and behind [Show Markdown] as bars, which the UI does not hold back."""
+    page = operator.page
+    operator.open_asset("daily_views")
+    operator.tab("Partitions")
+    page.get_by_text(f"{day}", exact=True).first.click()
+    views = sum(count for (when, _), count in rows.items() if when == day)
+    expect(page.get_by_role("row", name=re.compile(rf"^views {views}\b"))).to_be_visible()
+    page.get_by_text("[Show Markdown]").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"{day}: most from 17 to 18 h UTC")
+    assert (
+        dialog.get_by_role("img", name="views per hour").evaluate("async image => (await image.decode(), image.width)")
+        > 0
+    )
+    operator.picture("daily-views")
+    dialog.get_by_role("button", name="Close").click()
+
+
+def a_run_has_four_steps(operator: Operator) -> None:
+    """Why it ran, its steps by name, all of them green, and its checks."""
+    page = operator.page
+    operator.open_run(f"sensor: {len(VODS)} VODs announced")
+    operator.show_steps()
+    for step in STEPS:
+        expect(page.get_by_text(f"view_counts.{step}", exact=True).first).to_be_visible()
+    expect(page.get_by_text(f"Succeeded ({len(STEPS)})")).to_be_visible()
+    expect(page.get_by_text("Errored (0)")).to_be_visible()
+    expect(page.get_by_text(f"{len(FLUSH_CHECKS)} checks")).to_be_visible()
+    operator.picture("run")
+
+
+def plots_have_lines(operator: Operator) -> None:
+    """Views, counters and the seconds of each step, over more than half of the plot."""
+    operator.open_asset("view_counts")
+    operator.show_plots()
+    for name in PLOTS:
+        operator.wait_for_line(name)
+    operator.picture("plots")
+
+
+def reconciliation_finds_nothing(operator: Operator) -> None:
+    """Materialized by a click: each of its five checks passed, and says what it found."""
+    page = operator.page
+    operator.open_asset("reconciliation")
+    operator.press_materialize()
+    expect(page.get_by_role("region", name="Notifications").get_by_text("Launched run")).to_be_visible()
+    operator.tab("Checks")
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(RECONCILE_CHECKS), timeout=120_000)
+    for check in sorted(RECONCILE_CHECKS):
+        page.get_by_text(check, exact=True).first.click()
+        expect(operator.smallest("Evaluation result")).to_contain_text("Passed")
+        expect(page.get_by_text("0 differences", exact=True)).to_be_visible()
+    operator.picture("reconciliation")
+
+
+def assets_are_in_line_and_well(operator: Operator) -> None:
+    """From Redis to the totals to the days; their checks passed, and none waits for anything."""
+    operator.open_graph()
+    line = [operator.node(name) for name in ("redis_counters", "view_counts", "daily_views")]
+    for asset, passed in zip([*line[1:], operator.node("reconciliation")], (4, 2, 5), strict=True):
+        expect(asset).to_contain_text(f"{passed} / {passed} Passed")
+    expect(line[2]).to_contain_text("100% filled")
+    boxes = [asset.bounding_box() or {} for asset in line]
+    assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+    operator.picture("asset-graph")
+    operator.open_asset("view_counts")
+    lineage = operator.smallest("^Upstream assets.*Downstream assets")
+    expect(lineage).to_have_text(re.compile("Upstream assets.*redis_counters.*Downstream assets.*daily_views"))
+    expect(operator.page.get_by_text("Passing").first).to_be_visible()  # its freshness
+
+
+def automation_says_what_it_does(operator: Operator) -> None:
+    """In a sentence, on the page of each."""
+    for kind, name, said in (
+        ("Sensor", "view_count_updates_sensor", "Flush the VODs that were announced"),
+        ("Schedule", "sweep_schedule", "Flush all counters, announced or not"),
+    ):
+        operator.open_automation(kind, name)
+        expect(operator.page.get_by_text(said)).to_be_visible()

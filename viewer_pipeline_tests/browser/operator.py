@@ -97,7 +97,8 @@ class Operator:
     def show_steps(self) -> None:
         """Draw the steps of the run one below the other, whatever time they took, with room for all of them."""
         self.page.get_by_role("button", name="gantt_flat").click()
-        border = self.page.get_by_role("button", name="logs_structured").bounding_box() or {}
+        border = self.page.get_by_role("button", name="logs_structured").bounding_box()
+        assert border is not None
         x, y = border["x"] + 600, border["y"] - 14
         self.page.mouse.move(x, y)
         self.page.mouse.down()

@@ -153,7 +153,7 @@ def assets_are_in_line_and_well(operator: Operator) -> None:
     for asset, passed in zip([*line[1:], operator.node("reconciliation")], (4, 2, 5), strict=True):
         expect(asset).to_contain_text(f"{passed} / {passed} Passed")
     expect(line[2]).to_contain_text("100% filled")
-    boxes = [asset.bounding_box() or {} for asset in line]
+    boxes = [box for asset in line if (box := asset.bounding_box())]
     assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
     operator.picture("asset-graph")
     operator.open_asset("view_counts")

@@ -16,7 +16,8 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.metric_families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+DOCS = sorted(ROOT.glob("docs/**/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
 MADE = ("reference/commands.md",)  # by --help, which has placeholders
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 TABLES_AND_CO = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin as metrics do
@@ -71,9 +72,14 @@ def words_of(line: str) -> list[str]:
         return line.split()
 
 
-def is_command(words: list[str], at: int) -> bool:
-    """Whether a word is our command, not the name of a user, a secret or a container."""
-    return words[at].rpartition("/")[2] == "viewer-pipeline" and words[0] not in ("kubectl", "useradd", "docker")
+def calls_in(words: list[str]) -> Iterator[list[str]]:
+    """Give the words after each `viewer-pipeline` that is run, not only the name of a user, secret or directory."""
+    for at, word in enumerate(words):
+        first = all("=" in before for before in words[:at])
+        if word.rpartition("/")[2] == "viewer-pipeline" and (
+            first or not words[at + 1 : at + 2] or words[at + 1][0] != "-"
+        ):
+            yield words[at + 1 :]
 
 
 def wrong_with(words: list[str]) -> str | None:
@@ -111,7 +117,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_found_from_the_navigation() -> None:
     """mkdocs.yml names it, but for decisions, which have a list of their own."""
     named = re.findall(r"^ *- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
+    pages = [str(page.relative_to(ROOT / "docs")) for page in DOCS]
     assert sorted(named) == sorted(page for page in pages if not re.match(r"adr/\d", page))
 
 
@@ -120,12 +126,12 @@ def test_commands_exist(page: Path) -> None:
     """With the options that they are shown with."""
     if str(page).endswith(MADE):
         return
-    wrong = []
-    for line in lines_of_code(page):
-        words = [word for word in words_of(line) if word != "sudo"]
-        for at in range(len(words)):
-            if is_command(words, at) and (found := wrong_with(words[at + 1 :])):
-                wrong.append(f"{line}: {found}")
+    wrong = [
+        f"{line}: {found}"
+        for line in lines_of_code(page)
+        for call in calls_in(words_of(line))
+        if (found := wrong_with(call))
+    ]
     assert wrong == []
 
 

@@ -133,13 +133,14 @@ def test_what_is_not_settled_any_more_stays(history: History) -> None:
 
 
 def test_repairs_stay(history: History) -> None:
-    """They are in no daily views: the ledger is their only record."""
-    three_days(history)
-    repair = history.flush(at(MARCH), {"a": 7}, mode="reconcile")
-    history.flush(at(MARCH + ONE * 2), {"a": 1})
-    history.roll_up(MARCH, MARCH + ONE * 3)
-    prune(history, MARCH + ONE)
-    assert history.world.seqs() == [3, 4, 5, 6, repair, 8]
+    """They are in no daily views: the ledger is their only record. Between two flushes of their day, and after them."""
+    seqs = [
+        history.flush(at(MARCH), {"a": 7}, mode=mode) for mode in ("sweep", "reconcile", "changed", "reconcile_target")
+    ]
+    newest = history.flush(at(MARCH + ONE), {"a": 1})
+    history.roll_up(MARCH, MARCH + ONE)
+    assert prune(history, MARCH + ONE) == Pruned(2, 2, 14)
+    assert history.world.seqs() == [seqs[1], seqs[3], newest]
 
 
 def test_pruning_that_stopped_half_way_goes_on(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def main() -> int:
     """Try both."""
     with tempfile.TemporaryDirectory(prefix="viewer-package-") as directory:
         place = Path(directory)
+        place.chmod(0o755)  # as root, PostgreSQL runs as another user, who must reach its programs
         said = [tried(file, place / f"{kind}-env") for kind, file in zip(("wheel", "sdist"), built(place), strict=True)]
     print("\n".join(said))  # noqa: T201 - this is a script
     return 0 if all(line.startswith("pass") for line in said) else 1

@@ -10,6 +10,8 @@ import pytest
 from viewer_pipeline.counting.postgres_client import SETTINGS
 from viewer_pipeline.postgres_url import PRISMAS
 from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
 from viewer_pipeline_tests.conftest import _OURS
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,17 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
     loaded = load_settings()
     assert loaded == defaults
     assert loaded.model_fields_set == {name.lower() for name, default in DEFAULTS.items() if default is not None}
+
+
+def test_the_page_on_health_has_every_check() -> None:
+    """In the first column of its table, and no other; daemons share a row."""
+    probes = Probes(Settings(database_url="postgresql://host/db", redis_url="redis://host"), Figures())
+    checks = {name for check, _ in probes.checks()._asked for name in check.names}
+    probes.close()
+    rows = re.findall(r"^\| (`[a-z_*`, ]+`) \|", (ROOT / "docs/health.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([a-z_*]+)`", row)}
+    states = {"status", "healthy", "degraded", "unhealthy", "stopping"}  # of the table above it
+    assert listed - states == {re.sub(r"^daemon_.*", "daemon_*", name) for name in checks}
 
 
 def test_no_setting_of_the_developer_reaches_the_tests() -> None:

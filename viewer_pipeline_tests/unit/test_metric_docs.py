@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.ledger_figures import LedgerReading
 from viewer_pipeline.worker.metric_families import FAMILIES
+from viewer_pipeline.worker.metrics import Samples, of_dagster, of_ledger, of_redis, of_worker
+from viewer_pipeline.worker.pending import Pending
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
@@ -27,6 +32,14 @@ def test_no_metric_is_mentioned_that_does_not_exist() -> None:
     """In the text around the table either."""
     mentioned = set(re.findall(r"`(viewer_[a-z_]+)", DOCS.read_text(encoding="utf-8")))
     assert mentioned <= set(FAMILIES)
+
+
+def test_every_metric_is_found_somewhere() -> None:
+    """None is declared that no scrape shows, nor the other way round."""
+    servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
+    reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [])
+    found = of_worker(Figures()) | of_redis(Pending(0, 0, 0, 0)) | of_ledger(reading) | of_dagster(None, 0) | servers
+    assert set(found) == set(FAMILIES)
 
 
 def test_names_follow_prometheus() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sysconfig
 import time
@@ -227,6 +228,7 @@ class Composed:
                 cwd=self.image.base / "opt",
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
                 **self._who(),
             )
 
@@ -239,7 +241,7 @@ class Composed:
             command, env=self.environment(name), cwd="/", capture_output=True, text=True, check=False, **self._who()
         )
 
-    def wait_for(self, name: str, condition: str, limit: float = 120) -> None:
+    def wait_for(self, name: str, condition: str, limit: float = 240) -> None:
         """Wait until a service is as another needs it."""
         process = self.running[name]
         if condition == "service_completed_successfully":
@@ -296,7 +298,7 @@ class Composed:
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # tini would leave its child
                 process.wait()
 
     def _who(self) -> dict[str, Any]:

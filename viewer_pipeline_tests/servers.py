@@ -70,7 +70,7 @@ class NamedPostgres:
         return urlunsplit(self._parts._replace(path=f"/{database}"))
 
     def start(self) -> None:
-        """Raise UnusableServer where it does not answer, or where the role may not make roles and drop what they own."""
+        """Raise UnusableServer where it does not answer, or where the role may not make roles and drop theirs."""
         try:
             with psycopg.connect(self.url_of("postgres"), connect_timeout=10) as connection:
                 row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()

@@ -38,7 +38,7 @@ def tried(file: Path, home: Path) -> str:
     version = checked(program, "--version", cwd=home).split()[-1]
     expected = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    demo: list[str | Path] = [program, "demo", "--json", "--views", VIEWS, "--vods", "50"]
+    demo: list[str | Path] = [program, "demo", "--json", "--views", VIEWS, "--vods", "50", "--time-limit", "300"]
     done = subprocess.run(demo, cwd=home, env=bare, capture_output=True, text=True, check=False)
     if done.returncode != 0 or version != expected:
         return f"FAIL {file.name}: version {version}, demo {done.returncode}: {done.stdout}{done.stderr}"

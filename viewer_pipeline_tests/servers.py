@@ -70,16 +70,16 @@ class NamedPostgres:
         return urlunsplit(self._parts._replace(path=f"/{database}"))
 
     def start(self) -> None:
-        """Raise UnusableServer where it does not answer, or where the role may not make databases and roles."""
+        """Raise UnusableServer where it does not answer, or where the role may not make roles and drop theirs."""
         try:
             with psycopg.connect(self.url_of("postgres"), connect_timeout=10) as connection:
-                row = connection.execute(
-                    "SELECT rolsuper OR (rolcreatedb AND rolcreaterole) FROM pg_roles WHERE rolname = current_user"
-                ).fetchone()
+                row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
         except psycopg.OperationalError as error:
             raise UnusableServer(f"TEST_DATABASE_URL: {error}") from None
         if row is None or not row[0]:
-            raise UnusableServer(f"TEST_DATABASE_URL: {self._parts.username} needs CREATEDB and CREATEROLE")
+            raise UnusableServer(
+                f"TEST_DATABASE_URL: {self._parts.username} must be a superuser: tests make roles, and more"
+            )
 
     def stop(self) -> None:
         """Whoever made a database drops it."""

@@ -256,7 +256,7 @@ def test_servers_end_with_their_process(home: Path) -> None:
         assert holder.stdout.readline() == "ready\n"
         commands = " ".join(processes_with(home).values())
         assert f"postgres -D {home / 'postgres'}" in commands
-        assert "redis-server" in commands
+        assert find_binary().name in commands
         holder.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes_with(home), 30, "the servers end with their process")
     with running(PostgresServer(home)) as postgres, running(RedisServer(home)) as redis, connect(redis.url) as client:

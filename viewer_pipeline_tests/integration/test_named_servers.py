@@ -74,11 +74,11 @@ def test_a_role_with_too_few_rights_is_told(postgres_server: Postgres) -> None:
     """At the start, and not by a hundred tests."""
     role, where = "narrow_" + os.urandom(6).hex(), postgres_server.url_of("postgres").rpartition("@")[2]
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CREATEDB")
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CREATEDB CREATEROLE")
         try:
-            with pytest.raises(UnusableServer, match=f"{role} needs CREATEDB and CREATEROLE"):
+            with pytest.raises(UnusableServer, match=f"{role} must be a superuser"):
                 NamedPostgres(f"postgresql://{role}:x@{where}").start()
-            connection.execute(f"ALTER ROLE {role} CREATEROLE")
+            connection.execute(f"ALTER ROLE {role} SUPERUSER")
             NamedPostgres(f"postgresql://{role}:x@{where}").start()
         finally:
             connection.execute(f"DROP ROLE {role}")

@@ -64,6 +64,8 @@ def view_counts(redis_counters: Any) -> dict[str, Any]:
     return {"result": verified.result, **{f"{ASSET}_{name}": getattr(verified, name) for name in CHECKS}}
 
 
-view_counts = view_counts.map_asset_specs(
-    lambda spec: spec.replace_attributes(freshness_policy=FRESH, owners=OWNERS)  # graph_asset takes neither
+TABLE = {"dagster/table_name": "viewer.vod_view_counts"}
+
+view_counts = view_counts.map_asset_specs(  # what graph_asset does not take
+    lambda spec: spec.replace_attributes(freshness_policy=FRESH, owners=OWNERS, metadata={**spec.metadata, **TABLE})
 )

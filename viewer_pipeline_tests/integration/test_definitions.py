@@ -31,6 +31,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "policy": None,
     },
 }
+TABLES = {"view_counts": "viewer.vod_view_counts", "daily_views": "viewer.daily_views"}
 JOBS = {
     "flush_views": "flush",
     "roll_up_days": "daily",
@@ -64,6 +65,7 @@ def test_the_asset_graph() -> None:
         assert spec.group_name == ("upkeep" if spec.key.to_user_string() == "reconciliation" else "views")
         assert spec.owners == ["team:viewer-pipeline"]
         assert "." in (spec.description or "")
+        assert spec.metadata.get("dagster/table_name") == TABLES.get(spec.key.to_user_string())
     assert found == CATALOGUE
 
 

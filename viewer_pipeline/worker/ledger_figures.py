@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import psycopg
 
+from viewer_pipeline.counting.incidents import Kind, open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.counting.sums import (
     FlushSum,
@@ -20,7 +21,7 @@ from viewer_pipeline.counting.sums import (
 
 
 class LedgerReading(NamedTuple):
-    """What PostgreSQL says now: sums over the ledger by mode, sums that runs recorded, rejects."""
+    """What PostgreSQL says now: sums over the ledger by mode, sums that runs recorded, rejects, incidents."""
 
     flushes: Counter[str]
     counters: Counter[str]
@@ -28,6 +29,7 @@ class LedgerReading(NamedTuple):
     last_flush_at: float | None  # Unix time
     recorded: list[FlushSum]
     rejected: list[RejectedRows]
+    incidents: list[Kind]  # that are open
 
 
 @dataclass
@@ -51,10 +53,10 @@ class LedgerFigures:
         with self._ledger.connect() as connection:
             self._add_new(connection)
             recorded, rejected = read_sums(connection), rejected_by_reason(connection)
+            incidents = [incident.kind for incident in open_incidents(connection)]
         sums = self._sums
-        return LedgerReading(
-            Counter(sums.flushes), Counter(sums.counters), Counter(sums.views), sums.last_at, recorded, rejected
-        )
+        by_mode = Counter(sums.flushes), Counter(sums.counters), Counter(sums.views)
+        return LedgerReading(*by_mode, sums.last_at, recorded, rejected, incidents)
 
     def _add_new(self, connection: psycopg.Connection) -> None:
         through = self._sums.through

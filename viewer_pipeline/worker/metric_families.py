@@ -30,6 +30,7 @@ FAMILIES: dict[str, Family] = {
         Family("viewer_flush_seconds", "histogram", ("mode",), "seconds", "How long transaction and settling took"),
         Family("viewer_drift_views_total", "counter", ("mode",), "views", "Views that counters should have held"),
         Family("viewer_rejected_rows", "gauge", ("source", "reason"), "rows", "Rows of viewer.rejected"),
+        Family("viewer_open_incidents", "gauge", ("kind",), "incidents", "1 for a kind that nobody has acknowledged"),
         # Of Redis, now.
         Family("viewer_pending_counters", "gauge", (), "counters", "VODs in the changed set"),
         Family("viewer_pending_counters_read", "gauge", (), "counters", "Of them, the oldest, read for their views"),

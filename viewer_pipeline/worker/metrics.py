@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from viewer_pipeline.counting.incidents import KINDS
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.sums import BOUNDS, FlushSum
@@ -122,6 +123,7 @@ def of_ledger(reading: LedgerReading) -> Samples:
         "viewer_flush_seconds": {(one.mode,): one for one in committed},
         "viewer_drift_views_total": {(one.mode,): one.drift for one in committed},
         "viewer_rejected_rows": {(row.source, row.reason): row.rows for row in reading.rejected},
+        "viewer_open_incidents": {(kind,): float(kind in reading.incidents) for kind in KINDS},
     }
 
 

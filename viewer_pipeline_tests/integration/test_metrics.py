@@ -12,6 +12,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from viewer_pipeline.counting.incidents import acknowledge
 from viewer_pipeline.counting.sums import FlushSum, record_sums
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.worker import pending, question
@@ -146,6 +147,22 @@ def test_what_runs_recorded(http: HttpWorld, database_url: str) -> None:
     assert one(found, "viewer_flush_seconds_count", mode="sweep") == 3
     buckets = {dict(labels)["le"]: value for labels, value in found["viewer_flush_seconds_bucket"].items()}
     assert (buckets["0.01"], buckets["0.025"], buckets["0.25"], buckets["60.0"], buckets["+Inf"]) == (0, 1, 2, 2, 3)
+
+
+def test_open_incidents(http: HttpWorld, world: World) -> None:
+    """Each kind is there, 1 while it is open."""
+    http.start()
+    assert one(scrape(http), "viewer_open_incidents", kind="redis_emptied") == 0
+    world.send("a", 5)
+    world.flush()
+    world.client.flushall()
+    world.flush()
+    found = scrape(http)
+    assert one(found, "viewer_open_incidents", kind="redis_emptied") == 1
+    assert one(found, "viewer_open_incidents", kind="postgres_rolled_back") == 0
+    with world.stores.ledger.connect() as connection:
+        acknowledge(connection, ["redis_emptied"])
+    assert one(scrape(http), "viewer_open_incidents", kind="redis_emptied") == 0
 
 
 def test_postgres_restored_from_a_backup(http: HttpWorld, world: World) -> None:

@@ -37,7 +37,7 @@ def test_no_metric_is_mentioned_that_does_not_exist() -> None:
 def test_every_metric_is_found_somewhere() -> None:
     """None is declared that no scrape shows, nor the other way round."""
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
-    reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [])
+    reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [], [])
     found = of_worker(Figures()) | of_redis(Pending(0, 0, 0, 0)) | of_ledger(reading) | of_dagster(None, 0) | servers
     assert set(found) == set(FAMILIES)
 

@@ -117,6 +117,11 @@ class Operator:
         self.page.mouse.down()
         self.page.mouse.move(x, y + 60, steps=5)
         self.page.mouse.up()
+        wait_until(lambda: len(set(map(self._top, STEPS))) == len(STEPS), 60, "each step on a line of its own")
+
+    def _top(self, step: str) -> float:
+        box = self.page.get_by_text(f"view_counts.{step}", exact=True).first.bounding_box()
+        return box["y"] if box else 0
 
     def chart(self, name: str) -> Locator:
         """Return a plot of the asset whose page is open."""

@@ -56,7 +56,7 @@ def test_in_words(told: Environment, vods: TargetWorld, tmp_path: Path) -> None:
     vods.execute("UPDATE viewer.vod_view_counts SET view_count = 1 WHERE vod_id = 'a'")
     done = run(told, "reconcile")
     assert (done.returncode, done.stderr) == (1, "")
-    assert "DIFFERS  totals_equal_history: 1 differences" in done.stdout
+    assert "DIFFERS  totals_equal_history: 1 difference" in done.stdout
     assert "ok       marker_follows_ledger: 0 differences" in done.stdout
     assert "history 5, baseline 0, parked 0, given up 0" in done.stdout
     repaired = run(told, "reconcile", "--repair")

@@ -24,7 +24,9 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return where the browser is."""
+    """Return where the browser is. It is a minute of CPU, so it runs where it is asked for."""
+    if not {PICTURES, GIVEN} & os.environ.keys():
+        pytest.skip(f"`make browser` runs it; so does {GIVEN}=/path/of/a/chromium")
     found = os.environ.get(GIVEN) or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no {', '.join(NAMES)} on the PATH (Debian: apt-get install chromium), nor {GIVEN}=/path/of/one")

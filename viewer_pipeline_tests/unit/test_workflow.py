@@ -46,9 +46,9 @@ def test_every_step_is_a_verb_of_the_makefile(command: str) -> None:
 
 
 def test_it_runs_what_must_pass() -> None:
-    """Lint, tests, the package installed by itself, the pages, the image."""
+    """Lint, tests, the package installed by itself, the pages, the UI, the image."""
     commands = {step["run"] for step in STEPS if "run" in step}
-    assert {"make lint", "make test", "make demo", "make package-test", "make docs"} <= commands
+    assert {"make lint", "make test", "make demo", "make package-test", "make docs", "make browser"} <= commands
     assert any(command.startswith("docker compose up --build") for command in commands)
 
 

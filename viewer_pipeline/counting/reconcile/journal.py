@@ -38,6 +38,7 @@ class Journal:
     mended: Counter[Kind] = field(default_factory=Counter)
     first: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    passed_over: dict[Kind, str] = field(default_factory=dict)  # what was not compared, and why
     flushes: list[int] = field(default_factory=list)  # that mended something
 
     def __post_init__(self) -> None:

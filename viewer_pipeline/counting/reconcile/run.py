@@ -59,6 +59,7 @@ class Reconciled:
     first: list[Difference]
     flushes: list[int]  # of the ledger, that mended; each can be undone
     notes: list[str]
+    passed_over: dict[Kind, str]  # what was not compared, and why
     vods: int
     rejected: int
     report: Path
@@ -82,7 +83,9 @@ class Reconciled:
 
     def _verdict(self, name: str, kinds: tuple[Kind, ...]) -> Verdict:
         found, mended = (sum(counts[kind] for kind in kinds) for counts in (self.found, self.mended))
-        said = f"{found} differences" + (f", {mended} of them mended" if mended else "")
+        said = "1 difference" if found == 1 else f"{found} differences"
+        said += f", {mended} of them mended" if mended else ""
+        said = "; ".join(why for kind, why in self.passed_over.items() if kind in kinds) or said
         some = [f"{one.subject} {one.said}".strip() for one in self.first if one.kind in kinds]
         return Verdict(name, found == mended, said, some[:20] if found != mended else [])
 
@@ -117,11 +120,12 @@ def _target(stores: Stores, what: Reconcile, journal: Journal) -> None:
     with _adjuster(stores, what) as adjuster:
         target = stores.ledger.target(adjuster.connection)
         if target is None:
+            journal.passed_over["target"] = "not compared: TARGET_TABLE is not set"
             return
         if not what.exclusive:
-            journal.notes.append(
-                "the target was not compared: TARGET_EXCLUSIVE is not true, others may write its count"
-            )
+            why = "not compared: TARGET_EXCLUSIVE is not true, others may write its count"
+            journal.passed_over["target"] = why
+            journal.notes.append(f"the target was {why}")
             return
         compare_target(stores.ledger.url, target, journal)
         if what.repair and journal.counts["target"]:
@@ -143,6 +147,7 @@ def _reconciled(stores: Stores, journal: Journal, seconds: float) -> Reconciled:
         journal.first,
         journal.flushes,
         journal.notes,
+        journal.passed_over,
         have.vods,
         have.rejected,
         journal.path,

@@ -105,7 +105,7 @@ def test_each_vod_is_heard_of_once(
         work(scene, settings, worker)
     scene.enter_context(Producer(settings.require_redis_url(), kind, vods=10**9, pause=0.05))
     found = listen(settings.changed(pubsub_mode=mode))
-    assert found.figures["compared_views"] == 0
+    assert found.figures["compared_views"] <= 1  # of a VOD that was looked at between its INCR and its message
     assert (found.state, found.figures["needs"]) == ("ok" if mode == needs else "problem", needs), found.what
     assert found.figures["first_sights"] > 5
 

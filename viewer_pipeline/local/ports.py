@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
+import sys
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,6 +21,42 @@ def free_port(wanted: int | None = None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no free port on 127.0.0.1")
+
+
+class PortClaims:
+    """Ports that were chosen and are opened only later, by another process: `up` needs ten seconds until it does.
+
+    What is claimed here, no other claims on this machine chooses, until `release` or the end of the process. Only on
+    Linux, by names that are as local as ports are; elsewhere two that start at once may choose the same.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def port(self, wanted: int | None = None) -> int:
+        """Return `wanted` if nothing listens there and nobody has claimed it, else any other; claim it."""
+        port = free_port(wanted)
+        while not self._claim(port):
+            port = free_port()
+        return port
+
+    def release(self) -> None:
+        """Let others have them."""
+        for held in self._held:
+            held.close()
+        self._held.clear()
+
+    def _claim(self, port: int) -> bool:
+        if sys.platform != "linux":
+            return True
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.bind(f"\0viewer-pipeline-port-{port}")
+        except OSError as error:
+            held.close()
+            return error.errno != errno.EADDRINUSE  # where such names are not to be had, ports are not claimed
+        self._held.append(held)
+        return True
 
 
 def reachable(host: str) -> str:

@@ -19,7 +19,7 @@ from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPip
 from viewer_pipeline.local import dagster_processes
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
-from viewer_pipeline.local.ports import LOOPBACK, free_port, reachable
+from viewer_pipeline.local.ports import LOOPBACK, PortClaims, free_port, reachable
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.logs import event
@@ -53,8 +53,9 @@ class Stack:
         `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing,
         and the usual ports are left to others. `ui_host`: the address that the UI is served on; it has no login.
         """
-        self.settings = settings.changed(health_check_port=_health_port(settings, usual=not background))
-        self.ui_host, self.ui_port = ui_host, free_port(dagster_processes.UI_PORT) if ui else None
+        self._ports = PortClaims()
+        self.settings = settings.changed(health_check_port=_health_port(settings, self._ports, usual=not background))
+        self.ui_host, self.ui_port = ui_host, self._ports.port(dagster_processes.UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
@@ -122,6 +123,7 @@ class Stack:
             server.stop()
         self._servers.clear()
         (self._home / SERVERS_FILE).unlink(missing_ok=True)
+        self._ports.release()
         if self._lock is not None:
             self._lock.close()
         return statuses.get("worker", 0)
@@ -232,11 +234,12 @@ class _Kept:
                 log.exception(event("cannot tidy up after a process", name=self.child.name))
 
 
-def _health_port(settings: Settings, *, usual: bool) -> int:
+def _health_port(settings: Settings, ports: PortClaims, *, usual: bool) -> int:
     """Return the port that is asked for; where none is, the usual one or another that is free."""
     wanted, asked = settings.health_check_port, "health_check_port" in settings.model_fields_set
-    free = free_port(wanted if asked or usual else None)
+    free = ports.port(wanted if asked or usual else None)
     if asked and free != wanted:
+        ports.release()
         raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens there")
     return free
 

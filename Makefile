@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Tests at once, each with servers of its own: most of their time they wait. A named Redis serves one test at a time.
-JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),4)
+JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),6)
 TESTS ?=    # all; or a path, and whatever else pytest understands
 MATRIX ?=   # options of test-matrix: MATRIX=--help lists them
 BIN := .venv/bin

@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `viewer-pipeline` to its end, in a directory without a checkout."""
-    server, _ = _server()
+    server = _server()
     request = Request(list(arguments), environment, environment["HOME"])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         socket.send_fds(server, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
@@ -57,7 +57,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 @functools.cache
-def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _server() -> socket.socket:
     """Start it; it ends when this process does."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
@@ -65,7 +65,13 @@ def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(its.fileno())], env=found, pass_fds=[its.fileno()]
         )
-    return ours, process
+
+    def stop() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(stop)
+    return ours
 
 
 def _serve(asks: socket.socket) -> tuple[Request, list[int]] | None:

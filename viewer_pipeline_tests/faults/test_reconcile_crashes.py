@@ -16,10 +16,14 @@ from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline_tests.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.world import PREFIX, ConnectedWorld
 
 VODS = ("a", "b")
 PARTS = 4  # the points of a test, shared out
+
+
+class OpenWorld(ConnectedWorld, TargetWorld):
+    """Streamix's tables over one connection: a thousand looks are most of what this costs."""
 
 
 def repair(stores: Stores, reports: Path) -> Reconciled:
@@ -76,24 +80,26 @@ def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytes
     And the ledger says what was mended, each difference once.
     """
     monkeypatch.setattr(mend, "AT_ONCE", 1)
-    vods = TargetWorld(stores)
-    vods.make_streamix()
-    vods.add_vods(*VODS)
-    vods.execute("INSERT INTO viewer.baseline_taken (source, vods, views) VALUES ('test', 0, 0)")
-    spoil(vods, monkeypatch)
-    recorder = Recorder()
-    with watching(recorder):
-        repair(vods.stores, tmp_path)
-    points = [point for point in recorder.points() if point.role == "main"]
-    assert len(points) > 100
-    for point in points[part::PARTS]:
+    with OpenWorld(stores) as vods:
+        vods.make_streamix()
+        vods.add_vods(*VODS)
+        vods.execute("INSERT INTO viewer.baseline_taken (source, vods, views) VALUES ('test', 0, 0)")
         spoil(vods, monkeypatch)
-        killed = in_child(watched(Killer(point), vods.stores, tmp_path), tmp_path / "report")
-        assert killed == -9, point
-        assert repair(vods.stores, tmp_path).remaining == 0, point
-        vods.flush()
-        assert vods.totals() == vods.target() == dict(vods.sent), point
-        assert vods.counters() == vods.parked() == {}, point
-        assert repaired(vods) == {("reconcile", "a"): -7, ("reconcile", "b"): -7, ("reconcile_target", "b"): 3}, point
-        again = repair(vods.stores, tmp_path)
-        assert (sum(again.found.values()), again.flushes) == (0, []), point
+        recorder = Recorder()
+        with watching(recorder):
+            repair(vods.stores, tmp_path)
+        points = [point for point in recorder.points() if point.role == "main"]
+        assert len(points) > 100
+        for point in points[part::PARTS]:
+            spoil(vods, monkeypatch)
+            killed = in_child(watched(Killer(point), vods.stores, tmp_path), tmp_path / "report")
+            assert killed == -9, point
+            assert repair(vods.stores, tmp_path).remaining == 0, point
+            vods.flush()
+            assert vods.totals() == vods.target() == dict(vods.sent), point
+            assert vods.counters() == vods.parked() == {}, point
+            assert repaired(vods) == {("reconcile", "a"): -7, ("reconcile", "b"): -7, ("reconcile_target", "b"): 3}, (
+                point
+            )
+            again = repair(vods.stores, tmp_path)
+            assert (sum(again.found.values()), again.flushes) == (0, []), point

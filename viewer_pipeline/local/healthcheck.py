@@ -16,7 +16,7 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.local.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.local.ports import LOOPBACK, reachable
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_judgements import DAEMONS, TOLERANCE_SECONDS
+from viewer_pipeline.worker.dagster_judgements import TOLERANCE_SECONDS, dead_daemons
 from viewer_pipeline.worker.dagster_tables import read_heartbeats
 
 ANSWER_SECONDS = 5.0
@@ -64,9 +64,7 @@ def ask_code_server(_settings: Settings, port: int | None) -> str:
 
 def ask_daemon(settings: Settings, _port: int | None) -> str:
     """Look for its signs of life in Dagster's storage. Raises NotHealthy; PostgresUnavailable."""
-    beats, now = read_heartbeats(settings), time.time()
-    dead = [name for name in DAEMONS if name not in beats or now - beats[name].at > TOLERANCE_SECONDS]
-    if dead:
+    if dead := dead_daemons(read_heartbeats(settings), time.time()):
         raise NotHealthy(f"no sign of life for {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
     return "alive"
 

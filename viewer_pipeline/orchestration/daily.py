@@ -19,7 +19,9 @@ from viewer_pipeline.counting.daily import (
     unequal_days,
     views_per_hour,
 )
+from viewer_pipeline.counting.flush import Verdict
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
+from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TOP, TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, in_words, window_of
 from viewer_pipeline.orchestration.picture import hours_picture
@@ -105,13 +107,7 @@ def _yesterday_is_complete(connection: psycopg.Connection) -> dg.AssetCheckResul
 
 
 def _result(name: str, offenders: list[str], said: str) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=not offenders,
-        asset_key=DAILY,
-        check_name=name,
-        description=said,
-        metadata={"offenders": dg.MetadataValue.json(offenders)} if offenders else {},
-    )
+    return check_result(DAILY, Verdict(name, not offenders, said, offenders))
 
 
 roll_up_days = dg.define_asset_job(

@@ -11,12 +11,13 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot, Verdict
+from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import top_of_flushes
 from viewer_pipeline.counting.parked import ParkedViews, parked_of_flushes
 from viewer_pipeline.counting.sums import record_run
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why
 from viewer_pipeline.settings import load_settings
@@ -149,17 +150,7 @@ def verify_consistency(
     for verdict in verdicts:
         if not verdict.passed:
             context.log.error(f"{verdict.name}: {verdict.said}: {', '.join(verdict.offenders)}")
-        yield _check_result(verdict)
-
-
-def _check_result(verdict: Verdict) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        asset_key=ASSET,
-        check_name=verdict.name,
-        description=verdict.said,
-        metadata={"offenders": dg.MetadataValue.json(verdict.offenders)} if verdict.offenders else {},
-    )
+        yield check_result(ASSET, verdict)
 
 
 def _metadata(

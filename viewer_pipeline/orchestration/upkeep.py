@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.counting.flush import Verdict
 from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled
 from viewer_pipeline.counting.reconcile.run import reconcile as compare
 from viewer_pipeline.orchestration.assets import OWNERS
+from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why
@@ -57,7 +57,7 @@ def reconciliation(
         found = compare(both, what, lambda step: context.log.info(f"comparing: {step}"))
     for note in found.notes:
         context.log.warning(note)
-    checked = [_check_result(verdict) for verdict in found.verdicts()]
+    checked = [check_result(NAME, verdict) for verdict in found.verdicts()]
     yield dg.MaterializeResult(metadata=_metadata(found), check_results=checked)
 
 
@@ -68,16 +68,6 @@ reconcile_job = dg.define_asset_job(
     executor_def=dg.in_process_executor,
     tags={"viewer/job": "upkeep", "dagster/max_runtime": str(MAX_SECONDS)},
 )
-
-
-def _check_result(verdict: Verdict) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=verdict.passed,
-        asset_key=NAME,
-        check_name=verdict.name,
-        description=verdict.said,
-        metadata={"offenders": dg.MetadataValue.json(verdict.offenders)} if verdict.offenders else {},
-    )
 
 
 def _metadata(found: Reconciled) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from croniter import croniter
@@ -50,10 +51,15 @@ class Clock:
         return self.now - self.born > TOLERANCE_SECONDS
 
 
+def dead_daemons(heartbeats: Mapping[str, Heartbeat], now: float) -> list[str]:
+    """Return those of DAEMONS that gave no sign of life within TOLERANCE_SECONDS before `now` (Unix time)."""
+    return [name for name in DAEMONS if _age(heartbeats.get(name), now) > TOLERANCE_SECONDS]
+
+
 def judge_dagster(reading: DagsterReading | None, clock: Clock) -> Results:
     """Judge everything of Dagster's."""
     found = reading or DagsterReading({}, None, None, [])
-    dead = [name for name in DAEMONS if _age(found.heartbeats.get(name), clock.now) > TOLERANCE_SECONDS]
+    dead = dead_daemons(found.heartbeats, clock.now)
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
     due = ((found.sensor, clock.sensor_due), (found.sweep, clock.sweep_due))
     none_fires = not any(one and one.running and not _late(one.tick, since) for one, since in due)

@@ -17,7 +17,7 @@ from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.sums import BOUNDS, FlushSum
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_judgements import DAEMONS, TOLERANCE_SECONDS
+from viewer_pipeline.worker.dagster_judgements import DAEMONS, dead_daemons
 from viewer_pipeline.worker.dagster_tables import DagsterReading, read_dagster
 from viewer_pipeline.worker.figures import Figures, State
 from viewer_pipeline.worker.ledger_figures import LedgerFigures, LedgerReading
@@ -129,9 +129,8 @@ def of_ledger(reading: LedgerReading) -> Samples:
 
 def of_dagster(reading: DagsterReading | None, now: float) -> Samples:
     """Return which daemons live; none where Dagster has never run."""
-    beats = reading.heartbeats if reading else {}
-    alive = {name for name, beat in beats.items() if now - beat.at <= TOLERANCE_SECONDS}
-    return {"viewer_daemon_up": {(daemon,): float(daemon in alive) for daemon in DAEMONS}}
+    dead = dead_daemons(reading.heartbeats if reading else {}, now)
+    return {"viewer_daemon_up": {(daemon,): float(daemon not in dead) for daemon in DAEMONS}}
 
 
 def _family(family: Family, values: Values) -> Metric:

@@ -67,6 +67,10 @@ class Journal:
             self.first.append(difference)
         self._writer.writerow(["" if value is None else value for value in difference])
 
+    def pass_over(self, kind: Kind, why: str) -> None:
+        """Say why a kind was not compared: its check says so in place of a number."""
+        self.passed_over[kind] = f"not compared: {why}"
+
     def mendable(self, kind: Kind) -> Iterator[tuple[str, str]]:
         """Yield subject and basis of what was noted so far and can be mended."""
         self._file.flush()

@@ -16,7 +16,7 @@ from viewer_pipeline.counting.reconcile.journal import Journal
 from viewer_pipeline.counting.reconcile.totals import Basis
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target
-from viewer_pipeline.counting.target_upsert import LOCK_TIMEOUT, blames_rows
+from viewer_pipeline.counting.target_upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word
 
 AT_ONCE = 1000  # VODs in one transaction
 
@@ -104,8 +104,7 @@ class TargetPlan:
 
 def write_target(connection: psycopg.Connection, target: Target, flush: Flush, seen: Mapping[str, int]) -> Totals:
     """Add the batches to rows whose counts are as they were seen: all of them, or Changed."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": LOCK_TIMEOUT})
-    connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    hold_all_to_their_word(connection, LOCK_TIMEOUT)
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]
     deltas = [delta for batch in flush.batches for delta in batch.deltas]
     parameters: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "seen": [seen[vod_id] for vod_id in ids]}

@@ -120,12 +120,12 @@ def _target(stores: Stores, what: Reconcile, journal: Journal) -> None:
     with _adjuster(stores, what) as adjuster:
         target = stores.ledger.target(adjuster.connection)
         if target is None:
-            journal.passed_over["target"] = "not compared: TARGET_TABLE is not set"
+            journal.pass_over("target", "TARGET_TABLE is not set")
             return
         if not what.exclusive:
-            why = "not compared: TARGET_EXCLUSIVE is not true, others may write its count"
-            journal.passed_over["target"] = why
-            journal.notes.append(f"the target was {why}")
+            why = "TARGET_EXCLUSIVE is not true, others may write its count"
+            journal.pass_over("target", why)
+            journal.notes.append(f"the target was not compared: {why}")
             return
         compare_target(stores.ledger.url, target, journal)
         if what.repair and journal.counts["target"]:

@@ -11,17 +11,15 @@ from viewer_pipeline.counting.reconcile.snapshot import snapshot, streamed
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import MOST, Target
 
-NOT_TAKEN = (
-    "the target was not compared: no baseline was taken, so what was in it before is not known;"
-    " run `viewer-pipeline baseline --from-target`"
-)
+NOT_TAKEN = "no baseline was taken, so what was in it before is not known; run `viewer-pipeline baseline --from-target`"
 
 
 def compare_target(url: str, target: Target, journal: Journal) -> None:
     """Note each row whose count is not the total. Of VODs that have both."""
     with snapshot(url) as connection:
         if connection.execute(SQL["baseline_taken"]).fetchone() is None:
-            journal.notes.append(NOT_TAKEN)
+            journal.pass_over("target", NOT_TAKEN)
+            journal.notes.append(f"the target was not compared: {NOT_TAKEN}")
             return
         for vod_ids, views, count in streamed(connection, target.statement("reconcile_target")):
             fits = 0 <= views <= MOST[target.count_type]

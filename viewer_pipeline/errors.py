@@ -19,6 +19,10 @@ class TargetUnusable(SettingsError):
     """The target table cannot be used"""
 
 
+class PipelineRefused(SettingsError):
+    """This pipeline must not use this Redis, so nothing was read, counted or subtracted"""
+
+
 class TransientError(ViewerPipelineError):
     """Something is out of reach for the moment; trying again is safe"""
 
@@ -56,7 +60,7 @@ class SchemaMissing(PostgresFailed):
 
 
 class MarkerUnreadable(ViewerPipelineError):
-    """The hash viewer:settled in Redis is not a marker"""
+    """A marker in Redis cannot be read"""
 
 
 class NotFlushed(ViewerPipelineError):
@@ -65,6 +69,14 @@ class NotFlushed(ViewerPipelineError):
 
 class CannotUndo(ViewerPipelineError):
     """Nothing was undone"""
+
+
+class CannotAdopt(ViewerPipelineError):
+    """Nothing was changed"""
+
+
+class OldVersionRuns(ViewerPipelineError):
+    """Version 0.1.0 still runs, and this is an upgrade for which all of it must be stopped"""
 
 
 class BadCounts(ViewerPipelineError):

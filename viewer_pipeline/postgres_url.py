@@ -70,6 +70,12 @@ class PostgresUrl:
             tuple(dropped),
         )
 
+    @property
+    def place(self) -> str:
+        """Return host, port and database, for people; without login."""
+        host, port = self.parameters.get("host", "local socket"), self.parameters.get("port", "5432")
+        return f"{host}:{port}/{self.parameters.get('dbname', self.parameters.get('user', ''))}"
+
     def in_schema(self, schema: str) -> Self:
         """Return it with another schema."""
         return replace(self, schema=schema)

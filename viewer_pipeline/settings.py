@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.identifiers import parse_column, parse_table
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.redis_names import CHANNEL_NAMESPACES, DEFAULT_PREFIX, KEY_NAMESPACES
 
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -30,8 +31,6 @@ SHOWN_CHARACTERS = 300  # of a bad value in an error
 SENSOR_FLOOR_SECONDS = 5  # Dagster's daemon looks at sensors no more often
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
-OUR_KEYS = ("viewer:changed", "viewer:settled", "viewer:subscriber")
-CUTS_CHANNEL = "viewer:cuts:"
 
 
 def _url_of(schemes: tuple[str, ...]) -> AfterValidator:
@@ -184,7 +183,10 @@ class Settings(BaseSettings):
     totals_channel: RedisName = Field(
         "view_count_totals", description="channel on which the new totals are published after each flush"
     )
-    counter_prefix: RedisName = Field("vod:views:", description="what the key of a counter begins with")
+    counter_prefix: RedisName = Field(
+        DEFAULT_PREFIX,
+        description="what the key of a counter begins with; each pipeline on a Redis needs one of its own",
+    )
     sweep_cron: Annotated[str, AfterValidator(_cron)] = Field(
         "* * * * *", description="when all counters are looked for, announced or not (UTC)"
     )
@@ -215,12 +217,15 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _names_do_not_collide(self) -> Self:
         """Keep the names of the producers apart from ours: a counter that is our marker would be subtracted."""
-        for key in OUR_KEYS:
+        for key in KEY_NAMESPACES:
             if key.startswith(self.counter_prefix):
                 raise ValueError(f"COUNTER_PREFIX={self.counter_prefix!r}: our own key {key} begins with it")
+            if self.counter_prefix.startswith(key):
+                raise ValueError(f"COUNTER_PREFIX={self.counter_prefix!r}: names that begin with {key} are ours")
         for name, channel in (("PUBSUB_CHANNEL", self.pubsub_channel), ("TOTALS_CHANNEL", self.totals_channel)):
-            if channel.startswith(CUTS_CHANNEL):
-                raise ValueError(f"{name}={channel!r}: names that begin with {CUTS_CHANNEL} are ours")
+            for namespace in CHANNEL_NAMESPACES:
+                if channel.startswith(namespace):
+                    raise ValueError(f"{name}={channel!r}: names that begin with {namespace} are ours")
         if self.pubsub_channel == self.totals_channel:
             raise ValueError(
                 f"TOTALS_CHANNEL={self.totals_channel!r}: expected another name than PUBSUB_CHANNEL, or the worker"

@@ -12,6 +12,7 @@ from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
+import pytest
 import redis
 
 from viewer_pipeline.counting.redis_client import connect
@@ -149,3 +150,16 @@ def copy_database(connection: psycopg.Connection, name: str, template: str) -> N
     (fsync,) = connection.execute("SHOW fsync").fetchone() or ("on",)
     quick = connection.info.server_version >= STRATEGIES and fsync == "off"
     connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {'STRATEGY file_copy' if quick else ''}")
+
+
+def restore_database(connection: psycopg.Connection, name: str, template: str) -> None:
+    """Put a copy in a database's place, as recovery to a point in time does: it is the same database as before.
+
+    Skips the test where PostgreSQL cannot do that in one server: the copy would be another database, to be adopted.
+    """
+    if connection.info.server_version < STRATEGIES:
+        pytest.skip("before version 15, PostgreSQL gives a database that is made anew another oid")
+    row = connection.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", (name,)).fetchone()
+    connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    oid = f" OID {row[0]}" if row else ""
+    connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy{oid}")

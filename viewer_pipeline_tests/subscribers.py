@@ -17,10 +17,10 @@ from typing import Any, Self
 import orjson
 import redis
 
-from viewer_pipeline.counting.folds import cuts_channel
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.rejections import Rejections
@@ -240,7 +240,7 @@ class Fleet:
         wait_until(lambda: self.holder() not in (0, than.pid), seconds, "another to take over")
 
     def _hearers(self) -> int:
-        name = cuts_channel((self._field("id") or b"").decode())
+        name = RedisNames.of(DEFAULT_PREFIX).cuts_channel((self._field("id") or b"").decode())
         answer: Any = self.client.pubsub_numsub(name)
         return int(answer[0][1])
 

@@ -13,7 +13,9 @@ import redis
 from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
 from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline_tests.claims import identity_of
 
 PREFIX = "vod:views:"
 
@@ -25,6 +27,11 @@ class World:
         self.stores = stores
         self.client: redis.Redis = stores.redis.client
         self.sent: Counter[str] = Counter()
+
+    @property
+    def identity(self) -> LedgerIdentity:
+        """Which ledger its database has."""
+        return identity_of(self.stores.ledger.url)
 
     def send(self, vod_id: str, views: int = 1, *, announce: bool = False) -> None:
         """Send views as a producer that counts itself."""
@@ -87,15 +94,15 @@ class World:
         return [row[0] for row in self.rows("SELECT seq FROM viewer.flush ORDER BY seq")]
 
     def marker(self) -> Marker | None:
-        """Where the marker stands, without its epoch."""
+        """Where the marker stands, and nothing else of it."""
         marker = self.stores.redis.marker()
-        return marker._replace(epoch="") if marker else None
+        return Marker(*marker[:3]) if marker else None
 
     def at(self, seq: int, batch: int, of: int) -> Marker:
-        """A marker of the epoch that Redis is in."""
+        """A marker of the epoch that Redis is in, and of its ledger."""
         marker = self.stores.redis.marker()
         assert marker is not None
-        return Marker(seq, batch, of, marker.epoch)
+        return marker._replace(seq=seq, batch=batch, of=of)
 
     def accounted(self) -> Counter[str]:
         """Views by VOD, wherever they are."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import re
 
-from viewer_pipeline.settings import OUR_KEYS
-
-CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY = OUR_KEYS
-
 MAX_ID_CHARACTERS = 255
 MAX_COUNT = 2**63 - 1  # what a Redis counter and a PostgreSQL bigint hold
 

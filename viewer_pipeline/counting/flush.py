@@ -33,8 +33,10 @@ from viewer_pipeline.counting.ledger import (
     flushes_of_run,
     last_flush,
     record_rejects,
+    require_primary,
     totals_behind,
 )
+from viewer_pipeline.counting.ownership import check_history
 from viewer_pipeline.counting.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
 from viewer_pipeline.counting.readings import Readings, Reject
 from viewer_pipeline.counting.redis_store import READ_COUNT, Marker, RedisStore
@@ -172,33 +174,36 @@ def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
     with stores.redis.one_server() as redis:
         with stores.ledger.connect() as connection:
             stores.ledger.target(connection)  # before anything is written: a table that cannot be used
-            last, marker = _begin(redis, connection, request.run_id, findings)
+            last, marker = _begin(redis, stores.ledger, connection, request.run_id, findings)
             base = max(last.seq, marker.seq)
             marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)
             record_incidents(connection, findings, request.run_id)
         _, oldest = stores.redis.pending()
         asked = stores.redis.asked_sweep() if request.mode == "sweep" else None
         readings = redis.read(_candidates(stores.redis, request))
-        now = redis.confirm(request.run_id, findings.redis_was_emptied)
-    if now is None or now.epoch != marker.epoch or now[:2] < marker[:2]:
+        now = redis.confirm(request.run_id, marker, findings.redis_was_emptied)
+    if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:
         return None
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, asked, findings, seconds)
 
 
 def _begin(
-    redis: RedisStore, connection: psycopg.Connection, run_id: str, findings: Findings
+    redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str, findings: Findings
 ) -> tuple[LastFlush, Marker]:
+    identity = ledger.identity(connection)
     last = last_flush(connection)
     while True:
-        made, marker = redis.begin(run_id, last)
+        made, marker = redis.begin(run_id, last, identity)
+        check_history(connection, marker, identity, last)
         findings.redis_was_emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
             return last, marker
         again = last_flush(connection)
         if again.seq <= last.seq:
+            require_primary(connection)
             findings.postgres_was_rolled_back = True
-            return last, marker
+            return last, marker._replace(missing=(last.seq, marker.seq))
         last = again  # another run went on in between: start over
 
 
@@ -245,9 +250,9 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Pe
         committed = {c.flush.seq for c in counted}
         found = [held for held in flushes_of_run(connection, request.run_id, base) if held.seq not in committed]
         unparked = _look_after_parked(stores.ledger, connection, request)
-    stores.redis.forget(aggregated.idle, aggregated.rejected)
+    stores.redis.forget(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
     if complete:
-        stores.redis.sweep_done(snapshot.asked)
+        stores.redis.sweep_done(snapshot.asked, snapshot.marker.ledger)
     return Persisted(
         snapshot,
         counted,
@@ -302,14 +307,14 @@ def _commit_all(
 
 
 def _flush_of(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
-    request, seq, epoch = snapshot.request, base + 1, snapshot.marker.epoch
+    request, seq, epoch, flush_id = snapshot.request, base + 1, snapshot.marker.epoch, uuid4()
     ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
-    starts = range(0, len(ids), size)
+    starts, known = range(0, len(ids), size), (epoch, str(flush_id))
     batches = [
-        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], epoch)
+        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], *known)
         for number, at in enumerate(starts, 1)
     ]
-    return Flush(seq, base, uuid4(), request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
+    return Flush(seq, base, flush_id, request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------

@@ -18,13 +18,17 @@ from uuid import uuid4
 import redis
 
 from viewer_pipeline.counting.chunks import chunks
-from viewer_pipeline.counting.counters import CHANGED_KEY, SUBSCRIBER_KEY
+from viewer_pipeline.counting.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.counting.redis_client import Script, redis_errors
-from viewer_pipeline.settings import CUTS_CHANNEL
+from viewer_pipeline.counting.refusals import refusal
+from viewer_pipeline.errors import TransientError
+from viewer_pipeline.redis_names import RedisNames
 
+REFUSED, NOT_KNOWN = -2, -3  # outcomes of the lease
 FOLD_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
-CUT, FOLD, LEASE = map(Script.load, ("cut", "fold", "lease"))
+CUT, FOLD, KEY_SPACE = map(Script.load, ("cut", "fold", "key_space"))
+LEASE = Script.load("claim", "lease")
 
 
 class NotHolder(Exception):
@@ -35,12 +39,17 @@ class OtherKeySpace(Exception):
     """The key space has another id than the one whose cuts this subscriber hears."""
 
 
+class LedgerNotKnown(TransientError):
+    """PostgreSQL has not answered yet, so it is not known whether these counters belong to its ledger"""
+
+
 class Lease(NamedTuple):
-    """What became of an attempt: `kept`, `taken`, or not taken: another holds it, or another's turn comes first."""
+    """What became of an attempt: `kept`, `taken`, or not taken: another holds it, or another's term comes first."""
 
     outcome: Literal["other", "taken", "kept"]
     folded: int  # the last folded segment
-    turn: int  # how many holdings there were, this one included
+    term: int  # how many there were, this one included
+    ledger: str  # as Redis knows it; cuts and folds name it
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,11 @@ class Claim:
     cuts_id: str
     token: str
     who: str  # for people
-    turn: int = 0  # how many holdings there were, as far as it knows: older attempts are refused
+    term: int = 0  # how many there were, as far as it knows: older attempts are refused
     whole_after: int | None = None  # it heard every segment above this number whole; None: no number yet
     heard_ms: int = 0  # when it heard its last message; 0: never
     done: int = 0  # as the holder, it has nothing to fold up to this number
+    ledger: LedgerIdentity = NO_LEDGER  # with an empty id while PostgreSQL has not answered
 
 
 @dataclass(frozen=True)
@@ -69,55 +79,69 @@ class FoldStore:
 
     def __init__(self, client: redis.Redis, url: str, prefix: str, *, increment: bool) -> None:
         self._client, self._url, self._prefix, self._increment = client, url, prefix, increment
+        self._names = RedisNames.of(prefix)
+        self._ledger = ""  # what the lease was taken for
 
     def cuts_id(self, known: str = "") -> str:
         """Return the id of this key space, the same for all its subscribers.
 
         Pub/sub does not know databases, and others may publish on a name that they can guess. `known` is the id that
-        a key space without one (it was emptied) had before.
+        a key space without one (it was emptied) had before. Raises PipelineRefused for one of version 0.1.0.
         """
-        with redis_errors(self._url):
-            found: Any = self._client.hget(SUBSCRIBER_KEY, "id")
-            if found is None:  # else nothing is written: one may listen to a Redis that takes no writes now
-                self._client.hsetnx(SUBSCRIBER_KEY, "id", known or uuid4().hex)
-                found = self._client.hget(SUBSCRIBER_KEY, "id")
-        return bytes(found or b"").decode()
+        answer, *refused = self._run(KEY_SPACE, [known or uuid4().hex])
+        if refused:
+            raise refusal(self._prefix, NO_LEDGER, *refused)
+        return bytes(answer).decode()
 
     def hearers(self, cuts_id: str) -> int:
         """Return how many connections are subscribed to the cuts."""
         with redis_errors(self._url):
-            answer: Any = self._client.pubsub_numsub(cuts_channel(cuts_id))
+            answer: Any = self._client.pubsub_numsub(self._names.cuts_channel(cuts_id))
         return int(answer[0][1])
 
     def lease(self, claim: Claim, milliseconds: int, patience_ms: int) -> Lease:
-        """Take the lease if it is free or over, or keep it. Raises OtherKeySpace.
+        """Take the lease if it is free or over, or keep it.
 
         One that has not heard all that is to be folded waits for `patience_ms` longer, if there are others.
+        Raises OtherKeySpace, LedgerNotKnown; PipelineRefused where these counters are not this ledger's.
         """
-        whole_after = "" if claim.whole_after is None else claim.whole_after
-        about: list[str | int] = [
+        ledger = claim.ledger
+        arguments: list[str | int] = [
+            claim.token,
+            milliseconds,
             claim.who,
             claim.heard_ms,
-            cuts_channel(claim.cuts_id),
+            self._names.cuts_channel(claim.cuts_id),
             claim.cuts_id,
-            claim.turn,
-            whole_after,
+            claim.term,
+            "" if claim.whole_after is None else claim.whole_after,
+            patience_ms,
+            claim.done,
+            self._prefix,
+            ledger.key if ledger.ledger_id else "",
+            ledger.place,
         ]
-        outcome, folded, turn = self._run(LEASE, [claim.token, milliseconds, *about, patience_ms, claim.done])
+        outcome, *rest = self._run(LEASE, arguments, [self._names.subscriber, *self._names.claimed_keys()])
+        if outcome == REFUSED:
+            raise refusal(self._prefix, ledger, *rest)
+        if outcome == NOT_KNOWN:
+            raise LedgerNotKnown(f"the counters {self._prefix}* and the database {ledger.place}")
         if outcome < 0:
             raise OtherKeySpace
-        return Lease(("other", "taken", "kept")[outcome], int(folded), int(turn))
+        folded, term, known = rest
+        self._ledger = bytes(known).decode()
+        return Lease(("other", "taken", "kept")[outcome], int(folded), int(term), self._ledger)
 
     def release(self, token: str, cuts_id: str) -> None:
         """Give the lease back, and say so to those who stand by."""
-        self._run(LEASE, [token, 0, "", 0, cuts_channel(cuts_id)])
+        self._run(LEASE, [token, 0, "", 0, self._names.cuts_channel(cuts_id)])
 
     def cut(self, cuts_id: str, token: str, heard: int) -> int:
         """End the segment that is open; return its number, which every subscriber receives with what is folded.
 
         `heard` is the last number that this subscriber heard. Raises NotHolder, OtherKeySpace.
         """
-        number = int(self._run(CUT, [cuts_id, cuts_channel(cuts_id), token, heard]))
+        number = int(self._run(CUT, [cuts_id, self._names.cuts_channel(cuts_id), token, self._ledger, heard]))
         if number == 0:
             raise NotHolder
         if number < 0:
@@ -148,19 +172,15 @@ class FoldStore:
         self, token: str, segment: int, number: int, parts: list[list[tuple[str, int]]], now_ms: int
     ) -> list[Any]:
         part = parts[number - 1]
-        keys = [SUBSCRIBER_KEY, CHANGED_KEY, *(self._prefix + vod_id for vod_id, _ in part)]
+        keys = [self._names.subscriber, self._names.changed, *(self._prefix + vod_id for vod_id, _ in part)]
         counts = " ".join(str(count) for _, count in part)
         mode, cut = int(self._increment), len(self._prefix.encode())
-        return list(self._run(FOLD, [token, segment, number, len(parts), now_ms, mode, cut, counts], keys))
+        about: list[str | int] = [token, segment, number, len(parts), now_ms, mode, cut, counts, self._ledger]
+        return list(self._run(FOLD, about, keys))
 
-    def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = (SUBSCRIBER_KEY,)) -> Any:
+    def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
         with redis_errors(self._url):
-            return script.run(self._client, keys, arguments)
-
-
-def cuts_channel(cuts_id: str) -> str:
-    """Return the channel of the cuts of a key space."""
-    return CUTS_CHANNEL + cuts_id
+            return script.run(self._client, keys or [self._names.subscriber], arguments)
 
 
 def part_of(vod_id: str, parts: int) -> int:

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.counting.chunks import chunks
+from viewer_pipeline.counting.identity import LedgerIdentity, read_identity
 from viewer_pipeline.counting.postgres_client import open_connection
 from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.statements import SQL
@@ -28,6 +29,7 @@ from viewer_pipeline.settings import Settings, without_password
 log = logging.getLogger("viewer_pipeline.ledger")
 
 REJECTS_AT_ONCE = 1000
+LEDGER_FORMAT = 2  # of what a flush says; version 0.1.0 writes none, and the ledger takes no flush without
 
 
 class Batch(NamedTuple):
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     vod_ids: list[str]
     deltas: list[int]
     epoch: str = ""  # of the marker when its counters were read
+    flush_id: str = ""
 
     def passed_over(self) -> Batch:
         """Return it without counters: what advances the marker and subtracts nothing."""
@@ -191,6 +194,10 @@ class Ledger:
                 self._target = find_target(connection, self.names)
         return self._target
 
+    def identity(self, connection: psycopg.Connection) -> LedgerIdentity:
+        """Read which ledger this is."""
+        return read_identity(connection, self.url)
+
     def _commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
         """Try the common case first: every row takes its views."""
         target = self.target(connection)
@@ -231,6 +238,13 @@ def last_flush(connection: psycopg.Connection) -> LastFlush:
     """Read the ledger's newest flush."""
     row = connection.execute(SQL["last_flush"]).fetchone()
     return LastFlush(*row) if row else LastFlush(0, 0)
+
+
+def require_primary(connection: psycopg.Connection) -> None:
+    """Raise PostgresUnavailable on a server that takes no writes: a standby that lags looks like one rolled back."""
+    (standby,) = _one(connection, "is_standby")
+    if standby:
+        raise PostgresUnavailable("this server takes no writes (a standby?), and lacks what another has committed")
 
 
 def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
@@ -348,6 +362,7 @@ def _claim(connection: psycopg.Connection, flush: Flush) -> bool:
             "batches": len(flush.batches),
             "epoch": flush.epoch,
             "after": flush.after,
+            "format": LEDGER_FORMAT,
         },
     )
     return claimed.fetchone() is not None

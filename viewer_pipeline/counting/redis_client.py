@@ -82,10 +82,10 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Read it from `lua/`."""
+    def load(cls, *names: str) -> Script:
+        """Read it from `lua/`; of several files, one after the other."""
         folder = resources.files("viewer_pipeline.counting").joinpath("lua")
-        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        source = "".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
         return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
     def run(self, client: redis.Redis, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:

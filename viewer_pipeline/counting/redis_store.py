@@ -14,13 +14,16 @@ from uuid import uuid4
 import redis
 
 from viewer_pipeline.counting.chunks import chunks
-from viewer_pipeline.counting.counters import CHANGED_KEY, MARKER_KEY, SUBSCRIBER_KEY, counter_pattern
+from viewer_pipeline.counting.counters import counter_pattern
 from viewer_pipeline.counting.durability import Durability
+from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.counting.ledger import Batch, LastFlush
 from viewer_pipeline.counting.one_connection import one_connection
 from viewer_pipeline.counting.readings import Readings
 from viewer_pipeline.counting.redis_client import Script, redis_errors
+from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.errors import MarkerUnreadable
+from viewer_pipeline.redis_names import RedisNames
 
 SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
@@ -33,13 +36,23 @@ DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 class Marker(NamedTuple):
     """The last batch that was subtracted: `batch` of the `of` batches of flush `seq`.
 
-    `epoch` is made with the marker: another one means that Redis was emptied in between.
+    `epoch` is made with the marker: another one means that Redis was emptied in between. `ledger` is the one whose
+    batches are subtracted, `flush_id` the id of its flush `seq`.
     """
 
     seq: int
     batch: int
     of: int
     epoch: str = ""
+    flush_id: str = ""
+    ledger: str = ""
+    # Flushes above the first number, through the second, that the ledger had lost when Redis was settled last: it was
+    # restored from a backup. (0, 0): none.
+    missing: tuple[int, int] = (0, 0)
+
+    def at(self, batch: Batch) -> Marker:
+        """Return it after this batch was subtracted."""
+        return self._replace(seq=batch.seq, batch=batch.number, of=batch.of, flush_id=batch.flush_id)
 
 
 class Settled(NamedTuple):
@@ -53,7 +66,9 @@ class Settled(NamedTuple):
     drifted: list[bytes]
 
 
-BEGIN, SETTLE, FORGET, SWEPT = map(Script.load, ("begin", "settle", "forget", "swept"))
+MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing")
+BEGIN = Script.load("claim", "begin")
+CONFIRM, SETTLE, FORGET, SWEPT = map(Script.load, ("confirm", "settle", "forget", "swept"))
 
 
 class RedisStore:
@@ -71,6 +86,7 @@ class RedisStore:
         self.url = url
         self.totals_channel = totals_channel
         self.durability = durability
+        self.names = RedisNames.of(prefix)
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
@@ -89,37 +105,38 @@ class RedisStore:
             store.client = client
             yield store
 
-    def confirm(self, run_id: str, told: bool = False) -> Marker | None:
+    def confirm(self, run_id: str, marker: Marker, told: bool = False) -> Marker | None:
         """Write the run's id again, and wait until that, and so all that was read before, is durable (rule R7).
 
-        `told`: that the marker was made anew is recorded, and no later run need tell it. Returns where the marker
-        stands now. Raises RedisRefusesWrites (rule R11), NotDurable: then nothing may be committed.
+        `told`: that the marker was made anew is recorded, and no later run need report it. Returns where the marker
+        stands now; where it has another epoch or ledger than `marker`, nothing was written. Raises RedisRefusesWrites
+        (rule R11), NotDurable: then nothing may be committed.
         """
-        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-            pipe.hset(MARKER_KEY, "run", run_id)
-            pipe.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
-            if told:
-                pipe.hdel(MARKER_KEY, "untold")
-            fields = pipe.execute()[1]
+        fields = self._run(CONFIRM, [self.names.marker], [run_id, marker.ledger, marker.epoch, int(told)])
         self.durability.wait(self.client, self.url)
         return marker_of(fields)
 
-    def begin(self, run_id: str, last: LastFlush) -> tuple[bool, Marker]:
+    def begin(self, run_id: str, last: LastFlush, ledger: LedgerIdentity) -> tuple[bool, Marker]:
         """Write the run's id, make the marker at `last` if there is none; return whether it was made, and it.
 
         It counts as made until a run has confirmed that it `told`: who made it may have died before that.
-        Raises RedisRefusesWrites where Redis cannot write now (rule R11), MarkerUnreadable for rubbish in the hash.
+        Raises PipelineRefused where this ledger must not settle these counters, RedisRefusesWrites where Redis cannot
+        write now (rule R11), MarkerUnreadable for rubbish in the hash.
         """
-        made, *fields = self._run(BEGIN, [MARKER_KEY], [run_id, last.seq, last.batches, uuid4().hex])
+        keys = [self.names.marker, *self.names.claimed_keys()]
+        at: list[str | int] = [last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
+        made, *fields = self._run(BEGIN, keys, [run_id, *at, self.prefix_text, ledger.key, ledger.place])
+        if made < 0:
+            raise refusal(self.prefix_text, ledger, *fields)
         marker = marker_of(fields)
         if marker is None:
-            raise MarkerUnreadable(f"seq, batch, of = {fields!r}; delete the key if nothing else uses it")
+            raise MarkerUnreadable(f"{self.names.marker}: {fields!r}; delete the key if nothing else uses it")
         return bool(made), marker
 
     def marker(self) -> Marker | None:
         """Read the marker; None where there is none."""
         with redis_errors(self.url):
-            fields: Any = self.client.hmget(MARKER_KEY, ["seq", "batch", "of", "epoch"])
+            fields: Any = self.client.hmget(self.names.marker, MARKER_FIELDS)
         return marker_of(fields)
 
     def changed(self) -> Iterator[list[bytes]]:
@@ -128,7 +145,7 @@ class RedisStore:
         while True:
             with redis_errors(self.url):
                 try:
-                    ids: Any = self.client.zrange(CHANGED_KEY, start, start + READ_COUNT - 1)
+                    ids: Any = self.client.zrange(self.names.changed, start, start + READ_COUNT - 1)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise
@@ -173,8 +190,8 @@ class RedisStore:
     def pending(self) -> tuple[int, datetime | None]:
         """Return how many VODs are in the changed set, and when the oldest was announced."""
         with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-            pipe.zcard(CHANGED_KEY)
-            pipe.zrange(CHANGED_KEY, 0, 0, withscores=True)
+            pipe.zcard(self.names.changed)
+            pipe.zrange(self.names.changed, 0, 0, withscores=True)
             try:
                 count, oldest = pipe.execute()
             except redis.ResponseError as error:
@@ -186,18 +203,18 @@ class RedisStore:
     def ask_for_sweep(self, reason: str) -> None:
         """Ask the sensor for a sweep at its next look, because announcements may have been missed."""
         with redis_errors(self.url):
-            self.client.hset(SUBSCRIBER_KEY, "sweep", f"{time.time_ns()} {reason}")
+            self.client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
 
     def asked_sweep(self) -> bytes | None:
         """Return what was asked for, None where no sweep was: the time (ns), a blank, the reason."""
         with redis_errors(self.url):
-            asked: Any = self.client.hget(SUBSCRIBER_KEY, "sweep")
+            asked: Any = self.client.hget(self.names.subscriber, "sweep")
         return bytes(asked) if asked is not None else None
 
-    def sweep_done(self, asked: bytes | None) -> None:
+    def sweep_done(self, asked: bytes | None, ledger: str) -> None:
         """Take the request back that `asked_sweep` returned before the sweep; a newer one stays."""
         if asked is not None:
-            self._run(SWEPT, [SUBSCRIBER_KEY], [asked])
+            self._run(SWEPT, [self.names.subscriber, self.names.marker], [asked, ledger])
 
     def settle(self, marker: Marker, batches: Sequence[Batch]) -> Settled:
         """Subtract these batches, the first of which follows `marker`, each once and in order.
@@ -208,15 +225,15 @@ class RedisStore:
         subtracted, already, drift, drifted = 0, 0, 0, list[bytes]()
         for group in chunks(batches, PIPELINE_SCRIPTS):
             for answer in self._settle_some(marker, group):
-                outcome, seq, batch, of, epoch, missing, *ids = answer
-                at = marker_of([seq, batch, of, epoch])
+                outcome, missing, *rest = answer
+                at = marker_of(rest[: len(MARKER_FIELDS)])
                 subtracted += outcome == 1
                 already += outcome == 0
                 drift += int(missing)
-                drifted += ids
+                drifted += rest[len(MARKER_FIELDS) :]
                 if outcome == -1:
                     return Settled(at, True, subtracted, already, drift, drifted)
-            marker = Marker(group[-1].seq, group[-1].number, group[-1].of, marker.epoch)
+            marker = marker.at(group[-1])
         return Settled(at, False, subtracted, already, drift, drifted)
 
     def publish_totals(self, messages: Iterable[bytes]) -> None:
@@ -227,25 +244,34 @@ class RedisStore:
                     pipe.publish(self.totals_channel, message)
                 pipe.execute()
 
-    def forget(self, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
+    def forget(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
         """Take ids out of the changed set: idle ones if they are still idle, rejected ones in any case."""
-        for some in chunks(idle, READ_COUNT):
-            self._run(FORGET, [CHANGED_KEY, *(self.prefix + raw for raw in some)], [len(self.prefix)])
-        for some in chunks(rejected, READ_COUNT):
-            with redis_errors(self.url):
-                if self.client.type(CHANGED_KEY) == b"zset":
-                    self.client.zrem(CHANGED_KEY, *some)
+        for ids, whatever in ((idle, 0), (rejected, 1)):
+            for some in chunks(ids, READ_COUNT):
+                keys: list[str | bytes] = [self.names.marker, self.names.changed]
+                keys += [self.prefix + raw for raw in some]
+                self._run(FORGET, keys, [ledger, len(self.prefix), whatever])
 
     def _settle_some(self, marker: Marker, batches: Sequence[Batch]) -> list[list[Any]]:
         with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.script_load(SETTLE.source)
             for batch in batches:
-                keys = [MARKER_KEY, CHANGED_KEY, *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
+                keys = [self.names.marker, self.names.changed, *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
                 taken_ms = int(batch.taken_at.timestamp() * 1000)
                 deltas = " ".join(map(str, batch.deltas))
-                before = (marker.seq, marker.batch, marker.epoch)
-                pipe.evalsha(SETTLE.sha, len(keys), *keys, *batch[:3], *before, taken_ms, len(self.prefix), deltas)
-                marker = Marker(batch.seq, batch.number, batch.of, marker.epoch)
+                before = (marker.seq, marker.batch, marker.epoch, marker.ledger)
+                missing = "{} {}".format(*marker.missing) if any(marker.missing) else ""
+                about: list[str | int] = [
+                    *batch[:3],
+                    batch.flush_id,
+                    *before,
+                    taken_ms,
+                    len(self.prefix),
+                    deltas,
+                    missing,
+                ]
+                pipe.evalsha(SETTLE.sha, len(keys), *keys, *about)
+                marker = marker.at(batch)
             return list(pipe.execute()[1:])
 
     def _values(self, ids: list[bytes]) -> list[bytes | None]:
@@ -268,14 +294,19 @@ class RedisStore:
 
 
 def marker_of(fields: Sequence[bytes | None]) -> Marker | None:
-    """Read seq, batch, of and epoch of the marker; None where there is none. Raises MarkerUnreadable."""
-    *numbers, epoch = fields
+    """Read MARKER_FIELDS; None where there is no marker. Raises MarkerUnreadable."""
+    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(_text, fields[3:6]), fields[6]
     if all(field is None for field in numbers):
         return None
     try:
         seq, batch, of = (int(field or b"") for field in numbers)
+        after, through = map(int, (missing or b"0 0").split())
     except ValueError:
-        raise MarkerUnreadable(f"seq, batch, of = {numbers!r}") from None
+        raise MarkerUnreadable(f"flush, batch, batches, missing = {[*numbers, missing]!r}") from None
     if seq > MAX_SEQ:
-        raise MarkerUnreadable(f"seq = {seq}: no ledger comes as far")
-    return Marker(seq, batch, of, (epoch or b"").decode("utf-8", "backslashreplace"))
+        raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
+    return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through))
+
+
+def _text(field: bytes | None) -> str:
+    return (field or b"").decode("utf-8", "backslashreplace")

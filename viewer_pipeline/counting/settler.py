@@ -18,7 +18,7 @@ from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, Totals, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.totals import publish_totals
-from viewer_pipeline.errors import MarkerMoved
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused
 
 MARKER_TRIES = 20  # how often settling starts again because another run is at it
 SETTLE_PAGE = 500  # batches of the ledger held in memory at once
@@ -41,7 +41,7 @@ def settle_through(
         moved = settle_batches(redis, marker, ours, findings)
         if moved is None:
             refusals += 1
-            moved = redis.marker()
+            moved = moved_marker(redis, marker)
             if moved is None or refusals > MARKER_TRIES:
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
@@ -49,6 +49,14 @@ def settle_through(
             findings.passed_over += sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
         marker = moved
     return marker, batches
+
+
+def moved_marker(redis: RedisStore, known: Marker) -> Marker | None:
+    """Read where the marker is by now. Raises PipelineRefused where it was given to another ledger meanwhile."""
+    marker = redis.marker()
+    if marker is not None and marker.ledger != known.ledger:
+        raise PipelineRefused(f"Redis was given from ledger {known.ledger} to ledger {marker.ledger} during this run")
+    return marker
 
 
 def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], findings: Findings) -> Marker | None:
@@ -105,7 +113,7 @@ class Settler:
         started = time.perf_counter()
         moved = settle_batches(self._redis, self.marker, flush.batches, self.findings)
         if moved is None:
-            current = self._redis.marker()
+            current = moved_marker(self._redis, self.marker)
             if current is None:
                 raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
             with self._ledger.connect() as connection:

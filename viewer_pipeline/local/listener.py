@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
 from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.worker.dagster_judgements import in_words
@@ -13,7 +12,7 @@ from viewer_pipeline.worker.dagster_judgements import in_words
 def read_listener(store: RedisStore) -> dict[str, Any]:
     """Return whether somebody holds the lease, who, and what was heard last. Times by the clock of Redis."""
     with redis_errors(store.url):
-        fields: Any = store.client.hmget(SUBSCRIBER_KEY, ["who", "until", "heard"])
+        fields: Any = store.client.hmget(store.names.subscriber, ["who", "expires", "last_message"])
     now = store.now().timestamp() * 1000
     who, until, heard = (field.decode(errors="replace") if field is not None else None for field in fields)
     silent = None if heard is None else round(max(0.0, now - float(heard)) / 1000, 1)

@@ -15,6 +15,7 @@ from typing import IO
 
 from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import require_target
+from viewer_pipeline.counting.registry import require_pipeline
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.local import dagster_processes
 from viewer_pipeline.local.child import Child
@@ -22,8 +23,8 @@ from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
 from viewer_pipeline.local.ports import LOOPBACK, PortClaims, free_port, reachable
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.local.upgrade import migrate_servers
 from viewer_pipeline.logs import event
-from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.settings import Settings
 
 log = logging.getLogger("viewer_pipeline.stack")
@@ -76,7 +77,8 @@ class Stack:
             self._start_servers(said)
             require_durability(self.settings)
             said("migrating the schema `viewer`")
-            migrate_all(self.settings)
+            migrate_servers(self.settings, said, alone=self._owns_postgres)
+            require_pipeline(self.settings)
             require_target(self.settings)
             self._start_processes(said)
         except BaseException:

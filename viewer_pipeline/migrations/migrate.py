@@ -53,6 +53,12 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
         return before, head
 
 
+def revision(database_url: str) -> str | None:
+    """Return the revision of the schema; None where there is none. Raises PostgresUnavailable or PostgresFailed."""
+    with _connected(database_url) as connection:
+        return MigrationContext.configure(connection, opts={"version_table_schema": "viewer"}).get_current_revision()
+
+
 @contextmanager
 def _connected(database_url: str) -> Iterator[Connection]:
     """Open one transaction, which no other migration runs beside; errors come out as ours.

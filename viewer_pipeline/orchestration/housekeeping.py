@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from viewer_pipeline.counting.ownership import own_marker
 from viewer_pipeline.counting.retention import (
     LedgerPlan,
     first_day_kept,
@@ -47,7 +48,7 @@ def prune_old_ledger(
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
     limit = first_day_kept(datetime.now(UTC).date(), days)
     with said_clearly(), stores(redis, postgres) as both, both.ledger.connect() as connection:
-        marker = both.redis.marker()
+        marker = own_marker(both.redis, both.ledger, connection)
         plan = plan_ledger(connection, limit, marker)
         said = _planned(plan)
         if not config.dry_run:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from viewer_pipeline.counting.ownership import own_marker
 from viewer_pipeline.counting.retention import first_day_kept, old_parked, old_rejected, plan_ledger
 from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.housekeeping import prune_input, prune_ledger_days, prune_run_history
@@ -22,7 +23,8 @@ def ledger_wait(redis: RedisResource, postgres: PostgresResource) -> str:
     if not (days := load_settings().ledger_retention_days):
         return KEPT
     with stores(redis, postgres) as both, both.ledger.connect() as connection:
-        plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), both.redis.marker())
+        marker = own_marker(both.redis, both.ledger, connection)
+        plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
     return "" if plan.days else plan.why_no_more or f"no flush is older than {days} days"
 
 

@@ -35,6 +35,10 @@ LAST_RUNS = """
     SELECT run_id, status = 'SUCCESS', end_time FROM runs
     WHERE pipeline_name = %(job)s AND status IN ('SUCCESS', 'FAILURE') ORDER BY id DESC LIMIT %(limit)s
 """
+RUNNING = """
+    SELECT run_id, pipeline_name, start_time FROM runs
+    WHERE status IN ('STARTING', 'STARTED', 'CANCELING') AND start_time IS NOT NULL ORDER BY id
+"""
 FAILURES = """
     SELECT event FROM event_logs
     WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
@@ -81,6 +85,15 @@ class FlushRun:
 
 
 @dataclass(frozen=True)
+class RunningRun:
+    """A run that has started and not ended, as far as Dagster knows; `started` is Unix time."""
+
+    run_id: str
+    job: str
+    started: float
+
+
+@dataclass(frozen=True)
 class DagsterReading:
     """All of it, at one moment. Runs newest first; canceled ones are none."""
 
@@ -115,6 +128,15 @@ def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
             return _heartbeats(connection)
         except pg.UndefinedTable:
             return {}
+
+
+def read_running(settings: Settings) -> list[RunningRun]:
+    """Read the runs that Dagster takes for running; none where it has never run. Raises PostgresUnavailable."""
+    with connect(settings) as connection:
+        try:
+            return [RunningRun(*row) for row in connection.execute(RUNNING)]
+        except pg.UndefinedTable:
+            return []
 
 
 @contextmanager

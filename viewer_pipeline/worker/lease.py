@@ -8,6 +8,7 @@ import time
 from uuid import uuid4
 
 from viewer_pipeline.counting.folds import Claim, FoldStore, Lease
+from viewer_pipeline.worker.own_ledger import OwnLedger
 from viewer_pipeline.worker.stream import Stream
 
 LEASE_MS = 6000  # a holder that is not heard of for so long has lost it
@@ -22,13 +23,13 @@ class LeaseKeeper:
     A token is used for one holding only: what was sent under an old one counts no more.
     """
 
-    def __init__(self, folds: FoldStore) -> None:
+    def __init__(self, folds: FoldStore, own: OwnLedger) -> None:
         self.token = uuid4().hex
         self.holds = False
-        self._folds = folds
+        self._folds, self._own = folds, own
         self._who = f"{socket.gethostname()}:{os.getpid()}"
         self._due = 0.0
-        self._turn = 0
+        self._term = 0
 
     def due(self) -> bool:
         """Whether it is time for `keep`."""
@@ -46,19 +47,21 @@ class LeaseKeeper:
     def keep(self, cuts_id: str, stream: Stream, last_message: float | None) -> Lease:
         """Keep the lease or try to take it. `kept` means that nobody else had it since the last call.
 
-        Raises OtherKeySpace, and TransientError where Redis does not answer: nothing changes then.
+        Raises OtherKeySpace; TransientError where Redis does not answer, or PostgreSQL has not said which ledger this
+        is: nothing changes then; PipelineRefused where the counters belong to another ledger.
         """
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):
-            known = self._turn
+            known = self._term
             heard_ms = int(1000 * (last_message or 0))
-            claim = Claim(cuts_id, self.token, self._who, known, stream.whole_after, heard_ms, stream.done())
+            own = self._own.identity
+            claim = Claim(cuts_id, self.token, self._who, known, stream.whole_after, heard_ms, stream.done(), own)
             lease = self._folds.lease(claim, LEASE_MS, PATIENCE_MS)
-            self._turn = lease.turn
+            self._term = lease.term
             if lease.outcome != "other":
                 break
             self.lost()
-            if lease.turn == known:  # else it may be free, for one that knows
+            if lease.term == known:  # else it may be free, for one that knows
                 return lease
         else:
             return lease

@@ -9,7 +9,6 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError
 
-from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.counting.redis_client import connect, redis_errors
@@ -141,7 +140,7 @@ class Probes:
         """Write something harmless; a result where Redis refuses that, with its reason: OOM, MISCONF, READONLY."""
         try:
             with redis_errors(self._redis_url):
-                self._client.hset(SUBSCRIBER_KEY, "checked", time.time_ns() // 1_000_000)
+                self._client.hset(self._store.names.subscriber, "checked", time.time_ns() // 1_000_000)
         except ViewerPipelineError as error:
             return Result("unhealthy", without_password(str(error)))
         return None

@@ -12,6 +12,7 @@ from types import FrameType
 
 from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import Ledger, require_target
+from viewer_pipeline.counting.registry import require_pipeline
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -32,9 +33,11 @@ LastFlush = Callable[[float], str]
 def run_worker(settings: Settings, last_flush: LastFlush) -> int:
     """Listen and answer until SIGTERM or SIGINT, then stop in order; return the exit status.
 
-    Raises SettingsError where HEALTH_CHECK_PORT is taken, or where Redis cannot honour REDIS_WAIT_*.
+    Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
+    another pipeline.
     """
     require_durability(settings)
+    require_pipeline(settings)
     try:
         require_target(settings)
     except TargetUnusable as error:  # what it hears is still to be folded; the flush runs fail and say so

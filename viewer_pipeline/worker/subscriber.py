@@ -10,16 +10,17 @@ from collections import Counter
 
 import redis
 
-from viewer_pipeline.counting.folds import FoldStore, NotHolder, OtherKeySpace, cuts_channel
+from viewer_pipeline.counting.folds import FoldStore, NotHolder, OtherKeySpace
 from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.errors import RedisFailed, TransientError, ViewerPipelineError
+from viewer_pipeline.errors import PipelineRefused, RedisFailed, TransientError, ViewerPipelineError
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures, State
 from viewer_pipeline.worker.lease import LeaseKeeper
 from viewer_pipeline.worker.messages import NotAView, parse_view
+from viewer_pipeline.worker.own_ledger import OwnLedger
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.stream import Segment, Stream
 from viewer_pipeline.worker.subscription import Subscription, SubscriptionLost
@@ -51,7 +52,8 @@ class Subscriber:
         self._folds = FoldStore(
             self._client, url, settings.counter_prefix, increment=settings.pubsub_mode == "increment"
         )
-        self._lease = LeaseKeeper(self._folds)
+        self._own = OwnLedger(settings.require_database_url())
+        self._lease = LeaseKeeper(self._folds, self._own)
         self._rejections = rejections
         self._figures = figures
         self._stream = Stream()
@@ -71,6 +73,8 @@ class Subscriber:
         Returns how many views were heard and could not be given to Redis before the end.
         """
         pause, longest = RETRY_SECONDS
+        self._own.start()
+        self._own.wait(ANSWER_SECONDS)
         while not self._stop.is_set():
             subscription: Subscription | None = None
             try:
@@ -88,7 +92,9 @@ class Subscriber:
                 pause = min(pause * 2, longest)
             else:
                 subscription.close()
-        return self._leave()
+        left = self._leave()
+        self._own.close()
+        return left
 
     # --- connection ---
 
@@ -100,7 +106,9 @@ class Subscriber:
             self._stream = Stream()
         if self._lease.holds and self._folds.hearers(self._cuts_id):
             self._hand_over()
-        subscription = Subscription(self._listener, [self._channel.decode(), cuts_channel(self._cuts_id)])
+        subscription = Subscription(
+            self._listener, [self._channel.decode(), self._store.names.cuts_channel(self._cuts_id)]
+        )
         try:
             subscription.open()
         except BaseException:
@@ -122,6 +130,9 @@ class Subscriber:
     def _listen(self, subscription: Subscription) -> None:
         self._sweep_due = True
         while not self._stop.is_set():
+            if self._own.changed.is_set():
+                self._own.changed.clear()
+                self._lease.doubt()
             if self._lease.due():
                 self._keep_lease()
             self._enter()
@@ -174,6 +185,11 @@ class Subscriber:
             if not self._lease.holds:  # it has nothing to fold
                 self._accepted("another subscriber folds")
         except TransientError as error:
+            self._refused(error)
+        except PipelineRefused as error:
+            self._lease.lost()
+            self._drop(self._stream.drop_loose())
+            self._own.ask_again()  # it may be ours again: the database was restored, and adopted
             self._refused(error)
 
     # --- messages ---
@@ -242,7 +258,7 @@ class Subscriber:
             log.info(event(words, channel=self._channel.decode()))
             self._figures.refused = ""
 
-    def _refused(self, error: TransientError) -> None:
+    def _refused(self, error: ViewerPipelineError) -> None:
         if not self._figures.refused:
             log.warning(event("listening, but not folding", channel=self._channel.decode(), reason=error))
         self._figures.refused = str(error)

@@ -17,14 +17,15 @@ import redis
 
 from viewer_pipeline.counting import flush, redis_store
 from viewer_pipeline.counting.flush import Persisted, Snapshot, Stores
-from viewer_pipeline.counting.folds import Claim, FoldStore
+from viewer_pipeline.counting.folds import FoldStore
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Batch, LastFlush
 from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import BEGIN, FORGET, SETTLE, SWEPT, Marker, RedisStore
+from viewer_pipeline.counting.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SWEPT, Marker, RedisStore
 from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import RedisUnavailable
+from viewer_pipeline_tests.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
@@ -55,7 +56,7 @@ ONCE = {
     "begin": Call(BEGIN.sha.encode()),
     "settle": SETTLED,
     "read": Call.of("MGET"),
-    "confirm": Call.of("HSET", "viewer:settled"),
+    "confirm": Call(CONFIRM.sha.encode()),
 }
 # ... and those that redis-py sends again.
 AGAIN = {
@@ -63,8 +64,6 @@ AGAIN = {
     "settle": SETTLED,
     "publish": Call.of("PUBLISH"),
     "forget": Call(FORGET.sha.encode()),
-    "type": Call.of("TYPE", "viewer:changed"),
-    "remove": Call.of("ZREM"),
     "sweep done": Call(SWEPT.sha.encode()),
 }
 SILENT = ["settle", "publish", "forget", "sweep done"]
@@ -292,12 +291,12 @@ def test_a_new_marker_whose_answer_is_lost(world: World, proxy: Proxy, patient: 
 def begin_on_one_server(store: RedisStore) -> None:
     """Make a call over a connection of its own."""
     with store.one_server() as redis:
-        redis.begin("run", LastFlush(0, 0))
+        redis.begin("run", LastFlush(0, 0), SOME_LEDGER)
 
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
-    "begin": lambda store: store.begin("run", LastFlush(0, 0)),
-    "confirm": lambda store: store.confirm("run"),
+    "begin": lambda store: store.begin("run", LastFlush(0, 0), SOME_LEDGER),
+    "confirm": lambda store: store.confirm("run", Marker(0, 0, 0)),
     "marker": lambda store: store.marker(),
     "changed": lambda store: list(store.changed()),
     "swept": lambda store: list(store.swept()),
@@ -306,10 +305,10 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "pending": lambda store: store.pending(),
     "ask_for_sweep": lambda store: store.ask_for_sweep("test"),
     "asked_sweep": lambda store: store.asked_sweep(),
-    "sweep_done": lambda store: store.sweep_done(b"asked"),
+    "sweep_done": lambda store: store.sweep_done(b"asked", "ledger"),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),
     "publish_totals": lambda store: store.publish_totals([b"one", b"two"]),
-    "forget": lambda store: store.forget([b"a"], [b"b"]),
+    "forget": lambda store: store.forget("ledger", [b"a"], [b"b"]),
     "one_server": begin_on_one_server,
 }
 
@@ -317,7 +316,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 FOLDS: dict[str, Callable[[FoldStore], object]] = {
     "cuts_id": lambda folds: folds.cuts_id(),
     "hearers": lambda folds: folds.hearers("test"),
-    "lease": lambda folds: folds.lease(Claim("test", "mine", "test"), 1000, 0),
+    "lease": lambda folds: folds.lease(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
     "release": lambda folds: folds.release("mine", "test"),
     "cut": lambda folds: folds.cut("test", "mine", 0),
     "fold": lambda folds: folds.fold("mine", 1, Counter(a=1), 1),

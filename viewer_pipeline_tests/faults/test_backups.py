@@ -10,6 +10,7 @@ import pytest
 
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline_tests.servers import restore_database
 from viewer_pipeline_tests.world import World
 
 BEFORE, BETWEEN, AFTER, NEW = (
@@ -46,8 +47,8 @@ class Backups:
 
     def restore_postgres(self) -> None:
         """Have the database back."""
-        self._execute(f"DROP DATABASE {self._database} WITH (FORCE)")
-        self._execute(f"CREATE DATABASE {self._database} TEMPLATE {self._copy} STRATEGY file_copy")
+        with psycopg.connect(self._maintenance, autocommit=True) as connection:
+            restore_database(connection, self._database, self._copy)
 
     def drop(self) -> None:
         """Leave nothing behind."""

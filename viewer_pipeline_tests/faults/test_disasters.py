@@ -83,7 +83,7 @@ def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch:
     empty(world)
     with world.stores.ledger.connect() as connection:
         newest = last_flush(connection)
-    world.stores.redis.begin("late", newest._replace(seq=0, batches=0))  # it had read the ledger before
+    world.stores.redis.begin("late", newest._replace(seq=0, batches=0), world.identity)  # it had read the ledger before
     world.sent.update({f"vod{number:04d}": 3 for number in range(4)})  # persisted above, and emptied afterwards
     world.send_many(4, 7)
     done = world.flush()
@@ -96,7 +96,7 @@ def test_a_ledger_of_another_origin(world: World) -> None:
     """The marker is that of another database: the flushes of this one are not subtracted from these counters."""
     world.send_many(4)
     world.flush()
-    world.client.hset("viewer:settled", mapping={"epoch": "of another", "seq": 0, "batch": 0, "of": 0})
+    world.client.hset("viewer:settled", mapping={"epoch": "of another", "flush": 0, "batch": 0, "batches": 0})
     world.send_many(4, 7)
     assert world.flush().findings.passed_over == 12
     world.assert_all_persisted()
@@ -128,7 +128,7 @@ def test_rolled_back_while_a_run_is_at_work(world: World) -> None:
 
 def test_a_marker_beyond_what_lua_can_count(world: World) -> None:
     """Said clearly, instead of going wrong by one."""
-    world.client.hset("viewer:settled", mapping={"seq": 2**53 + 1, "batch": 1, "of": 1})
+    world.client.hset("viewer:settled", mapping={"flush": 2**53 + 1, "batch": 1, "batches": 1})
     with pytest.raises(MarkerUnreadable, match="no ledger comes as far"):
         world.flush()
 
@@ -158,7 +158,7 @@ def test_emptied_and_begun_anew_before_a_commit(world: World) -> None:
     world.send_many(4)
     planned = drained(world)
     world.client.flushall()
-    world.stores.redis.begin("another run", LastFlush(0, 0))
+    world.stores.redis.begin("another run", LastFlush(0, 0), world.identity)
     world.send_many(4, 7)
     done = flush.bulk_upsert(world.stores, *planned)
     assert done.findings.passed_over == 12

@@ -22,7 +22,7 @@ from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.durability import Durability, require_durability
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import last_flush
+from viewer_pipeline.counting.ledger import LastFlush, last_flush
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
@@ -30,6 +30,7 @@ from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.local.redis_server import RedisServer, find_binary, shipped_by
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.judgements import judge_marker
+from viewer_pipeline_tests.claims import SOME_LEDGER
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
@@ -576,13 +577,14 @@ def test_what_the_wait_for_the_file_costs(
 
     producer = threading.Thread(target=produce)
     with made.world.stores.redis.one_server() as redis:
+        _, marker = redis.begin("first", LastFlush(0, 0), SOME_LEDGER)
         for durability, seconds in ((WAIT_AOF, alone), (Durability(), without), (WAIT_AOF, beside)):
             redis.durability = durability
             if seconds is beside:
                 producer.start()
             for number in range(WAITS):
                 started = time.perf_counter()
-                redis.confirm(f"run {number}")
+                redis.confirm(f"run {number}", marker)
                 seconds.append(time.perf_counter() - started)
     stopped.set()
     producer.join()

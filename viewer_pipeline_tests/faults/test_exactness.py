@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import orjson
 import pytest
 
-from viewer_pipeline.counting.folds import Claim, FoldStore, Lease, _parts
+from viewer_pipeline.counting.folds import FoldStore, Lease, _parts
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.settings import Settings
@@ -22,6 +22,7 @@ from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.stream import Segment
 from viewer_pipeline.worker.subscriber import Subscriber
 from viewer_pipeline.worker.subscription import Subscription
+from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
@@ -47,15 +48,19 @@ Make = Callable[[], Subscriber]
 
 
 @pytest.fixture
-def make(settings: Settings) -> Make:
+def make(settings: Settings) -> Iterator[Make]:
     """Return a function that makes a subscriber that does nothing by itself; the test calls its steps."""
+    with ExitStack() as stack:
 
-    def subscriber() -> Subscriber:
-        made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), Figures())
-        made._cuts_id = made._folds.cuts_id()
-        return made
+        def subscriber() -> Subscriber:
+            made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), Figures())
+            made._cuts_id = made._folds.cuts_id()
+            made._own.start()
+            stack.callback(made._own.close)
+            made._own.wait(30)
+            return made
 
-    return subscriber
+        yield subscriber
 
 
 @contextmanager
@@ -77,13 +82,16 @@ def message(vod_id: str) -> bytes:
 def expire(world: World) -> None:
     """Let the lease run out now, whoever holds it."""
     seconds, microseconds = world.client.time()
-    world.client.hset(SUBSCRIBER, "until", seconds * 1000 + microseconds // 1000)
+    world.client.hset(SUBSCRIBER, "expires", seconds * 1000 + microseconds // 1000)
 
 
 def hold(world: World, folds: FoldStore, token: str) -> None:
     """Hold the lease as a subscriber that cuts and folds only when the test says so."""
-    world.client.hset(SUBSCRIBER, mapping={"holder": token, "until": int(time.time() * 1000) + 9 * LEASE_MS})
-    world.client.hincrby(SUBSCRIBER, "turn", 1)
+    ledger = world.identity.key
+    until = int(time.time() * 1000) + 9 * LEASE_MS
+    world.client.hset(SUBSCRIBER, mapping={"holder": token, "expires": until, "ledger": ledger})
+    folds._ledger = ledger
+    world.client.hincrby(SUBSCRIBER, "term", 1)
     assert folds.cut(folds.cuts_id(), token, 0) > 0
 
 
@@ -181,7 +189,7 @@ def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, fol
         world.client.publish(CHANNEL, message("before"))
         wait_until(lambda: standby.figures.heard == 1, 20, "the first message")
         world.client.flushall()
-        world.client.hset(SUBSCRIBER, "id", "new")
+        world.client.hset(SUBSCRIBER, mapping={"id": "new", "format": 2})
         hold(world, folds, "new")
         world.client.publish(CHANNEL, message("m"))
         folds.fold("new", folds.cut("new", "new", 0), Counter(m=1), 1)
@@ -203,7 +211,7 @@ def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
     expire(world)
     hold(world, folds, "other")
     folds.fold("other", folds.cut(folds.cuts_id(), "other", 0), Counter(a=1), 1)
-    world.client.hdel(SUBSCRIBER, "holder", "until", "who")
+    world.client.hdel(SUBSCRIBER, "holder", "expires", "who")
     once = held._folds.lease
 
     def sent_twice(*arguments: Any) -> Lease:
@@ -246,7 +254,7 @@ def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch
 def test_the_last_one_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
     """Nobody else has heard what the dead one did not fold: the stop takes it along."""
     space = folds.cuts_id()
-    assert folds.lease(Claim(space, "ghost", "dead"), LEASE_MS, 0).outcome == "taken"
+    assert folds.lease(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "taken"
     with listening(settings) as standby:
         world.client.publish(CHANNEL, message("a"))
         wait_until(lambda: standby.figures.heard == 1, 30, "heard")
@@ -258,9 +266,9 @@ def test_the_last_one_waits_for_the_lease_of_a_dead_holder(settings: Settings, f
 def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: World) -> None:
     """A lease that ends later than any can is over."""
     space = folds.cuts_id()
-    assert folds.lease(Claim(space, "before", "host"), LEASE_MS, 0).outcome == "taken"
-    world.client.hset(SUBSCRIBER, "until", int(time.time() * 1000) + HOUR_MS)
-    assert folds.lease(Claim(space, "after", "host", turn=1), LEASE_MS, 0).outcome == "taken"
+    assert folds.lease(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "taken"
+    world.client.hset(SUBSCRIBER, "expires", int(time.time() * 1000) + HOUR_MS)
+    assert folds.lease(claim(world.identity, space, "after", "host", term=1), LEASE_MS, 0).outcome == "taken"
 
 
 def hear_until(made: Subscriber, subscription: Subscription, condition: Callable[[], object]) -> None:

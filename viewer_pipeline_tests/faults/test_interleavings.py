@@ -19,12 +19,13 @@ from redis.retry import Retry
 
 from viewer_pipeline.counting import flush, folds, redis_store, settler
 from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.folds import Claim, FoldStore, NotHolder
+from viewer_pipeline.counting.folds import FoldStore, NotHolder
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import PostgresUnavailable, TransientError
 from viewer_pipeline_tests.calls import client_of_threads, watching
+from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.schedule import Actor, Line, Scheduler
 from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
 
@@ -199,10 +200,10 @@ class Play:
     def _fold(self, client: Any, token: str) -> None:
         """Take the lease from whoever has it, and fold what everybody heard."""
         store = FoldStore(client, self.world.stores.redis.url, PREFIX, increment=True)
-        self.world.client.hset("viewer:subscriber", "until", 0)
-        lease = store.lease(Claim("test", token, token), HOUR_MS, 0)
+        self.world.client.hset("viewer:subscriber", "expires", 0)
+        lease = store.lease(claim(self.world.identity, "test", token, token), HOUR_MS, 0)
         if lease.outcome == "other":
-            store.lease(Claim("test", token, token, lease.turn), HOUR_MS, 0)
+            store.lease(claim(self.world.identity, "test", token, token, lease.term), HOUR_MS, 0)
         try:
             for number, views in SEGMENTS.items():
                 store.fold(token, number, views, 1)

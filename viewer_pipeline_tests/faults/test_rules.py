@@ -14,7 +14,7 @@ import pytest
 
 from viewer_pipeline.counting import flush, ledger, settler
 from viewer_pipeline.counting.flush import Snapshot
-from viewer_pipeline.counting.folds import Claim, FoldStore
+from viewer_pipeline.counting.folds import FoldStore
 from viewer_pipeline.counting.frame import Aggregate, aggregate
 from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
@@ -27,6 +27,7 @@ from viewer_pipeline.errors import (
     PostgresUnavailable,
     RedisRefusesWrites,
 )
+from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.world import PREFIX, World
 
 
@@ -86,7 +87,7 @@ def test_r3_a_snapshot_is_dropped_also_where_numbers_have_a_gap(world: World) ->
     """A flush numbered far above `base` (the marker was ahead) supersedes as well as the next number does."""
     world.send("a", 5)
     first = drained(world)
-    world.client.hset("viewer:settled", mapping={"seq": 15, "batch": 1, "of": 1})
+    world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
     flush.bulk_upsert(world.stores, *drained(world))
     done = flush.bulk_upsert(world.stores, *first)
     assert (world.seqs(), done.views, done.findings.superseded) == ([16], 0, 1)
@@ -249,8 +250,8 @@ def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
 def test_a_marker_that_is_none_is_left_alone(world: World) -> None:
     """Rubbish in the hash stops the run before anything is read or committed."""
     world.send("a", 5)
-    world.client.hset("viewer:settled", mapping={"seq": "x", "batch": 1, "of": 1})
-    with pytest.raises(MarkerUnreadable, match="seq, batch, of"):
+    world.client.hset("viewer:settled", mapping={"flush": "x", "batch": 1, "batches": 1})
+    with pytest.raises(MarkerUnreadable, match="flush, batch, batches"):
         world.flush()
     assert world.seqs() == []
 
@@ -308,7 +309,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
 def test_r10_nothing_that_counts_expires(world: World) -> None:
     """Neither what messages raised nor marker, changed set, lease or requests: Redis drops no key of ours by itself."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    folds.lease(Claim("test", "mine", "test"), 1000, 0)
+    folds.lease(claim(world.identity, "test", "mine"), 1000, 0)
     folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
     world.sent.update(a=1, b=2)
     world.flush()
@@ -316,7 +317,7 @@ def test_r10_nothing_that_counts_expires(world: World) -> None:
     world.sent.update(b=2, c=3)
     world.stores.redis.ask_for_sweep("test")
     keys: Any = world.client.keys("*")
-    ours = ["viewer:changed", "viewer:settled", "viewer:subscriber", PREFIX + "b", PREFIX + "c"]
+    ours = ["viewer:changed", "viewer:pipelines", "viewer:settled", "viewer:subscriber", PREFIX + "b", PREFIX + "c"]
     assert {key.decode(): world.client.ttl(key) for key in keys} == dict.fromkeys(ours, -1)
     world.assert_conserved()
 

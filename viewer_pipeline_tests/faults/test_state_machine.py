@@ -36,7 +36,7 @@ from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline_tests.servers import copy_database
+from viewer_pipeline_tests.servers import restore_database
 from viewer_pipeline_tests.world import PREFIX, World
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "5"))
@@ -248,8 +248,7 @@ class Machine(RuleBasedStateMachine):
 
     def _copy(self, database: str, to: str) -> None:
         with psycopg.connect(self.postgres.url_of("postgres"), autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE IF EXISTS {to} WITH (FORCE)")
-            copy_database(connection, to, database)
+            restore_database(connection, to, database)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def sweep_asked(client: redis.Redis) -> bool:
 def lease_is_over(client: redis.Redis) -> bool:
     """Whether the lease has run out."""
     seconds: Any = client.time()
-    until: Any = client.hget(SUBSCRIBER, "until")
+    until: Any = client.hget(SUBSCRIBER, "expires")
     return int(until) < int(seconds[0]) * 1000
 
 
@@ -470,13 +470,13 @@ def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], 
     elif deed == "kill commands":
         killed = [int(one["id"]) for one in clients(client, "normal")]
     elif deed == "expire":
-        client.hset(SUBSCRIBER, "until", now)
+        client.hset(SUBSCRIBER, "expires", now)
     elif deed == "steal":
-        client.hset(SUBSCRIBER, mapping={"holder": "thief", "until": now})
-        client.hincrby(SUBSCRIBER, "turn", 1)
+        client.hset(SUBSCRIBER, mapping={"holder": "thief", "expires": now})
+        client.hincrby(SUBSCRIBER, "term", 1)
     elif deed == "vanish":
         client.hdel(SUBSCRIBER, "holder")
-        client.hset(SUBSCRIBER, "until", now)
+        client.hset(SUBSCRIBER, "expires", now)
     elif deed == "freeze":
         chance.choice(victims).freeze()
     else:

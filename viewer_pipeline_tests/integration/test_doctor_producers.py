@@ -12,9 +12,9 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import cuts_channel
 from viewer_pipeline.local.doctor.examine import Doctor
 from viewer_pipeline.local.doctor.finding import Finding
+from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import PubSubMode, Settings
 from viewer_pipeline_tests.producers import Kind, Producer, flushes_going_on
 from viewer_pipeline_tests.subscribers import CHANNEL, Running
@@ -191,6 +191,6 @@ def test_the_doctor_is_no_worker(settings: Settings, scene: ExitStack, client: r
     listening = scene.enter_context(ThreadPoolExecutor(1)).submit(Doctor(settings, 1.0).examine)
     wait_until(lambda: client.pubsub_numsub(CHANNEL)[0][1] == 2, 30, "the doctor listens")
     space: Any = client.hget("viewer:subscriber", "id")
-    assert client.pubsub_numsub(cuts_channel(space.decode()))[0][1] == 1
+    assert client.pubsub_numsub(RedisNames.of(PREFIX).cuts_channel(space.decode()))[0][1] == 1
     (found,) = [finding for finding in listening.result() if finding.name == "listener"]
     assert (found.state, found.figures) == ("ok", {"workers": 1, "other_subscribers": 0})

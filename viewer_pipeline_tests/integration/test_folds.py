@@ -10,14 +10,16 @@ from unittest.mock import patch
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import FOLD, Claim, FoldStore, Lease, NotHolder, OtherKeySpace, cuts_channel
+from viewer_pipeline.counting.folds import FOLD, FoldStore, Lease, NotHolder, OtherKeySpace
 from viewer_pipeline.errors import RedisRefusesWrites
+from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline_tests.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
 SPACE = "test"
-CUTS = cuts_channel(SPACE)
+CUTS = RedisNames.of(PREFIX).cuts_channel(SPACE)
 HOUR_MS = 3_600_000
 LARGE = Counter({f"v{n:04d}": n + 1 for n in range(1200)})  # three parts
 
@@ -37,25 +39,25 @@ def token(folds: FoldStore) -> str:
 
 def attempt(folds: FoldStore, token: str, who: str, heard_ms: int = 0, **knows: Any) -> Lease:
     """Try for the lease, and again with what the first answer said about turns."""
-    lease = folds.lease(Claim(SPACE, token, who, heard_ms=heard_ms, **knows), HOUR_MS, 0)
+    lease = folds.lease(claim(SOME_LEDGER, SPACE, token, who, heard_ms=heard_ms, **knows), HOUR_MS, 0)
     if lease.outcome == "other":
-        lease = folds.lease(Claim(SPACE, token, who, lease.turn, heard_ms=heard_ms, **knows), HOUR_MS, 0)
+        lease = folds.lease(claim(SOME_LEDGER, SPACE, token, who, lease.term, heard_ms=heard_ms, **knows), HOUR_MS, 0)
     return lease
 
 
 def take_over(world: World, folds: FoldStore) -> str:
     """Let the lease run out, and take it."""
-    world.client.hset("viewer:subscriber", "until", 0)
+    world.client.hset("viewer:subscriber", "expires", 0)
     assert attempt(folds, "theirs", "other", 0).outcome == "taken"
     return "theirs"
 
 
 def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
     """It is taken, kept, refused to another, given back; and it never expires as a key."""
-    assert attempt(folds, "a", "host:1", 0) == ("taken", 0, 1)
-    assert attempt(folds, "b", "host:2", 0) == ("other", 0, 1)
-    assert attempt(folds, "a", "host:1", 12345) == ("kept", 0, 1)
-    assert world.client.hmget("viewer:subscriber", "who", "heard") == [b"host:1", b"12345"]
+    assert attempt(folds, "a", "host:1", 0) == ("taken", 0, 1, SOME_LEDGER.key)
+    assert attempt(folds, "b", "host:2", 0) == ("other", 0, 1, SOME_LEDGER.key)
+    assert attempt(folds, "a", "host:1", 12345) == ("kept", 0, 1, SOME_LEDGER.key)
+    assert world.client.hmget("viewer:subscriber", "who", "last_message") == [b"host:1", b"12345"]
     folds.release("b", SPACE)
     assert attempt(folds, "b", "host:2", 0).outcome == "other"
     folds.release("a", SPACE)
@@ -191,7 +193,7 @@ def test_the_parts_fit_the_script(folds: FoldStore, token: str) -> None:
     keys = ["viewer:subscriber", "viewer:changed", PREFIX + "a"]
 
     def fold(holder: str, part: int, of: int) -> Any:
-        return FOLD.run(folds._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7"])
+        return FOLD.run(folds._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7", SOME_LEDGER.key])
 
     assert fold(token, 1, 2) == [1]
     assert fold(token, 1, 2) == [0]

@@ -41,7 +41,7 @@ def flushed(http: HttpWorld, seq: int, ago: float = 0) -> None:
 
 def settled(client: redis.Redis, seq: int) -> None:
     """Put the marker at the end of a flush."""
-    client.hset("viewer:settled", mapping={"seq": seq, "batch": 1, "of": 1})
+    client.hset("viewer:settled", mapping={"flush": seq, "batch": 1, "batches": 1})
 
 
 @pytest.fixture
@@ -374,7 +374,7 @@ def test_a_flush_settled_in_part(http: HttpWorld, client: redis.Redis) -> None:
     flushed(http, 1, ago=90)
     with psycopg.connect(http.settings.require_database_url()) as connection:
         connection.execute("UPDATE viewer.flush SET batches = 2")
-    client.hset("viewer:settled", mapping={"seq": 1, "batch": 1, "of": 2})
+    client.hset("viewer:settled", mapping={"flush": 1, "batch": 1, "batches": 2})
     http.start()
     assert http.check("unsettled")[2].startswith("1 flushes are committed and not settled")
 

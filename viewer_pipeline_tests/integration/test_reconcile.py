@@ -176,9 +176,9 @@ def test_a_repair_that_was_not_settled(world: World, reports: Path, monkeypatch:
 def test_the_marker(world: World, reports: Path) -> None:
     """Gone, ahead of the ledger, or left behind: reported, and never touched."""
     flushed(world)
-    world.client.hset("viewer:settled", "seq", 99)
+    world.client.hset("viewer:settled", "flush", 99)
     assert "rolled back" in run(world, reports, repair=True).first[0].said
-    world.client.hset("viewer:settled", "seq", 1)
+    world.client.hset("viewer:settled", "flush", 1)
     world.execute("UPDATE viewer.flush SET committed_at = now() - interval '2 minutes'")
     found = run(world, reports, repair=True)
     assert (kinds(found), found.remaining) == ({"marker": 1}, 1)

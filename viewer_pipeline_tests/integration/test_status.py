@@ -25,7 +25,7 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, heard_ago_ms: int = 300
     """Put the lease of a worker into Redis."""
     now = time.time_ns() // 1_000_000
     client.hset("viewer:subscriber", mapping={"holder": "token", "who": "host:7"})
-    client.hset("viewer:subscriber", mapping={"until": now + left_ms, "heard": now - heard_ago_ms})
+    client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - heard_ago_ms})
 
 
 def printed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -157,7 +157,7 @@ def test_dagster_storage_out_of_reach(dagster_settings: Settings, capsys: pytest
 @pytest.mark.usefixtures("well")
 def test_restored_postgres(dagster_settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
     """The marker is ahead of the ledger."""
-    client.hset("viewer:settled", mapping={"seq": 7, "batch": 1, "of": 1})
+    client.hset("viewer:settled", mapping={"flush": 7, "batch": 1, "batches": 1})
     assert "; PostgreSQL was rolled back" in printed(dagster_settings, capsys)["marker"]
 
 

@@ -11,12 +11,12 @@ from unittest.mock import patch
 import psycopg
 
 from viewer_pipeline.counting import flush, ledger, redis_store, settler
-from viewer_pipeline.counting.counters import MARKER_KEY
 from viewer_pipeline.counting.flush import Request, Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import MarkerMoved, PostgresUnavailable
+from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.world import PREFIX
 from viewer_pipeline_tests.world import World as Servers
@@ -198,8 +198,9 @@ class Rehearsal:
         self._vods = len(first.sent)
         for vod, views in enumerate(first.sent):
             servers.client.set(f"{PREFIX}v{vod}", views)
-        epoch = "first"
-        servers.client.hset(MARKER_KEY, mapping={"seq": 0, "batch": 0, "of": 0, "epoch": epoch})
+        ledger = servers.identity.key
+        at: dict[Any, Any] = {"flush": 0, "batch": 0, "batches": 0, "epoch": "first", "ledger": ledger, "format": 2}
+        servers.client.hset(MARKER, mapping=at)
         self._copy = self._read_redis()
         self._dump: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
 
@@ -270,7 +271,7 @@ class Rehearsal:
                     pipe.flushall()
                     for vod_id, views in counters.items():
                         pipe.set(PREFIX + vod_id, views)
-                    pipe.hset(MARKER_KEY, mapping=marker)
+                    pipe.hset(MARKER, mapping=marker)
                     pipe.execute()
             case "dump":
                 self._dump = {table: self.servers.rows(f"SELECT * FROM viewer.{table}") for table in TABLES}
@@ -278,7 +279,7 @@ class Rehearsal:
                 self._roll_back()
 
     def _read_redis(self) -> tuple[dict[str, int], Any]:
-        return self.servers.counters(), self.servers.client.hgetall(MARKER_KEY)
+        return self.servers.counters(), self.servers.client.hgetall(MARKER)
 
     def _roll_back(self) -> None:
         with psycopg.connect(self.servers.stores.ledger.url) as connection:

@@ -84,11 +84,19 @@ def test_keys_and_channels_follow_the_settings() -> None:
     words = line.split(" ")
     assert [word for word in words if word.startswith("~")] == [
         r"~my?\[views\]\*:*",
-        "~viewer:changed",
+        r"~viewer:changed:my?\[views\]\*:",
+        r"~viewer:settled:my?\[views\]\*:",
+        r"~viewer:subscriber:my?\[views\]\*:",
+        "~viewer:pipelines",
         "~viewer:settled",
         "~viewer:subscriber",
     ]
-    assert [word for word in words if word.startswith("&")] == [r"&in\?", "&out", "&viewer:cuts:*"]
+    assert [word for word in words if word.startswith("&")] == [
+        r"&in\?",
+        r"&viewer:counting:in\?",
+        "&out",
+        r"&viewer:cuts:my?\[views\]\*::*",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ import pytest
 
 from viewer_pipeline import migrations
 
+STOPPED = ("m0008_identity",)  # everything of the version before must be stopped for it, and refuses to run after it
 VERSIONS = sorted((Path(migrations.__file__).parent / "versions").glob("m[0-9]*.py"))
+ROLLING = [version for version in VERSIONS if version.stem not in STOPPED]
 TAKES_AWAY = re.compile(r"\b(DROP|RENAME|ALTER COLUMN|SET NOT NULL|TRUNCATE|DELETE FROM|REVOKE)\b")
 NEEDED = re.compile(r"ADD COLUMN[^;\"]*NOT NULL(?![^;\"]*DEFAULT)")  # a program that does not know it inserts none
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.stem)
+@pytest.mark.parametrize("version", ROLLING, ids=lambda version: version.stem)
 def test_a_migration_only_adds(version: Path) -> None:
     """What stands before `downgrade` takes nothing away that the version before it uses (docs/operations.md)."""
     upgrade, found, _ = version.read_text(encoding="utf-8").partition("def downgrade")

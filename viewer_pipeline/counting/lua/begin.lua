@@ -1,15 +1,33 @@
 -- begin: note the run that starts, make the marker if there is none, return it. Safe to repeat.
--- KEYS: marker.  ARGV: run id, then the ledger's last seq and its number of batches; the epoch of a marker that is made.
--- Returns {made, seq, batch, of, epoch}; made is 1 where there was no marker, or where no run has told of that yet
--- (`untold`): who made it may have died, or never got the answer.
--- The write comes first, so that a Redis that refuses writes refuses the run before anything is committed.
-redis.call('HSET', KEYS[1], 'run', ARGV[1])
-local made = redis.call('HSETNX', KEYS[1], 'seq', ARGV[2])
+-- KEYS: marker, registry, marker and subscriber of version 0.1.0.
+-- ARGV: run id; the ledger's last seq, its number of batches and its flush id; the epoch of a marker that is made;
+--       counter prefix; ledger; place of its database.
+-- Returns {made, flush, batch, batches, epoch, flush id, ledger, missing}; made is 1 where there was no marker, or where
+-- no run has recorded that yet (`unreported`): who made it may have died, or never got the answer.
+-- Refused: {-1, reason, detail}; then nothing was written.
+-- A Redis that refuses writes refuses the run here, before anything is committed.
+local ledger, reason, detail = claim({KEYS[2], KEYS[3], KEYS[4]}, ARGV[6], ARGV[7], ARGV[8])
+if not ledger then
+    return {-1, reason, detail}
+end
+local format, has = unpack(redis.call('HMGET', KEYS[1], 'format', 'ledger'))
+if not format and redis.call('HEXISTS', KEYS[1], 'seq') == 1 then
+    return {-1, 'old', ''}
+end
+if format and format ~= FORMAT then
+    return {-1, 'format', format}
+end
+if has and has ~= ledger then
+    return {-1, 'ledger', has .. ' '}
+end
+redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'seq', OLD)
+local made = redis.call('HSETNX', KEYS[1], 'flush', ARGV[2])
 if made == 1 then
-    redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'of', ARGV[3], 'epoch', ARGV[4])
+    redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'batches', ARGV[3], 'flush_id', ARGV[4], 'epoch', ARGV[5])
     if ARGV[2] ~= '0' then
-        redis.call('HSET', KEYS[1], 'untold', 1)
+        redis.call('HSET', KEYS[1], 'unreported', 1)
     end
 end
-local marker = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch', 'untold')
-return {(made == 1 or marker[5]) and 1 or 0, marker[1], marker[2], marker[3], marker[4]}
+local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing')
+local unreported = redis.call('HEXISTS', KEYS[1], 'unreported') == 1
+return {(made == 1 or unreported) and 1 or 0, unpack(marker)}

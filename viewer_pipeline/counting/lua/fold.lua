@@ -1,12 +1,12 @@
 -- fold: write one part of a segment, once, whoever sends it and however often.
 -- KEYS: subscriber, changed set, then counters.
 -- ARGV: token of the lease; segment number; part; number of parts; time (ms); 1 if messages carry the views, else 0;
---       length of the counter prefix; the views, separated by blanks.
+--       length of the counter prefix; the views, separated by blanks; ledger.
 -- Returns {outcome, ...}: 1 this call wrote the part; 0 it was written before; -1 another holds the lease; -2 another
 --         began this segment in so many parts as the next number says. After a 1: what went wrong, as pairs of position
 --         and error: counters that cannot be raised.
-local at = redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'of')
-if at[1] ~= ARGV[1] then
+local at = redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger')
+if at[1] ~= ARGV[1] or (at[6] or '') ~= ARGV[9] then
     return {-1}
 end
 local segment, begun = tonumber(ARGV[2]), tonumber(at[3] or 0)
@@ -24,7 +24,7 @@ if segment == begun then
     end
 end
 -- First of all writes, because it can fail (out of memory, a replica): then nothing has been counted.
-redis.call('HSET', KEYS[1], 'segment', ARGV[2], 'part', ARGV[3], 'of', ARGV[4],
+redis.call('HSET', KEYS[1], 'segment', ARGV[2], 'part', ARGV[3], 'parts', ARGV[4],
     'folded', ARGV[3] == ARGV[4] and ARGV[2] or at[2] or 0)
 local views = {}
 for count in string.gmatch(ARGV[8], '%d+') do

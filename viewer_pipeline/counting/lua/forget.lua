@@ -1,15 +1,20 @@
 -- forget: take ids out of the changed set whose counter holds nothing to flush at this moment. Safe to repeat.
--- KEYS: changed set, then counters.  ARGV: length of the counter prefix.
--- Returns how many were taken out. A counter that has views by now keeps its member.
-local gone = {}
-for i = 2, #KEYS do
-    local value = redis.pcall('GET', KEYS[i])
-    if type(value) ~= 'string' or not string.match(value, '^[1-9]%d*$') then
-        gone[#gone + 1] = string.sub(KEYS[i], tonumber(ARGV[1]) + 1)
-    end
-end
-if #gone == 0 then
+-- KEYS: marker, changed set, then counters.  ARGV: ledger; length of the counter prefix; 1 to take them out whatever the
+--       counters hold.
+-- Returns how many were taken out. A counter that has views by now keeps its member; so do all, if the marker belongs to
+-- another ledger by now.
+if redis.call('HGET', KEYS[1], 'ledger') ~= ARGV[1] then
     return 0
 end
-local taken = redis.pcall('ZREM', KEYS[1], unpack(gone))
-return type(taken) == 'number' and taken or 0
+local idle = {}
+for i = 3, #KEYS do
+    local value = ARGV[3] == '1' or redis.pcall('GET', KEYS[i])
+    if type(value) ~= 'string' or not string.match(value, '^[1-9]%d*$') then
+        idle[#idle + 1] = string.sub(KEYS[i], tonumber(ARGV[2]) + 1)
+    end
+end
+if #idle == 0 then
+    return 0
+end
+local removed = redis.pcall('ZREM', KEYS[2], unpack(idle))
+return type(removed) == 'number' and removed or 0

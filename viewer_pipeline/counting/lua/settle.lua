@@ -1,29 +1,33 @@
 -- settle: subtract one committed batch from its counters and advance the marker, both or neither. Safe to repeat.
 -- KEYS: marker, changed set, then the batch's counters.
--- ARGV: seq, batch, of: the batch to settle; seq, batch, epoch: where the marker stands before it;
---       the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks.
--- Returns {outcome, seq, batch, of, epoch, drift, ...}: outcome 1 subtracted, 0 already done, -1 refused (marker as it is);
---         drift as text (views that a counter should have held and did not), then the ids that drifted.
-local function read_marker()
-    return redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch')
+-- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
+--       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
+--       flushes that the ledger has lost, as `after through`, empty if none: kept with the marker.
+-- Returns {outcome, drift, flush, batch, batches, epoch, flush id, ledger, missing, ...}: outcome 1 subtracted, 0 already
+--         done, -1 refused (marker as it is); drift as text (views that a counter should have held and did not); where
+--         the marker stands; then the ids that drifted.
+local function answer(outcome, drift)
+    local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing')
+    return {outcome, string.format('%.0f', drift), unpack(marker)}
 end
-local at = read_marker()
-if not (at[1] and at[2] and at[3]) then
-    return {-1, false, false, false, false, '0'}
+local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger')
+if not (at[1] and at[2]) then
+    return answer(-1, 0)
 end
-local at_seq, at_batch = tonumber(at[1]), tonumber(at[2])
-local seq, batch = tonumber(ARGV[1]), tonumber(ARGV[2])
-if (at[4] or '') ~= ARGV[6] then -- Redis was emptied in between: its counters know nothing of this batch
-    return {-1, at[1], at[2], at[3], at[4], '0'}
+-- Redis was emptied in between, and its counters do not contain this batch; or it belongs to another ledger by now.
+if (at[3] or '') ~= ARGV[7] or (at[4] or '') ~= ARGV[8] then
+    return answer(-1, 0)
 end
-if seq < at_seq or (seq == at_seq and batch <= at_batch) then
-    return {0, at[1], at[2], at[3], at[4], '0'}
+local at_flush, at_batch = tonumber(at[1]), tonumber(at[2])
+local flush, batch = tonumber(ARGV[1]), tonumber(ARGV[2])
+if flush < at_flush or (flush == at_flush and batch <= at_batch) then
+    return answer(0, 0)
 end
-if at_seq ~= tonumber(ARGV[4]) or at_batch ~= tonumber(ARGV[5]) then
-    return {-1, at[1], at[2], at[3], at[4], '0'}
+if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then
+    return answer(-1, 0)
 end
 local deltas = {}
-for delta in string.gmatch(ARGV[9], '%d+') do
+for delta in string.gmatch(ARGV[11], '%d+') do
     deltas[#deltas + 1] = delta
 end
 if #deltas ~= #KEYS - 2 then
@@ -33,7 +37,10 @@ end
 -- First of all writes, because it can fail: out of memory, a replica, MISCONF. Then nothing has been subtracted.
 -- After it, nothing may end the script, or it would be half done: neither a counter that cannot be lowered,
 -- nor a changed set of another type.
-redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'batch', ARGV[2], 'of', ARGV[3])
+redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[3], 'flush_id', ARGV[4])
+if ARGV[12] ~= '' then
+    redis.call('HSET', KEYS[1], 'missing', ARGV[12])
+end
 local drift = 0
 local drifted = {}
 local zero = {}
@@ -41,7 +48,7 @@ local zero_ids = {}
 local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}
 for i = 3, #KEYS do
     local delta = deltas[i - 2]
-    local id = string.sub(KEYS[i], tonumber(ARGV[8]) + 1)
+    local id = string.sub(KEYS[i], tonumber(ARGV[10]) + 1)
     local left = 0
     if values[i - 2] ~= delta then -- most counters hold what was counted: one DEL for all of those
         left = redis.pcall('DECRBY', KEYS[i], delta)
@@ -52,7 +59,7 @@ for i = 3, #KEYS do
         drifted[#drifted + 1] = id
     elseif left > 0 then
         -- New views came in since the counters were read: what is pending now is no older than that.
-        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[7], id)
+        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[9], id)
     else
         zero[#zero + 1] = KEYS[i]
         zero_ids[#zero_ids + 1] = id
@@ -66,8 +73,8 @@ if #zero > 0 then
     redis.call('DEL', unpack(zero))
     redis.pcall('ZREM', KEYS[2], unpack(zero_ids))
 end
-local answer = {1, ARGV[1], ARGV[2], ARGV[3], ARGV[6], string.format('%.0f', drift)}
+local done = answer(1, drift)
 for i = 1, #drifted do
-    answer[#answer + 1] = drifted[i]
+    done[#done + 1] = drifted[i]
 end
-return answer
+return done

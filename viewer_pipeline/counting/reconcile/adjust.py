@@ -15,6 +15,7 @@ from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import Batch, Flush, LastFlush, Totals, last_flush
+from viewer_pipeline.counting.ownership import own_marker
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.counting.settler import settle_through
 from viewer_pipeline.counting.totals import publish_totals
@@ -50,7 +51,7 @@ class Adjuster:
         asked again. `upsert` may raise Changed as well.
         """
         for _ in range(TRIES):
-            marker = self.stores.redis.marker()
+            marker = self._marker()
             last = last_flush(self.connection)
             deltas = plan()
             if not deltas:
@@ -67,21 +68,23 @@ class Adjuster:
                 return None  # somebody else has done just this
         raise Changed
 
+    def _marker(self) -> Marker | None:
+        return own_marker(self.stores.redis, self.stores.ledger, self.connection)
+
     def _flush(
         self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID
     ) -> Flush:
         base, epoch = (max(last.seq, marker.seq), marker.epoch) if marker else (last.seq, "")
         now, cut = datetime.now(UTC), list(chunks(sorted(deltas), self.batch_size))
         batches = [
-            Batch(base + 1, number, len(cut), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch)
+            Batch(base + 1, number, len(cut), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch, str(flush_id))
             for number, ids in enumerate(cut, 1)
         ]
         return Flush(base + 1, base, flush_id, self.run_id, mode, now, batches, last.flush_id, epoch)
 
     def _settle(self, flush: Flush, totals: Totals) -> None:
         """Advance the marker, past what others have left unsettled too; where this dies, the next run does it."""
-        marker = self.stores.redis.marker()
-        if marker is not None:
+        if marker := self._marker():
             settle_through(self.stores.redis, self.connection, marker, flush.seq, self.findings)
             record_incidents(self.connection, self.findings, self.run_id)
         publish_totals(self.stores.redis, flush, totals, self.findings)

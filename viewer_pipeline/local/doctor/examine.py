@@ -6,7 +6,6 @@ from collections.abc import Callable, Container
 from contextlib import closing
 from typing import Any
 
-from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect, redis_errors
 from viewer_pipeline.counting.redis_store import RedisStore
@@ -90,7 +89,7 @@ class Doctor:
     def _producers(self) -> list[Finding]:
         channel = self._settings.pubsub_channel
         with redis_errors(self._redis_url):
-            found: Any = self._client.hget(SUBSCRIBER_KEY, "id")
+            found: Any = self._client.hget(self._store.names.subscriber, "id")
         space = (found or b"").decode()
         with closing(open_wire(self._store, channel)) as wire:
             listeners = read_listeners(self._store, channel, space, own=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from viewer_pipeline.counting.folds import cuts_channel
 from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.local.doctor.finding import Finding
@@ -24,7 +23,7 @@ def read_listeners(store: RedisStore, channel: str, space: str, own: int = 0) ->
     """Ask. `own`: connections of the doctor on that channel. Raises RedisUnavailable, RedisFailed."""
     found = read_listener(store)
     with redis_errors(store.url):
-        counts: Any = store.client.pubsub_numsub(channel, *([cuts_channel(space)] if space else []))
+        counts: Any = store.client.pubsub_numsub(channel, *([store.names.cuts_channel(space)] if space else []))
     all_of_them, workers = int(counts[0][1]) - own, int(counts[1][1]) if space else 0
     return Listeners(found["listens"], found["said"], workers, max(0, all_of_them - workers))
 

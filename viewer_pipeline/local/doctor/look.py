@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
-from viewer_pipeline.counting.counters import MARKER_KEY, SUBSCRIBER_KEY
-from viewer_pipeline.counting.redis_store import Marker, marker_of
+from viewer_pipeline.counting.redis_store import MARKER_FIELDS, Marker, marker_of
 from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.local.doctor.traffic import Folds
+from viewer_pipeline.redis_names import RedisNames
 
 
 class Look(NamedTuple):
@@ -20,12 +20,12 @@ class Look(NamedTuple):
     space: bytes  # id of the key space: another one means that Redis was emptied
 
     @classmethod
-    def commands(cls, prefix: str, ids: Sequence[str]) -> list[tuple[str, ...]]:
+    def commands(cls, names: RedisNames, ids: Sequence[str]) -> list[tuple[str, ...]]:
         """Return what to ask."""
-        counters = [("MGET", *(prefix + vod_id for vod_id in ids))] if ids else []
+        counters = [("MGET", *(names.prefix + vod_id for vod_id in ids))] if ids else []
         return [
-            ("HMGET", MARKER_KEY, "seq", "batch", "of", "epoch"),
-            ("HMGET", SUBSCRIBER_KEY, "folded", "segment", "part", "of", "id"),
+            ("HMGET", names.marker, *MARKER_FIELDS),
+            ("HMGET", names.subscriber, "folded", "segment", "part", "parts", "id"),
             *counters,
         ]
 

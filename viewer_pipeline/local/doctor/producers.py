@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 
-from viewer_pipeline.counting.folds import cuts_channel
+from viewer_pipeline.counting.counters import counter_pattern
 from viewer_pipeline.counting.ledger import Ledger, batches_beyond
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import ViewerPipelineError
@@ -15,7 +15,6 @@ from viewer_pipeline.local.doctor.evidence import Evidence, Sight
 from viewer_pipeline.local.doctor.look import Look
 from viewer_pipeline.local.doctor.traffic import Traffic
 from viewer_pipeline.local.doctor.wire import Message, Wire
-from viewer_pipeline.settings import CUTS_CHANNEL
 
 LOOK_SECONDS = 0.05  # between two looks at the counters: shorter than the worker lets a message wait
 QUIET_SECONDS = 0.05  # without a message, after which all that belongs to the last one has happened
@@ -32,7 +31,7 @@ class Listening:
     """Hears what is published and looks at the counters of the VODs that it hears of."""
 
     def __init__(self, wire: Wire, store: RedisStore, ledger: Ledger, channel: str, space: str) -> None:
-        self.traffic = Traffic(channel.encode(), cuts_channel(space).encode())
+        self.traffic = Traffic(channel.encode(), store.names.cuts_channel(space).encode())
         self.evidence = Evidence()
         self._wire, self._store, self._ledger = wire, store, ledger
         self._vods: dict[str, None] = {}
@@ -80,7 +79,7 @@ class Listening:
         """Look at the counters, and compare with the last look."""
         before = self._last
         ids = list(self._vods)
-        heard, answers = self._wire.ask(*Look.commands(self._store.prefix_text, ids))
+        heard, answers = self._wire.ask(*Look.commands(self._store.names, ids))
         self._hear(heard)
         now = Look.read(ids, answers)
         fresh = self.traffic.take()
@@ -132,6 +131,6 @@ class Listening:
 
 def open_wire(store: RedisStore, channel: str) -> Wire:
     """Open the connection to listen on. Raises RedisUnavailable, RedisFailed."""
-    wire = Wire(store.client, store.url, channel, CUTS_CHANNEL + "*")
+    wire = Wire(store.client, store.url, channel, counter_pattern(store.names.cuts))
     wire.open()
     return wire

@@ -21,7 +21,7 @@ class Folds(NamedTuple):
 
     @classmethod
     def read(cls, fields: Sequence[bytes | None]) -> Self:
-        """Read it from the hash viewer:subscriber."""
+        """Read it from the subscriber hash."""
         return cls(*(int(found) if found and found.isdigit() else 0 for found in fields))
 
     @property

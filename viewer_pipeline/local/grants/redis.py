@@ -6,7 +6,8 @@ import re
 
 from viewer_pipeline.counting.counters import counter_pattern
 from viewer_pipeline.counting.privileges import COMMANDS
-from viewer_pipeline.settings import CUTS_CHANNEL, OUR_KEYS, Settings
+from viewer_pipeline.redis_names import RedisNames, presence_channel
+from viewer_pipeline.settings import Settings
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits, so Redis refuses the line as long as it is there
 NEWER = ("client|setinfo",)  # redis-py says its name with it where it may; older servers do not know it
@@ -14,8 +15,11 @@ NEWER = ("client|setinfo",)  # redis-py says its name with it where it may; olde
 
 def acl_line(user: str, settings: Settings, password: str = PASSWORD) -> str:
     """Return the line for the prompt of redis-cli, or a file that it reads; `password` is a SHA-256 in hexadecimal."""
-    keys = [f"~{_pattern(counter_pattern(settings.counter_prefix))}", *(f"~{key}" for key in OUR_KEYS)]
-    channels = [f"&{_exactly(settings.pubsub_channel)}", f"&{_exactly(settings.totals_channel)}", f"&{CUTS_CHANNEL}*"]
+    names = RedisNames.of(settings.counter_prefix)
+    ours = dict.fromkeys([*names.own, *names.claimed_keys()])
+    keys = [f"~{_pattern(counter_pattern(names.prefix))}", *(f"~{_exactly(key)}" for key in ours)]
+    listened = (settings.pubsub_channel, presence_channel(settings.pubsub_channel), settings.totals_channel)
+    channels = [*(f"&{_exactly(channel)}" for channel in listened), f"&{_exactly(names.cuts)}*"]
     rights = ["on", f"#{password}", "resetkeys", *keys, "resetchannels", *channels, "-@all"]
     return _line(user, [*rights, *(f"+{command}" for command in commands(settings))])
 

@@ -1,0 +1,64 @@
+-- claim: the beginning of the scripts that make a pipeline known. Whether this ledger may use this prefix in this Redis;
+-- if so, it is written into the registry. Two pipelines that count the same keys are refused, and so is a second ledger.
+local FORMAT = '2'
+local OLD = 'format ' .. FORMAT .. ': written by a newer viewer-pipeline; upgrade this program'
+
+-- Identities are `ledger id/system identifier/database oid`. A system identifier that nobody could read fits any.
+local function same_ledger(one, other)
+    local id, system, oid = string.match(one, '^([^/]*)/([^/]*)/([^/]*)$')
+    local other_id, other_system, other_oid = string.match(other, '^([^/]*)/([^/]*)/([^/]*)$')
+    return id and id == other_id and oid == other_oid
+        and (system == other_system or system == 'unknown' or other_system == 'unknown')
+end
+
+local function starts_with(text, beginning)
+    return string.sub(text, 1, #beginning) == beginning
+end
+
+-- Version 0.1.0 had these keys under fixed names, without a format.
+local function is_old(marker, subscriber)
+    return (redis.call('HEXISTS', marker, 'seq') == 1 and redis.call('HEXISTS', marker, 'format') == 0)
+        or (redis.call('HEXISTS', subscriber, 'id') == 1 and redis.call('HEXISTS', subscriber, 'format') == 0)
+end
+
+-- Make version 0.1.0 refuse these keys: where it expects a number, it finds a sentence.
+local function guard(marker, subscriber)
+    redis.call('HSET', marker, 'format', FORMAT, 'seq', OLD)
+    redis.call('HSET', subscriber, 'format', FORMAT, 'until', OLD)
+end
+
+-- Another pipeline whose counters begin with this prefix, or the other way round; and the place of its database.
+local function overlapping(registry, prefix)
+    for _, other in ipairs(redis.call('HKEYS', registry)) do
+        if other ~= prefix and (starts_with(other, prefix) or starts_with(prefix, other)) then
+            local value = redis.call('HGET', registry, other)
+            return other .. '\n' .. (string.match(value, '^%S+ (.*)$') or value)
+        end
+    end
+end
+
+-- keys: registry, marker and subscriber of 0.1.0.  place: host, port and name of the ledger's database.
+-- Returns the ledger as Redis knows it; or nil, a reason and what it is about.
+local function claim(keys, prefix, ledger, place)
+    local known = redis.call('HGET', keys[1], prefix)
+    if not known then
+        if is_old(keys[2], keys[3]) then
+            return nil, 'old', ''
+        end
+        local other = overlapping(keys[1], prefix)
+        if other then
+            return nil, 'overlap', other
+        end
+        redis.call('HSET', keys[1], prefix, ledger .. ' ' .. place)
+        guard(keys[2], keys[3])
+        return ledger
+    end
+    local stored, where = string.match(known, '^(%S+) (.*)$')
+    if not stored or not same_ledger(stored, ledger) then
+        return nil, 'ledger', known
+    end
+    if where ~= place then
+        redis.call('HSET', keys[1], prefix, stored .. ' ' .. place)
+    end
+    return stored
+end

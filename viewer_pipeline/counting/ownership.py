@@ -1,0 +1,57 @@
+"""Whether the marker in Redis belongs to this ledger: asked before anything of it is used."""
+
+from __future__ import annotations
+
+import psycopg
+
+from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
+from viewer_pipeline.counting.ledger import LastFlush, Ledger
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.counting.refusals import ADOPT, refusal
+from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.errors import PipelineRefused
+
+
+def same_ledger(one: str, other: str) -> bool:
+    """Whether two identities are of one ledger, as in claim.lua: an unknown system identifier fits any."""
+    (id_of_one, system, oid), (id_of_other, other_system, other_oid) = one.split("/"), other.split("/")
+    same_system = system == other_system or UNKNOWN in (system, other_system)
+    return id_of_one == id_of_other and oid == other_oid and same_system
+
+
+def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> Marker | None:
+    """Read the marker; None where there is none. Raises PipelineRefused where it is not of this ledger."""
+    if marker := redis.marker():
+        identity = ledger.identity(connection)
+        if not same_ledger(marker.ledger, identity.key):
+            raise refusal(redis.prefix_text, identity, b"ledger", f"{marker.ledger} ".encode())
+        check_history(connection, marker, identity)
+    return marker
+
+
+def check_history(
+    connection: psycopg.Connection, marker: Marker, identity: LedgerIdentity, last: LastFlush | None = None
+) -> None:
+    """Raise PipelineRefused where Redis was settled by a copy of this ledger that has another history.
+
+    A physical copy of a database has the same identity. But two copies that are both written to have different flushes
+    under the same number; and one that went on from an older state has lost flushes that the other still has. `last`
+    spares a query in the usual case: Redis is settled up to the ledger's end.
+    """
+    at_the_end = last is not None and marker[:1] == last[:1] and marker.flush_id == str(last.flush_id or "")
+    if at_the_end and not any(marker.missing):
+        return
+    after, through = marker.missing
+    parameters = {
+        "seq": marker.seq if marker.flush_id else None,
+        "flush_id": marker.flush_id,
+        "missing_after": after,
+        "missing_through": through,
+    }
+    row = connection.execute(SQL["history_conflict"], parameters).fetchone()
+    if row is not None:
+        seq, flush_id = row
+        raise PipelineRefused(
+            f"flush {seq} of {identity.place} ({flush_id}) is not in the history of the database that has settled Redis"
+            f" up to flush {marker.seq} ({marker.flush_id}): that is another copy of this database; {ADOPT}"
+        )

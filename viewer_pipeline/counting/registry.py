@@ -1,0 +1,66 @@
+"""The pipelines that one Redis knows, and making one known before it reads anything."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import redis
+
+from viewer_pipeline.counting.identity import LedgerIdentity
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import Script, connect, redis_errors
+from viewer_pipeline.counting.refusals import refusal
+from viewer_pipeline.errors import TransientError
+from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
+from viewer_pipeline.settings import Settings
+
+START_SECONDS = 3.0  # for the question at the start of a process
+
+REGISTER = Script.load("claim", "register")
+
+
+class Pipeline(NamedTuple):
+    """One pipeline that Redis knows: its counter prefix, its ledger and the place of that ledger's database."""
+
+    prefix: str
+    ledger: str
+    place: str
+
+
+def require_pipeline(settings: Settings) -> None:
+    """Make the pipeline of the settings known to its Redis. Raises PipelineRefused.
+
+    Servers that are out of reach now are asked again by every run and by the worker.
+    """
+    url, ledger = settings.require_redis_url(), Ledger(settings.require_database_url())
+    with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
+        try:
+            with ledger.connect() as connection:
+                identity = ledger.identity(connection)
+            register(client, url, settings.counter_prefix, identity)
+        except TransientError:
+            return
+
+
+def register(client: redis.Redis, url: str, prefix: str, identity: LedgerIdentity) -> str:
+    """Make a pipeline known; return its ledger as Redis knows it. Raises PipelineRefused."""
+    names = RedisNames.of(prefix)
+    with redis_errors(url):
+        outcome, *rest = REGISTER.run(
+            client, [*names.claimed_keys(), names.marker], [prefix, identity.key, identity.place]
+        )
+    if outcome < 0:
+        raise refusal(prefix, identity, *rest)
+    return bytes(rest[0]).decode()
+
+
+def known_pipelines(client: redis.Redis, url: str) -> list[Pipeline]:
+    """Return all pipelines that this Redis knows, by prefix."""
+    with redis_errors(url):
+        entries: Any = client.hgetall(REGISTRY_KEY)
+    found = []
+    for prefix, value in entries.items():
+        ledger, _, place = value.decode("utf-8", "backslashreplace").partition(" ")
+        found.append(Pipeline(prefix.decode("utf-8", "backslashreplace"), ledger, place))
+    return sorted(found)

@@ -1,0 +1,59 @@
+"""Names of this pipeline's own keys and channels in Redis, derived from the counter prefix. Pure.
+
+Several pipelines can share one Redis: each has names of its own, and all are listed in one registry.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Self
+
+DEFAULT_PREFIX = "vod:views:"
+REGISTRY_KEY = "viewer:pipelines"  # hash: counter prefix -> its ledger and database
+MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"
+PRESENCE = "viewer:counting:"  # nobody publishes on it: those that count the messages of a channel subscribe to it
+KEY_NAMESPACES = (CHANGED, REGISTRY_KEY, MARKER, SUBSCRIBER)
+CHANNEL_NAMESPACES = (CUTS, PRESENCE)
+# Version 0.1.0 had these two names whatever its prefix; what it finds there now makes it refuse to run.
+OLD_MARKER, OLD_SUBSCRIBER, OLD_CHANGED = MARKER, SUBSCRIBER, CHANGED
+
+
+class RedisNames(NamedTuple):
+    """The keys of one pipeline. `cuts`: what the name of its channel for cuts begins with."""
+
+    prefix: str
+    marker: str
+    changed: str
+    subscriber: str
+    cuts: str
+
+    @classmethod
+    def of(cls, prefix: str) -> Self:
+        """Return the names that belong to a counter prefix. Different prefixes have different names."""
+        if prefix == DEFAULT_PREFIX:
+            return cls(prefix, MARKER, CHANGED, SUBSCRIBER, CUTS)
+        ending = escape(prefix)
+        return cls(prefix, f"{MARKER}:{ending}", f"{CHANGED}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
+
+    @property
+    def own(self) -> tuple[str, str, str]:
+        """Return its keys beside the counters."""
+        return self.changed, self.marker, self.subscriber
+
+    def cuts_channel(self, key_space: str) -> str:
+        """Return the channel of the cuts of a key space, by its id."""
+        return self.cuts + key_space
+
+    def claimed_keys(self) -> tuple[str, ...]:
+        """Return the keys that are read and written when this pipeline makes itself known."""
+        return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER
+
+
+def escape(prefix: str) -> str:
+    """Return a prefix without braces, which would become a hash tag in a Redis Cluster. Reversible."""
+    return re.sub(r"[%{}]", lambda found: f"%{ord(found[0]):02X}", prefix)
+
+
+def presence_channel(channel: str) -> str:
+    """Return the channel that subscribers are on if they count the messages of `channel`."""
+    return PRESENCE + channel

@@ -23,6 +23,8 @@ from viewer_pipeline.local.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.logs import event, log_to_stderr
 from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, Settings, load_settings, without_password
+from viewer_pipeline.standard_streams import open_closed_streams, tolerate_write_errors
+from viewer_pipeline.stop_signals import handle_stop_signals
 
 log = logging.getLogger("viewer_pipeline.cli")
 
@@ -32,7 +34,12 @@ as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object 
 
 
 class _Group(click.Group):
-    """Turns our errors into one sentence and an exit status."""
+    """Turns our errors into one sentence and an exit status, and runs without standard streams as well."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line."""
+        open_closed_streams()
+        return super().main(*arguments, **options)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -54,6 +61,11 @@ def main() -> None:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _stop_by_exit(number: int) -> None:
+    """Leave the stack that runs, so that it is stopped in order; in a signal handler."""
+    raise SystemExit(128 + number)
 
 
 def _settings_of_running() -> Settings:
@@ -80,6 +92,7 @@ def up(ui_host: str) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
     from viewer_pipeline.local.up import run_up
 
+    tolerate_write_errors("stdout", "stderr")
     settings = load_settings()
     log_to_stderr(settings)
     run_up(settings, _say, ui_host)
@@ -95,9 +108,10 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     from viewer_pipeline.local.demo import run_demo
     from viewer_pipeline.local.demo_display import Display
 
+    tolerate_write_errors("stderr")
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     settings = load_settings()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that it cleans up
+    handle_stop_signals(_stop_by_exit, _stop_by_exit, [signal.SIGTERM])
     with Display(views) as display:
         report = run_demo(settings, views, vods, time_limit, said=display.say, progress=display.progress)
     if as_json:
@@ -180,6 +194,7 @@ def worker(last_flush: bool) -> None:
     from viewer_pipeline.local.last_flush import flush_what_remains
     from viewer_pipeline.worker.service import run_worker
 
+    tolerate_write_errors("stdout", "stderr")
     settings = _settings_of_running()
     log_to_stderr(settings)
     _warn(settings)
@@ -495,10 +510,11 @@ def soak(minutes: float, seed: int | None, as_json: bool) -> None:
     """Kill, pause and restart everything under full traffic, and check that every view is counted once."""
     from viewer_pipeline.local.soak import run_soak
 
+    tolerate_write_errors("stderr")
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     _say(f"seed {seed}")
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that it cleans up
+    handle_stop_signals(_stop_by_exit, _stop_by_exit, [signal.SIGTERM])
     report = run_soak(load_settings(), minutes, seed, _say)
     if as_json:
         click.echo(json.dumps(asdict(report) | {"holds": report.holds}))

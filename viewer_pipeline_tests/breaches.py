@@ -17,6 +17,8 @@ AMBIGUOUS = "viewer_pipeline_tests/faults/test_ambiguous_redis.py"
 DURABILITY = "viewer_pipeline_tests/faults/test_durability.py"
 SUBSCRIBER = "viewer_pipeline_tests/integration/test_subscriber.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
+TERMINAL = "viewer_pipeline_tests/faults/test_terminal.py"
+STOP_SIGNALS = "viewer_pipeline_tests/unit/test_stop_signals.py"
 
 RECONCILE = "viewer_pipeline_tests/integration/test_reconcile.py"
 RECONCILE_CRASHES = "viewer_pipeline_tests/faults/test_reconcile_crashes.py"
@@ -490,5 +492,37 @@ BREACHES = (
         "        GROUP BY asset_key, partition\n",
         "        GROUP BY asset_key\n",
         (RUN_HISTORY,),
+    ),
+    Breach(
+        "stop",
+        "a closed terminal ends the worker without folding what it received",
+        "viewer_pipeline/stop_signals.py",
+        "        signal.signal(signal.SIGHUP, on_signal)\n",
+        "        pass\n",
+        (TERMINAL,),
+    ),
+    Breach(
+        "stop",
+        "SIGHUP counts as a request: one that a shell sends after the kernel ends the worker at once",
+        "viewer_pipeline/stop_signals.py",
+        "        if number != signal.SIGHUP:\n",
+        "        if True:\n",
+        (STOP_SIGNALS,),
+    ),
+    Breach(
+        "stop",
+        "a connection takes the place of a closed standard stream",
+        "viewer_pipeline/cli.py",
+        "        open_closed_streams()\n",
+        "",
+        (TERMINAL,),
+    ),
+    Breach(
+        "stop",
+        "a stop fails when its log has no reader",
+        "viewer_pipeline/standard_streams.py",
+        "            except OSError:\n                break\n",
+        "            except ZeroDivisionError:\n                break\n",
+        (TERMINAL,),
     ),
 )

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +66,15 @@ class Stack:
 
 
 @contextmanager
-def up(environment: dict[str, str]) -> Iterator[Stack]:
-    """Start the stack; whatever happens, end it."""
-    log = Path(environment["HOME"], "up.log")
-    with log.open("wb") as output:
-        process = subprocess.Popen([*COMMAND, "up"], env=environment, cwd=environment["HOME"], stderr=output)
+def up(environment: dict[str, str], prefix: Sequence[str] = (), log: Path | None = None) -> Iterator[Stack]:
+    """Start the stack; whatever happens, end it.
+
+    `prefix`: a command that becomes `up`, with other standard streams; `log`: where it writes then.
+    """
+    log = log or Path(environment["HOME"], "up.log")
+    with log.open("ab") as output:
+        command = [*prefix, *COMMAND, "up"]
+        process = subprocess.Popen(command, env=environment, cwd=environment["HOME"], stderr=output)
     with process:
         try:
             yield Stack(environment, log, process)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,23 @@ READY = ("listening", "standing by: another subscriber folds, or none can yet")
 
 
 class WorkerProcess:
-    """Started by `with`; ended at its end, whatever happens. Its log is JSON, one event a line."""
+    """Started by `with`; ended at its end, whatever happens. Its log is JSON, one event a line.
 
-    def __init__(self, home: Path, database_url: str, redis_url: str, **variables: str) -> None:
+    `prefix`: a command that becomes the worker. `stderr`: a descriptor to log to in place of the file.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        database_url: str,
+        redis_url: str,
+        *,
+        prefix: Sequence[str] = (),
+        stderr: int | None = None,
+        **variables: str,
+    ) -> None:
         self.port = free_port()
+        self._prefix, self._stderr = prefix, stderr
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / f"worker-{self.port}.log"
         self._environment = {
@@ -38,10 +52,13 @@ class WorkerProcess:
         }
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "viewer_pipeline.cli", "worker"]
+        command = [*self._prefix, sys.executable, "-m", "viewer_pipeline.cli", "worker"]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                command, env=self._environment, cwd=self._environment["HOME"], stderr=output
+                command,
+                env=self._environment,
+                cwd=self._environment["HOME"],
+                stderr=output if self._stderr is None else self._stderr,
             )
         return self
 

@@ -2,10 +2,10 @@
 
 Usage: python guard.py [--signal NAME] [--grace SECONDS] [--user NAME] -- COMMAND [ARGUMENT ...]
 
-Stops the command with the signal when standard input ends or SIGTERM comes, kills its process group after the grace,
-exits with its status. With --user (for root only) the command runs as that user but may still pass through
-directories that only root may enter (CAP_DAC_OVERRIDE): PostgreSQL refuses to run as root, and its data may well lie
-below /root. A script of its own, not a module: it starts in 20 ms because it imports nothing of the package.
+Stops the command with the signal, once, when standard input ends or SIGTERM or SIGHUP comes, kills its process group
+after the grace, exits with its status. With --user (for root only) the command runs as that user but may still pass
+through directories that only root may enter (CAP_DAC_OVERRIDE): PostgreSQL refuses to run as root, and its data may
+well lie below /root. A script of its own, not a module: it starts in 20 ms because it imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import FrameType
 PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT = 1, 8, 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_OVERRIDE = 1
+STOPS = {signal.SIGTERM, signal.SIGHUP}
 CANNOT_RUN = 127  # as in a shell
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -41,12 +42,12 @@ def main() -> int:
     account = pwd.getpwnam(options.user) if options.user else None
 
     def before_exec() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         if account is not None:
             _become(account)
         _die_with_parent(stop_signal)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until there is a child to hand it to
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until there is a child to hand it to
     try:
         child = subprocess.Popen(  # noqa: S603 - the command is the caller's
             options.command,
@@ -55,10 +56,17 @@ def main() -> int:
             preexec_fn=before_exec,  # noqa: PLW1509 - no thread has been started yet
         )
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"cannot run {options.command[0]}: {error}", file=sys.stderr)  # noqa: T201 - this is a script
+        with contextlib.suppress(OSError):  # nobody can read it where the terminal is closed
+            print(f"cannot run {options.command[0]}: {error}", file=sys.stderr)  # noqa: T201 - this is a script
         return CANNOT_RUN
 
+    stopping = False
+
     def stop(_signal: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal stopping
+        if stopping:  # a second signal means "at once" to the worker
+            return
+        stopping = True
         _signal_quietly(child.pid, stop_signal)
         killer = threading.Timer(options.grace, _kill_group, [child.pid])
         killer.daemon = True
@@ -69,8 +77,10 @@ def main() -> int:
             continue
         stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     status = child.wait()
     _kill_group(child.pid)

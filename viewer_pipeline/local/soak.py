@@ -137,9 +137,11 @@ class _Soak:
                 continue
             seconds = self._random.uniform(*PAUSE_SECONDS)
             self._said(f"pause {name} for {seconds:.1f} s")
-            self._pauses[name] += self._signal(name, signal.SIGSTOP)
-            time.sleep(seconds)
-            self._signal(name, signal.SIGCONT)
+            try:
+                self._pauses[name] += self._signal(name, signal.SIGSTOP)
+                time.sleep(seconds)
+            finally:  # also where a signal ends the soak: a process that is paused cannot be stopped
+                self._signal(name, signal.SIGCONT)
 
     def _signal(self, name: str, number: signal.Signals) -> bool:
         """Signal the process itself and its children, not its guard. False where it is just down."""

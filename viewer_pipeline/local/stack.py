@@ -106,7 +106,7 @@ class Stack:
                 child.rotate(LOG_BYTES)
 
     def stop(self, said: Callable[[str], None]) -> int:
-        """Stop all that runs, in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status.
+        """Stop all that runs, in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status. Idempotent.
 
         At once, nothing new is launched, and the worker hears no more, folds what it heard, lets a running flush end
         and flushes what remains. The code server, whose children the runs are, and the servers wait for that.
@@ -124,10 +124,11 @@ class Stack:
             said(f"stopping {server.child.name}")
             server.stop()
         self._servers.clear()
-        (self._home / SERVERS_FILE).unlink(missing_ok=True)
         self._ports.release()
-        if self._lock is not None:
+        if self._lock is not None:  # else the file is that of the stack which holds the lock
+            (self._home / SERVERS_FILE).unlink(missing_ok=True)
             self._lock.close()
+            self._lock = None
         return statuses.get("worker", 0)
 
     def _start_servers(self, said: Callable[[str], None]) -> None:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
 
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.local.stack import Stack
 from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.stop_signals import handle_stop_signals
 
 
 def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK) -> None:
-    """Start all, keep it running, stop in order on SIGTERM or SIGINT; exit 1 if the worker could not."""
+    """Start all, keep it running, stop in order on SIGTERM, SIGINT or SIGHUP; exit 1 if the worker could not.
+
+    Asked again, it ends at once, and the children with it.
+    """
     started, stop = threading.Event(), threading.Event()
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # asked twice: the children end with this process
+    def begin_stop(number: int) -> None:
         stop.set()
         if not started.is_set():
             raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    handle_stop_signals(begin_stop)
     stack = Stack(settings, ui_host=ui_host)
-    stack.start(said)
-    started.set()
     try:
+        stack.start(said)
+        started.set()
         said(_banner(stack))
         stack.watch(stop)
         said("stopping; press Ctrl-C again to stop at once")

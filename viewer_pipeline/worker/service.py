@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import Ledger, require_target
@@ -16,6 +13,7 @@ from viewer_pipeline.counting.registry import require_pipeline
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stop_signals import handle_stop_signals
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.health_server import serve
 from viewer_pipeline.worker.rejections import Rejections
@@ -31,7 +29,7 @@ LastFlush = Callable[[float], str]
 
 
 def run_worker(settings: Settings, last_flush: LastFlush) -> int:
-    """Listen and answer until SIGTERM or SIGINT, then stop in order; return the exit status.
+    """Listen and answer until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
 
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
     another pipeline.
@@ -43,8 +41,7 @@ def run_worker(settings: Settings, last_flush: LastFlush) -> int:
     except TargetUnusable as error:  # what it hears is still to be folded; the flush runs fail and say so
         log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, last_flush)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, worker.on_signal)
+    handle_stop_signals(worker.begin_stop)
     return worker.run()
 
 
@@ -61,10 +58,8 @@ class _Worker:
         self._flushed = "what is pending stays in Redis: there was no time left to flush it"
         self._kept = True  # whether anything may have stayed in Redis
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Begin to stop; asked twice, end at once."""
-        if self._stopping.is_set():
-            os._exit(128 + number)
+    def begin_stop(self, _number: int) -> None:
+        """Begin to stop, in a signal handler."""
         self._deadline = time.monotonic() + self._settings.shutdown_timeout_ms / 1000 - CLOSE_SECONDS
         self._stopping.set()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.local.home import running_servers
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.stack import up, variables
+from viewer_pipeline_tests.terminal import shell, standard_files
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -57,10 +60,15 @@ def backfill(ui: str, days: list[str]) -> None:
 
 @pytest.mark.timeout(600)
 def test_ninety_days_twice(tmp_path: Path) -> None:
-    """Each time one run, and the same rows; flushes go on meanwhile and lose nothing."""
+    """Each time one run, and the same rows; flushes go on meanwhile and lose nothing.
+
+    The stack was started without stdin and stdout: nothing of it is in their place.
+    """
     start = datetime.now(UTC).date() - ONE * (DAYS + 9)
-    with up(variables(tmp_path, HISTORY_START=start.isoformat())) as stack:
+    with up(variables(tmp_path, HISTORY_START=start.isoformat()), shell('exec "$@" 0<&- 1>&-')) as stack:
         ui = stack.wait_for_ui()
+        if sys.platform == "linux":
+            assert standard_files(stack.process.pid)[:2] == [Path(os.devnull)] * 2
         urls = running_servers(stack.home)
         with connect(urls["redis_url"]) as client:
             world = World(Stores(RedisStore(client, urls["redis_url"], PREFIX), Ledger(urls["database_url"])))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from viewer_pipeline_tests.terminal import Terminal
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 
 VIEWS, VODS = 300, 20
@@ -48,6 +50,20 @@ def test_every_view_arrives_once(program: Path, tmp_path: Path) -> None:
     assert (report["left_in_redis"], report["parked"], report["rejected"]) == (0, 0, 0)
     assert report["flush_runs"] >= 1
     assert report["flushes"] >= 1
+
+
+def test_closed_terminal(program: Path, tmp_path: Path) -> None:
+    """The servers that it has started end, and nothing is left of it."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(scratch), "TERM": "xterm"}
+    with Terminal(tmp_path / "terminal.log") as terminal:
+        with subprocess.Popen([*terminal.prefix, program, "demo"], env=environment, cwd=tmp_path) as process:
+            wait_until(lambda: "migrating" in terminal.log.read_text(), 60, "both servers")
+            terminal.close()
+        assert process.returncode == 128 + signal.SIGHUP
+    wait_until(lambda: not processes_with(tmp_path), 10, "every process of the demo has ended")
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_demo_that_cannot_finish_tells_the_truth(program: Path, tmp_path: Path) -> None:

@@ -24,6 +24,15 @@ print("ready", flush=True)
 while True:
     signal.pause()
 """
+# Takes the stop signal, and ends with 9 if it comes again.
+COUNTS = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("ready", flush=True)
+signal.sigwait({signal.SIGTERM})
+print("stopping", flush=True)
+sys.exit(9 if signal.sigtimedwait({signal.SIGTERM}, 0.5) else 7)
+"""
 ENDS = "raise SystemExit(5)"
 STOPS = "lambda *_: sys.exit(7)"
 IGNORES = "signal.SIG_IGN"
@@ -102,11 +111,25 @@ def test_what_comes_in_is_not_the_end() -> None:
         assert process.wait() == 7
 
 
-def test_sigterm_sends_the_stop_signal() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_sends_the_stop_signal(number: signal.Signals) -> None:
     """A polite stop of the guard is a polite stop of the command, by the command's own signal."""
     with guarded(WAITS.format(name="INT", handler=STOPS), options=("--signal", "INT")) as process:
         wait_for_ready(process)
+        process.send_signal(number)
+        assert process.wait() == 7
+
+
+def test_the_stop_signal_is_sent_once() -> None:
+    """A second one means "at once": systemd signals every process, and then standard input ends as well."""
+    with guarded(COUNTS) as process:
+        wait_for_ready(process)
         process.terminate()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stopping\n"
+        process.terminate()
+        process.send_signal(signal.SIGHUP)
+        end_input(process)
         assert process.wait() == 7
 
 

@@ -17,6 +17,7 @@ from viewer_pipeline.local.home import running_servers
 from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline_tests.stack import Stack, up, variables
+from viewer_pipeline_tests.terminal import Terminal
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 from viewer_pipeline_tests.world import PREFIX
 
@@ -54,12 +55,16 @@ def let_the_code_server_die(stack: Stack, urls: dict[str, str]) -> None:
 
 @pytest.mark.timeout(420)
 def test_the_whole_stack(tmp_path: Path) -> None:
-    """Views arrive by both ways, other commands find the servers, a second stack is refused, a stop loses nothing.
+    """Views arrive by both ways, other commands find the servers, a second stack is refused.
 
-    The code server dies on the way: one stack for all of it, because each costs ten seconds of CPU.
+    The code server dies on the way, and at the end the terminal is closed, which loses nothing: one stack for all of
+    it, because each costs ten seconds of CPU.
     """
     home = tmp_path / "a viewer home"
-    with up(variables(tmp_path, VIEWER_HOME=str(home))) as stack:
+    with (
+        Terminal(tmp_path / "terminal.log") as terminal,
+        up(variables(tmp_path, VIEWER_HOME=str(home)), terminal.prefix, terminal.log) as stack,
+    ):
         wait_until(lambda: stack.said("(migrating)"), 60, "both servers")
         urls = running_servers(home)
         assert urls.keys() == {"database_url", "redis_url"}
@@ -82,12 +87,15 @@ def test_the_whole_stack(tmp_path: Path) -> None:
             assert (second.returncode, second.stdout) == (1, "")
             assert second.stderr.startswith("error: ")
             assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
+            assert running_servers(home) == urls
 
             let_the_code_server_die(stack, urls)
             for number in range(100):
                 client.publish(CHANNEL, json.dumps({"vodId": f"late_{number % 3}", "count": 1}))
                 client.incr(PREFIX + f"late_{number % 3}")
-        stack.stop()
+        terminal.close()
+        stack.process.send_signal(signal.SIGHUP)  # as a shell does that was started in the terminal, after the kernel
+        assert stack.process.wait(90) == 0
     assert "Traceback" not in stack.log.read_text()
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the stack has ended")
     assert running_servers(home) == {}

@@ -1,0 +1,166 @@
+"""Workers of several pipelines on one Redis, and a worker that cannot ask its database which ledger it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.local.doctor.listener import judge_shared_channel, read_listeners
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.judgements import judge_subscriber
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.conftest import TEMPLATE
+from viewer_pipeline_tests.proxy import Proxy
+from viewer_pipeline_tests.servers import Postgres, copy_database
+from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import World
+
+SHOP = "shop:views:"
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def other_url(postgres_server: Postgres) -> Iterator[str]:
+    """URL of another migrated database."""
+    name = "other_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        copy_database(connection, name, TEMPLATE)
+        yield postgres_server.url_of(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def of(database_url: str, redis_url: str, **more: Any) -> Settings:
+    """Return the settings of one pipeline."""
+    return Settings(database_url=database_url, redis_url=redis_url, **more)
+
+
+def publish(client: redis.Redis, channel: str, vod_id: str, times: int) -> None:
+    """Publish views one by one."""
+    for _ in range(times):
+        client.publish(channel, message(vod_id))
+
+
+def count(client: redis.Redis, key: str) -> int:
+    """Return what a counter holds."""
+    value = client.get(key)
+    return int(value or 0)  # type: ignore[arg-type]
+
+
+def test_two_pipelines_with_channels_of_their_own(world: World, redis_url: str, other_url: str) -> None:
+    """Both listen at once, each folds its own messages, and neither stands by for the other."""
+    ours = of(world.stores.ledger.url, redis_url)
+    shop = of(other_url, redis_url, counter_prefix=SHOP, pubsub_channel="shop", totals_channel="shop totals")
+    with Running(ours) as one, Running(shop) as other:
+        assert (one.state, other.state) == ("listening", "listening")
+        publish(world.client, CHANNEL, "a", 20)
+        publish(world.client, "shop", "a", 30)
+        wait_until(lambda: one.figures.folded_views == 20, 20, "all of one")
+        wait_until(lambda: other.figures.folded_views == 30, 20, "all of the other")
+    assert (count(world.client, "vod:views:a"), count(world.client, SHOP + "a")) == (20, 30)
+
+
+@pytest.mark.parametrize("database", [0, 1])
+def test_two_pipelines_on_one_channel(
+    world: World, redis_url: str, other_url: str, caplog: pytest.LogCaptureFixture, database: int
+) -> None:
+    """Each counts every message, also from another Redis database: log and doctor say so, and what separates them."""
+    caplog.set_level(logging.INFO)
+    ours = of(world.stores.ledger.url, redis_url)
+    other_redis = redis_url.rpartition("/")[0] + f"/{database}" if database else redis_url
+    shadow = of(other_url, other_redis, counter_prefix=SHOP, totals_channel="shop totals")
+
+    def logged(words: str) -> bool:
+        return any(words in record.getMessage() for record in caplog.records)
+
+    def shared() -> object:
+        space = FoldStore(world.client, redis_url, world.prefix, increment=True).cuts_id()
+        return judge_shared_channel(read_listeners(world.stores.redis, CHANNEL, space), CHANNEL, "increment")
+
+    with Running(ours) as one:
+        assert getattr(shared(), "state", "") == "ok"
+        with Running(shadow) as other:
+            one.subscriber._presence._due = 0.0
+            wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "said in the log")
+            assert logged("PUBSUB_CHANNEL")
+            found = shared()
+            assert getattr(found, "state", "") == "warning"
+            assert "PUBSUB_CHANNEL" in getattr(found, "do", "")
+            publish(world.client, CHANNEL, "a", 7)
+            wait_until(lambda: one.figures.folded_views == other.figures.folded_views == 7, 20, "both counted")
+    with redis.Redis.from_url(other_redis) as client:
+        assert (count(world.client, "vod:views:a"), count(client, SHOP + "a")) == (7, 7)
+
+
+def test_what_others_publish_on_our_private_channels_is_no_cut(world: World, redis_url: str) -> None:
+    """A number on the channel that shows presence ends no segment, and closes none."""
+    with Running(of(world.stores.ledger.url, redis_url)) as one:
+        world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
+        publish(world.client, CHANNEL, "a", 3)
+        wait_until(lambda: one.figures.folded_views == 3, 20, "folded")
+        assert one.subscriber._stream.last < 999_999
+    assert count(world.client, "vod:views:a") == 3
+
+
+def test_a_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, other_url: str) -> None:
+    """Beside the pipeline's own worker, and after it: /health of the stranger says whose the counters are."""
+    stranger = of(other_url, redis_url)
+    with ExitStack() as stack:
+        with Running(of(world.stores.ledger.url, redis_url)) as ours:
+            other = stack.enter_context(Running(stranger))
+            wait_until(lambda: "are settled by the database" in other.figures.refused, 20, "the refusal")
+            publish(world.client, CHANNEL, "a", 5)
+            wait_until(lambda: ours.figures.folded_views == 5, 20, "folded by the pipeline's own")
+        before = other.figures.heard
+        publish(world.client, CHANNEL, "a", 5)
+        wait_until(lambda: other.figures.heard == before + 5, 20, "heard by the stranger")
+        wait_until(lambda: "are settled by the database" in other.figures.refused, 20, "the refusal")
+        assert other.state == "standby"
+        result = judge_subscriber(other.figures)
+        assert (result.state, world.identity.place in result.said) == ("unhealthy", True)
+        probes = Probes(stranger, other.figures)
+        stack.callback(probes.close)
+        marker = probes.settling()["marker"]
+        assert (marker.state, world.identity.place in marker.said) == ("unhealthy", True)
+    assert other.figures.folded == 0
+    assert count(world.client, "vod:views:a") == 5
+
+
+def test_postgres_is_down_when_a_worker_starts_again(world: World, redis_url: str) -> None:
+    """Redis knows that the database at that place is its ledger's, so what is heard is folded at once."""
+    with Proxy.of(world.stores.ledger.url, 5432) as proxy:
+        settings = of(proxy.url(world.stores.ledger.url), redis_url)
+        with Running(settings):
+            pass
+        proxy.cut()
+        with Running(settings) as again:
+            wait_until(lambda: again.state == "listening", 30, "the lease")
+            publish(world.client, CHANNEL, "a", 3)
+            wait_until(lambda: again.figures.folded_views == 3, 20, "folded without PostgreSQL")
+    assert count(world.client, "vod:views:a") == 3
+
+
+def test_postgres_is_down_when_a_worker_starts_for_the_first_time(world: World, redis_url: str) -> None:
+    """It cannot know whose the counters are: what it receives is kept in memory, and folded as soon as it knows."""
+    with Proxy.of(world.stores.ledger.url, 5432) as proxy:
+        settings = of(proxy.url(world.stores.ledger.url), redis_url)
+        proxy.cut()
+        with Running(settings) as first:
+            wait_until(lambda: "PostgreSQL has not answered yet" in first.figures.refused, 20, "the reason")
+            publish(world.client, CHANNEL, "a", 4)
+            wait_until(lambda: first.figures.in_memory == 4, 20, "kept in memory")
+            assert judge_subscriber(first.figures).state == "unhealthy"
+            assert count(world.client, "vod:views:a") == 0
+            proxy.heal()
+            wait_until(lambda: first.figures.folded_views == 4, 30, "folded once it is known")
+            assert judge_subscriber(first.figures).state == "healthy"
+    assert count(world.client, "vod:views:a") == 4

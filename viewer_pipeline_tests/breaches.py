@@ -29,6 +29,10 @@ BASELINE = "viewer_pipeline_tests/integration/test_baseline.py"
 
 COUNTING = "viewer_pipeline/counting/"
 
+PIPELINES = "viewer_pipeline_tests/faults/test_pipelines.py"
+
+BEGIN_WRITES = "redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'seq', OLD)\n"
+
 Change = tuple[str, str, str]
 
 
@@ -96,21 +100,21 @@ BREACHES = (
         "R4",
         "the marker is not looked at: a script that is sent twice subtracts twice",
         COUNTING + "lua/settle.lua",
-        "if seq < at_seq or (seq == at_seq and batch <= at_batch) then",
+        "if flush < at_flush or (flush == at_flush and batch <= at_batch) then",
         "if false then",
     ),
     Breach(
         "R4",
         "the marker is not advanced with the subtraction",
         COUNTING + "lua/settle.lua",
-        "redis.call('HSET', KEYS[1], 'seq', ARGV[1], 'batch', ARGV[2], 'of', ARGV[3])",
+        "redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[3], 'flush_id', ARGV[4])",
         "redis.call('HSET', KEYS[1], 'batch', at[2])",
     ),
     Breach(
         "R5",
         "batches settle in any order",
         COUNTING + "lua/settle.lua",
-        "if at_seq ~= tonumber(ARGV[4]) or at_batch ~= tonumber(ARGV[5]) then",
+        "if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then",
         "if false then",
     ),
     Breach(
@@ -187,32 +191,26 @@ BREACHES = (
         "R10",
         "the marker expires where no run renews it",
         COUNTING + "lua/begin.lua",
-        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\n",
-        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\nredis.call('EXPIRE', KEYS[1], 86400)\n",
+        BEGIN_WRITES,
+        BEGIN_WRITES + "redis.call('EXPIRE', KEYS[1], 86400)\n",
     ),
     Breach(
         "R11",
         "a run only reads: a Redis that takes no writes is noticed after the commit",
         COUNTING + "lua/begin.lua",
-        "redis.call('HSET', KEYS[1], 'run', ARGV[1])\n",
-        "if redis.call('EXISTS', KEYS[1]) == 1 then\n"
-        "    local m = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch')\n"
-        "    return {0, m[1], m[2], m[3], m[4]}\n"
-        "end\n",
-        also=(
-            (
-                COUNTING + "redis_store.py",
-                '            pipe.hset(MARKER_KEY, "run", run_id)\n',
-                '            pipe.hget(MARKER_KEY, "run")\n',
-            ),
-        ),
+        BEGIN_WRITES,
+        "if redis.call('HEXISTS', KEYS[1], 'flush') == 1 then\n"
+        "    local fields = {'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing'}\n"
+        "    return {0, unpack(redis.call('HMGET', KEYS[1], unpack(fields)))}\n"
+        "end\n" + BEGIN_WRITES,
+        also=((COUNTING + "lua/confirm.lua", "    redis.call('HSET', KEYS[1], 'run', ARGV[1])\n", ""),),
     ),
     Breach(
         "epoch",
         "a flush is subtracted from whatever Redis is there",
         COUNTING + "lua/settle.lua",
-        "if (at[4] or '') ~= ARGV[6] then",
-        "if false then",
+        "(at[3] or '') ~= ARGV[7] or",
+        "false or",
     ),
     Breach(
         "epoch",
@@ -225,7 +223,7 @@ BREACHES = (
         "epoch",
         "no second look after the last read",
         COUNTING + "flush.py",
-        "    if now is None or now.epoch != marker.epoch or now[:2] < marker[:2]:\n",
+        "    if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:\n",
         "    if False:\n",
     ),
     Breach(
@@ -248,8 +246,8 @@ BREACHES = (
         "lease",
         "whoever lost the lease may still fold",
         COUNTING + "lua/fold.lua",
-        "if at[1] ~= ARGV[1] then",
-        "if false then",
+        "at[1] ~= ARGV[1] or",
+        "false or",
         (FOLDS, EXACTNESS),
     ),
     Breach(
@@ -333,7 +331,7 @@ BREACHES = (
         "told",
         "only the run that made the marker anew can tell that Redis was emptied",
         COUNTING + "lua/begin.lua",
-        "(made == 1 or marker[5]) and 1 or 0",
+        "(made == 1 or unreported) and 1 or 0",
         "made",
         (AMBIGUOUS,),
     ),
@@ -349,8 +347,8 @@ BREACHES = (
         "hints",
         "a request for a sweep is taken back by one that was begun before it",
         COUNTING + "lua/swept.lua",
-        "if redis.call('HGET', KEYS[1], 'sweep') == ARGV[1] then",
-        "if true then",
+        "redis.call('HGET', KEYS[1], 'sweep') == ARGV[1] and",
+        "true and",
         (AMBIGUOUS,),
     ),
     Breach(
@@ -524,5 +522,118 @@ BREACHES = (
         "            except OSError:\n                break\n",
         "            except ZeroDivisionError:\n                break\n",
         (TERMINAL,),
+    ),
+    Breach(
+        "R19",
+        "all pipelines have the same names in Redis",
+        "viewer_pipeline/redis_names.py",
+        "        if prefix == DEFAULT_PREFIX:\n",
+        "        if prefix:\n",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "overlapping prefixes are not noticed",
+        COUNTING + "lua/claim.lua",
+        "if other ~= prefix and (starts_with(other, prefix) or starts_with(prefix, other)) then",
+        "if false then",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "any ledger may settle the counters of a prefix",
+        COUNTING + "lua/claim.lua",
+        "    return id and id == other_id and oid == other_oid\n",
+        "    return true\n",
+        (PIPELINES,),
+        also=((COUNTING + "lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
+    ),
+    Breach(
+        "R19",
+        "a database that was cloned is taken for the original",
+        COUNTING + "lua/claim.lua",
+        "id == other_id and oid == other_oid",
+        "id == other_id",
+        (PIPELINES,),
+        also=((COUNTING + "lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
+    ),
+    Breach(
+        "R19",
+        "only the registry says whose the marker is",
+        COUNTING + "lua/begin.lua",
+        "if has and has ~= ledger then",
+        "if false then",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "only the registry says whose the lease is",
+        COUNTING + "lua/lease.lua",
+        "    if at[6] and at[6] ~= ledger then\n",
+        "    if false then\n",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "the settling script asks for the epoch only: a run subtracts after an adoption",
+        COUNTING + "lua/settle.lua",
+        " or (at[4] or '') ~= ARGV[8] then",
+        " then",
+        (PIPELINES,),
+        also=(
+            (
+                COUNTING + "settler.py",
+                "    if marker is not None and marker.ledger != known.ledger:\n",
+                "    if False:\n",
+            ),
+        ),
+    ),
+    Breach(
+        "R19",
+        "counters that were read before an adoption are committed",
+        COUNTING + "flush.py",
+        "(now.epoch, now.ledger) != (marker.epoch, marker.ledger)",
+        "now.epoch != marker.epoch",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "a marker of any format is read",
+        COUNTING + "lua/begin.lua",
+        "if format and format ~= FORMAT then",
+        "if false then",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R20",
+        "a marker is settled by whichever flush has its number",
+        COUNTING + "sql/history_conflict.sql",
+        "(seq = %(seq)s::bigint AND flush_id::text <> %(flush_id)s)",
+        "(FALSE AND %(seq)s::bigint = 0 AND %(flush_id)s = '')",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R20",
+        "which flushes a restored ledger had lost is not kept",
+        COUNTING + "lua/settle.lua",
+        "if ARGV[12] ~= '' then",
+        "if false then",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R20",
+        "adopt asks for no history",
+        COUNTING + "adoption.py",
+        "        if marker and not from_here:\n",
+        "        if False:\n",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R20",
+        "adopt leaves the counters to the flushes that the other ledger has",
+        COUNTING + "lua/adopt.lua",
+        "if at[1] and ARGV[7] == '1' then",
+        "if false then",
+        (PIPELINES,),
     ),
 )

@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.counters import counter_pattern
 from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.identity import LedgerIdentity
@@ -23,8 +24,9 @@ PREFIX = "vod:views:"
 class World:
     """Two servers, and what was sent to them."""
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, prefix: str = PREFIX) -> None:
         self.stores = stores
+        self.prefix = prefix
         self.client: redis.Redis = stores.redis.client
         self.sent: Counter[str] = Counter()
 
@@ -35,9 +37,9 @@ class World:
 
     def send(self, vod_id: str, views: int = 1, *, announce: bool = False) -> None:
         """Send views as a producer that counts itself."""
-        self.client.incrby(PREFIX + vod_id, views)
+        self.client.incrby(self.prefix + vod_id, views)
         if announce:
-            self.client.zadd("viewer:changed", {vod_id: 1}, nx=True)
+            self.client.zadd(self.stores.redis.names.changed, {vod_id: 1}, nx=True)
         self.sent[vod_id] += views
 
     def send_many(self, vods: int, views: int = 3) -> None:
@@ -68,11 +70,11 @@ class World:
     def counters(self) -> dict[str, int]:
         """Pending views: the counters that hold a number."""
         found = {}
-        keys: Any = self.client.keys(PREFIX + "*")
+        keys: Any = self.client.keys(counter_pattern(self.prefix))
         for key in keys:
             value: Any = self.client.get(key) if self.client.type(key) == b"string" else None
             if value is not None and value.lstrip(b"-").isdigit():
-                found[key[len(PREFIX) :].decode("utf-8", "backslashreplace")] = int(value)
+                found[key[len(self.prefix) :].decode("utf-8", "backslashreplace")] = int(value)
         return found
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:

@@ -22,7 +22,7 @@ from viewer_pipeline.counting.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.redis_names import RedisNames, presence_channel
 
 REFUSED, NOT_KNOWN = -2, -3  # outcomes of the lease
 FOLD_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
@@ -98,6 +98,12 @@ class FoldStore:
         with redis_errors(self._url):
             answer: Any = self._client.pubsub_numsub(self._names.cuts_channel(cuts_id))
         return int(answer[0][1])
+
+    def other_counters(self, cuts_id: str, channel: str) -> int:
+        """Return how many subscribers of other pipelines count the messages of a channel, in any Redis database."""
+        with redis_errors(self._url):
+            answer: Any = self._client.pubsub_numsub(presence_channel(channel), self._names.cuts_channel(cuts_id))
+        return max(0, int(answer[0][1]) - int(answer[1][1]))
 
     def lease(self, claim: Claim, milliseconds: int, patience_ms: int) -> Lease:
         """Take the lease if it is free or over, or keep it.

@@ -6,14 +6,19 @@ import psycopg
 
 from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.ledger import LastFlush, Ledger
+from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.refusals import ADOPT, refusal
+from viewer_pipeline.counting.refusals import ADOPT, FORMAT, refusal
+from viewer_pipeline.counting.registry import known_pipelines
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 
 
 def same_ledger(one: str, other: str) -> bool:
     """Whether two identities are of one ledger, as in claim.lua: an unknown system identifier fits any."""
+    if one.count("/") != 2 or other.count("/") != 2:  # somebody wrote something else there
+        return False
     (id_of_one, system, oid), (id_of_other, other_system, other_oid) = one.split("/"), other.split("/")
     same_system = system == other_system or UNKNOWN in (system, other_system)
     return id_of_one == id_of_other and oid == other_oid and same_system
@@ -27,6 +32,32 @@ def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection
             raise refusal(redis.prefix_text, identity, b"ledger", f"{marker.ledger} ".encode())
         check_history(connection, marker, identity)
     return marker
+
+
+def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> PipelineRefused | None:
+    """Return why a run would be refused now; None if it would not. Writes nothing."""
+    names, identity = redis.names, ledger.identity(connection)
+    with redis_errors(redis.url), redis.client.pipeline(transaction=False) as pipe:
+        pipe.hmget(names.marker, ["format", "seq"])
+        pipe.hmget(OLD_MARKER, ["format", "seq"])
+        pipe.hmget(OLD_SUBSCRIBER, ["format", "id"])
+        own, *old = pipe.execute()
+    entries = {entry.prefix: entry for entry in known_pipelines(redis.client, redis.url)}
+    mine = entries.get(names.prefix)
+    if (mine is None and any(given and not form for form, given in old)) or (own[1] and not own[0]):
+        return refusal(names.prefix, identity, b"old", b"")
+    if own[0] not in (None, FORMAT.encode()):
+        return refusal(names.prefix, identity, b"format", own[0])
+    for other in () if mine else entries.values():
+        if other.prefix.startswith(names.prefix) or names.prefix.startswith(other.prefix):
+            return refusal(names.prefix, identity, b"overlap", f"{other.prefix}\n{other.place}".encode())
+    if mine and not same_ledger(mine.ledger, identity.key):
+        return refusal(names.prefix, identity, b"ledger", f"{mine.ledger} {mine.place}".encode())
+    try:
+        own_marker(redis, ledger, connection)
+    except PipelineRefused as error:
+        return error
+    return None
 
 
 def check_history(

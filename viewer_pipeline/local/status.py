@@ -12,6 +12,7 @@ from rich.table import Table
 
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush, recent_flushes, sums
+from viewer_pipeline.counting.ownership import find_refusal
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.sums import rejected_by_reason
@@ -45,6 +46,7 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         marker = store.marker()
         listener = read_listener(store)
         last = last_flush(connection)
+        refused = find_refusal(store, ledger, connection)
         flushes = recent_flushes(connection, FLUSHES)
         persisted = sums(connection)
         reasons: Counter[str] = Counter()
@@ -56,7 +58,7 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         "pending_vods": pending,
         "oldest_pending_seconds": age,
         "marker": marker._asdict() if marker else None,
-        "marker_check": judge_marker(marker, last).shown(),
+        "marker_check": judge_marker(marker, last, str(refused or "")).shown(),
         "last_flush": last.seq,
         "settled": not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches)),
         **persisted._asdict(),

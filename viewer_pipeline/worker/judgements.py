@@ -126,9 +126,14 @@ def judge_freshness(pending: int, age: float | None, limit: float) -> Result:
     return Result("healthy", said, figures)
 
 
-def judge_marker(marker: Marker | None, last: LastFlush) -> Result:
-    """Judge where the marker stands against the ledger. It was read first, so a flush in between puts it behind."""
+def judge_marker(marker: Marker | None, last: LastFlush, refused: str = "") -> Result:
+    """Judge where the marker stands against the ledger. It was read first, so a flush in between puts it behind.
+
+    `refused`: why this ledger must not use this Redis; empty where it may.
+    """
     figures = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
+    if refused:
+        return Result("unhealthy", refused, figures)
     if marker is None and last.seq:
         said = (
             f"Redis was emptied or replaced: it has no marker, the ledger has flush {last.seq}; the next run makes one"

@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush
+from viewer_pipeline.counting.ownership import find_refusal
 from viewer_pipeline.counting.redis_client import connect, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import ViewerPipelineError
@@ -118,13 +119,14 @@ class Probes:
         marker = self._store.marker()
         with self._ledger.connect() as connection:
             last = last_flush(connection)
+            refused = find_refusal(self._store, self._ledger, connection)
             at = marker or Marker(last.seq, last.batches, last.batches)
             row = connection.execute(UNSETTLED, {"seq": at.seq, "batch": at.batch}).fetchone()
             incidents = open_incidents(connection)
         flushes, age = row or (0, None)
         return {
             "incidents": judge_incidents(incidents),
-            "marker": judge_marker(marker, last),
+            "marker": judge_marker(marker, last, str(refused or "")),
             "unsettled": judge_unsettled(flushes, None if age is None else round(max(0.0, age), 1)),
         }
 

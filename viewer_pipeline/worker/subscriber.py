@@ -21,6 +21,7 @@ from viewer_pipeline.worker.figures import Figures, State
 from viewer_pipeline.worker.lease import LeaseKeeper
 from viewer_pipeline.worker.messages import NotAView, parse_view
 from viewer_pipeline.worker.own_ledger import OwnLedger
+from viewer_pipeline.worker.presence import Presence
 from viewer_pipeline.worker.rejections import Rejections
 from viewer_pipeline.worker.stream import Segment, Stream
 from viewer_pipeline.worker.subscription import Subscription, SubscriptionLost
@@ -57,7 +58,8 @@ class Subscriber:
         self._rejections = rejections
         self._figures = figures
         self._stream = Stream()
-        self._cuts_id = ""
+        self._presence = Presence(self._folds, settings)
+        self._cuts_id, self._cuts = "", b""
         self._sweep_due = False
         self._cut_due = False  # also without views: it tells those who came meanwhile that they hear all
         self._write_due = 0.0
@@ -106,9 +108,9 @@ class Subscriber:
             self._stream = Stream()
         if self._lease.holds and self._folds.hearers(self._cuts_id):
             self._hand_over()
-        subscription = Subscription(
-            self._listener, [self._channel.decode(), self._store.names.cuts_channel(self._cuts_id)]
-        )
+        cuts = self._store.names.cuts_channel(self._cuts_id)
+        self._cuts = cuts.encode()
+        subscription = Subscription(self._listener, [self._channel.decode(), cuts, *self._presence.channels])
         try:
             subscription.open()
         except BaseException:
@@ -182,7 +184,9 @@ class Subscriber:
             if self._lease.holds and self._sweep_due:
                 self._store.ask_for_sweep("subscribed or took over; messages may have been missed before")
                 self._sweep_due = False
-            if not self._lease.holds:  # it has nothing to fold
+            if self._lease.holds:
+                self._presence.look(self._cuts_id)
+            else:  # it has nothing to fold
                 self._accepted("another subscriber folds")
         except TransientError as error:
             self._refused(error)
@@ -199,7 +203,7 @@ class Subscriber:
         for channel, payload in messages:
             if channel == self._channel:
                 heard.append(payload)
-            else:
+            elif channel == self._cuts:
                 self._count(heard)
                 heard = []
                 self._hear_of_cut(payload)

@@ -10,6 +10,7 @@ from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import LastFlush, last_flush
+from viewer_pipeline.counting.ownership import find_refusal
 from viewer_pipeline.counting.reconcile.journal import Difference, Journal
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.statements import SQL
@@ -23,7 +24,8 @@ def compare_marker(stores: Stores, journal: Journal) -> None:
     marker = stores.redis.marker()
     with stores.ledger.connect() as connection:
         last = last_flush(connection)
-        if said := _wrong(connection, marker, last):
+        refused = find_refusal(stores.redis, stores.ledger, connection)
+        if said := str(refused or "") or _wrong(connection, marker, last):
             journal.add(Difference("marker", "", last.seq, marker.seq if marker else None, said))
 
 

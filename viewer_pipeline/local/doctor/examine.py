@@ -14,7 +14,8 @@ from viewer_pipeline.local.doctor.clocks import judge_clocks
 from viewer_pipeline.local.doctor.dagster import examine_dagster
 from viewer_pipeline.local.doctor.finding import REASONS, Finding
 from viewer_pipeline.local.doctor.keyspace import judge_keyspace, read_keyspace
-from viewer_pipeline.local.doctor.listener import judge_listeners, read_listeners
+from viewer_pipeline.local.doctor.listener import judge_listeners, judge_shared_channel, read_listeners
+from viewer_pipeline.local.doctor.pipeline import examine_pipeline
 from viewer_pipeline.local.doctor.postgres_judgements import judge_postgres
 from viewer_pipeline.local.doctor.postgres_reading import read_postgres
 from viewer_pipeline.local.doctor.producers import Listening, open_wire
@@ -29,7 +30,8 @@ from viewer_pipeline.worker.question import Question
 PATIENCE_SECONDS = 15.0  # for a part, beyond what it means to take
 ANSWER_SECONDS = 3.0  # for a command of Redis
 ORDER = list(REASONS)
-SERVERS = {"target": "postgres", "dagster_storage": "postgres", "keyspace": "redis", "producers": "redis"}
+OF_POSTGRES, OF_REDIS = ("target", "dagster_storage"), ("pipeline", "keyspace", "producers")
+SERVERS = dict.fromkeys(OF_POSTGRES, "postgres") | dict.fromkeys(OF_REDIS, "redis")
 
 
 class Doctor:
@@ -65,6 +67,7 @@ class Doctor:
             "postgres": (self._postgres, 0.0),
             "target": (lambda: list(examine_target(self._ledger())), 0.0),
             "redis": (self._redis, 0.0),
+            "pipeline": (lambda: list(examine_pipeline(self._store, self._ledger())), 0.0),
             "keyspace": (self._keyspace, 0.0),
             "producers": (self._producers, self._seconds),
             "dagster_storage": (lambda: list(examine_dagster(self._settings)), 0.0),
@@ -108,7 +111,8 @@ class Doctor:
                 listeners.others,
             )
         )
-        return [producers, judge_listeners(listeners, channel)]
+        shared = judge_shared_channel(listeners, channel, self._settings.pubsub_mode)
+        return [producers, shared, judge_listeners(listeners, channel)]
 
 
 def _lost(name: str, why: str, lost: Container[str]) -> Finding:

@@ -40,6 +40,8 @@ WHY: dict[str, dict[str, str]] = {
         "redis_writes": "a Redis that refuses writes takes no views, and no flush is begun",
         "redis_eviction": "an evicted counter is a lost count",
         "redis_persistence": "pending views are in Redis alone; what it loses in a crash is lost",
+        "pipeline": "counters that two databases settle, or two pipelines count, are lost or counted twice",
+        "ledger_identity": "a database that was restored or cloned is told from the original by it",
         "redis_durability": "REDIS_WAIT_* are promises that this Redis must be able to keep",
     },
     "counters": {
@@ -49,6 +51,7 @@ WHY: dict[str, dict[str, str]] = {
     },
     "producers": {
         "producers": "with the wrong PUBSUB_MODE every view counts twice, or not at all",
+        "shared_channel": "each pipeline that counts the messages of a channel counts every one of them",
         "listener": "what is published while nobody listens reaches nobody",
     },
     "Dagster": {

@@ -8,6 +8,9 @@ from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.local.doctor.finding import Finding
 from viewer_pipeline.local.listener import read_listener
+from viewer_pipeline.redis_names import presence_channel
+from viewer_pipeline.settings import PubSubMode
+from viewer_pipeline.worker.presence import SEPARATE
 
 
 class Listeners(NamedTuple):
@@ -17,15 +20,19 @@ class Listeners(NamedTuple):
     said: str
     workers: int
     others: int
+    other_counters: int  # of them, subscribers of other pipelines that count what they receive
 
 
 def read_listeners(store: RedisStore, channel: str, space: str, own: int = 0) -> Listeners:
     """Ask. `own`: connections of the doctor on that channel. Raises RedisUnavailable, RedisFailed."""
     found = read_listener(store)
     with redis_errors(store.url):
-        counts: Any = store.client.pubsub_numsub(channel, *([store.names.cuts_channel(space)] if space else []))
-    all_of_them, workers = int(counts[0][1]) - own, int(counts[1][1]) if space else 0
-    return Listeners(found["listens"], found["said"], workers, max(0, all_of_them - workers))
+        asked = [channel, presence_channel(channel), *([store.names.cuts_channel(space)] if space else [])]
+        answers: Any = store.client.pubsub_numsub(*asked)
+    subscribed, counting, *rest = [int(count) for _, count in answers]
+    workers = rest[0] if rest else 0
+    others = max(0, subscribed - own - workers)
+    return Listeners(found["listens"], found["said"], workers, others, min(others, max(0, counting - workers)))
 
 
 def judge_listeners(found: Listeners, channel: str) -> Finding:
@@ -40,3 +47,12 @@ def judge_listeners(found: Listeners, channel: str) -> Finding:
         what = f"{found.said}, but nobody is subscribed to its cuts: it ended without a word{others}"
         return Finding("listener", "warning", what, "start `viewer-pipeline worker` or `up`", figures)
     return Finding("listener", "ok", f"{found.said}; {found.workers} workers{others}", figures=figures)
+
+
+def judge_shared_channel(found: Listeners, channel: str, mode: PubSubMode) -> Finding:
+    """Judge whether other pipelines count the same messages. Pure."""
+    figures = {"other_counters": found.other_counters}
+    if mode == "increment" and found.other_counters:
+        what = f"{found.other_counters} subscribers of other pipelines count the messages of {channel}, too"
+        return Finding("shared_channel", "warning", what, SEPARATE, figures)
+    return Finding("shared_channel", "ok", f"no other pipeline counts the messages of {channel}", figures=figures)

@@ -1,0 +1,482 @@
+"""Several pipelines on one Redis, and several databases that want the same counters: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import psycopg
+import pytest
+import redis
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.adoption import adopt, retire
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.identity import LedgerIdentity
+from viewer_pipeline.counting.incidents import open_incidents
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.ownership import find_refusal
+from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.counting.registry import known_pipelines, register
+from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.errors import CannotAdopt, MarkerUnreadable, PipelineRefused
+from viewer_pipeline_tests.claims import claim
+from viewer_pipeline_tests.conftest import TEMPLATE
+from viewer_pipeline_tests.servers import Postgres, copy_database
+from viewer_pipeline_tests.world import PREFIX, World
+
+SHOP = "shop:views:"
+FLUSHES = 12
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def another(postgres_server: Postgres, redis_url: str) -> Iterator[MakeWorld]:
+    """Make a world of another database on the same Redis: a fresh one, or a copy of another's."""
+    names = list[str]()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection, ExitStack() as stack:
+
+        def make(prefix: str = SHOP, like: str = "") -> World:
+            name = "other_" + os.urandom(6).hex()
+            names.append(name)
+            if like:
+                _leave(connection, like.rpartition("/")[2].partition("?")[0])
+            copy_database(connection, name, like.rpartition("/")[2].partition("?")[0] or TEMPLATE)
+            client = redis.Redis.from_url(redis_url)
+            stack.callback(client.close)
+            ledger = Ledger(postgres_server.url_of(name))
+            return World(Stores(RedisStore(client, redis_url, prefix), ledger), prefix)
+
+        yield make
+        for name in names:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _leave(connection: psycopg.Connection, name: str) -> None:
+    """Copying needs a database that nobody uses."""
+    connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+
+def incidents(world: World) -> list[str]:
+    """Kinds of the open incidents."""
+    with world.stores.ledger.connect() as connection:
+        return [incident.kind for incident in open_incidents(connection)]
+
+
+def keys_of(world: World) -> dict[bytes, Any]:
+    """Everything that Redis holds."""
+    keys: Any = world.client.keys("*")
+    return {key: world.client.dump(key) for key in keys}
+
+
+# --- two prefixes ---
+
+
+def test_two_pipelines_flush_at_once(world: World, another: MakeWorld) -> None:
+    """Under traffic, each into its own database: both exact, and neither takes the other for a disaster."""
+    pipelines = [world, another(SHOP)]
+    failed = list[BaseException]()
+
+    def work(mine: World) -> None:
+        try:
+            for _ in range(FLUSHES):
+                mine.send_many(30)
+                mine.flush(batch_size=3, flush_max_counters=10)
+        except BaseException as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=[mine]) for mine in pipelines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    for mine in pipelines:
+        mine.flush()
+        mine.assert_all_persisted()
+        assert incidents(mine) == []
+    assert {one.prefix for one in known_pipelines(world.client, world.stores.redis.url)} == {PREFIX, SHOP}
+
+
+def test_two_pipelines_fold_at_once(world: World, another: MakeWorld) -> None:
+    """Each has its lease, its segments and its cuts."""
+    worlds = [world, another(SHOP)]
+    for number, mine in enumerate(worlds, 1):
+        folds = FoldStore(mine.client, mine.stores.redis.url, mine.prefix, increment=True)
+        space = folds.cuts_id()
+        assert folds.lease(claim(mine.identity, space, "token"), 60_000, 0).outcome == "taken"
+        for _ in range(number):
+            folds.fold("token", folds.cut(space, "token", 0), Counter(a=number), 1)
+        mine.sent["a"] += number * number
+    for mine in worlds:
+        mine.flush(mode="changed")
+        mine.assert_all_persisted()
+
+
+@pytest.mark.parametrize(("first", "second"), [("v:", "v:eu:"), ("v:eu:", "v:")])
+def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> None:
+    """The second is refused as long as the first is known, with both names; afterwards it counts what is there."""
+    one, other = another(first), another(second)
+    one.send("a", 2)
+    one.flush()
+    other.send("a", 3)
+    before = keys_of(other)
+    with pytest.raises(PipelineRefused, match=f"COUNTER_PREFIX={second!r} and the prefix {first!r} of the pipeline"):
+        other.flush()
+    folds = FoldStore(other.client, other.stores.redis.url, second, increment=True)
+    with pytest.raises(PipelineRefused, match="overlap"):
+        folds.lease(claim(other.identity, "space", "token"), 1000, 0)
+    assert keys_of(other) == before
+    if first == "v:eu:":  # the second one's counters do not begin with it
+        assert retire(one.client, one.stores.redis.url, first)
+    else:
+        with pytest.raises(CannotAdopt, match="counters of 'v:' are left"):
+            retire(one.client, one.stores.redis.url, first)
+        other.client.delete("v:eu:a")
+        assert retire(one.client, one.stores.redis.url, first)
+        other.client.set("v:eu:a", 3)
+    other.flush()
+    other.assert_all_persisted()
+    with pytest.raises(PipelineRefused, match="overlap"):
+        one.flush()
+
+
+def test_a_pipeline_that_is_alive_is_not_retired(world: World) -> None:
+    """Its worker would go on folding."""
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds.lease(claim(world.identity, folds.cuts_id(), "token", "host:1"), 60_000, 0)
+    with pytest.raises(CannotAdopt, match="worker host:1"):
+        retire(world.client, world.stores.redis.url, PREFIX)
+    folds.release("token", folds.cuts_id())
+    assert retire(world.client, world.stores.redis.url, PREFIX)
+    assert not retire(world.client, world.stores.redis.url, PREFIX)
+
+
+def test_a_prefix_with_braces(another: MakeWorld) -> None:
+    """What would be a hash tag in a cluster is none in our names."""
+    braces = another("{t}%7Bv:")
+    braces.send("a", 1)
+    braces.flush()
+    braces.assert_all_persisted()
+    assert b"viewer:settled:%7Bt%7D%257Bv:" in keys_of(braces)
+
+
+# --- one prefix, two databases ---
+
+
+def test_another_ledger_is_refused_before_anything_is_read(world: World, another: MakeWorld) -> None:
+    """It names both databases and the remedy; nothing of Redis changes, nothing is counted."""
+    world.send_many(3)
+    world.flush()
+    world.send_many(3)
+    other = another(PREFIX)
+    before = keys_of(world)
+    with pytest.raises(PipelineRefused) as refused:
+        other.flush()
+    for part in (world.identity.place, other.identity.place, "viewer-pipeline adopt"):
+        assert part in str(refused.value)
+    with pytest.raises(PipelineRefused):
+        register(other.client, other.stores.redis.url, PREFIX, other.identity)
+    with other.stores.ledger.connect() as connection:
+        assert str(find_refusal(other.stores.redis, other.stores.ledger, connection)) == str(refused.value)
+    assert (keys_of(world), other.totals(), other.seqs()) == (before, {}, [])
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
+    """Also where nobody holds it; what it sends under an old token is refused."""
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    space = folds.cuts_id()
+    folds.lease(claim(world.identity, space, "token"), 60_000, 0)
+    folds.release("token", space)
+    other = another(PREFIX)
+    others = FoldStore(other.client, other.stores.redis.url, PREFIX, increment=True)
+    with pytest.raises(PipelineRefused, match="are settled by the database"):
+        others.lease(claim(other.identity, space, "other"), 60_000, 0)
+    assert world.client.hget("viewer:subscriber", "holder") is None
+
+
+def test_a_lost_registry_does_not_give_the_counters_away(world: World, another: MakeWorld) -> None:
+    """Marker and lease name the ledger, too."""
+    world.send_many(3)
+    world.flush()
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds.lease(claim(world.identity, folds.cuts_id(), "token"), 1, 0)
+    other = another(PREFIX)
+    for ask in (
+        other.flush,
+        lambda: folds.lease(claim(other.identity, folds.cuts_id(), "other"), 1, 0),
+        lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
+    ):
+        world.client.delete("viewer:pipelines")
+        with pytest.raises(PipelineRefused, match="are settled by the database"):
+            ask()
+
+
+def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, another: MakeWorld) -> None:
+    """A restored dump, or a database made from a template: then it goes on, and the original is refused."""
+    world.send_many(5)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    world.send_many(5)
+    with pytest.raises(PipelineRefused):
+        copy.flush()
+    done = adopt(copy.stores, from_here=False)
+    assert (done.changed, done.from_here, done.before, done.flush) == (True, False, world.identity.key, 2)
+    copy.sent = Counter(world.sent)
+    copy.flush()
+    copy.assert_all_persisted()
+    assert incidents(copy) == []
+    with pytest.raises(PipelineRefused):
+        world.flush()
+    assert not adopt(copy.stores, from_here=False).changed
+
+
+def test_a_copy_that_lacks_flushes_is_not_adopted_silently(world: World, another: MakeWorld) -> None:
+    """It says how many; with `from_here` what they counted is in the other database only, and all else counts once."""
+    world.send_many(5)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    world.send_many(5)
+    world.flush()
+    world.send_many(5)
+    with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: the views of 2 flushes are only in the other"):
+        adopt(copy.stores, from_here=False)
+    assert adopt(copy.stores, from_here=True).from_here
+    copy.flush()
+    assert copy.counters() == {}
+    assert copy.totals() == {f"vod{n:04d}": 6 for n in range(5)}
+
+
+def test_a_ledger_of_another_origin_is_adopted_from_here_only(world: World, another: MakeWorld) -> None:
+    """Its flushes were never in this Redis: nothing is subtracted for them."""
+    world.send_many(5)
+    world.flush()
+    world.send_many(5)
+    other = another(PREFIX)
+    shop = World(Stores(RedisStore(other.client, other.stores.redis.url, SHOP), other.stores.ledger), SHOP)
+    for _ in range(3):
+        shop.send_many(5)
+        shop.flush()
+    with pytest.raises(CannotAdopt, match="from-here"):
+        adopt(other.stores, from_here=False)
+    adopt(other.stores, from_here=True)
+    other.flush()
+    assert other.counters() == {}
+    assert other.totals() == {f"vod{n:04d}": 12 for n in range(5)}
+
+
+def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWorld) -> None:
+    """It would go on folding into counters that are not its any more."""
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds.lease(claim(world.identity, folds.cuts_id(), "token", "host:1"), 60_000, 0)
+    world.send_many(2)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    with pytest.raises(CannotAdopt, match="the worker host:1 of the other database is alive"):
+        adopt(copy.stores, from_here=False)
+    assert world.stores.redis.marker() is not None
+    folds.release("token", folds.cuts_id())
+    adopt(copy.stores, from_here=False)
+    with pytest.raises(PipelineRefused):
+        folds.lease(claim(world.identity, folds.cuts_id(), "late"), 60_000, 0)
+
+
+def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeWorld) -> None:
+    """What it has committed is subtracted from nothing: those counters are the other ledger's by then."""
+    world.send_many(4)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    world.send_many(4)
+    snapshot = flush.drain(world.stores, world.request())
+    settle = Settler._settle
+
+    def adopted_first(settler: Settler, *arguments: Any) -> None:
+        if not adopt(copy.stores, from_here=False).changed:
+            pytest.fail("adopted once")
+        settle(settler, *arguments)
+
+    with patch.object(Settler, "_settle", adopted_first), pytest.raises(PipelineRefused, match="during this run"):
+        flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    copy.sent = Counter(world.sent)
+    copy.flush()
+    copy.assert_all_persisted()
+
+
+def test_counters_read_before_an_adoption_are_not_committed(
+    world: World, another: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look at the marker finds another ledger there."""
+    world.send_many(4)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    world.send_many(4)
+    read = RedisStore.read
+
+    def adopted_first(store: RedisStore, *arguments: Any) -> Any:
+        monkeypatch.undo()
+        found = read(store, *arguments)
+        adopt(copy.stores, from_here=False)
+        return found
+
+    monkeypatch.setattr(RedisStore, "read", adopted_first)
+    with pytest.raises(PipelineRefused):
+        world.flush()
+    assert len(world.seqs()) == 1
+    copy.sent = Counter(world.sent)
+    copy.flush()
+    copy.assert_all_persisted()
+
+
+# --- copies with the same identity ---
+
+
+def as_physical_copy(world: World, identity: LedgerIdentity) -> World:
+    """Let a copy have the identity of the original, as a base backup has."""
+
+    class Copied(Ledger):
+        def identity(self, _connection: psycopg.Connection) -> LedgerIdentity:
+            return identity
+
+    world.stores = Stores(world.stores.redis, Copied(world.stores.ledger.url))
+    return world
+
+
+def test_a_physical_copy_with_flushes_of_its_own(world: World, another: MakeWorld) -> None:
+    """The same number is another flush there: it is refused, and subtracts nothing."""
+    world.send_many(4)
+    world.flush()
+    copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
+    marker = world.stores.redis.marker()
+    assert marker is not None
+    dump = keys_of(world)
+    for _ in range(2):  # beside a copy of Redis
+        copy.send_many(4, 50)
+        copy.flush()
+    world.client.flushall()
+    for key, value in dump.items():
+        world.client.restore(key, 0, value)
+    world.send_many(4)
+    world.flush()
+    world.send_many(4)
+    before = keys_of(world)
+    with pytest.raises(PipelineRefused, match="that is another copy of this database"):
+        copy.flush()
+    assert {**keys_of(world), b"viewer:settled": b""} == {**before, b"viewer:settled": b""}  # but for the run's id
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_the_original_notices_a_physical_copy_that_went_on(world: World, another: MakeWorld) -> None:
+    """The copy looks like a database that was restored; the original has what that one lost, so it is refused."""
+    world.send_many(2)
+    world.flush()
+    copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
+    world.send_many(2)
+    world.flush()
+    world.send_many(2)
+    assert copy.flush().findings.postgres_was_rolled_back
+    copy.send_many(2)
+    copy.flush()
+    world.send_many(2)
+    with pytest.raises(PipelineRefused, match="that is another copy of this database"):
+        world.flush()
+    assert len(world.seqs()) == 2
+    with world.stores.ledger.connect() as connection:
+        assert find_refusal(world.stores.redis, world.stores.ledger, connection) is not None
+
+
+def test_recovery_to_a_point_in_time_needs_no_adoption(world: World) -> None:
+    """The same database, older: an incident, and the run goes on above the marker; twice, too."""
+    for _ in range(3):
+        world.send("a", 1)
+        world.flush()
+    for kept in (2, 1):
+        world.execute("DELETE FROM viewer.flush_batch WHERE seq > %s", kept)
+        world.execute("DELETE FROM viewer.flush WHERE seq > %s", kept)
+        world.send("a", 1)
+        assert world.flush().findings.postgres_was_rolled_back
+        assert world.counters() == {}
+        world.send("a", 1)
+        assert not world.flush().findings.postgres_was_rolled_back
+    assert world.seqs() == [1, 6, 7]
+
+
+# --- what a role may not read; formats ---
+
+
+def test_a_role_that_may_not_read_the_system_identifier(world: World, database_url: str) -> None:
+    """That part is unknown, and fits: before it gets the right, afterwards, and without it again."""
+    role = "narrow_" + os.urandom(4).hex()
+    revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
+    world.execute(f"CREATE ROLE {role}; GRANT ALL ON SCHEMA viewer TO {role}; {revoke}")
+    world.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA viewer TO {role}")
+    narrow = World(Stores(world.stores.redis, Ledger(f"{database_url}?options=-crole%3D{role}")))
+    try:
+        assert narrow.identity.system == "unknown"
+        for mine in (narrow, world, narrow):
+            mine.send("a", 1)
+            mine.flush()
+        marker = world.stores.redis.marker()
+        assert marker is not None
+        assert "/unknown/" in marker.ledger
+        assert adopt(world.stores, from_here=False).changed
+        for mine in (narrow, world):
+            mine.send("a", 1)
+            mine.flush()
+        assert world.totals() == {"a": 5}
+    finally:
+        world.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        world.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+
+
+@pytest.mark.parametrize("key", ["viewer:settled", "viewer:subscriber"])
+def test_a_format_that_this_program_does_not_know(world: World, key: str) -> None:
+    """A newer program wrote it: nothing is read, counted or folded."""
+    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    space = folds.cuts_id()
+    world.send("a", 1)
+    world.flush()
+    world.send("a", 1)
+    world.client.hset(key, "format", "3")
+    before = keys_of(world)
+    ask = world.flush if key == "viewer:settled" else lambda: folds.lease(claim(world.identity, space, "t"), 1, 0)
+    with pytest.raises(PipelineRefused, match="format 3, and this program knows format 2 only"):
+        ask()
+    if key == "viewer:subscriber":
+        with pytest.raises(PipelineRefused, match="format 3"):
+            folds.cuts_id()
+    else:
+        with pytest.raises(PipelineRefused, match="format 3"):
+            register(world.client, world.stores.redis.url, PREFIX, world.identity)
+    assert keys_of(world) == before
+
+
+def test_a_registry_that_somebody_else_wrote(world: World) -> None:
+    """Rubbish in it refuses the pipeline that it stands for, and says what stands there."""
+    world.client.hset("viewer:pipelines", PREFIX, "rubbish")
+    with pytest.raises(PipelineRefused, match="rubbish"):
+        world.flush()
+    world.client.hset("viewer:pipelines", PREFIX, "")
+    with pytest.raises(PipelineRefused):
+        world.flush()
+
+
+def test_a_marker_with_rubbish_about_lost_flushes(world: World) -> None:
+    """Said clearly."""
+    world.send("a", 1)
+    world.flush()
+    world.client.hset("viewer:settled", "missing", "x")
+    with pytest.raises(MarkerUnreadable, match="missing"):
+        world.flush()
+    world.client.hdel("viewer:settled", "missing")
+    assert world.marker() == Marker(1, 1, 1)

@@ -148,39 +148,47 @@ def migrate(as_json: bool) -> None:
 
 @main.command()
 @click.option(
+    "--settle-newer",
+    is_flag=True,
+    help="This ledger has newer flushes, read from this Redis: subtract them.",
+)
+@click.option(
     "--from-here",
     is_flag=True,
     help="Begin at the end of this ledger, though it does not contain what Redis was settled by.",
 )
 @as_json
-def adopt(from_here: bool, as_json: bool) -> None:
+def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     """Give the counters in Redis to this database: after a restored dump, a clone, or pg_upgrade.
 
-    Everything that works with the other database must be stopped. Without --from-here, this ledger must contain the
+    Everything that works with the other database must be stopped. Without an option, this ledger must end with the
     flush up to which Redis was settled.
     """
     from viewer_pipeline.local.adoption import run_adopt
 
     settings = _settings_of_running()
     _warn(settings)
-    done = run_adopt(settings, from_here=from_here)
+    if settle_newer and from_here:
+        raise click.UsageError("--settle-newer and --from-here exclude each other")
+    done = run_adopt(settings, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
     if as_json:
         click.echo(json.dumps(done._asdict()))
     elif not done.changed:
         click.echo(f"the counters {done.prefix}* belong to {done.place} already")
     else:
-        how = "begins at the end of its ledger, flush" if done.from_here else "goes on from flush"
+        how = "begins at the end of its ledger, flush" if done.from_here else "continues after flush"
         click.echo(f"the counters {done.prefix}* belong to {done.place} now; it {how} {done.flush}")
 
 
 @main.command()
 @click.argument("prefix")
+@click.option("--keep-counters", is_flag=True, help="Leave the counters that it has to another pipeline.")
 @as_json
-def retire(prefix: str, as_json: bool) -> None:
+def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Forget the pipeline with this counter PREFIX in the Redis of REDIS_URL: it is gone, and has no counters left."""
     from viewer_pipeline.local.adoption import run_retire
 
-    known = run_retire(_settings_of_running(), prefix)
+    known = run_retire(_settings_of_running(), prefix, keep_counters=keep_counters)
     if as_json:
         click.echo(json.dumps({"prefix": prefix, "retired": known}))
     else:

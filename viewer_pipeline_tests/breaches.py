@@ -31,7 +31,10 @@ COUNTING = "viewer_pipeline/counting/"
 
 PIPELINES = "viewer_pipeline_tests/faults/test_pipelines.py"
 
-BEGIN_WRITES = "redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'seq', OLD)\n"
+BEGIN_WRITES = (
+    "redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[8],\n"
+    "    'seq', OLD)\n"
+)
 
 Change = tuple[str, str, str]
 
@@ -624,8 +627,8 @@ BREACHES = (
         "R20",
         "adopt asks for no history",
         COUNTING + "adoption.py",
-        "        if marker and not from_here:\n",
-        "        if False:\n",
+        '    if misfit and how != "from-here":\n',
+        "    if False:\n",
         (PIPELINES,),
     ),
     Breach(

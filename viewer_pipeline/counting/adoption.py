@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 import psycopg
 import redis
 
+from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.identity import LedgerIdentity
+from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
+from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import LastFlush, last_flush, require_primary
-from viewer_pipeline.counting.ownership import check_history
+from viewer_pipeline.counting.ownership import check_history, same_ledger
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
+from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.counting.registry import known_pipelines, register
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.redis_names import RedisNames
 
 ADOPT, RETIRE = (Script.load("claim", name) for name in ("adopt", "retire"))
+ALIVE, OTHER_FORMAT = -1, -2
+
+How = Literal["continue", "settle-newer", "from-here"]
+PAGE = "docs/how-to/clones.md says what each means"
 
 
 class Adoption(NamedTuple):
@@ -34,32 +41,66 @@ class Adoption(NamedTuple):
     flush: int  # where the marker stands
 
 
-def adopt(stores: Stores, *, from_here: bool) -> Adoption:
+def adopt(stores: Stores, how: How = "continue") -> Adoption:
     """Give the counters of this prefix to this ledger, which another one has settled so far.
 
-    It goes on where Redis was settled to, if this ledger contains the flush at which that is: then it was restored from
-    the other one, and every view is counted once. Else CannotAdopt, unless `from_here`: then it begins at its own end,
-    and what the other database has counted stays there alone. Raises CannotAdopt also while a worker of the other
-    one is alive, PostgresUnavailable on a standby.
+    `continue`: this ledger ends with the flush up to which Redis was settled, so every view is counted once.
+    `settle-newer`: it has flushes after that one as well, which were read from this Redis and are still to be
+    subtracted. `from-here`: it begins at its own end, nothing that it has is subtracted, and what the other database
+    has counted stays there alone. Raises CannotAdopt where that does not fit, or a worker of the other one is alive;
+    PostgresUnavailable on a standby.
     """
     redis, prefix = stores.redis, stores.redis.prefix_text
     with stores.ledger.connect() as connection:
         require_primary(connection)
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
-        entries = {one.prefix: one for one in known_pipelines(redis.client, redis.url)}
-        before = marker.ledger if marker else entries[prefix].ledger if prefix in entries else None
-        if before == identity.key and not from_here:
-            check_history(connection, marker, identity) if marker else None
-            return Adoption(prefix, before, identity.key, identity.place, False, False, marker.seq if marker else 0)
+        entries = {one.prefix: one.ledger for one in known_pipelines(redis.client, redis.url)}
+        before = marker.ledger if marker else entries.get(prefix)
         if before is None:
             register(redis.client, redis.url, prefix, identity)
-            return Adoption(prefix, None, identity.key, identity.place, True, False, 0)
-        if marker and not from_here:
-            _require_same_history(connection, marker, identity, last)
-    _adopt(redis, identity, last, marker, from_here=from_here)
-    flush = last.seq if from_here or not marker else marker.seq
-    return Adoption(prefix, before, identity.key, identity.place, True, from_here, flush)
+            return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
+        misfit = _misfit(connection, marker, identity, last)
+        ours = same_ledger(before, identity.key)
+        newer = last.seq - marker.seq if marker and not misfit and not ours else 0
+        _require_that_it_fits(how, misfit, newer, marker)
+        if ours and how != "from-here" and (before == identity.key or identity.system == UNKNOWN):
+            return Adoption(prefix, before, before, identity.place, False, False, marker.seq if marker else 0)
+        _adopt(redis, identity, last, marker, from_here=how == "from-here")
+        if marker and marker.seq > last.seq:
+            record_incidents(connection, Findings(postgres_was_rolled_back=True), "adopt")
+    flush = last.seq if how == "from-here" or not marker else marker.seq
+    return Adoption(prefix, before, identity.key, identity.place, True, how == "from-here", flush)
+
+
+def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: LedgerIdentity, last: LastFlush) -> str:
+    """Say why this ledger does not contain the flush up to which Redis was settled; empty where it does."""
+    if marker is None or not marker.seq:
+        return ""
+    settled = f"Redis was settled up to flush {marker.seq} ({marker.flush_id or 'of unknown id'})"
+    if marker.seq > last.seq:
+        lost = marker.seq - last.seq
+        return f"{settled}, and this ledger ends at flush {last.seq}: the views of {lost} flushes are not in it"
+    try:
+        check_history(connection, marker, identity.place)
+    except PipelineRefused:
+        return f"{settled}, and this ledger has other flushes: it is another copy, and both went on"
+    row = connection.execute(SQL["find_flush"], {"flush_id": marker.flush_id or None}).fetchone()
+    return "" if row and row[0] else f"{settled}, which this ledger does not contain"
+
+
+def _require_that_it_fits(how: How, misfit: str, newer: int, marker: Marker | None) -> None:
+    if misfit and how != "from-here":
+        raise CannotAdopt(f"{misfit}; `--from-here` begins at the end of this ledger all the same; {PAGE}")
+    if how == "from-here" and not misfit and not newer:
+        raise CannotAdopt("this ledger fits what Redis was settled by; leave `--from-here` away, or views count twice")
+    if newer and how == "continue":
+        at = marker.seq if marker else 0
+        raise CannotAdopt(
+            f"this ledger has {newer} flushes after flush {at}, up to which Redis was settled; if they were read from"
+            " this Redis (a run died before it settled them), add `--settle-newer`; if they were made elsewhere, add"
+            f" `--from-here`; {PAGE}"
+        )
 
 
 def _adopt(
@@ -71,51 +112,32 @@ def _adopt(
     keys = [names.marker, names.subscriber, *names.claimed_keys()]
     with redis_errors(redis.url):
         outcome, *rest = ADOPT.run(redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin])
-    if outcome < 0:
+    if outcome == OTHER_FORMAT:
+        raise refusal(redis.prefix_text, identity, b"format", *rest)
+    if outcome == ALIVE:
         who = rest[0].decode("utf-8", "backslashreplace")
         raise CannotAdopt(f"the worker {who} of the other database is alive; stop it, its daemon and its runs first")
     if outcome == 0:
         raise MarkerMoved("a run of the other database settled meanwhile; stop its daemon and its runs first")
 
 
-def _require_same_history(
-    connection: psycopg.Connection, marker: Marker, identity: LedgerIdentity, last: LastFlush
-) -> None:
-    """Raise CannotAdopt where this ledger is no copy of the one that has settled Redis, up to that flush at least."""
-    if not marker.seq:
-        return
-    other = f"Redis was settled up to flush {marker.seq} ({marker.flush_id or 'of unknown id'})"
-    hint = "`--from-here` begins at the end of this ledger; docs/how-to/clones.md says what that means"
-    if marker.seq > last.seq:
-        raise CannotAdopt(
-            f"{other}, and this ledger ends at flush {last.seq}: the views of {marker.seq - last.seq} flushes are only"
-            f" in the other database; {hint}"
-        )
-    try:
-        check_history(connection, marker, identity)
-    except PipelineRefused as error:
-        raise CannotAdopt(f"{error}; {hint}") from None
-    row = connection.execute(SQL["find_flush"], {"flush_id": marker.flush_id or None}).fetchone()
-    if not row or not row[0]:
-        raise CannotAdopt(f"{other}, which this ledger does not contain; {hint}")
-
-
-def retire(client: redis.Redis, url: str, prefix: str) -> bool:
+def retire(client: redis.Redis, url: str, prefix: str, *, keep_counters: bool = False) -> bool:
     """Forget a pipeline that is gone, with its keys; return whether it was known.
 
-    Raises CannotAdopt while its worker is alive, or counters of it are left.
+    `keep_counters`: those that are left are for whoever counts them next. Raises CannotAdopt while its worker is alive,
+    or where counters are left that it might have committed and not settled.
     """
     names, store = RedisNames.of(prefix), RedisStore(client, url, prefix)
-    left = next((ids for ids in store.swept() if ids), None)
+    left = None if keep_counters else next((ids for ids in store.swept() if ids), None)
     if left:
         key = f"{prefix}{left[0].decode('utf-8', 'backslashreplace')}"
-        raise CannotAdopt(f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, or delete them")
+        raise CannotAdopt(
+            f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or add"
+            " `--keep-counters` to leave them to another pipeline"
+        )
     with redis_errors(url):
-        outcome, *rest = RETIRE.run(client, [*names.claimed_keys(), *_own(names)], [prefix])
-    if outcome < 0:
-        raise CannotAdopt(f"the worker {rest[0].decode('utf-8', 'backslashreplace')} of {prefix!r} is alive")
+        keys = [*names.claimed_keys(), names.marker, names.changed, names.subscriber]
+        outcome, *rest = RETIRE.run(client, keys, [prefix])
+    if outcome == ALIVE:
+        raise CannotAdopt(f"the worker {rest[0].decode('utf-8', 'backslashreplace')} of {prefix!r} is alive; stop it")
     return bool(outcome)
-
-
-def _own(names: RedisNames) -> tuple[str, str, str]:
-    return names.marker, names.changed, names.subscriber

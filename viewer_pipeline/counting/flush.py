@@ -195,7 +195,7 @@ def _begin(
     last = last_flush(connection)
     while True:
         made, marker = redis.begin(run_id, last, identity)
-        check_history(connection, marker, identity, last)
+        check_history(connection, marker, identity.place, last)
         findings.redis_was_emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
             return last, marker

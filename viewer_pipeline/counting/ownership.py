@@ -9,7 +9,7 @@ from viewer_pipeline.counting.ledger import LastFlush, Ledger
 from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.refusals import ADOPT, FORMAT, refusal
-from viewer_pipeline.counting.registry import known_pipelines
+from viewer_pipeline.counting.registry import Pipeline, known_pipelines
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
@@ -28,9 +28,9 @@ def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection
     """Read the marker; None where there is none. Raises PipelineRefused where it is not of this ledger."""
     if marker := redis.marker():
         identity = ledger.identity(connection)
-        if not same_ledger(marker.ledger, identity.key):
+        if marker.ledger and not same_ledger(marker.ledger, identity.key):
             raise refusal(redis.prefix_text, identity, b"ledger", f"{marker.ledger} ".encode())
-        check_history(connection, marker, identity)
+        check_history(connection, marker, identity.place)
     return marker
 
 
@@ -42,17 +42,14 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
         pipe.hmget(OLD_MARKER, ["format", "seq"])
         pipe.hmget(OLD_SUBSCRIBER, ["format", "id"])
         own, *old = pipe.execute()
-    entries = {entry.prefix: entry for entry in known_pipelines(redis.client, redis.url)}
-    mine = entries.get(names.prefix)
-    if (mine is None and any(given and not form for form, given in old)) or (own[1] and not own[0]):
+    known = known_pipelines(redis.client, redis.url)
+    new = names.prefix not in {entry.prefix for entry in known}
+    if (new and any(given and not form for form, given in old)) or (own[1] and not own[0]):
         return refusal(names.prefix, identity, b"old", b"")
     if own[0] not in (None, FORMAT.encode()):
         return refusal(names.prefix, identity, b"format", own[0])
-    for other in () if mine else entries.values():
-        if other.prefix.startswith(names.prefix) or names.prefix.startswith(other.prefix):
-            return refusal(names.prefix, identity, b"overlap", f"{other.prefix}\n{other.place}".encode())
-    if mine and not same_ledger(mine.ledger, identity.key):
-        return refusal(names.prefix, identity, b"ledger", f"{mine.ledger} {mine.place}".encode())
+    if found := next(filter(None, (_conflict(names.prefix, identity, entry, new=new) for entry in known)), None):
+        return found
     try:
         own_marker(redis, ledger, connection)
     except PipelineRefused as error:
@@ -60,9 +57,19 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
     return None
 
 
-def check_history(
-    connection: psycopg.Connection, marker: Marker, identity: LedgerIdentity, last: LastFlush | None = None
-) -> None:
+def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bool) -> PipelineRefused | None:
+    """Return why an entry of the registry stands against this pipeline, as claim.lua sees it; None if it does not."""
+    ours = same_ledger(entry.ledger, identity.key)
+    if entry.prefix == prefix and not ours:
+        return refusal(prefix, identity, b"ledger", f"{entry.ledger} {entry.place}".encode())
+    if new and (entry.prefix.startswith(prefix) or prefix.startswith(entry.prefix)):
+        return refusal(prefix, identity, b"overlap", f"{entry.prefix}\n{entry.place}".encode())
+    if new and ours:
+        return refusal(prefix, identity, b"second", entry.prefix.encode())
+    return None
+
+
+def check_history(connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None) -> None:
     """Raise PipelineRefused where Redis was settled by a copy of this ledger that has another history.
 
     A physical copy of a database has the same identity. But two copies that are both written to have different flushes
@@ -83,6 +90,7 @@ def check_history(
     if row is not None:
         seq, flush_id = row
         raise PipelineRefused(
-            f"flush {seq} of {identity.place} ({flush_id}) is not in the history of the database that has settled Redis"
-            f" up to flush {marker.seq} ({marker.flush_id}): that is another copy of this database; {ADOPT}"
+            f"flush {seq} of {place} ({flush_id}) is not in the history of the database that has settled Redis"
+            f" up to flush {marker.seq} ({marker.flush_id}): that is another copy of this database, or PostgreSQL lost"
+            f" flushes in a failover; {ADOPT}"
         )

@@ -10,7 +10,7 @@ FORMAT = "2"  # of marker and subscriber, in Redis: as in claim.lua
 
 
 def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -> PipelineRefused:
-    """Return the error for a refusal by Redis: `old`, `format`, `overlap` or `ledger`, and what it is about."""
+    """Return the error for a reason (`old`, `format`, `overlap`, `second`, `ledger`) and what it is about."""
     about = detail.decode("utf-8", "backslashreplace")
     match reason:
         case b"old":
@@ -25,6 +25,11 @@ def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -
                 f"COUNTER_PREFIX={prefix!r} and the prefix {other!r} of the pipeline of {place} overlap, so both would"
                 f" count the same keys; choose another prefix, or `viewer-pipeline retire {other!r}` if that pipeline"
                 " is gone"
+            )
+        case b"second":
+            text = (
+                f"the database {ledger.place} settles the counters {about}* of this Redis already, and a database has"
+                f" one prefix; to change it, flush, stop everything, and `viewer-pipeline retire {about!r}`"
             )
         case _:
             key, _, place = about.partition(" ")

@@ -11,7 +11,7 @@ from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import Script, connect, redis_errors
 from viewer_pipeline.counting.refusals import refusal
-from viewer_pipeline.errors import TransientError
+from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.settings import Settings
 
@@ -31,7 +31,7 @@ class Pipeline(NamedTuple):
 def require_pipeline(settings: Settings) -> None:
     """Make the pipeline of the settings known to its Redis. Raises PipelineRefused.
 
-    Servers that are out of reach now are asked again by every run and by the worker.
+    Servers that cannot be asked now are asked again by every run and by the worker; /health says what is wrong.
     """
     url, ledger = settings.require_redis_url(), Ledger(settings.require_database_url())
     with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
@@ -39,7 +39,9 @@ def require_pipeline(settings: Settings) -> None:
             with ledger.connect() as connection:
                 identity = ledger.identity(connection)
             register(client, url, settings.counter_prefix, identity)
-        except TransientError:
+        except PipelineRefused:
+            raise
+        except ViewerPipelineError:
             return
 
 
@@ -58,9 +60,10 @@ def register(client: redis.Redis, url: str, prefix: str, identity: LedgerIdentit
 def known_pipelines(client: redis.Redis, url: str) -> list[Pipeline]:
     """Return all pipelines that this Redis knows, by prefix."""
     with redis_errors(url):
-        entries: Any = client.hgetall(REGISTRY_KEY)
+        prefixes: Any = client.hkeys(REGISTRY_KEY)
+        values: Any = client.hmget(REGISTRY_KEY, prefixes) if prefixes else []
     found = []
-    for prefix, value in entries.items():
-        ledger, _, place = value.decode("utf-8", "backslashreplace").partition(" ")
+    for prefix, value in zip(prefixes, values, strict=True):
+        ledger, _, place = (value or b"").decode("utf-8", "backslashreplace").partition(" ")
         found.append(Pipeline(prefix.decode("utf-8", "backslashreplace"), ledger, place))
     return sorted(found)

@@ -16,6 +16,7 @@ import psycopg
 
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, Totals, batches_beyond
+from viewer_pipeline.counting.ownership import check_history
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.totals import publish_totals
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused
@@ -41,7 +42,7 @@ def settle_through(
         moved = settle_batches(redis, marker, ours, findings)
         if moved is None:
             refusals += 1
-            moved = moved_marker(redis, marker)
+            moved = moved_marker(redis, connection, marker)
             if moved is None or refusals > MARKER_TRIES:
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
@@ -51,11 +52,16 @@ def settle_through(
     return marker, batches
 
 
-def moved_marker(redis: RedisStore, known: Marker) -> Marker | None:
-    """Read where the marker is by now. Raises PipelineRefused where it was given to another ledger meanwhile."""
+def moved_marker(redis: RedisStore, connection: psycopg.Connection, known: Marker) -> Marker | None:
+    """Read where the marker is by now.
+
+    Raises PipelineRefused where it was given to another ledger meanwhile, or a copy of this one has settled there.
+    """
     marker = redis.marker()
     if marker is not None and marker.ledger != known.ledger:
         raise PipelineRefused(f"Redis was given from ledger {known.ledger} to ledger {marker.ledger} during this run")
+    if marker is not None:
+        check_history(connection, marker, "this database")
     return marker
 
 
@@ -113,10 +119,10 @@ class Settler:
         started = time.perf_counter()
         moved = settle_batches(self._redis, self.marker, flush.batches, self.findings)
         if moved is None:
-            current = moved_marker(self._redis, self.marker)
-            if current is None:
-                raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
             with self._ledger.connect() as connection:
+                current = moved_marker(self._redis, connection, self.marker)
+                if current is None:
+                    raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
                 moved, _ = settle_through(self._redis, connection, current, flush.seq, self.findings)
         self.marker = moved
         seconds = time.perf_counter() - started

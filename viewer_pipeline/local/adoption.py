@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from viewer_pipeline.counting import adoption
-from viewer_pipeline.counting.adoption import Adoption
+from viewer_pipeline.counting.adoption import Adoption, How
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
@@ -12,18 +12,18 @@ from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 
 
-def run_adopt(settings: Settings, *, from_here: bool) -> Adoption:
+def run_adopt(settings: Settings, how: How) -> Adoption:
     """Give the counters of the settings' prefix to the settings' database. Raises CannotAdopt."""
     url = settings.require_redis_url()
     with connect(url) as client:
         stores = Stores(RedisStore(client, url, settings.counter_prefix), Ledger(settings.require_database_url()))
-        return adoption.adopt(stores, from_here=from_here)
+        return adoption.adopt(stores, how)
 
 
-def run_retire(settings: Settings, prefix: str) -> bool:
+def run_retire(settings: Settings, prefix: str, *, keep_counters: bool) -> bool:
     """Forget the pipeline with this prefix; return whether it was known. Raises CannotAdopt, SettingsError."""
     if not prefix:
         raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
     url = settings.require_redis_url()
     with connect(url) as client:
-        return adoption.retire(client, url, prefix)
+        return adoption.retire(client, url, prefix, keep_counters=keep_counters)

@@ -75,7 +75,7 @@ class RedisPair:
                 return False
             with _client(self.primary.port) as client:
                 timeout = int(FAILOVER_SECONDS * 1000)
-                client.execute_command("FAILOVER", "TO", LOOPBACK, self.replica.port, "TIMEOUT", timeout)  # type: ignore[no-untyped-call]  # so in redis-py
+                client.execute_command("FAILOVER", "TO", LOOPBACK, self.replica.port, "TIMEOUT", timeout)
             deadline = time.monotonic() + FAILOVER_SECONDS + 1
             while time.monotonic() < deadline:
                 if _role(self.replica.port) == "master" and _role(self.primary.port) == "slave":

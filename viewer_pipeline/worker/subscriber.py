@@ -185,7 +185,7 @@ class Subscriber:
                 self._store.ask_for_sweep("subscribed or took over; messages may have been missed before")
                 self._sweep_due = False
             if self._lease.holds:
-                self._presence.look(self._cuts_id)
+                self._presence.check(self._cuts_id)
             else:  # it has nothing to fold
                 self._accepted("another subscriber folds")
         except TransientError as error:

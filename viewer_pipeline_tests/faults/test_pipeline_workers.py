@@ -53,7 +53,7 @@ def publish(client: redis.Redis, channel: str, vod_id: str, times: int) -> None:
 def count(client: redis.Redis, key: str) -> int:
     """Return what a counter holds."""
     value = client.get(key)
-    return int(value or 0)  # type: ignore[arg-type]
+    return int(value or 0)
 
 
 def test_two_pipelines_with_channels_of_their_own(world: World, redis_url: str, other_url: str) -> None:

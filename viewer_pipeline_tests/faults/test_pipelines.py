@@ -77,6 +77,17 @@ def keys_of(world: World) -> dict[bytes, Any]:
     return {key: world.client.dump(key) for key in keys}
 
 
+def as_physical_copy(world: World, identity: LedgerIdentity) -> World:
+    """Let a copy have the identity of the original, as a base backup has."""
+
+    class Copied(Ledger):
+        def identity(self, _connection: psycopg.Connection) -> LedgerIdentity:
+            return identity
+
+    world.stores = Stores(world.stores.redis, Copied(world.stores.ledger.url))
+    return world
+
+
 # --- two prefixes ---
 
 
@@ -140,9 +151,7 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
     else:
         with pytest.raises(CannotAdopt, match="counters of 'v:' are left"):
             retire(one.client, one.stores.redis.url, first)
-        other.client.delete("v:eu:a")
-        assert retire(one.client, one.stores.redis.url, first)
-        other.client.set("v:eu:a", 3)
+        assert retire(one.client, one.stores.redis.url, first, keep_counters=True)
     other.flush()
     other.assert_all_persisted()
     with pytest.raises(PipelineRefused, match="overlap"):
@@ -230,7 +239,7 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     world.send_many(5)
     with pytest.raises(PipelineRefused):
         copy.flush()
-    done = adopt(copy.stores, from_here=False)
+    done = adopt(copy.stores)
     assert (done.changed, done.from_here, done.before, done.flush) == (True, False, world.identity.key, 2)
     copy.sent = Counter(world.sent)
     copy.flush()
@@ -238,7 +247,7 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     assert incidents(copy) == []
     with pytest.raises(PipelineRefused):
         world.flush()
-    assert not adopt(copy.stores, from_here=False).changed
+    assert not adopt(copy.stores).changed
 
 
 def test_a_copy_that_lacks_flushes_is_not_adopted_silently(world: World, another: MakeWorld) -> None:
@@ -249,9 +258,9 @@ def test_a_copy_that_lacks_flushes_is_not_adopted_silently(world: World, another
     world.send_many(5)
     world.flush()
     world.send_many(5)
-    with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: the views of 2 flushes are only in the other"):
-        adopt(copy.stores, from_here=False)
-    assert adopt(copy.stores, from_here=True).from_here
+    with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: the views of 2 flushes are not in it"):
+        adopt(copy.stores)
+    assert adopt(copy.stores, "from-here").from_here
     copy.flush()
     assert copy.counters() == {}
     assert copy.totals() == {f"vod{n:04d}": 6 for n in range(5)}
@@ -267,12 +276,86 @@ def test_a_ledger_of_another_origin_is_adopted_from_here_only(world: World, anot
     for _ in range(3):
         shop.send_many(5)
         shop.flush()
+    with pytest.raises(PipelineRefused, match="settles the counters shop:views:"):
+        World(Stores(RedisStore(other.client, other.stores.redis.url, "new:"), other.stores.ledger), "new:").flush()
+    assert retire(other.client, other.stores.redis.url, SHOP)
     with pytest.raises(CannotAdopt, match="from-here"):
-        adopt(other.stores, from_here=False)
-    adopt(other.stores, from_here=True)
+        adopt(other.stores)
+    adopt(other.stores, "from-here")
     other.flush()
     assert other.counters() == {}
     assert other.totals() == {f"vod{n:04d}": 12 for n in range(5)}
+
+
+def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld) -> None:
+    """They were read from this Redis and are still to be subtracted: so says who adopts."""
+    world.send_many(4)
+    world.flush()
+    world.send_many(4)
+    with patch.object(Settler, "add", lambda *_: None):
+        world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+        adopt(copy.stores)
+    assert not adopt(copy.stores, "settle-newer").from_here
+    copy.sent = Counter(world.sent)
+    assert copy.flush().findings.settled_before == 2
+    copy.assert_all_persisted()
+
+
+def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeWorld) -> None:
+    """Its new flushes have the epoch of this Redis, and were never in it: nothing is subtracted for them."""
+    world.send_many(4)
+    world.flush()
+    world.send_many(4)
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    dump = keys_of(world)
+    world.client.delete(*dump)
+    epoch = dump[b"viewer:settled"]
+    world.client.restore("viewer:settled", 0, epoch)
+    world.client.hset("viewer:settled", "ledger", copy.identity.key)
+    copy.send_many(4, 50)
+    copy.flush()
+    world.client.flushall()
+    for key, value in dump.items():
+        world.client.restore(key, 0, value)
+    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+        adopt(copy.stores)
+    adopt(copy.stores, "from-here")
+    copy.flush()
+    assert copy.counters() == {}
+    assert copy.totals() == {f"vod{n:04d}": 3 + 50 + 3 for n in range(4)}
+
+
+def test_from_here_is_refused_where_it_would_count_twice(world: World, another: MakeWorld) -> None:
+    """The ledger fits: beginning at its end would leave what it has not settled in the counters."""
+    world.send_many(4)
+    world.flush()
+    copy = another(PREFIX, like=world.stores.ledger.url)
+    for stores in (copy.stores, world.stores):
+        with pytest.raises(CannotAdopt, match="leave `--from-here` away"):
+            adopt(stores, "from-here")
+
+
+def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World, another: MakeWorld) -> None:
+    """It is told how, instead of being sent in a circle; what the copy has counted stays there."""
+    world.send_many(2)
+    world.flush()
+    copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
+    world.send_many(2)
+    world.flush()
+    world.send_many(2)
+    copy.flush()
+    world.send_many(2)
+    with pytest.raises(PipelineRefused, match="another copy of this database"):
+        world.flush()
+    with pytest.raises(CannotAdopt, match="not in it; `--from-here`"):
+        adopt(world.stores)
+    adopt(world.stores, "from-here")
+    assert incidents(world) == ["postgres_rolled_back"]
+    world.flush()
+    assert world.counters() == {}
+    assert world.totals() == {f"vod{n:04d}": 9 for n in range(2)}
 
 
 def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWorld) -> None:
@@ -283,10 +366,10 @@ def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWor
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="the worker host:1 of the other database is alive"):
-        adopt(copy.stores, from_here=False)
+        adopt(copy.stores)
     assert world.stores.redis.marker() is not None
     folds.release("token", folds.cuts_id())
-    adopt(copy.stores, from_here=False)
+    adopt(copy.stores)
     with pytest.raises(PipelineRefused):
         folds.lease(claim(world.identity, folds.cuts_id(), "late"), 60_000, 0)
 
@@ -301,7 +384,7 @@ def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeW
     settle = Settler._settle
 
     def adopted_first(settler: Settler, *arguments: Any) -> None:
-        if not adopt(copy.stores, from_here=False).changed:
+        if not adopt(copy.stores).changed:
             pytest.fail("adopted once")
         settle(settler, *arguments)
 
@@ -325,7 +408,7 @@ def test_counters_read_before_an_adoption_are_not_committed(
     def adopted_first(store: RedisStore, *arguments: Any) -> Any:
         monkeypatch.undo()
         found = read(store, *arguments)
-        adopt(copy.stores, from_here=False)
+        adopt(copy.stores)
         return found
 
     monkeypatch.setattr(RedisStore, "read", adopted_first)
@@ -338,17 +421,6 @@ def test_counters_read_before_an_adoption_are_not_committed(
 
 
 # --- copies with the same identity ---
-
-
-def as_physical_copy(world: World, identity: LedgerIdentity) -> World:
-    """Let a copy have the identity of the original, as a base backup has."""
-
-    class Copied(Ledger):
-        def identity(self, _connection: psycopg.Connection) -> LedgerIdentity:
-            return identity
-
-    world.stores = Stores(world.stores.redis, Copied(world.stores.ledger.url))
-    return world
 
 
 def test_a_physical_copy_with_flushes_of_its_own(world: World, another: MakeWorld) -> None:
@@ -395,6 +467,22 @@ def test_the_original_notices_a_physical_copy_that_went_on(world: World, another
         assert find_refusal(world.stores.redis, world.stores.ledger, connection) is not None
 
 
+def test_two_physical_copies_flush_at_once(world: World, another: MakeWorld) -> None:
+    """Both commit the same number: the second one's batches are subtracted from nothing, and it is refused."""
+    world.send_many(4)
+    world.flush()
+    copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
+    world.send_many(4)
+    planned = flush.drain(world.stores, world.request())
+    copied = flush.drain(copy.stores, copy.request())
+    world.send_many(4, 1)
+    flush.bulk_upsert(world.stores, planned, aggregate(planned.readings))
+    with pytest.raises(PipelineRefused, match="another copy of this database"):
+        flush.bulk_upsert(copy.stores, copied, aggregate(copied.readings))
+    world.flush()
+    world.assert_all_persisted()
+
+
 def test_recovery_to_a_point_in_time_needs_no_adoption(world: World) -> None:
     """The same database, older: an incident, and the run goes on above the marker; twice, too."""
     for _ in range(3):
@@ -429,7 +517,7 @@ def test_a_role_that_may_not_read_the_system_identifier(world: World, database_u
         marker = world.stores.redis.marker()
         assert marker is not None
         assert "/unknown/" in marker.ledger
-        assert adopt(world.stores, from_here=False).changed
+        assert adopt(world.stores).changed
         for mine in (narrow, world):
             mine.send("a", 1)
             mine.flush()

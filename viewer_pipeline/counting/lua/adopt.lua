@@ -3,7 +3,12 @@
 -- ARGV: counter prefix; ledger; place of its database; flush, batch and epoch of the marker as it was looked at, empty if
 --       there was none; 1 to begin at the end of the new ledger, else 0; its last flush, number of batches, flush id;
 --       the epoch of the marker then.
--- Returns {1}; {0} where the marker has moved since; {-1, who} while a worker of the other ledger holds the lease.
+-- Returns {1}; {0} where the marker has moved since; {-1, who} while a worker of the other ledger holds the lease; {-2,
+-- format} where a newer program wrote the marker.
+local format = redis.call('HGET', KEYS[1], 'format')
+if format and format ~= FORMAT then
+    return {-2, format}
+end
 local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch')
 if (at[1] or '') ~= ARGV[4] or (at[2] or '') ~= ARGV[5] or (at[3] or '') ~= ARGV[6] then
     return {0}
@@ -11,13 +16,14 @@ end
 local lease = redis.call('HMGET', KEYS[2], 'expires', 'who', 'ledger', 'holder')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if lease[4] and lease[3] ~= ARGV[2] and tonumber(lease[1] or 0) > now then
+local other = not lease[3] or not same_ledger(lease[3], ARGV[2])
+if lease[4] and other and tonumber(lease[1] or 0) > now then
     return {-1, lease[2] or ''}
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
 guard(KEYS[4], KEYS[5])
 if at[1] then
-    redis.call('HSET', KEYS[1], 'ledger', ARGV[2])
+    redis.call('HSET', KEYS[1], 'ledger', ARGV[2], 'place', ARGV[3])
 end
 if at[1] and ARGV[7] == '1' then
     redis.call('HSET', KEYS[1], 'flush', ARGV[8], 'batch', ARGV[9], 'batches', ARGV[9], 'flush_id', ARGV[10],
@@ -25,7 +31,7 @@ if at[1] and ARGV[7] == '1' then
     redis.call('HDEL', KEYS[1], 'missing')
 end
 if redis.call('HEXISTS', KEYS[2], 'ledger') == 1 then
-    redis.call('HSET', KEYS[2], 'ledger', ARGV[2], 'place', ARGV[3])
+    redis.call('HSET', KEYS[2], 'ledger', ARGV[2], 'place', ARGV[3], 'expires', 0)
     redis.call('HDEL', KEYS[2], 'holder', 'who')
 end
 return {1}

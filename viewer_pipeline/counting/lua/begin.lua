@@ -10,7 +10,7 @@ local ledger, reason, detail = claim({KEYS[2], KEYS[3], KEYS[4]}, ARGV[6], ARGV[
 if not ledger then
     return {-1, reason, detail}
 end
-local format, has = unpack(redis.call('HMGET', KEYS[1], 'format', 'ledger'))
+local format, has, place = unpack(redis.call('HMGET', KEYS[1], 'format', 'ledger', 'place'))
 if not format and redis.call('HEXISTS', KEYS[1], 'seq') == 1 then
     return {-1, 'old', ''}
 end
@@ -18,9 +18,10 @@ if format and format ~= FORMAT then
     return {-1, 'format', format}
 end
 if has and has ~= ledger then
-    return {-1, 'ledger', has .. ' '}
+    return {-1, 'ledger', has .. ' ' .. (place or '')}
 end
-redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'seq', OLD)
+redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[8],
+    'seq', OLD)
 local made = redis.call('HSETNX', KEYS[1], 'flush', ARGV[2])
 if made == 1 then
     redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'batches', ARGV[3], 'flush_id', ARGV[4], 'epoch', ARGV[5])

@@ -37,6 +37,16 @@ local function overlapping(registry, prefix)
     end
 end
 
+-- The prefix that a ledger has here already.
+local function prefix_of(registry, ledger)
+    for _, other in ipairs(redis.call('HKEYS', registry)) do
+        local stored = string.match(redis.call('HGET', registry, other), '^%S+')
+        if stored and same_ledger(stored, ledger) then
+            return other
+        end
+    end
+end
+
 -- keys: registry, marker and subscriber of 0.1.0.  place: host, port and name of the ledger's database.
 -- Returns the ledger as Redis knows it; or nil, a reason and what it is about.
 local function claim(keys, prefix, ledger, place)
@@ -48,6 +58,10 @@ local function claim(keys, prefix, ledger, place)
         local other = overlapping(keys[1], prefix)
         if other then
             return nil, 'overlap', other
+        end
+        local second = prefix_of(keys[1], ledger)
+        if second then
+            return nil, 'second', second
         end
         redis.call('HSET', keys[1], prefix, ledger .. ' ' .. place)
         guard(keys[2], keys[3])

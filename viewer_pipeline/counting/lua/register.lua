@@ -6,11 +6,11 @@ local ledger, reason, detail = claim({KEYS[1], KEYS[2], KEYS[3]}, ARGV[1], ARGV[
 if not ledger then
     return {-1, reason, detail}
 end
-local format, has = unpack(redis.call('HMGET', KEYS[4], 'format', 'ledger'))
+local format, has, place = unpack(redis.call('HMGET', KEYS[4], 'format', 'ledger', 'place'))
 if format and format ~= FORMAT then
     return {-1, 'format', format}
 end
 if has and has ~= ledger then
-    return {-1, 'ledger', has .. ' '}
+    return {-1, 'ledger', has .. ' ' .. (place or '')}
 end
 return {1, ledger}

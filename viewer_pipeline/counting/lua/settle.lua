@@ -10,7 +10,7 @@ local function answer(outcome, drift)
     local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing')
     return {outcome, string.format('%.0f', drift), unpack(marker)}
 end
-local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger')
+local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger', 'flush_id')
 if not (at[1] and at[2]) then
     return answer(-1, 0)
 end
@@ -20,6 +20,10 @@ if (at[3] or '') ~= ARGV[7] or (at[4] or '') ~= ARGV[8] then
 end
 local at_flush, at_batch = tonumber(at[1]), tonumber(at[2])
 local flush, batch = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- The same number is another flush there: of a copy of this ledger, or one that PostgreSQL has lost.
+if flush == at_flush and (at[5] or '') ~= '' and at[5] ~= ARGV[4] then
+    return answer(-1, 0)
+end
 if flush < at_flush or (flush == at_flush and batch <= at_batch) then
     return answer(0, 0)
 end

@@ -40,7 +40,7 @@ local function fields(names, values)
 end
 redis.call('DEL', KEYS[1], KEYS[3])
 if old[1] then
-    redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ARGV[2], 'flush_id', ARGV[5],
+    redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ARGV[2], 'place', ARGV[3], 'flush_id', ARGV[5],
         unpack(fields({'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}, old)))
 end
 if sub[1] then

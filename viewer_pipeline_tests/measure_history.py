@@ -27,8 +27,8 @@ DAY = date(2026, 3, 1)
 FOREVER = Marker(10**12, 1, 1)
 # A day of flushes of 100 batches of 100 counters, as the defaults cut them; a million VODs, which differ in popularity.
 FLUSHES = """
-    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches)
-    SELECT s, gen_random_uuid(), 'run', 'sweep', %(noon)s::timestamptz + s * interval '1 ms', 10000, 0, 100
+    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, format)
+    SELECT s, gen_random_uuid(), 'run', 'sweep', %(noon)s::timestamptz + s * interval '1 ms', 10000, 0, 100, 2
     FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS s
 """
 BATCHES = """

@@ -22,8 +22,9 @@ from viewer_pipeline.counting.redis_store import RedisStore
 ID = "'clx' || lpad(((i::bigint * {}) %% %(totals)s)::text, 8, '0') || 'k3j4h5g6f7d8s9'"
 FLUSHED, COUNTED = ID.format(7919), ID.format(104_729)
 FLUSHES = """
-INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches)
-SELECT s, gen_random_uuid(), 'bench', 'sweep', now(), 10000, 50000, 100 FROM generate_series(1, %(totals)s / 10000) AS s
+INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, format)
+SELECT s, gen_random_uuid(), 'bench', 'sweep', now(), 10000, 50000, 100, 2
+FROM generate_series(1, %(totals)s / 10000) AS s
 """
 BATCHES = """
 INSERT INTO viewer.flush_batch
@@ -78,7 +79,9 @@ def _fill(servers: Rig, totals: int) -> None:
         for statement in (FLUSHES, BATCHES, TOTALS, VODS):
             connection.execute(statement, {"totals": totals})
         connection.execute("VACUUM ANALYZE")
-    servers.client.hset("viewer:settled", mapping={"seq": totals // 10_000, "batch": 100, "of": 100, "epoch": "bench"})
+    servers.client.hset(
+        "viewer:settled", mapping={"flush": totals // 10_000, "batch": 100, "batches": 100, "epoch": "bench"}
+    )
 
 
 def _raw(servers: Rig) -> float:

@@ -33,7 +33,7 @@ def require_pipeline(settings: Settings) -> None:
 
     Servers that cannot be asked now are asked again by every run and by the worker; /health says what is wrong.
     """
-    url, ledger = settings.require_redis_url(), Ledger(settings.require_database_url())
+    ledger, url = Ledger(settings.require_database_url()), settings.require_redis_url()
     with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
         try:
             with ledger.connect() as connection:

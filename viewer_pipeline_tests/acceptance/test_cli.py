@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli import main
 from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline_tests.servers import Postgres, copy_database
 from viewer_pipeline_tests.warm import run
 from viewer_pipeline_tests.world import PREFIX, World
 
@@ -30,6 +31,7 @@ FULL = 2**63 - 1  # a total that takes no more views: they are parked
 JSON_COMMANDS = frozenset(
     [
         "acknowledge",
+        "adopt",
         "backfill",
         "baseline",
         "demo",
@@ -39,6 +41,7 @@ JSON_COMMANDS = frozenset(
         "migrate",
         "parked",
         "reconcile",
+        "retire",
         "send",
         "soak",
         "status",
@@ -317,7 +320,9 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
 
     after = counts(json_of(run(online, "status", "--json")))
     (flush,) = after.pop("flushes")
-    assert len(after["marker"].pop("epoch")) == 32
+    marker = after["marker"]
+    assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing")) == (32, 36, [0, 0])
+    assert marker.pop("ledger").count("/") == 2
     assert after == {
         "pending_vods": 0,
         "oldest_pending_seconds": None,
@@ -395,3 +400,44 @@ def test_backfill(online: Environment, world: World) -> None:
     assert rows(online, whys)[1] == (f"command line: backfill of {today}",)
     said = complaint(run(online, "backfill", "2025-12-31", f"{today}"), 2)
     assert f"expected days from HISTORY_START=2026-01-01 to {today}" in said
+
+
+def test_a_database_that_does_not_own_the_counters(
+    online: Environment, world: World, postgres_server: Postgres
+) -> None:
+    """Flush, worker and `up` refuse with exit status 2 before anything is read; `adopt` gives it the counters."""
+    world.send("a", 3)
+    world.flush()
+    name = "copy_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        copy_database(connection, name, world.stores.ledger.url.rpartition("/")[2].partition("?")[0])
+        try:
+            copy = {**online, "DATABASE_URL": postgres_server.url_of(name)}
+            world.send("a", 4)
+            for words in ("flush", "worker --no-last-flush"):
+                assert "viewer-pipeline adopt" in complaint(run(copy, *words.split()), 2)
+            refused = run(copy, "up")
+            assert (refused.returncode, "viewer-pipeline adopt" in refused.stderr) == (2, True)
+            assert world.counters() == {"a": 4}
+            assert "leave `--from-here` away" in complaint(run(copy, "adopt", "--from-here"), 1)
+            assert run(copy, "adopt", "--from-here", "--settle-newer").returncode == 2
+            done = json_of(run(copy, "adopt", "--json"))
+            assert (done["prefix"], done["changed"], done["from_here"], done["flush"]) == ("vod:views:", True, False, 1)
+            assert "already" in run(copy, "adopt").stdout
+            assert json_of(run(copy, "flush", "--json"))["figures"]["views"] == 4
+            assert "viewer-pipeline adopt" in complaint(run(online, "flush"), 2)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_prefix_that_overlaps_another(online: Environment, world: World, client: redis.Redis) -> None:
+    """It is refused with both names, until the other is retired."""
+    client.hset("viewer:pipelines", "vod:", "id/1/2 db:5432/other")
+    refused = complaint(run(online, "flush"), 2)
+    assert "COUNTER_PREFIX='vod:views:'" in refused
+    assert "'vod:' of the pipeline of db:5432/other" in refused
+    world.send("a", 1)
+    assert "vod:views:a" in complaint(run(online, "retire", "vod:"), 1)
+    assert json_of(run(online, "retire", "vod:", "--keep-counters", "--json")) == {"prefix": "vod:", "retired": True}
+    assert "no pipeline with the prefix 'vod:'" in run(online, "retire", "vod:", "--keep-counters").stdout
+    assert json_of(run(online, "flush", "--json"))["figures"]["views"] == 1

@@ -367,7 +367,10 @@ def test_a_server_out_of_reach(settings: Settings, fault: Callable[[Proxy], None
         fault(proxy)
         found = examine(settings.changed(**{name: proxy.url(url)}), patience=4)
     assert lost(found) == {which}
-    others = {"postgres": {"target", "dagster_storage"}, "redis": {"keyspace", "producers"}}[which]
+    others = {
+        "postgres": {"target", "dagster_storage", "pipeline"},
+        "redis": {"keyspace", "producers", "pipeline"},
+    }[which]
     expected = f"warning: could not be looked at: see {which}"
     assert {name for name in found if state(found, name) == expected} == others
     assert ("postgres_version" in found) == (which == "redis")

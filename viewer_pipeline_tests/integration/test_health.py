@@ -28,8 +28,8 @@ from viewer_pipeline_tests.waiting import processes_with, wait_until
 from viewer_pipeline_tests.world import World
 
 FLUSH = """
-    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, committed_at, counters, views, batches)
-    VALUES (%s, gen_random_uuid(), 'test', 'sweep', now(), now() - make_interval(secs => %s), 1, 1, 1)
+    INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, committed_at, counters, views, batches, format)
+    VALUES (%s, gen_random_uuid(), 'test', 'sweep', now(), now() - make_interval(secs => %s), 1, 1, 1, 2)
 """
 
 

@@ -178,7 +178,7 @@ def test_the_marker(world: World, reports: Path) -> None:
     flushed(world)
     world.client.hset("viewer:settled", "flush", 99)
     assert "rolled back" in run(world, reports, repair=True).first[0].said
-    world.client.hset("viewer:settled", "flush", 1)
+    world.client.hset("viewer:settled", mapping={"flush": 1, "flush_id": ""})
     world.execute("UPDATE viewer.flush SET committed_at = now() - interval '2 minutes'")
     found = run(world, reports, repair=True)
     assert (kinds(found), found.remaining) == ({"marker": 1}, 1)

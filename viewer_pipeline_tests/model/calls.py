@@ -39,7 +39,8 @@ def begin(redis: Redis, run: Run, epoch: int, design: Design) -> Begun:
     """Make the marker at `last`, with a new epoch, where there is none; note the line; return the marker."""
     last, line = run.last, run.line
     if redis.marker is None:
-        made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0)
+        by = run.after.by if run.after else 0
+        made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0, by)
         return Begun(redis._replace(marker=made), made, made=True, other=False)
     if not design.line or redis.marker.line == line:
         return Begun(redis, redis.marker, made=False, other=False)
@@ -58,10 +59,12 @@ def subtract(redis: Redis, batch: Batch, design: Design) -> Redis:
     return redis._replace(counters=put(redis.counters, batch.vod, left))
 
 
-def move(redis: Redis, batch: Batch) -> Redis:
-    """Advance the marker to a batch."""
+def move(redis: Redis, batch: Batch, known: Marker = Marker()) -> Redis:  # noqa: B008 - frozen
+    """Advance the marker to a batch; keep what the sender knows of flushes that its ledger has lost."""
     assert redis.marker is not None
-    return redis._replace(marker=redis.marker._replace(seq=batch.seq, batch=batch.number, of=batch.of))
+    missing = known.missing if any(known.missing) else redis.marker.missing
+    at = redis.marker._replace(seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by, missing=missing)
+    return redis._replace(marker=at)
 
 
 def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Answer, Redis]:
@@ -69,17 +72,18 @@ def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design)
     marker = redis.marker
     if marker is None or redis.refuses or (design.epoch and marker.epoch != known.epoch):
         return "refused", redis
+    other = design.history and batch.seq == marker.seq and batch.by != marker.by
     if design.broken != "R4-unmarked":
-        if (batch.seq, batch.number) <= (marker.seq, marker.batch):
+        if (batch.seq, batch.number) <= (marker.seq, marker.batch) and not other:
             return "done", redis
-        if not _follows(batch, marker, known, design) or (design.line and marker.line != line):
+        if other or not _follows(batch, marker, known, design) or (design.line and marker.line != line):
             return "refused", redis
     redis = subtract(redis, batch, design)
     if design.broken == "R4":
         return "subtracted", redis
     if (batch.seq, batch.number) <= (marker.seq, marker.batch):
         return "subtracted", redis
-    return "subtracted", move(redis, batch)
+    return "subtracted", move(redis, batch, known)
 
 
 def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> bool:
@@ -92,6 +96,14 @@ def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> boo
 
 
 # --- PostgreSQL ---
+
+
+def other_history(postgres: Postgres, marker: Marker, design: Design) -> bool:
+    """Whether the ledger has a flush that cannot be there if Redis was settled by it alone."""
+    after, through = marker.missing
+    return design.history and any(
+        (flush.seq == marker.seq and flush.by != marker.by) or after < flush.seq <= through for flush in postgres.ledger
+    )
 
 
 def last_flush(postgres: Postgres) -> tuple[int, int]:

@@ -35,6 +35,8 @@ class Design:
     line: PostgreSQL tells by which history of its own it holds the ledger (another one after it was rolled back). A run
         reads it with the last seq; begin writes it into the marker, in place of one only that the run saw there before
         it read the ledger; a commit or a settling script under another one is refused.
+    history: a marker has the id of the flush at which it stands, and which flushes its ledger had lost; a run is
+        refused where the ledger has another flush under that number, or one of those.
     after: a commit is refused as superseded where the flush that was the newest when the run began is gone.
     wait: R7: what was read is on the replica before it is committed.
     broken: the rule of RULES that is broken, if any.
@@ -43,6 +45,7 @@ class Design:
     epoch: bool = True
     recheck: Literal["", "epoch", "position", "server"] = "server"
     line: bool = True
+    history: bool = True
     after: bool = True
     wait: bool = False
     broken: str = ""
@@ -51,4 +54,4 @@ class Design:
 # What the code does: the tie holds it to this. A measure that the code takes belongs here as well. That another server
 # answers, it knows by its connection, which the disasters of the tie leave alone.
 CODE = Design(recheck="position", line=False)
-BEFORE = Design(epoch=False, recheck="", line=False, after=False)  # the first edition
+BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False)  # the first edition

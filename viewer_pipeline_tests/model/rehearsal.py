@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import psycopg
 
-from viewer_pipeline.counting import flush, ledger, redis_store, settler
+from viewer_pipeline.counting import flush, ledger, ownership, redis_store, settler
 from viewer_pipeline.counting.flush import Request, Stores
 from viewer_pipeline.counting.frame import aggregate
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.errors import MarkerMoved, PostgresUnavailable
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.world import PREFIX
@@ -86,6 +86,7 @@ class Actor:
         self.number, self._gate = number, gate
         self.unexpected: BaseException | None = None
         redis = servers.stores.redis
+        self.ledger_url = servers.stores.ledger.url
         self._stores = Stores(HeldRedis(redis.client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
         ids = tuple(f"v{vod}" for vod in range(vods))
         self._request = Request(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
@@ -102,7 +103,7 @@ class Actor:
         try:
             snapshot = flush.drain(self._stores, self._request)
             flush.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
-        except (Died, MarkerMoved, PostgresUnavailable):
+        except (Died, MarkerMoved, PipelineRefused, PostgresUnavailable):
             pass  # what a run may end with
         except BaseException as error:  # noqa: BLE001 - told by the rehearsal
             self.unexpected = error
@@ -118,12 +119,21 @@ class HeldRedis(RedisStore):
     def begin(self, *arguments: Any) -> Any:
         """Held back."""
         with self._actor.call("begin"):
-            return super().begin(*arguments)
+            made, marker = super().begin(*arguments)
+            self._check_history(marker)
+            return made, marker
 
     def marker(self) -> Marker | None:
         """Held back."""
         with self._actor.call("ask"):
-            return super().marker()
+            if marker := super().marker():
+                self._check_history(marker)
+            return marker
+
+    def _check_history(self, marker: Marker) -> None:
+        """Do within the call what the code does after it: in the model, both are one."""
+        with psycopg.connect(self._actor.ledger_url, autocommit=True) as connection:
+            ownership.check_history(connection, marker, "the model")
 
     def confirm(self, *arguments: Any) -> Marker | None:
         """Held back."""
@@ -211,6 +221,8 @@ class Rehearsal:
             patch.object(flush, "last_flush", _held(ledger.last_flush, "look")),
             patch.object(settler, "batches_beyond", _held(ledger.batches_beyond, "list")),
             patch.object(ledger, "_transact", _held_transaction(ledger._transact)),
+            patch.object(flush, "check_history", lambda *_: None),
+            patch.object(settler, "check_history", lambda *_: None),
             patch.object(flush, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
             patch.object(flush, "SUPERSEDED_TRIES", self._first.runs[0].tries),

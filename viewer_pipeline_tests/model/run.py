@@ -105,7 +105,9 @@ def _begin(world: World, run: Run, design: Design) -> Steps:
         return
     begun = calls.begin(world.redis, run, world.epochs + 1, design)
     after = world._replace(redis=begun.redis, epochs=world.epochs + begun.made)
-    if begun.other:
+    if calls.other_history(world.postgres, begun.marker, design):
+        yield "begin", after, ENDED
+    elif begun.other:
         yield "begin", after, run._replace(at="look", instead=begun.marker.line)
     elif begun.marker.seq <= run.last[0]:
         yield "begin", after, _drain(run, begun.marker, world.redis.life, design)
@@ -118,7 +120,8 @@ def _look_again(world: World, run: Run, design: Design) -> Steps:
     if again[0] > run.last[0]:
         yield "look", world, run._replace(at="begin", last=again, after=_newest(world), line=world.postgres.line)
     else:
-        yield "look", world, _drain(run, run.marker, run.life, design)
+        marker = run.marker._replace(missing=(again[0], run.marker.seq)) if design.history else run.marker
+        yield "look", world, _drain(run, marker, run.life, design)
 
 
 def _drain(run: Run, marker: Marker, life: int, design: Design) -> Run:
@@ -176,7 +179,7 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
     rows, rest = run.rows[: run.cut], run.rows[run.cut :]
     seq = max(run.base, calls.last_flush(world.postgres)[0] if design.broken == "R3-unique" else 0) + 1
     batches = tuple(
-        Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1)
+        Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1, 10 * run.number + run.tries)
         for number, (vod, delta) in enumerate(rows, 1)
     )
     flush = Flush(seq, batches, by=10 * run.number + run.tries)
@@ -215,9 +218,10 @@ def settling_steps(
     elif now.at == "ask":
         marker = world.redis.marker
         gone = marker is None or (design.line and marker.line != line)
+        gone = gone or (marker is not None and calls.other_history(world.postgres, marker, design))
         yield "ask", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
     elif now.at == "move":
-        yield "move", world._replace(redis=calls.move(world.redis, now.due[0])), _sent(now)
+        yield "move", world._replace(redis=calls.move(world.redis, now.due[0], now.known)), _sent(now)
     else:
         yield from _send(world, now, line, design, bounds)
 
@@ -250,7 +254,7 @@ def _send(
 def _sent(now: Settling, answered: Marker | None = None) -> Settling | Marker:
     """Go on with the next batch as if the marker were at this one; after the last, with where it was told to be."""
     batch = now.due[0]
-    known = now.known._replace(seq=batch.seq, batch=batch.number, of=batch.of)
+    known = now.known._replace(seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by)
     if len(now.due) > 1:
         return now._replace(at="settle", known=known, due=now.due[1:])
     if now.refused:

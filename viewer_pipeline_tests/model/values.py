@@ -15,6 +15,8 @@ class Marker(NamedTuple):
     of: int = 0
     epoch: int = 1
     line: int = 0
+    by: int = 0  # tells flushes under the same number apart
+    missing: tuple[int, int] = (0, 0)  # flushes that the ledger had lost when Redis was settled last
 
 
 class Batch(NamedTuple):
@@ -26,6 +28,7 @@ class Batch(NamedTuple):
     vod: int
     delta: int
     epoch: int
+    by: int = 0
 
 
 class Flush(NamedTuple):

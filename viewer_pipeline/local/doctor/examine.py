@@ -30,8 +30,14 @@ from viewer_pipeline.worker.question import Question
 PATIENCE_SECONDS = 15.0  # for a part, beyond what it means to take
 ANSWER_SECONDS = 3.0  # for a command of Redis
 ORDER = list(REASONS)
-OF_POSTGRES, OF_REDIS = ("target", "dagster_storage"), ("pipeline", "keyspace", "producers")
-SERVERS = dict.fromkeys(OF_POSTGRES, "postgres") | dict.fromkeys(OF_REDIS, "redis")
+# By a part: the servers that it needs.
+SERVERS = {
+    "target": ("postgres",),
+    "dagster_storage": ("postgres",),
+    "pipeline": ("postgres", "redis"),
+    "keyspace": ("redis",),
+    "producers": ("redis",),
+}
 
 
 class Doctor:
@@ -117,8 +123,8 @@ class Doctor:
 
 def _lost(name: str, why: str, lost: Container[str]) -> Finding:
     """Return what stands for findings that could not be made; a server out of reach is told once."""
-    if (server := SERVERS.get(name)) in lost:
-        return Finding(name, "warning", f"could not be looked at: see {server}", "run doctor again when that is mended")
+    if server := next((server for server in SERVERS.get(name, ()) if server in lost), ""):
+        return Finding(name, "warning", f"could not be looked at: see {server}", "run doctor again once that works")
     do = (
         "see that URL, network and login are right and the server runs; then run doctor again for what it could not see"
     )

@@ -25,6 +25,10 @@ DAILY = "viewer_pipeline_tests/integration/test_daily.py"
 RUN_HISTORY = "viewer_pipeline_tests/integration/test_run_history.py"
 BASELINE = "viewer_pipeline_tests/integration/test_baseline.py"
 
+UPGRADE = "viewer_pipeline_tests/faults/test_upgrade.py"
+UPGRADE_REFUSED = "viewer_pipeline_tests/integration/test_upgrade_refused.py"
+OLD_VERSION = "viewer_pipeline_tests/faults/test_old_version_refused.py"
+
 COUNTING = "viewer_pipeline/counting/"
 
 Change = tuple[str, str, str]
@@ -490,5 +494,134 @@ BREACHES = (
         "        GROUP BY asset_key, partition\n",
         "        GROUP BY asset_key\n",
         (RUN_HISTORY,),
+    ),
+    Breach(
+        "upgrade",
+        "which batch was settled last is forgotten in the move",
+        COUNTING + "lua/upgrade.lua",
+        "{'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}",
+        "{'flush', 'none', 'batches', 'epoch', 'unreported', 'run'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "a segment that was begun is folded from the beginning",
+        COUNTING + "lua/upgrade.lua",
+        "'folded', 'segment', 'part', 'parts', 'sweep'}",
+        "'folded', 'none', 'part', 'parts', 'sweep'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "that Redis was emptied is not reported",
+        COUNTING + "lua/upgrade.lua",
+        "'epoch', 'unreported', 'run'}",
+        "'epoch', 'none', 'run'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "announcements are left under the old name",
+        COUNTING + "lua/upgrade.lua",
+        "    redis.pcall('ZUNIONSTORE', KEYS[5], 2, KEYS[5], KEYS[2], 'AGGREGATE', 'MIN')\n",
+        "",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the marker does not name its flush",
+        COUNTING + "upgrade.py",
+        'row[0] if row else ""',
+        '""',
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the state is moved although the marker has moved",
+        COUNTING + "lua/upgrade.lua",
+        "if (old[1] or '') ~= ARGV[4] then",
+        "if false then",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the state of another pipeline is taken",
+        COUNTING + "upgrade.py",
+        "    if seq.isdigit() and int(seq) and not last_flush(connection).seq:\n",
+        "    if False:\n",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "what an old program made later takes the place of the marker",
+        COUNTING + "lua/upgrade.lua",
+        "    if redis.call('HEXISTS', KEYS[4], 'flush') == 0 then",
+        "    if true then",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the id of a worker that came early takes the place of the half-folded segment",
+        COUNTING + "lua/upgrade.lua",
+        "    if redis.call('HEXISTS', KEYS[6], 'term') == 0 then",
+        "    if redis.call('HEXISTS', KEYS[6], 'id') == 0 then",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "nothing keeps an old program away from Redis",
+        COUNTING + "lua/claim.lua",
+        "    redis.call('HSET', marker, 'format', FORMAT, 'seq', OLD)\n"
+        "    redis.call('HSET', subscriber, 'format', FORMAT, 'until', OLD)\n",
+        "    redis.call('HSET', marker, 'format', FORMAT)\n    redis.call('HSET', subscriber, 'format', FORMAT)\n",
+        (OLD_VERSION,),
+    ),
+    Breach(
+        "upgrade",
+        "an old program may commit",
+        "viewer_pipeline/migrations/versions/m0008_identity.py",
+        "ALTER TABLE viewer.flush ALTER COLUMN format DROP DEFAULT;\n",
+        "",
+        (OLD_VERSION,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker that holds the lease is not noticed",
+        COUNTING + "lua/upgrade.lua",
+        "if sub[12] and (tonumber(sub[10] or 0) or 0) > now then",
+        "if false then",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker that stands by is not noticed",
+        COUNTING + "lua/upgrade.lua",
+        "if sub[1] and redis.call('PUBSUB', 'NUMSUB', 'viewer:cuts:' .. sub[1])[2] > 0 then",
+        "if false then",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker is noticed when PostgreSQL has been migrated",
+        "viewer_pipeline/local/upgrade.py",
+        "            require_upgradable(_stores(settings, client))\n",
+        "            pass\n",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a daemon is not waited for",
+        "viewer_pipeline/local/upgrade.py",
+        "            _require_no_old_daemon(settings, say)\n",
+        "",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a run is not looked for",
+        "viewer_pipeline/local/upgrade.py",
+        "            _require_no_old_run(settings)\n",
+        "",
+        (UPGRADE_REFUSED,),
     ),
 )

@@ -10,7 +10,7 @@ import redis
 
 from viewer_pipeline.counting import upgrade as upgrade_module
 from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisFailed, RedisUnavailable
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisFailed, RedisRefusesWrites, RedisUnavailable
 from viewer_pipeline.local import upgrade as local_upgrade
 from viewer_pipeline.local.grants.redis import acl_line
 from viewer_pipeline.local.upgrade import Migrated
@@ -203,6 +203,34 @@ def test_a_prefix_that_overlaps_one_that_is_known(stored: Stored) -> None:
     with pytest.raises(PipelineRefused, match=r"the prefix 'shop:' of the pipeline of elsewhere:5432/shop overlap"):
         stored.migrate()
     assert stored.schema == BEFORE
+
+
+@only(DEFAULT, SHOP)
+def test_redis_is_out_of_memory(stored: Stored) -> None:
+    """Then nothing is moved, and nothing lost; once there is room, `migrate` goes on."""
+    before = stored.everything()
+    stored.client.config_set("maxmemory", 1)
+    with pytest.raises(RedisRefusesWrites):
+        stored.migrate()
+    assert stored.everything() == before
+    stored.client.config_set("maxmemory", 0)
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+@pytest.mark.parametrize("key", ["marker", "subscriber"])
+def test_somebody_has_a_key_of_the_new_name(stored: Stored, key: str) -> None:
+    """It is of another type: nothing is moved, and nothing lost."""
+    name = getattr(stored.names, key)
+    stored.client.set(name, "theirs")
+    before = stored.everything()
+    with pytest.raises(RedisFailed, match="WRONGTYPE"):
+        stored.migrate()
+    assert stored.everything() == before
+    stored.client.delete(name)
+    assert stored.migrate().redis_moved
 
 
 @only(SHOP)

@@ -54,26 +54,31 @@ local function fields(names, values)
     return pairs_of_them
 end
 -- A program of 0.1.0 may have come to a Redis that lost its guard: what this version settled and folded since stays.
+-- A worker of this version that came before the move has made an id for its key space, and no more: no lease, no term.
+local marker_is_new = redis.call('HEXISTS', KEYS[4], 'flush') == 1
+local subscriber_is_new = redis.call('HEXISTS', KEYS[6], 'term') == 1
+-- First of all writes, because it can fail (out of memory, a replica): then nothing has been moved. After it, nothing may
+-- end the script: all types have been looked at, but for those of the changed sets.
+redis.call('HSET', KEYS[7], ARGV[1], ledger .. ' ' .. ARGV[3])
 if old[1] then
     redis.call('DEL', KEYS[1])
-    if redis.call('HEXISTS', KEYS[4], 'flush') == 0 then
-        redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ledger, 'flush_id', ARGV[5],
-            unpack(fields({'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}, old)))
-    end
 end
--- A worker of this version that came before the move has made an id for its key space, and no more: no lease, no term.
+if old[1] and not marker_is_new then
+    redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ledger, 'flush_id', ARGV[5],
+        unpack(fields({'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}, old)))
+end
 if sub[1] then
     redis.call('DEL', KEYS[3])
-    if redis.call('HEXISTS', KEYS[6], 'term') == 0 then
-        redis.call('HSET', KEYS[6], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[3],
-            unpack(fields({'id', 'term', 'last_message', 'cut', 'folded', 'segment', 'part', 'parts', 'sweep'}, sub)))
-    end
 end
-if KEYS[2] ~= KEYS[5] and redis.call('TYPE', KEYS[2])['ok'] == 'zset' then
-    -- Into one that has another type by now nothing can be moved: a hint less, sweeps find all.
+if sub[1] and not subscriber_is_new then
+    redis.call('HSET', KEYS[6], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[3],
+        unpack(fields({'id', 'term', 'last_message', 'cut', 'folded', 'segment', 'part', 'parts', 'sweep'}, sub)))
+end
+if KEYS[2] ~= KEYS[5] and redis.call('TYPE', KEYS[2])['ok'] == 'zset'
+    and redis.call('RENAMENX', KEYS[2], KEYS[5]) == 0 then
+    -- Where somebody took the name meanwhile, nothing can be moved: a hint less, sweeps find all.
     redis.pcall('ZUNIONSTORE', KEYS[5], 2, KEYS[5], KEYS[2], 'AGGREGATE', 'MIN')
     redis.call('DEL', KEYS[2])
 end
-redis.call('HSET', KEYS[7], ARGV[1], ledger .. ' ' .. ARGV[3])
 guard(KEYS[1], KEYS[3])
 return {1}

@@ -17,7 +17,7 @@ from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.counting.upgrade import require_upgradable, upgrade_redis
-from viewer_pipeline.errors import OldVersionRuns, SettingsError
+from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
 from viewer_pipeline.migrations.migrate import migrate_all, revision
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_tables import read_heartbeats, read_running
@@ -58,7 +58,15 @@ def migrate_servers(settings: Settings, say: Progress, *, alone: bool = False) -
     if settings.redis_url is None or before is None:
         return Migrated(before, after, redis_moved=False)
     with connect(settings.redis_url) as client:
-        return Migrated(before, after, upgrade_redis(_stores(settings, client)))
+        try:
+            return Migrated(before, after, upgrade_redis(_stores(settings, client)))
+        except RedisUnavailable as error:
+            if before != after:
+                raise
+            # Worker and code server migrate before each start, and start without Redis. If 0.1.0 left anything there,
+            # they are refused until this has run.
+            say(f"not looked for what version 0.1.0 may have left in Redis: {error}")
+            return Migrated(before, after, redis_moved=False)
 
 
 def _stores(settings: Settings, client: redis.Redis) -> Stores:

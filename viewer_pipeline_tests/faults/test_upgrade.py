@@ -14,6 +14,7 @@ from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisFailed, Re
 from viewer_pipeline.local import upgrade as local_upgrade
 from viewer_pipeline.local.grants.redis import acl_line
 from viewer_pipeline.local.upgrade import Migrated
+from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline_tests.claims import claim, identity_of
 from viewer_pipeline_tests.old_version import OLD, OldPrograms
@@ -144,6 +145,37 @@ def test_redis_out_of_reach(stored: Stored) -> None:
     assert stored.schema == BEFORE
     stored.server.start()
     assert stored.migrate().redis_moved
+    stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+def test_redis_out_of_reach_later(stored: Stored) -> None:
+    """Once all is upgraded, programs start without Redis: `migrate`, their first step, says so and ends well."""
+    stored.migrate()
+    stored.server.stop()
+    said: list[str] = []
+    done = local_upgrade.migrate_servers(stored.settings, said.append)
+    assert done == Migrated(AFTER, AFTER, redis_moved=False)
+    assert [line.partition(": ")[0] for line in said] == ["not looked for what version 0.1.0 may have left in Redis"]
+    stored.server.start()
+
+
+@only(SHOP)
+def test_redis_goes_away_in_between(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL was migrated just now: that Redis was not is an error, and the next `migrate` goes on."""
+
+    def stop(*_: object) -> tuple[str, str]:
+        migrate_all(stored.settings)
+        stored.server.stop()
+        return BEFORE, AFTER
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_upgrade, "migrate_all", stop)
+        with pytest.raises(RedisUnavailable):
+            stored.migrate()
+    stored.server.start()
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 

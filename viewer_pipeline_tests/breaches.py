@@ -27,6 +27,10 @@ DAILY = "viewer_pipeline_tests/integration/test_daily.py"
 RUN_HISTORY = "viewer_pipeline_tests/integration/test_run_history.py"
 BASELINE = "viewer_pipeline_tests/integration/test_baseline.py"
 
+UPGRADE = "viewer_pipeline_tests/faults/test_upgrade.py"
+UPGRADE_REFUSED = "viewer_pipeline_tests/integration/test_upgrade_refused.py"
+OLD_VERSION = "viewer_pipeline_tests/faults/test_old_version_refused.py"
+
 COUNTING = "viewer_pipeline/counting/"
 
 PIPELINES = "viewer_pipeline_tests/faults/test_pipelines.py"
@@ -638,5 +642,142 @@ BREACHES = (
         "if at[1] and ARGV[7] == '1' then",
         "if false then",
         (PIPELINES,),
+    ),
+    Breach(
+        "upgrade",
+        "which batch was settled last is forgotten in the move",
+        COUNTING + "lua/upgrade.lua",
+        "{'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}",
+        "{'flush', 'none', 'batches', 'epoch', 'unreported', 'run'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "a segment that was begun is folded from the beginning",
+        COUNTING + "lua/upgrade.lua",
+        "'folded', 'segment', 'part', 'parts', 'sweep'}",
+        "'folded', 'none', 'part', 'parts', 'sweep'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "that Redis was emptied is not reported",
+        COUNTING + "lua/upgrade.lua",
+        "'epoch', 'unreported', 'run'}",
+        "'epoch', 'none', 'run'}",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "announcements are left under the old name",
+        COUNTING + "lua/upgrade.lua",
+        "redis.call('RENAMENX', KEYS[2], KEYS[5]) == 0 then",
+        "false then",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the marker does not name its flush",
+        COUNTING + "upgrade.py",
+        'row[0] if row else ""',
+        '""',
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the state is moved although the marker has moved",
+        COUNTING + "lua/upgrade.lua",
+        "if (old[1] or '') ~= ARGV[4] then",
+        "if false then",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the state of another pipeline is taken",
+        COUNTING + "upgrade.py",
+        "    if seq.isdigit() and int(seq) and not last_flush(connection).seq:\n",
+        "    if False:\n",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "what an old program made later takes the place of the marker",
+        COUNTING + "lua/upgrade.lua",
+        "local marker_is_new = redis.call('HEXISTS', KEYS[4], 'flush') == 1",
+        "local marker_is_new = false",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the id of a worker that came early takes the place of the half-folded segment",
+        COUNTING + "lua/upgrade.lua",
+        "local subscriber_is_new = redis.call('HEXISTS', KEYS[6], 'term') == 1",
+        "local subscriber_is_new = KEYS[6] ~= KEYS[3] and redis.call('HEXISTS', KEYS[6], 'id') == 1",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "the old state is deleted before anything that can fail",
+        COUNTING + "lua/upgrade.lua",
+        "local marker_is_new = redis.call(",
+        "redis.call('DEL', KEYS[1], KEYS[3])\nlocal marker_is_new = redis.call(",
+        (UPGRADE,),
+    ),
+    Breach(
+        "upgrade",
+        "nothing keeps an old program away from Redis",
+        COUNTING + "lua/claim.lua",
+        "    redis.call('HSET', marker, 'format', FORMAT, 'seq', OLD)\n"
+        "    redis.call('HSET', subscriber, 'format', FORMAT, 'until', OLD)\n",
+        "    redis.call('HSET', marker, 'format', FORMAT)\n    redis.call('HSET', subscriber, 'format', FORMAT)\n",
+        (OLD_VERSION,),
+    ),
+    Breach(
+        "upgrade",
+        "an old program may commit",
+        "viewer_pipeline/migrations/versions/m0008_identity.py",
+        "ALTER TABLE viewer.flush ALTER COLUMN format DROP DEFAULT;\n",
+        "",
+        (OLD_VERSION,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker that holds the lease is not noticed",
+        COUNTING + "lua/upgrade.lua",
+        "if sub[12] and (tonumber(sub[10] or 0) or 0) > now then",
+        "if false then",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker that stands by is not noticed",
+        COUNTING + "lua/upgrade.lua",
+        "if sub[1] and redis.call('PUBSUB', 'NUMSUB', 'viewer:cuts:' .. sub[1])[2] > 0 then",
+        "if false then",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a worker is noticed when PostgreSQL has been migrated",
+        "viewer_pipeline/local/upgrade.py",
+        "            require_upgradable(_stores(settings, client))\n",
+        "            pass\n",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a daemon is not waited for",
+        "viewer_pipeline/local/upgrade.py",
+        "            _require_no_old_daemon(settings, say)\n",
+        "",
+        (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "upgrade",
+        "a run is not looked for",
+        "viewer_pipeline/local/upgrade.py",
+        "            _require_no_old_run(settings)\n",
+        "",
+        (UPGRADE_REFUSED,),
     ),
 )

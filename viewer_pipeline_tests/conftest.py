@@ -62,6 +62,7 @@ from viewer_pipeline_tests.servers import (  # noqa: E402
     redis_binary,
     redis_of_worker,
 )
+from viewer_pipeline_tests.stored import PAIRS, Stored, loaded  # noqa: E402
 from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld  # noqa: E402
 from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
 
@@ -223,6 +224,13 @@ def stores(client: redis.Redis, redis_url: str, database_url: str) -> Stores:
 def world(stores: Stores) -> World:
     """Both stores with a producer that remembers what it sent."""
     return World(stores)
+
+
+@pytest.fixture(params=PAIRS)
+def stored(request: pytest.FixtureRequest, database_url: str, servers_home: Path) -> Iterator[Stored]:
+    """What version 0.1.0 left, each of the pairs or those that a test names."""
+    with loaded(request.param, database_url, servers_home) as pair:
+        yield pair
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.upgrade import require_no_old_worker, upgrade_redis
-from viewer_pipeline.errors import OldVersionRuns, SettingsError
+from viewer_pipeline.counting.upgrade import require_upgradable, upgrade_redis
+from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
 from viewer_pipeline.migrations.migrate import migrate_all, revision
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_tables import read_heartbeats, read_running
@@ -53,12 +53,20 @@ def migrate_servers(settings: Settings, say: Progress, *, alone: bool = False) -
             _require_no_old_run(settings)
             _require_no_old_daemon(settings, say)
         with connect(settings.redis_url) as client:
-            require_no_old_worker(_stores(settings, client))
+            require_upgradable(_stores(settings, client))
     before, after = migrate_all(settings)
     if settings.redis_url is None or before is None:
         return Migrated(before, after, redis_moved=False)
     with connect(settings.redis_url) as client:
-        return Migrated(before, after, upgrade_redis(_stores(settings, client)))
+        try:
+            return Migrated(before, after, upgrade_redis(_stores(settings, client)))
+        except RedisUnavailable as error:
+            if before != after:
+                raise
+            # Worker and code server migrate before each start, and start without Redis. If 0.1.0 left anything there,
+            # they are refused until this has run.
+            say(f"not looked for what version 0.1.0 may have left in Redis: {error}")
+            return Migrated(before, after, redis_moved=False)
 
 
 def _stores(settings: Settings, client: redis.Redis) -> Stores:
@@ -78,11 +86,17 @@ def _require_no_old_run(settings: Settings) -> None:
 
 
 def _require_no_old_daemon(settings: Settings, say: Progress) -> None:
-    """Wait until the last sign of life is so old that there must have been another one since."""
+    """Wait until the last sign of life is so old that there must have been another one since.
+
+    It is written by the daemon's clock: one that is ahead makes the wait no longer.
+    """
     first = _last_heartbeat(settings)
-    if time.time() - first < SILENT_SECONDS:
-        say(f"waiting up to {SILENT_SECONDS:.0f} s to see whether a Dagster daemon of version 0.1.0 is alive")
-    while time.time() - first < SILENT_SECONDS:
+    left = SILENT_SECONDS - max(0.0, time.time() - first)
+    if left <= 0:
+        return
+    say(f"waiting {left:.0f} s to see whether a Dagster daemon of version 0.1.0 is alive")
+    deadline = time.monotonic() + left
+    while time.monotonic() < deadline:
         if _last_heartbeat(settings) > first:
             raise OldVersionRuns("a Dagster daemon gave a sign of life; stop it, code server and webserver, too")
         time.sleep(POLL_SECONDS)

@@ -114,28 +114,33 @@ def read_dagster(settings: Settings) -> DagsterReading | None:
             sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
             return DagsterReading(heartbeats, sensor, sweep, _last_runs(connection))
         except pg.UndefinedTable:
-            schema = settings.dagster_storage().schema
-            if connection.execute(MAY_LOOK, {"schema": schema}).fetchone() == (False,):
-                # a schema that one may not use is left out of the search path, without a word
-                raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
+            _require_usage(settings, connection)
             return None
 
 
 def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
-    """Read the daemons' signs of life alone; none where Dagster has never run. Raises PostgresUnavailable."""
+    """Read the daemons' signs of life alone; none where Dagster has never run.
+
+    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
+    """
     with connect(settings) as connection:
         try:
             return _heartbeats(connection)
         except pg.UndefinedTable:
+            _require_usage(settings, connection)
             return {}
 
 
 def read_running(settings: Settings) -> list[RunningRun]:
-    """Read the runs that Dagster takes for running; none where it has never run. Raises PostgresUnavailable."""
+    """Read the runs that Dagster takes for running; none where it has never run.
+
+    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
+    """
     with connect(settings) as connection:
         try:
             return [RunningRun(*row) for row in connection.execute(RUNNING)]
         except pg.UndefinedTable:
+            _require_usage(settings, connection)
             return []
 
 
@@ -144,6 +149,13 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection]:
     """Open a connection to Dagster's storage, without SQLAlchemy."""
     with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage()) as connection:
         yield connection
+
+
+def _require_usage(settings: Settings, connection: psycopg.Connection) -> None:
+    """Raise PostgresFailed where the tables may be there: the search path leaves out a schema that one may not use."""
+    schema = settings.dagster_storage().schema
+    if connection.execute(MAY_LOOK, {"schema": schema}).fetchone() == (False,):
+        raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
 
 
 def sentence_of(error: dict[str, Any]) -> str:

@@ -16,7 +16,16 @@ from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.dagster_judgements import DAEMONS
-from viewer_pipeline.worker.dagster_tables import JOB, SENSOR, SWEEP, DagsterReading, Tick, read_dagster
+from viewer_pipeline.worker.dagster_tables import (
+    JOB,
+    SENSOR,
+    SWEEP,
+    DagsterReading,
+    Tick,
+    read_dagster,
+    read_heartbeats,
+    read_running,
+)
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of, origin, selector_id
 from viewer_pipeline_tests.world import World
 
@@ -55,8 +64,9 @@ def test_a_role_that_may_not_look(dagster_settings: Settings, world: World) -> N
     try:
         _, _, address = dagster_settings.require_database_url().rpartition("@")
         narrow = dagster_settings.changed(database_url=f"postgresql://{role}:secret@{address}")
-        with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
-            read_dagster(narrow)
+        for read in (read_dagster, read_heartbeats, read_running):
+            with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
+                read(narrow)
     finally:
         world.execute(f"DROP ROLE {role}")
 

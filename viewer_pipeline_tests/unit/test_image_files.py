@@ -175,7 +175,7 @@ def test_compose_waits_for_what_is_needed() -> None:
     healthy, done = "service_healthy", "service_completed_successfully"
     servers = {"migrate": done, "postgres": healthy, "redis": healthy}
     assert needs == {
-        "migrate": {"postgres": healthy},
+        "migrate": {"postgres": healthy, "redis": healthy},
         "code-server": servers,
         "daemon": {"code-server": healthy},
         "webserver": {"code-server": healthy},

@@ -1,15 +1,22 @@
 -- upgrade: move what version 0.1.0 kept under fixed names to the names and fields of this one. Safe to repeat.
 -- KEYS: marker, changed set and subscriber of 0.1.0; marker, changed set and subscriber of this pipeline; registry.
--- ARGV: counter prefix; ledger; place of its database; the marker's flush as it was looked at, empty if there is none;
---       the id of that flush.
+-- ARGV: counter prefix; ledger, empty while it has no id; place of its database; the marker's flush as it was looked at,
+--       empty if there is none; the id of that flush; 1 to move, 0 to say only whether that can be done.
 -- Returns {1} moved, {0} there is nothing to move, {-1, who} while a worker of 0.1.0 is alive, {-2} the marker has moved
 -- since it was looked at, {-3, reason, detail} where another pipeline is known that counts the same keys.
 if not is_old(KEYS[1], KEYS[3]) then
     return {0}
 end
-local old = redis.call('HMGET', KEYS[1], 'seq', 'batch', 'of', 'epoch', 'untold', 'run')
-local sub = redis.call('HMGET', KEYS[3], 'id', 'turn', 'heard', 'cut', 'folded', 'segment', 'part', 'of', 'sweep',
-    'until', 'who', 'holder')
+-- One of the two keys may be of this version already. Then it is not looked at: its fields mean something else.
+local function read(key, ...)
+    if redis.call('HEXISTS', key, 'format') == 1 then
+        return {}
+    end
+    return redis.call('HMGET', key, ...)
+end
+local old = read(KEYS[1], 'seq', 'batch', 'of', 'epoch', 'untold', 'run')
+local sub = read(KEYS[3], 'id', 'turn', 'heard', 'cut', 'folded', 'segment', 'part', 'of', 'sweep', 'until', 'who',
+    'holder')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if sub[12] and (tonumber(sub[10] or 0) or 0) > now then
@@ -18,16 +25,24 @@ end
 if sub[1] and redis.call('PUBSUB', 'NUMSUB', 'viewer:cuts:' .. sub[1])[2] > 0 then
     return {-1, 'one that stands by'}
 end
-if (old[1] or '') ~= ARGV[4] then
-    return {-2}
-end
 local other, known = overlapping(KEYS[7], ARGV[1]), redis.call('HGET', KEYS[7], ARGV[1])
 if other then
     return {-3, 'overlap', other}
 end
-if known and not same_ledger(string.match(known, '^%S+'), ARGV[2]) then
-    return {-3, 'ledger', known}
+local ledger = ARGV[2]
+if known and ledger ~= '' then
+    ledger = string.match(known, '^%S+') or ''
+    if not same_ledger(ledger, ARGV[2]) then
+        return {-3, 'ledger', known}
+    end
 end
+if ARGV[6] == '0' then
+    return {1}
+end
+if (old[1] or '') ~= ARGV[4] then
+    return {-2}
+end
+
 local function fields(names, values)
     local pairs_of_them = {}
     for i, name in ipairs(names) do
@@ -38,18 +53,32 @@ local function fields(names, values)
     end
     return pairs_of_them
 end
-redis.call('DEL', KEYS[1], KEYS[3])
+-- A program of 0.1.0 may have come to a Redis that lost its guard: what this version settled and folded since stays.
+-- A worker of this version that came before the move has made an id for its key space, and no more: no lease, no term.
+local marker_is_new = redis.call('HEXISTS', KEYS[4], 'flush') == 1
+local subscriber_is_new = redis.call('HEXISTS', KEYS[6], 'term') == 1
+-- First of all writes, because it can fail (out of memory, a replica): then nothing has been moved. After it, nothing may
+-- end the script: all types have been looked at, but for those of the changed sets.
+redis.call('HSET', KEYS[7], ARGV[1], ledger .. ' ' .. ARGV[3])
 if old[1] then
-    redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ARGV[2], 'place', ARGV[3], 'flush_id', ARGV[5],
+    redis.call('DEL', KEYS[1])
+end
+if old[1] and not marker_is_new then
+    redis.call('HSET', KEYS[4], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[3], 'flush_id', ARGV[5],
         unpack(fields({'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}, old)))
 end
 if sub[1] then
-    redis.call('HSET', KEYS[6], 'format', FORMAT, 'ledger', ARGV[2], 'place', ARGV[3],
+    redis.call('DEL', KEYS[3])
+end
+if sub[1] and not subscriber_is_new then
+    redis.call('HSET', KEYS[6], 'format', FORMAT, 'ledger', ledger, 'place', ARGV[3],
         unpack(fields({'id', 'term', 'last_message', 'cut', 'folded', 'segment', 'part', 'parts', 'sweep'}, sub)))
 end
-if KEYS[2] ~= KEYS[5] and redis.call('EXISTS', KEYS[2]) == 1 then
-    redis.call('RENAMENX', KEYS[2], KEYS[5])
+if KEYS[2] ~= KEYS[5] and redis.call('TYPE', KEYS[2])['ok'] == 'zset'
+    and redis.call('RENAMENX', KEYS[2], KEYS[5]) == 0 then
+    -- Where somebody took the name meanwhile, nothing can be moved: a hint less, sweeps find all.
+    redis.pcall('ZUNIONSTORE', KEYS[5], 2, KEYS[5], KEYS[2], 'AGGREGATE', 'MIN')
+    redis.call('DEL', KEYS[2])
 end
-redis.call('HSET', KEYS[7], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
 guard(KEYS[1], KEYS[3])
 return {1}

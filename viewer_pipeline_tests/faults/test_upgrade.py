@@ -1,0 +1,311 @@
+"""The upgrade from version 0.1.0, begun in the middle of something: every view is counted once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import redis
+
+from viewer_pipeline.counting import upgrade as upgrade_module
+from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisFailed, RedisRefusesWrites, RedisUnavailable
+from viewer_pipeline.local import upgrade as local_upgrade
+from viewer_pipeline.local.grants.redis import acl_line
+from viewer_pipeline.local.upgrade import Migrated
+from viewer_pipeline.migrations.migrate import migrate_all
+from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
+from viewer_pipeline_tests.claims import claim, identity_of
+from viewer_pipeline_tests.old_version import OLD, OldPrograms
+from viewer_pipeline_tests.stored import PAIRS, Stored
+
+BEFORE, AFTER = "0007", "0008"
+LEASE_MS = 60_000
+STATE = r"Redis holds the state of version 0\.1\.0"
+DEFAULT, SHOP = "half_settled-default", "half_settled-shop"
+MARKER_NAMES = {"seq": "flush", "of": "batches", "untold": "unreported"}
+SUBSCRIBER_NAMES = {"turn": "term", "heard": "last_message", "of": "parts"}
+LEFT = {"holder", "who", "until", "checked"}  # fields that mean nothing once every worker is stopped
+
+
+def only(*pairs: str) -> pytest.MarkDecorator:
+    """Take these pairs alone."""
+    return pytest.mark.parametrize("stored", pairs, indirect=True)
+
+
+def renamed(fields: dict[str, str], names: dict[str, str]) -> dict[str, str]:
+    """Return fields under the names that they have now."""
+    return {names.get(name, name): value for name, value in fields.items()}
+
+
+def identity_key(stored: Stored) -> str:
+    """Return the ledger of an upgraded pair, as Redis keeps it."""
+    return identity_of(stored.settings.require_database_url()).key
+
+
+def take_lease(stored: Stored, **knows: Any) -> tuple[FoldStore, str]:
+    """Subscribe and take the lease as a new worker that received every segment above 5; return it and its cuts' id."""
+    folds = FoldStore(stored.client, stored.server.url, stored.prefix, increment=True)
+    cuts_id, term = folds.cuts_id(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
+    identity = identity_of(stored.settings.require_database_url())
+    lease = folds.lease(claim(identity, cuts_id, "new", term=term, whole_after=5, **knows), LEASE_MS, 0)
+    assert lease.outcome == "taken"
+    assert lease.term == term + 1
+    return folds, cuts_id
+
+
+def test_every_view_counts_once(stored: Stored) -> None:
+    """After a flush all that was sent is in the totals, and what was begun has been ended."""
+    assert stored.migrate() == Migrated(BEFORE, AFTER, redis_moved=True)
+    persisted = stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+    assert persisted.findings.drift == 0
+    assert persisted.findings.settled_before == stored.expected["unsettled"]["batches"]
+    emptied = stored.expected["marker"].get("untold") == "1"
+    assert persisted.findings.redis_was_emptied is emptied
+    assert stored.rows("SELECT kind FROM viewer.incident") == ([("redis_emptied",)] if emptied else [])
+    assert stored.flush().views == 0
+    assert stored.totals() == stored.expected["sent"]
+
+
+def test_what_is_moved(stored: Stored) -> None:
+    """Marker, changed set and subscriber have all that they had, under their names of now; no more is left."""
+    stored.migrate()
+    ledger = identity_key(stored)
+    place = identity_of(stored.settings.require_database_url()).place
+    own = {"format": "2", "ledger": ledger, "place": place}
+    mine = stored.prefix == DEFAULT_PREFIX
+    marker = renamed(stored.expected["marker"], MARKER_NAMES)
+    marker |= own | {"flush_id": stored.expected["ledger"]["last_flush_id"]}
+    subscriber = {name: value for name, value in stored.expected["subscriber"].items() if name not in LEFT}
+    subscriber = renamed(subscriber, SUBSCRIBER_NAMES) | own
+    assert stored.hash(stored.names.marker) == marker | ({"seq": OLD} if mine else {})
+    assert stored.hash(stored.names.subscriber) == subscriber | ({"until": OLD} if mine else {})
+    changed: Any = stored.client.zrange(stored.names.changed, 0, -1, withscores=True)
+    assert {name.decode(): score for name, score in changed} == stored.expected["changed"]
+    assert stored.hash(REGISTRY_KEY) == {stored.prefix: f"{ledger} {place}"}
+    assert stored.keys() == {*stored.names.own, *stored.names.claimed_keys()}
+    if not mine:
+        assert stored.hash(OLD_MARKER) == {"format": "2", "seq": OLD}
+        assert stored.hash(OLD_SUBSCRIBER) == {"format": "2", "until": OLD}
+
+
+def test_a_half_folded_segment_goes_on(stored: Stored) -> None:
+    """A worker that received it whole adds what the dead one did not write; its own cuts are numbered above."""
+    stored.migrate()
+    folds, cuts_id = take_lease(stored)
+    assert cuts_id == stored.expected["subscriber"]["id"]
+    half = stored.expected["half_folded"]
+    views = Counter(half["written"]) + Counter(half["not_written"])
+    assert folds.fold("new", half["segment"], views, 1).written
+    assert folds.cut(cuts_id, "new", 0) == half["segment"] + 1
+    stored.flush()
+    assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
+
+
+@only(DEFAULT, SHOP)
+def test_twice_is_once(stored: Stored) -> None:
+    """The second time there is nothing to move."""
+    stored.migrate()
+    before = stored.everything()
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=False)
+    assert stored.everything() == before
+
+
+def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL is migrated, Redis is not: nothing of this version counts, and the next `migrate` goes on."""
+
+    def crash(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_upgrade, "upgrade_redis", crash)
+        with pytest.raises(KeyboardInterrupt):
+            stored.migrate()
+    assert stored.schema == AFTER
+    with pytest.raises(PipelineRefused, match=STATE):
+        stored.flush()
+    with pytest.raises(PipelineRefused, match=STATE):
+        take_lease(stored)
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    half = stored.expected["half_folded"]
+    folds, _ = take_lease(stored)
+    folds.fold("new", half["segment"], Counter(half["written"]) + Counter(half["not_written"]), 1)
+    assert stored.flush().findings.settled_before == stored.expected["unsettled"]["batches"]
+    assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
+
+
+@only(SHOP)
+def test_redis_out_of_reach(stored: Stored) -> None:
+    """Then PostgreSQL is not migrated either."""
+    stored.server.stop()
+    with pytest.raises(RedisUnavailable):
+        stored.migrate()
+    assert stored.schema == BEFORE
+    stored.server.start()
+    assert stored.migrate().redis_moved
+    stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+def test_redis_out_of_reach_later(stored: Stored) -> None:
+    """Once all is upgraded, programs start without Redis: `migrate`, their first step, says so and ends well."""
+    stored.migrate()
+    stored.server.stop()
+    said: list[str] = []
+    done = local_upgrade.migrate_servers(stored.settings, said.append)
+    assert done == Migrated(AFTER, AFTER, redis_moved=False)
+    assert [line.partition(": ")[0] for line in said] == ["not looked for what version 0.1.0 may have left in Redis"]
+    stored.server.start()
+
+
+@only(SHOP)
+def test_redis_goes_away_in_between(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL was migrated just now: that Redis was not is an error, and the next `migrate` goes on."""
+
+    def stop(*_: object) -> tuple[str, str]:
+        migrate_all(stored.settings)
+        stored.server.stop()
+        return BEFORE, AFTER
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_upgrade, "migrate_all", stop)
+        with pytest.raises(RedisUnavailable):
+            stored.migrate()
+    stored.server.start()
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+def test_a_run_of_the_old_version_settles_meanwhile(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id of the marker's flush would be another one: nothing is moved, and again it is."""
+
+    def settle(*_: object) -> None:
+        stored.client.hincrby(OLD_MARKER, "seq", 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade_module, "_require_flushes", settle)
+        with pytest.raises(MarkerMoved, match=r"a run of version 0\.1\.0 settled meanwhile"):
+            stored.migrate()
+    assert stored.hash(OLD_MARKER)["seq"] == "8"
+    assert stored.migrate().redis_moved
+
+
+@only(DEFAULT, SHOP)
+def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
+    """Redis is asked before PostgreSQL is changed: it may refuse the names of this version."""
+    stored.client.acl_setuser("old", enabled=True, nopass=True, categories=["+@all"], keys=[OLD_MARKER, OLD_SUBSCRIBER])
+    before = stored.everything()
+    url = stored.server.url.replace("://", "://old:any@")
+    with pytest.raises(RedisFailed, match=r"(?i)permission"):
+        local_upgrade.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None)
+    assert stored.schema == BEFORE
+    assert stored.everything() == before
+
+
+@only(DEFAULT, SHOP)
+def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
+    """Once it is upgraded, `migrate` needs nothing in Redis that other programs do not need."""
+    stored.migrate()
+    line = acl_line("own", stored.settings, "0" * 64).replace("#" + "0" * 64, "nopass")
+    stored.client.execute_command(*line.split())  # type: ignore[no-untyped-call]
+    url = stored.server.url.replace("://", "://own:any@")
+    assert local_upgrade.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None).redis_moved is False
+
+
+@only(DEFAULT)
+def test_a_pipeline_that_has_never_flushed_gets_no_marker_of_another(stored: Stored) -> None:
+    """Two of version 0.1.0 on one Redis: whoever has no flush at all cannot have settled any."""
+    stored.execute("TRUNCATE viewer.flush, viewer.flush_batch")
+    before = stored.everything()
+    with pytest.raises(PipelineRefused, match=r"settled up to flush 6, and the ledger of .* has no flush"):
+        stored.migrate()
+    assert stored.schema == BEFORE
+    assert stored.everything() == before
+
+
+@only(SHOP)
+def test_a_prefix_that_overlaps_one_that_is_known(stored: Stored) -> None:
+    """Another pipeline of this version counts some of its keys: refused before anything is changed."""
+    stored.client.hset(REGISTRY_KEY, "shop:", "9f/7/5 elsewhere:5432/shop")
+    with pytest.raises(PipelineRefused, match=r"the prefix 'shop:' of the pipeline of elsewhere:5432/shop overlap"):
+        stored.migrate()
+    assert stored.schema == BEFORE
+
+
+@only(DEFAULT, SHOP)
+def test_redis_is_out_of_memory(stored: Stored) -> None:
+    """Then nothing is moved, and nothing lost; once there is room, `migrate` goes on."""
+    before = stored.everything()
+    stored.client.config_set("maxmemory", 1)
+    with pytest.raises(RedisRefusesWrites):
+        stored.migrate()
+    assert stored.everything() == before
+    stored.client.config_set("maxmemory", 0)
+    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    stored.flush()
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+@pytest.mark.parametrize("key", ["marker", "subscriber"])
+def test_somebody_has_a_key_of_the_new_name(stored: Stored, key: str) -> None:
+    """It is of another type: nothing is moved, and nothing lost."""
+    name = getattr(stored.names, key)
+    stored.client.set(name, "theirs")
+    before = stored.everything()
+    with pytest.raises(RedisFailed, match="WRONGTYPE"):
+        stored.migrate()
+    assert stored.everything() == before
+    stored.client.delete(name)
+    assert stored.migrate().redis_moved
+
+
+@only(SHOP)
+def test_announcements_that_came_early(stored: Stored) -> None:
+    """Members of both changed sets are in the one that is left, each since its first announcement."""
+    early, late = list(stored.expected["changed"])[:2]
+    stored.client.zadd(stored.names.changed, {early: 1, late: 9e15, "new": 5})
+    stored.migrate()
+    changed: Any = stored.client.zrange(stored.names.changed, 0, -1, withscores=True)
+    expected = stored.expected["changed"] | {early: 1, "new": 5}
+    assert {name.decode(): score for name, score in changed} == expected
+    assert stored.client.exists(OLD_CHANGED) == 0
+
+
+@only(SHOP)
+def test_a_changed_set_that_is_none(stored: Stored) -> None:
+    """Somebody else took the name: it is left alone."""
+    stored.client.set(OLD_CHANGED, "theirs")
+    stored.migrate()
+    stored.flush()
+    assert stored.client.get(OLD_CHANGED) == b"theirs"
+    assert stored.totals() == stored.expected["sent"]
+
+
+@only(*PAIRS[:2])
+def test_an_old_program_that_came_after_the_guard_was_lost(stored: Stored) -> None:
+    """What it made under the old names does not take the place of what this version has settled and folded."""
+    stored.migrate()
+    stored.flush()
+    folds, cuts_id = take_lease(stored)
+    assert folds.cut(cuts_id, "new", 0) == 7
+    stored.client.delete(OLD_SUBSCRIBER)
+    if stored.prefix != DEFAULT_PREFIX:
+        stored.client.delete(OLD_MARKER)
+    old = OldPrograms(stored.client, stored.prefix)
+    marker, subscriber = stored.stores.redis.marker(), stored.hash(stored.names.subscriber)
+    stored.client.hset(OLD_SUBSCRIBER, "id", "theirs")
+    old.begin("run", 9, 1, "epoch of theirs")
+    assert stored.migrate().redis_moved
+    assert stored.stores.redis.marker() == marker
+    if stored.prefix != DEFAULT_PREFIX:
+        assert stored.hash(stored.names.subscriber) == subscriber
+    with pytest.raises(redis.ResponseError):
+        old.lease("theirs", "theirs")
+    assert stored.flush().views == 0
+    assert stored.totals() == stored.expected["sent"]

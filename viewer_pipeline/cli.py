@@ -515,7 +515,7 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
 @click.option("--seed", type=int, help="To do the same again; else a new one, which is printed.")
 @as_json
 def soak(minutes: float, seed: int | None, as_json: bool) -> None:
-    """Kill, pause and restart everything under full traffic, and check that every view is counted once."""
+    """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
     from viewer_pipeline.local.soak import run_soak
 
     tolerate_write_errors("stderr")
@@ -528,6 +528,7 @@ def soak(minutes: float, seed: int | None, as_json: bool) -> None:
         click.echo(json.dumps(asdict(report) | {"holds": report.holds}))
     else:
         strikes = f"{sum(report.kills.values())} kills, {sum(report.pauses.values())} pauses"
+        strikes += f", {report.failovers} failovers"
         lost, doubled = sum(report.lost.values()), sum(report.doubled.values())
         click.echo(
             f"seed {report.seed}: {strikes}; sent {report.sent} = persisted {report.persisted}"

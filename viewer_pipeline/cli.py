@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -25,6 +25,9 @@ from viewer_pipeline.logs import event, log_to_stderr
 from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, Settings, load_settings, without_password
 from viewer_pipeline.standard_streams import open_closed_streams, tolerate_write_errors
 from viewer_pipeline.stop_signals import handle_stop_signals
+
+if TYPE_CHECKING:
+    from viewer_pipeline.counting.adoption import How  # pandas comes with it, which most commands do not need
 
 log = logging.getLogger("viewer_pipeline.cli")
 
@@ -88,14 +91,19 @@ def _warn(settings: Settings) -> None:
 
 @main.command()
 @click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
-def up(ui_host: str) -> None:
+@click.option(
+    "--adopt",
+    type=click.Choice(["continue", "settle-newer", "from-here"]),
+    help="First give the counters in Redis to this database, as the command `adopt` does.",
+)
+def up(ui_host: str, adopt: How | None) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
     from viewer_pipeline.local.up import run_up
 
     tolerate_write_errors("stdout", "stderr")
     settings = load_settings()
     log_to_stderr(settings)
-    run_up(settings, _say, ui_host)
+    run_up(settings, _say, ui_host, adopt)
 
 
 @main.command()

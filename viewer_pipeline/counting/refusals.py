@@ -5,7 +5,10 @@ from __future__ import annotations
 from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.errors import PipelineRefused
 
-ADOPT = "docs/how-to/clones.md says what to do; `viewer-pipeline adopt` gives the counters to this database"
+ADOPT = (
+    "docs/how-to/clones.md says what to do; `viewer-pipeline adopt` (`up --adopt` where `up` starts the servers) gives"
+    " the counters to this database"
+)
 FORMAT = "2"  # of marker and subscriber, in Redis: as in claim.lua
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from threading import Event
 from typing import IO
 
+from viewer_pipeline.counting.adoption import How
 from viewer_pipeline.counting.durability import require_durability
 from viewer_pipeline.counting.ledger import require_target
 from viewer_pipeline.counting.registry import require_pipeline
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.local import dagster_processes
+from viewer_pipeline.local.adoption import run_adopt
 from viewer_pipeline.local.child import Child
 from viewer_pipeline.local.home import SERVERS_FILE, lock_home, write_private
 from viewer_pipeline.local.ports import LOOPBACK, PortClaims, free_port, reachable
@@ -48,11 +50,13 @@ class Stack:
         background: bool = False,
         ui: bool = True,
         ui_host: str = LOOPBACK,
+        adopt: How | None = None,
     ) -> None:
         """Make it; nothing is started yet.
 
         `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing,
         and the usual ports are left to others. `ui_host`: the address that the UI is served on; it has no login.
+        `adopt`: give the counters to this database first; Redis may know another one.
         """
         self._ports = PortClaims()
         self.settings = settings.changed(health_check_port=_health_port(settings, self._ports, usual=not background))
@@ -60,6 +64,7 @@ class Stack:
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
+        self._adopt = adopt
         self._lock: IO[str] | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
@@ -78,6 +83,9 @@ class Stack:
             require_durability(self.settings)
             said("migrating the schema `viewer`")
             migrate_servers(self.settings, said, alone=self._owns_postgres)
+            if self._adopt is not None:
+                done = run_adopt(self.settings, self._adopt)
+                said(f"the counters {done.prefix}* belong to {done.place}")
             require_pipeline(self.settings)
             require_target(self.settings)
             self._start_processes(said)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from viewer_pipeline.counting.adoption import How
 from viewer_pipeline.local.ports import LOOPBACK
 from viewer_pipeline.local.stack import Stack
 from viewer_pipeline.settings import Settings, without_password
 from viewer_pipeline.stop_signals import handle_stop_signals
 
 
-def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK) -> None:
+def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None) -> None:
     """Start all, keep it running, stop in order on SIGTERM, SIGINT or SIGHUP; exit 1 if the worker could not.
 
     Asked again, it ends at once, and the children with it.
@@ -24,7 +25,7 @@ def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPB
             raise SystemExit(128 + number)
 
     handle_stop_signals(begin_stop)
-    stack = Stack(settings, ui_host=ui_host)
+    stack = Stack(settings, ui_host=ui_host, adopt=adopt)
     try:
         stack.start(said)
         started.set()

@@ -14,9 +14,9 @@ from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.incidents import record_incidents
 from viewer_pipeline.counting.ledger import LastFlush, last_flush, require_primary
 from viewer_pipeline.counting.ownership import check_history, same_ledger
+from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.counting.registry import known_pipelines, register
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused

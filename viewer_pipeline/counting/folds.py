@@ -19,8 +19,8 @@ import redis
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.identity import NO_LEDGER, LedgerIdentity
+from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, redis_errors
-from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.redis_names import RedisNames, presence_channel
 

@@ -6,9 +6,9 @@ import psycopg
 
 from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.ledger import LastFlush, Ledger
+from viewer_pipeline.counting.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.counting.redis_client import redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.refusals import ADOPT, FORMAT, refusal
 from viewer_pipeline.counting.registry import Pipeline, known_pipelines
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import PipelineRefused

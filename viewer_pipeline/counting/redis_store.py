@@ -19,9 +19,9 @@ from viewer_pipeline.counting.durability import Durability
 from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.counting.ledger import Batch, LastFlush
 from viewer_pipeline.counting.one_connection import one_connection
+from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.readings import Readings
 from viewer_pipeline.counting.redis_client import Script, redis_errors
-from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.redis_names import RedisNames
 

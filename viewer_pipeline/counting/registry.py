@@ -9,8 +9,8 @@ import redis
 
 from viewer_pipeline.counting.identity import LedgerIdentity
 from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, connect, redis_errors
-from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.settings import Settings

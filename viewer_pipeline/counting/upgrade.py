@@ -9,9 +9,9 @@ import psycopg
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.counting.ledger import last_flush
+from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.refusals import refusal
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import MarkerMoved, OldVersionRuns, PipelineRefused
 from viewer_pipeline.postgres_url import PostgresUrl

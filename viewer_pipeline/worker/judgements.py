@@ -55,9 +55,9 @@ def judge_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_
     """Judge whether flushes can be committed. `revision`: of the schema `viewer`, empty where it is missing."""
     figures = {"round_trip_ms": round_trip_ms}
     if standby:
-        return Result("unhealthy", "PostgreSQL is in recovery (a standby): nothing can be committed", figures)
+        return Result("unhealthy", "PostgreSQL refuses writes: it is in recovery (a standby)", figures)
     if read_only:
-        return Result("unhealthy", "PostgreSQL is read-only: nothing can be committed", figures)
+        return Result("unhealthy", "PostgreSQL refuses writes: its transactions are read-only", figures)
     if revision < REVISION:
         lacks = f"at revision {revision}, and {REVISION} is needed" if revision else "missing"
         return Result("unhealthy", f"the schema `viewer` is {lacks}; run `viewer-pipeline migrate`", figures)

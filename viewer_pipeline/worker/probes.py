@@ -9,7 +9,6 @@ from typing import Any
 import redis
 from redis.exceptions import NoPermissionError
 
-from viewer_pipeline.counting.counters import SUBSCRIBER_KEY
 from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.counting.redis_client import connect, redis_errors
@@ -86,9 +85,11 @@ class Probes:
             self._client.ping()
             took = _milliseconds(started)
             replication, memory = self._info("replication"), self._info("memory")
-        result = judge_replication(replication, took)
+        result = self._write() or judge_replication(replication, took)
         if result.state == "healthy":
-            result = self._write() or judge_restart(result, self._info("server").get("uptime_in_seconds"), self._age())
+            result = judge_restart(result, self._info("server").get("uptime_in_seconds"), self._age())
+        else:  # the address may lead to another server by now, also from a replica that takes writes
+            self._client.connection_pool.disconnect(inuse_connections=False)
         return {"redis": result, "redis_memory": judge_memory(memory)}
 
     def postgres(self) -> Results:
@@ -140,8 +141,7 @@ class Probes:
     def _write(self) -> Result | None:
         """Write something harmless; a result where Redis refuses that, with its reason: OOM, MISCONF, READONLY."""
         try:
-            with redis_errors(self._redis_url):
-                self._client.hset(SUBSCRIBER_KEY, "checked", time.time_ns() // 1_000_000)
+            self._store.require_writes()
         except ViewerPipelineError as error:
             return Result("unhealthy", without_password(str(error)))
         return None

@@ -15,12 +15,25 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.counting.chunks import chunks
-from viewer_pipeline.counting.postgres_client import open_connection
+from viewer_pipeline.counting.postgres_client import (
+    IN_RECOVERY,
+    READ_ONLY,
+    open_connection,
+    read_only_reason,
+    refuses_writes,
+)
 from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target, TargetNames, find_target
 from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
-from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
+from viewer_pipeline.errors import (
+    PostgresFailed,
+    PostgresRefusesWrites,
+    PostgresUnavailable,
+    SchemaMissing,
+    TransientError,
+    ViewerPipelineError,
+)
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings, without_password
@@ -28,6 +41,13 @@ from viewer_pipeline.settings import Settings, without_password
 log = logging.getLogger("viewer_pipeline.ledger")
 
 REJECTS_AT_ONCE = 1000
+# After any of these another connection may get further. The last two end a session that is in a transaction.
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
+)
 
 
 class Batch(NamedTuple):
@@ -142,10 +162,13 @@ def postgres_errors(url: str) -> Iterator[None]:
         yield
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
         raise SchemaMissing(f"{where}: {_first_line(error)}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
     except psycopg.Error as error:
-        raise PostgresFailed(f"{where}: {_first_line(error)}") from error
+        ours: type[ViewerPipelineError] = PostgresFailed
+        if refuses_writes(error):
+            ours = PostgresRefusesWrites
+        elif isinstance(error, UNAVAILABLE):
+            ours = PostgresUnavailable
+        raise ours(f"{where}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -164,9 +187,15 @@ class Ledger:
         self._target: Target | None = None
 
     @contextmanager
-    def connect(self) -> Iterator[psycopg.Connection]:
-        """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
+    def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
+        """Open an autocommit connection with finite waits; driver errors inside come out as ours.
+
+        Raises PostgresRefusesWrites where it leads to a standby or to a read-only server, whose ledger may be another
+        than the primary's; not for who reads from `any_server`.
+        """
         with postgres_errors(self.url), open_connection(PostgresUrl.of(self.url)) as connection:
+            if not any_server and (reason := read_only_reason(connection)):
+                raise PostgresRefusesWrites(f"{without_password(self.url)}: {reason}")
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> Totals | None:
@@ -174,7 +203,7 @@ class Ledger:
 
         None: superseded by another run, nothing written. A COMMIT whose answer was lost is resolved by looking the
         flush_id up on a new connection (rule R8); there are no totals then. Where that cannot be done either,
-        PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
+        PostgresUnavailable, PostgresRefusesWrites: the next attempt finds its flush in the ledger, or does not.
         """
         try:
             return self._commit(connection, flush) if upsert is None else _transact(connection, flush, upsert)
@@ -208,9 +237,14 @@ class Ledger:
         return _transact(connection, flush, lambda c, f: add_what_it_takes(c, target, f.seq, f.counters))
 
     def holds(self, flush_id: UUID) -> bool:
-        """Look up whether a flush was committed."""
-        with self.connect() as connection:
-            return bool(_one(connection, "find_flush", flush_id=flush_id)[0])
+        """Look up whether a flush was committed. Raises PostgresRefusesWrites where the server cannot know it."""
+        with self.connect(any_server=True) as connection:
+            committed, standby, read_only = _one(connection, "find_flush", flush_id=flush_id)
+        if standby or read_only:
+            reason = IN_RECOVERY if standby else READ_ONLY
+            where = without_password(self.url)
+            raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
+        return bool(committed)
 
 
 def require_target(settings: Settings) -> None:
@@ -221,9 +255,9 @@ def require_target(settings: Settings) -> None:
     if names := TargetNames.of(settings):
         ledger = Ledger(settings.require_database_url(), names)
         try:
-            with ledger.connect() as connection:
+            with ledger.connect(any_server=True) as connection:
                 ledger.target(connection)
-        except PostgresUnavailable:
+        except TransientError:
             return
 
 

@@ -94,7 +94,7 @@ class Probes:
 
     def postgres(self) -> Results:
         """Ask for a sign of life, and whether a flush could be committed."""
-        with self._ledger.connect() as connection:
+        with self._ledger.connect(any_server=True) as connection:
             started = time.perf_counter()
             row = connection.execute(CAN_COMMIT).fetchone()
             took = _milliseconds(started)

@@ -381,7 +381,7 @@ def test_a_value_that_reads_like_a_refusal(pair: RedisPair, behind: World) -> No
     assert behind.client.get("READONLY")
     with behind.client.pipeline(transaction=False) as pipe:
         pipe.incr("READONLY")
-        with pytest.raises(RedisFailed, match="INCR READONLY"), redis_errors(pair.url):
+        with pytest.raises(RedisFailed, match="INCRBY READONLY"), redis_errors(pair.url):
             pipe.execute()
     assert refusals_of(behind.client).demotions == 0
 

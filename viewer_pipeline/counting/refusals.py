@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from redis.connection import AbstractConnection
 from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError
+from redis.sentinel import SentinelManagedConnection
 
 # Error replies of a server that is a replica, and of one that takes no write for another reason. Redis 6.2 wraps what a
 # script got. At the start only: what follows may name keys and arguments.
@@ -61,6 +62,9 @@ class _LeavesRefusing(AbstractConnection):
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         if self._refused or self._known != self._refusals.demotions:
             self.disconnect()  # type: ignore[no-untyped-call]  # likewise
+        if self._sock is None and isinstance(self, SentinelManagedConnection):
+            # When a command is tried again, redis-py would connect to the same server, and ask no Sentinel.
+            self.connect_to(self.connection_pool.get_master_address())  # type: ignore[no-untyped-call]
         super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -200,6 +200,7 @@ def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: st
         watched.demote()
         store.begin("after", LastFlush(0, 0))
         assert client.info("server")["tcp_port"] == watched.servers[1].port
+        assert "refuses writes" in probes.redis()["redis"].said  # it tries once, over the connection that it has
         assert "takes writes" in probes.redis()["redis"].said
         wait_until(lambda: running.figures.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
 

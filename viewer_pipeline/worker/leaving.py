@@ -24,6 +24,7 @@ class Leaver(Folder):
     """A folder that can end in order, until `_deadline` (monotonic clock) at the latest."""
 
     _deadline = float("inf")
+    _given_up = 0  # views that may be lost, because to fold them might count them twice
 
     def _finish(self, subscription: Subscription) -> None:
         """Hear what is on its way and fold it. Raises SubscriptionLost.
@@ -93,7 +94,7 @@ class Leaver(Folder):
             attempts.failed()
             time.sleep(attempts.pause)
         self._figures.in_memory = stream.total()
-        return stream.total()
+        return stream.total() + self._given_up
 
     def _hand_in(self) -> bool:
         """Try once. False where another attempt may get further."""
@@ -105,6 +106,9 @@ class Leaver(Folder):
                 self._hand_over()
                 self._drop(stream.clear())
             elif stream.total():
+                given_up = stream.interrupted(holder=True)  # without a number, and another may have folded them
+                self._given_up += given_up
+                self._drop(given_up)
                 number = self._folds.cut(self._cuts_id, self._lease.token, stream.last)
                 self._drop(stream.cut(number, 0))
                 self._fold()

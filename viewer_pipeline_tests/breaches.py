@@ -577,6 +577,14 @@ BREACHES = (
     ),
     Breach(
         "delivery",
+        "one that stands by never notices that its subscription is on another server",
+        WORKER + "folder.py",
+        "            self._delivery.folded(lease.folded)\n",
+        "",
+        (FAILOVER,),
+    ),
+    Breach(
+        "delivery",
         "a backlog is taken for another server",
         WORKER + "delivery.py",
         "            if subscription.echoed == self._number:\n",

@@ -181,6 +181,25 @@ def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running
     assert bool(sent) == busy
 
 
+def test_one_that_stands_by_is_subscribed_to_another_server(
+    pair: RedisPair, running: Running, database_url: str
+) -> None:
+    """It makes no cuts: segments that the holder folds, and whose cuts it does not receive, tell."""
+    with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
+        hear(pair, running, 1)
+        wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
+        wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
+        standby = running if running.state == "standby" else other
+        wait_until(lambda: standby.subscriber._stream.numbered, HEALED_SECONDS, "a cut")
+        pair.separate()
+        pair.lead_to_the_new()
+        for made in (running, other):
+            made.subscriber._client.connection_pool.disconnect()
+        wait_until(lambda: standby.figures.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
+        assert standby.state == "standby"
+        assert refusals_of(standby.subscriber._client).demotions == 0
+
+
 def test_a_backlog_is_not_taken_for_another_server(
     pair: RedisPair, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

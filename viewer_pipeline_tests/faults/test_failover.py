@@ -196,7 +196,8 @@ def test_one_that_stands_by_is_subscribed_to_another_server(
         for made in (running, other):
             made.subscriber._client.connection_pool.disconnect()
         wait_until(lambda: standby.figures.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
-        assert standby.state == "standby"
+        wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
+        assert standby.figures.takeovers == 0
         assert refusals_of(standby.subscriber._client).demotions == 0
 
 

@@ -32,7 +32,7 @@ class RedisUnavailable(TransientError):
 
 
 class RedisRefusesWrites(TransientError):
-    """Redis does not accept writes, so nothing was committed"""
+    """Redis refuses writes"""
 
 
 class NotDurable(TransientError):
@@ -41,6 +41,10 @@ class NotDurable(TransientError):
 
 class PostgresUnavailable(TransientError):
     """PostgreSQL does not answer, or gave up a transaction that can be tried again"""
+
+
+class PostgresRefusesWrites(TransientError):
+    """PostgreSQL refuses writes"""
 
 
 class MarkerMoved(TransientError):

@@ -19,6 +19,9 @@ SUBSCRIBER = "viewer_pipeline_tests/integration/test_subscriber.py"
 STREAM = "viewer_pipeline_tests/unit/test_stream.py"
 TERMINAL = "viewer_pipeline_tests/faults/test_terminal.py"
 STOP_SIGNALS = "viewer_pipeline_tests/unit/test_stop_signals.py"
+FAILOVER = "viewer_pipeline_tests/faults/test_failover.py"
+POSTGRES_FAILOVER = "viewer_pipeline_tests/faults/test_postgres_failover.py"
+SENTINEL = "viewer_pipeline_tests/faults/test_sentinel.py"
 
 RECONCILE = "viewer_pipeline_tests/integration/test_reconcile.py"
 RECONCILE_CRASHES = "viewer_pipeline_tests/faults/test_reconcile_crashes.py"
@@ -32,6 +35,7 @@ UPGRADE_REFUSED = "viewer_pipeline_tests/integration/test_upgrade_refused.py"
 OLD_VERSION = "viewer_pipeline_tests/faults/test_old_version_refused.py"
 
 COUNTING = "viewer_pipeline/counting/"
+WORKER = "viewer_pipeline/worker/"
 
 PIPELINES = "viewer_pipeline_tests/faults/test_pipelines.py"
 
@@ -779,5 +783,148 @@ BREACHES = (
         "            _require_no_old_run(settings)\n",
         "",
         (UPGRADE_REFUSED,),
+    ),
+    Breach(
+        "demoted",
+        "a connection stays with a primary that was demoted",
+        COUNTING + "refusals.py",
+        "            if is_demotion(reply):\n",
+        "            if False:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "other connections of a client stay with a primary that was demoted",
+        COUNTING + "refusals.py",
+        "        if self._refused or self._known != self._refusals.demotions:\n",
+        "        if self._refused:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "a connection stays with a server that refuses writes for another reason",
+        COUNTING + "refusals.py",
+        "        if self._refused or self._known != self._refusals.demotions:\n",
+        "        if self._known != self._refusals.demotions:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "what Redis 6.2 says of a script that is refused is not understood",
+        COUNTING + "refusals.py",
+        '    r"(?:Error running script .*?: -)?"\n',
+        "",
+        (FAILOVER, SENTINEL),
+    ),
+    Breach(
+        "demoted",
+        "a command that is sent again asks no Sentinel",
+        COUNTING + "refusals.py",
+        "        if self._sock is None and isinstance(self, SentinelManagedConnection):\n",
+        "        if False:\n",
+        (SENTINEL,),
+    ),
+    Breach(
+        "demoted",
+        "the subscription stays with a primary that was demoted",
+        WORKER + "subscriber.py",
+        "            self._follow()\n",
+        "",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "one that stands by never notices that its server was demoted",
+        WORKER + "folder.py",
+        "                    self._store.require_writes()\n",
+        "                    pass\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "the subscription is given up while the address leads to the demoted server only",
+        WORKER + "subscriber.py",
+        "            self._store.require_writes()\n        except TransientError:\n",
+        "            pass\n        except TransientError:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "demoted",
+        "views without a number are dropped at the move to another server",
+        WORKER + "subscriber.py",
+        "        if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:\n",
+        "        if now <= self._unnumbered_until:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "delivery",
+        "a subscription on another server than the commands is kept",
+        WORKER + "subscriber.py",
+        "            self._delivery.check(subscription, self._stream.last)\n",
+        "",
+        (FAILOVER,),
+    ),
+    Breach(
+        "delivery",
+        "one that stands by never notices that its subscription is on another server",
+        WORKER + "folder.py",
+        "            self._delivery.folded(lease.folded)\n",
+        "",
+        (FAILOVER,),
+    ),
+    Breach(
+        "delivery",
+        "a backlog is taken for another server",
+        WORKER + "delivery.py",
+        "            if subscription.echoed == self._number:\n",
+        "            if subscription.echoed >= 0:\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "stop",
+        "a stop tries once to fold what is in memory",
+        WORKER + "leaving.py",
+        "            if time.monotonic() + attempts.pause > self._deadline:\n",
+        "            if True:\n",
+        (FAILOVER,),
+        also=(
+            (
+                WORKER + "leaving.py",
+                "                attempts.failed()\n                self._refused(error)\n                continue\n",
+                "                self._refused(error)\n                return\n",
+            ),
+        ),
+    ),
+    Breach(
+        "R8",
+        "a standby, or a primary that was set read-only, is believed about an unknown COMMIT",
+        COUNTING + "ledger.py",
+        "        if standby or read_only:\n",
+        "        if False:\n",
+        (POSTGRES_FAILOVER,),
+    ),
+    Breach(
+        "standby",
+        "the ledger of a standby is believed",
+        COUNTING + "ledger.py",
+        "            if not any_server and (reason := read_only_reason(connection)):\n",
+        "            if False and (reason := read_only_reason(connection)):\n",
+        (POSTGRES_FAILOVER,),
+    ),
+    Breach(
+        "standby",
+        "a PostgreSQL that refuses writes fails a run for good",
+        COUNTING + "ledger.py",
+        "        if refuses_writes(error):\n",
+        "        if False:\n",
+        (POSTGRES_FAILOVER,),
+    ),
+    Breach(
+        "standby",
+        "a connection that was refused a write is used again",
+        COUNTING + "postgres_client.py",
+        "                self.close()\n            raise\n",
+        "                pass\n            raise\n",
+        (POSTGRES_FAILOVER,),
     ),
 )

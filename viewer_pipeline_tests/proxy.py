@@ -84,6 +84,14 @@ class Proxy:
         self._do(self._pass(self._passing.set))
         self._do(self._listen())
 
+    def retarget(self, url: str) -> None:
+        """Forward new connections to another server; those that exist stay with the old one.
+
+        As a load balancer, or a DNS name, in front of a pair that fails over.
+        """
+        parts = urlsplit(url)
+        self._target = (parts.hostname or LOOPBACK, parts.port or self._target[1])
+
     def lose_answer_to(self, needle: bytes, times: int = 1) -> None:
         """Deliver the next requests that contain `needle`, and close the connection when the answer comes.
 

@@ -12,7 +12,7 @@ from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.incidents import record_incidents
-from viewer_pipeline.counting.ledger import LastFlush, last_flush, require_primary
+from viewer_pipeline.counting.ledger import LastFlush, last_flush
 from viewer_pipeline.counting.ownership import check_history, same_ledger
 from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, redis_errors
@@ -48,11 +48,10 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
     `settle-newer`: it has flushes after that one as well, which were read from this Redis and are still to be
     subtracted. `from-here`: it begins at its own end, nothing that it has is subtracted, and what the other database
     has counted stays there alone. Raises CannotAdopt where that does not fit, or a worker of the other one is alive;
-    PostgresUnavailable on a standby.
+    PostgresRefusesWrites on a standby.
     """
     redis, prefix = stores.redis, stores.redis.prefix_text
     with stores.ledger.connect() as connection:
-        require_primary(connection)
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
         entries = {one.prefix: one.ledger for one in known_pipelines(redis.client, redis.url)}

@@ -33,7 +33,6 @@ from viewer_pipeline.counting.ledger import (
     flushes_of_run,
     last_flush,
     record_rejects,
-    require_primary,
     totals_behind,
 )
 from viewer_pipeline.counting.ownership import check_history
@@ -201,7 +200,6 @@ def _begin(
             return last, marker
         again = last_flush(connection)
         if again.seq <= last.seq:
-            require_primary(connection)
             findings.postgres_was_rolled_back = True
             return last, marker._replace(missing=(last.seq, marker.seq))
         last = again  # another run went on in between: start over

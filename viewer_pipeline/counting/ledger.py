@@ -16,12 +16,25 @@ from psycopg import errors as pg
 
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.identity import LedgerIdentity, read_identity
-from viewer_pipeline.counting.postgres_client import open_connection
+from viewer_pipeline.counting.postgres_client import (
+    IN_RECOVERY,
+    READ_ONLY,
+    open_connection,
+    read_only_reason,
+    refuses_writes,
+)
 from viewer_pipeline.counting.readings import Reject
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.counting.target import Target, TargetNames, find_target
 from viewer_pipeline.counting.target_upsert import add_to_target, add_what_it_takes, blames_rows
-from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, SchemaMissing
+from viewer_pipeline.errors import (
+    PostgresFailed,
+    PostgresRefusesWrites,
+    PostgresUnavailable,
+    SchemaMissing,
+    TransientError,
+    ViewerPipelineError,
+)
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings, without_password
@@ -30,6 +43,13 @@ log = logging.getLogger("viewer_pipeline.ledger")
 
 REJECTS_AT_ONCE = 1000
 LEDGER_FORMAT = 2  # of what a flush says; version 0.1.0 writes none, and the ledger takes no flush without
+# After any of these another connection may get further. The last two end a session that is in a transaction.
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
+)
 
 
 class Batch(NamedTuple):
@@ -145,10 +165,13 @@ def postgres_errors(url: str) -> Iterator[None]:
         yield
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
         raise SchemaMissing(f"{where}: {_first_line(error)}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
     except psycopg.Error as error:
-        raise PostgresFailed(f"{where}: {_first_line(error)}") from error
+        ours: type[ViewerPipelineError] = PostgresFailed
+        if refuses_writes(error):
+            ours = PostgresRefusesWrites
+        elif isinstance(error, UNAVAILABLE):
+            ours = PostgresUnavailable
+        raise ours(f"{where}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -167,9 +190,15 @@ class Ledger:
         self._target: Target | None = None
 
     @contextmanager
-    def connect(self) -> Iterator[psycopg.Connection]:
-        """Open an autocommit connection with finite waits; driver errors inside come out as ours."""
+    def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
+        """Open an autocommit connection with finite waits; driver errors inside come out as ours.
+
+        Raises PostgresRefusesWrites where it leads to a standby or to a read-only server, whose ledger may be another
+        than the primary's; not for who reads from `any_server`.
+        """
         with postgres_errors(self.url), open_connection(PostgresUrl.of(self.url)) as connection:
+            if not any_server and (reason := read_only_reason(connection)):
+                raise PostgresRefusesWrites(f"{without_password(self.url)}: {reason}")
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> Totals | None:
@@ -177,7 +206,7 @@ class Ledger:
 
         None: superseded by another run, nothing written. A COMMIT whose answer was lost is resolved by looking the
         flush_id up on a new connection (rule R8); there are no totals then. Where that cannot be done either,
-        PostgresUnavailable: the next attempt finds its flush in the ledger, or does not.
+        PostgresUnavailable, PostgresRefusesWrites: the next attempt finds its flush in the ledger, or does not.
         """
         try:
             return self._commit(connection, flush) if upsert is None else _transact(connection, flush, upsert)
@@ -215,9 +244,14 @@ class Ledger:
         return _transact(connection, flush, lambda c, f: add_what_it_takes(c, target, f.seq, f.counters))
 
     def holds(self, flush_id: UUID) -> bool:
-        """Look up whether a flush was committed."""
-        with self.connect() as connection:
-            return bool(_one(connection, "find_flush", flush_id=flush_id)[0])
+        """Look up whether a flush was committed. Raises PostgresRefusesWrites where the server cannot know it."""
+        with self.connect(any_server=True) as connection:
+            committed, standby, read_only = _one(connection, "find_flush", flush_id=flush_id)
+        if standby or read_only:
+            reason = IN_RECOVERY if standby else READ_ONLY
+            where = without_password(self.url)
+            raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
+        return bool(committed)
 
 
 def require_target(settings: Settings) -> None:
@@ -228,9 +262,9 @@ def require_target(settings: Settings) -> None:
     if names := TargetNames.of(settings):
         ledger = Ledger(settings.require_database_url(), names)
         try:
-            with ledger.connect() as connection:
+            with ledger.connect(any_server=True) as connection:
                 ledger.target(connection)
-        except PostgresUnavailable:
+        except TransientError:
             return
 
 
@@ -238,13 +272,6 @@ def last_flush(connection: psycopg.Connection) -> LastFlush:
     """Read the ledger's newest flush."""
     row = connection.execute(SQL["last_flush"]).fetchone()
     return LastFlush(*row) if row else LastFlush(0, 0)
-
-
-def require_primary(connection: psycopg.Connection) -> None:
-    """Raise PostgresUnavailable on a server that takes no writes: a standby that lags looks like one rolled back."""
-    (standby,) = _one(connection, "is_standby")
-    if standby:
-        raise PostgresUnavailable("this server takes no writes (a standby?), and lacks what another has committed")
 
 
 def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:

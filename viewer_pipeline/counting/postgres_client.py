@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import errors as pg
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
@@ -38,6 +39,11 @@ SET_LOCAL = """
     -- What a connection through PgBouncer cannot be opened with.
     SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)
 """
+
+IS_READ_ONLY = """
+    SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
+"""
+IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
 
 # Above the server's own statement_timeout, so that the server's reason is heard wherever there is one.
 ANSWER_SECONDS = 75.0
@@ -84,6 +90,36 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
         except StopIteration as done:
             result: T = done.value
             return result
+        except psycopg.Error as error:
+            if refuses_writes(error):  # the address may lead to another server by now
+                self.close()
+            raise
+
+
+def refuses_writes(error: psycopg.Error) -> bool:
+    """Whether a server is no primary that takes writes; or, of several, none was found (`target_session_attrs`)."""
+    if isinstance(error, pg.ReadOnlySqlTransaction):
+        return True
+    message = str(error)
+    if isinstance(error, pg.ObjectNotInPrerequisiteState):
+        return "recovery" in message
+    of_libpq = ("session is read-only", "server is in hot standby mode")
+    return isinstance(error, psycopg.OperationalError) and message.rstrip().endswith(of_libpq)
+
+
+def read_only_reason(connection: psycopg.Connection) -> str:
+    """Return why the server takes no writes, "" where it does.
+
+    It reports that by itself (PostgreSQL 14 or newer), also every change; through PgBouncer it has to be asked.
+    """
+    reported = [
+        connection.pgconn.parameter_status(name) for name in (b"in_hot_standby", b"default_transaction_read_only")
+    ]
+    if None not in reported:
+        standby, read_only = (value == b"on" for value in reported)
+    else:
+        standby, read_only = connection.execute(IS_READ_ONLY).fetchone() or (False, False)
+    return IN_RECOVERY if standby else READ_ONLY if read_only else ""
 
 
 @contextmanager

@@ -12,28 +12,22 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-)
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
 from redis.retry import Retry
 
+from viewer_pipeline.counting.refusals import is_refusal, leave_refusing
 from viewer_pipeline.counting.sentinel import is_sentinel, sentinel_client
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.settings import hide_password, without_password
 
-_REFUSES_WRITES = re.compile(r"\b(READONLY|MISCONF|OOM|NOREPLICAS)\b")
-_OUT_OF_REACH = re.compile(r"\b(LOADING|MASTERDOWN|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
+_OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
 
 
 def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
     """Return a client that waits some seconds for an answer and tries some times more; no connection is made yet.
 
-    Behind Sentinels it connects to the primary, and asks them again for each connection that it makes.
+    Behind Sentinels it connects to the primary, and asks them again for each connection that it makes. A connection to
+    a server that refuses writes is closed; where that is a replica, the command is sent again over a new one.
     Raises SettingsError for a URL that redis-py does not understand.
     """
     try:
@@ -47,6 +41,7 @@ def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
             client_name="viewer-pipeline",
         )
+        leave_refusing(client)
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
     except (ValueError, TypeError):
@@ -65,7 +60,7 @@ def redis_errors(url: str) -> Iterator[None]:
 
 def _as_ours(error: RedisError, where: str) -> Exception:
     said = f"{where}: {str(error).partition(chr(10))[0]}"
-    if isinstance(error, (OutOfMemoryError, ReadOnlyError)) or _REFUSES_WRITES.search(str(error)):
+    if is_refusal(error):
         return RedisRefusesWrites(said)
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return RedisFailed(said)

@@ -200,6 +200,11 @@ class RedisStore:
                 count, oldest = 0, []  # somebody took the name: a hint less, sweeps find all
         return count, datetime.fromtimestamp(oldest[0][1] / 1000, UTC) if oldest else None
 
+    def require_writes(self) -> None:
+        """Write something harmless. Raises RedisRefusesWrites where Redis refuses that."""
+        with redis_errors(self.url):
+            self.client.hset(self.names.subscriber, "checked", time.time_ns() // 1_000_000)
+
     def ask_for_sweep(self, reason: str) -> None:
         """Ask the sensor for a sweep at its next look, because announcements may have been missed."""
         with redis_errors(self.url):

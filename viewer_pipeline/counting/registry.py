@@ -36,7 +36,7 @@ def require_pipeline(settings: Settings) -> None:
     ledger, url = Ledger(settings.require_database_url()), settings.require_redis_url()
     with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
         try:
-            with ledger.connect() as connection:
+            with ledger.connect(any_server=True) as connection:
                 identity = ledger.identity(connection)
             register(client, url, settings.counter_prefix, identity)
         except PipelineRefused:

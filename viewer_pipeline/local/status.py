@@ -40,7 +40,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
 def _read_stores(settings: Settings) -> dict[str, Any]:
     ledger = Ledger(settings.require_database_url())
     url = settings.require_redis_url()
-    with connect(url) as client, ledger.connect() as connection:
+    with connect(url) as client, ledger.connect(any_server=True) as connection:
         store = RedisStore(client, url, settings.counter_prefix)
         pending, oldest = store.pending()
         marker = store.marker()

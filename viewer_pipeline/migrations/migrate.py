@@ -12,10 +12,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
+from psycopg import errors
 from sqlalchemy import Connection, NullPool, create_engine, exc, text
 from sqlalchemy.schema import CreateSchema
 
-from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable
+from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, PostgresUnavailable
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings, hide_password
 
@@ -36,7 +37,7 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
     """Apply what is missing; return the revision before and after. Safe to run twice, and at once.
 
     `with_dagster` also makes the (empty) schema in which Dagster makes its own tables.
-    Raises PostgresUnavailable or PostgresFailed.
+    Raises PostgresUnavailable, PostgresRefusesWrites or PostgresFailed.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
@@ -77,6 +78,8 @@ def _connected(database_url: str) -> Iterator[Connection]:
     except exc.OperationalError as error:
         raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
     except exc.DBAPIError as error:
+        if isinstance(error.orig, errors.ReadOnlySqlTransaction):
+            raise PostgresRefusesWrites(f"{where}: {_first_line(error)}") from error
         raise PostgresFailed(f"{where}: {_first_line(error)}") from error
 
 

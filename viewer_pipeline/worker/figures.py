@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 State = Literal["starting", "listening", "standby", "reconnecting", "stopping"]
-Loss = Literal["closed", "silent", "error"]
+Loss = Literal["closed", "silent", "error", "moved"]
 
 
 @dataclass

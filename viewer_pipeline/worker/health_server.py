@@ -65,7 +65,7 @@ class HealthServer:
 def serve(settings: Settings, figures: Figures, stopping: Callable[[], bool]) -> HealthServer:
     """Bind HEALTH_CHECK_PORT, start the checks, and answer until `stop`. Raises SettingsError."""
     probes = Probes(settings, figures)
-    checks, metrics = probes.checks(), Metrics(settings, figures)
+    checks, metrics = probes.checks(), Metrics(settings, figures, probes.client)
     app = health_app(checks, metrics, stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     watch = HealthWatch(checks, stopping)

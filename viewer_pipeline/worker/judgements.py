@@ -7,6 +7,7 @@ from typing import Any
 
 from viewer_pipeline.counting.incidents import Incident, Kind
 from viewer_pipeline.counting.ledger import LastFlush
+from viewer_pipeline.counting.postgres_client import IN_RECOVERY, READ_ONLY
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.worker.checks import Result, State
 from viewer_pipeline.worker.dagster_judgements import in_words
@@ -55,9 +56,9 @@ def judge_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_
     """Judge whether flushes can be committed. `revision`: of the schema `viewer`, empty where it is missing."""
     figures = {"round_trip_ms": round_trip_ms}
     if standby:
-        return Result("unhealthy", "PostgreSQL is in recovery (a standby): nothing can be committed", figures)
+        return Result("unhealthy", f"PostgreSQL refuses writes: {IN_RECOVERY}", figures)
     if read_only:
-        return Result("unhealthy", "PostgreSQL is read-only: nothing can be committed", figures)
+        return Result("unhealthy", f"PostgreSQL refuses writes: {READ_ONLY}", figures)
     if revision < REVISION:
         lacks = f"at revision {revision}, and {REVISION} is needed" if revision else "missing"
         return Result("unhealthy", f"the schema `viewer` is {lacks}; run `viewer-pipeline migrate`", figures)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, get_args
 
+import redis
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -23,7 +24,6 @@ from viewer_pipeline.worker.figures import Figures, State
 from viewer_pipeline.worker.ledger_figures import LedgerFigures, LedgerReading
 from viewer_pipeline.worker.metric_families import FAMILIES, Family
 from viewer_pipeline.worker.pending import Pending, read_pending
-from viewer_pipeline.worker.probes import impatient
 from viewer_pipeline.worker.question import Question, ask_all
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -37,11 +37,10 @@ Samples = dict[str, Values]  # by the name of the metric
 class Metrics(Collector):
     """Asks all servers side by side at each scrape. What cannot be known in time is left out, and its `_up` is 0."""
 
-    def __init__(self, settings: Settings, figures: Figures) -> None:
+    def __init__(self, settings: Settings, figures: Figures, client: redis.Redis) -> None:
+        """`client`: that of the probes. They write, so it does not stay with a server that was demoted."""
         self._figures = figures
-        url = settings.require_redis_url()
-        self._client = impatient(url)
-        store = RedisStore(self._client, url, settings.counter_prefix)
+        store = RedisStore(client, settings.require_redis_url(), settings.counter_prefix)
         ledger = LedgerFigures(Ledger(settings.require_database_url()))
         self._questions: list[Question[Any]] = [
             Question("metrics of redis", lambda: of_redis(read_pending(store))),
@@ -61,7 +60,6 @@ class Metrics(Collector):
         """End the threads."""
         for question in self._questions:
             question.close()
-        self._client.close()
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format, within SCRAPE_SECONDS."""

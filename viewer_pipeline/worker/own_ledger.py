@@ -49,7 +49,7 @@ class OwnLedger:
         complained = False
         while self._wanted.wait() and not self._stop.is_set():
             try:
-                with self._ledger.connect() as connection:
+                with self._ledger.connect(any_server=True) as connection:
                     identity = self._ledger.identity(connection)
             except ViewerPipelineError as error:
                 if not complained:

@@ -57,8 +57,8 @@ class Probes:
     def __init__(self, settings: Settings, figures: Figures) -> None:
         self._settings, self._figures = settings, figures
         self._redis_url = settings.require_redis_url()
-        self._client = impatient(self._redis_url)
-        self._store = RedisStore(self._client, self._redis_url, settings.counter_prefix)
+        self.client = impatient(self._redis_url)
+        self._store = RedisStore(self.client, self._redis_url, settings.counter_prefix)
         self._ledger = Ledger(settings.require_database_url())
         self._born = time.time()
 
@@ -77,23 +77,25 @@ class Probes:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._client.close()
+        self.client.close()
 
     def redis(self) -> Results:
         """Ask for a sign of life, its role and memory, and whether it takes writes."""
         with redis_errors(self._redis_url):
             started = time.perf_counter()
-            self._client.ping()
+            self.client.ping()
             took = _milliseconds(started)
             replication, memory = self._info("replication"), self._info("memory")
-        result = judge_replication(replication, took)
+        result = self._write() or judge_replication(replication, took)
         if result.state == "healthy":
-            result = self._write() or judge_restart(result, self._info("server").get("uptime_in_seconds"), self._age())
+            result = judge_restart(result, self._info("server").get("uptime_in_seconds"), self._age())
+        else:  # the address may lead to another server by now, also from a replica that takes writes
+            self.client.connection_pool.disconnect(inuse_connections=False)
         return {"redis": result, "redis_memory": judge_memory(memory)}
 
     def postgres(self) -> Results:
         """Ask for a sign of life, and whether a flush could be committed."""
-        with self._ledger.connect() as connection:
+        with self._ledger.connect(any_server=True) as connection:
             started = time.perf_counter()
             row = connection.execute(CAN_COMMIT).fetchone()
             took = _milliseconds(started)
@@ -141,15 +143,14 @@ class Probes:
     def _write(self) -> Result | None:
         """Write something harmless; a result where Redis refuses that, with its reason: OOM, MISCONF, READONLY."""
         try:
-            with redis_errors(self._redis_url):
-                self._client.hset(self._store.names.subscriber, "checked", time.time_ns() // 1_000_000)
+            self._store.require_writes()
         except ViewerPipelineError as error:
             return Result("unhealthy", without_password(str(error)))
         return None
 
     def _info(self, section: str) -> dict[str, Any]:
         try:
-            found: Any = self._client.info(section)
+            found: Any = self.client.info(section)
         except NoPermissionError:  # an ACL may keep it from us; then it is not judged
             return {}
         return dict(found)

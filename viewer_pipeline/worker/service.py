@@ -72,7 +72,7 @@ class _Worker:
             if not subscriber.is_alive():
                 return 1  # its error has been logged; whoever started the process starts it again
         log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
-        self._subscriber.stop()
+        self._subscriber.stop(self._deadline - CLOSE_SECONDS)
         self._figures.enter("stopping")
         self._wait(subscriber)
         if not subscriber.is_alive():

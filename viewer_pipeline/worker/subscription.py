@@ -16,7 +16,7 @@ DEAD_SECONDS = 4.0  # how long it may take to give one
 
 
 class SubscriptionLost(Exception):
-    """The connection is gone, or gave no sign of life; messages may have been missed."""
+    """The connection is gone, gave no sign of life, or is on another server; messages may have been missed."""
 
     def __init__(self, how: Loss, said: str) -> None:
         super().__init__(said)
@@ -37,6 +37,7 @@ class Subscription:
         self._heard = time.monotonic()
         self._asked: float | None = None  # when a sign of life was asked for
         self._confirmed = 0  # channels
+        self.echoed = 0  # the number of the last `ping` that was answered
         self._early: list[tuple[bytes, bytes]] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
@@ -53,6 +54,10 @@ class Subscription:
     def unsubscribe(self, channel: str) -> None:
         """Hear no more of one channel; what is on its way still arrives. Raises SubscriptionLost."""
         self._send("UNSUBSCRIBE", channel)
+
+    def ping(self, number: int) -> None:
+        """Ask the server to echo a number, behind all messages that it has for us by then. Raises SubscriptionLost."""
+        self._send("PING", str(number))
 
     def close(self) -> None:
         """Close the connection."""
@@ -81,6 +86,8 @@ class Subscription:
                 messages.append((reply[1], reply[2]))
             elif reply[0] == b"subscribe":
                 self._confirmed += 1
+            elif reply[0] == b"pong" and reply[1]:
+                self.echoed = int(reply[1])
 
     def _receive(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting

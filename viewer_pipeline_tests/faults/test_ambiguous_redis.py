@@ -304,6 +304,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "now": lambda store: store.now(),
     "pending": lambda store: store.pending(),
     "ask_for_sweep": lambda store: store.ask_for_sweep("test"),
+    "require_writes": lambda store: store.require_writes(),
     "asked_sweep": lambda store: store.asked_sweep(),
     "sweep_done": lambda store: store.sweep_done(b"asked", "ledger"),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),

@@ -15,6 +15,7 @@ from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.durability import Durability
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import LastFlush
 from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import RedisFailed, RedisUnavailable, TransientError
@@ -24,6 +25,7 @@ from viewer_pipeline.local.redis_server import RedisServer, find_binary
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.claims import identity_of
 from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
@@ -89,6 +91,18 @@ class Watched:
         for pid in self._frozen:
             os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: self.state().get("port") == self.servers[1].port, FAILOVER_SECONDS, "the failover")
+
+    def demote(self) -> None:
+        """Change the roles by hand, and let the Sentinel watch the new primary: no connection of a client is closed."""
+        one, two = self.servers
+        with connect(two.url.replace("://", f"://:{QUOTED}@")) as client:
+            client.replicaof("NO", "ONE")
+        with redis.Redis(LOOPBACK, self.port, protocol=2) as client:
+            client.sentinel_remove(SERVICE)
+            client.sentinel_monitor(SERVICE, LOOPBACK, two.port, 1)
+            client.sentinel_set(SERVICE, "auth-pass", PASSWORD)
+        with redis.Redis(LOOPBACK, one.port, password=PASSWORD) as client:
+            client.replicaof(LOOPBACK, str(two.port))
 
     def thaw(self) -> None:
         """Let the old primary go on, and wait until it is a replica."""
@@ -174,3 +188,26 @@ def test_it_says_what_is_wrong(watched: Watched) -> None:
         assert QUOTED not in str(raised.value)
         assert "wrong" not in str(raised.value)
         assert "***@127.0.0.1:1,127.0.0.1:" in str(raised.value)
+
+
+def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: str) -> None:
+    """The old primary keeps its clients: a script that it refuses, in whatever words, goes to the new one."""
+    settings = Settings(redis_url=watched.url, database_url=database_url)
+    with connect(watched.url, seconds=1, retries=2) as client, Running(settings) as running:
+        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings, Figures())
+        assert "takes writes" in probes.redis()["redis"].said
+        store.begin("before", LastFlush(0, 0), identity_of(database_url))
+        wait_until(lambda: running.state == "listening", FAILOVER_SECONDS, "it folds")
+        watched.demote()
+        store.begin("after", LastFlush(0, 0), identity_of(database_url))
+        assert client.info("server")["tcp_port"] == watched.servers[1].port
+        assert "refuses writes" in probes.redis()["redis"].said  # it tries once, over the connection that it has
+        assert "takes writes" in probes.redis()["redis"].said
+        wait_until(lambda: running.figures.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
+
+        def is_folded() -> bool:
+            client.publish(CHANNEL, message("published"))
+            return bool(client.exists(PREFIX + "published"))
+
+        wait_until(is_folded, FAILOVER_SECONDS, "a message to be folded")
+        probes.close()

@@ -210,6 +210,25 @@ def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch:
     world.assert_all_persisted()
 
 
+def test_a_connection_that_refuses_writes_is_not_used_again(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server set it read-only: the step is repeated on a new one, the views are counted once."""
+    world.send("a", 5)
+    transact, refused = ledger._transact, iter([True])
+
+    def refuse_at_first(connection: psycopg.Connection, *arguments: Any) -> Any:
+        if next(refused, False):
+            connection.execute("SET default_transaction_read_only = on")
+        return transact(connection, *arguments)
+
+    monkeypatch.setattr(ledger, "_transact", refuse_at_first)
+    result = runner.run()
+    assert result.success
+    assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
+    world.assert_all_persisted()
+
+
 def fail_between_flushes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
     monkeypatch.setenv("FLUSH_MAX_COUNTERS", "4")

@@ -162,9 +162,9 @@ class HeldLedger(Ledger):
         self._actor = actor
 
     @contextmanager
-    def connect(self) -> Iterator[psycopg.Connection]:
+    def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
         """Remember whose it is."""
-        with super().connect() as connection:
+        with super().connect(any_server=any_server) as connection:
             self.of[id(connection)] = self._actor
             yield connection
 

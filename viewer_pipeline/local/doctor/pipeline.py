@@ -30,7 +30,7 @@ class PipelineReading:
 def examine_pipeline(store: RedisStore, ledger: Ledger) -> Iterator[Finding]:
     """Read both servers, and judge. Raises RedisUnavailable, PostgresUnavailable; says nothing without a schema."""
     try:
-        with ledger.connect() as connection:
+        with ledger.connect(any_server=True) as connection:
             identity = ledger.identity(connection)
             refused = str(find_refusal(store, ledger, connection) or "")
     except SchemaMissing:  # which is a finding of its own

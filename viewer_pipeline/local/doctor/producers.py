@@ -118,7 +118,7 @@ class Listening:
 
     def _of_ledger(self, marker: Marker, end: Marker) -> Counter[str]:
         settled = Counter[str]()
-        with self._ledger.connect() as connection:
+        with self._ledger.connect(any_server=True) as connection:
             while page := batches_beyond(connection, marker.seq, marker.batch, end.seq, PAGE):
                 for batch in page:
                     if (batch.seq, batch.number) <= (end.seq, end.batch) and batch.epoch == end.epoch:

@@ -1,0 +1,170 @@
+"""Two servers behind one address, of Redis or of PostgreSQL, and a failover that closes no connection."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import redis
+
+from viewer_pipeline.local.child import run_as
+from viewer_pipeline.local.postgres_server import PostgresServer, find_binaries
+from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline_tests.proxy import LOOPBACK, Proxy
+from viewer_pipeline_tests.waiting import wait_until
+
+FAILOVER_SECONDS = 30
+
+
+class RedisPair:
+    """A primary and its replica, behind a proxy as behind a load balancer. `stop` ends all of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.servers = [RedisServer(directory / name, append_only=False) for name in ("one", "two")]
+        self.clients: list[redis.Redis] = []
+        self._proxy = Proxy(LOOPBACK, 1)
+
+    @property
+    def url(self) -> str:
+        """The one address."""
+        return self._proxy.url(self.servers[0].url)
+
+    @property
+    def primary(self) -> redis.Redis:
+        """A client of the first server, which is the primary until it is demoted."""
+        return self.clients[0]
+
+    @property
+    def promoted(self) -> redis.Redis:
+        """A client of the second one."""
+        return self.clients[1]
+
+    def start(self) -> None:
+        """Start all, and wait until the replica has everything."""
+        self._proxy.__enter__()
+        for server in self.servers:
+            server.start()
+            client = redis.Redis(LOOPBACK, server.port, protocol=2)
+            client.config_set("repl-diskless-sync-delay", 0)
+            client.config_set("repl-ping-replica-period", 1)
+            self.clients.append(client)
+        self._proxy.retarget(self.servers[0].url)
+        self.promoted.replicaof(LOOPBACK, str(self.servers[0].port))
+        wait_until(lambda: replication(self.promoted).get("master_link_status") == "up", FAILOVER_SECONDS, "a replica")
+
+    def demote(self) -> None:
+        """Let both change their roles, in order: the old primary goes on as a replica, with all its clients."""
+        command: Any = self.primary.execute_command
+        command("FAILOVER", "TO", LOOPBACK, self.servers[1].port)
+        roles: Callable[[], list[str]] = lambda: [replication(client)["role"] for client in self.clients]  # noqa: E731
+        wait_until(lambda: roles() == ["slave", "master"], FAILOVER_SECONDS, "the failover")
+        wait_until(lambda: replication(self.primary)["master_link_status"] == "up", FAILOVER_SECONDS, "a replica again")
+
+    def separate(self) -> None:
+        """Promote the second one, while the first becomes a replica of nobody, which hears nothing of the other."""
+        self.promoted.replicaof("NO", "ONE")
+        self.primary.replicaof(LOOPBACK, "1")
+
+    def lead_to_the_new(self) -> None:
+        """Let new connections to the address reach the second server; existing ones stay where they are."""
+        self._proxy.retarget(self.servers[1].url)
+
+    def stop(self) -> None:
+        """Stop all."""
+        self._proxy.__exit__(None, None, None)
+        for client in self.clients:
+            client.close()
+        for server in self.servers:
+            server.child.stop()
+
+
+def replication(client: redis.Redis) -> dict[str, Any]:
+    """Return what a server says about its replication."""
+    return dict(client.info("replication"))
+
+
+class PostgresPair:
+    """A primary and its hot standby, behind a proxy. `stop` ends all of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.primary = PostgresServer(directory / "one", throw_away=True)
+        self.standby = self.primary  # until it is made
+        self.proxy = Proxy(LOOPBACK, self.primary.port)
+
+    @property
+    def url(self) -> str:
+        """The one address."""
+        return self.proxy.url(self.primary.url)
+
+    def start(self) -> None:
+        """Start all, with a migrated database."""
+        self.proxy.__enter__()
+        self.primary.start()
+        migrate(self.primary.url, with_dagster=False)
+        self.lead_to(self.primary)
+        self.standby = self._copy()
+        self.standby.start()
+
+    def lead_to(self, server: PostgresServer) -> None:
+        """Let new connections to the address reach this server; existing ones stay where they are."""
+        self.proxy.retarget(server.url)
+
+    def fence(self) -> None:
+        """Set the old primary read-only, as some failovers do; it keeps its clients."""
+        self._run(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+        with psycopg.connect(self.primary.url_of("postgres")) as connection:
+            is_on: Any = lambda: connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)  # noqa: E731
+            wait_until(is_on, FAILOVER_SECONDS, "read-only transactions")
+
+    def fall_behind(self) -> None:
+        """Let the standby replay nothing more for now."""
+        self._run(self.standby, "SELECT pg_wal_replay_pause()")
+
+    def separate(self) -> None:
+        """Let the standby receive nothing more, ever."""
+        self._run(self.standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        with psycopg.connect(self.standby.url_of("postgres"), autocommit=True) as connection:
+            is_idle: Any = lambda: connection.execute("SELECT FROM pg_stat_wal_receiver").fetchone() is None  # noqa: E731
+            wait_until(is_idle, FAILOVER_SECONDS, "the standby receives nothing")
+
+    def promote(self) -> None:
+        """Make the standby the primary."""
+        self._run(self.standby, "SELECT pg_promote()")
+
+    def catch_up(self) -> None:
+        """Wait until the standby has all that the primary has written."""
+        with psycopg.connect(self.primary.url_of("postgres"), autocommit=True) as connection:
+            is_behind = "SELECT 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()"
+            wait_until(lambda: connection.execute(is_behind).fetchone(), FAILOVER_SECONDS, "the standby catches up")
+
+    def stop(self) -> None:
+        """Stop all."""
+        self.proxy.__exit__(None, None, None)
+        self.standby.stop()
+        self.primary.stop()
+
+    def _copy(self) -> PostgresServer:
+        home = self._directory / "two"
+        home.mkdir()
+        shutil.copyfile(self._directory / "one" / "postgres.password", home / "postgres.password")
+        made = PostgresServer(home, throw_away=True)
+        made.directory.mkdir(mode=0o700)
+        if made._user is not None:
+            os.chown(made.directory, pwd.getpwnam(made._user).pw_uid, -1)
+        options: list[str | Path] = ["-D", made.directory, "-d", self.primary.url_of("postgres"), "-R", "-c", "fast"]
+        done = run_as(made._user, [find_binaries() / "pg_basebackup", *options])
+        assert done.returncode == 0, done.stderr
+        return made
+
+    @staticmethod
+    def _run(server: PostgresServer, *statements: str) -> None:
+        with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)

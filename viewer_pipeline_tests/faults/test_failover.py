@@ -1,0 +1,430 @@
+"""A failover behind one address that closes no connection: the demoted primary keeps its clients and refuses writes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from viewer_pipeline.counting import flush
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.counting.redis_client import connect, redis_errors
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.counting.refusals import refusals_of
+from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker import delivery
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline.worker.subscription import Subscription
+from viewer_pipeline_tests.failover import RedisPair
+from viewer_pipeline_tests.subscribers import AT_ONCE, CHANNEL, Running, message
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.worker_process import WorkerProcess, publish
+from viewer_pipeline_tests.world import PREFIX, World
+
+HEALED_SECONDS = 30
+VIEWS = 60
+
+
+@pytest.fixture
+def pair(servers_home: Path) -> Iterator[RedisPair]:
+    """Return a pair behind one address."""
+    made = RedisPair(servers_home)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def behind(pair: RedisPair, database_url: str) -> Iterator[World]:
+    """Return a world on the one address, of a client that lives as long as the test."""
+    with world_at(pair.url, database_url) as world:
+        yield world
+
+
+@contextmanager
+def world_at(url: str, database_url: str) -> Iterator[World]:
+    """Return a world on an address."""
+    with connect(url, seconds=2, retries=2) as client:
+        yield World(Stores(RedisStore(client, url, PREFIX), Ledger(database_url)))
+
+
+@pytest.fixture
+def running(pair: RedisPair, database_url: str) -> Iterator[Running]:
+    """Return a subscriber on the one address, on a thread."""
+    made = Running(Settings(redis_url=pair.url, database_url=database_url))
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def views_of(client: redis.Redis, vod_id: str) -> int:
+    """Return what a counter of a server holds."""
+    value: Any = client.get(PREFIX + vod_id)
+    return int(value or 0)
+
+
+def hear(pair: RedisPair, running: Running, views: int = VIEWS) -> None:
+    """Let the demoted server publish, and wait until the subscriber has heard all of it."""
+    before = running.figures.heard
+    for _ in range(views):
+        assert pair.primary.publish(CHANNEL, message("a"))
+    wait_until(lambda: running.figures.heard == before + views, HEALED_SECONDS, "all heard")
+
+
+@contextmanager
+def publishing(client: redis.Redis, *, busy: bool) -> Iterator[Callable[[], int]]:
+    """Publish without a pause, if `busy`; give what returns how many messages that were."""
+    stop, sent = threading.Event(), [0]
+
+    def publish_all() -> None:
+        while busy and not stop.is_set():
+            with client.pipeline(transaction=False) as pipe:
+                for _ in range(AT_ONCE):
+                    pipe.publish(CHANNEL, message("a"))
+                sent[0] += sum(pipe.execute())
+
+    thread = threading.Thread(target=publish_all)
+    thread.start()
+    try:
+        yield lambda: sent[0]
+    finally:
+        stop.set()
+        thread.join(HEALED_SECONDS)
+
+
+# --- subscribers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_follows(pair: RedisPair, running: Running) -> None:
+    """It keeps listening and holds what it hears; it follows when the address leads to a server that takes writes."""
+    hear(pair, running, 1)
+    wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
+    pair.demote()
+    hear(pair, running)
+    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
+    assert (running.state, running.figures.losses) == ("listening", {})
+    hear(pair, running)  # still there
+    pair.lead_to_the_new()
+    wait_until(lambda: views_of(pair.promoted, "a") == 2 * VIEWS + 1, HEALED_SECONDS, "all that was heard")
+    wait_until(lambda: running.figures.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
+    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
+    wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
+    assert not pair.primary.pubsub_numsub(CHANNEL)[0][1]
+    assert not running.figures.refused
+    running.stop()
+    assert views_of(pair.promoted, "a") == 2 * VIEWS + 1
+    assert running.remained == 0
+
+
+def test_one_that_stands_by_follows(pair: RedisPair, running: Running, database_url: str) -> None:
+    """It writes nothing for its messages, and yet leaves a server that is a replica; both fold nothing twice."""
+    with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
+        hear(pair, running, 1)
+        wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
+        pair.demote()
+        pair.lead_to_the_new()
+        both = (running, other)
+        wait_until(lambda: [made.figures.losses["moved"] for made in both] == [1, 1], HEALED_SECONDS, "both follow")
+        wait_until(lambda: {made.state for made in both} == {"listening", "standby"}, HEALED_SECONDS, "both hear")
+        for _ in range(VIEWS):
+            pair.promoted.publish(CHANNEL, message("a"))
+        wait_until(lambda: views_of(pair.promoted, "a") == VIEWS + 1, HEALED_SECONDS, "all of it")
+        running.stop()
+        pair.promoted.publish(CHANNEL, message("a"))
+        wait_until(lambda: views_of(pair.promoted, "a") == VIEWS + 2, HEALED_SECONDS, "the other folds")
+
+
+def test_started_while_writes_are_refused(pair: RedisPair, running: Running, database_url: str) -> None:
+    """What it heard before it ever held the lease is folded by the new primary."""
+    running.stop()
+    pair.demote()
+    with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
+        hear(pair, late)
+        wait_until(lambda: "refuses writes" in late.figures.refused, HEALED_SECONDS, "a refusal")
+        pair.lead_to_the_new()
+        wait_until(lambda: views_of(pair.promoted, "a") == VIEWS, HEALED_SECONDS, "all that was heard")
+        wait_until(lambda: late.figures.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["silent", "busy"])
+def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running, *, busy: bool) -> None:
+    """No command is refused, since they go to the new primary already: the cuts that do not come tell."""
+    hear(pair, running, 1)
+    wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
+    pair.separate()
+    pair.lead_to_the_new()
+    running.subscriber._client.connection_pool.disconnect()
+    sent = 0
+    with publishing(pair.primary, busy=busy) as publisher:
+        wait_until(lambda: running.figures.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
+        sent = publisher()
+    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
+    wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
+    assert views_of(pair.promoted, "a") == running.figures.heard - views_of(pair.promoted, "b")
+    assert bool(sent) == busy
+
+
+def test_one_that_stands_by_is_subscribed_to_another_server(
+    pair: RedisPair, running: Running, database_url: str
+) -> None:
+    """It makes no cuts: segments that the holder folds, and whose cuts it does not receive, tell."""
+    with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
+        hear(pair, running, 1)
+        wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
+        wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
+        standby = running if running.state == "standby" else other
+        wait_until(lambda: standby.subscriber._stream.numbered, HEALED_SECONDS, "a cut")
+        pair.separate()
+        pair.lead_to_the_new()
+        for made in (running, other):
+            made.subscriber._client.connection_pool.disconnect()
+        wait_until(lambda: standby.figures.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
+        wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
+        assert standby.figures.takeovers == 0
+        assert refusals_of(standby.subscriber._client).demotions == 0
+
+
+def test_a_backlog_is_not_taken_for_another_server(
+    pair: RedisPair, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cuts that wait behind many messages come at last: the subscription is kept, and all is folded."""
+    monkeypatch.setattr(delivery, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("viewer_pipeline.worker.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
+    pings, ping = list[int](), Subscription.ping
+
+    def counted_ping(subscription: Subscription, number: int) -> None:
+        pings.append(number)
+        ping(subscription, number)
+
+    monkeypatch.setattr(Subscription, "ping", counted_ping)
+    for _ in range(50):
+        with pair.primary.pipeline(transaction=False) as pipe:
+            for _ in range(1000):
+                pipe.publish(CHANNEL, message("a"))
+            pipe.execute()
+    wait_until(lambda: views_of(pair.primary, "a") == 50_000, 2 * HEALED_SECONDS, "all of it")
+    assert pings
+    assert running.figures.losses == {}
+
+
+# --- a stop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["replicated", "separate"])
+def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, separate: bool) -> None:
+    """The new primary answers within the time of the stop: nothing that was heard is lost."""
+    hear(pair, running, 1)
+    wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
+    if separate:
+        wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the replica has it")
+        pair.separate()
+    else:
+        pair.demote()
+    hear(pair, running)
+    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
+    running.subscriber.stop()
+    wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
+    refused = refusals_of(running.subscriber._client).demotions
+    wait_until(lambda: refusals_of(running.subscriber._client).demotions > refused + 3, HEALED_SECONDS, "attempts")
+    pair.lead_to_the_new()
+    running._thread.join(HEALED_SECONDS)
+    assert running.remained == 0
+    assert running.figures.dropped_views == 0
+    assert views_of(pair.promoted, "a") == VIEWS + 1
+
+
+def test_a_stop_whose_time_is_over(pair: RedisPair, running: Running) -> None:
+    """It ends in time and says how many views are lost; they are not counted by anybody."""
+    hear(pair, running, 1)
+    wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
+    pair.demote()
+    hear(pair, running)
+    running.subscriber.stop(time.monotonic() + 1.5)
+    running._thread.join(5)
+    assert running.remained == VIEWS
+    assert views_of(pair.promoted, "a") == 1
+
+
+def test_a_worker_process_is_stopped(pair: RedisPair, tmp_path: Path, world: World) -> None:
+    """60 of 60: the last flush persists what was heard while the old primary refused it, within the shutdown budget."""
+    with WorkerProcess(tmp_path, world.stores.ledger.url, pair.url) as worker:
+        worker.wait_until_ready()
+        pair.demote()
+        for _ in range(VIEWS):
+            assert publish(pair.primary, "a")
+        wait_until(lambda: worker.said("listening, but not folding"), HEALED_SECONDS, "a refusal")
+        assert refusing(worker) == {"redis", "subscriber"}
+        worker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: worker.said("stopping"), HEALED_SECONDS, "the stop")
+        pair.lead_to_the_new()
+        assert worker.process.wait(60) == 0
+        last = worker.last_event()
+    assert (last["lost_views"], last["flush"].partition(",")[0]) == (0, f"flushed what remained: {VIEWS} views")
+    assert world.totals() == {"a": VIEWS}
+    assert views_of(pair.promoted, "a") == 0
+
+
+def refusing(worker: WorkerProcess) -> set[str]:
+    """Return the checks of /health that say that writes are refused; wait until there are some."""
+    names = set[str]()
+
+    def ask() -> set[str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as answer:
+                checks = json.load(answer)["checks"]
+        except urllib.error.HTTPError as error:
+            checks = json.load(error)["checks"]
+        assert "takes writes" not in checks["redis"]["said"]
+        names.update(name for name, check in checks.items() if "refuses writes" in check["said"])
+        return names
+
+    wait_until(lambda: {"redis", "subscriber"} <= ask(), HEALED_SECONDS, "both checks say it")
+    return names
+
+
+# --- flushes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leads", [False, True], ids=["refused for a while", "the new one at once"])
+def test_after_the_last_read(pair: RedisPair, behind: World, *, leads: bool) -> None:
+    """What is committed is settled on the new primary: by the same step where it is there, else by the next attempt."""
+    behind.send_many(20)
+    snapshot = flush.drain(behind.stores, behind.request())
+    aggregated = aggregate(snapshot.readings)
+    pair.demote()
+    if leads:
+        pair.lead_to_the_new()
+    else:
+        with pytest.raises(RedisRefusesWrites, match="it is a replica"):
+            flush.bulk_upsert(behind.stores, snapshot, aggregated)
+        assert behind.seqs() in ([1], [1, 2])
+        pair.lead_to_the_new()
+    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregated)  # over the connections that there were
+    assert persisted.findings.drift == 0
+    assert all(check.passed for check in flush.verify(behind.stores, persisted))
+    behind.assert_all_persisted()
+    assert tcp_port(behind.client) == pair.servers[1].port
+
+
+def test_half_way_through_settling(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline of scripts is refused: it is sent again from its start, and subtracts each batch once."""
+    behind.send_many(12)
+    snapshot = flush.drain(behind.stores, behind.request(flush_max_counters=12))
+    settle = behind.stores.redis._settle_some
+    groups = list[int]()
+
+    def demote_between(marker: Any, batches: Any) -> Any:
+        if len(groups) == 1:
+            pair.demote()
+            pair.lead_to_the_new()
+        groups.append(len(batches))
+        return settle(marker, batches)
+
+    monkeypatch.setattr("viewer_pipeline.counting.redis_store.PIPELINE_SCRIPTS", 2)
+    monkeypatch.setattr(behind.stores.redis, "_settle_some", demote_between)
+    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+    assert groups == [2, 2, 2]
+    assert persisted.findings.drift == 0
+    behind.assert_all_persisted()
+
+
+def test_while_a_run_drains(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settling and reading are on one connection (R3, R7): it is not made again, the run fails and commits nothing."""
+    behind.send_many(3)
+    read = RedisStore.read
+
+    def demote_after(store: RedisStore, candidates: Any) -> Any:
+        readings = read(store, candidates)
+        pair.demote()
+        pair.lead_to_the_new()
+        return readings
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "read", demote_after)
+        with pytest.raises(RedisRefusesWrites, match="it is a replica"):
+            behind.flush()
+    assert behind.seqs() == []
+    behind.flush()
+    behind.assert_all_persisted()
+
+
+def test_every_connection_of_a_client_leaves(pair: RedisPair, behind: World) -> None:
+    """One that has only read goes with the one that was refused."""
+    pool = behind.client.connection_pool
+    one, other = pool.get_connection(), pool.get_connection()
+    pool.release(one)
+    pool.release(other)
+    pair.demote()
+    pair.lead_to_the_new()
+    behind.send("a")
+    ports = set()
+    held = [pool.get_connection() for _ in range(2)]
+    for connection in held:
+        connection.send_command("INFO", "server")  # type: ignore[no-untyped-call]  # so in redis-py
+        ports.add(f"tcp_port:{pair.servers[1].port}" in str(connection.read_response()))
+        pool.release(connection)
+    assert ports == {True}
+
+
+def test_a_server_that_refuses_for_another_reason(pair: RedisPair, behind: World) -> None:
+    """Out of memory: the error is told as it is, once; the next command goes where the address leads."""
+    behind.send("before")
+    pair.primary.config_set("maxmemory", 1)
+    try:
+        pair.lead_to_the_new()
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            behind.client.incr(PREFIX + "a")
+        assert tcp_port(behind.client) == pair.servers[1].port
+        assert refusals_of(behind.client).demotions == 0
+    finally:
+        pair.primary.config_set("maxmemory", 0)
+
+
+def test_a_value_that_reads_like_a_refusal(pair: RedisPair, behind: World) -> None:
+    """Only error replies count, and of them only how they begin."""
+    behind.client.set("READONLY", "READONLY You can't write against a read only replica.")
+    assert behind.client.get("READONLY")
+    with behind.client.pipeline(transaction=False) as pipe:
+        pipe.incr("READONLY")
+        with pytest.raises(RedisFailed, match="INCRBY READONLY"), redis_errors(pair.url):
+            pipe.execute()
+    assert refusals_of(behind.client).demotions == 0
+
+
+def tcp_port(client: redis.Redis) -> int:
+    """Return the port of the server that a client reaches."""
+    return int(client.info("server")["tcp_port"])
+
+
+# --- health ---------------------------------------------------------------------------------------------------------
+
+
+def test_health_follows(pair: RedisPair, database_url: str) -> None:
+    """It never says "takes writes" of a server that refuses them, and heals by itself."""
+    probes = Probes(Settings(redis_url=pair.url, database_url=database_url), Figures())
+    assert "takes writes" in probes.redis()["redis"].said
+    pair.demote()
+    for _ in range(2):
+        result = probes.redis()["redis"]
+        assert (result.state, "refuses writes" in result.said) == ("unhealthy", True)
+        assert "takes writes" not in result.said
+    pair.lead_to_the_new()
+    assert "takes writes" in probes.redis()["redis"].said
+    probes.close()

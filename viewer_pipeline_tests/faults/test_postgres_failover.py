@@ -1,0 +1,215 @@
+"""A PostgreSQL that refuses writes: a standby, or a primary that was set read-only and keeps its connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+
+from viewer_pipeline.counting import flush, ledger
+from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.frame import aggregate
+from viewer_pipeline.counting.ledger import Ledger, postgres_errors, record_rejects
+from viewer_pipeline.counting.readings import Reject
+from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.errors import PostgresRefusesWrites, PostgresUnavailable
+from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.worker.figures import Figures
+from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline_tests.failover import PostgresPair
+from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.world import PREFIX, World
+
+COMMIT = b"COMMIT\x00"
+
+
+@pytest.fixture
+def pair(servers_home: Path) -> Iterator[PostgresPair]:
+    """Return a pair behind one address."""
+    made = PostgresPair(servers_home)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def behind(pair: PostgresPair, client: Any, redis_url: str) -> World:
+    """Return a world on the one address."""
+    return World(Stores(RedisStore(client, redis_url, PREFIX), Ledger(pair.url)))
+
+
+def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> None:
+    """Its ledger lags: nothing of it is believed, no incident is made of it, and the next attempt goes on."""
+    behind.send_many(3)
+    behind.flush()
+    pair.catch_up()
+    pair.fall_behind()
+    behind.send_many(3)
+    behind.flush()
+    behind.send_many(3)
+    pair.lead_to(pair.standby)
+    with pytest.raises(PostgresRefusesWrites, match="it is in recovery"):
+        behind.flush()
+    pair.lead_to(pair.primary)
+    done = behind.flush()
+    assert not done.findings.postgres_was_rolled_back
+    assert done.findings.settled_before == 0
+    behind.assert_all_persisted()
+
+
+def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: World) -> None:
+    """The step fails and may be tried again; it then finds the new primary. Nothing is counted twice."""
+    behind.send_many(7)
+    snapshot = flush.drain(behind.stores, behind.request())
+    aggregated = aggregate(snapshot.readings)
+    with behind.stores.ledger.connect() as connection:
+        pair.catch_up()
+        pair.fence()
+        with pytest.raises(pg.ReadOnlySqlTransaction):
+            record_rejects(connection, [Reject.of("message", b"x", b"", "a test")])
+        assert connection.closed  # whatever the step does next, not on this connection
+    with pytest.raises(PostgresRefusesWrites, match="read-only"):
+        flush.bulk_upsert(behind.stores, snapshot, aggregated)
+    pair.promote()
+    pair.lead_to(pair.standby)
+    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregated)
+    assert all(check.passed for check in flush.verify(behind.stores, persisted))
+    behind.assert_all_persisted()
+
+
+def test_between_two_flushes_of_a_step(pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is committed and settled, the second refused: the next attempt goes on from the ledger."""
+    behind.send_many(7)
+    snapshot = flush.drain(behind.stores, behind.request())
+    aggregated = aggregate(snapshot.readings)
+    commit = Ledger.commit
+
+    def commit_and_fence(self: Ledger, *arguments: Any) -> Any:
+        totals = commit(self, *arguments)
+        pair.catch_up()
+        pair.fence()
+        return totals
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "commit", commit_and_fence)
+        with pytest.raises(PostgresRefusesWrites, match="cannot execute INSERT in a read-only transaction"):
+            flush.bulk_upsert(behind.stores, snapshot, aggregated)
+    assert behind.seqs() == [1]
+    pair.promote()
+    pair.lead_to(pair.standby)
+    flush.bulk_upsert(behind.stores, snapshot, aggregated)
+    behind.assert_all_persisted()
+
+
+def test_a_lagging_standby_does_not_know_of_a_commit(
+    pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: that it has no such flush means nothing. The outcome stays unknown, and the next run finds it."""
+    behind.send_many(3)
+    snapshot = flush.drain(behind.stores, behind.request())
+    pair.catch_up()
+    pair.fall_behind()
+    copy = ledger._copy_batches
+
+    def copy_and_lead_away(*arguments: Any) -> None:
+        copy(*arguments)
+        pair.proxy.lose_answer_to(COMMIT)
+        pair.lead_to(pair.standby)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_copy_batches", copy_and_lead_away)
+        with pytest.raises(PostgresRefusesWrites, match=r"in recovery .*, so whether flush .* is not known"):
+            flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+    assert pair.proxy.lost_answers == 1
+    assert behind.counters() == dict(behind.sent)
+    pair.lead_to(pair.primary)
+    assert behind.seqs() == [1]
+    assert behind.flush().findings.settled_before == 2
+    behind.assert_all_persisted()
+
+
+def test_a_commit_that_the_new_primary_never_got(
+    pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: the old primary, read-only by now, holds the flush. Believed, its views would be subtracted and lost."""
+    behind.send_many(3)
+    snapshot = flush.drain(behind.stores, behind.request())
+    pair.catch_up()
+    pair.separate()
+    holds, copy = Ledger.holds, ledger._copy_batches
+
+    def copy_and_lose_the_answer(*arguments: Any) -> None:
+        copy(*arguments)
+        pair.proxy.lose_answer_to(COMMIT)
+
+    def fence_and_look_up(self: Ledger, flush_id: Any) -> bool:
+        pair.fence()
+        return holds(self, flush_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_copy_batches", copy_and_lose_the_answer)
+        patch.setattr(Ledger, "holds", fence_and_look_up)
+        with pytest.raises(PostgresRefusesWrites, match=r"read-only, so whether flush .* is not known"):
+            flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+    assert behind.seqs() == [1]
+    pair.promote()
+    pair.lead_to(pair.standby)
+    assert behind.seqs() == []
+    behind.flush()
+    behind.assert_all_persisted()
+
+
+def test_several_hosts_none_of_which_takes_writes(pair: PostgresPair) -> None:
+    """It is said as it is; with the primary among them, that one is found behind the standby."""
+    host = f"127.0.0.1:{pair.standby.port}"
+    with_standbys = pair.standby.url.replace(host, f"{host},{host}")
+    with pytest.raises(PostgresRefusesWrites, match="session is read-only"), Ledger(with_standbys).connect():
+        pass
+    with Ledger(pair.standby.url.replace(host, f"{host},127.0.0.1:{pair.primary.port}")).connect() as connection:
+        assert connection.info.port == pair.primary.port
+    with pytest.raises(PostgresRefusesWrites, match="read-only transaction"):
+        migrate(pair.standby.url, with_dagster=True)
+
+
+def test_health_follows(pair: PostgresPair, redis_url: str) -> None:
+    """It never says "takes writes" of a server that refuses them, and heals by itself."""
+    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url), Figures())
+    assert "takes writes" in probes.postgres()["postgres"].said
+    pair.lead_to(pair.standby)
+    result = probes.postgres()["postgres"]
+    assert (result.state, result.said) == ("unhealthy", "PostgreSQL refuses writes: it is in recovery (a standby)")
+    with pytest.raises(PostgresRefusesWrites):
+        probes.settling()
+    pair.lead_to(pair.primary)
+    assert "takes writes" in probes.postgres()["postgres"].said
+    pair.fence()
+    result = probes.postgres()["postgres"]
+    assert (result.state, result.said) == ("unhealthy", "PostgreSQL refuses writes: its transactions are read-only")
+    probes.close()
+
+
+@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+def test_a_session_that_the_server_ended(database_url: str, setting: str) -> None:
+    """In a transaction for too long: another connection gets further, so it may be tried again."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        if connection.execute("SELECT 1 FROM pg_settings WHERE name = %s", [setting]).fetchone() is None:
+            pytest.skip(f"this PostgreSQL has no {setting}")
+        connection.execute(f"SET {setting} = '100ms'")
+        with pytest.raises(PostgresUnavailable, match="timeout"), postgres_errors(database_url):
+            wait_in_transaction(connection, database_url)
+
+
+def wait_in_transaction(connection: psycopg.Connection, database_url: str) -> None:
+    """Wait in a transaction until the server has ended the session, then use it."""
+    with psycopg.connect(database_url, autocommit=True) as other, connection.transaction():
+        connection.execute("SELECT 1")
+        pid, ours = connection.info.backend_pid, "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+        wait_until(lambda: other.execute(ours, [pid]).fetchone() is None, 10, "the session has ended")
+        connection.execute("SELECT 1")

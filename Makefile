@@ -44,7 +44,7 @@ docs: $(READY)    ## renews the pages that are made from the code, then builds a
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m viewer_pipeline_tests.site
 
-soak: $(READY)    ## two minutes of kills and pauses under full traffic; every view is counted once
+soak: $(READY)    ## two minutes of kills, pauses and failovers under two pipelines in full traffic; every view is counted once
 	$(BIN)/viewer-pipeline soak --minutes 2
 
 prove: $(READY)   ## breaks each rule of the protocol in a copy, and shows that the tests go red

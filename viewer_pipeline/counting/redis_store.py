@@ -16,7 +16,7 @@ import redis
 from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.counters import counter_pattern
 from viewer_pipeline.counting.durability import Durability
-from viewer_pipeline.counting.identity import LedgerIdentity
+from viewer_pipeline.counting.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.counting.ledger import Batch, LastFlush
 from viewer_pipeline.counting.one_connection import one_connection
 from viewer_pipeline.counting.pipeline_refusal import refusal
@@ -134,9 +134,12 @@ class RedisStore:
         return bool(made), marker
 
     def marker(self) -> Marker | None:
-        """Read the marker; None where there is none."""
+        """Read the marker; None where there is none. Raises PipelineRefused for one of version 0.1.0."""
         with redis_errors(self.url):
-            fields: Any = self.client.hmget(self.names.marker, MARKER_FIELDS)
+            answer: Any = self.client.hmget(self.names.marker, ["format", "seq", *MARKER_FIELDS])
+        form, old, *fields = answer
+        if old is not None and form is None:
+            raise refusal(self.prefix_text, NO_LEDGER, b"old", b"")
         return marker_of(fields)
 
     def changed(self) -> Iterator[list[bytes]]:

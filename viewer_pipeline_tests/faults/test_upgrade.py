@@ -10,11 +10,18 @@ import redis
 
 from viewer_pipeline.counting import upgrade as upgrade_module
 from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.errors import MarkerMoved, PipelineRefused, RedisFailed, RedisRefusesWrites, RedisUnavailable
+from viewer_pipeline.errors import (
+    MarkerMoved,
+    PipelineRefused,
+    RedisFailed,
+    RedisRefusesWrites,
+    RedisUnavailable,
+    SchemaMissing,
+)
 from viewer_pipeline.local import upgrade as local_upgrade
 from viewer_pipeline.local.grants.redis import acl_line
 from viewer_pipeline.local.upgrade import Migrated
-from viewer_pipeline.migrations.migrate import migrate_all
+from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline_tests.claims import claim, identity_of
 from viewer_pipeline_tests.old_version import OLD, OldPrograms
@@ -67,6 +74,17 @@ def test_every_view_counts_once(stored: Stored) -> None:
     assert stored.rows("SELECT kind FROM viewer.incident") == ([("redis_emptied",)] if emptied else [])
     assert stored.flush().views == 0
     assert stored.totals() == stored.expected["sent"]
+
+
+def test_it_is_not_used_before_it_was_moved(stored: Stored) -> None:
+    """Whatever reads the marker says what to do, instead of taking it for rubbish or for none."""
+    for ask in (stored.stores.redis.marker, stored.flush):
+        if stored.prefix == DEFAULT_PREFIX or ask == stored.flush:
+            with pytest.raises((PipelineRefused, SchemaMissing), match="viewer-pipeline migrate"):
+                ask()
+    migrate(stored.settings.require_database_url(), with_dagster=False)  # the schema alone
+    with pytest.raises(PipelineRefused, match="viewer-pipeline migrate"):
+        stored.flush()
 
 
 def test_what_is_moved(stored: Stored) -> None:

@@ -14,7 +14,7 @@ from viewer_pipeline.counting.chunks import chunks
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.incidents import record_incidents
-from viewer_pipeline.counting.ledger import Batch, Flush, LastFlush, Totals, last_flush
+from viewer_pipeline.counting.ledger import Batch, Flush, LastFlush, Totals, last_flush, require_primary
 from viewer_pipeline.counting.ownership import own_marker
 from viewer_pipeline.counting.redis_store import Marker
 from viewer_pipeline.counting.settler import settle_through
@@ -56,6 +56,10 @@ class Adjuster:
             deltas = plan()
             if not deltas:
                 return None
+            if marker and marker.seq > last.seq:  # afterwards it is not, and no run would say so
+                require_primary(self.connection)
+                self.findings.postgres_was_rolled_back = True
+                record_incidents(self.connection, self.findings, self.run_id)
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
                 totals = self.stores.ledger.commit(self.connection, flush, upsert)

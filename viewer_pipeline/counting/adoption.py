@@ -23,7 +23,7 @@ from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.redis_names import RedisNames
 
 ADOPT, RETIRE = (Script.load("claim", name) for name in ("adopt", "retire"))
-ALIVE, OTHER_FORMAT = -1, -2
+ALIVE, REFUSED = -1, -2
 
 How = Literal["continue", "settle-newer", "from-here"]
 PAGE = "docs/how-to/clones.md says what each means"
@@ -56,7 +56,8 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
         entries = {one.prefix: one.ledger for one in known_pipelines(redis.client, redis.url)}
-        before = marker.ledger if marker else entries.get(prefix)
+        said = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
+        before = marker.ledger if marker else next(iter(said), None)
         if before is None:
             register(redis.client, redis.url, prefix, identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
@@ -64,7 +65,10 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
         ours = same_ledger(before, identity.key)
         newer = last.seq - marker.seq if marker and not misfit and not ours else 0
         _require_that_it_fits(how, misfit, newer, marker)
-        if ours and how != "from-here" and (before == identity.key or identity.system == UNKNOWN):
+        if ours and identity.system == UNKNOWN:
+            identity = identity._replace(system=before.split("/")[1])  # what is known by now stays so
+        settled = prefix in entries and {before, *said} == {identity.key}  # else what differs would refuse it for ever
+        if ours and how != "from-here" and settled:
             return Adoption(prefix, before, before, identity.place, False, False, marker.seq if marker else 0)
         _adopt(redis, identity, last, marker, from_here=how == "from-here")
         if marker and marker.seq > last.seq:
@@ -108,12 +112,15 @@ def _adopt(
 ) -> None:
     names = redis.names
     at = (str(marker.seq), str(marker.batch), marker.epoch) if marker else ("", "", "")
+    marker_ledger = marker.ledger if marker else ""
     begin: list[str | int] = [int(from_here), last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
     keys = [names.marker, names.subscriber, *names.claimed_keys()]
     with redis_errors(redis.url):
-        outcome, *rest = ADOPT.run(redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin])
-    if outcome == OTHER_FORMAT:
-        raise refusal(redis.prefix_text, identity, b"format", *rest)
+        outcome, *rest = ADOPT.run(
+            redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin, marker_ledger]
+        )
+    if outcome == REFUSED:
+        raise refusal(redis.prefix_text, identity, *rest)
     if outcome == ALIVE:
         who = rest[0].decode("utf-8", "backslashreplace")
         raise CannotAdopt(f"the worker {who} of the other database is alive; stop it, its daemon and its runs first")
@@ -136,7 +143,7 @@ def retire(client: redis.Redis, url: str, prefix: str, *, keep_counters: bool = 
             " `--keep-counters` to leave them to another pipeline"
         )
     with redis_errors(url):
-        keys = [*names.claimed_keys(), names.marker, names.changed, names.subscriber]
+        keys = [*names.claimed_keys(), names.changed]
         outcome, *rest = RETIRE.run(client, keys, [prefix])
     if outcome == ALIVE:
         raise CannotAdopt(f"the worker {rest[0].decode('utf-8', 'backslashreplace')} of {prefix!r} is alive; stop it")

@@ -190,7 +190,11 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
 
 @main.command()
 @click.argument("prefix")
-@click.option("--keep-counters", is_flag=True, help="Leave the counters that it has to another pipeline.")
+@click.option(
+    "--keep-counters",
+    is_flag=True,
+    help="Settle what DATABASE_URL, its database, has counted; leave the rest to others.",
+)
 @as_json
 def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Forget the pipeline with this counter PREFIX in the Redis of REDIS_URL: it is gone, and has no counters left."""

@@ -46,7 +46,7 @@ class RedisNames(NamedTuple):
 
     def claimed_keys(self) -> tuple[str, ...]:
         """Return the keys that are read and written when this pipeline makes itself known."""
-        return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER
+        return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER, self.marker, self.subscriber
 
 
 def escape(prefix: str) -> str:

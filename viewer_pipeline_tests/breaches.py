@@ -44,6 +44,8 @@ BEGIN_WRITES = (
     "    'seq', OLD)\n"
 )
 
+LOST_ENTRY = "if owner and not same_ledger(owner, ledger) then"
+
 Change = tuple[str, str, str]
 
 
@@ -139,8 +141,8 @@ BREACHES = (
         "R6",
         "a run goes on although the ledger that it read from was rolled back",
         COUNTING + "sql/insert_flush.sql",
-        "    AND (%(after)s::uuid IS NULL OR EXISTS (SELECT FROM viewer.flush WHERE flush_id = %(after)s))",
-        "    AND (%(after)s::uuid IS NULL OR TRUE)",
+        "%(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)",
+        "TRUE",
     ),
     Breach(
         "R7",
@@ -574,6 +576,31 @@ BREACHES = (
         COUNTING + "lua/begin.lua",
         "if has and has ~= ledger then",
         "if false then",
+        (PIPELINES,),
+        also=((COUNTING + "lua/claim.lua", LOST_ENTRY, "if false then"),),
+    ),
+    Breach(
+        "R19",
+        "one that is refused takes the entry that was lost",
+        COUNTING + "lua/claim.lua",
+        LOST_ENTRY,
+        "if false then",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R19",
+        "adopt believes the marker alone: what else refuses the owner stays",
+        COUNTING + "adoption.py",
+        "{before, *said} == {identity.key}",
+        "before == identity.key",
+        (PIPELINES,),
+    ),
+    Breach(
+        "R20",
+        "flushes that are gone are forgotten with the run that noticed",
+        COUNTING + "settler.py",
+        "        marker = noting_lost(connection, marker)\n",
+        "        pass\n",
         (PIPELINES,),
     ),
     Breach(

@@ -12,18 +12,19 @@ from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.flush import Stores
 from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.incidents import record_incidents
-from viewer_pipeline.counting.ledger import LastFlush, last_flush
-from viewer_pipeline.counting.ownership import check_history, same_ledger
+from viewer_pipeline.counting.ledger import LastFlush, Ledger, last_flush
+from viewer_pipeline.counting.ownership import check_history, own_marker, same_ledger
 from viewer_pipeline.counting.pipeline_refusal import refusal
 from viewer_pipeline.counting.redis_client import Script, redis_errors
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.registry import known_pipelines, register
+from viewer_pipeline.counting.settler import settle_through
 from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.redis_names import RedisNames
 
 ADOPT, RETIRE = (Script.load("claim", name) for name in ("adopt", "retire"))
-ALIVE, OTHER_FORMAT = -1, -2
+ALIVE, REFUSED = -1, -2
 
 How = Literal["continue", "settle-newer", "from-here"]
 PAGE = "docs/how-to/clones.md says what each means"
@@ -55,7 +56,8 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
         entries = {one.prefix: one.ledger for one in known_pipelines(redis.client, redis.url)}
-        before = marker.ledger if marker else entries.get(prefix)
+        said = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
+        before = marker.ledger if marker else next(iter(said), None)
         if before is None:
             register(redis.client, redis.url, prefix, identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
@@ -63,7 +65,10 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
         ours = same_ledger(before, identity.key)
         newer = last.seq - marker.seq if marker and not misfit and not ours else 0
         _require_that_it_fits(how, misfit, newer, marker)
-        if ours and how != "from-here" and (before == identity.key or identity.system == UNKNOWN):
+        if ours and identity.system == UNKNOWN:
+            identity = identity._replace(system=before.split("/")[1])  # what is known by now stays so
+        settled = prefix in entries and {before, *said} == {identity.key}  # else what differs would refuse it for ever
+        if ours and how != "from-here" and settled:
             return Adoption(prefix, before, before, identity.place, False, False, marker.seq if marker else 0)
         _adopt(redis, identity, last, marker, from_here=how == "from-here")
         if marker and marker.seq > last.seq:
@@ -107,12 +112,15 @@ def _adopt(
 ) -> None:
     names = redis.names
     at = (str(marker.seq), str(marker.batch), marker.epoch) if marker else ("", "", "")
+    marker_ledger = marker.ledger if marker else ""
     begin: list[str | int] = [int(from_here), last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
     keys = [names.marker, names.subscriber, *names.claimed_keys()]
     with redis_errors(redis.url):
-        outcome, *rest = ADOPT.run(redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin])
-    if outcome == OTHER_FORMAT:
-        raise refusal(redis.prefix_text, identity, b"format", *rest)
+        outcome, *rest = ADOPT.run(
+            redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin, marker_ledger]
+        )
+    if outcome == REFUSED:
+        raise refusal(redis.prefix_text, identity, *rest)
     if outcome == ALIVE:
         who = rest[0].decode("utf-8", "backslashreplace")
         raise CannotAdopt(f"the worker {who} of the other database is alive; stop it, its daemon and its runs first")
@@ -120,23 +128,34 @@ def _adopt(
         raise MarkerMoved("a run of the other database settled meanwhile; stop its daemon and its runs first")
 
 
-def retire(client: redis.Redis, url: str, prefix: str, *, keep_counters: bool = False) -> bool:
+def retire(client: redis.Redis, url: str, prefix: str, *, settled_by: Ledger | None = None) -> bool:
     """Forget a pipeline that is gone, with its keys; return whether it was known.
 
-    `keep_counters`: those that are left are for whoever counts them next. Raises CannotAdopt while its worker is alive,
-    or where counters are left that it might have committed and not settled.
+    Counters that are left would be counted by whoever comes next. Some of them may be committed and not settled yet.
+    So there must be none; or `settled_by` is the ledger of that pipeline: then it is settled first, and the rest is
+    left to the next one. Raises CannotAdopt, also while its worker is alive; PipelineRefused for another ledger.
     """
     names, store = RedisNames.of(prefix), RedisStore(client, url, prefix)
-    left = None if keep_counters else next((ids for ids in store.swept() if ids), None)
-    if left:
+    if settled_by is not None:
+        _settle(store, settled_by)
+    elif left := next((ids for ids in store.swept() if ids), None):
         key = f"{prefix}{left[0].decode('utf-8', 'backslashreplace')}"
         raise CannotAdopt(
-            f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or add"
-            " `--keep-counters` to leave them to another pipeline"
+            f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
+            " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
         )
     with redis_errors(url):
-        keys = [*names.claimed_keys(), names.marker, names.changed, names.subscriber]
-        outcome, *rest = RETIRE.run(client, keys, [prefix])
+        outcome, *rest = RETIRE.run(client, [*names.claimed_keys(), names.changed], [prefix])
     if outcome == ALIVE:
         raise CannotAdopt(f"the worker {rest[0].decode('utf-8', 'backslashreplace')} of {prefix!r} is alive; stop it")
     return bool(outcome)
+
+
+def _settle(store: RedisStore, ledger: Ledger) -> None:
+    """Subtract from the counters what the ledger has committed."""
+    with ledger.connect() as connection:
+        marker, last = own_marker(store, ledger, connection), last_flush(connection)
+        if marker is not None:
+            settle_through(store, connection, marker, last.seq, Findings())
+        elif last.seq:
+            raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

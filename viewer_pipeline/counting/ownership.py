@@ -69,6 +69,17 @@ def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bo
     return None
 
 
+def noting_lost(connection: psycopg.Connection, marker: Marker) -> Marker:
+    """Return the marker with the flushes up to its own that the ledger has not; as it is where there are none.
+
+    The run that saw the marker ahead of the ledger may have died between its commit and the first batch that says so.
+    (Flushes that retention has dropped look the same, and no ledger that goes on has them.)
+    """
+    row = connection.execute(SQL["newest_through"], {"seq": marker.seq}).fetchone()
+    newest = row[0] if row else None
+    return marker if newest in (None, marker.seq) else marker._replace(missing=(newest, marker.seq))
+
+
 def check_history(connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None) -> None:
     """Raise PipelineRefused where Redis was settled by a copy of this ledger that has another history.
 

@@ -23,7 +23,7 @@ def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -
         case b"format":
             text = f"the marker has format {about}, and this program knows format {FORMAT} only; use a newer one"
         case b"overlap":
-            other, _, place = about.partition("\n")
+            other, _, place = about.rpartition("\n")  # a prefix may hold one
             text = (
                 f"COUNTER_PREFIX={prefix!r} and the prefix {other!r} of the pipeline of {place} overlap, so both would"
                 f" count the same keys; choose another prefix, or `viewer-pipeline retire {other!r}` if that pipeline"
@@ -32,7 +32,8 @@ def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -
         case b"second":
             text = (
                 f"the database {ledger.place} settles the counters {about}* of this Redis already, and a database has"
-                f" one prefix; to change it, flush, stop everything, and `viewer-pipeline retire {about!r}`"
+                f" one prefix; to change it, flush, stop everything, and `viewer-pipeline retire {about!r}`; but if"
+                " this is a copy that has the same identity, give it a Redis of its own, or a database of Redis"
             )
         case _:
             key, _, place = about.partition(" ")

@@ -142,6 +142,12 @@ class RedisStore:
             raise refusal(self.prefix_text, NO_LEDGER, b"old", b"")
         return marker_of(fields)
 
+    def lease_ledger(self) -> str | None:
+        """Return the ledger that the lease was taken for last; None where there was none."""
+        with redis_errors(self.url):
+            ledger: Any = self.client.hget(self.names.subscriber, "ledger")
+        return _text(ledger) if ledger is not None else None
+
     def changed(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss some, and repeat."""
         start = 0

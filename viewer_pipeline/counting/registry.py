@@ -49,9 +49,7 @@ def register(client: redis.Redis, url: str, prefix: str, identity: LedgerIdentit
     """Make a pipeline known; return its ledger as Redis knows it. Raises PipelineRefused."""
     names = RedisNames.of(prefix)
     with redis_errors(url):
-        outcome, *rest = REGISTER.run(
-            client, [*names.claimed_keys(), names.marker], [prefix, identity.key, identity.place]
-        )
+        outcome, *rest = REGISTER.run(client, names.claimed_keys(), [prefix, identity.key, identity.place])
     if outcome < 0:
         raise refusal(prefix, identity, *rest)
     return bytes(rest[0]).decode()

@@ -16,7 +16,7 @@ import psycopg
 
 from viewer_pipeline.counting.findings import Findings
 from viewer_pipeline.counting.ledger import Batch, Flush, Ledger, Totals, batches_beyond
-from viewer_pipeline.counting.ownership import check_history
+from viewer_pipeline.counting.ownership import check_history, noting_lost
 from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.counting.totals import publish_totals
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused
@@ -37,6 +37,8 @@ def settle_through(
     other runs keep moving it.
     """
     refusals = batches = 0
+    if marker.seq < through:
+        marker = noting_lost(connection, marker)
     while due := batches_beyond(connection, marker.seq, marker.batch, through, SETTLE_PAGE):
         ours = [batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due]
         moved = settle_batches(redis, marker, ours, findings)

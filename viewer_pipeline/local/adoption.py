@@ -25,5 +25,6 @@ def run_retire(settings: Settings, prefix: str, *, keep_counters: bool) -> bool:
     if not prefix:
         raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
     url = settings.require_redis_url()
+    ledger = Ledger(settings.require_database_url()) if keep_counters else None
     with connect(url) as client:
-        return adoption.retire(client, url, prefix, keep_counters=keep_counters)
+        return adoption.retire(client, url, prefix, settled_by=ledger)

@@ -438,6 +438,11 @@ def test_a_prefix_that_overlaps_another(online: Environment, world: World, clien
     assert "'vod:' of the pipeline of db:5432/other" in refused
     world.send("a", 1)
     assert "vod:views:a" in complaint(run(online, "retire", "vod:"), 1)
-    assert json_of(run(online, "retire", "vod:", "--keep-counters", "--json")) == {"prefix": "vod:", "retired": True}
-    assert "no pipeline with the prefix 'vod:'" in run(online, "retire", "vod:", "--keep-counters").stdout
+    client.delete("vod:views:a")
+    assert json_of(run(online, "retire", "vod:", "--json")) == {"prefix": "vod:", "retired": True}
+    assert "no pipeline with the prefix 'vod:'" in run(online, "retire", "vod:").stdout
+    client.set("vod:views:a", 1)
     assert json_of(run(online, "flush", "--json"))["figures"]["views"] == 1
+    client.set("vod:views:a", 1)
+    assert "retired 'vod:views:'" in run(online, "retire", "vod:views:", "--keep-counters").stdout
+    assert client.get("vod:views:a") == b"1"

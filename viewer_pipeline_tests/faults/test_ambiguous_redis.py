@@ -298,6 +298,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "begin": lambda store: store.begin("run", LastFlush(0, 0), SOME_LEDGER),
     "confirm": lambda store: store.confirm("run", Marker(0, 0, 0)),
     "marker": lambda store: store.marker(),
+    "lease_ledger": lambda store: store.lease_ledger(),
     "changed": lambda store: list(store.changed()),
     "swept": lambda store: list(store.swept()),
     "read": lambda store: store.read([[b"a"], [b"b"]]),

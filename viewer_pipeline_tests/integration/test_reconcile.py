@@ -17,6 +17,7 @@ import pytest
 from viewer_pipeline.counting import flush
 from viewer_pipeline.counting.baseline import take_from_target
 from viewer_pipeline.counting.flush import Stores
+from viewer_pipeline.counting.incidents import open_incidents
 from viewer_pipeline.counting.parked import discard_parked, prune_parked
 from viewer_pipeline.counting.reconcile import mend, totals
 from viewer_pipeline.counting.reconcile.adjust import Adjuster
@@ -186,6 +187,21 @@ def test_the_marker(world: World, reports: Path) -> None:
     world.client.delete("viewer:settled")
     assert "no marker" in run(world, reports, repair=True).first[0].said
     assert world.marker() is None
+
+
+def test_a_repair_after_a_recovery_says_so(world: World, reports: Path) -> None:
+    """Its flush is above the marker: no later run could see that this was ahead, nor which flushes are gone."""
+    for _ in range(2):
+        flushed(world, 2)
+    world.execute("DELETE FROM viewer.flush_batch WHERE seq > 1")
+    world.execute("DELETE FROM viewer.flush WHERE seq > 1")
+    done = run(world, reports, repair=True)
+    assert done.flushes == [3]
+    with world.stores.ledger.connect() as connection:
+        assert [incident.kind for incident in open_incidents(connection)] == ["postgres_rolled_back"]
+    marker = world.stores.redis.marker()
+    assert marker is not None
+    assert (marker.seq, marker.missing) == (3, (1, 2))
 
 
 def test_counters(world: World, reports: Path) -> None:

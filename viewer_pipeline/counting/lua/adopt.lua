@@ -1,23 +1,34 @@
 -- adopt: give marker, subscriber and registry entry of a pipeline to another ledger. Safe to repeat.
--- KEYS: marker, subscriber, registry, marker and subscriber of version 0.1.0.
+-- KEYS: marker, subscriber, registry, marker and subscriber of version 0.1.0, marker and subscriber.
 -- ARGV: counter prefix; ledger; place of its database; flush, batch and epoch of the marker as it was looked at, empty if
 --       there was none; 1 to begin at the end of the new ledger, else 0; its last flush, number of batches, flush id;
---       the epoch of the marker then.
+--       the epoch of the marker then; the ledger of the marker as it was looked at.
 -- Returns {1}; {0} where the marker has moved since; {-1, who} while a worker of the other ledger holds the lease; {-2,
--- format} where a newer program wrote the marker.
+-- reason, detail} where a newer program wrote the marker, or where another pipeline is known that stands against this
+-- one; nothing was written then.
 local format = redis.call('HGET', KEYS[1], 'format')
 if format and format ~= FORMAT then
-    return {-2, format}
+    return {-2, 'format', format}
 end
-local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch')
-if (at[1] or '') ~= ARGV[4] or (at[2] or '') ~= ARGV[5] or (at[3] or '') ~= ARGV[6] then
+local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger')
+if (at[1] or '') ~= ARGV[4] or (at[2] or '') ~= ARGV[5] or (at[3] or '') ~= ARGV[6] or (at[4] or '') ~= ARGV[12] then
     return {0}
+end
+-- Where the entry was lost, others may have come meanwhile, who did not see this one.
+local overlap = redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 and overlapping(KEYS[3], ARGV[1])
+if overlap then
+    return {-2, 'overlap', overlap}
+end
+local second = prefix_of(KEYS[3], ARGV[2], ARGV[1])
+if second then
+    return {-2, 'second', second}
 end
 local lease = redis.call('HMGET', KEYS[2], 'expires', 'who', 'ledger', 'holder')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local other = not lease[3] or not same_ledger(lease[3], ARGV[2])
-if lease[4] and other and tonumber(lease[1] or 0) > now then
+local left = tonumber(lease[1] or 0) - now
+if lease[4] and other and left > 0 and left < 120000 then -- no lease is as long: else the clock was put back
     return {-1, lease[2] or ''}
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])

@@ -37,17 +37,28 @@ local function overlapping(registry, prefix)
     end
 end
 
--- The prefix that a ledger has here already.
-local function prefix_of(registry, ledger)
+-- The other prefix that a ledger has here already.
+local function prefix_of(registry, ledger, prefix)
     for _, other in ipairs(redis.call('HKEYS', registry)) do
         local stored = string.match(redis.call('HGET', registry, other), '^%S+')
-        if stored and same_ledger(stored, ledger) then
+        if other ~= prefix and stored and same_ledger(stored, ledger) then
             return other
         end
     end
 end
 
--- keys: registry, marker and subscriber of 0.1.0.  place: host, port and name of the ledger's database.
+-- Whose the counters are as marker and subscriber say, and the place of that database.
+local function owner_of(...)
+    for _, key in ipairs({...}) do
+        local ledger, place = unpack(redis.call('HMGET', key, 'ledger', 'place'))
+        if ledger then
+            return ledger, place or ''
+        end
+    end
+end
+
+-- keys: registry, marker and subscriber of 0.1.0, marker and subscriber of this pipeline.
+-- place: host, port and name of the ledger's database.
 -- Returns the ledger as Redis knows it; or nil, a reason and what it is about.
 local function claim(keys, prefix, ledger, place)
     local known = redis.call('HGET', keys[1], prefix)
@@ -59,13 +70,18 @@ local function claim(keys, prefix, ledger, place)
         if other then
             return nil, 'overlap', other
         end
-        local second = prefix_of(keys[1], ledger)
+        local second = prefix_of(keys[1], ledger, prefix)
         if second then
             return nil, 'second', second
         end
-        redis.call('HSET', keys[1], prefix, ledger .. ' ' .. place)
+        -- The entry was lost: it is made anew as it was, and not for one that is refused in what follows.
+        local owner, where = owner_of(keys[4], keys[5])
+        if owner and not same_ledger(owner, ledger) then
+            return nil, 'ledger', owner .. ' ' .. where
+        end
+        redis.call('HSET', keys[1], prefix, (owner or ledger) .. ' ' .. place)
         guard(keys[2], keys[3])
-        return ledger
+        return owner or ledger
     end
     local stored, where = string.match(known, '^(%S+) (.*)$')
     if not stored or not same_ledger(stored, ledger) then

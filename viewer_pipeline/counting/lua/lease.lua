@@ -1,5 +1,5 @@
 -- lease: take, keep or give back the right to fold. One token, one holding. Safe to repeat, however late.
--- KEYS: subscriber, registry, marker and subscriber of version 0.1.0.
+-- KEYS: subscriber, registry, marker and subscriber of version 0.1.0, marker and subscriber.
 -- ARGV: token; for how long (ms; 0 gives it back); who holds it, for people;
 --       time (ms) of the last message it received, 0 if none; the channel for cuts; id of the key space; how many terms
 --       there were as far as the caller knows; the number above which it received every segment whole, empty if none;
@@ -32,7 +32,7 @@ if ledger == '' then
     end
     ledger = at[6]
 else
-    ledger, reason, detail = claim({KEYS[2], KEYS[3], KEYS[4]}, ARGV[11], ledger, ARGV[13])
+    ledger, reason, detail = claim({unpack(KEYS, 2)}, ARGV[11], ledger, ARGV[13])
     if not ledger then
         return {-2, reason, detail}
     end

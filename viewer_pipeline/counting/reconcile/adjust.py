@@ -56,6 +56,9 @@ class Adjuster:
             deltas = plan()
             if not deltas:
                 return None
+            if marker and marker.seq > last.seq:  # afterwards it is not, and no run would say so
+                self.findings.postgres_was_rolled_back = True
+                record_incidents(self.connection, self.findings, self.run_id)
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
                 totals = self.stores.ledger.commit(self.connection, flush, upsert)

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from viewer_pipeline.counting.identity import LedgerIdentity
+from viewer_pipeline.counting.registry import Pipeline
 from viewer_pipeline.local.doctor.clocks import judge_clocks
 from viewer_pipeline.local.doctor.finding import REASONS, Finding, verdict
 from viewer_pipeline.local.doctor.keyspace import Keyspace, judge_keyspace
+from viewer_pipeline.local.doctor.pipeline import PipelineReading, judge_pipeline
 from viewer_pipeline.local.doctor.postgres_judgements import judge_postgres
 from viewer_pipeline.local.doctor.postgres_reading import PostgresReading
 from viewer_pipeline.local.doctor.redis_judgements import judge_redis
@@ -179,3 +182,27 @@ def test_the_page_has_every_finding() -> None:
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert [name for name, *_ in rows] == list(REASONS)
     assert [name for name, *cells in rows if not all(cell.strip() for cell in cells)] == []
+
+
+OURS = LedgerIdentity("id", "7", 5, "db:5432/views")
+
+
+def about(**changed: Any) -> dict[str, Finding]:
+    """Judge a pipeline that is well, but for what is changed."""
+    known = [Pipeline("vod:views:", OURS.key, OURS.place), Pipeline("shop:", "other/7/6", "db:5432/shop")]
+    reading = PipelineReading("vod:views:", OURS, "", known)._replace(**changed)
+    return {finding.name: finding for finding in judge_pipeline(reading)}
+
+
+def test_pipelines_on_one_redis() -> None:
+    """The others are named; a refusal is a problem; what cannot be told apart is said, with the remedy."""
+    well = about()
+    assert (well["pipeline"].state, well["ledger_identity"].state) == ("ok", "ok")
+    assert "shop:* of db:5432/shop" in well["pipeline"].what
+    refused = about(refused="the counters are settled by another database")["pipeline"]
+    assert (refused.state, refused.what) == ("problem", "the counters are settled by another database")
+    unknown = about(identity=OURS._replace(system="unknown"))["ledger_identity"]
+    assert (unknown.state, "pg_control_system" in unknown.do) == ("warning", True)
+    assert "would not be told from the original" in unknown.what
+    recorded = about(known=[Pipeline("vod:views:", "id/unknown/5", OURS.place)])["ledger_identity"]
+    assert (recorded.state, "adopt" in recorded.do) == ("warning", True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from viewer_pipeline.counting.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.counting.ledger import Ledger
@@ -17,8 +17,7 @@ SHOWN = 5
 GRANT = "GRANT EXECUTE ON FUNCTION pg_control_system() TO"
 
 
-@dataclass(frozen=True)
-class PipelineReading:
+class PipelineReading(NamedTuple):
     """All of it, at one moment. `refused`: why a run would be refused, empty if it would not."""
 
     prefix: str

@@ -34,8 +34,6 @@ UPGRADE = "viewer_pipeline_tests/faults/test_upgrade.py"
 UPGRADE_REFUSED = "viewer_pipeline_tests/integration/test_upgrade_refused.py"
 OLD_VERSION = "viewer_pipeline_tests/faults/test_old_version_refused.py"
 
-COUNTING = "viewer_pipeline/counting/"
-WORKER = "viewer_pipeline/worker/"
 
 PIPELINES = "viewer_pipeline_tests/faults/test_pipelines.py"
 
@@ -80,21 +78,21 @@ BREACHES = (
     Breach(
         "R1",
         "totals are committed apart from the ledger",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "        return upsert(connection, flush)\n",
         "        pass\n    return upsert(connection, flush)\n",
     ),
     Breach(
         "R2",
         "settling deletes counters instead of lowering them",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "        left = redis.pcall('DECRBY', KEYS[i], delta)",
         "        left = 0",
     ),
     Breach(
         "R3",
         "the next number is taken whatever was committed since the read",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "        flush = _flush_of(snapshot, base, after, rows)\n",
         "        with ledger.connect() as other:\n"
         "            base = max(base, last_flush(other).seq)\n"
@@ -103,7 +101,7 @@ BREACHES = (
     Breach(
         "R3",
         "counters are read before what the ledger holds is settled",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n",
         "            early = redis.read(_candidates(stores.redis, request))\n"
         "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n"
@@ -112,42 +110,42 @@ BREACHES = (
     Breach(
         "R4",
         "the marker is not looked at: a script that is sent twice subtracts twice",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "if flush < at_flush or (flush == at_flush and batch <= at_batch) then",
         "if false then",
     ),
     Breach(
         "R4",
         "the marker is not advanced with the subtraction",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[3], 'flush_id', ARGV[4])",
         "redis.call('HSET', KEYS[1], 'batch', at[2])",
     ),
     Breach(
         "R5",
         "batches settle in any order",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then",
         "if false then",
     ),
     Breach(
         "R6",
         "a new number is above the ledger's only",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "            base = max(last.seq, marker.seq)\n",
         "            base = last.seq\n",
     ),
     Breach(
         "R6",
         "a run goes on although the ledger that it read from was rolled back",
-        COUNTING + "sql/insert_flush.sql",
+        "viewer_pipeline/stores/sql/insert_flush.sql",
         "%(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)",
         "TRUE",
     ),
     Breach(
         "R7",
         "nothing is waited for between the last read and the commit",
-        COUNTING + "redis_store.py",
+        "viewer_pipeline/flush/redis_store.py",
         "        self.durability.wait(self.client, self.url)\n",
         "",
         (DURABILITY,),
@@ -155,7 +153,7 @@ BREACHES = (
     Breach(
         "R7",
         "the wait is for what was there before the counters were read",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "        readings = redis.read(_candidates(stores.redis, request))\n",
         "        redis.durability.wait(redis.client, redis.url)\n"
         "        redis.durability = type(redis.durability)()\n"
@@ -165,7 +163,7 @@ BREACHES = (
     Breach(
         "R7",
         "the append-only file is not waited for",
-        COUNTING + "durability.py",
+        "viewer_pipeline/stores/durability.py",
         "            if not synced:\n",
         "            if False:\n",
         (DURABILITY,),
@@ -173,7 +171,7 @@ BREACHES = (
     Breach(
         "R7",
         "a WAITAOF that answers before anything is on disk is believed",
-        COUNTING + "durability.py",
+        "viewer_pipeline/stores/durability.py",
         '    if sync == "always" or waits:\n',
         "    if True:\n",
         (DURABILITY,),
@@ -181,7 +179,7 @@ BREACHES = (
     Breach(
         "R7",
         "settling and reading go on over a connection that was made again",
-        COUNTING + "one_connection.py",
+        "viewer_pipeline/stores/one_connection.py",
         '    options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": _Once()}\n',
         "",
         (DURABILITY,),
@@ -189,60 +187,60 @@ BREACHES = (
     Breach(
         "R8",
         "an unknown COMMIT is taken for none",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "            if self.holds(flush.flush_id):",
         "            if False and self.holds(flush.flush_id):",
     ),
     Breach(
         "R10",
         "counters that messages raise expire a day later",
-        COUNTING + "lua/fold.lua",
+        "viewer_pipeline/ingest/lua/fold.lua",
         "        done = redis.pcall('INCRBY', KEYS[i], views[i - 2])\n",
         "        done = redis.pcall('INCRBY', KEYS[i], views[i - 2])\n        redis.call('EXPIRE', KEYS[i], 86400)\n",
     ),
     Breach(
         "R10",
         "the marker expires where no run renews it",
-        COUNTING + "lua/begin.lua",
+        "viewer_pipeline/flush/lua/begin.lua",
         BEGIN_WRITES,
         BEGIN_WRITES + "redis.call('EXPIRE', KEYS[1], 86400)\n",
     ),
     Breach(
         "R11",
         "a run only reads: a Redis that takes no writes is noticed after the commit",
-        COUNTING + "lua/begin.lua",
+        "viewer_pipeline/flush/lua/begin.lua",
         BEGIN_WRITES,
         "if redis.call('HEXISTS', KEYS[1], 'flush') == 1 then\n"
         "    local fields = {'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing'}\n"
         "    return {0, unpack(redis.call('HMGET', KEYS[1], unpack(fields)))}\n"
         "end\n" + BEGIN_WRITES,
-        also=((COUNTING + "lua/confirm.lua", "    redis.call('HSET', KEYS[1], 'run', ARGV[1])\n", ""),),
+        also=(("viewer_pipeline/flush/lua/confirm.lua", "    redis.call('HSET', KEYS[1], 'run', ARGV[1])\n", ""),),
     ),
     Breach(
         "epoch",
         "a flush is subtracted from whatever Redis is there",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "(at[3] or '') ~= ARGV[7] or",
         "false or",
     ),
     Breach(
         "epoch",
         "flushes of another epoch are not passed over",
-        COUNTING + "settler.py",
+        "viewer_pipeline/flush/settle.py",
         "batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due",
         "batch for batch in due",
     ),
     Breach(
         "epoch",
         "no second look after the last read",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "    if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:\n",
         "    if False:\n",
     ),
     Breach(
         "fold",
         "a segment is written whenever it is sent",
-        COUNTING + "lua/fold.lua",
+        "viewer_pipeline/ingest/lua/fold.lua",
         "if segment <= tonumber(at[2] or 0) or segment < begun then",
         "if false then",
         (FOLDS, EXACTNESS),
@@ -250,7 +248,7 @@ BREACHES = (
     Breach(
         "fold",
         "a part of a segment is written whenever it is sent",
-        COUNTING + "lua/fold.lua",
+        "viewer_pipeline/ingest/lua/fold.lua",
         "    if tonumber(ARGV[3]) <= tonumber(at[4]) then",
         "    if false then",
         (FOLDS, EXACTNESS),
@@ -258,7 +256,7 @@ BREACHES = (
     Breach(
         "lease",
         "whoever lost the lease may still fold",
-        COUNTING + "lua/fold.lua",
+        "viewer_pipeline/ingest/lua/fold.lua",
         "at[1] ~= ARGV[1] or",
         "false or",
         (FOLDS, EXACTNESS),
@@ -266,7 +264,7 @@ BREACHES = (
     Breach(
         "stream",
         "messages that arrive together with the confirmation of a subscription are heard twice",
-        "viewer_pipeline/worker/subscription.py",
+        "viewer_pipeline/ingest/subscription.py",
         "            self._early = self.read(",
         "            self._early += self.read(",
         (SUBSCRIBER,),
@@ -274,7 +272,7 @@ BREACHES = (
     Breach(
         "stream",
         "what was heard before a loss gets another number than others have it under",
-        "viewer_pipeline/worker/stream.py",
+        "viewer_pipeline/ingest/segments.py",
         "            self._add(self.last + 1, views)",
         "            self._add(self.last + 2, views)",
         (STREAM, EXACTNESS),
@@ -282,7 +280,7 @@ BREACHES = (
     Breach(
         "R1",
         "the user's table is written apart from the ledger",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "            return _transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
         "            with connection.transaction():\n"
         "                if not _claim(connection, flush):\n"
@@ -295,7 +293,7 @@ BREACHES = (
     Breach(
         "parked",
         "views of VODs that are not there are dropped",
-        COUNTING + "sql/upsert_target.sql",
+        "viewer_pipeline/stores/sql/upsert_target.sql",
         "    WHERE touched.key IS NULL\n",
         "    WHERE FALSE\n",
         (TARGET, PARKED),
@@ -303,7 +301,7 @@ BREACHES = (
     Breach(
         "parked",
         "parked views stay parked when they are counted",
-        COUNTING + "sql/apply_parked.sql",
+        "viewer_pipeline/stores/sql/apply_parked.sql",
         "    DELETE FROM viewer.parked AS p USING due JOIN touched USING (key) WHERE p.vod_id = due.vod_id\n",
         "    DELETE FROM viewer.parked AS p USING due JOIN touched USING (key) WHERE FALSE\n",
         (TARGET, PARKED),
@@ -311,7 +309,7 @@ BREACHES = (
     Breach(
         "parked",
         "parked views are counted without holding them",
-        COUNTING + "sql/lock_parked.sql",
+        "viewer_pipeline/stores/sql/lock_parked.sql",
         "FOR NO KEY UPDATE OF t, p SKIP LOCKED",
         "",
         (PARKED,),
@@ -319,7 +317,7 @@ BREACHES = (
     Breach(
         "target",
         "the count is set instead of added to",
-        COUNTING + "sql/upsert_target.sql",
+        "viewer_pipeline/stores/sql/upsert_target.sql",
         "SET {count} = coalesce(t.{count}, 0) + s.delta",
         "SET {count} = (SELECT sum(view_count) FROM viewer.vod_view_counts WHERE vod_id = s.key) + s.delta",
         (TARGET,),
@@ -327,7 +325,7 @@ BREACHES = (
     Breach(
         "target",
         "ids that are one in the table's type are not added up",
-        COUNTING + "target.py",
+        "viewer_pipeline/target/table.py",
         '_SUMS = "SELECT key, sum(delta) AS delta FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY key"',
         '_SUMS = "SELECT key, delta FROM due WHERE key IS NOT NULL ORDER BY key"',
         (TARGET,),
@@ -335,7 +333,7 @@ BREACHES = (
     Breach(
         "target",
         "a row that cannot be written fails the flush",
-        COUNTING + "target_upsert.py",
+        "viewer_pipeline/target/upsert.py",
         "    return not (_NOT_OF_A_FUNCTION if error.diag.context else _NOT_OF_A_ROW).match(error.sqlstate)\n",
         "    return False\n",
         (TARGET,),
@@ -343,7 +341,7 @@ BREACHES = (
     Breach(
         "told",
         "only the run that made the marker anew can tell that Redis was emptied",
-        COUNTING + "lua/begin.lua",
+        "viewer_pipeline/flush/lua/begin.lua",
         "(made == 1 or unreported) and 1 or 0",
         "made",
         (AMBIGUOUS,),
@@ -351,7 +349,7 @@ BREACHES = (
     Breach(
         "hints",
         "an announcement is taken back although new views came in",
-        COUNTING + "lua/forget.lua",
+        "viewer_pipeline/flush/lua/forget.lua",
         "if type(value) ~= 'string' or not string.match(value, '^[1-9]%d*$') then",
         "if true then",
         (AMBIGUOUS,),
@@ -359,7 +357,7 @@ BREACHES = (
     Breach(
         "hints",
         "a request for a sweep is taken back by one that was begun before it",
-        COUNTING + "lua/swept.lua",
+        "viewer_pipeline/flush/lua/swept.lua",
         "redis.call('HGET', KEYS[1], 'sweep') == ARGV[1] and",
         "true and",
         (AMBIGUOUS,),
@@ -367,7 +365,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair leaves nothing in the ledger",
-        COUNTING + "reconcile/adjust.py",
+        "viewer_pipeline/reconcile/adjust.py",
         "            if totals is not None:\n",
         '            self.connection.execute("DELETE FROM viewer.flush_batch WHERE seq = %s", [flush.seq])\n'
         "            if totals is not None:\n",
@@ -376,7 +374,7 @@ BREACHES = (
     Breach(
         "repair",
         "totals are mended apart from the ledger",
-        COUNTING + "reconcile/adjust.py",
+        "viewer_pipeline/reconcile/adjust.py",
         "                totals = self.stores.ledger.commit(self.connection, flush, upsert)\n",
         "                totals = self.stores.ledger.commit(self.connection, flush, lambda *_: dict)\n"
         "                if totals is not None:\n"
@@ -387,7 +385,7 @@ BREACHES = (
     Breach(
         "repair",
         "what is to be mended is reckoned before the base is fixed",
-        COUNTING + "reconcile/adjust.py",
+        "viewer_pipeline/reconcile/adjust.py",
         "            last = last_flush(self.connection)\n            deltas = plan()\n",
         "            deltas = plan()\n            last = last_flush(self.connection)\n",
         (RECONCILE,),
@@ -395,7 +393,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair is subtracted from Redis",
-        COUNTING + "sql/batches_beyond.sql",
+        "viewer_pipeline/stores/sql/batches_beyond.sql",
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,\n"
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,\n",
         "    b.vod_ids, b.deltas,\n",
@@ -404,7 +402,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair counts as views",
-        COUNTING + "sql/reconcile_totals.sql",
+        "viewer_pipeline/stores/sql/reconcile_totals.sql",
         "    WHERE NOT starts_with(f.mode, 'reconcile')\n        AND (",
         "    WHERE (",
         (RECONCILE,),
@@ -412,7 +410,7 @@ BREACHES = (
     Breach(
         "undo",
         "whoever undoes a repair again takes it back twice",
-        COUNTING + "reconcile/undo.py",
+        "viewer_pipeline/reconcile/undo.py",
         "    flush_id = uuid5(UNDO, str(adjustment.flush_id))\n",
         '    flush_id = uuid5(UNDO, str(__import__("uuid").uuid4()))\n',
         (RECONCILE,),
@@ -420,7 +418,7 @@ BREACHES = (
     Breach(
         "snapshot",
         "a comparison is of several moments",
-        COUNTING + "reconcile/snapshot.py",
+        "viewer_pipeline/reconcile/snapshot.py",
         "psycopg.IsolationLevel.REPEATABLE_READ",
         "psycopg.IsolationLevel.READ_COMMITTED",
         (RECONCILE,),
@@ -428,7 +426,7 @@ BREACHES = (
     Breach(
         "baseline",
         "totals change while the baseline is taken",
-        COUNTING + "baseline.py",
+        "viewer_pipeline/history/baseline.py",
         '        connection.execute(SQL["lock_totals"])\n',
         "",
         (BASELINE,),
@@ -436,13 +434,13 @@ BREACHES = (
     Breach(
         "daily",
         "a day that is added up again is added to what is there",
-        COUNTING + "daily.py",
+        "viewer_pipeline/history/daily.py",
         '("delete_daily_views", "insert_daily_views", "note_rollup")',
         '("insert_daily_views", "note_rollup")',
         (DAILY,),
         also=(
             (
-                COUNTING + "sql/insert_daily_views.sql",
+                "viewer_pipeline/stores/sql/insert_daily_views.sql",
                 "GROUP BY 1, 2\n",
                 "GROUP BY 1, 2\nON CONFLICT (day, vod_id) DO UPDATE SET views = daily_views.views + excluded.views\n",
             ),
@@ -451,7 +449,7 @@ BREACHES = (
     Breach(
         "daily",
         "flushes that commit while a day is added up are noted, and not added",
-        COUNTING + "sql/note_rollup.sql",
+        "viewer_pipeline/stores/sql/note_rollup.sql",
         "        AND seq <= %(through)s AND NOT",
         "        AND (seq <= %(through)s OR TRUE) AND NOT",
         (DAILY,),
@@ -459,7 +457,7 @@ BREACHES = (
     Breach(
         "retention",
         "days that are not added up are dropped",
-        COUNTING + "retention.py",
+        "viewer_pipeline/history/retention.py",
         "    if one.rolled_up is None:\n",
         '    if (one.rolled_up or 0) < one.last_flush:\n        return ""\n    if one.rolled_up is None:\n',
         (RETENTION,),
@@ -467,7 +465,7 @@ BREACHES = (
     Breach(
         "retention",
         "days that are not settled are dropped",
-        COUNTING + "retention.py",
+        "viewer_pipeline/history/retention.py",
         "    if one.last_flush > settled:\n",
         "    if False:\n",
         (RETENTION,),
@@ -475,7 +473,7 @@ BREACHES = (
     Breach(
         "retention",
         "flushes of a day that has left are dropped, settled or not",
-        COUNTING + "sql/prune_ledger.sql",
+        "viewer_pipeline/stores/sql/prune_ledger.sql",
         " AND f.seq <= %(settled)s AND NOT",
         " AND %(settled)s >= 0 AND NOT",
         (RETENTION,),
@@ -483,7 +481,7 @@ BREACHES = (
     Breach(
         "retention",
         "a flush that came too late for its day is dropped with it",
-        COUNTING + "sql/prune_ledger.sql",
+        "viewer_pipeline/stores/sql/prune_ledger.sql",
         "            AND f.seq <= r.last_flush AND f.seq <= %(settled)s",
         "            AND f.seq <= %(settled)s",
         (RETENTION,),
@@ -491,7 +489,7 @@ BREACHES = (
     Breach(
         "retention",
         "repairs are dropped with the days that they were made on",
-        COUNTING + "sql/prune_ledger.sql",
+        "viewer_pipeline/stores/sql/prune_ledger.sql",
         "%(settled)s AND NOT starts_with(f.mode, 'reconcile')\n",
         "%(settled)s\n",
         (RETENTION,),
@@ -547,7 +545,7 @@ BREACHES = (
     Breach(
         "R19",
         "overlapping prefixes are not noticed",
-        COUNTING + "lua/claim.lua",
+        "viewer_pipeline/flush/lua/claim.lua",
         "if other ~= prefix and (starts_with(other, prefix) or starts_with(prefix, other)) then",
         "if false then",
         (PIPELINES,),
@@ -555,34 +553,34 @@ BREACHES = (
     Breach(
         "R19",
         "any ledger may settle the counters of a prefix",
-        COUNTING + "lua/claim.lua",
+        "viewer_pipeline/flush/lua/claim.lua",
         "    return id and id == other_id and oid == other_oid\n",
         "    return true\n",
         (PIPELINES,),
-        also=((COUNTING + "lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
+        also=(("viewer_pipeline/flush/lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
     ),
     Breach(
         "R19",
         "a database that was cloned is taken for the original",
-        COUNTING + "lua/claim.lua",
+        "viewer_pipeline/flush/lua/claim.lua",
         "id == other_id and oid == other_oid",
         "id == other_id",
         (PIPELINES,),
-        also=((COUNTING + "lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
+        also=(("viewer_pipeline/flush/lua/begin.lua", "if has and has ~= ledger then", "if false then"),),
     ),
     Breach(
         "R19",
         "only the registry says whose the marker is",
-        COUNTING + "lua/begin.lua",
+        "viewer_pipeline/flush/lua/begin.lua",
         "if has and has ~= ledger then",
         "if false then",
         (PIPELINES,),
-        also=((COUNTING + "lua/claim.lua", LOST_ENTRY, "if false then"),),
+        also=(("viewer_pipeline/flush/lua/claim.lua", LOST_ENTRY, "if false then"),),
     ),
     Breach(
         "R19",
         "one that is refused takes the entry that was lost",
-        COUNTING + "lua/claim.lua",
+        "viewer_pipeline/flush/lua/claim.lua",
         LOST_ENTRY,
         "if false then",
         (PIPELINES,),
@@ -590,7 +588,7 @@ BREACHES = (
     Breach(
         "R19",
         "adopt believes the marker alone: what else refuses the owner stays",
-        COUNTING + "adoption.py",
+        "viewer_pipeline/flush/adoption.py",
         "{before, *said} == {identity.key}",
         "before == identity.key",
         (PIPELINES,),
@@ -598,7 +596,7 @@ BREACHES = (
     Breach(
         "R20",
         "flushes that are gone are forgotten with the run that noticed",
-        COUNTING + "settler.py",
+        "viewer_pipeline/flush/settle.py",
         "        marker = noting_lost(connection, marker)\n",
         "        pass\n",
         (PIPELINES,),
@@ -606,7 +604,7 @@ BREACHES = (
     Breach(
         "R19",
         "only the registry says whose the lease is",
-        COUNTING + "lua/lease.lua",
+        "viewer_pipeline/ingest/lua/lease.lua",
         "    if at[6] and at[6] ~= ledger then\n",
         "    if false then\n",
         (PIPELINES,),
@@ -614,13 +612,13 @@ BREACHES = (
     Breach(
         "R19",
         "the settling script asks for the epoch only: a run subtracts after an adoption",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         " or (at[4] or '') ~= ARGV[8] then",
         " then",
         (PIPELINES,),
         also=(
             (
-                COUNTING + "settler.py",
+                "viewer_pipeline/flush/settle.py",
                 "    if marker is not None and marker.ledger != known.ledger:\n",
                 "    if False:\n",
             ),
@@ -629,7 +627,7 @@ BREACHES = (
     Breach(
         "R19",
         "counters that were read before an adoption are committed",
-        COUNTING + "flush.py",
+        "viewer_pipeline/flush/steps.py",
         "(now.epoch, now.ledger) != (marker.epoch, marker.ledger)",
         "now.epoch != marker.epoch",
         (PIPELINES,),
@@ -637,7 +635,7 @@ BREACHES = (
     Breach(
         "R19",
         "a marker of any format is read",
-        COUNTING + "lua/begin.lua",
+        "viewer_pipeline/flush/lua/begin.lua",
         "if format and format ~= FORMAT then",
         "if false then",
         (PIPELINES,),
@@ -645,7 +643,7 @@ BREACHES = (
     Breach(
         "R20",
         "a marker is settled by whichever flush has its number",
-        COUNTING + "sql/history_conflict.sql",
+        "viewer_pipeline/stores/sql/history_conflict.sql",
         "(seq = %(seq)s::bigint AND flush_id::text <> %(flush_id)s)",
         "(FALSE AND %(seq)s::bigint = 0 AND %(flush_id)s = '')",
         (PIPELINES,),
@@ -653,7 +651,7 @@ BREACHES = (
     Breach(
         "R20",
         "which flushes a restored ledger had lost is not kept",
-        COUNTING + "lua/settle.lua",
+        "viewer_pipeline/flush/lua/settle.lua",
         "if ARGV[12] ~= '' then",
         "if false then",
         (PIPELINES,),
@@ -661,7 +659,7 @@ BREACHES = (
     Breach(
         "R20",
         "adopt asks for no history",
-        COUNTING + "adoption.py",
+        "viewer_pipeline/flush/adoption.py",
         '    if misfit and how != "from-here":\n',
         "    if False:\n",
         (PIPELINES,),
@@ -669,7 +667,7 @@ BREACHES = (
     Breach(
         "R20",
         "adopt leaves the counters to the flushes that the other ledger has",
-        COUNTING + "lua/adopt.lua",
+        "viewer_pipeline/flush/lua/adopt.lua",
         "if at[1] and ARGV[7] == '1' then",
         "if false then",
         (PIPELINES,),
@@ -677,7 +675,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "which batch was settled last is forgotten in the move",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "{'flush', 'batch', 'batches', 'epoch', 'unreported', 'run'}",
         "{'flush', 'none', 'batches', 'epoch', 'unreported', 'run'}",
         (UPGRADE,),
@@ -685,7 +683,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a segment that was begun is folded from the beginning",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "'folded', 'segment', 'part', 'parts', 'sweep'}",
         "'folded', 'none', 'part', 'parts', 'sweep'}",
         (UPGRADE,),
@@ -693,7 +691,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "that Redis was emptied is not reported",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "'epoch', 'unreported', 'run'}",
         "'epoch', 'none', 'run'}",
         (UPGRADE,),
@@ -701,7 +699,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "announcements are left under the old name",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "redis.call('RENAMENX', KEYS[2], KEYS[5]) == 0 then",
         "false then",
         (UPGRADE,),
@@ -709,7 +707,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "the marker does not name its flush",
-        COUNTING + "upgrade.py",
+        "viewer_pipeline/flush/upgrade.py",
         'row[0] if row else ""',
         '""',
         (UPGRADE,),
@@ -717,7 +715,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "the state is moved although the marker has moved",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "if (old[1] or '') ~= ARGV[4] then",
         "if false then",
         (UPGRADE,),
@@ -725,7 +723,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "the state of another pipeline is taken",
-        COUNTING + "upgrade.py",
+        "viewer_pipeline/flush/upgrade.py",
         "    if seq.isdigit() and int(seq) and not last_flush(connection).seq:\n",
         "    if False:\n",
         (UPGRADE,),
@@ -733,7 +731,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "what an old program made later takes the place of the marker",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "local marker_is_new = redis.call('HEXISTS', KEYS[4], 'flush') == 1",
         "local marker_is_new = false",
         (UPGRADE,),
@@ -741,7 +739,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "the id of a worker that came early takes the place of the half-folded segment",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "local subscriber_is_new = redis.call('HEXISTS', KEYS[6], 'term') == 1",
         "local subscriber_is_new = KEYS[6] ~= KEYS[3] and redis.call('HEXISTS', KEYS[6], 'id') == 1",
         (UPGRADE,),
@@ -749,7 +747,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "the old state is deleted before anything that can fail",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "local marker_is_new = redis.call(",
         "redis.call('DEL', KEYS[1], KEYS[3])\nlocal marker_is_new = redis.call(",
         (UPGRADE,),
@@ -757,7 +755,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "nothing keeps an old program away from Redis",
-        COUNTING + "lua/claim.lua",
+        "viewer_pipeline/flush/lua/claim.lua",
         "    redis.call('HSET', marker, 'format', FORMAT, 'seq', OLD)\n"
         "    redis.call('HSET', subscriber, 'format', FORMAT, 'until', OLD)\n",
         "    redis.call('HSET', marker, 'format', FORMAT)\n    redis.call('HSET', subscriber, 'format', FORMAT)\n",
@@ -774,7 +772,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a worker that holds the lease is not noticed",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "if sub[12] and (tonumber(sub[10] or 0) or 0) > now then",
         "if false then",
         (UPGRADE_REFUSED,),
@@ -782,7 +780,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a worker that stands by is not noticed",
-        COUNTING + "lua/upgrade.lua",
+        "viewer_pipeline/flush/lua/upgrade.lua",
         "if sub[1] and redis.call('PUBSUB', 'NUMSUB', 'viewer:cuts:' .. sub[1])[2] > 0 then",
         "if false then",
         (UPGRADE_REFUSED,),
@@ -790,7 +788,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a worker is noticed when PostgreSQL has been migrated",
-        "viewer_pipeline/local/upgrade.py",
+        "viewer_pipeline/stack/upgrade.py",
         "            require_upgradable(_stores(settings, client))\n",
         "            pass\n",
         (UPGRADE_REFUSED,),
@@ -798,7 +796,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a daemon is not waited for",
-        "viewer_pipeline/local/upgrade.py",
+        "viewer_pipeline/stack/upgrade.py",
         "            _require_no_old_daemon(settings, say)\n",
         "",
         (UPGRADE_REFUSED,),
@@ -806,7 +804,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "a run is not looked for",
-        "viewer_pipeline/local/upgrade.py",
+        "viewer_pipeline/stack/upgrade.py",
         "            _require_no_old_run(settings)\n",
         "",
         (UPGRADE_REFUSED,),
@@ -814,7 +812,7 @@ BREACHES = (
     Breach(
         "demoted",
         "a connection stays with a primary that was demoted",
-        COUNTING + "refusals.py",
+        "viewer_pipeline/stores/refusals.py",
         "            if is_demotion(reply):\n",
         "            if False:\n",
         (FAILOVER,),
@@ -822,7 +820,7 @@ BREACHES = (
     Breach(
         "demoted",
         "other connections of a client stay with a primary that was demoted",
-        COUNTING + "refusals.py",
+        "viewer_pipeline/stores/refusals.py",
         "        if self._refused or self._known != self._refusals.demotions:\n",
         "        if self._refused:\n",
         (FAILOVER,),
@@ -830,7 +828,7 @@ BREACHES = (
     Breach(
         "demoted",
         "a connection stays with a server that refuses writes for another reason",
-        COUNTING + "refusals.py",
+        "viewer_pipeline/stores/refusals.py",
         "        if self._refused or self._known != self._refusals.demotions:\n",
         "        if self._known != self._refusals.demotions:\n",
         (FAILOVER,),
@@ -838,7 +836,7 @@ BREACHES = (
     Breach(
         "demoted",
         "what Redis 6.2 says of a script that is refused is not understood",
-        COUNTING + "refusals.py",
+        "viewer_pipeline/stores/refusals.py",
         '    r"(?:Error running script .*?: -)?"\n',
         "",
         (FAILOVER, SENTINEL),
@@ -846,7 +844,7 @@ BREACHES = (
     Breach(
         "demoted",
         "a command that is sent again asks no Sentinel",
-        COUNTING + "refusals.py",
+        "viewer_pipeline/stores/refusals.py",
         "        if self._sock is None and isinstance(self, SentinelManagedConnection):\n",
         "        if False:\n",
         (SENTINEL,),
@@ -854,7 +852,7 @@ BREACHES = (
     Breach(
         "demoted",
         "the subscription stays with a primary that was demoted",
-        WORKER + "subscriber.py",
+        "viewer_pipeline/ingest/subscriber.py",
         "            self._follow()\n",
         "",
         (FAILOVER,),
@@ -862,7 +860,7 @@ BREACHES = (
     Breach(
         "demoted",
         "one that stands by never notices that its server was demoted",
-        WORKER + "folder.py",
+        "viewer_pipeline/ingest/folder.py",
         "                    self._store.require_writes()\n",
         "                    pass\n",
         (FAILOVER,),
@@ -870,7 +868,7 @@ BREACHES = (
     Breach(
         "demoted",
         "the subscription is given up while the address leads to the demoted server only",
-        WORKER + "subscriber.py",
+        "viewer_pipeline/ingest/subscriber.py",
         "            self._store.require_writes()\n        except TransientError:\n",
         "            pass\n        except TransientError:\n",
         (FAILOVER,),
@@ -878,7 +876,7 @@ BREACHES = (
     Breach(
         "demoted",
         "views without a number are dropped at the move to another server",
-        WORKER + "subscriber.py",
+        "viewer_pipeline/ingest/subscriber.py",
         "        if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:\n",
         "        if now <= self._unnumbered_until:\n",
         (FAILOVER,),
@@ -886,7 +884,7 @@ BREACHES = (
     Breach(
         "delivery",
         "a subscription on another server than the commands is kept",
-        WORKER + "subscriber.py",
+        "viewer_pipeline/ingest/subscriber.py",
         "            self._delivery.check(subscription, self._stream.last)\n",
         "",
         (FAILOVER,),
@@ -894,7 +892,7 @@ BREACHES = (
     Breach(
         "delivery",
         "one that stands by never notices that its subscription is on another server",
-        WORKER + "folder.py",
+        "viewer_pipeline/ingest/folder.py",
         "            self._delivery.folded(lease.folded)\n",
         "",
         (FAILOVER,),
@@ -902,7 +900,7 @@ BREACHES = (
     Breach(
         "delivery",
         "a backlog is taken for another server",
-        WORKER + "delivery.py",
+        "viewer_pipeline/ingest/delivery.py",
         "            if subscription.echoed == self._number:\n",
         "            if subscription.echoed >= 0:\n",
         (FAILOVER,),
@@ -910,13 +908,13 @@ BREACHES = (
     Breach(
         "stop",
         "a stop tries once to fold what is in memory",
-        WORKER + "leaving.py",
+        "viewer_pipeline/ingest/leaving.py",
         "            if time.monotonic() + attempts.pause > self._deadline:\n",
         "            if True:\n",
         (FAILOVER,),
         also=(
             (
-                WORKER + "leaving.py",
+                "viewer_pipeline/ingest/leaving.py",
                 "                attempts.failed()\n                self._refused(error)\n                continue\n",
                 "                self._refused(error)\n                return\n",
             ),
@@ -925,7 +923,7 @@ BREACHES = (
     Breach(
         "R8",
         "a standby, or a primary that was set read-only, is believed about an unknown COMMIT",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "        if standby or read_only:\n",
         "        if False:\n",
         (POSTGRES_FAILOVER,),
@@ -933,7 +931,7 @@ BREACHES = (
     Breach(
         "standby",
         "the ledger of a standby is believed",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "            if not any_server and (reason := read_only_reason(connection)):\n",
         "            if False and (reason := read_only_reason(connection)):\n",
         (POSTGRES_FAILOVER,),
@@ -941,7 +939,7 @@ BREACHES = (
     Breach(
         "standby",
         "a PostgreSQL that refuses writes fails a run for good",
-        COUNTING + "ledger.py",
+        "viewer_pipeline/flush/ledger.py",
         "        if refuses_writes(error):\n",
         "        if False:\n",
         (POSTGRES_FAILOVER,),
@@ -949,7 +947,7 @@ BREACHES = (
     Breach(
         "standby",
         "a connection that was refused a write is used again",
-        COUNTING + "postgres_client.py",
+        "viewer_pipeline/stores/postgres.py",
         "                self.close()\n            raise\n",
         "                pass\n            raise\n",
         (POSTGRES_FAILOVER,),

@@ -25,9 +25,10 @@ import redis
 from psycopg.pq import TransactionStatus
 from redis.connection import AbstractConnection
 
-from viewer_pipeline.counting import folds, redis_store
-from viewer_pipeline.counting.redis_client import Script, connect
-from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.flush import redis_store
+from viewer_pipeline.ingest import folds
+from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
     said.encode(): name

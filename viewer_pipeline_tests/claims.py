@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from viewer_pipeline.counting.folds import Claim
-from viewer_pipeline.counting.identity import LedgerIdentity
-from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.ingest.folds import Claim
 
 
 @cache

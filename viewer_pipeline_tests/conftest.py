@@ -42,17 +42,17 @@ import psycopg  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402
 import redis  # noqa: E402
 
-from viewer_pipeline.counting.flush import Stores  # noqa: E402
-from viewer_pipeline.counting.ledger import Ledger  # noqa: E402
-from viewer_pipeline.counting.redis_client import connect  # noqa: E402
-from viewer_pipeline.counting.redis_store import RedisStore  # noqa: E402
-from viewer_pipeline.counting.target import TargetNames  # noqa: E402
-from viewer_pipeline.local import postgres_server as postgres_server_module  # noqa: E402
-from viewer_pipeline.local import redis_server as redis_server_module  # noqa: E402
-from viewer_pipeline.local.ports import free_port  # noqa: E402
-from viewer_pipeline.local.postgres_server import NAME, PostgresServer  # noqa: E402
-from viewer_pipeline.local.redis_server import RedisServer  # noqa: E402
+from viewer_pipeline.flush.ledger import Ledger  # noqa: E402
+from viewer_pipeline.flush.redis_store import RedisStore  # noqa: E402
+from viewer_pipeline.flush.steps import Stores  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
+from viewer_pipeline.stack import postgres_server as postgres_server_module  # noqa: E402
+from viewer_pipeline.stack import redis_server as redis_server_module  # noqa: E402
+from viewer_pipeline.stack.ports import free_port  # noqa: E402
+from viewer_pipeline.stack.postgres_server import NAME, PostgresServer  # noqa: E402
+from viewer_pipeline.stack.redis_server import RedisServer  # noqa: E402
+from viewer_pipeline.stores.redis import connect  # noqa: E402
+from viewer_pipeline.target.table import TargetNames  # noqa: E402
 from viewer_pipeline_tests.servers import (  # noqa: E402
     NamedPostgres,
     Postgres,

@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 import redis
 
-from viewer_pipeline.local.child import run_as
-from viewer_pipeline.local.postgres_server import PostgresServer, find_binaries
-from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.child import run_as
+from viewer_pipeline.stack.postgres_server import PostgresServer, find_binaries
+from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.proxy import LOOPBACK, Proxy
 from viewer_pipeline_tests.waiting import wait_until
 

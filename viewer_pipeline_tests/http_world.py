@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict
 
-from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.http_server import HealthServer, serve
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.health_server import HealthServer, serve
+from viewer_pipeline.stack.ports import LOOPBACK
 
 SECRET = "s3cret:with@signs"
 LATE = re.compile("no answer for|Timeout")

@@ -8,10 +8,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.daily import RolledUp, Window, roll_up
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Batch, Flush, last_flush
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Batch, Flush, last_flush
+from viewer_pipeline.history.daily import RolledUp, Window, roll_up
 from viewer_pipeline_tests.world import World
 
 ONE = timedelta(days=1)

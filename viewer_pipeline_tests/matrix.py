@@ -21,9 +21,9 @@ from itertools import product, zip_longest
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from viewer_pipeline.local import postgres_server, redis_server
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.stack import postgres_server, redis_server
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 # Of the faults those in which a server says or does something that may differ; what is killed at every call is long.

@@ -15,13 +15,13 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.counting.retention import prune_ledger
-from viewer_pipeline.local.ports import free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up
+from viewer_pipeline.history.retention import prune_ledger
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.postgres_server import PostgresServer
 
 DAY = date(2026, 3, 1)
 FOREVER = Marker(10**12, 1, 1)

@@ -17,17 +17,17 @@ from unittest.mock import patch
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.counting.redis_client import connect as connect_redis
-from viewer_pipeline.local.flush_now import run_flush
-from viewer_pipeline.local.ports import free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.cli.flush import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.housekeeping import SECONDS
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect as connect_redis
 from viewer_pipeline_tests.measure_history import say
 from viewer_pipeline_tests.past_runs import DAY_SECONDS, a_day, size
 from viewer_pipeline_tests.waiting import wait_until

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from viewer_pipeline.local.child import Child
-from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.postgres_server import _user_for_root
+from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.postgres_server import _user_for_root
 from viewer_pipeline_tests.waiting import wait_until
 
 POOL_SIZE = 2  # fewer than there are clients, so that they share its connections

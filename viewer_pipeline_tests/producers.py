@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import redis
 
-from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.subscribers import CHANNEL, message
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World

@@ -16,7 +16,7 @@ import click
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
-from viewer_pipeline.cli import main as viewer_pipeline
+from viewer_pipeline.cli.main import main as viewer_pipeline
 from viewer_pipeline.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"

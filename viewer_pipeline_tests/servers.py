@@ -15,10 +15,10 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.postgres_server import find_binaries
-from viewer_pipeline.local.redis_server import find_binary
 from viewer_pipeline.settings import hide_password
+from viewer_pipeline.stack.postgres_server import find_binaries
+from viewer_pipeline.stack.redis_server import find_binary
+from viewer_pipeline.stores.redis import connect
 
 STRATEGIES = 150000  # the PostgreSQL from which on CREATE DATABASE takes one
 # What the embedded Redis is started with.

@@ -14,17 +14,17 @@ from uuid import uuid4
 import psycopg
 import redis
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import Persisted, Request, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.local.redis_server import RedisServer
-from viewer_pipeline.local.upgrade import Migrated, migrate_servers
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Persisted, Request, Stores
 from viewer_pipeline.migrations.migrate import revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
+from viewer_pipeline.stores.redis import connect
 
 FOLDER = Path(__file__).parent / "stored_0_1_0"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from viewer_pipeline.counting.flush import Persisted, Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.world import World
 
 SCHEMA = """

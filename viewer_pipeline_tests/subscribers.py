@@ -17,14 +17,14 @@ from typing import Any, Self
 import orjson
 import redis
 
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.rejections import Rejections
-from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.waiting import wait_until
 
 CHANNEL = "view_count_updates"

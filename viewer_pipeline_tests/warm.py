@@ -28,8 +28,8 @@ TAKE_LONG = (
     "pandas",
     "alembic.command",
     "rich.console",
-    "viewer_pipeline.counting.flush",
-    "viewer_pipeline.local.status",
+    "viewer_pipeline.flush.steps",
+    "viewer_pipeline.monitoring.status",
 )
 MESSAGE = 1 << 20  # bytes of a request, at most
 

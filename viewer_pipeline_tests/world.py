@@ -10,12 +10,12 @@ from uuid import uuid4
 import psycopg
 import redis
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.counters import counter_pattern
-from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.identity import LedgerIdentity
-from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.steps import Mode, Persisted, Request, Stores
 from viewer_pipeline_tests.claims import identity_of
 
 PREFIX = "vod:views:"

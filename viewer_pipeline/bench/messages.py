@@ -15,12 +15,12 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from viewer_pipeline.bench.rig import PREFIX, Rig, ids_of, peak_mb, rig
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.rejections import Rejections
-from viewer_pipeline.worker.subscriber import Subscriber
+from viewer_pipeline.stores.redis import connect
 
 VODS = 10_000
 PIPELINE = 2_000

@@ -11,12 +11,12 @@ import psycopg
 
 from viewer_pipeline.bench.rig import PREFIX, Rig, peak_mb, rig
 from viewer_pipeline.bench.target import TABLE, VOD
-from viewer_pipeline.counting.baseline import take_from_target
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.reconcile.run import Reconcile, reconcile
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.history.baseline import take_from_target
+from viewer_pipeline.reconcile.run import Reconcile, reconcile
+from viewer_pipeline.stores.redis import connect
 
 # Ids as long as a cuid, each in one flush of 10 000; in another order than that of the totals, as they come.
 ID = "'clx' || lpad(((i::bigint * {}) %% %(totals)s)::text, 8, '0') || 'k3j4h5g6f7d8s9'"

@@ -17,16 +17,16 @@ from typing import LiteralString
 import psycopg
 import redis
 
-from viewer_pipeline.counting.flush import Request, Stores, bulk_upsert, drain
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.target import TargetNames
-from viewer_pipeline.local.ports import free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Request, Stores, bulk_upsert, drain
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.target.table import TargetNames
 
 PREFIX = "vod:views:"
 RAW_STAGE = "CREATE TEMP TABLE stage (vod_id text, delta bigint) ON COMMIT DROP"

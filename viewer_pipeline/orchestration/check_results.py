@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from viewer_pipeline.counting.flush import Verdict
+from viewer_pipeline.flush.steps import Verdict
 
 
 def check_result(asset: str, verdict: Verdict) -> dg.AssetCheckResult:

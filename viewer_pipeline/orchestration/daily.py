@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.counting.daily import (
+from viewer_pipeline.flush.steps import Verdict
+from viewer_pipeline.history.daily import (
     ONE_DAY,
     Day,
     RolledUp,
@@ -19,7 +20,6 @@ from viewer_pipeline.counting.daily import (
     unequal_days,
     views_per_hour,
 )
-from viewer_pipeline.counting.flush import Verdict
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TOP, TRANSIENT, said_clearly

@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.counting.ownership import own_marker
-from viewer_pipeline.counting.retention import (
+from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.history.retention import (
     LedgerPlan,
     first_day_kept,
     old_parked,

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from viewer_pipeline.counting.ownership import own_marker
-from viewer_pipeline.counting.retention import first_day_kept, old_parked, old_rejected, plan_ledger
+from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.history.retention import first_day_kept, old_parked, old_rejected, plan_ledger
 from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.housekeeping import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores

@@ -10,17 +10,17 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import CHECKS, Persisted, Request, Snapshot
-from viewer_pipeline.counting.frame import Aggregate, aggregate
-from viewer_pipeline.counting.ledger import top_of_flushes
-from viewer_pipeline.counting.parked import ParkedViews, parked_of_flushes
-from viewer_pipeline.counting.sums import record_run
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.ledger import top_of_flushes
+from viewer_pipeline.flush.steps import CHECKS, Persisted, Request, Snapshot
+from viewer_pipeline.flush.sums import record_run
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why
 from viewer_pipeline.settings import load_settings
+from viewer_pipeline.target.parked import ParkedViews, parked_of_flushes
 
 ASSET = "view_counts"
 TOP = 10

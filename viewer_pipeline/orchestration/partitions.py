@@ -5,7 +5,7 @@ from datetime import date
 
 import dagster as dg
 
-from viewer_pipeline.counting.daily import ONE_DAY, Window
+from viewer_pipeline.history.daily import ONE_DAY, Window
 from viewer_pipeline.settings import load_settings
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.counting.durability import Durability
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import DEFAULT_TOTALS_CHANNEL, RedisStore
-from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import DEFAULT_TOTALS_CHANNEL, RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stores.durability import Durability
+from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.target.table import TargetNames
 
 
 class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]  # has no type argument of its own

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.counting.ledger import postgres_errors
-from viewer_pipeline.counting.postgres_client import open_connection
+from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.orchestration.why import WHY
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import open_connection
 
 RUNS_AT_ONCE = 200  # about 8 000 events
 OURS = ["viewer/job", WHY]

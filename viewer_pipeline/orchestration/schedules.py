@@ -5,8 +5,8 @@ from datetime import UTC, date
 
 import dagster as dg
 
-from viewer_pipeline.counting.daily import ONE_DAY, Window, is_rolled_up, stale_days
-from viewer_pipeline.counting.look import look_for_counters
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.history.daily import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.orchestration import described
 from viewer_pipeline.orchestration.daily import LOOK_BACK, roll_up_days
 from viewer_pipeline.orchestration.jobs import flush_request, flush_views, why_wait

@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled
-from viewer_pipeline.counting.reconcile.run import reconcile as compare
 from viewer_pipeline.orchestration.assets import OWNERS
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why
+from viewer_pipeline.reconcile.run import CHECKS, Reconcile, Reconciled
+from viewer_pipeline.reconcile.run import reconcile as compare
 from viewer_pipeline.settings import load_settings
 
 GROUP = "upkeep"

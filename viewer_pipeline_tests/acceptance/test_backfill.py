@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.local.home import running_servers
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stack.home import running_servers
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.stack import up, variables
 from viewer_pipeline_tests.terminal import shell, standard_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from viewer_pipeline.local.child import Child
+from viewer_pipeline.stack.child import Child
 from viewer_pipeline_tests.waiting import wait_until
 
 # One write a line: print makes two of it where PYTHONUNBUFFERED is set, and the log may be put aside between them.

@@ -17,8 +17,8 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from viewer_pipeline.cli import main
-from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.cli.main import main
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline_tests.servers import Postgres, copy_database
 from viewer_pipeline_tests.warm import run
 from viewer_pipeline_tests.world import PREFIX, World

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.local.doctor.finding import REASONS
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.monitoring.doctor.finding import REASONS
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
 from viewer_pipeline_tests.warm import run
 

@@ -19,12 +19,12 @@ from typing import TypeVar
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.redis_client import connect
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.local import guard, postgres_server, redis_server
-from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline.stack import guard, postgres_server, redis_server
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer, find_binary
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.servers import Postgres, Redis
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 
@@ -34,8 +34,8 @@ S = TypeVar("S", PostgresServer, RedisServer)
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
 for server in PostgresServer(Path(sys.argv[1]), throw_away=True), RedisServer(Path(sys.argv[1])):
     server.start()
 print("ready", flush=True)

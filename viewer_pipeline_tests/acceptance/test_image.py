@@ -21,8 +21,8 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.local.ports import free_port
-from viewer_pipeline.local.postgres_server import NAME, PostgresServer
+from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.postgres_server import NAME, PostgresServer
 from viewer_pipeline_tests.containers import ROOT, Composed, Image, of, read_compose, read_dockerfile, site_packages
 from viewer_pipeline_tests.waiting import processes_with, wait_until
 from viewer_pipeline_tests.world import PREFIX

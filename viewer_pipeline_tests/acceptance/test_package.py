@@ -14,9 +14,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Files that a program needs and no import misses.
 NEEDED = {
     "viewer_pipeline/py.typed",
-    "viewer_pipeline/counting/lua/settle.lua",
-    "viewer_pipeline/counting/sql/upsert_totals.sql",
-    "viewer_pipeline/local/guard.py",
+    "viewer_pipeline/flush/lua/settle.lua",
+    "viewer_pipeline/stores/sql/upsert_totals.sql",
+    "viewer_pipeline/stack/guard.py",
     "viewer_pipeline/migrations/env.py",
     "viewer_pipeline/migrations/versions/m0001_ledger_and_totals.py",
     "viewer_pipeline/orchestration/dagster.yaml",

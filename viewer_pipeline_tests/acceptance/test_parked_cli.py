@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.warm import run

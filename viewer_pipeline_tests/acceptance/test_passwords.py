@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
-from viewer_pipeline.cli import main
-from viewer_pipeline.local.ports import free_port
+from viewer_pipeline.cli.main import main
+from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline_tests.waiting import wait_until
 
 SECRET = "Geheim7Wort"  # its halves too: an error may cite a part of a URL

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.redis_client import connect
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.stack import up, variables
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until

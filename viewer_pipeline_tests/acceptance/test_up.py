@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.home import running_servers
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.stack.home import running_servers
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.stack import Stack, up, variables
 from viewer_pipeline_tests.terminal import Terminal
 from viewer_pipeline_tests.waiting import processes_with, wait_until

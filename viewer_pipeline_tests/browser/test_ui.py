@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from viewer_pipeline.counting.flush import CHECKS as FLUSH_CHECKS
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.reconcile.run import CHECKS as RECONCILE_CHECKS
+from viewer_pipeline.flush.steps import CHECKS as FLUSH_CHECKS
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.reconcile.run import CHECKS as RECONCILE_CHECKS
 from viewer_pipeline_tests.browser.operator import STEPS, Operator
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.stack import up, variables

@@ -12,12 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.flush import Persisted, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.postgres_client import BoundedConnection
 from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.stores.postgres import BoundedConnection
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World

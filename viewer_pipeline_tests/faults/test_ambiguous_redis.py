@@ -15,16 +15,17 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting import flush, redis_store
-from viewer_pipeline.counting.flush import Persisted, Snapshot, Stores
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.counting.frame import Aggregate, aggregate
-from viewer_pipeline.counting.incidents import open_incidents
-from viewer_pipeline.counting.ledger import Batch, LastFlush
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SWEPT, Marker, RedisStore
-from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import RedisUnavailable
+from viewer_pipeline.flush import redis_store
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.incidents import open_incidents
+from viewer_pipeline.flush.ledger import Batch, LastFlush
+from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SWEPT, Marker, RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Persisted, Snapshot, Stores
+from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.incidents import open_incidents
-from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.flush.incidents import open_incidents
+from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.servers import restore_database
 from viewer_pipeline_tests.world import World
 

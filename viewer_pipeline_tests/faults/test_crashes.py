@@ -8,12 +8,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.flush import Persisted
-from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import PostgresFailed
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline_tests.world import World
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import LastFlush, last_flush
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import LastFlush, last_flush
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline_tests.world import World
 
 

@@ -18,18 +18,18 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.durability import Durability, require_durability
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import LastFlush, last_flush
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.redis_server import RedisServer, find_binary, shipped_by
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import LastFlush, last_flush
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.monitoring.rules import judge_marker
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.judgements import judge_marker
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.redis_server import RedisServer, find_binary, shipped_by
+from viewer_pipeline.stores.durability import Durability, require_durability
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.claims import SOME_LEDGER
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.waiting import wait_until

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.counters import MAX_COUNT
-from viewer_pipeline.counting.flush import Mode, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.counters import MAX_COUNT
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Mode, Stores
 from viewer_pipeline_tests.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
 

@@ -11,17 +11,17 @@ from typing import Any
 import orjson
 import pytest
 
-from viewer_pipeline.counting.folds import FoldStore, Lease, _parts
-from viewer_pipeline.counting.ledger import Ledger
 from viewer_pipeline.errors import RedisUnavailable
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.ingest import subscriber as subscriber_module
+from viewer_pipeline.ingest.folds import FoldStore, Lease, _parts
+from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS
+from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.segments import Segment
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker import subscriber as subscriber_module
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.lease import LEASE_MS, LEASE_SECONDS
-from viewer_pipeline.worker.rejections import Rejections
-from viewer_pipeline.worker.stream import Segment
-from viewer_pipeline.worker.subscriber import Subscriber
-from viewer_pipeline.worker.subscription import Subscription
 from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
 from viewer_pipeline_tests.waiting import wait_until

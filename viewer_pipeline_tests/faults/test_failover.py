@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect, redis_errors
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.refusals import refusals_of
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest import delivery
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.subscription import Subscription
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker import delivery
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
-from viewer_pipeline.worker.subscription import Subscription
+from viewer_pipeline.stores.redis import connect, redis_errors
+from viewer_pipeline.stores.refusals import refusals_of
 from viewer_pipeline_tests.failover import RedisPair
 from viewer_pipeline_tests.subscribers import AT_ONCE, CHANNEL, Running, message
 from viewer_pipeline_tests.waiting import wait_until
@@ -206,7 +206,7 @@ def test_a_backlog_is_not_taken_for_another_server(
 ) -> None:
     """Cuts that wait behind many messages come at last: the subscription is kept, and all is folded."""
     monkeypatch.setattr(delivery, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr("viewer_pipeline.worker.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
+    monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
     pings, ping = list[int](), Subscription.ping
 
     def counted_ping(subscription: Subscription, number: int) -> None:
@@ -337,7 +337,7 @@ def test_half_way_through_settling(pair: RedisPair, behind: World, monkeypatch: 
         groups.append(len(batches))
         return settle(marker, batches)
 
-    monkeypatch.setattr("viewer_pipeline.counting.redis_store.PIPELINE_SCRIPTS", 2)
+    monkeypatch.setattr("viewer_pipeline.flush.redis_store.PIPELINE_SCRIPTS", 2)
     monkeypatch.setattr(behind.stores.redis, "_settle_some", demote_between)
     persisted = flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert groups == [2, 2, 2]

@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from viewer_pipeline.counting import flush, folds, redis_store, settler
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.folds import FoldStore, NotHolder
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import PostgresUnavailable, TransientError
+from viewer_pipeline.flush import redis_store
+from viewer_pipeline.flush import settle as settler
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest import folds
+from viewer_pipeline.ingest.folds import FoldStore, NotHolder
 from viewer_pipeline_tests.calls import client_of_threads, watching
 from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.schedule import Actor, Line, Scheduler

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.counting.ledger import LastFlush
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.registry import register
+from viewer_pipeline.flush.ledger import LastFlush
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.registry import register
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline_tests.claims import claim, identity_of
 from viewer_pipeline_tests.old_version import OLD, OldPrograms, insert_flush

@@ -19,25 +19,26 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from viewer_pipeline.cli import main
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.baseline import take_from_target
-from viewer_pipeline.counting.daily import stale_days
-from viewer_pipeline.counting.flush import Persisted, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
-from viewer_pipeline.counting.readings import Reject
-from viewer_pipeline.counting.reconcile.adjust import Adjuster
-from viewer_pipeline.counting.reconcile.run import Reconcile, Reconciled, reconcile
-from viewer_pipeline.counting.reconcile.undo import undo
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.counting.retention import Pruned, prune_ledger
+from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
+from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.history.baseline import take_from_target
+from viewer_pipeline.history.daily import stale_days
+from viewer_pipeline.history.retention import Pruned, prune_ledger
+from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
+from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
+from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
+from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_judgements import NEVER_RAN
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
 from viewer_pipeline_tests.faults.test_together import flush_until
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.pgbouncer import POOL_SIZE, PgBouncer

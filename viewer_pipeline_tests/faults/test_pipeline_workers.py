@@ -12,11 +12,11 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.local.doctor.listener import judge_shared_channel, read_listeners
+from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.monitoring.doctor.listener import judge_shared_channel, read_listeners
+from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.rules import judge_subscriber
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.judgements import judge_subscriber
-from viewer_pipeline.worker.probes import Probes
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.servers import Postgres, copy_database

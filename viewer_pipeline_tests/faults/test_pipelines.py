@@ -15,19 +15,20 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting import adoption, flush
-from viewer_pipeline.counting.adoption import adopt, retire
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.identity import LedgerIdentity
-from viewer_pipeline.counting.incidents import open_incidents
-from viewer_pipeline.counting.ledger import Ledger, last_flush
-from viewer_pipeline.counting.ownership import find_refusal
-from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.registry import known_pipelines, register
-from viewer_pipeline.counting.settler import Settler
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, MarkerUnreadable, PipelineRefused
+from viewer_pipeline.flush import adoption
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.adoption import adopt, retire
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.incidents import open_incidents
+from viewer_pipeline.flush.ledger import Ledger, last_flush
+from viewer_pipeline.flush.ownership import find_refusal
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.registry import known_pipelines, register
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.servers import Postgres, copy_database

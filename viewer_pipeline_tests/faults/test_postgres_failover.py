@@ -10,17 +10,18 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger, postgres_errors, record_rejects
-from viewer_pipeline.counting.readings import Reject
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import PostgresRefusesWrites, PostgresUnavailable
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger, postgres_errors, record_rejects
+from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
 from viewer_pipeline_tests.failover import PostgresPair
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World

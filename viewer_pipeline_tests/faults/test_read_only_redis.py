@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import RedisRefusesWrites, RedisUnavailable, TransientError
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.servers import Redis
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.reconcile import mend
-from viewer_pipeline.counting.reconcile.run import Reconcile, Reconciled, reconcile
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.reconcile import mend
+from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
 from viewer_pipeline_tests.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.world import PREFIX, ConnectedWorld

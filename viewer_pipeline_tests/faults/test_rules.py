@@ -12,14 +12,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush, ledger, settler
-from viewer_pipeline.counting.flush import Snapshot
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.counting.frame import Aggregate, aggregate
-from viewer_pipeline.counting.ledger import Flush, HeldFlush, batches_beyond
-from viewer_pipeline.counting.redis_store import Marker, RedisStore
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline.errors import (
     MarkerMoved,
     MarkerUnreadable,
@@ -27,6 +19,16 @@ from viewer_pipeline.errors import (
     PostgresUnavailable,
     RedisRefusesWrites,
 )
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import settle as settler
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.ledger import Flush, HeldFlush, batches_beyond
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Snapshot
+from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.world import PREFIX, World
 

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.durability import Durability
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import LastFlush
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import RedisFailed, RedisUnavailable, TransientError
-from viewer_pipeline.local.child import Child
-from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.redis_server import RedisServer, find_binary
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import LastFlush
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.redis_server import RedisServer, find_binary
+from viewer_pipeline.stores.durability import Durability
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.claims import identity_of
 from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
 from viewer_pipeline_tests.waiting import wait_until

@@ -26,16 +26,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.folds import FoldStore
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.servers import restore_database
 from viewer_pipeline_tests.world import PREFIX, World
 

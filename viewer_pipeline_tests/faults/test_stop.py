@@ -14,10 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.postgres_server import PostgresServer
-from viewer_pipeline.local.redis_server import RedisServer
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.worker_process import WorkerProcess, publish
 from viewer_pipeline_tests.world import PREFIX, World

@@ -13,14 +13,14 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting.counters import counter_pattern
-from viewer_pipeline.counting.folds import CUT, FOLD, LEASE
-from viewer_pipeline.counting.redis_client import Script, connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest import lease
+from viewer_pipeline.ingest import subscriber as subscriber_module
+from viewer_pipeline.ingest.folds import CUT, FOLD, LEASE
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker import lease
-from viewer_pipeline.worker import subscriber as subscriber_module
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import Script, connect
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.subscribers import CHANNEL, SUBSCRIBER, Publisher, Running, message
 from viewer_pipeline_tests.waiting import wait_until

@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TransientError
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.calls import Killer, in_child
 from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
 from viewer_pipeline_tests.streamix import TargetWorld

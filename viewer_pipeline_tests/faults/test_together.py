@@ -8,13 +8,13 @@ from itertools import count
 
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import TransientError
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.world import PREFIX, World
 
 VODS = 30

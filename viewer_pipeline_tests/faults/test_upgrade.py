@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.counting import upgrade as upgrade_module
-from viewer_pipeline.counting.folds import FoldStore
+from viewer_pipeline.cli.grants.redis import acl_line
 from viewer_pipeline.errors import (
     MarkerMoved,
     PipelineRefused,
@@ -18,11 +17,12 @@ from viewer_pipeline.errors import (
     RedisUnavailable,
     SchemaMissing,
 )
-from viewer_pipeline.local import upgrade as local_upgrade
-from viewer_pipeline.local.grants.redis import acl_line
-from viewer_pipeline.local.upgrade import Migrated
+from viewer_pipeline.flush import upgrade as upgrade_module
+from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
+from viewer_pipeline.stack import upgrade as local_upgrade
+from viewer_pipeline.stack.upgrade import Migrated
 from viewer_pipeline_tests.claims import claim, identity_of
 from viewer_pipeline_tests.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.stored import PAIRS, Stored

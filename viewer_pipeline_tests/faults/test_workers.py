@@ -14,8 +14,8 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.redis_server import RedisServer
+from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.servers import Postgres, copy_database
 from viewer_pipeline_tests.subscribers import CHANNEL, Fleet, Publisher, message

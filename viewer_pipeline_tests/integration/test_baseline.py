@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting import counts_file
-from viewer_pipeline.counting.baseline import Baseline, take_counts, take_from_target, taken_baseline
-from viewer_pipeline.counting.counts_file import read_counts
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.target_upsert import add_to_target
 from viewer_pipeline.errors import BadCounts, SettingsError
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.history import counts_file
+from viewer_pipeline.history.baseline import Baseline, take_counts, take_from_target, taken_baseline
+from viewer_pipeline.history.counts_file import read_counts
+from viewer_pipeline.target.upsert import add_to_target
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World
@@ -139,7 +139,7 @@ def test_a_flush_that_is_under_way_is_waited_for(vods: TargetWorld, monkeypatch:
 
     vods.send("a", 5)
     with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr("viewer_pipeline.counting.ledger.add_to_target", and_meanwhile)
+        monkeypatch.setattr("viewer_pipeline.flush.ledger.add_to_target", and_meanwhile)
         vods.flush()
         assert taking[0].result().views == 300
     assert rows(vods)["a"] == (105, 100)

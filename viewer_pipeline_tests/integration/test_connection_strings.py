@@ -17,15 +17,15 @@ from click.testing import CliRunner
 from psycopg import sql
 from sqlalchemy import create_engine, text
 
-from viewer_pipeline.cli import main
-from viewer_pipeline.counting.ledger import Ledger, last_flush
+from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.local.ports import LOOPBACK, free_port
-from viewer_pipeline.local.postgres_server import PostgresServer
+from viewer_pipeline.flush.ledger import Ledger, last_flush
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
+from viewer_pipeline.monitoring import dagster_tables
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker import dagster_tables
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.worker_process import WorkerProcess
 from viewer_pipeline_tests.world import World

@@ -7,8 +7,8 @@ import sys
 import psycopg
 import pytest
 
-from viewer_pipeline.counting.copy_format import batch_rows
-from viewer_pipeline.counting.statements import SQL
+from viewer_pipeline.flush.copy_format import batch_rows
+from viewer_pipeline.stores.queries import SQL
 
 MAX_BIGINT = 2**63 - 1
 MAX_INTEGER = 2**31 - 1

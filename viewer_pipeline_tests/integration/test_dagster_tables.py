@@ -8,15 +8,11 @@ import time
 import dagster as dg
 import pytest
 
+from viewer_pipeline.cli.flush import run_flush
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import PostgresFailed
-from viewer_pipeline.local.flush_now import run_flush
-from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.schedules import sweep_schedule
-from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
-from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_judgements import DAEMONS
-from viewer_pipeline.worker.dagster_tables import (
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS
+from viewer_pipeline.monitoring.dagster_tables import (
     JOB,
     SENSOR,
     SWEEP,
@@ -26,6 +22,10 @@ from viewer_pipeline.worker.dagster_tables import (
     read_heartbeats,
     read_running,
 )
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of, origin, selector_id
 from viewer_pipeline_tests.world import World
 

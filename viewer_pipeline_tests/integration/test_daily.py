@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting.daily import Day, Window, rolled_up_days, stale_days, unequal_days
+from viewer_pipeline.history.daily import Day, Window, rolled_up_days, stale_days, unequal_days
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.world import World
 
@@ -102,7 +102,7 @@ def test_a_flush_that_commits_while_a_day_is_added_up_is_not_lost(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What commits between the statements is in none of them, and the day is stale afterwards."""
-    from viewer_pipeline.counting import daily  # noqa: PLC0415 - to look inside
+    from viewer_pipeline.history import daily  # noqa: PLC0415 - to look inside
 
     history.flush(at(MARCH), {"a": 1})
     alone = daily._one

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from viewer_pipeline.counting.daily import Window, rolled_up_days
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.history.daily import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, in_words, run_tags_of
 from viewer_pipeline.orchestration.resources import PostgresResource

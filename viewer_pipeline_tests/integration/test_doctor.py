@@ -13,14 +13,14 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.local.doctor.examine import Doctor
-from viewer_pipeline.local.doctor.finding import REASONS, Finding, verdict
-from viewer_pipeline.local.doctor.show import show_findings
-from viewer_pipeline.local.ports import LOOPBACK
+from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.monitoring.doctor.examine import Doctor
+from viewer_pipeline.monitoring.doctor.finding import REASONS, Finding, verdict
+from viewer_pipeline.monitoring.doctor.show import show_findings
+from viewer_pipeline.monitoring.rules import REVISION
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
-from viewer_pipeline.worker.judgements import REVISION
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.proxy import Proxy
 from viewer_pipeline_tests.servers import Postgres

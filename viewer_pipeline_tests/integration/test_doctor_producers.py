@@ -12,8 +12,8 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.local.doctor.examine import Doctor
-from viewer_pipeline.local.doctor.finding import Finding
+from viewer_pipeline.monitoring.doctor.examine import Doctor
+from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import PubSubMode, Settings
 from viewer_pipeline_tests.producers import Kind, Producer, flushes_going_on

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.redis_store import Marker
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline_tests.world import PREFIX, World
 
 

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 import redis
 
-from viewer_pipeline.counting.folds import FOLD, FoldStore, Lease, NotHolder, OtherKeySpace
 from viewer_pipeline.errors import RedisRefusesWrites
+from viewer_pipeline.ingest.folds import FOLD, FoldStore, Lease, NotHolder, OtherKeySpace
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline_tests.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.waiting import wait_until

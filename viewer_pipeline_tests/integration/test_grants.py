@@ -20,37 +20,37 @@ from dagster_postgres.utils import DagsterPostgresException
 from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.baseline import take_from_target
-from viewer_pipeline.counting.daily import ONE_DAY, Window, roll_up, stale_days
-from viewer_pipeline.counting.findings import Findings
-from viewer_pipeline.counting.flush import Mode, Persisted, Request, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.incidents import acknowledge, open_incidents, record_incidents
-from viewer_pipeline.counting.ledger import Ledger, record_message_rejects
-from viewer_pipeline.counting.look import look_for_counters
-from viewer_pipeline.counting.parked import discard_parked, prune_parked
-from viewer_pipeline.counting.privileges import COMMANDS, TABLES
-from viewer_pipeline.counting.readings import Reject
-from viewer_pipeline.counting.reconcile.run import Reconcile, reconcile
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
-from viewer_pipeline.counting.sums import read_sums, record_run
-from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.cli.flush import run_flush
+from viewer_pipeline.cli.grants.show import grants
+from viewer_pipeline.cli.send import send_views
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.local.doctor.examine import Doctor
-from viewer_pipeline.local.flush_now import run_flush
-from viewer_pipeline.local.grants.show import grants
-from viewer_pipeline.local.send import send_views
-from viewer_pipeline.local.status import read_status
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.findings import Findings
+from viewer_pipeline.flush.incidents import acknowledge, open_incidents, record_incidents
+from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Mode, Persisted, Request, Stores
+from viewer_pipeline.flush.sums import read_sums, record_run
+from viewer_pipeline.history.baseline import take_from_target
+from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
+from viewer_pipeline.history.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
+from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.monitoring.doctor.examine import Doctor
+from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
+from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.reconcile.run import Reconcile, reconcile
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.ledger_figures import LedgerFigures
-from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline.stores.privileges import COMMANDS, TABLES
+from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.target.parked import discard_parked, prune_parked
+from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.subscribers import Running, message
 from viewer_pipeline_tests.waiting import wait_until

@@ -16,11 +16,11 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.postgres_server import PostgresServer
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.worker.dagster_judgements import NAMES
-from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.monitoring.dagster_rules import NAMES
+from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.http_world import SECRET, HttpWorld
 from viewer_pipeline_tests.servers import Postgres

@@ -12,13 +12,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, ask
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.local.dagster_processes import write_workspace
-from viewer_pipeline.local.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, ask
-from viewer_pipeline.local.ports import free_port, reachable
+from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.dagster_processes import write_workspace
+from viewer_pipeline.stack.ports import free_port, reachable
 from viewer_pipeline.whole_file import write_whole
-from viewer_pipeline.worker.dagster_judgements import TOLERANCE_SECONDS
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.http_world import HttpWorld
 from viewer_pipeline_tests.waiting import wait_until

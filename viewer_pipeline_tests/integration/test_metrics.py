@@ -12,12 +12,13 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from viewer_pipeline.counting.incidents import acknowledge
-from viewer_pipeline.counting.sums import FlushSum, record_sums
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.worker import pending, question
-from viewer_pipeline.worker.dagster_judgements import DAEMONS
-from viewer_pipeline.worker.metric_families import FAMILIES
+from viewer_pipeline.flush.incidents import acknowledge
+from viewer_pipeline.flush.sums import FlushSum, record_sums
+from viewer_pipeline.monitoring import background_probe as question
+from viewer_pipeline.monitoring import pending
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS
+from viewer_pipeline.monitoring.metric_families import FAMILIES
+from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.http_world import HttpWorld
 from viewer_pipeline_tests.waiting import wait_until

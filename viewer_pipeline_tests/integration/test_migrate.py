@@ -17,8 +17,8 @@ from psycopg import sql
 
 from viewer_pipeline import migrations
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, ViewerPipelineError
-from viewer_pipeline.local.ports import LOOPBACK, free_port
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline_tests.servers import Postgres
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()

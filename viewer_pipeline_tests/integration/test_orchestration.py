@@ -11,13 +11,13 @@ import pytest
 import redis
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from viewer_pipeline.counting import flush, ledger
-from viewer_pipeline.counting.flush import CHECKS, Persisted, Stores, Verdict
-from viewer_pipeline.counting.look import look_for_counters
-from viewer_pipeline.counting.reconcile import run as reconcile_run
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.counting.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import CHECKS, Persisted, Stores, Verdict
+from viewer_pipeline.flush.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
@@ -25,6 +25,7 @@ from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.reconcile import run as reconcile_run
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.world import PREFIX, World

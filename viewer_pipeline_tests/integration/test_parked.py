@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import parked
-from viewer_pipeline.counting.parked import (
+from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.target import parked
+from viewer_pipeline.target.parked import (
     all_ready_parked,
     apply_parked,
     discard_parked,
@@ -17,7 +18,6 @@ from viewer_pipeline.counting.parked import (
     prune_parked,
     ready_parked,
 )
-from viewer_pipeline.counting.statements import SQL
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.waiting import wait_until
 

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, exc, text
 
-from viewer_pipeline.counting.ledger import Ledger, last_flush
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.postgres_server import PostgresServer, _user_for_root
+from viewer_pipeline.flush.ledger import Ledger, last_flush
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.postgres_server import PostgresServer, _user_for_root
 from viewer_pipeline_tests.certificates import Authority, give
 from viewer_pipeline_tests.servers import postgres_binaries
 

@@ -14,21 +14,21 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush
-from viewer_pipeline.counting.baseline import take_from_target
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.incidents import open_incidents
-from viewer_pipeline.counting.parked import discard_parked, prune_parked
-from viewer_pipeline.counting.reconcile import mend, totals
-from viewer_pipeline.counting.reconcile.adjust import Adjuster
-from viewer_pipeline.counting.reconcile.reports import KEPT
-from viewer_pipeline.counting.reconcile.run import CHECKS, Reconcile, Reconciled, reconcile
-from viewer_pipeline.counting.reconcile.undo import undo
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.counting.settler import Settler
-from viewer_pipeline.counting.sums import flushes_since
-from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import CannotUndo
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.incidents import open_incidents
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.sums import flushes_since
+from viewer_pipeline.history.baseline import take_from_target
+from viewer_pipeline.reconcile import mend, totals
+from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.reports import KEPT
+from viewer_pipeline.reconcile.run import CHECKS, Reconcile, Reconciled, reconcile
+from viewer_pipeline.reconcile.undo import undo
+from viewer_pipeline.target.parked import discard_parked, prune_parked
+from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.ledger_world import History
 from viewer_pipeline_tests.streamix import TargetWorld
 from viewer_pipeline_tests.world import PREFIX, World

@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from viewer_pipeline.counting.reconcile.run import CHECKS
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.upkeep import reconcile_job
+from viewer_pipeline.reconcile.run import CHECKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.world import PREFIX, World
 

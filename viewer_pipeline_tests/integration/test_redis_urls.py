@@ -12,16 +12,16 @@ from urllib.parse import quote, urlsplit
 import pytest
 import redis
 
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
 from viewer_pipeline.errors import RedisFailed, RedisUnavailable, SettingsError, ViewerPipelineError
-from viewer_pipeline.local.child import Child
-from viewer_pipeline.local.ports import LOOPBACK, free_port
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.certificates import Authority, Certificate
 from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
 from viewer_pipeline_tests.waiting import wait_until

@@ -9,10 +9,10 @@ from threading import Event
 
 import pytest
 
-from viewer_pipeline.counting import retention
-from viewer_pipeline.counting.daily import Window, stale_days
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.counting.retention import (
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.history import retention
+from viewer_pipeline.history.daily import Window, stale_days
+from viewer_pipeline.history.retention import (
     LedgerPlan,
     Pruned,
     first_day_kept,
@@ -22,7 +22,7 @@ from viewer_pipeline.counting.retention import (
     prune_rejected,
     settled_through,
 )
-from viewer_pipeline.worker.ledger_figures import LedgerFigures
+from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.world import World
 

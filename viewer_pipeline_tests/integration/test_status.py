@@ -10,11 +10,11 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.local.ports import LOOPBACK
-from viewer_pipeline.local.status import read_status, show_status
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS
+from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.monitoring.status import read_status, show_status
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_judgements import DAEMONS
-from viewer_pipeline.worker.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
 from viewer_pipeline_tests.world import PREFIX, World
 

@@ -12,14 +12,14 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest.rejections import KEPT_OF_A_REASON, Rejections
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.rejections import KEPT_OF_A_REASON, Rejections
-from viewer_pipeline.worker.subscriber import Subscriber
-from viewer_pipeline.worker.subscription import Subscription
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from viewer_pipeline.counting.ledger import record_message_rejects, record_rejects
-from viewer_pipeline.counting.readings import Reject
-from viewer_pipeline.counting.sums import (
+from viewer_pipeline.flush.ledger import record_message_rejects, record_rejects
+from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.sums import (
     BOUNDS,
     FlushSum,
     RejectedRows,

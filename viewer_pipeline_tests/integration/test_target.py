@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import flush, target_upsert
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.look import look_for_counters
-from viewer_pipeline.counting.statements import SQL
-from viewer_pipeline.counting.target import TargetNames
 from viewer_pipeline.errors import TargetUnusable
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.target import upsert as target_upsert
+from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import World

@@ -5,9 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from viewer_pipeline.counting import parked
-from viewer_pipeline.counting.look import look_for_counters
 from viewer_pipeline.errors import TargetUnusable
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.target import parked
 from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
 
 INT4 = 2**31 - 1

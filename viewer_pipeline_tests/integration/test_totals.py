@@ -16,12 +16,12 @@ import pytest
 import redis
 
 from viewer_pipeline import definitions
-from viewer_pipeline.counting import ledger
-from viewer_pipeline.counting.flush import Stores
-from viewer_pipeline.counting.redis_client import connect
-from viewer_pipeline.counting.redis_store import RedisStore
-from viewer_pipeline.counting.settler import Settler
+from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.orchestration.resources import RedisResource
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.waiting import wait_until
 from viewer_pipeline_tests.world import PREFIX, World
 

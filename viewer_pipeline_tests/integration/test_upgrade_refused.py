@@ -10,11 +10,11 @@ import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import OldVersionRuns, SettingsError
-from viewer_pipeline.local import upgrade
-from viewer_pipeline.local.upgrade import Migrated, migrate_servers
 from viewer_pipeline.migrations.migrate import migrate_all
+from viewer_pipeline.monitoring.dagster_tables import JOB
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.dagster_tables import JOB
+from viewer_pipeline.stack import upgrade
+from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
 from viewer_pipeline_tests.dagster_world import DagsterWorld
 from viewer_pipeline_tests.stored import Stored
 from viewer_pipeline_tests.waiting import wait_until

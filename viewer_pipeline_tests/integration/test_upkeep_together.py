@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from viewer_pipeline.counting.reconcile.run import Reconcile, reconcile
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.counting.retention import prune_ledger
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.history.retention import prune_ledger
+from viewer_pipeline.reconcile.run import Reconcile, reconcile
 from viewer_pipeline_tests.ledger_world import ONE, History, at
 from viewer_pipeline_tests.world import World
 

@@ -10,12 +10,14 @@ from unittest.mock import patch
 
 import psycopg
 
-from viewer_pipeline.counting import flush, ledger, ownership, redis_store, settler
-from viewer_pipeline.counting.flush import Request, Stores
-from viewer_pipeline.counting.frame import aggregate
-from viewer_pipeline.counting.ledger import Ledger
-from viewer_pipeline.counting.redis_store import Marker, RedisStore
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
+from viewer_pipeline.flush import ledger, ownership, redis_store
+from viewer_pipeline.flush import settle as settler
+from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.steps import Request, Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.world import PREFIX

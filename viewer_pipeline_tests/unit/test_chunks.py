@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.counting.chunks import chunks
+from viewer_pipeline.stores.chunks import chunks
 
 
 @pytest.mark.parametrize(

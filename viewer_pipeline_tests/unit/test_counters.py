@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.counting.counters import (
+from viewer_pipeline.flush.counters import (
     MAX_COUNT,
     counter_pattern,
     is_positive_integer,

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from click import Command
 
-from viewer_pipeline.cli import main
+from viewer_pipeline.cli.main import main
+from viewer_pipeline.monitoring.metric_families import FAMILIES
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.metric_families import FAMILIES
 from viewer_pipeline_tests.containers import ROOT, read_compose
 from viewer_pipeline_tests.kubernetes_models import model_of, wrong_object
 

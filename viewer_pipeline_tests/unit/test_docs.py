@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.counting.postgres_client import SETTINGS
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.postgres_url import PRISMAS
 from viewer_pipeline.settings import Settings, load_settings
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.probes import Probes
+from viewer_pipeline.stores.postgres import SETTINGS
 from viewer_pipeline_tests.conftest import _OURS
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from viewer_pipeline.counting.folds import part_of
-from viewer_pipeline.local.doctor.evidence import Evidence, Sight
-from viewer_pipeline.local.doctor.finding import Finding
-from viewer_pipeline.local.doctor.pubsub_mode import Heard, judge_producers
-from viewer_pipeline.local.doctor.traffic import Folds, Traffic
+from viewer_pipeline.ingest.folds import part_of
+from viewer_pipeline.monitoring.doctor.evidence import Evidence, Sight
+from viewer_pipeline.monitoring.doctor.finding import Finding
+from viewer_pipeline.monitoring.doctor.pubsub_mode import Heard, judge_producers
+from viewer_pipeline.monitoring.doctor.traffic import Folds, Traffic
 from viewer_pipeline.settings import PubSubMode
 from viewer_pipeline_tests.subscribers import message
 

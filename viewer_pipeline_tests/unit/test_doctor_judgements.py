@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.counting.identity import LedgerIdentity
-from viewer_pipeline.counting.registry import Pipeline
-from viewer_pipeline.local.doctor.clocks import judge_clocks
-from viewer_pipeline.local.doctor.finding import REASONS, Finding, verdict
-from viewer_pipeline.local.doctor.keyspace import Keyspace, judge_keyspace
-from viewer_pipeline.local.doctor.pipeline import PipelineReading, judge_pipeline
-from viewer_pipeline.local.doctor.postgres_judgements import judge_postgres
-from viewer_pipeline.local.doctor.postgres_reading import PostgresReading
-from viewer_pipeline.local.doctor.redis_judgements import judge_redis
-from viewer_pipeline.local.doctor.redis_reading import RedisReading
+from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.registry import Pipeline
+from viewer_pipeline.monitoring.doctor.clocks import judge_clocks
+from viewer_pipeline.monitoring.doctor.finding import REASONS, Finding, verdict
+from viewer_pipeline.monitoring.doctor.keyspace import Keyspace, judge_keyspace
+from viewer_pipeline.monitoring.doctor.pipeline import PipelineReading, judge_pipeline
+from viewer_pipeline.monitoring.doctor.postgres_judgements import judge_postgres
+from viewer_pipeline.monitoring.doctor.postgres_reading import PostgresReading
+from viewer_pipeline.monitoring.doctor.redis_judgements import judge_redis
+from viewer_pipeline.monitoring.doctor.redis_reading import RedisReading
+from viewer_pipeline.monitoring.rules import REVISION
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.judgements import REVISION
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "doctor.md"
 POSTGRES = PostgresReading(

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from viewer_pipeline.counting import frame
-from viewer_pipeline.counting.frame import Aggregate, aggregate, counts_frame, slices
-from viewer_pipeline.counting.readings import Readings, Reject, printable
+from viewer_pipeline.flush import aggregate as frame
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, slices
+from viewer_pipeline.flush.readings import Readings, Reject, printable
 
 MAX = 2**63 - 1
 

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from viewer_pipeline.counting.target import TargetNames
+from viewer_pipeline.cli.grants.redis import acl_line, database_of
+from viewer_pipeline.cli.grants.show import Grants, grants, printed
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.local.grants.redis import acl_line, database_of
-from viewer_pipeline.local.grants.show import Grants, grants, printed
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.target.table import TargetNames
 
 URL = "postgresql://me:s3cret@host/my%20db"
 

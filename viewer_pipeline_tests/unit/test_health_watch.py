@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from viewer_pipeline.worker.checks import Checks, Result
-from viewer_pipeline.worker.health_watch import HealthWatch
+from viewer_pipeline.monitoring.checks import Checks, Result
+from viewer_pipeline.monitoring.health_watch import HealthWatch
 
 
 def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

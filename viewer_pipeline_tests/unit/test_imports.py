@@ -10,7 +10,7 @@ HEAVY = {"dagster", "pandas", "numpy", "sqlalchemy", "alembic"}  # half a second
 
 def test_the_worker_stays_light() -> None:
     """It reads and writes both stores without what only flushes need."""
-    code = "import sys, viewer_pipeline.worker.service; print(*sys.modules)"
+    code = "import sys, viewer_pipeline.cli.worker; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "viewer_pipeline.counting.ledger" in done.stdout.split()
+    assert "viewer_pipeline.flush.ledger" in done.stdout.split()
     assert HEAVY & set(done.stdout.split()) == set()

@@ -11,14 +11,13 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from viewer_pipeline import migrations
-from viewer_pipeline.counting.ledger import LastFlush
-from viewer_pipeline.counting.redis_store import Marker
-from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.checks import Result, Results
-from viewer_pipeline.worker.dagster_judgements import DAEMONS, NAMES, Clock, in_words, judge_dagster, judge_runs
-from viewer_pipeline.worker.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick, sentence_of
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.judgements import (
+from viewer_pipeline.flush.ledger import LastFlush
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.checks import Result, Results
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, NAMES, Clock, in_words, judge_dagster, judge_runs
+from viewer_pipeline.monitoring.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick, sentence_of
+from viewer_pipeline.monitoring.rules import (
     REVISION,
     judge_freshness,
     judge_marker,
@@ -29,6 +28,7 @@ from viewer_pipeline.worker.judgements import (
     judge_subscriber,
     judge_unsettled,
 )
+from viewer_pipeline.settings import Settings
 
 NOW = 1_800_000_030.0  # half a minute after a full minute
 GROWN = Clock.of(Settings(), NOW, NOW - 3600)

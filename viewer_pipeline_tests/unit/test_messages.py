@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.worker.messages import NotAView, parse_view
+from viewer_pipeline.ingest.messages import NotAView, parse_view
 
 NOT_TEXT = "vodId is not text"
 NO_COUNT = "count is not a positive integer"

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from viewer_pipeline.worker.figures import Figures
-from viewer_pipeline.worker.ledger_figures import LedgerReading
-from viewer_pipeline.worker.metric_families import FAMILIES
-from viewer_pipeline.worker.metrics import Samples, of_dagster, of_ledger, of_redis, of_worker
-from viewer_pipeline.worker.pending import Pending
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.ledger_stats import LedgerReading
+from viewer_pipeline.monitoring.metric_families import FAMILIES
+from viewer_pipeline.monitoring.metrics import Samples, of_dagster, of_ledger, of_redis, of_worker
+from viewer_pipeline.monitoring.pending import Pending
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)

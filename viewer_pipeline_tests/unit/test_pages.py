@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from viewer_pipeline.cli import main as viewer_pipeline
+from viewer_pipeline.cli.main import main as viewer_pipeline
+from viewer_pipeline.monitoring.metric_families import FAMILIES
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.worker.metric_families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(ROOT.glob("docs/**/*.md"))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from viewer_pipeline.local.ports import LOOPBACK, PortClaims, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, free_port
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")

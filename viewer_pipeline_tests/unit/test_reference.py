@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from viewer_pipeline.cli import main as viewer_pipeline
+from viewer_pipeline.cli.main import main as viewer_pipeline
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.reference import (
     DOCS,

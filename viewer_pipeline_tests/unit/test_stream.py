@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from viewer_pipeline.worker.stream import Segment, Stream
+from viewer_pipeline.ingest.segments import Segment, Stream
 
 
 def heard(stream: Stream, **views: int) -> None:

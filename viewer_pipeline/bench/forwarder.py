@@ -1,0 +1,73 @@
+"""One address in front of changing servers, as a load balancer or a DNS name is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from viewer_pipeline.stack.ports import LOOPBACK
+
+CHUNK = 1 << 16
+END_SECONDS = 5.0
+
+
+class Forwarder:
+    """Forwards each new connection to the target of that moment. Connections that exist stay where they are."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target  # port on this machine
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="forwarder", daemon=True)
+        self._server: asyncio.Server | None = None
+
+    def start(self) -> None:
+        """Listen on a free port."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(END_SECONDS)
+
+    def stop(self) -> None:
+        """Close everything."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(END_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(END_SECONDS)
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        try:
+            from_server, to_server = await asyncio.open_connection(LOOPBACK, self.target)
+        except OSError:
+            to_client.close()
+            return
+        pumps = [
+            asyncio.ensure_future(_pump(from_client, to_server)),
+            asyncio.ensure_future(_pump(from_server, to_client)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            for writer in (to_client, to_server):
+                writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        return

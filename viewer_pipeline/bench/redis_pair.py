@@ -1,0 +1,110 @@
+"""A primary and its replica behind one address, whose roles can change without closing a connection."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from viewer_pipeline.bench.forwarder import Forwarder
+from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
+from viewer_pipeline.logs import event
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.redis_server import RedisServer
+
+log = logging.getLogger("viewer_pipeline.redis_pair")
+
+START_SECONDS, FAILOVER_SECONDS = 30.0, 10.0
+POLL_SECONDS = 0.05
+
+
+class RedisPair:
+    """Two embedded servers and a forwarder in front of the primary."""
+
+    def __init__(self, home: Path) -> None:
+        self.servers = [RedisServer(home / name) for name in ("first", "second")]
+        self.primary, self.replica = self.servers
+        self._forwarder = Forwarder(self.primary.port)
+
+    @property
+    def url(self) -> str:
+        """URL of database 0 of whichever is the primary when somebody connects."""
+        return f"redis://{LOOPBACK}:{self._forwarder.port}/0"
+
+    def start(self) -> None:
+        """Start both, and wait until the replica has what the primary has."""
+        for server in self.servers:
+            server.start()
+        self._forwarder.target = self.primary.port
+        self._forwarder.start()
+        self._follow()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._in_step():
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError("the replica does not follow the primary")
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Stop all three."""
+        self._forwarder.stop()
+        for server in self.servers:
+            server.stop()
+
+    def watch(self) -> None:
+        """Start a server again that has ended, in the role that it had."""
+        for server in self.servers:
+            if server.child.exit_status() is None:
+                continue
+            try:
+                server.start()
+            except ViewerPipelineError:
+                log.exception(event("server does not start", name="redis", port=server.port))
+        with suppress(redis.RedisError):
+            self._follow()
+
+    def fail_over(self) -> bool:
+        """Change the roles; no connection is closed. False where the replica is not in step: nothing changes then."""
+        with suppress(redis.RedisError):
+            if not self._in_step():
+                return False
+            with _client(self.primary.port) as client:
+                timeout = int(FAILOVER_SECONDS * 1000)
+                client.execute_command("FAILOVER", "TO", LOOPBACK, self.replica.port, "TIMEOUT", timeout)
+            deadline = time.monotonic() + FAILOVER_SECONDS + 1
+            while time.monotonic() < deadline:
+                if _role(self.replica.port) == "master" and _role(self.primary.port) == "slave":
+                    self.primary, self.replica = self.replica, self.primary
+                    self._forwarder.target = self.primary.port
+                    return True
+                time.sleep(POLL_SECONDS)
+        return False
+
+    def _follow(self) -> None:
+        """Make the replica one, if it is none: a server that is started again is its own primary."""
+        if _role(self.replica.port) == "master":
+            with _client(self.replica.port) as client:
+                client.replicaof(LOOPBACK, str(self.primary.port))
+
+    def _in_step(self) -> bool:
+        """Whether the replica follows, and has in its append-only file what it was given at the start."""
+        with _client(self.replica.port) as client:
+            replication: Any = client.info("replication")
+            persistence: Any = client.info("persistence")
+        rewriting = persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"]
+        return replication.get("master_link_status") == "up" and not rewriting
+
+
+def _role(port: int) -> str:
+    with _client(port) as client:
+        found: Any = client.info("replication")
+    return str(found["role"])
+
+
+def _client(port: int) -> redis.Redis:
+    return redis.Redis(host=LOOPBACK, port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0))

@@ -1,0 +1,278 @@
+"""Two pipelines on one Redis under fire: producers at full speed while everything is killed, paused and failed over."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import orjson
+import redis
+
+from viewer_pipeline.bench.redis_pair import RedisPair
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.flush.ledger import Ledger, totals
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.redis_names import DEFAULT_PREFIX
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.services import Stack
+from viewer_pipeline.stores.redis import connect
+
+PREFIXES = (DEFAULT_PREFIX, "second:views:")  # of the pipelines: each has a database and channels of its own
+VODS = 200
+SENDS = 50  # views in one go
+CALM_SECONDS = (1.0, 4.0)  # between two blows
+PAUSE_SECONDS = (0.5, 5.0)
+DRAIN_SECONDS = 240.0  # for what is pending at the end: after a crash PostgreSQL and Dagster take their time
+RETRY_SECONDS = 0.1
+FAILOVERS = 0.15  # share of the blows that change the roles of the two Redis servers
+REDIS = ("redis", "redis replica")
+TARGETS = (*REDIS, "postgres", "worker", "daemon", "code server")
+WATCH_SECONDS = 0.3
+
+# Counts a producer's views once, however often it has to send them: a server that is killed answers nothing, and the
+# producer cannot know whether it had counted. KEYS: progress, then counters. ARGV: producer, number of the sending.
+SEND = """
+if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) >= tonumber(ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+for i = 2, #KEYS do redis.call('INCR', KEYS[i]) end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class SoakReport:
+    """What came of it; VODs by their whole key."""
+
+    seed: int
+    minutes: float
+    sent: int
+    persisted: int
+    pending: int
+    lost: dict[str, int]  # VOD -> views
+    doubled: dict[str, int]
+    kills: dict[str, int]  # process -> how often
+    pauses: dict[str, int]
+    failovers: int  # of Redis, without a connection that was closed
+
+    @property
+    def holds(self) -> bool:
+        """Whether every VOD has just the views that were sent to it, and nothing is left in Redis."""
+        return not (self.lost or self.doubled or self.pending) and self.sent == self.persisted
+
+
+def run_soak(settings: Settings, minutes: float, seed: int, say: Callable[[str], None]) -> SoakReport:
+    """Keep two throw-away pipelines under fire for so many minutes; wait until all is persisted; compare per VOD.
+
+    Both are on one Redis, behind an address that leads to whichever of its two servers is the primary.
+    """
+    with TemporaryDirectory(prefix="viewer-soak-") as home, ExitStack() as stack:
+        pair = RedisPair(Path(home))
+        say("starting two Redis servers")
+        pair.start()
+        stack.callback(pair.stop)
+        stacks = []
+        for number, prefix in enumerate(PREFIXES):
+            made = Stack(_settings(settings, prefix, pair.url, Path(home, str(number))), background=True, ui=False)
+            made.start(say)
+            stack.callback(made.stop, lambda _: None)
+            stacks.append(made)
+        return _Soak(pair, stacks, minutes, seed, say).run()
+
+
+def _settings(settings: Settings, prefix: str, redis_url: str, home: Path) -> Settings:
+    return settings.changed(
+        target_table=None,
+        database_url=None,
+        redis_url=redis_url,
+        dagster_database_url=None,
+        dagster_home=None,
+        counter_prefix=prefix,
+        pubsub_channel=f"{prefix}updates",
+        totals_channel=f"{prefix}totals",
+        pubsub_mode="announce",
+        batch_interval_ms=5000,
+        viewer_home=home,
+    )
+
+
+@dataclass
+class _Blows:
+    """What was struck, and how often."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    pauses: Counter[str] = field(default_factory=Counter)
+    failovers: int = 0
+
+
+class _Soak:
+    def __init__(
+        self, pair: RedisPair, stacks: list[Stack], minutes: float, seed: int, say: Callable[[str], None]
+    ) -> None:
+        self._pair, self._stacks, self._minutes, self._seed, self._say = pair, stacks, minutes, seed, say
+        self._random = random.Random(seed)  # noqa: S311 - to do the same again
+        self._blows = _Blows()
+        self._roles = threading.Lock()  # held while the roles of the Redis servers change, or one is started again
+
+    def run(self) -> SoakReport:
+        """Send and strike, then wait and compare."""
+        with self._watched(), self._producing() as collect:
+            self._strike()
+            sent = collect()
+            self._say(f"{sent.total()} views sent; waiting until they are persisted")
+            return self._await(sent)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Start again what ends."""
+        ended = threading.Event()
+        threads = [threading.Thread(target=stack.watch, args=[ended], daemon=True) for stack in self._stacks]
+        threads.append(threading.Thread(target=self._watch_redis, args=[ended], daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(30)
+
+    def _watch_redis(self, ended: threading.Event) -> None:
+        while not ended.wait(WATCH_SECONDS):
+            with self._roles:
+                self._pair.watch()
+
+    @contextmanager
+    def _producing(self) -> Iterator[Callable[[], Counter[str]]]:
+        """Let a producer send to each pipeline; yield what stops them and returns the views sent, by key."""
+        spawn = multiprocessing.get_context("spawn")
+        stop, queue = spawn.Event(), spawn.Queue()
+        producers = [
+            spawn.Process(target=produce, args=(stack.settings, number, self._seed + number, stop, queue))
+            for number, stack in enumerate(self._stacks)
+        ]
+        for producer in producers:
+            producer.start()
+
+        def collect() -> Counter[str]:
+            stop.set()
+            sent: Counter[str] = Counter()
+            for _ in producers:
+                sent.update(queue.get(timeout=DRAIN_SECONDS))
+            return sent
+
+        try:
+            yield collect
+        finally:
+            stop.set()
+            for producer in producers:
+                producer.join(10)
+                producer.kill()
+
+    def _strike(self) -> None:
+        end = time.monotonic() + self._minutes * 60
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self._random.uniform(*CALM_SECONDS)))
+            if self._random.random() < FAILOVERS:
+                self._fail_over()
+                continue
+            name, stack = self._random.choice(TARGETS), self._random.choice(self._stacks)
+            if self._random.random() < 0.5:
+                self._say(f"kill -9 {name}")
+                self._blows.kills[name] += self._signal(stack, name, signal.SIGKILL)
+                continue
+            seconds = self._random.uniform(*PAUSE_SECONDS)
+            self._say(f"pause {name} for {seconds:.1f} s")
+            try:
+                self._blows.pauses[name] += self._signal(stack, name, signal.SIGSTOP)
+                time.sleep(seconds)
+            finally:  # also where a signal ends the soak: a process that is paused cannot be stopped
+                self._signal(stack, name, signal.SIGCONT)
+
+    def _fail_over(self) -> None:
+        self._say("fail over Redis; connections stay")
+        with self._roles:
+            self._blows.failovers += self._pair.fail_over()
+
+    def _signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
+        """Signal the process itself and its children, not its guard. False where it is just down."""
+        hit = False
+        if name in REDIS:
+            server = self._pair.primary if name == "redis" else self._pair.replica
+            pids = server.child.descendants()
+        else:
+            pids = stack.processes(name)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+                hit = True
+        return hit
+
+    def _await(self, sent: Counter[str]) -> SoakReport:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while True:
+            try:
+                persisted, pending = self._read(sent)
+            except (ViewerPipelineError, redis.RedisError):
+                persisted, pending = Counter(), -1
+            if (persisted == sent and not pending) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        lost, doubled = sent - persisted, persisted - sent
+        return SoakReport(
+            self._seed, self._minutes, sent.total(), persisted.total(), pending, dict(lost), dict(doubled),
+            dict(self._blows.kills), dict(self._blows.pauses), self._blows.failovers,
+        )  # fmt: skip
+
+    def _read(self, sent: Counter[str]) -> tuple[Counter[str], int]:
+        """Return what is persisted, by key, and what is still pending."""
+        persisted, pending = Counter[str](), 0
+        for stack in self._stacks:
+            settings, url = stack.settings, stack.settings.require_redis_url()
+            prefix = settings.counter_prefix
+            vod_ids = [key.removeprefix(prefix) for key in sent if key.startswith(prefix)]
+            with connect(url) as client, Ledger(settings.require_database_url()).connect() as connection:
+                values: Any = client.mget([prefix + vod_id for vod_id in vod_ids])
+                pending += sum(int(value or 0) for value in values)
+                RedisStore(client, url, prefix).ask_for_sweep("soak: the end")
+                persisted.update({prefix + vod_id: views for vod_id, views in totals(connection, vod_ids).items()})
+        return persisted, pending
+
+
+def produce(settings: Settings, number: int, seed: int, stop: Any, sent: Any) -> None:
+    """Send views as fast as Redis takes them, each sending until it is answered; hand over what was sent, by key."""
+    chosen = random.Random(seed)  # noqa: S311 - to do the same again
+    counted: Counter[str] = Counter()
+    sending = 0
+    with connect(settings.require_redis_url(), seconds=2, retries=0) as client:
+        while not stop.is_set():
+            sending += 1
+            vod_ids = [f"vod{chosen.randrange(VODS):03d}" for _ in range(SENDS)]
+            counters = [settings.counter_prefix + vod_id for vod_id in vod_ids]
+            keys = ["soak:progress", *counters]
+            _until_answered(partial(client.eval, SEND, len(keys), *keys, number, sending))
+            counted.update(counters)
+            with suppress(redis.RedisError):  # a hint
+                client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_ids[0], "count": 1}))
+    sent.put(dict(counted))
+
+
+def _until_answered(send: Callable[[], object]) -> None:
+    while True:
+        try:
+            send()
+        except redis.RedisError:
+            time.sleep(RETRY_SECONDS)
+        else:
+            return

@@ -1,1 +1,0 @@
-"""What the project exists for: the flush protocol. Imports no Dagster, no web and no CLI."""

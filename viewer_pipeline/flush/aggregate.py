@@ -1,0 +1,120 @@
+"""From readings to a DataFrame. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from viewer_pipeline.flush.counters import MAX_COUNT, MAX_ID_CHARACTERS, is_positive_integer, why_no_count, why_no_id
+from viewer_pipeline.flush.readings import Readings, Reject
+
+SIFT_ROWS = 1000  # rows that are looked at together; one bad row among them costs a closer look at these only
+
+_are_counts = re.compile(rb"(?:[1-9][0-9]{0,17}\n)*[1-9][0-9]{0,17}").fullmatch  # 18 digits always fit int64
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """`frame`: columns vod_id (string) and delta (int64, > 0), sorted by vod_id in code point order, ids unique."""
+
+    frame: pd.DataFrame
+    rejects: list[Reject] = field(default_factory=list)
+    rejected: list[bytes] = field(default_factory=list)  # raw ids of the rejects
+    idle: list[bytes] = field(default_factory=list)  # raw ids whose counter is gone or zero
+    seconds: float = 0.0  # that aggregate() took
+
+    @property
+    def views(self) -> int:
+        """Sum of the deltas, in views; exact also beyond int64."""
+        return sum(self.frame["delta"].tolist())
+
+
+def aggregate(readings: Readings) -> Aggregate:
+    """Turn readings into one delta per VOD.
+
+    SCAN may return a key twice: one reading of a key counts, two are not summed. Zero and missing counters are
+    idle; whatever is no positive int64, or no id that PostgreSQL can hold, is a reject.
+    """
+    started = time.perf_counter()
+    found = _Found()
+    raws, values = _unique_and_sorted(readings)
+    for at in range(0, len(raws), SIFT_ROWS):
+        rows = raws[at : at + SIFT_ROWS], values[at : at + SIFT_ROWS]
+        if not found.add_good(*rows):
+            found.add_each(*rows, readings.types)
+    frame = counts_frame(found.ids, found.deltas)
+    return Aggregate(frame, found.rejects, found.rejected, found.idle, time.perf_counter() - started)
+
+
+class _Found:
+    """The columns of an Aggregate while they are filled."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.deltas: list[int] = []
+        self.rejects: list[Reject] = []
+        self.rejected: list[bytes] = []
+        self.idle: list[bytes] = []
+
+    def add_good(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
+        """Add these rows if every one of them is good, which is told over all at once; else add none."""
+        if None in values:
+            return False
+        counts = b"\n".join(values)  # type: ignore[arg-type]  # holds no None
+        if not _are_counts(counts) or counts.count(b"\n") != len(values) - 1:
+            return False
+        try:
+            text = b"\n".join(raws).decode()
+        except UnicodeDecodeError:
+            return False
+        ids = text.split("\n")
+        if len(ids) != len(raws) or "\x00" in text or "" in ids or max(map(len, ids)) > MAX_ID_CHARACTERS:
+            return False
+        self.ids += ids
+        self.deltas += map(int, values)  # type: ignore[arg-type]
+        return True
+
+    def add_each(self, raws: Sequence[bytes], values: Sequence[bytes | None], types: dict[bytes, str]) -> None:
+        """Add these rows one by one, each to where it belongs."""
+        for raw, value in zip(raws, values, strict=True):
+            kind = types.get(raw, "none") if value is None else ""
+            if kind in ("none", "string") or value == b"0":  # a string: it came after the values were read
+                self.idle.append(raw)
+            elif reason := _why_rejected(raw, value, kind):
+                self.rejects.append(Reject.of("counter", raw, value or b"", reason))
+                self.rejected.append(raw)
+            else:
+                self.ids.append(raw.decode())
+                self.deltas.append(int(value or b""))
+
+
+def _why_rejected(raw: bytes, value: bytes | None, kind: str) -> str | None:
+    if value is None:
+        return f"key is a {kind}, not a string"
+    if not is_positive_integer(value) or int(value) > MAX_COUNT:
+        return why_no_count(value)
+    try:
+        return why_no_id(raw.decode())
+    except UnicodeDecodeError:
+        return "id is not UTF-8"
+
+
+def counts_frame(ids: list[str], deltas: list[int]) -> pd.DataFrame:
+    """Return the two columns as a frame with the dtypes that Aggregate promises."""
+    return pd.DataFrame({"vod_id": pd.Series(ids, dtype="string"), "delta": pd.Series(deltas, dtype="int64")})
+
+
+def slices(frame: pd.DataFrame, counters: int) -> Iterator[pd.DataFrame]:
+    """Cut the frame into consecutive flushes of at most `counters` rows."""
+    for start in range(0, len(frame), counters):
+        yield frame.iloc[start : start + counters]
+
+
+def _unique_and_sorted(readings: Readings) -> tuple[list[bytes], list[bytes | None]]:
+    read = dict(zip(readings.ids, readings.values, strict=True))
+    raws = sorted(read)
+    return raws, [read[raw] for raw in raws]

@@ -1,0 +1,1 @@
+"""Views by day, the baseline, and how long the ledger is kept."""

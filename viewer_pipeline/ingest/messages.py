@@ -1,0 +1,73 @@
+"""What a producer publishes, and what of it counts. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from viewer_pipeline.flush.counters import why_no_id
+
+MAX_MESSAGE_BYTES = 4096
+# One message must not make the views of others in its segment overflow the counter.
+MAX_MESSAGE_COUNT = 1_000_000
+
+# What nearly all messages look like: told without building an object, and free of whatever JSON allows beyond it.
+_is_plain = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"vodId"[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f]+)"[ \t\r\n]*,'
+    rb'[ \t\r\n]*"count"[ \t\r\n]*:[ \t\r\n]*([1-9][0-9]*)[ \t\r\n]*\}[ \t\r\n]*'
+).fullmatch
+
+
+class NotAView(ValueError):
+    """A message that does not count; the text says why."""
+
+
+def parse_view(payload: bytes) -> tuple[str, int]:
+    """Return (vod id, views) of a message `{"vodId": non-empty text, "count": positive integer}`.
+
+    Other fields are fine. Raises NotAView with the reason, for whatever bytes came in.
+    """
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise NotAView(f"longer than {MAX_MESSAGE_BYTES} bytes")
+    if plain := _is_plain(payload):
+        try:
+            return _checked(plain[1].decode(), int(plain[2]))
+        except UnicodeDecodeError:
+            raise NotAView("not UTF-8") from None
+    message = _object(payload)
+    vod_id, count = message.get("vodId"), message.get("count")
+    if not isinstance(vod_id, str):
+        raise NotAView("vodId is not text")
+    if type(count) is not int or count < 1:
+        raise NotAView("count is not a positive integer")
+    return _checked(vod_id, count)
+
+
+def _checked(vod_id: str, count: int) -> tuple[str, int]:
+    if reason := why_no_id(vod_id):
+        raise NotAView(f"vodId: {reason}")
+    if count > MAX_MESSAGE_COUNT:
+        raise NotAView(f"count is over {MAX_MESSAGE_COUNT}")
+    return vod_id, count
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    """Parse strictly; then again to see keys that come twice, which JSON leaves open and parsers read differently."""
+    try:
+        message = orjson.loads(payload)
+        if not isinstance(message, dict):
+            raise NotAView("not an object")
+        json.loads(payload, object_pairs_hook=_unique)
+    except orjson.JSONDecodeError:
+        raise NotAView("not JSON") from None
+    except RecursionError:
+        raise NotAView("nested too deeply") from None
+    return message
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise NotAView("a key comes twice")

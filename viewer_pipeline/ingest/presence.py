@@ -1,0 +1,44 @@
+"""Whether other pipelines count the same messages: channels span all databases of a Redis, and all its pipelines."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.logs import event
+from viewer_pipeline.redis_names import presence_channel
+from viewer_pipeline.settings import Settings
+
+log = logging.getLogger("viewer_pipeline.presence")
+
+CHECK_SECONDS = 30.0
+SEPARATE = "give each pipeline a PUBSUB_CHANNEL of its own, unless each is meant to count every message"
+
+
+class Presence:
+    """Checks from time to time, and logs what has changed. Only where messages carry views (PUBSUB_MODE=increment)."""
+
+    def __init__(self, folds: FoldStore, settings: Settings) -> None:
+        self._folds, self._channel = folds, settings.pubsub_channel
+        self._counts = settings.pubsub_mode == "increment"
+        self._due, self._seen = 0.0, 0
+
+    @property
+    def channels(self) -> list[str]:
+        """Return what a subscriber is on beside its own channels, so that others see it."""
+        return [presence_channel(self._channel)] if self._counts else []
+
+    def check(self, cuts_id: str) -> None:
+        """Check if it is time. A change is logged when it was seen twice: others subscribe and leave step by step."""
+        now = time.monotonic()
+        if not self._counts or now < self._due:
+            return
+        others = self._folds.other_counters(cuts_id, self._channel)
+        self._due = now + (CHECK_SECONDS if others == self._seen else 1.0)
+        if others and not self._seen:
+            words = "subscribers of other pipelines count the messages of this channel, too"
+            log.warning(event(words, channel=self._channel, others=others, remedy=SEPARATE))
+        elif self._seen and not others:
+            log.info(event("no other pipeline counts the messages of this channel any more", channel=self._channel))
+        self._seen = others

@@ -1,0 +1,1 @@
+"""Health, metrics, status and doctor."""

@@ -1,0 +1,104 @@
+"""The HTTP server of the worker, on a thread of its own."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import uvicorn
+from starlette.applications import Starlette
+
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.monitoring.health_watch import HealthWatch
+from viewer_pipeline.monitoring.http_app import health_app
+from viewer_pipeline.monitoring.metrics import Metrics
+from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.settings import Settings
+
+BACKLOG = 128
+STOP_SECONDS = 2  # how long requests that are under way may take at a stop
+
+
+class HealthServer:
+    """Holds its port from the moment it is made; answers from `start` to `stop`."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        """Bind. Raises SettingsError, which names what to change."""
+        self._socket = _bind(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,  # our own loggers and format
+                log_level="error",  # not each request that is none: whoever scans ports would fill the log
+                access_log=False,  # probes come every few seconds
+                server_header=False,  # no versions
+                date_header=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        self.closing = ExitStack()  # what ends with it
+
+    def start(self) -> None:
+        """Start to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the requests that are under way, and give the port back. Safe to call twice."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS + 1)
+        self._socket.close()
+        self.closing.close()
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def serve(settings: Settings, figures: Figures, stopping: Callable[[], bool]) -> HealthServer:
+    """Bind HEALTH_CHECK_PORT, start the checks, and answer until `stop`. Raises SettingsError."""
+    probes = Probes(settings, figures)
+    checks, metrics = probes.checks(), Metrics(settings, figures, probes.client)
+    app = health_app(checks, metrics, stopping)
+    server = HealthServer(app, settings.health_check_host, settings.health_check_port)
+    watch = HealthWatch(checks, stopping)
+    for close in (probes.close, metrics.close, checks.close, watch.stop):
+        server.closing.callback(close)
+    checks.start()
+    metrics.start()
+    server.start()
+    watch.start()
+    return server
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise SettingsError(f"HEALTH_CHECK_HOST={host!r}: {error.strerror}") from None
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise SettingsError(_why_not(error, host, port)) from None
+    return listening
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"HEALTH_CHECK_PORT={port}: is in use on {host}; stop what listens there, or choose another port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"HEALTH_CHECK_HOST={host!r}: this machine has no such address"
+    return f"HEALTH_CHECK_PORT={port}: {error.strerror}"

@@ -1,0 +1,93 @@
+"""One adjustment: a transaction that is itself a flush of the ledger, and subtracts nothing from Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID, uuid4
+
+import psycopg
+
+from viewer_pipeline.flush.findings import Findings
+from viewer_pipeline.flush.incidents import record_incidents
+from viewer_pipeline.flush.ledger import Batch, Flush, LastFlush, Totals, last_flush
+from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.settle import settle_through
+from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.totals_channel import publish_totals
+from viewer_pipeline.stores.chunks import chunks
+
+AdjustmentMode = Literal["reconcile", "reconcile_target"]
+TRIES = 20  # how often it reads again because a flush was first
+
+
+class Changed(Exception):
+    """What was read is not so any more."""
+
+
+@dataclass
+class Adjuster:
+    """Commits adjustments for one run."""
+
+    stores: Stores
+    connection: psycopg.Connection
+    run_id: str
+    batch_size: int
+    findings: Findings = field(default_factory=Findings)
+
+    def commit(
+        self,
+        mode: AdjustmentMode,
+        plan: Callable[[], Mapping[str, int]],
+        upsert: Callable[[psycopg.Connection, Flush], Totals],
+        flush_id: UUID | None = None,
+    ) -> Flush | None:
+        """Add what `plan` says, in one transaction; None where it says nothing. Raises Changed where it never held.
+
+        `plan` is asked after the base was fixed, so whatever is flushed after that makes the claim fail, and it is
+        asked again. `upsert` may raise Changed as well.
+        """
+        for _ in range(TRIES):
+            marker = self._marker()
+            last = last_flush(self.connection)
+            deltas = plan()
+            if not deltas:
+                return None
+            if marker and marker.seq > last.seq:  # afterwards it is not, and no run would say so
+                self.findings.postgres_was_rolled_back = True
+                record_incidents(self.connection, self.findings, self.run_id)
+            flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
+            try:
+                totals = self.stores.ledger.commit(self.connection, flush, upsert)
+            except Changed:
+                continue
+            if totals is not None:
+                self._settle(flush, totals)
+                return flush
+            if flush_id is not None and self.stores.ledger.holds(flush_id):
+                return None  # somebody else has done just this
+        raise Changed
+
+    def _marker(self) -> Marker | None:
+        return own_marker(self.stores.redis, self.stores.ledger, self.connection)
+
+    def _flush(
+        self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID
+    ) -> Flush:
+        base, epoch = (max(last.seq, marker.seq), marker.epoch) if marker else (last.seq, "")
+        now, cut = datetime.now(UTC), list(chunks(sorted(deltas), self.batch_size))
+        batches = [
+            Batch(base + 1, number, len(cut), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch, str(flush_id))
+            for number, ids in enumerate(cut, 1)
+        ]
+        return Flush(base + 1, base, flush_id, self.run_id, mode, now, batches, last.flush_id, epoch)
+
+    def _settle(self, flush: Flush, totals: Totals) -> None:
+        """Advance the marker, past what others have left unsettled too; where this dies, the next run does it."""
+        if marker := self._marker():
+            settle_through(self.stores.redis, self.connection, marker, flush.seq, self.findings)
+            record_incidents(self.connection, self.findings, self.run_id)
+        publish_totals(self.stores.redis, flush, totals, self.findings)

@@ -1,0 +1,88 @@
+"""Taking an adjustment back: once, in a transaction that is in the ledger as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+import psycopg
+
+from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
+from viewer_pipeline.flush.counters import MAX_COUNT
+from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals, totals
+from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, Changed
+from viewer_pipeline.reconcile.mend import write_target
+from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.target.table import MOST, Target
+
+UNDO = UUID("5c1b3f0e-6f1c-4b53-9a6d-1d7c8b0f6a55")  # so that an adjustment has one undo, whoever makes it, and when
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What a flush of `reconcile` added."""
+
+    seq: int
+    mode: AdjustmentMode
+    flush_id: UUID
+    deltas: Mapping[str, int]
+
+
+def undo(adjuster: Adjuster, target: Target | None, seq: int) -> Flush:
+    """Take back what flush `seq` adjusted; all of it or nothing. Raises CannotUndo, also at the second time."""
+    adjustment = _adjustment(adjuster.connection, seq)
+    flush_id = uuid5(UNDO, str(adjustment.flush_id))
+    if adjuster.stores.ledger.holds(flush_id):
+        raise CannotUndo(f"flush {seq} was undone already")
+    plan = _Undoing(adjuster.connection, adjustment, target)
+    try:
+        flush = adjuster.commit(adjustment.mode, plan, plan.write, flush_id)
+    except Changed:
+        raise PostgresUnavailable(f"other runs kept committing first; flush {seq} is not undone, try again") from None
+    if flush is None:
+        raise CannotUndo(f"flush {seq} was undone already")
+    return flush
+
+
+def _adjustment(connection: psycopg.Connection, seq: int) -> Adjustment:
+    rows = connection.execute(SQL["adjustment_of"], {"seq": seq}).fetchall()
+    if not rows:
+        raise CannotUndo(f"the ledger has no flush {seq} (any more)")
+    mode, flush_id, *_ = rows[0]
+    if not mode.startswith("reconcile"):
+        raise CannotUndo(f"flush {seq} counted views (mode {mode}); only what `reconcile` adjusted can be undone")
+    return Adjustment(seq, mode, flush_id, {vod_id: delta for _, _, vod_id, delta in rows})
+
+
+@dataclass
+class _Undoing:
+    connection: psycopg.Connection
+    adjustment: Adjustment
+    target: Target | None
+
+    def __call__(self) -> dict[str, int]:
+        """Negate it, if the counts allow that. Raises CannotUndo."""
+        self.seen = self._counts()
+        most = MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MOST[self.target.count_type]
+        negated = {vod_id: -delta for vod_id, delta in self.adjustment.deltas.items()}
+        for vod_id, delta in negated.items():
+            if vod_id not in self.seen or not 0 <= self.seen[vod_id] + delta <= most:
+                found = self.seen.get(vod_id, "nothing")
+                raise CannotUndo(
+                    f"flush {self.adjustment.seq}: {vod_id!r} has {found}, to which {delta} cannot be added"
+                )
+        return negated
+
+    def _counts(self) -> dict[str, int]:
+        ids = list(self.adjustment.deltas)
+        if self.adjustment.mode == "reconcile":
+            return totals(self.connection, ids)
+        if self.target is None:
+            raise CannotUndo(f"flush {self.adjustment.seq} adjusted a target table, and TARGET_TABLE is not set")
+        return dict(self.connection.execute(self.target.statement("target_counts"), {"vod_ids": ids}).fetchall())
+
+    def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
+        if self.target is None or self.adjustment.mode == "reconcile":
+            return adjust_totals(connection, flush)
+        return write_target(connection, self.target, flush, self.seen)

@@ -1,0 +1,49 @@
+"""Dagster's three processes, as `up` starts them and as containers and systemd do, one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.whole_file import write_whole
+
+LOCATION = "viewer_pipeline"  # name of the code location: sensors and schedules are known to Dagster by it
+CODE_SERVER_PORT, UI_PORT = 4000, 3000
+WORKSPACE = "workspace.yaml"  # in DAGSTER_HOME; ours, rewritten at every start
+
+
+def code_server(settings: Settings, host: str, port: int) -> list[str]:
+    """Return the arguments for Python that start the code server: it answers daemon and UI, and runs the runs."""
+    code = ["-m", "viewer_pipeline.definitions", "--location-name", LOCATION]
+    return ["-m", "dagster", "api", "grpc", *code, "-h", host, "-p", str(port), *_log_options(settings)["grpc"]]
+
+
+def daemon(settings: Settings, workspace: Path) -> list[str]:
+    """Return the arguments for Python that start the daemon: sensor, schedules, queue of runs."""
+    return ["-m", "dagster._daemon", "run", "-w", str(workspace), *_log_options(settings)["daemon"]]
+
+
+def webserver(settings: Settings, workspace: Path, host: str, port: int) -> list[str]:
+    """Return the arguments for Python that start the UI. It has no login: whoever reaches it can do everything."""
+    where = ["-h", host, "-p", str(port), "-w", str(workspace)]
+    return ["-m", "dagster_webserver", *where, *_log_options(settings)["webserver"]]
+
+
+def write_workspace(dagster_home: Path, host: str = LOOPBACK, port: int = CODE_SERVER_PORT) -> Path:
+    """Say where the code server is, in a file for daemon and UI; return it."""
+    workspace = dagster_home / WORKSPACE
+    server = f"      host: {host}\n      port: {port}\n      location_name: {LOCATION}\n"
+    write_whole(workspace, f"load_from:\n  - grpc_server:\n{server}")
+    return workspace
+
+
+def _log_options(settings: Settings) -> dict[str, list[str]]:
+    """Say LOG_LEVEL to Dagster's processes, each in its own words. They know JSON, and no key=value."""
+    log_format = ["--log-format", "json"]
+    level = ["--log-level", settings.log_level]
+    return {
+        "grpc": [*level, *log_format],
+        "daemon": [*level, *log_format],
+        "webserver": ["--dagster-log-level", settings.log_level, *log_format],  # its --log-level is of each request
+    }

@@ -1,0 +1,169 @@
+"""The main job on a throw-away stack: views sent as producers do, persisted by the real sensor and daemon."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import orjson
+import redis
+
+from viewer_pipeline.errors import EmbeddedServerError
+from viewer_pipeline.flush.ledger import Ledger, recent_flushes, sums, totals
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.orchestration.instance import flush_runs, open_instance
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.services import Stack
+from viewer_pipeline.stores.redis import connect
+
+BURSTS = 8
+PIPELINE = 500
+SUBSCRIBER_SECONDS = 60.0  # until the worker, which was started already, listens: no part of the time limit
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What came of it. `lost` and `doubled` are sums over the VODs whose figures differ."""
+
+    sent: dict[str, int]
+    persisted: dict[str, int]
+    pending: dict[str, int]  # counted in Redis, not persisted yet
+    parked: int
+    rejected: int
+    flush_runs: int
+    flushes: int
+    start_seconds: float
+    seconds: float  # from the first view sent to the last one persisted
+
+    @property
+    def lost(self) -> int:
+        """Views that were sent, and are neither persisted nor pending."""
+        return sum(max(0, n - self._found(vod_id)) for vod_id, n in self.sent.items())
+
+    @property
+    def doubled(self) -> int:
+        """Views that are persisted or pending, and were not sent."""
+        ids = self.persisted.keys() | self.pending.keys()
+        return sum(max(0, self._found(vod_id) - self.sent.get(vod_id, 0)) for vod_id in ids)
+
+    @property
+    def left_in_redis(self) -> int:
+        """Views that are pending."""
+        return sum(self.pending.values())
+
+    def _found(self, vod_id: str) -> int:
+        return self.persisted.get(vod_id, 0) + self.pending.get(vod_id, 0)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every VOD has just the views that were sent to it, and nothing is left anywhere."""
+        return self.sent == self.persisted and not (self.left_in_redis or self.parked or self.rejected)
+
+
+def run_demo(
+    settings: Settings,
+    views: int,
+    vods: int,
+    time_limit: float,
+    *,
+    said: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> DemoReport:
+    """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
+
+    Returns when all is persisted, or after `time_limit` seconds. `progress` gets views sent and persisted.
+    """
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="viewer-demo-") as home:
+        settings = settings.changed(
+            database_url=None,
+            target_table=None,
+            redis_url=None,
+            dagster_database_url=None,
+            dagster_home=None,
+            pubsub_mode="increment",
+            batch_interval_ms=5000,
+            viewer_home=Path(home),
+        )
+        stack = Stack(settings, throw_away=True, background=True, ui=False)
+        stack.start(said)
+        try:
+            with connect(stack.settings.require_redis_url()) as client:
+                traffic = _Traffic(stack.settings, client, views, vods)
+                return traffic.run(time.monotonic() - started, time_limit, said, progress)
+        finally:
+            stack.stop(lambda _: None)
+
+
+class _Traffic:
+    def __init__(self, settings: Settings, client: redis.Redis, views: int, vods: int) -> None:
+        self._settings, self._client = settings, client
+        self._store = RedisStore(client, settings.require_redis_url(), settings.counter_prefix)
+        self._ledger = Ledger(settings.require_database_url())
+        random_ = random.Random(20_000)  # noqa: S311 - the same demo every time
+        ids = [f"vod_{number:03d}" for number in range(1, vods + 1)]
+        self._views = random_.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)
+        self.sent: Counter[str] = Counter()
+
+    def run(
+        self, start_seconds: float, time_limit: float, said: Callable[[str], None], progress: Callable[[int, int], None]
+    ) -> DemoReport:
+        self._wait_for_subscriber()
+        said("sending views")
+        third = len(self._views) // 3
+        started = time.monotonic()
+        self._send(self._views[:third], lambda _: True)
+        self._send(self._views[third : 2 * third], lambda _: False)
+        rest = self._views[2 * third :]
+        bursts = [rest[at::BURSTS] for at in range(BURSTS)]
+        while (persisted := self._persisted()) < len(self._views) and time.monotonic() - started < time_limit:
+            progress(self.sent.total(), persisted)
+            if bursts and (persisted or time.monotonic() - started > time_limit / 2):
+                self._send(bursts.pop(), lambda number: number % 2 == 0)
+                if not bursts:
+                    said("all sent; asking for a sweep instead of waiting for the next full minute")
+                    self._store.ask_for_sweep("demo: counters raised by INCR alone")
+            time.sleep(0.3)
+        progress(self.sent.total(), persisted)
+        return self._report(start_seconds, time.monotonic() - started)
+
+    def _send(self, views: list[str], by_incr: Callable[[int], bool]) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for number, vod_id in enumerate(views, 1):
+            if by_incr(number):
+                pipe.incr(self._settings.counter_prefix + vod_id)
+            else:
+                pipe.publish(self._settings.pubsub_channel, orjson.dumps({"vodId": vod_id, "count": 1}))
+            if number % PIPELINE == 0:
+                pipe.execute()
+        pipe.execute()
+        self.sent.update(views)
+
+    def _wait_for_subscriber(self) -> None:
+        deadline = time.monotonic() + SUBSCRIBER_SECONDS
+        channel = self._settings.pubsub_channel
+        while dict(self._client.pubsub_numsub(channel)).get(channel.encode(), 0) == 0:
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(f"nobody subscribed to {channel} within {SUBSCRIBER_SECONDS:.0f} s")
+            time.sleep(0.05)
+
+    def _persisted(self) -> int:
+        with self._ledger.connect() as connection:
+            return sums(connection).persisted
+
+    def _report(self, start_seconds: float, seconds: float) -> DemoReport:
+        ids = sorted(set(self._views))
+        with self._ledger.connect() as connection:
+            persisted, all_sums = totals(connection, ids), sums(connection)
+            flushes = len(recent_flushes(connection, 1_000_000))
+        counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
+        pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}
+        with open_instance(self._settings) as instance:
+            runs = flush_runs(instance)
+        parked, rejected = all_sums.parked, all_sums.rejected
+        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, start_seconds, seconds)

@@ -1,0 +1,56 @@
+"""`viewer-pipeline up`: the stack until a signal comes, then a stop in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from viewer_pipeline.flush.adoption import How
+from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.services import Stack
+from viewer_pipeline.stop_signals import handle_stop_signals
+
+
+def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None) -> None:
+    """Start all, keep it running, stop in order on SIGTERM, SIGINT or SIGHUP; exit 1 if the worker could not.
+
+    Asked again, it ends at once, and the children with it.
+    """
+    started, stop = threading.Event(), threading.Event()
+
+    def begin_stop(number: int) -> None:
+        stop.set()
+        if not started.is_set():
+            raise SystemExit(128 + number)
+
+    handle_stop_signals(begin_stop)
+    stack = Stack(settings, ui_host=ui_host, adopt=adopt)
+    try:
+        stack.start(said)
+        started.set()
+        said(_banner(stack))
+        stack.watch(stop)
+        said("stopping; press Ctrl-C again to stop at once")
+    finally:
+        status = stack.stop(said)
+    if status:
+        raise SystemExit(1)
+
+
+def _banner(stack: Stack) -> str:
+    settings = stack.settings
+    lines = [
+        "",
+        f"  Dagster UI   http://{stack.ui_host}:{stack.ui_port}",
+        f"  Health       http://{settings.health_check_host}:{settings.health_check_port}/health",
+        f"  PostgreSQL   {without_password(settings.database_url or '')}",
+        f"  Redis        {without_password(settings.redis_url or '')}",
+        f"  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)",
+        "",
+        "  Send a view  viewer-pipeline send vod_123",
+        "  Look         viewer-pipeline status",
+        "  Stop         Ctrl-C",
+        "",
+    ]
+    return "\n".join(lines)

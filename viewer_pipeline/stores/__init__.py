@@ -1,0 +1,1 @@
+"""The clients of both servers: connections, errors, scripts and queries."""

@@ -1,0 +1,94 @@
+"""The connection to Redis, its errors as ours, and Lua scripts sent by their hash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
+from redis.retry import Retry
+
+from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
+from viewer_pipeline.settings import hide_password, without_password
+from viewer_pipeline.stores.refusals import is_refusal, leave_refusing
+from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
+
+_OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
+
+
+def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
+    """Return a client that waits some seconds for an answer and tries some times more; no connection is made yet.
+
+    Behind Sentinels it connects to the primary, and asks them again for each connection that it makes. A connection to
+    a server that refuses writes is closed; where that is a replica, the command is sent again over a new one.
+    Raises SettingsError for a URL that redis-py does not understand.
+    """
+    try:
+        make = sentinel_client if is_sentinel(url) else redis.Redis.from_url
+        client = make(
+            url,
+            protocol=protocol,
+            socket_timeout=seconds,
+            socket_connect_timeout=min(seconds, 3),
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
+            client_name="viewer-pipeline",
+        )
+        leave_refusing(client)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
+    except (ValueError, TypeError):
+        raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
+    return client
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours: what may be tried again, and what needs a person."""
+    try:
+        yield
+    except RedisError as error:
+        raise _as_ours(error, without_password(url)) from error
+
+
+def _as_ours(error: RedisError, where: str) -> Exception:
+    said = f"{where}: {str(error).partition(chr(10))[0]}"
+    if is_refusal(error):
+        return RedisRefusesWrites(said)
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return RedisFailed(said)
+    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):
+        return RedisUnavailable(said)
+    return RedisFailed(said)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, sent by its hash."""
+
+    source: str
+    sha: str
+
+    @classmethod
+    def load(cls, *names: str) -> Script:
+        """Read `<package>/<script>` from the `lua/` of that package; of several, one after the other."""
+        parts = [name.partition("/") for name in names]
+        files = [
+            resources.files("viewer_pipeline").joinpath(package, "lua", f"{script}.lua") for package, _, script in parts
+        ]
+        source = "".join(file.read_text(encoding="utf-8") for file in files)
+        return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+    def run(self, client: redis.Redis, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
+        """Run it; driver errors come out as they are."""
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.eval(self.source, len(keys), *keys, *arguments)

@@ -1,0 +1,1 @@
+"""The user's own table, and views that wait for a row of it."""

@@ -1,1 +1,0 @@
-"""The long-lived side: listens to the producers all the time."""

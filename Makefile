@@ -21,10 +21,10 @@ test: $(READY)    ## all tests, on embedded PostgreSQL and Redis, or on those th
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-matrix: $(READY)  ## the tests that touch servers, on every PostgreSQL and Redis that this machine has
-	$(BIN)/python -m viewer_pipeline_tests.matrix --jobs $(JOBS) $(MATRIX)
+	$(BIN)/python -m tools.matrix --jobs $(JOBS) $(MATRIX)
 
 package-test: $(READY) ## wheel and sdist, installed with all they need into new environments; each runs the demo there
-	$(BIN)/python -m viewer_pipeline_tests.package
+	$(BIN)/python -m tools.package
 
 browser: $(READY) ## the UI in a real Chromium; renews the pictures in docs/images
 	VIEWER_TEST_PICTURES="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
@@ -40,15 +40,15 @@ image-test: $(READY)  ## what the Dockerfile and docker-compose.yaml do, without
 	VIEWER_TEST_IMAGE=1 $(BIN)/python -m pytest viewer_pipeline_tests/acceptance/test_image.py
 
 docs: $(READY)    ## renews the pages that are made from the code, then builds all of docs/ into site/
-	$(BIN)/python -m viewer_pipeline_tests.reference
+	$(BIN)/python -m tools.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m viewer_pipeline_tests.site
+	$(BIN)/python -m tools.site
 
 soak: $(READY)    ## two minutes of kills, pauses and failovers under two pipelines in full traffic; every view is counted once
 	$(BIN)/viewer-pipeline soak --minutes 2
 
 prove: $(READY)   ## breaks each rule of the protocol in a copy, and shows that the tests go red
-	$(BIN)/python -m viewer_pipeline_tests.prove
+	$(BIN)/python -m tools.prove
 
 bench: $(READY)   ## speed, with a reference in the same run
 	$(BIN)/viewer-pipeline bench all

@@ -53,7 +53,7 @@ from viewer_pipeline.stack.postgres_server import NAME, PostgresServer  # noqa: 
 from viewer_pipeline.stack.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.stores.redis import connect  # noqa: E402
 from viewer_pipeline.target.table import TargetNames  # noqa: E402
-from viewer_pipeline_tests.servers import (  # noqa: E402
+from viewer_pipeline_tests.support.servers import (  # noqa: E402
     NamedPostgres,
     Postgres,
     Redis,
@@ -62,9 +62,9 @@ from viewer_pipeline_tests.servers import (  # noqa: E402
     redis_binary,
     redis_of_worker,
 )
-from viewer_pipeline_tests.stored import PAIRS, Stored, loaded  # noqa: E402
-from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld  # noqa: E402
-from viewer_pipeline_tests.world import PREFIX, World  # noqa: E402
+from viewer_pipeline_tests.support.stored import PAIRS, Stored, loaded  # noqa: E402
+from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld  # noqa: E402
+from viewer_pipeline_tests.support.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = f"template_viewer_{os.urandom(6).hex()}"  # workers of pytest-xdist may share a server
 SCRAM_CHOOSES = 160000  # the PostgreSQL from which on a login need not hash 4096 times: half of what it costs

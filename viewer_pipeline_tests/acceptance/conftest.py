@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline_tests.installed import built, installed
+from viewer_pipeline_tests.support.installed import built, installed
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,11 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.stack.home import running_servers
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.stack import up, variables
-from viewer_pipeline_tests.terminal import shell, standard_files
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.terminal import shell, standard_files
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 DAYS = 90
 LAUNCH = """

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from viewer_pipeline.stack.child import Child
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 # One write a line: print makes two of it where PYTHONUNBUFFERED is set, and the log may be put aside between them.
 TALK = "import os, time\nwhile True: os.write(1, b'x' * 999 + b'\\n'); time.sleep(0.001)"

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
-from viewer_pipeline_tests.servers import Postgres, copy_database
-from viewer_pipeline_tests.warm import run
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.warm import run
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 Environment = dict[str, str]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline_tests.terminal import Terminal
-from viewer_pipeline_tests.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.terminal import Terminal
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 VIEWS, VODS = 300, 20
 

@@ -12,7 +12,7 @@ from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
-from viewer_pipeline_tests.warm import run
+from viewer_pipeline_tests.support.warm import run
 
 __all__ = ["environment", "online"]
 

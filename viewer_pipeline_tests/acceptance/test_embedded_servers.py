@@ -25,8 +25,8 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.servers import Postgres, Redis
-from viewer_pipeline_tests.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.servers import Postgres, Redis
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 S = TypeVar("S", PostgresServer, RedisServer)
 

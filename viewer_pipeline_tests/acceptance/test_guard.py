@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.stack.child import GUARD
-from viewer_pipeline_tests.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 # Says that it is ready, then waits for signals. NAME is stopped with the exit status 7, or ignored.
 WAITS = """

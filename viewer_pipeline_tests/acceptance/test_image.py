@@ -23,9 +23,17 @@ import redis
 
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import NAME, PostgresServer
-from viewer_pipeline_tests.containers import ROOT, Composed, Image, of, read_compose, read_dockerfile, site_packages
-from viewer_pipeline_tests.waiting import processes_with, wait_until
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.support.containers import (
+    ROOT,
+    Composed,
+    Image,
+    of,
+    read_compose,
+    read_dockerfile,
+    site_packages,
+)
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.world import PREFIX
 
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
 AFRESH = "VIEWER_TEST_IMAGE" in os.environ

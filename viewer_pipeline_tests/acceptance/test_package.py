@@ -7,7 +7,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from viewer_pipeline_tests.installed import ROOT, checked
+from viewer_pipeline_tests.support.installed import ROOT, checked
 
 PACKAGE = ROOT / "viewer_pipeline"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

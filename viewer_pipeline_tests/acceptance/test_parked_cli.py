@@ -7,9 +7,9 @@ import pytest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.warm import run
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.warm import run
+from viewer_pipeline_tests.support.world import World
 
 __all__ = ["environment", "online"]
 

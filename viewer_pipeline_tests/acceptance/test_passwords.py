@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.stack.ports import free_port
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 SECRET = "Geheim7Wort"  # its halves too: an error may cite a part of a URL
 PARTS = ("Geheim", "7Wort")

@@ -8,8 +8,8 @@ import pytest
 
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.warm import run
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.warm import run
 
 __all__ = ["environment", "online"]
 

@@ -20,11 +20,11 @@ import redis
 
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.stack import up, variables
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.warm import run
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.warm import run
+from viewer_pipeline_tests.support.world import PREFIX
 
 SECONDS = float(os.environ.get("VIEWER_TEST_STREAMIX_SECONDS", "8"))
 PER_SECOND = 5000

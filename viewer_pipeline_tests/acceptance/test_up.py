@@ -16,10 +16,10 @@ from viewer_pipeline.stack.home import running_servers
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.stack import Stack, up, variables
-from viewer_pipeline_tests.terminal import Terminal
-from viewer_pipeline_tests.waiting import processes_with, wait_until
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline_tests.support.terminal import Terminal
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.world import PREFIX
 
 CHANNEL = "view_count_updates"
 

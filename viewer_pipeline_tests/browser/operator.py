@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 STEPS = ("drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency")
 # Where a chart has colour: from which to which share of its width. Axes, grid and words are grey.

@@ -18,10 +18,10 @@ from viewer_pipeline.flush.steps import CHECKS as FLUSH_CHECKS
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.reconcile.run import CHECKS as RECONCILE_CHECKS
 from viewer_pipeline_tests.browser.operator import STEPS, Operator
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.stack import up, variables
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 DAYS = 28  # with views, before today
 VODS = [f"vod_{number}" for number in range(1, 8)]

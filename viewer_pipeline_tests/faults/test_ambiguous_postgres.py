@@ -19,9 +19,9 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.steps import Persisted, Stores
 from viewer_pipeline.stores.postgres import BoundedConnection
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 ANSWER_SECONDS = 0.4
 ENOUGH_SECONDS = 10.0  # for a run that gives up; without a bound it would take for ever

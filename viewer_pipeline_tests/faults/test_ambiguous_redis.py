@@ -26,10 +26,10 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Persisted, Snapshot, Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.claims import SOME_LEDGER, claim
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 ANSWER_SECONDS = 0.4
 RETRIES = 1

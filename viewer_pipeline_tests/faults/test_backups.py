@@ -10,8 +10,8 @@ import pytest
 
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.stack.postgres_server import PostgresServer
-from viewer_pipeline_tests.servers import restore_database
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.servers import restore_database
+from viewer_pipeline_tests.support.world import World
 
 BEFORE, BETWEEN, AFTER, NEW = (
     3,

@@ -15,7 +15,7 @@ from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Persisted
 from viewer_pipeline.stores.queries import SQL
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 
 class Died(BaseException):

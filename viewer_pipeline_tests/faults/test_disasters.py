@@ -12,7 +12,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import LastFlush, last_flush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 
 def empty(world: World) -> None:

@@ -30,10 +30,10 @@ from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary, shipped_by
 from viewer_pipeline.stores.durability import Durability, require_durability
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.claims import SOME_LEDGER
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import SOME_LEDGER
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 WAITS = int(os.environ.get("VIEWER_TEST_WAITS", "3"))  # that are measured
 ONE_REPLICA = Durability(replicas=1, timeout_ms=300)

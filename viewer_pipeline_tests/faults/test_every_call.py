@@ -18,8 +18,8 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Mode, Stores
-from viewer_pipeline_tests.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
-from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
+from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
+from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
 FULL = "full"  # a VOD whose total has no room left: its views are parked
 REJECTS = {"abc": "value is not an integer", "a list": "key is a list, not a string"}

@@ -22,10 +22,10 @@ from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 SUBSCRIBER = "viewer:subscriber"
 HOUR_MS = 3_600_000

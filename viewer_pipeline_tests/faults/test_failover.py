@@ -29,11 +29,11 @@ from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.refusals import refusals_of
-from viewer_pipeline_tests.failover import RedisPair
-from viewer_pipeline_tests.subscribers import AT_ONCE, CHANNEL, Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.worker_process import WorkerProcess, publish
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.failover import RedisPair
+from viewer_pipeline_tests.support.subscribers import AT_ONCE, CHANNEL, Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 HEALED_SECONDS = 30
 VIEWS = 60

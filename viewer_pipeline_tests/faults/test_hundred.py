@@ -20,8 +20,8 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Mode, Stores
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.calls import fork, joined
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.calls import fork, joined
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 PROCESSES, THREADS = 4, 25
 ROUNDS = 2  # flushes that each flusher tries

@@ -27,10 +27,10 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.ingest import folds
 from viewer_pipeline.ingest.folds import FoldStore, NotHolder
-from viewer_pipeline_tests.calls import client_of_threads, watching
-from viewer_pipeline_tests.claims import claim
-from viewer_pipeline_tests.schedule import Actor, Line, Scheduler
-from viewer_pipeline_tests.world import PREFIX, ConnectedWorld, World
+from viewer_pipeline_tests.support.calls import client_of_threads, watching
+from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.schedule import Actor, Line, Scheduler
+from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
 SECOND_FLUSH, SUBSCRIBER, LAST = 1, 2, -1  # places among the lines that can go on, the first two at the start
 AT_RANDOM = 40  # plans of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many

@@ -17,9 +17,9 @@ from viewer_pipeline.flush.registry import register
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
-from viewer_pipeline_tests.claims import claim, identity_of
-from viewer_pipeline_tests.old_version import OLD, OldPrograms, insert_flush
-from viewer_pipeline_tests.stored import loaded
+from viewer_pipeline_tests.support.claims import claim, identity_of
+from viewer_pipeline_tests.support.old_version import OLD, OldPrograms, insert_flush
+from viewer_pipeline_tests.support.stored import loaded
 
 LEASE_MS = 60_000
 UPGRADED, FRESH, USED = "upgraded", "fresh", "used"  # fresh: known to Redis, and no more

@@ -40,13 +40,13 @@ from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_together import flush_until
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.pgbouncer import POOL_SIZE, PgBouncer
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.servers import Postgres
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.pgbouncer import POOL_SIZE, PgBouncer
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.servers import Postgres
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 FLUSHERS = 6
 SENDS = 3000

@@ -18,11 +18,11 @@ from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.rules import judge_subscriber
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.servers import Postgres, copy_database
-from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 SHOP = "shop:views:"
 

@@ -29,10 +29,10 @@ from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.ingest.folds import FoldStore
-from viewer_pipeline_tests.claims import claim
 from viewer_pipeline_tests.conftest import TEMPLATE
-from viewer_pipeline_tests.servers import Postgres, copy_database
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 SHOP = "shop:views:"
 FLUSHES = 12

@@ -22,9 +22,9 @@ from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.failover import PostgresPair
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.failover import PostgresPair
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 COMMIT = b"COMMIT\x00"
 

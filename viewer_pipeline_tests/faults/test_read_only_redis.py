@@ -14,9 +14,9 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.servers import Redis
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.servers import Redis
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.reconcile import mend
 from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
-from viewer_pipeline_tests.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.world import PREFIX, ConnectedWorld
+from viewer_pipeline_tests.support.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld
 
 VODS = ("a", "b")
 PARTS = 4  # the points of a test, shared out

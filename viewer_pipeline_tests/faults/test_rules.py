@@ -29,8 +29,8 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Snapshot
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.stores.queries import SQL
-from viewer_pipeline_tests.claims import claim
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 
 def drained(world: World, **options: Any) -> tuple[Snapshot, Aggregate]:

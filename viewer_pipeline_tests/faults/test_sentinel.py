@@ -25,10 +25,10 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.claims import identity_of
-from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import identity_of
+from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 SERVICE = "views"
 FAILOVER_SECONDS = 30

@@ -37,8 +37,8 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.servers import restore_database
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.servers import restore_database
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "5"))
 STEPS = 20

@@ -18,9 +18,9 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.worker_process import WorkerProcess, publish
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 LOCK = "LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE"
 

@@ -21,10 +21,10 @@ from viewer_pipeline.ingest.folds import CUT, FOLD, LEASE
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import Script, connect
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.subscribers import CHANNEL, SUBSCRIBER, Publisher, Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SUBSCRIBER, Publisher, Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 HEALED_SECONDS = 60  # generous: what is asserted is that it heals, not how fast
 

@@ -17,10 +17,10 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.calls import Killer, in_child
 from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.world import ConnectedWorld, World
+from viewer_pipeline_tests.support.calls import Killer, in_child
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.world import ConnectedWorld, World
 
 INT4 = 2**31 - 1
 VIDEO = TargetNames.parse("viewer.video", "id", "n")  # in our schema, so that the scene saves and restores it

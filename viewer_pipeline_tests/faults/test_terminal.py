@@ -17,10 +17,10 @@ import psycopg
 import pytest
 
 from viewer_pipeline_tests.faults.test_stop import LOCK
-from viewer_pipeline_tests.terminal import Terminal, shell, standard_files
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.worker_process import READY, WorkerProcess, publish
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.terminal import Terminal, shell, standard_files
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_process import READY, WorkerProcess, publish
+from viewer_pipeline_tests.support.world import World
 
 
 def subscribes(world: World) -> bool:

@@ -15,7 +15,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 VODS = 30
 SENDS = 1000  # at least, and on until

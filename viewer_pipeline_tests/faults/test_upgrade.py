@@ -23,9 +23,9 @@ from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stack import upgrade as local_upgrade
 from viewer_pipeline.stack.upgrade import Migrated
-from viewer_pipeline_tests.claims import claim, identity_of
-from viewer_pipeline_tests.old_version import OLD, OldPrograms
-from viewer_pipeline_tests.stored import PAIRS, Stored
+from viewer_pipeline_tests.support.claims import claim, identity_of
+from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
+from viewer_pipeline_tests.support.stored import PAIRS, Stored
 
 BEFORE, AFTER = "0007", "0008"
 LEASE_MS = 60_000

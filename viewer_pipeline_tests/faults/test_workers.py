@@ -17,10 +17,10 @@ import redis
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.conftest import TEMPLATE
-from viewer_pipeline_tests.servers import Postgres, copy_database
-from viewer_pipeline_tests.subscribers import CHANNEL, Fleet, Publisher, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.support.servers import Postgres, copy_database
+from viewer_pipeline_tests.support.subscribers import CHANNEL, Fleet, Publisher, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX
 
 TAKE_OVER_SECONDS = 10
 

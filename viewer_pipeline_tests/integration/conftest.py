@@ -12,9 +12,9 @@ import pytest
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.http_world import HttpWorld
-from viewer_pipeline_tests.servers import NamedPostgres, Postgres
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.http_world import HttpWorld
+from viewer_pipeline_tests.support.servers import NamedPostgres, Postgres
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -15,8 +15,8 @@ from viewer_pipeline.orchestration import webhook
 from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline_tests.dagster_world import DagsterWorld, by_hand
-from viewer_pipeline_tests.webhook_server import listening
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
+from viewer_pipeline_tests.support.webhook_server import listening
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from viewer_pipeline.history import counts_file
 from viewer_pipeline.history.baseline import Baseline, take_counts, take_from_target, taken_baseline
 from viewer_pipeline.history.counts_file import read_counts
 from viewer_pipeline.target.upsert import add_to_target
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 
 @pytest.fixture

@@ -26,9 +26,9 @@ from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.worker_process import WorkerProcess
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.worker_process import WorkerProcess
+from viewer_pipeline_tests.support.world import World
 
 PASSWORD = "p@ss:w/rd?%41&ü="  # every character that a URL may trip over
 QUOTED = quote(PASSWORD, safe="")

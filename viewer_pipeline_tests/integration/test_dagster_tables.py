@@ -26,8 +26,8 @@ from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of, origin, selector_id
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of, origin, selector_id
+from viewer_pipeline_tests.support.world import World
 
 SECRET = "s3cret:with@signs"
 OURS = f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@host:1/0: refused\n"

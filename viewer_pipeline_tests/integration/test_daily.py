@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.history.daily import Day, Window, rolled_up_days, stale_days, unequal_days
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
 

@@ -15,9 +15,9 @@ from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll
 from viewer_pipeline.orchestration.partitions import DAYS, in_words, run_tags_of
 from viewer_pipeline.orchestration.resources import PostgresResource
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
 

@@ -21,12 +21,12 @@ from viewer_pipeline.monitoring.rules import REVISION
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.proxy import Proxy
-from viewer_pipeline_tests.servers import Postgres
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.subscribers import Running
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.servers import Postgres
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.subscribers import Running
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 INT4 = 2**31 - 1
 SECRET = "s3cret"

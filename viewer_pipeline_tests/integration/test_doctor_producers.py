@@ -16,10 +16,10 @@ from viewer_pipeline.monitoring.doctor.examine import Doctor
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import PubSubMode, Settings
-from viewer_pipeline_tests.producers import Kind, Producer, flushes_going_on
-from viewer_pipeline_tests.subscribers import CHANNEL, Running
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.producers import Kind, Producer, flushes_going_on
+from viewer_pipeline_tests.support.subscribers import CHANNEL, Running
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 SECONDS = 1.5
 

@@ -13,9 +13,9 @@ import redis
 from viewer_pipeline.errors import RedisRefusesWrites
 from viewer_pipeline.ingest.folds import FOLD, FoldStore, Lease, NotHolder, OtherKeySpace
 from viewer_pipeline.redis_names import RedisNames
-from viewer_pipeline_tests.claims import SOME_LEDGER, claim
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
 SPACE = "test"

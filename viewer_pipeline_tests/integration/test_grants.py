@@ -51,10 +51,10 @@ from viewer_pipeline.stores.privileges import COMMANDS, TABLES
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.parked import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.subscribers import Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.subscribers import Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX
 
 PASSWORD = "p'a:ss"
 TARGET = TargetNames.parse("Vod", "id", "viewCount")

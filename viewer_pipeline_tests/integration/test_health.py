@@ -21,11 +21,11 @@ from viewer_pipeline.monitoring.dagster_rules import NAMES
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
-from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
-from viewer_pipeline_tests.http_world import SECRET, HttpWorld
-from viewer_pipeline_tests.servers import Postgres
-from viewer_pipeline_tests.waiting import processes_with, wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
+from viewer_pipeline_tests.support.http_world import SECRET, HttpWorld
+from viewer_pipeline_tests.support.servers import Postgres
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.world import World
 
 FLUSH = """
     INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, committed_at, counters, views, batches, format)

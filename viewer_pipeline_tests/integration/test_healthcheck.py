@@ -19,9 +19,9 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import write_workspace
 from viewer_pipeline.stack.ports import free_port, reachable
 from viewer_pipeline.whole_file import write_whole
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.http_world import HttpWorld
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.http_world import HttpWorld
+from viewer_pipeline_tests.support.waiting import wait_until
 
 SETTINGS = Settings(_env_file=None)
 

@@ -11,9 +11,9 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.housekeeping_schedules import KEPT
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.world import World
 
 OPS = {
     "prune_ledger_days": "prune_old_ledger",

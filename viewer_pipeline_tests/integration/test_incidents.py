@@ -7,7 +7,7 @@ import pytest
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 
 def opened(world: World) -> dict[Kind, tuple[int, int]]:

@@ -19,10 +19,10 @@ from viewer_pipeline.monitoring import pending
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS
 from viewer_pipeline.monitoring.metric_families import FAMILIES
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.http_world import HttpWorld
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.http_world import HttpWorld
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -19,7 +19,7 @@ from viewer_pipeline import migrations
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, ViewerPipelineError
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
-from viewer_pipeline_tests.servers import Postgres
+from viewer_pipeline_tests.support.servers import Postgres
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
 TABLES = {"alembic_version", "flush", "flush_batch", "flush_sums", "parked", "rejected", "vod_view_counts"}

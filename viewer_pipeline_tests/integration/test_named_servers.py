@@ -9,8 +9,8 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline_tests.matrix import Binary, all_postgres, all_redis, pairs
-from viewer_pipeline_tests.servers import (
+from tools.matrix import Binary, all_postgres, all_redis, pairs
+from viewer_pipeline_tests.support.servers import (
     NamedPostgres,
     NamedRedis,
     Postgres,

@@ -27,8 +27,8 @@ from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.reconcile import run as reconcile_run
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -18,8 +18,8 @@ from viewer_pipeline.target.parked import (
     prune_parked,
     ready_parked,
 )
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import wait_until
 
 WAITING = """
 SELECT count(*)::integer FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()

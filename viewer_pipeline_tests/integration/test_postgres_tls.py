@@ -18,8 +18,8 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer, _user_for_root
-from viewer_pipeline_tests.certificates import Authority, give
-from viewer_pipeline_tests.servers import postgres_binaries
+from viewer_pipeline_tests.support.certificates import Authority, give
+from viewer_pipeline_tests.support.servers import postgres_binaries
 
 SECURED = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
 KEYWORD = "k&y/w:rd"  # of the client's key

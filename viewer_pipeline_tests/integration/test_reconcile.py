@@ -29,9 +29,9 @@ from viewer_pipeline.reconcile.run import CHECKS, Reconcile, Reconciled, reconci
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.target.parked import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.ledger_world import History
-from viewer_pipeline_tests.streamix import TargetWorld
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.ledger_world import History
+from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 NOTHING = {"total": 0, "given_up": 0, "target": 0, "marker": 0, "counter": 0, "parked": 0}
 

@@ -13,7 +13,7 @@ from viewer_pipeline.orchestration.resources import PostgresResource, RedisResou
 from viewer_pipeline.orchestration.upkeep import reconcile_job
 from viewer_pipeline.reconcile.run import CHECKS
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

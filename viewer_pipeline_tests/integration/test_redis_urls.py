@@ -22,10 +22,10 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.child import Child
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.certificates import Authority, Certificate
-from viewer_pipeline_tests.subscribers import CHANNEL, Running, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.certificates import Authority, Certificate
+from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 USER, PASSWORD = "ann@eu:1", "p@ss:w/rd?%41&ü="  # every character that a URL may trip over
 LOGIN = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"

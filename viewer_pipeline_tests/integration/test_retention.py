@@ -23,8 +23,8 @@ from viewer_pipeline.history.retention import (
     settled_through,
 )
 from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
 FOREVER = Marker(10**9, 1, 1)

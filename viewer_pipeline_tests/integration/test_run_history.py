@@ -17,10 +17,10 @@ from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, Forgotten, forget_runs, old_runs
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.dagster_world import DagsterWorld, by_hand
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.past_runs import a_day, size
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.past_runs import a_day, size
+from viewer_pipeline_tests.support.world import World
 
 WEEK = Ages(7, 30)
 TABLES = ("runs", "run_tags", "event_logs", "asset_check_executions", "asset_event_tags", "snapshots")

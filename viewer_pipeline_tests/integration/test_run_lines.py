@@ -10,7 +10,7 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 
 @pytest.mark.parametrize(("level", "lines"), [("info", 2), ("warning", 0)])

@@ -15,8 +15,8 @@ from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status import read_status, show_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline_tests.dagster_world import DagsterWorld, error_of
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 SECRET = "s3cret:with@signs"
 

@@ -20,8 +20,8 @@ from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 CHANNEL = "view_count_updates"
 

@@ -19,7 +19,7 @@ from viewer_pipeline.flush.sums import (
     record_sums,
     rejected_by_reason,
 )
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 
 def rejects(numbers: range, reason: str = "not JSON") -> list[Reject]:

@@ -18,9 +18,9 @@ from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline.target import upsert as target_upsert
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
 
 INT4 = 2**31 - 1
 MADE_UP = 'no row in "public"."Vod"'

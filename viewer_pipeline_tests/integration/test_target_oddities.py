@@ -8,7 +8,7 @@ import pytest
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.target import parked
-from viewer_pipeline_tests.streamix import MakeWorld, TargetWorld, reasons
+from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 
 INT4 = 2**31 - 1
 TRIGGER = """

@@ -22,8 +22,8 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.orchestration.resources import RedisResource
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 CHANNEL = "view_count_totals"
 END = b"end"

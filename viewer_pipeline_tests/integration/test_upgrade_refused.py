@@ -15,9 +15,9 @@ from viewer_pipeline.monitoring.dagster_tables import JOB
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import upgrade
 from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
-from viewer_pipeline_tests.dagster_world import DagsterWorld
-from viewer_pipeline_tests.stored import Stored
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
+from viewer_pipeline_tests.support.stored import Stored
+from viewer_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("stored", ["half_settled-shop"], indirect=True)
 DONE = Migrated("0007", "0008", redis_moved=True)

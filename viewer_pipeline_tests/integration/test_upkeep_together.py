@@ -8,8 +8,8 @@ from pathlib import Path
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.history.retention import prune_ledger
 from viewer_pipeline.reconcile.run import Reconcile, reconcile
-from viewer_pipeline_tests.ledger_world import ONE, History, at
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.world import World
 
 PLENTY = 60.0  # seconds
 

@@ -20,8 +20,8 @@ from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.steps import Request, Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
-from viewer_pipeline_tests.world import PREFIX
-from viewer_pipeline_tests.world import World as Servers
+from viewer_pipeline_tests.support.world import PREFIX
+from viewer_pipeline_tests.support.world import World as Servers
 
 SECONDS = 60  # until a call that does not come, or that the model does not make, is a failure
 TABLES = ("flush", "flush_batch", "vod_view_counts")

@@ -15,7 +15,7 @@ from viewer_pipeline_tests.model.explore import walk
 from viewer_pipeline_tests.model.rehearsal import Rehearsal, meant
 from viewer_pipeline_tests.model.run import Bounds
 from viewer_pipeline_tests.model.values import Left, start
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 TRACES = int(os.environ.get("MODEL_TRACES", "120"))
 KINDS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline_tests.breaches import BREACHES, Breach
-from viewer_pipeline_tests.prove import ROOT
+from tools.breaches import BREACHES, Breach
+from tools.prove import ROOT
 
 RULES = {"R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R10", "R11"}
 

@@ -17,8 +17,8 @@ from click import Command
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.monitoring.metric_families import FAMILIES
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.containers import ROOT, read_compose
-from viewer_pipeline_tests.kubernetes_models import model_of, wrong_object
+from viewer_pipeline_tests.support.containers import ROOT, read_compose
+from viewer_pipeline_tests.support.kubernetes_models import model_of, wrong_object
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

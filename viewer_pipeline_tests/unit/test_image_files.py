@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
-from viewer_pipeline_tests.containers import ROOT, let_through, of, read_compose, read_dockerfile, seconds
+from viewer_pipeline_tests.support.containers import ROOT, let_through, of, read_compose, read_dockerfile, seconds
 
 COMPOSE: dict[str, Any] = read_compose(POSTGRES_PASSWORD="secret")
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -136,7 +136,7 @@ def test_nothing_private_gets_into_the_build() -> None:
     paths = [
         ".env", ".git/config", ".viewer/postgres.password", "env.example", "viewer_pipeline_tests/conftest.py",
         "docs/health.md", ".venv/bin/python", "viewer_pipeline/__pycache__/cli.cpython-311.pyc", "requirements.lock",
-        "viewer_pipeline/cli.py", "viewer_pipeline/stores/sql/sums.sql", "pyproject.toml", "requirements.image.lock",
+        "viewer_pipeline/cli/main.py", "viewer_pipeline/stores/sql/sums.sql", "pyproject.toml", "requirements.image.lock",
     ]  # fmt: skip
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8")
     assert let_through(ignore, paths) == paths[-4:]

@@ -12,7 +12,7 @@ from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.monitoring import background_probe as question
 from viewer_pipeline.monitoring.background_probe import Answer, Question
 from viewer_pipeline.monitoring.checks import Check, Checks, Result, Results, State, worst
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 
 @contextmanager

@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from viewer_pipeline.cli.main import main as viewer_pipeline
-from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.reference import (
+from tools.reference import (
     DOCS,
     MORE_ON_COMMANDS,
     MORE_ON_SETTINGS,
@@ -18,7 +16,9 @@ from viewer_pipeline_tests.reference import (
     pages,
     settings_page,
 )
-from viewer_pipeline_tests.site import loads_from_elsewhere
+from tools.site import loads_from_elsewhere
+from viewer_pipeline.cli.main import main as viewer_pipeline
+from viewer_pipeline.settings import Settings
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 Words = str | list[str]
 

@@ -8,7 +8,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def checked(*command: str | Path, cwd: Path | None = None) -> str:

@@ -1,6 +1,6 @@
 """Make the pages of docs that say what the code says: settings, commands, and the list of decisions.
 
-`python -m viewer_pipeline_tests.reference` (part of `make docs`) writes them; unit/test_reference.py compares.
+`python -m tools.reference` (part of `make docs`) writes them; unit/test_reference.py compares.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        MADE.format(source="viewer_pipeline/settings.py and viewer_pipeline_tests/reference.py"),
+        MADE.format(source="viewer_pipeline/settings.py and tools/reference.py"),
         "",
         "Environment variables, or a file `.env` in the working directory; the environment wins. `env.example`",
         "has them all with comments: copy it to `.env`. Empty means unset. A value that cannot be used stops a",
@@ -155,7 +155,7 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        MADE.format(source="`viewer-pipeline COMMAND --help` and viewer_pipeline_tests/reference.py"),
+        MADE.format(source="`viewer-pipeline COMMAND --help` and tools/reference.py"),
         "",
         "Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings. With `--json` there is",
         "one JSON object on stdout; logs go to stderr. Where `DATABASE_URL` or `REDIS_URL` is not set, a command uses",

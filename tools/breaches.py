@@ -521,7 +521,7 @@ BREACHES = (
     Breach(
         "stop",
         "a connection takes the place of a closed standard stream",
-        "viewer_pipeline/cli.py",
+        "viewer_pipeline/cli/main.py",
         "        open_closed_streams()\n",
         "",
         (TERMINAL,),

@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 import redis
 
-from viewer_pipeline_tests.stored import FOLDER
+from viewer_pipeline_tests.support.stored import FOLDER
 
 OLD = "format 2: written by a newer viewer-pipeline; upgrade this program"  # what it finds in place of a number
 MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"

@@ -16,7 +16,7 @@ from viewer_pipeline.flush.counters import counter_pattern
 from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.flush.steps import Mode, Persisted, Request, Stores
-from viewer_pipeline_tests.claims import identity_of
+from viewer_pipeline_tests.support.claims import identity_of
 
 PREFIX = "vod:views:"
 

@@ -11,9 +11,9 @@ from typing import Literal, Self
 import redis
 
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.subscribers import CHANNEL, message
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.world import PREFIX, World
+from viewer_pipeline_tests.support.subscribers import CHANNEL, message
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 # streamix: a session's key, INCR, PUBLISH; backwards: PUBLISH, INCR; publish and incr: one of the two.
 Kind = Literal["streamix", "backwards", "publish", "incr"]

@@ -16,8 +16,8 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.child import run_as
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_binaries
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline_tests.proxy import LOOPBACK, Proxy
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.proxy import LOOPBACK, Proxy
+from viewer_pipeline_tests.support.waiting import wait_until
 
 FAILOVER_SECONDS = 30
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psycopg
 import redis
 
-from viewer_pipeline_tests.calls import Call
+from viewer_pipeline_tests.support.calls import Call
 
 Fate = Literal["go", "cut", "lost", "die", "die unanswered"]
 PATIENCE_SECONDS = 60  # for a thread that makes no call and does not end: a defect of the test or of the code

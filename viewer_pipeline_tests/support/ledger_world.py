@@ -12,7 +12,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Batch, Flush, last_flush
 from viewer_pipeline.history.daily import RolledUp, Window, roll_up
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 ONE = timedelta(days=1)
 

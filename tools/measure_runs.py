@@ -1,4 +1,4 @@
-"""Measure how large Dagster's history gets: `python -m viewer_pipeline_tests.measure_runs`.
+"""Measure how large Dagster's history gets: `python -m tools.measure_runs`.
 
 The figures of docs/how-to/retention.md are from here. One flush is run for real, in a throw-away stack; its rows are
 planted again for every run of every simulated day, and each day's end has housekeeping delete what is old by then.
@@ -17,6 +17,7 @@ from unittest.mock import patch
 import dagster as dg
 import psycopg
 
+from tools.measure_history import say
 from viewer_pipeline.cli.flush import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.housekeeping import SECONDS
@@ -28,9 +29,8 @@ from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect as connect_redis
-from viewer_pipeline_tests.measure_history import say
-from viewer_pipeline_tests.past_runs import DAY_SECONDS, a_day, size
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.past_runs import DAY_SECONDS, a_day, size
+from viewer_pipeline_tests.support.waiting import wait_until
 
 # A simulated day takes seconds, in which autovacuum must get its turn as it does in a day: when something is due.
 SERVER = ("autovacuum=on", "autovacuum_naptime=1s", "max_wal_size=4GB")

@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from viewer_pipeline_tests.installed import ROOT, built, checked
+from viewer_pipeline_tests.support.installed import ROOT, built, checked
 
 VIEWS = "2000"
 

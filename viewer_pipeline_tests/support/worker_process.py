@@ -14,7 +14,7 @@ from typing import Any, Self
 import redis
 
 from viewer_pipeline.stack.ports import free_port
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 READY = ("listening", "standing by: another subscriber folds, or none can yet")
 

@@ -10,7 +10,7 @@ from typing import Any
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.steps import Persisted, Stores
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.world import World
+from viewer_pipeline_tests.support.world import World
 
 SCHEMA = """
 CREATE TABLE public."Channel" ("id" text PRIMARY KEY);

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from viewer_pipeline_tests.waiting import wait_until
-from viewer_pipeline_tests.warm import run
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.warm import run
 
 COMMAND = [sys.executable, "-m", "viewer_pipeline.cli"]
 BANNER = r"Dagster UI +(http://[^\s/]+)"

@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from viewer_pipeline_tests.breaches import BREACHES, Breach
+from tools.breaches import BREACHES, Breach
 
 ROOT = Path(__file__).parents[1]
 PARTS = (
     "viewer_pipeline",
     "viewer_pipeline_tests",
+    "tools",
     "pyproject.toml",
     "README.md",
     "env.example",

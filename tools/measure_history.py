@@ -1,4 +1,4 @@
-"""Measure rolling up, trending, pruning on a throw-away server: `python -m viewer_pipeline_tests.measure_history`.
+"""Measure rolling up, trending, pruning on a throw-away server: `python -m tools.measure_history`.
 
 The figures of docs/adr/0009 and docs/how-to are from here. Takes some minutes; `--entries` makes it shorter.
 """

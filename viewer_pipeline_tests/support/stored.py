@@ -26,7 +26,7 @@ from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
 from viewer_pipeline.stores.redis import connect
 
-FOLDER = Path(__file__).parent / "stored_0_1_0"
+FOLDER = Path(__file__).parents[1] / "stored_0_1_0"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 PAIRS = tuple(EXPECTED)
 

@@ -13,7 +13,7 @@ import pytest
 from viewer_pipeline.stack.child import Child
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import _user_for_root
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 POOL_SIZE = 2  # fewer than there are clients, so that they share its connections
 START_SECONDS = 20

@@ -25,7 +25,7 @@ from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.waiting import wait_until
+from viewer_pipeline_tests.support.waiting import wait_until
 
 CHANNEL = "view_count_updates"
 SUBSCRIBER = "viewer:subscriber"

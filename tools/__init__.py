@@ -1,0 +1,1 @@
+"""Programs for developers: what the tests prove, pages made from the code, other servers, packages."""

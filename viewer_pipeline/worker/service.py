@@ -13,7 +13,7 @@ from viewer_pipeline.counting.registry import require_pipeline
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stop_signals import handle_stop_signals
+from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
 from viewer_pipeline.worker.figures import Figures
 from viewer_pipeline.worker.health_server import serve
 from viewer_pipeline.worker.rejections import Rejections
@@ -52,7 +52,7 @@ class _Worker:
         self._figures = Figures()
         self._rejections = Rejections(Ledger(settings.require_database_url()))
         self._subscriber = Subscriber(settings, self._rejections, self._figures)
-        self._stopping = threading.Event()
+        self._stopping = StopRequest()
         self._deadline = 0.0
         self._left: int | None = None  # views that were heard and not folded; None while it listens
         self._flushed = "what is pending stays in Redis: there was no time left to flush it"

@@ -921,6 +921,22 @@ BREACHES = (
         ),
     ),
     Breach(
+        "delivery",
+        "after an outage, one that came meanwhile folds before the holder that has heard all",
+        "viewer_pipeline/ingest/lua/lease.lua",
+        "        if others or outage then\n",
+        "        if false then\n",
+        (FAILOVER,),
+    ),
+    Breach(
+        "delivery",
+        "a holder that follows to the new primary hands over to one that has heard less",
+        "viewer_pipeline/ingest/subscriber.py",
+        "        followed, self._followed = self._followed, False\n",
+        "        followed = False\n",
+        (FAILOVER,),
+    ),
+    Breach(
         "R8",
         "a standby, or a primary that was set read-only, is believed about an unknown COMMIT",
         "viewer_pipeline/flush/ledger.py",

@@ -6,11 +6,41 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from viewer_pipeline.standard_streams import limit_waits
 
 BURST_SECONDS = 0.5  # signals within this time of the first request are the same request
+
+
+class StopRequest:
+    """Whether a stop was asked for; for one thread that waits, and a signal handler that sets it.
+
+    No Event: its lock is not re-entrant, and the handler runs on the thread that waits. A signal that comes while that
+    thread holds the lock, as it does for a moment in each `wait`, would make the handler wait for itself for ever.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._queue: SimpleQueue[None] = SimpleQueue()  # its `put` is made for handlers
+
+    def set(self) -> None:
+        """Ask. Safe to call in a signal handler."""
+        self._asked = True
+        self._queue.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it was asked for."""
+        return self._asked
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until it is asked for, at most so many seconds; return whether it was."""
+        if not self._asked:
+            with suppress(Empty):
+                self._queue.get(timeout=timeout)
+        return self._asked
 
 
 def handle_stop_signals(
@@ -24,6 +54,8 @@ def handle_stop_signals(
     closed sends it twice (the kernel, then the shell), and systemd sends it together with SIGTERM. A burst of requests
     is one request for a like reason: `timeout`, and parents that pass on a Ctrl-C, deliver it twice. SIGHUP stays
     ignored where it was ignored at the start, as under nohup.
+
+    Both are called between any two steps of the main thread, so they must not wait for a lock that it may hold.
     """
     begun, requested = False, float("inf")
 

@@ -16,7 +16,7 @@ from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import serve
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stop_signals import handle_stop_signals
+from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
 from viewer_pipeline.stores.durability import require_durability
 
 log = logging.getLogger("viewer_pipeline.worker")
@@ -52,7 +52,7 @@ class _Worker:
         self._figures = Figures()
         self._rejections = Rejections(Ledger(settings.require_database_url()))
         self._subscriber = Subscriber(settings, self._rejections, self._figures)
-        self._stopping = threading.Event()
+        self._stopping = StopRequest()
         self._deadline = 0.0
         self._left: int | None = None  # views that were heard and not folded; None while it listens
         self._flushed = "what is pending stays in Redis: there was no time left to flush it"

@@ -42,6 +42,7 @@ class Subscriber(Leaver):
         self._refusals = refusals_of(self._client)
         self._demotions = 0  # as many as there were when the subscription began
         self._follow_due = 0.0
+        self._followed = False  # it left a subscription that was whole until then
         self._unnumbered_until: float | None = None  # how long a cut is waited for once writes are taken again
         self._write_due = 0.0
         self._stop = threading.Event()
@@ -89,7 +90,9 @@ class Subscriber(Leaver):
             self._lease.lost()
             self._drop(self._stream.clear())
             self._stream = Stream()
-        if self._lease.holds and self._folds.hearers(self._cuts_id):
+        followed, self._followed = self._followed, False
+        # Not after a demotion: nothing was missed, and one that came meanwhile has not heard what waits here.
+        if self._lease.holds and not followed and self._folds.hearers(self._cuts_id):
             self._hand_over()
         cuts = self._store.names.cuts_channel(self._cuts_id)
         self._cuts = cuts.encode()
@@ -149,6 +152,7 @@ class Subscriber(Leaver):
         if self._unnumbered_until is None or before != self._refusals.demotions:
             self._unnumbered_until = now + GRACE_SECONDS
         if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:
+            self._followed = True
             raise SubscriptionLost("moved", "the server of the subscription is not the primary any more")
 
     def _enter(self) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Event
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
@@ -27,6 +26,7 @@ from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, free_port, reachab
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stack.upgrade import migrate_servers
+from viewer_pipeline.stop_signals import StopRequest
 from viewer_pipeline.stores.durability import require_durability
 
 log = logging.getLogger("viewer_pipeline.stack")
@@ -98,7 +98,7 @@ class Stack:
         children = [kept.child for kept in self._children] + [server.child for server in self._servers]
         return [pid for child in children if child.name == name for pid in child.descendants()]
 
-    def watch(self, stop: Event) -> None:
+    def watch(self, stop: StopRequest) -> None:
         """Start again what ends, until `stop` is set."""
         while not stop.wait(LOOK_SECONDS):
             for server in self._servers:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 from viewer_pipeline.flush.adoption import How
 from viewer_pipeline.settings import Settings, without_password
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.services import Stack
-from viewer_pipeline.stop_signals import handle_stop_signals
+from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
 
 
 def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None) -> None:
@@ -17,18 +16,18 @@ def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPB
 
     Asked again, it ends at once, and the children with it.
     """
-    started, stop = threading.Event(), threading.Event()
+    started, stop = False, StopRequest()
 
     def begin_stop(number: int) -> None:
         stop.set()
-        if not started.is_set():
+        if not started:
             raise SystemExit(128 + number)
 
     handle_stop_signals(begin_stop)
     stack = Stack(settings, ui_host=ui_host, adopt=adopt)
     try:
         stack.start(said)
-        started.set()
+        started = True
         said(_banner(stack))
         stack.watch(stop)
         said("stopping; press Ctrl-C again to stop at once")

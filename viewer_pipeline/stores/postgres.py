@@ -110,15 +110,10 @@ def refuses_writes(error: psycopg.Error) -> bool:
 def read_only_reason(connection: psycopg.Connection) -> str:
     """Return why the server takes no writes, "" where it does.
 
-    It reports that by itself (PostgreSQL 14 or newer), also every change; through PgBouncer it has to be asked.
+    It is asked, although PostgreSQL 14 and newer report both on each connection by themselves: a pooler passes on what
+    the first server reported that it ever connected to, long after the address leads to another one.
     """
-    reported = [
-        connection.pgconn.parameter_status(name) for name in (b"in_hot_standby", b"default_transaction_read_only")
-    ]
-    if None not in reported:
-        standby, read_only = (value == b"on" for value in reported)
-    else:
-        standby, read_only = connection.execute(IS_READ_ONLY).fetchone() or (False, False)
+    standby, read_only = connection.execute(IS_READ_ONLY).fetchone() or (False, False)
     return IN_RECOVERY if standby else READ_ONLY if read_only else ""
 
 

@@ -23,6 +23,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.ingest import delivery
+from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS, PATIENCE_MS
 from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import Probes
@@ -161,6 +162,37 @@ def test_started_while_writes_are_refused(pair: RedisPair, running: Running, dat
         pair.lead_to_the_new()
         wait_until(lambda: views_of(pair.promoted, "a") == VIEWS, HEALED_SECONDS, "all that was heard")
         wait_until(lambda: late.figures.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
+
+
+@pytest.mark.parametrize("failover", [False, True], ids=["out of memory", "failover"])
+def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
+    pair: RedisPair, running: Running, database_url: str, *, failover: bool
+) -> None:
+    """The lease is over for long when writes are taken again, and the one that came has heard less than the holder."""
+    hear(pair, running, 1)
+    wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
+    if failover:
+        pair.demote()
+    else:
+        pair.primary.config_set("maxmemory", 1)
+    hear(pair, running)
+    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
+    time.sleep((LEASE_MS + PATIENCE_MS) / 1000 + 1)
+    with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
+        wait_until(lambda: late.figures.refused, HEALED_SECONDS, "a refusal")
+        running.freeze()
+        if failover:
+            pair.lead_to_the_new()
+        else:
+            pair.primary.config_set("maxmemory", 0)
+        time.sleep(LEASE_SECONDS + 0.2)  # no longer than one command may take, and the other one tries meanwhile
+        running.thaw()
+        server = pair.promoted if failover else pair.primary
+        wait_until(lambda: views_of(server, "a") == VIEWS + 1, HEALED_SECONDS, "all that was heard")
+        server.publish(CHANNEL, message("b"))
+        wait_until(lambda: views_of(server, "b") == 1, HEALED_SECONDS, "what came after")
+    running.stop()
+    assert views_of(server, "a") == VIEWS + 1
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "busy"])

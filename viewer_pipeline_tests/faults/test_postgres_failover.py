@@ -22,7 +22,9 @@ from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.failover import PostgresPair
+from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -63,6 +65,38 @@ def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> No
     assert not done.findings.postgres_was_rolled_back
     assert done.findings.settled_before == 0
     behind.assert_all_persisted()
+
+
+@pytest.mark.parametrize("first", ["primary", "standby"])
+def test_a_pooler_passes_on_what_its_first_server_reported(pair: PostgresPair, tmp_path: Path, first: str) -> None:
+    """PgBouncer keeps that as long as it runs: a standby must not pass for a primary, nor a primary for a standby."""
+    pooler = PgBouncer(tmp_path / "pgbouncer", pair.primary.url, pair.proxy.port)
+    ledger = Ledger(pooler.url())
+    servers = [pair.primary, pair.standby] if first == "primary" else [pair.standby, pair.primary]
+    pair.lead_to(servers[0])
+    pooler.start()
+    try:
+        for server in servers:
+            pair.lead_to(server)
+            pair.end_connections()
+            wait_until(lambda at=server: leads_to(pooler, at, pair), 30, "the pooler connects again")  # type: ignore[misc]
+            if server is pair.primary:
+                with ledger.connect():
+                    pass
+            else:
+                with pytest.raises(PostgresRefusesWrites, match="it is in recovery"), ledger.connect():
+                    pass
+    finally:
+        pooler.stop()
+
+
+def leads_to(pooler: PgBouncer, server: PostgresServer, pair: PostgresPair) -> bool:
+    """Whether the pooler's next statement reaches this server."""
+    try:
+        with psycopg.connect(pooler.url(""), autocommit=True) as connection:
+            return connection.execute("SELECT pg_is_in_recovery()").fetchone() == (server is pair.standby,)
+    except psycopg.OperationalError:
+        return False
 
 
 def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: World) -> None:

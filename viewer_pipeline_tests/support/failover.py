@@ -138,6 +138,12 @@ class PostgresPair:
         """Make the standby the primary."""
         self._run(self.standby, "SELECT pg_promote()")
 
+    def end_connections(self) -> None:
+        """End the connections of all clients, to both servers."""
+        others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        for server in (self.primary, self.standby):
+            self._run(server, f"SELECT pg_terminate_backend(pid) {others}")
+
     def catch_up(self) -> None:
         """Wait until the standby has all that the primary has written."""
         with psycopg.connect(self.primary.url_of("postgres"), autocommit=True) as connection:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from collections.abc import Iterator
-from signal import SIGHUP, SIGINT, SIGTERM
+from contextlib import contextmanager
+from signal import SIGALRM, SIGHUP, SIGINT, SIGTERM
 
 import pytest
 
 from viewer_pipeline import stop_signals
-from viewer_pipeline.stop_signals import BURST_SECONDS, handle_stop_signals
+from viewer_pipeline.stop_signals import BURST_SECONDS, StopRequest, handle_stop_signals
 
 LATER = BURST_SECONDS + 1
+REQUESTS = 1000
 
 
 class Clock:
@@ -77,3 +80,26 @@ def test_under_nohup(clock: Clock) -> None:
     assert calls == []
     signal.raise_signal(SIGTERM)
     assert calls == [SIGTERM]
+
+
+def test_a_signal_at_any_step_of_a_wait() -> None:
+    """The handler runs on the thread that waits: with an Event, it waits for itself for ever after some dozens."""
+    moments = random.Random(13)
+    for _ in range(REQUESTS):
+        request = StopRequest()
+        with alarms(request):
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 4e-4))
+            while not request.wait(5e-5):
+                pass
+        assert request.is_set()
+        assert request.wait(LATER)
+
+
+@contextmanager
+def alarms(request: StopRequest) -> Iterator[None]:
+    """Let an alarm set a request."""
+    before = signal.signal(SIGALRM, lambda _number, _frame: request.set())
+    try:
+        yield
+    finally:
+        signal.signal(SIGALRM, before)

@@ -3,13 +3,14 @@
 -- ARGV: token; for how long (ms; 0 gives it back); who holds it, for people;
 --       time (ms) of the last message it received, 0 if none; the channel for cuts; id of the key space; how many terms
 --       there were as far as the caller knows; the number above which it received every segment whole, empty if none;
---       how much longer (ms) one that did not receive all must wait; the number up to which the holder has nothing to
---       fold; counter prefix; ledger, empty while it is not known; place of its database.
+--       how much longer (ms) one that did not receive all must wait, and how long it must have tried; the number up to
+--       which the holder has nothing to fold; counter prefix; ledger, empty while it is not known; place of its database.
 -- Returns {outcome, folded, term, ledger}: outcome 2 kept, 1 taken, 0 not taken or given back, -1 the key space has
 --         another id, -3 the ledger must be known; folded: the last segment that was folded; term: how many there were;
 --         ledger: as Redis knows it. Refused: {-2, reason, detail}.
 -- Only Redis's own clock decides when a lease is over, and nothing but the speed of a take-over depends on it.
-local at = redis.call('HMGET', KEYS[1], 'holder', 'expires', 'folded', 'id', 'term', 'ledger', 'place', 'format')
+local at = redis.call('HMGET', KEYS[1], 'holder', 'expires', 'folded', 'id', 'term', 'ledger', 'place', 'format',
+    'late', 'tried')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local folded, term = at[3] or '0', tonumber(at[5] or 0)
@@ -51,8 +52,23 @@ if not mine then
     end
     -- One that came late folds less than one that was there before, and what is folded is closed for all.
     local whole = ARGV[8] ~= '' and tonumber(ARGV[8]) <= tonumber(folded)
-    if not whole and redis.call('PUBSUB', 'NUMSUB', ARGV[5])[2] > 1 then
-        left = left + ARGV[9]
+    if not whole then
+        -- The lease may be over for long when Redis takes writes again, and the holder be on its way with all that it
+        -- received meanwhile, not even subscribed here. So such ones have to try for a while, too.
+        local since, tried = tonumber(at[9] or 0), tonumber(at[10] or 0)
+        if tried > now or now - tried > 3 * ARGV[9] then
+            since = now
+        end
+        local note = left > 0 and redis.pcall or redis.call -- as long as it is held, to stand by must not fail
+        note('HSET', KEYS[1], 'late', string.format('%.0f', since), 'tried', string.format('%.0f', now))
+        local outage = at[1] and left < -ARGV[9]
+        local others = redis.call('PUBSUB', 'NUMSUB', ARGV[5])[2] > 1
+        if others then
+            left = left + ARGV[9]
+        end
+        if others or outage then
+            left = math.max(left, since + ARGV[9] - now)
+        end
     end
     -- An attempt that is sent again after its token had its term must not bring it back.
     if left > 0 or tonumber(ARGV[7]) ~= term then

@@ -968,4 +968,12 @@ BREACHES = (
         "                pass\n            raise\n",
         (POSTGRES_FAILOVER,),
     ),
+    Breach(
+        "delivery",
+        "a subscription stays with a server that became a replica of the new primary",
+        "viewer_pipeline/ingest/subscriber.py",
+        "                self._locate()\n",
+        "",
+        (FAILOVER,),
+    ),
 )

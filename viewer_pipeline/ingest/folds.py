@@ -95,8 +95,12 @@ class FoldStore:
 
     def hearers(self, cuts_id: str) -> int:
         """Return how many connections are subscribed to the cuts."""
+        return self.subscribers(self._names.cuts_channel(cuts_id))
+
+    def subscribers(self, channel: str) -> int:
+        """Return how many connections are subscribed to a channel of the server that commands go to."""
         with redis_errors(self._url):
-            answer: Any = self._client.pubsub_numsub(self._names.cuts_channel(cuts_id))
+            answer: Any = self._client.pubsub_numsub(channel)
         return int(answer[0][1])
 
     def other_counters(self, cuts_id: str, channel: str) -> int:

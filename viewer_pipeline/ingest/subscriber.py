@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from uuid import uuid4
 
 import redis
 
 from viewer_pipeline.errors import RedisFailed, TransientError, ViewerPipelineError
-from viewer_pipeline.ingest.delivery import GRACE_SECONDS, DeliveryCheck
+from viewer_pipeline.ingest.delivery import GRACE_SECONDS, DeliveryCheck, Location
 from viewer_pipeline.ingest.folder import ANSWER_SECONDS, FOLD_SECONDS
 from viewer_pipeline.ingest.folds import OtherKeySpace
 from viewer_pipeline.ingest.leaving import STOP_SECONDS, Leaver
@@ -97,7 +98,9 @@ class Subscriber(Leaver):
         cuts = self._store.names.cuts_channel(self._cuts_id)
         self._cuts = cuts.encode()
         self._demotions, self._delivery, self._unnumbered_until = self._refusals.demotions, DeliveryCheck(), None
-        subscription = Subscription(self._listener, [self._channel.decode(), cuts, *self._presence.channels])
+        self._location = Location(self._folds, f"{cuts}:{uuid4().hex}")
+        channels = [self._channel.decode(), cuts, self._location.channel, *self._presence.channels]
+        subscription = Subscription(self._listener, channels)
         try:
             subscription.open()
         except BaseException:
@@ -124,6 +127,7 @@ class Subscriber(Leaver):
                 self._lease.doubt()
             if self._lease.due():
                 self._keep_lease()
+                self._locate()
             self._enter()
             if self._room():
                 self._hear(subscription.read(FOLD_SECONDS))
@@ -154,6 +158,19 @@ class Subscriber(Leaver):
         if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:
             self._followed = True
             raise SubscriptionLost("moved", "the server of the subscription is not the primary any more")
+
+    def _locate(self) -> None:
+        """Leave a subscription that is on another server than the commands, also where messages still reach it.
+
+        Raises SubscriptionLost.
+        """
+        try:
+            elsewhere = self._location.is_elsewhere()
+        except ViewerPipelineError:  # out of reach, or an ACL keeps it from us
+            return
+        if elsewhere and (self._stream.numbered or not self._stream.total()):
+            self._followed = True
+            raise SubscriptionLost("moved", "the subscription is on another server than the commands")
 
     def _enter(self) -> None:
         """Say it where the state has changed."""

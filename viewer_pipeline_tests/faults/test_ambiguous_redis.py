@@ -319,6 +319,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 FOLDS: dict[str, Callable[[FoldStore], object]] = {
     "cuts_id": lambda folds: folds.cuts_id(),
     "hearers": lambda folds: folds.hearers("test"),
+    "subscribers": lambda folds: folds.subscribers("channel"),
     "other_counters": lambda folds: folds.other_counters("test", "channel"),
     "lease": lambda folds: folds.lease(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
     "release": lambda folds: folds.release("mine", "test"),

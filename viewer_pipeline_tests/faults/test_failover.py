@@ -30,7 +30,7 @@ from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.refusals import refusals_of
-from viewer_pipeline_tests.support.failover import RedisPair
+from viewer_pipeline_tests.support.failover import RedisPair, replication
 from viewer_pipeline_tests.support.subscribers import AT_ONCE, CHANNEL, Running, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
@@ -460,3 +460,26 @@ def test_health_follows(pair: RedisPair, database_url: str) -> None:
     pair.lead_to_the_new()
     assert "takes writes" in probes.redis()["redis"].said
     probes.close()
+
+
+def test_a_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> None:
+    """Commands found the new primary by themselves; the old one passes all messages on, so nothing is missing here."""
+    pair.primary.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call]
+    pair.promoted.replicaof("NO", "ONE")
+    pair.lead_to_the_new()
+    wait_until(lambda: running.subscriber._client.info("server")["tcp_port"] != pair.servers[0].port, 30, "the new one")
+    pair.primary.replicaof("127.0.0.1", str(pair.servers[1].port))
+    wait_until(lambda: replication(pair.primary).get("master_link_status") == "up", HEALED_SECONDS, "a replica")
+
+    def subscribed() -> int:
+        answer: Any = pair.promoted.pubsub_numsub(CHANNEL)
+        return int(answer[0][1])
+
+    wait_until(lambda: subscribed() == 1, HEALED_SECONDS, "a subscription at the new primary")
+    wait_until(lambda: running.state == "listening", HEALED_SECONDS, "it folds")
+    assert running.figures.losses["moved"] == 1
+    before = running.figures.folded_views
+    for _ in range(VIEWS):
+        assert pair.promoted.publish(CHANNEL, message("a"))
+    wait_until(lambda: running.figures.folded_views == before + VIEWS, HEALED_SECONDS, "folded")
+    assert views_of(pair.promoted, "a") == VIEWS

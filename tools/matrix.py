@@ -1,4 +1,4 @@
-"""The tests that touch servers, on every PostgreSQL and Redis that this machine has. `make test-matrix`.
+"""The tests that touch servers, on every PostgreSQL and Redis that this machine has. `make matrix`.
 
 Starts the servers itself, names them to the tests by TEST_DATABASE_URL and TEST_REDIS_URL, and prints a table. Exit
 status 1 if a test failed somewhere. More servers: `--postgres DIRECTORY`, `--redis FILE`, as often as there are any.
@@ -75,7 +75,7 @@ class Outcome:
 
 def main() -> int:
     """Try each server at least once, or every pair."""
-    parser = argparse.ArgumentParser(prog="make test-matrix", description="Tests on every server of this machine.")
+    parser = argparse.ArgumentParser(prog="make matrix", description="Tests on every server of this machine.")
     parser.add_argument("--postgres", action="append", default=[], type=Path, metavar="DIRECTORY", help="of `postgres`")
     parser.add_argument("--redis", action="append", default=[], type=Path, metavar="FILE", help="a server's program")
     parser.add_argument("--every-pair", action="store_true", help="not only each server once")

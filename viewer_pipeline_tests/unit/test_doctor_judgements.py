@@ -195,7 +195,7 @@ def about(**changed: Any) -> dict[str, Finding]:
 
 
 def test_pipelines_on_one_redis() -> None:
-    """The others are named; a refusal is a problem; what cannot be told apart is said, with the remedy."""
+    """The others are named; a refusal is a problem; what cannot be distinguished is reported, with the remedy."""
     well = about()
     assert (well["pipeline"].state, well["ledger_identity"].state) == ("ok", "ok")
     assert "shop:* of db:5432/shop" in well["pipeline"].what
@@ -203,6 +203,6 @@ def test_pipelines_on_one_redis() -> None:
     assert (refused.state, refused.what) == ("problem", "the counters are settled by another database")
     unknown = about(identity=OURS._replace(system="unknown"))["ledger_identity"]
     assert (unknown.state, "pg_control_system" in unknown.do) == ("warning", True)
-    assert "would not be told from the original" in unknown.what
+    assert "would be taken for the original" in unknown.what
     recorded = about(known=[Pipeline("vod:views:", "id/unknown/5", OURS.place)])["ledger_identity"]
     assert (recorded.state, "adopt" in recorded.do) == ("warning", True)

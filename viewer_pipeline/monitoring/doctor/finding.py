@@ -42,7 +42,7 @@ WHY: dict[str, dict[str, str]] = {
         "redis_persistence": "pending views are in Redis alone; what it loses in a crash is lost",
         "redis_durability": "REDIS_WAIT_* are promises that this Redis must be able to keep",
         "pipeline": "counters that two databases settle, or two pipelines count, are lost or counted twice",
-        "ledger_identity": "a database that was restored or cloned is told from the original by it",
+        "ledger_identity": "it distinguishes a database that was restored or cloned from the original",
     },
     "counters": {
         "keyspace": "a sweep scans all keys, counters or not",

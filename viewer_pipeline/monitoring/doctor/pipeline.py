@@ -63,7 +63,7 @@ def _identity(reading: PipelineReading) -> Finding:
     if identity.system == UNKNOWN:
         what = (
             "this role may not read PostgreSQL's system identifier: a dump that is restored on another server, into a"
-            " database with the same oid, would not be told from the original"
+            " database with the same oid, would be taken for the original"
         )
         return Finding("ledger_identity", "warning", what, f"{GRANT} the role, then `viewer-pipeline adopt`", figures)
     if f"/{UNKNOWN}/" in recorded:

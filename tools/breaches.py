@@ -856,6 +856,7 @@ BREACHES = (
         "            self._follow()\n",
         "",
         (FAILOVER,),
+        also=(("viewer_pipeline/ingest/subscriber.py", "                self._locate()\n", ""),),
     ),
     Breach(
         "demoted",
@@ -896,6 +897,7 @@ BREACHES = (
         "            self._delivery.folded(lease.folded)\n",
         "",
         (FAILOVER,),
+        also=(("viewer_pipeline/ingest/subscriber.py", "                self._locate()\n", ""),),
     ),
     Breach(
         "delivery",

@@ -773,7 +773,7 @@ BREACHES = (
         "upgrade",
         "a worker that holds the lease is not noticed",
         "viewer_pipeline/flush/lua/upgrade.lua",
-        "if sub[12] and (tonumber(sub[10] or 0) or 0) > now then",
+        "if sub[12] and (tonumber(sub[10] or 0) or 0) > now_ms() then",
         "if false then",
         (UPGRADE_REFUSED,),
     ),

@@ -21,7 +21,7 @@ from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.stores.queries import SQL
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 
 ADOPT, RETIRE = (Script.load("flush/claim", name) for name in ("flush/adopt", "flush/retire"))
 ALIVE, REFUSED = -1, -2
@@ -122,8 +122,9 @@ def _adopt(
     if outcome == REFUSED:
         raise refusal(redis.prefix_text, identity, *rest)
     if outcome == ALIVE:
-        who = rest[0].decode("utf-8", "backslashreplace")
-        raise CannotAdopt(f"the worker {who} of the other database is alive; stop it, its daemon and its runs first")
+        raise CannotAdopt(
+            f"the worker {as_text(rest[0])} of the other database is alive; stop it, its daemon and its runs first"
+        )
     if outcome == 0:
         raise MarkerMoved("a run of the other database settled meanwhile; stop its daemon and its runs first")
 
@@ -139,7 +140,7 @@ def retire(client: redis.Redis, url: str, prefix: str, *, settled_by: Ledger | N
     if settled_by is not None:
         _settle(store, settled_by)
     elif left := next((ids for ids in store.swept() if ids), None):
-        key = f"{prefix}{left[0].decode('utf-8', 'backslashreplace')}"
+        key = f"{prefix}{as_text(left[0])}"
         raise CannotAdopt(
             f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
             " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
@@ -147,7 +148,7 @@ def retire(client: redis.Redis, url: str, prefix: str, *, settled_by: Ledger | N
     with redis_errors(url):
         outcome, *rest = RETIRE.run(client, [*names.claimed_keys(), names.changed], [prefix])
     if outcome == ALIVE:
-        raise CannotAdopt(f"the worker {rest[0].decode('utf-8', 'backslashreplace')} of {prefix!r} is alive; stop it")
+        raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
     return bool(outcome)
 
 

@@ -2,7 +2,7 @@
 
 A ledger has a random id, made by the migration; a restored dump or a clone has the same. So PostgreSQL's system
 identifier and the database's oid belong to it as well: a dump that is restored, and a database made from a template,
-have others. A physical copy has all three; `check_history` in flush.py tells that apart by its flushes.
+have others. A physical copy has all three; `check_history` in ownership.py tells that apart by its flushes.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.stores.redis import as_text
 
 ADOPT = (
     "docs/how-to/clones.md says what to do; `viewer-pipeline adopt` (`up --adopt` where `up` starts the servers) gives"
@@ -14,7 +15,7 @@ FORMAT = "2"  # of marker and subscriber, in Redis: as in claim.lua
 
 def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -> PipelineRefused:
     """Return the error for a reason (`old`, `format`, `overlap`, `second`, `ledger`) and what it is about."""
-    about = detail.decode("utf-8", "backslashreplace")
+    about = as_text(detail)
     match reason:
         case b"old":
             text = (

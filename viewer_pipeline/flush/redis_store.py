@@ -23,7 +23,7 @@ from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.one_connection import one_connection
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 
 SCAN_COUNT = 1000  # keys a SCAN looks at: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters in one MGET: about 0.2 ms
@@ -146,7 +146,7 @@ class RedisStore:
         """Return the ledger that the lease was taken for last; None where there was none."""
         with redis_errors(self.url):
             ledger: Any = self.client.hget(self.names.subscriber, "ledger")
-        return _text(ledger) if ledger is not None else None
+        return as_text(ledger) if ledger is not None else None
 
     def changed(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss some, and repeat."""
@@ -309,7 +309,7 @@ class RedisStore:
 
 def marker_of(fields: Sequence[bytes | None]) -> Marker | None:
     """Read MARKER_FIELDS; None where there is no marker. Raises MarkerUnreadable."""
-    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(_text, fields[3:6]), fields[6]
+    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(as_text, fields[3:6]), fields[6]
     if all(field is None for field in numbers):
         return None
     try:
@@ -320,7 +320,3 @@ def marker_of(fields: Sequence[bytes | None]) -> Marker | None:
     if seq > MAX_SEQ:
         raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
     return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through))
-
-
-def _text(field: bytes | None) -> str:
-    return (field or b"").decode("utf-8", "backslashreplace")

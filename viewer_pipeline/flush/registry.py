@@ -13,7 +13,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.redis import Script, connect, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text, connect, redis_errors
 
 START_SECONDS = 3.0  # for the question at the start of a process
 
@@ -62,6 +62,6 @@ def known_pipelines(client: redis.Redis, url: str) -> list[Pipeline]:
         values: Any = client.hmget(REGISTRY_KEY, prefixes) if prefixes else []
     found = []
     for prefix, value in zip(prefixes, values, strict=True):
-        ledger, _, place = (value or b"").decode("utf-8", "backslashreplace").partition(" ")
-        found.append(Pipeline(prefix.decode("utf-8", "backslashreplace"), ledger, place))
+        ledger, _, place = as_text(value).partition(" ")
+        found.append(Pipeline(as_text(prefix), ledger, place))
     return sorted(found)

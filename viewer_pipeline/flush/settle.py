@@ -20,6 +20,7 @@ from viewer_pipeline.flush.ledger import Batch, Flush, Ledger, Totals, batches_b
 from viewer_pipeline.flush.ownership import check_history, noting_lost
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.totals_channel import publish_totals
+from viewer_pipeline.stores.redis import as_text
 
 MARKER_TRIES = 20  # how often settling starts again because another run is at it
 SETTLE_PAGE = 500  # batches of the ledger held in memory at once
@@ -72,7 +73,7 @@ def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], find
     settled = redis.settle(marker, batches)
     findings.settled_already += settled.already
     findings.drift += settled.drift
-    findings.drifted += [raw.decode("utf-8", "backslashreplace") for raw in settled.drifted]
+    findings.drifted += map(as_text, settled.drifted)
     return None if settled.refused else settled.marker
 
 

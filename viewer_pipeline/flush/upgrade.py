@@ -15,7 +15,7 @@ from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stores.queries import SQL
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 
 ALIVE, MOVED, REFUSED = -1, -2, -3  # outcomes
 UPGRADE = Script.load("flush/claim", "flush/upgrade")
@@ -84,7 +84,7 @@ def _upgrade(redis: RedisStore, ledger: LedgerIdentity, seq: bytes, flush_id: st
     with redis_errors(redis.url):
         outcome, *rest = UPGRADE.run(redis.client, keys, arguments)
     if outcome == ALIVE:
-        who = rest[0].decode("utf-8", "backslashreplace")
+        who = as_text(rest[0])
         raise OldVersionRuns(f"worker {who}; stop it, wait 10 s, and migrate again")
     if outcome == MOVED:
         raise MarkerMoved("a run of version 0.1.0 settled meanwhile; stop it, and migrate again")

@@ -58,6 +58,11 @@ def redis_errors(url: str) -> Iterator[None]:
         raise _as_ours(error, without_password(url)) from error
 
 
+def as_text(raw: bytes | None) -> str:
+    """Return what Redis holds as text, bytes that are no UTF-8 escaped; nothing as an empty one."""
+    return (raw or b"").decode("utf-8", "backslashreplace")
+
+
 def _as_ours(error: RedisError, where: str) -> Exception:
     said = f"{where}: {str(error).partition(chr(10))[0]}"
     if is_refusal(error):

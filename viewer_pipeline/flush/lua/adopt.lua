@@ -24,11 +24,8 @@ if second then
     return {-2, 'second', second}
 end
 local lease = redis.call('HMGET', KEYS[2], 'expires', 'who', 'ledger', 'holder')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local other = not lease[3] or not same_ledger(lease[3], ARGV[2])
-local left = tonumber(lease[1] or 0) - now
-if lease[4] and other and left > 0 and left < 120000 then -- no lease is as long: else the clock was put back
+if lease[4] and other and is_held(lease[1]) then
     return {-1, lease[2] or ''}
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])

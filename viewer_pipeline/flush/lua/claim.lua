@@ -3,6 +3,18 @@
 local FORMAT = '2'
 local OLD = 'format ' .. FORMAT .. ': written by a newer viewer-pipeline; upgrade this program'
 
+-- Redis's own clock, in ms.
+local function now_ms()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Whether a lease that ends at this time (ms) is held. None is as long as 120 s: then the clock was put back.
+local function is_held(expires)
+    local left = tonumber(expires or 0) - now_ms()
+    return left > 0 and left < 120000
+end
+
 -- Identities are `ledger id/system identifier/database oid`. A system identifier that nobody could read fits any.
 local function same_ledger(one, other)
     local id, system, oid = string.match(one, '^([^/]*)/([^/]*)/([^/]*)$')

@@ -3,10 +3,7 @@
 -- ARGV: its counter prefix.
 -- Returns {1} if it was known, {0} if not; {-1, who} while its worker holds the lease.
 local lease = redis.call('HMGET', KEYS[5], 'expires', 'who', 'holder')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local left = tonumber(lease[1] or 0) - now
-if lease[3] and left > 0 and left < 120000 then -- no lease is as long: else the clock was put back
+if lease[3] and is_held(lease[1]) then
     return {-1, lease[2] or ''}
 end
 local known = redis.call('HDEL', KEYS[1], ARGV[1])

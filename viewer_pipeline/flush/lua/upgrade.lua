@@ -17,9 +17,7 @@ end
 local old = read(KEYS[1], 'seq', 'batch', 'of', 'epoch', 'untold', 'run')
 local sub = read(KEYS[3], 'id', 'turn', 'heard', 'cut', 'folded', 'segment', 'part', 'of', 'sweep', 'until', 'who',
     'holder')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if sub[12] and (tonumber(sub[10] or 0) or 0) > now then
+if sub[12] and (tonumber(sub[10] or 0) or 0) > now_ms() then
     return {-1, sub[11] or ''}
 end
 if sub[1] and redis.call('PUBSUB', 'NUMSUB', 'viewer:cuts:' .. sub[1])[2] > 0 then

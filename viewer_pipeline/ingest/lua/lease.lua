@@ -11,8 +11,7 @@
 -- Only Redis's own clock decides when a lease is over, and nothing but the speed of a take-over depends on it.
 local at = redis.call('HMGET', KEYS[1], 'holder', 'expires', 'folded', 'id', 'term', 'ledger', 'place', 'format',
     'late', 'tried')
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 local folded, term = at[3] or '0', tonumber(at[5] or 0)
 if ARGV[2] == '0' then
     if at[1] == ARGV[1] then

@@ -13,7 +13,7 @@ from viewer_pipeline.flush.counters import is_positive_integer, why_no_count
 from viewer_pipeline.flush.redis_store import READ_COUNT, SCAN_COUNT, RedisStore
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.redis import redis_errors
+from viewer_pipeline.stores.redis import as_text, redis_errors
 
 MAX_SCANS = 300  # SCAN calls: holds Redis for about 0.2 ms each
 SAMPLE = 5000  # counters that are looked at one by one
@@ -66,7 +66,7 @@ def _look_at(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[
                 pipe.ttl(store.prefix + raw)
             left = pipe.execute()
         for raw, value, seconds in zip(readings.ids, readings.values, left, strict=True):
-            name = raw.decode("utf-8", "backslashreplace")
+            name = as_text(raw)
             if seconds >= 0:
                 expiring[name] = seconds
             if value is None and (kind := readings.types.get(raw, "none")) != "none":

@@ -45,8 +45,9 @@ IS_READ_ONLY = """
 """
 IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
 
-# Above the server's own statement_timeout, so that the server's reason is heard wherever there is one.
-ANSWER_SECONDS = 75.0
+# The wait at this end exceeds the server's own statement_timeout, so that the server's reason arrives where it has one.
+MARGIN = 1.25
+ANSWER_SECONDS = MARGIN * STATEMENT_SECONDS
 LOOK_SECONDS = 0.1
 
 T = TypeVar("T")
@@ -134,11 +135,12 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
 
     Through PgBouncer the server's hold in transactions only; for other statements it is this end that gives up.
     """
-    settings, patience = dict(SETTINGS), url.answer_seconds
-    if patience is not None:
-        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, patience):.0f}s"
+    settings = dict(SETTINGS)
+    if url.answer_seconds is not None:
+        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.answer_seconds):.0f}s"
     connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
-    connection.answer_seconds = connection.answer_seconds if patience is None else patience
+    if url.answer_seconds is not None:
+        connection.answer_seconds = max(url.answer_seconds, MARGIN * min(STATEMENT_SECONDS, url.answer_seconds))
     # A flush goes on where a row was edited meanwhile; at a higher level, which a role may have set, it would fail.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}

@@ -138,7 +138,7 @@ BREACHES = (
     Breach(
         "R6",
         "a run goes on although the ledger that it read from was rolled back",
-        "viewer_pipeline/stores/sql/insert_flush.sql",
+        "viewer_pipeline/flush/ledger.sql",
         "%(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)",
         "TRUE",
     ),
@@ -293,7 +293,7 @@ BREACHES = (
     Breach(
         "parked",
         "views of VODs that are not there are dropped",
-        "viewer_pipeline/stores/sql/upsert_target.sql",
+        "viewer_pipeline/target/upsert.sql",
         "    WHERE touched.key IS NULL\n",
         "    WHERE FALSE\n",
         (TARGET, PARKED),
@@ -301,7 +301,7 @@ BREACHES = (
     Breach(
         "parked",
         "parked views stay parked when they are counted",
-        "viewer_pipeline/stores/sql/apply_parked.sql",
+        "viewer_pipeline/target/parked.sql",
         "    DELETE FROM viewer.parked AS p USING due JOIN touched USING (key) WHERE p.vod_id = due.vod_id\n",
         "    DELETE FROM viewer.parked AS p USING due JOIN touched USING (key) WHERE FALSE\n",
         (TARGET, PARKED),
@@ -309,7 +309,7 @@ BREACHES = (
     Breach(
         "parked",
         "parked views are counted without holding them",
-        "viewer_pipeline/stores/sql/lock_parked.sql",
+        "viewer_pipeline/target/parked.sql",
         "FOR NO KEY UPDATE OF t, p SKIP LOCKED",
         "",
         (PARKED,),
@@ -317,7 +317,7 @@ BREACHES = (
     Breach(
         "target",
         "the count is set instead of added to",
-        "viewer_pipeline/stores/sql/upsert_target.sql",
+        "viewer_pipeline/target/upsert.sql",
         "SET {count} = coalesce(t.{count}, 0) + s.delta",
         "SET {count} = (SELECT sum(view_count) FROM viewer.vod_view_counts WHERE vod_id = s.key) + s.delta",
         (TARGET,),
@@ -393,7 +393,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair is subtracted from Redis",
-        "viewer_pipeline/stores/sql/batches_beyond.sql",
+        "viewer_pipeline/flush/ledger.sql",
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,\n"
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,\n",
         "    b.vod_ids, b.deltas,\n",
@@ -402,7 +402,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair counts as views",
-        "viewer_pipeline/stores/sql/reconcile_totals.sql",
+        "viewer_pipeline/reconcile/totals.sql",
         "    WHERE NOT starts_with(f.mode, 'reconcile')\n        AND (",
         "    WHERE (",
         (RECONCILE,),
@@ -440,7 +440,7 @@ BREACHES = (
         (DAILY,),
         also=(
             (
-                "viewer_pipeline/stores/sql/insert_daily_views.sql",
+                "viewer_pipeline/history/daily.sql",
                 "GROUP BY 1, 2\n",
                 "GROUP BY 1, 2\nON CONFLICT (day, vod_id) DO UPDATE SET views = daily_views.views + excluded.views\n",
             ),
@@ -449,7 +449,7 @@ BREACHES = (
     Breach(
         "daily",
         "flushes that commit while a day is added up are noted, and not added",
-        "viewer_pipeline/stores/sql/note_rollup.sql",
+        "viewer_pipeline/history/daily.sql",
         "        AND seq <= %(through)s AND NOT",
         "        AND (seq <= %(through)s OR TRUE) AND NOT",
         (DAILY,),
@@ -473,7 +473,7 @@ BREACHES = (
     Breach(
         "retention",
         "flushes of a day that has left are dropped, settled or not",
-        "viewer_pipeline/stores/sql/prune_ledger.sql",
+        "viewer_pipeline/history/retention.sql",
         " AND f.seq <= %(settled)s AND NOT",
         " AND %(settled)s >= 0 AND NOT",
         (RETENTION,),
@@ -481,7 +481,7 @@ BREACHES = (
     Breach(
         "retention",
         "a flush that came too late for its day is dropped with it",
-        "viewer_pipeline/stores/sql/prune_ledger.sql",
+        "viewer_pipeline/history/retention.sql",
         "            AND f.seq <= r.last_flush AND f.seq <= %(settled)s",
         "            AND f.seq <= %(settled)s",
         (RETENTION,),
@@ -489,7 +489,7 @@ BREACHES = (
     Breach(
         "retention",
         "repairs are dropped with the days that they were made on",
-        "viewer_pipeline/stores/sql/prune_ledger.sql",
+        "viewer_pipeline/history/retention.sql",
         "%(settled)s AND NOT starts_with(f.mode, 'reconcile')\n",
         "%(settled)s\n",
         (RETENTION,),
@@ -643,7 +643,7 @@ BREACHES = (
     Breach(
         "R20",
         "a marker is settled by whichever flush has its number",
-        "viewer_pipeline/stores/sql/history_conflict.sql",
+        "viewer_pipeline/flush/ownership.sql",
         "(seq = %(seq)s::bigint AND flush_id::text <> %(flush_id)s)",
         "(FALSE AND %(seq)s::bigint = 0 AND %(flush_id)s = '')",
         (PIPELINES,),

@@ -12,7 +12,7 @@ from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.flush.findings import Findings
 from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger import LastFlush, Ledger, last_flush
+from viewer_pipeline.flush.ledger import LastFlush, Ledger, find_flush, last_flush
 from viewer_pipeline.flush.ownership import check_history, own_marker, same_ledger
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
@@ -20,7 +20,6 @@ from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.redis_names import RedisNames
-from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 
 ADOPT, RETIRE = (Script.load("flush/claim", name) for name in ("flush/adopt", "flush/retire"))
@@ -89,8 +88,8 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
         check_history(connection, marker, identity.place)
     except PipelineRefused:
         return f"{settled}, and this ledger has other flushes: it is another copy, and both went on"
-    row = connection.execute(SQL["find_flush"], {"flush_id": marker.flush_id or None}).fetchone()
-    return "" if row and row[0] else f"{settled}, which this ledger does not contain"
+    committed, _standby, _read_only = find_flush(connection, marker.flush_id)
+    return "" if committed else f"{settled}, which this ledger does not contain"
 
 
 def _require_that_it_fits(how: How, misfit: str, newer: int, marker: Marker | None) -> None:

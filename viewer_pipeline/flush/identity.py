@@ -14,7 +14,9 @@ from psycopg import errors as pg
 
 from viewer_pipeline.errors import SchemaMissing
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 UNKNOWN = "unknown"  # the system identifier, where this role may not read it
 

@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.findings import Findings
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 Kind = Literal["postgres_rolled_back", "redis_emptied", "drift"]
 KINDS: tuple[Kind, ...] = ("postgres_rolled_back", "redis_emptied", "drift")

@@ -1,4 +1,4 @@
-"""PostgreSQL: flushes, batches, totals, parked and rejected. One statement a file in `sql/`."""
+"""PostgreSQL: flushes, batches, totals, parked and rejected. Its queries are in ledger.sql."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ from viewer_pipeline.stores.postgres import (
     read_only_reason,
     refuses_writes,
 )
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.table import Target, TargetNames, find_target
 from viewer_pipeline.target.upsert import add_to_target, add_what_it_takes, blames_rows
+
+SQL = named_queries(__name__)
 
 log = logging.getLogger("viewer_pipeline.ledger")
 
@@ -246,12 +248,12 @@ class Ledger:
     def holds(self, flush_id: UUID) -> bool:
         """Look up whether a flush was committed. Raises PostgresRefusesWrites where the server cannot know it."""
         with self.connect(any_server=True) as connection:
-            committed, standby, read_only = _one(connection, "find_flush", flush_id=flush_id)
+            committed, standby, read_only = find_flush(connection, str(flush_id))
         if standby or read_only:
             reason = IN_RECOVERY if standby else READ_ONLY
             where = without_password(self.url)
             raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
-        return bool(committed)
+        return committed
 
 
 def require_target(settings: Settings) -> None:
@@ -266,6 +268,12 @@ def require_target(settings: Settings) -> None:
                 ledger.target(connection)
         except TransientError:
             return
+
+
+def find_flush(connection: psycopg.Connection, flush_id: str) -> tuple[bool, bool, bool]:
+    """Return whether this server holds a flush, whether it is a standby, and whether it is read-only."""
+    committed, standby, read_only = fetch_one(connection, SQL["find_flush"], flush_id=flush_id or None)
+    return committed, standby, read_only
 
 
 def last_flush(connection: psycopg.Connection) -> LastFlush:
@@ -348,7 +356,7 @@ def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlu
 
 def sums(connection: psycopg.Connection) -> Sums:
     """Add up what is persisted, parked and rejected."""
-    return Sums(*map(int, _one(connection, "sums")))
+    return Sums(*map(int, fetch_one(connection, SQL["sums"])))
 
 
 def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:
@@ -400,9 +408,3 @@ def _copy_batches(connection: psycopg.Connection, batches: list[Batch]) -> None:
 
     with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
         copy.write(batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
-
-
-def _one(connection: psycopg.Connection, name: str, **parameters: Any) -> tuple[Any, ...]:
-    row = connection.execute(SQL[name], parameters).fetchone()
-    assert row is not None, f"{name}.sql returns one row"
-    return row

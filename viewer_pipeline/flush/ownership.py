@@ -11,8 +11,10 @@ from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.registry import Pipeline, known_pipelines
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.stores.redis import redis_errors
+
+SQL = named_queries(__name__)
 
 
 def same_ledger(one: str, other: str) -> bool:

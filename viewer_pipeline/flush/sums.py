@@ -15,7 +15,9 @@ from psycopg.types.json import Jsonb
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.logs import event
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 if TYPE_CHECKING:  # pandas comes with it, which the worker does not need
     from viewer_pipeline.flush.steps import Persisted

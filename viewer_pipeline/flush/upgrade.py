@@ -14,8 +14,10 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.stores.redis import Script, as_text, redis_errors
+
+SQL = named_queries(__name__)
 
 ALIVE, MOVED, REFUSED = -1, -2, -3  # outcomes
 UPGRADE = Script.load("flush/claim", "flush/upgrade")

@@ -16,9 +16,11 @@ import psycopg
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.postgres import ANSWER_SECONDS, patient
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.postgres import ANSWER_SECONDS, allow_long_reads, patient
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.table import Target
+
+SQL = named_queries(__name__)
 
 SECONDS = 3600  # for one statement: 10 million rows take minutes
 MEMORY = "64MB"
@@ -62,16 +64,15 @@ def _take(connection: psycopg.Connection, source: str, take: Callable[[], None],
         taken = taken_baseline(connection)
         if taken is not None and not again:
             return taken
-        connection.execute(SQL["work_at_length"], {"timeout": f"{SECONDS}s", "memory": MEMORY})
+        allow_long_reads(connection, SECONDS, MEMORY)
         connection.execute(SQL["lock_totals"])
         take()
-        row = connection.execute(SQL["note_baseline"], {"source": source}).fetchone()
-        assert row is not None, "note_baseline.sql returns one row"
-        return Baseline(row[0], row[1], row[2], int(row[3]), new=True)
+        taken_at, source, vods, views = fetch_one(connection, SQL["note_baseline"], source=source)
+        return Baseline(taken_at, source, vods, int(views), new=True)
 
 
 def _of_target(connection: psycopg.Connection, target: Target) -> None:
-    connection.execute(target.statement("baseline_from_target"))
+    connection.execute(target.statement(SQL["baseline_from_target"]))
 
 
 def _of_counts(connection: psycopg.Connection, counts: Counts) -> None:

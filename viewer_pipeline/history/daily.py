@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
 from viewer_pipeline.stores.postgres import patient
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
 
 ROLLUP_SECONDS = 3600  # for one statement over a window; a day of 10 million entries takes about one minute
 ONE_DAY = timedelta(days=1)
@@ -61,7 +63,7 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RolledUp:
     """
     started = time.perf_counter()
     with alone(connection):
-        start, through = _one(connection, "rollup_window", start=window.start)
+        start, through = fetch_one(connection, SQL["rollup_window"], start=window.start)
         start = min(start, window.end)
         parameters = {"start": start, "end": window.end, "through": through}
         if start < window.end:
@@ -123,10 +125,4 @@ def stale_days(connection: psycopg.Connection, start: date, last: date) -> list[
 
 def is_rolled_up(connection: psycopg.Connection, day: date) -> bool:
     """Whether a day was ever added up."""
-    return bool(_one(connection, "is_rolled_up", day=day)[0])
-
-
-def _one(connection: psycopg.Connection, name: str, **parameters: object) -> tuple[Any, ...]:
-    row = connection.execute(SQL[name], parameters).fetchone()
-    assert row is not None, f"{name}.sql returns one row"
-    return row
+    return bool(fetch_one(connection, SQL["is_rolled_up"], day=day)[0])

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from datetime import date
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.history.daily import ONE_DAY, alone
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target
+
+SQL = named_queries(__name__)
 
 FLUSHES_AT_ONCE, BATCHES_AT_ONCE = 200, 20_000  # of one transaction: about 0.1 s
 REJECTED_AT_ONCE = 10_000
@@ -95,7 +97,7 @@ def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | N
     deadline, done = time.monotonic() + seconds, Pruned()
     parameters = {"settled": plan.settled, "flushes": FLUSHES_AT_ONCE, "batches": BATCHES_AT_ONCE}
     while True:
-        flushes, batches, views = _one(connection, "prune_ledger", **parameters)
+        flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **parameters)
         done = Pruned(done.flushes + flushes, done.batches + batches, done.views + int(views))
         if not flushes or time.monotonic() > deadline:
             return done._replace(ended=not flushes)
@@ -111,7 +113,7 @@ def prune_rejected(connection: psycopg.Connection, days: int) -> int:
 
 def old_rejected(connection: psycopg.Connection, days: int) -> int:
     """Count what `prune_rejected` would forget."""
-    return int(_one(connection, "count_old_rejected", days=days)[0])
+    return int(fetch_one(connection, SQL["count_old_rejected"], days=days)[0])
 
 
 def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
@@ -124,16 +126,10 @@ def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) 
 
 def old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
     """Count what `prune_all_parked` would give up."""
-    ((vods, views),) = connection.execute(target.statement("count_old_parked"), {"days": days})
+    ((vods, views),) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": days})
     return ParkedViews(int(vods), int(views))
 
 
 def first_day_kept(today: date, days: int) -> date:
     """Return the day before which the ledger is old."""
     return today - ONE_DAY * days
-
-
-def _one(connection: psycopg.Connection, name: str, **parameters: object) -> tuple[Any, ...]:
-    row = connection.execute(SQL[name], parameters).fetchone()
-    assert row is not None, f"{name}.sql returns one row"
-    return row

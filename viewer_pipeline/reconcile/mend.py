@@ -14,9 +14,11 @@ from viewer_pipeline.reconcile.adjust import Adjuster, Changed
 from viewer_pipeline.reconcile.journal import Journal
 from viewer_pipeline.reconcile.totals import Basis
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word
+
+SQL = named_queries(__name__)
 
 AT_ONCE = 1000  # VODs in one transaction
 
@@ -91,7 +93,7 @@ class TargetPlan:
     def __call__(self) -> dict[str, int]:
         """Read what must be added now."""
         rows = self.connection.execute(
-            self.target.statement("target_adjustments"), {"vod_ids": self.vod_ids}
+            self.target.statement(SQL["target_adjustments"]), {"vod_ids": self.vod_ids}
         ).fetchall()
         self.seen = {vod_id: count for vod_id, _, count, fits in rows if fits}
         self.left = len(rows) - len(self.seen)
@@ -108,7 +110,7 @@ def write_target(connection: psycopg.Connection, target: Target, flush: Flush, s
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]
     deltas = [delta for batch in flush.batches for delta in batch.deltas]
     parameters: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "seen": [seen[vod_id] for vod_id in ids]}
-    if connection.execute(target.statement("adjust_target"), parameters).rowcount != len(ids):
+    if connection.execute(target.statement(SQL["adjust_target"]), parameters).rowcount != len(ids):
         raise Changed
     return dict
 

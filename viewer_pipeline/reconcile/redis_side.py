@@ -13,7 +13,9 @@ from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.steps import Stores
 from viewer_pipeline.reconcile.journal import Difference, Journal
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 AT_ONCE = 10_000  # counters in memory
 UNSETTLED_SECONDS = 60.0  # a flush is settled within a second, and that of a run that died by the next

@@ -10,8 +10,7 @@ import psycopg
 
 from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.stores.postgres import ANSWER_SECONDS, open_connection, patient
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.postgres import ANSWER_SECONDS, allow_long_reads, open_connection, patient
 
 PASS_SECONDS = 3600  # for one pass over everything: 10 million totals take a minute or two
 MEMORY = "64MB"  # of the server for each sort or hash; what does not fit goes to its disk
@@ -24,7 +23,7 @@ def snapshot(url: str) -> Iterator[psycopg.Connection]:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with patient(connection, PASS_SECONDS + ANSWER_SECONDS), connection.transaction():
-            connection.execute(SQL["work_at_length"], {"timeout": f"{PASS_SECONDS}s", "memory": MEMORY})
+            allow_long_reads(connection, PASS_SECONDS, MEMORY)
             yield connection
 
 

@@ -14,7 +14,9 @@ from viewer_pipeline.flush.counters import MAX_COUNT
 from viewer_pipeline.flush.ledger import last_flush
 from viewer_pipeline.reconcile.journal import Difference, Journal
 from viewer_pipeline.reconcile.snapshot import snapshot, streamed
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 
 class Basis(NamedTuple):

@@ -13,8 +13,10 @@ from viewer_pipeline.flush.counters import MAX_COUNT
 from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals, totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, Changed
 from viewer_pipeline.reconcile.mend import write_target
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import MOST, Target
+
+SQL = named_queries(__name__)
 
 UNDO = UUID("5c1b3f0e-6f1c-4b53-9a6d-1d7c8b0f6a55")  # so that an adjustment has one undo, whoever makes it, and when
 
@@ -80,7 +82,7 @@ class _Undoing:
             return totals(self.connection, ids)
         if self.target is None:
             raise CannotUndo(f"flush {self.adjustment.seq} adjusted a target table, and TARGET_TABLE is not set")
-        return dict(self.connection.execute(self.target.statement("target_counts"), {"vod_ids": ids}).fetchall())
+        return dict(self.connection.execute(self.target.statement(SQL["target_counts"]), {"vod_ids": ids}).fetchall())
 
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         if self.target is None or self.adjustment.mode == "reconcile":

@@ -14,6 +14,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.stores.queries import named_queries
 
 # Every wait has an end: a run that hangs holds back all later ones. What the URL says goes first.
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(
@@ -35,20 +36,14 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "idle_in_transaction_session_timeout": "60s",
     }
 )
-SET_LOCAL = """
-    -- What a connection through PgBouncer cannot be opened with.
-    SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)
-"""
-
-IS_READ_ONLY = """
-    SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'
-"""
 IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
 
 # The wait at this end exceeds the server's own statement_timeout, so that the server's reason arrives where it has one.
 MARGIN = 1.25
 ANSWER_SECONDS = MARGIN * STATEMENT_SECONDS
 LOOK_SECONDS = 0.1
+
+SQL = named_queries(__name__)
 
 T = TypeVar("T")
 
@@ -70,7 +65,8 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
         """Begin a transaction, with `local_settings` in force until it ends."""
         with super().transaction(savepoint_name, force_rollback) as transaction:
             if self.local_settings:
-                self.execute(SET_LOCAL, {"names": [*self.local_settings], "values": [*self.local_settings.values()]})
+                names, values = [*self.local_settings], [*self.local_settings.values()]
+                self.execute(SQL["set_local"], {"names": names, "values": values})
             yield transaction
 
     def wait(self, gen: PQGen[T], interval: float = LOOK_SECONDS, timeout: float | None = None) -> T:
@@ -114,8 +110,13 @@ def read_only_reason(connection: psycopg.Connection) -> str:
     It is asked, although PostgreSQL 14 and newer report both on each connection by themselves: a pooler passes on what
     the first server reported that it ever connected to, long after the address leads to another one.
     """
-    standby, read_only = connection.execute(IS_READ_ONLY).fetchone() or (False, False)
+    standby, read_only = connection.execute(SQL["is_read_only"]).fetchone() or (False, False)
     return IN_RECOVERY if standby else READ_ONLY if read_only else ""
+
+
+def allow_long_reads(connection: psycopg.Connection, seconds: float, memory: str) -> None:
+    """For this transaction: let statements take so many seconds, and sort and hash in so much memory ("64MB")."""
+    connection.execute(SQL["allow_long_reads"], {"timeout": f"{seconds:.0f}s", "memory": memory})
 
 
 @contextmanager

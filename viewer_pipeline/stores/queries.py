@@ -1,11 +1,28 @@
-"""The SQL of `sql/`, by name: one statement a file, headed by what it does."""
+"""Named queries: the SQL of a module stands beside it, in a file of the same name.
+
+Each query begins with `-- name: insert_flush`, then a line that says what it is for.
+"""
 
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
-SQL: dict[str, str] = {
-    file.name.removesuffix(".sql"): file.read_text(encoding="utf-8")
-    for file in resources.files("viewer_pipeline.stores").joinpath("sql").iterdir()
-    if file.name.endswith(".sql")
-}
+import psycopg
+
+HEADER = "-- name: "
+
+
+def named_queries(module: str) -> dict[str, str]:
+    """Return the queries of a module by name; `module` is its `__name__`."""
+    package, _, name = module.rpartition(".")
+    text = resources.files(package).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    queries = (part.partition("\n") for part in f"\n{text}".split(f"\n{HEADER}")[1:])
+    return {name.strip(): query.strip() + "\n" for name, _, query in queries}
+
+
+def fetch_one(connection: psycopg.Connection, query: str, **parameters: Any) -> tuple[Any, ...]:
+    """Return the only row of a query that always returns one."""
+    row = connection.execute(query, parameters).fetchone()
+    assert row is not None, f"returns one row: {query}"
+    return row

@@ -11,21 +11,24 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import (
     LOCK_TIMEOUT,
     PATIENT,
     blames_rows,
+    find_rows_by_id,
     hold_all_to_their_word,
     why_refused,
 )
+
+SQL = named_queries(__name__)
 
 log = logging.getLogger("viewer_pipeline.parked")
 
@@ -71,7 +74,7 @@ def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
 
     As long as there are some, the next look is at the same; so what a look found, the run after it finds as well.
     """
-    after = _one(connection, "next_look")[0]
+    after = fetch_one(connection, SQL["next_look"])[0]
     page = {"after": after, "some": SOME}
     ready = _ids(connection, target, {**page, "newest": NEWEST, "hours": REFUSED_HOURS})
     if not ready:
@@ -81,8 +84,8 @@ def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
 
 def _look_on(connection: psycopg.Connection) -> None:
     """Let the next look go on where this one ends."""
-    after = _one(connection, "next_look")[0]
-    end = _one(connection, "parked_page", after=after, some=SOME)[0]
+    after = fetch_one(connection, SQL["next_look"])[0]
+    end = fetch_one(connection, SQL["parked_page"], after=after, some=SOME)[0]
     connection.execute(SQL["note_look"], {"after": end or ""})
 
 
@@ -92,7 +95,7 @@ def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator
     while after is not None:
         page = {"after": after, "some": SOME}
         yield _ids(connection, target, {**page, "newest": 0, "hours": 0})
-        (after,) = _one(connection, "parked_page", **page)
+        (after,) = fetch_one(connection, SQL["parked_page"], **page)
 
 
 def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
@@ -151,31 +154,31 @@ def _apply(
 def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
     """Lock first, without waiting; then, with all of them held, count."""
     hold_all_to_their_word(connection, LOCK_TIMEOUT)
-    locked = connection.execute(target.statement("lock_parked"), {"vod_ids": list(vod_ids)})
+    locked = connection.execute(target.statement(SQL["lock_parked"]), {"vod_ids": list(vod_ids)})
     held = [vod_id for (vod_id,) in locked]
-    rows = connection.execute(target.statement("apply_parked"), {"vod_ids": held})
+    rows = connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": held})
     return {vod_id: int(views) for vod_id, views in rows}
 
 
 def apply_all_to_totals(connection: psycopg.Connection) -> ParkedViews:
     """Count all parked views into the totals alone: for who has no target table any more. Each once, some at a time."""
     vods = views = 0
-    while (some := ParkedViews(*map(int, _one(connection, "apply_parked_to_totals", some=AT_ONCE)))).vods:
+    while (some := ParkedViews(*map(int, fetch_one(connection, SQL["apply_parked_to_totals"], some=AT_ONCE)))).vods:
         vods, views = vods + some.vods, views + some.views
     return ParkedViews(vods, views)
 
 
 def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
     """Return what these flushes have parked, as far as it is parked still."""
-    return ParkedViews(*map(int, _one(connection, "parked_of_flushes", seqs=list(seqs))))
+    return ParkedViews(*map(int, fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs))))
 
 
 def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
     """Give up some parked views of VODs without a row that have none younger than so many days; return how many."""
     with connection.transaction():
-        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
+        find_rows_by_id(connection, PATIENT)
         parameters = {"days": days, "some": PRUNE_AT_ONCE}
-        ((vods, views),) = connection.execute(target.statement("prune_parked"), parameters)
+        ((vods, views),) = connection.execute(target.statement(SQL["prune_parked"]), parameters)
     return ParkedViews(int(vods), int(views))
 
 
@@ -199,11 +202,5 @@ def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod
 
 def _ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:
     with connection.transaction():
-        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
-        return [vod_id for (vod_id,) in connection.execute(target.statement("parked_ready"), page)]
-
-
-def _one(connection: psycopg.Connection, name: str, **parameters: object) -> tuple[Any, ...]:
-    row = connection.execute(SQL[name], parameters).fetchone()
-    assert row is not None, f"{name}.sql returns one row"
-    return row
+        find_rows_by_id(connection, PATIENT)
+        return [vod_id for (vod_id,) in connection.execute(target.statement(SQL["parked_ready"]), page)]

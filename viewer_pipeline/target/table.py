@@ -14,7 +14,9 @@ from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.identifiers import TableName, parse_column, parse_table, quoted
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import TABLES as OURS
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
 
 MOST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
@@ -59,7 +61,7 @@ class TargetNames:
 
 
 class _Described(NamedTuple):
-    """A row of describe_target.sql; a column that is missing has no type."""
+    """A row of the query describe_target; a column that is missing has no type."""
 
     schema: str
     table: str
@@ -95,16 +97,17 @@ class Target:
         """Return its name as SQL takes it."""
         return str(TableName(self.schema, self.table))
 
-    def statement(self, name: str, *, skip_locked: bool = False) -> sql.Composed:
-        """Return the statement of `sql/<name>.sql` for this table."""
+    def statement(self, query: str, *, skip_locked: bool = False) -> sql.Composed:
+        """Return a named query for this table. `{key}`: the id of a batch's row, `{parked_key}`: of a parked row."""
         table, id_column = _name(self.schema, self.table), _name(self.id_column)
         sums = sql.SQL(_SUMS_OF_TEXT if KEYS[self.id_type] == KEYS["text"] else _SUMS)
-        return sql.SQL(SQL[name]).format(
+        return sql.SQL(query).format(
             table=table,
             id=id_column,
             count=_name(self.count_column),
             most=sql.Literal(MOST[self.count_type]),
-            key=self._key("p" if name == "lock_parked" else "c"),
+            key=self._key("c"),
+            parked_key=self._key("p"),
             sums=sql.SQL(_FREE_SUMS).format(sums=sums, table=table, id=id_column) if skip_locked else sums,
             no_key=_text(f"no id of type {self.id_type}"),
             no_row=_text(f"no row in {self.said}"),

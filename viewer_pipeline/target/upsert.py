@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import Target
+
+SQL = named_queries(__name__)
 
 LOCK_TIMEOUT = "200ms"  # for rows that others have locked: who waits for rows of ours waits as long
 SHORT_LOCK_TIMEOUT = "50ms"  # where it may be waited for again and again, as by a trigger for a row of another table
@@ -39,9 +41,14 @@ def blames_rows(error: psycopg.Error) -> bool:
     return not (_NOT_OF_A_FUNCTION if error.diag.context else _NOT_OF_A_ROW).match(error.sqlstate)
 
 
+def find_rows_by_id(connection: psycopg.Connection, lock_timeout: str) -> None:
+    """For this transaction: use the index of the id column however many rows there are; bound the wait for locks."""
+    connection.execute(SQL["find_rows_by_id"], {"lock_timeout": lock_timeout})
+
+
 def hold_all_to_their_word(connection: psycopg.Connection, lock_timeout: str) -> None:
     """For this transaction: find rows by the index; let deferred constraints of the user speak up at once."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": lock_timeout})
+    find_rows_by_id(connection, lock_timeout)
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
@@ -49,9 +56,9 @@ def add_to_target(
     connection: psycopg.Connection, target: Target, seq: int, counters: int
 ) -> Callable[[], dict[str, int]]:
     """Add a flush of so many counters, all at once; return what gives the new totals. Raises driver errors."""
-    connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": LOCK_TIMEOUT})
+    find_rows_by_id(connection, LOCK_TIMEOUT)
     every = {"seq": seq, "skip": 0, "take": counters}
-    rows = connection.execute(target.statement("upsert_target"), every, binary=True)
+    rows = connection.execute(target.statement(SQL["upsert_target"]), every, binary=True)
     return lambda: dict(rows.fetchall())
 
 
@@ -78,7 +85,7 @@ class _Stretches:
     def add(self, skip: int, take: int) -> None:
         self.tries -= 1
         stretch = {"seq": self.seq, "skip": skip, "take": take}
-        statement = self.target.statement("upsert_target", skip_locked=True)
+        statement = self.target.statement(SQL["upsert_target"], skip_locked=True)
         try:
             with self.connection.transaction():
                 self.totals |= dict(self.connection.execute(statement, stretch, binary=True).fetchall())
@@ -94,9 +101,9 @@ class _Stretches:
                 self.add(skip + take // 2, take - take // 2)
 
     def _park(self, stretch: dict[str, object]) -> None:
-        self.connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": PATIENT})
+        find_rows_by_id(self.connection, PATIENT)
         self.connection.execute(SQL["park_some"], stretch)
-        self.connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": SHORT_LOCK_TIMEOUT})
+        find_rows_by_id(self.connection, SHORT_LOCK_TIMEOUT)
 
 
 def why_refused(error: psycopg.Error) -> str:

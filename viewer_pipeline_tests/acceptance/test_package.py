@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 NEEDED = {
     "viewer_pipeline/py.typed",
     "viewer_pipeline/flush/lua/settle.lua",
-    "viewer_pipeline/stores/sql/upsert_totals.sql",
+    "viewer_pipeline/flush/ledger.sql",
     "viewer_pipeline/stack/guard.py",
     "viewer_pipeline/migrations/env.py",
     "viewer_pipeline/migrations/versions/m0001_ledger_and_totals.py",

@@ -11,10 +11,10 @@ import pytest
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush.ledger import SQL
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Persisted
-from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline_tests.support.world import World
 
 

@@ -23,12 +23,11 @@ from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
-from viewer_pipeline.flush.ledger import Flush, HeldFlush, batches_beyond
+from viewer_pipeline.flush.ledger import SQL, Flush, HeldFlush, batches_beyond
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Snapshot
 from viewer_pipeline.ingest.folds import FoldStore
-from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
 

@@ -91,7 +91,7 @@ def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, tell: Callable
             error.add_note(f"killed: {point}")
             raise
     tell(f"into a table: {len(points)} crash points of {len({point[:2] for point in points})} calls")
-    assert "postgres apply_parked.sql" in {point.call for point in points}
+    assert "postgres apply_parked" in {point.call for point in points}
 
 
 def counts_apart(world: World) -> list[tuple[str, int, int]]:

@@ -189,7 +189,7 @@ def test_socket_timeout(database_url: str) -> None:
     with Proxy.of(database_url, 5432) as proxy:
         silent = Ledger(f"{proxy.url(database_url)}?socket_timeout=1")
         proxy.fall_silent_at(b"SELECT 7", deliver=False)
-        with pytest.raises(PostgresUnavailable, match="no answer within 1.25 s"), silent.connect() as connection:
+        with pytest.raises(PostgresUnavailable, match=r"no answer within 1\.25 s"), silent.connect() as connection:
             connection.execute("SELECT 7")
 
 

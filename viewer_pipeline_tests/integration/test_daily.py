@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.history.daily import Day, Window, rolled_up_days, stale_days, unequal_days
+from viewer_pipeline.stores.queries import fetch_one
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 
@@ -105,14 +106,14 @@ def test_a_flush_that_commits_while_a_day_is_added_up_is_not_lost(
     from viewer_pipeline.history import daily  # noqa: PLC0415 - to look inside
 
     history.flush(at(MARCH), {"a": 1})
-    alone = daily._one
+    alone = fetch_one
 
     def and_then_flush(*arguments: Any, **parameters: Any) -> Any:
         answer = alone(*arguments, **parameters)
         history.flush(at(MARCH), {"a": 10})
         return answer
 
-    monkeypatch.setattr(daily, "_one", and_then_flush)
+    monkeypatch.setattr(daily, "fetch_one", and_then_flush)
     history.roll_up(MARCH, MARCH + ONE)
     monkeypatch.undo()
     assert history.daily() == {(MARCH, "a"): 1}

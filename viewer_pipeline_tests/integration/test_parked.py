@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from viewer_pipeline.stores.queries import SQL
 from viewer_pipeline.target import parked
 from viewer_pipeline.target.parked import (
     all_ready_parked,
@@ -18,6 +17,7 @@ from viewer_pipeline.target.parked import (
     prune_parked,
     ready_parked,
 )
+from viewer_pipeline.target.upsert import find_rows_by_id
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 
@@ -79,9 +79,9 @@ def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
         assert target is not None
         connection.execute('ANALYZE viewer.parked; ANALYZE public."Vod"')
         page = {"newest": 20, "some": 20, "after": "made up 1", "hours": 1}
-        explain = b"EXPLAIN " + target.statement("parked_ready").as_bytes(connection)
+        explain = b"EXPLAIN " + target.statement(parked.SQL["parked_ready"]).as_bytes(connection)
         with connection.transaction():
-            connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
+            find_rows_by_id(connection, "20s")
             plan = connection.execute(explain, page).fetchall()
     said = "\n".join(line for (line,) in plan)
     assert "Seq Scan" not in said, said

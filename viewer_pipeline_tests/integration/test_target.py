@@ -15,9 +15,10 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.flush.steps import Stores
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.target import parked as target_parked
 from viewer_pipeline.target import upsert as target_upsert
 from viewer_pipeline.target.table import TargetNames
+from viewer_pipeline.target.upsert import find_rows_by_id
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -407,8 +408,10 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
     with world.stores.ledger.connect() as connection, connection.transaction():
         target = world.stores.ledger.target(connection)
         assert target is not None
-        connection.execute(SQL["hold_rows_briefly"], {"lock_timeout": "20s"})
-        statement = b"EXPLAIN " + target.statement(name).as_bytes(connection)
+        find_rows_by_id(connection, "20s")
+        statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **target_upsert.SQL}[name]).as_bytes(
+            connection
+        )
         said = "\n".join(line for (line,) in connection.execute(statement, parameters))
     assert "Seq Scan on video" not in said, said
     assert "Index Cond: (id = " in said, said

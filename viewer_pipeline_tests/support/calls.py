@@ -25,9 +25,10 @@ import redis
 from psycopg.pq import TransactionStatus
 from redis.connection import AbstractConnection
 
+import viewer_pipeline
 from viewer_pipeline.flush import redis_store
 from viewer_pipeline.ingest import folds
-from viewer_pipeline.stores.queries import SQL
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
@@ -44,7 +45,9 @@ def _headline(statement: str) -> str:
     return statement.partition("\n")[0]
 
 
-STATEMENTS = {_headline(text): f"{name}.sql" for name, text in SQL.items()}
+PACKAGE = Path(viewer_pipeline.__file__).parent
+MODULES = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in PACKAGE.rglob("*.sql")]
+STATEMENTS = {_headline(query): name for module in MODULES for name, query in named_queries(module).items()}
 HANDSHAKE = ("HELLO", "PING", "CLIENT", "AUTH", "SELECT")
 
 

@@ -136,7 +136,7 @@ def test_nothing_private_gets_into_the_build() -> None:
     paths = [
         ".env", ".git/config", ".viewer/postgres.password", "env.example", "viewer_pipeline_tests/conftest.py",
         "docs/health.md", ".venv/bin/python", "viewer_pipeline/__pycache__/cli.cpython-311.pyc", "requirements.lock",
-        "viewer_pipeline/cli/main.py", "viewer_pipeline/stores/sql/sums.sql", "pyproject.toml",
+        "viewer_pipeline/cli/main.py", "viewer_pipeline/flush/ledger.sql", "pyproject.toml",
         "requirements.image.lock",
     ]  # fmt: skip
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8")

@@ -1,0 +1,42 @@
+-- name: add_flush_sums
+-- Add to the sums over flushes. Sorted, so that two runs lock rows in the same order.
+INSERT INTO viewer.flush_sums AS s (mode, outcome, count, seconds, buckets, drift)
+SELECT mode, outcome, count, seconds, buckets, drift
+FROM jsonb_to_recordset(%(sums)s)
+    AS new (mode text, outcome text, count bigint, seconds double precision, buckets bigint[], drift numeric)
+ORDER BY mode, outcome
+ON CONFLICT (mode, outcome) DO UPDATE SET
+    count = s.count + excluded.count,
+    seconds = s.seconds + excluded.seconds,
+    buckets = ARRAY(
+        SELECT coalesce(b.old, 0) + coalesce(b.new, 0)
+        FROM unnest(s.buckets, excluded.buckets) WITH ORDINALITY AS b (old, new, n)
+        ORDER BY b.n
+    ),
+    drift = s.drift + excluded.drift
+
+-- name: flush_sums
+-- The sums over flushes.
+SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.flush_sums ORDER BY mode, outcome
+
+-- name: flushes_since
+-- What was committed above a flush, by mode; from 0 on together with what retention deleted. Not what `reconcile`
+-- adjusted, which is no view and may be below zero.
+SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_seq), max(last_committed_at)
+FROM (
+    SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at)
+    FROM viewer.flush WHERE seq > %(seq)s
+    GROUP BY mode
+    UNION ALL
+    SELECT mode, flushes, counters, views, last_seq, last_committed_at FROM viewer.pruned_flushes WHERE %(seq)s = 0
+) AS sums (mode, flushes, counters, views, last_seq, last_committed_at)
+WHERE NOT starts_with(mode, 'reconcile')
+GROUP BY mode ORDER BY mode
+
+-- name: pruned_through
+-- The highest flush that retention deleted.
+SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes
+
+-- name: rejected_by_reason
+-- How many rejects are recorded, by source and reason.
+SELECT source, reason, count(*) FROM viewer.rejected GROUP BY source, reason ORDER BY source, reason

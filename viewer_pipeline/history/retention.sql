@@ -1,0 +1,69 @@
+-- name: ledger_days
+-- Days before one that have flushes: how many, up to which one, up to which one the day is added up, and whether its
+-- ledger is whole.
+SELECT
+    (f.taken_at AT TIME ZONE 'UTC')::date, count(*), sum(f.batches), sum(f.views), max(f.seq), max(r.last_flush),
+    (f.taken_at AT TIME ZONE 'UTC')::date >= max(k.from_day)
+FROM viewer.flush AS f
+CROSS JOIN viewer.ledger_kept AS k
+LEFT JOIN viewer.daily_rollup AS r ON r.day = (f.taken_at AT TIME ZONE 'UTC')::date
+WHERE f.taken_at < %(before)s::date::timestamp AT TIME ZONE 'UTC' AND NOT starts_with(f.mode, 'reconcile')
+GROUP BY 1 ORDER BY 1
+
+-- name: keep_ledger_from
+-- Say from which day on the ledger is whole. It only moves forward.
+UPDATE viewer.ledger_kept SET from_day = greatest(from_day, %(day)s) RETURNING from_day
+
+-- name: prune_ledger
+-- Delete some flushes of days that are final, and settled; their sums stay. Never a repair, which is its own record, nor
+-- the newest flush, whose number the next one follows. Returns how many flushes, batches and views.
+WITH old AS MATERIALIZED (
+    SELECT f.seq, sum(f.batches) OVER (ORDER BY f.taken_at, f.seq) - f.batches AS batches_before
+    FROM (
+        SELECT f.seq, f.batches, f.taken_at
+        FROM viewer.flush AS f
+        JOIN viewer.daily_rollup AS r ON r.day = (f.taken_at AT TIME ZONE 'UTC')::date
+        CROSS JOIN viewer.ledger_kept AS k
+        WHERE f.taken_at < k.from_day::timestamp AT TIME ZONE 'UTC'
+            AND f.seq <= r.last_flush AND f.seq <= %(settled)s AND NOT starts_with(f.mode, 'reconcile')
+            AND f.seq < (SELECT max(seq) FROM viewer.flush)
+        ORDER BY f.taken_at, f.seq LIMIT %(flushes)s
+    ) AS f
+), chunk AS MATERIALIZED (
+    SELECT seq FROM old WHERE batches_before < %(batches)s
+), batches AS (
+    DELETE FROM viewer.flush_batch AS b USING chunk WHERE b.seq = chunk.seq RETURNING b.seq
+), flushes AS (
+    DELETE FROM viewer.flush AS f USING chunk WHERE f.seq = chunk.seq
+    RETURNING f.seq, f.mode, f.counters, f.views, f.committed_at
+), noted AS (
+    INSERT INTO viewer.pruned_flushes AS p (mode, flushes, counters, views, last_seq, last_committed_at)
+    SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at) FROM flushes GROUP BY mode
+    ON CONFLICT (mode) DO UPDATE SET
+        flushes = p.flushes + excluded.flushes,
+        counters = p.counters + excluded.counters,
+        views = p.views + excluded.views,
+        last_seq = greatest(p.last_seq, excluded.last_seq),
+        last_committed_at = greatest(p.last_committed_at, excluded.last_committed_at)
+)
+SELECT (SELECT count(*) FROM flushes), (SELECT count(*) FROM batches), (SELECT coalesce(sum(views), 0) FROM flushes)
+
+-- name: prune_rejected
+-- Forget some rejected input of long ago; not what was parked and given up, which explains a total.
+DELETE FROM viewer.rejected WHERE digest IN (
+    SELECT digest FROM viewer.rejected
+    WHERE seen_at < now() - make_interval(days => %(days)s) AND source <> 'parked'
+    LIMIT %(some)s
+)
+
+-- name: count_old_rejected
+-- How much rejected input is older than so many days.
+SELECT count(*) FROM viewer.rejected
+WHERE seen_at < now() - make_interval(days => %(days)s) AND source <> 'parked'
+
+-- name: count_old_parked
+-- How many VODs without a row have parked views that are older than so many days, and how many views.
+SELECT count(*), coalesce(sum(c.views), 0) FROM viewer.parked AS c
+WHERE c.first_seen < now() - make_interval(days => %(days)s)
+    AND c.updated_at < now() - make_interval(days => %(days)s)
+    AND NOT EXISTS (SELECT FROM {table} AS t WHERE t.{id} = {key})

@@ -1,0 +1,41 @@
+-- name: reconcile_totals
+-- VODs of which the law does not hold: total - baseline + parked + given up by hand = days that are in daily_views alone
+-- and, from then on, the ledger; with it what came too late for its day, and so is in no daily view. One pass over all of it; returns what differs, in no order. Flushes of `reconcile` are
+-- no views. What retention gave up names no VOD: unnamed_given_up.sql.
+WITH part AS (
+    SELECT
+        c.vod_id COLLATE "C" AS vod_id, c.delta AS history, NULL::bigint AS total, NULL::bigint AS baseline,
+        NULL::numeric AS parked, NULL::numeric AS given_up
+    FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
+    CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+    WHERE NOT starts_with(f.mode, 'reconcile')
+        AND (
+            f.taken_at >= (SELECT from_day::timestamp AT TIME ZONE 'UTC' FROM viewer.ledger_kept)
+            OR f.seq > coalesce(
+                (SELECT last_flush FROM viewer.daily_rollup AS r WHERE r.day = (f.taken_at AT TIME ZONE 'UTC')::date), 0
+            )
+        )
+    UNION ALL
+    SELECT vod_id, views, NULL, NULL, NULL, NULL FROM viewer.daily_views
+    WHERE day < (SELECT from_day FROM viewer.ledger_kept)
+    UNION ALL
+    SELECT vod_id, NULL, view_count, baseline, NULL, NULL FROM viewer.vod_view_counts
+    UNION ALL
+    SELECT vod_id, NULL, NULL, NULL, views, NULL FROM viewer.parked
+    UNION ALL
+    SELECT subject COLLATE "C", NULL, NULL, NULL, NULL, sum(value::numeric) FROM viewer.rejected
+    WHERE source = 'parked' AND value ~ '^[0-9]+$' AND NOT starts_with(reason, 'no row came')
+    GROUP BY subject
+)
+SELECT
+    vod_id, coalesce(sum(history), 0) AS history, max(total) AS total, max(baseline) AS baseline,
+    coalesce(max(parked), 0) AS parked, coalesce(max(given_up), 0) AS given_up
+FROM part
+GROUP BY vod_id
+HAVING coalesce(sum(history), 0) - coalesce(max(given_up), 0)
+    <> coalesce(max(total)::numeric - max(baseline), 0) + coalesce(max(parked), 0)
+
+-- name: unnamed_given_up
+-- Views that were given up of VODs that the record does not name: by retention.
+SELECT coalesce(sum(value::numeric), 0) FROM viewer.rejected
+WHERE source = 'parked' AND value ~ '^[0-9]+$' AND starts_with(reason, 'no row came')

@@ -1,2 +1,0 @@
--- Whether a day was ever added up.
-SELECT EXISTS (SELECT FROM viewer.daily_rollup WHERE day = %(day)s)

@@ -1,5 +1,0 @@
--- ledger_identity
--- Which ledger this is, and whether this role may read PostgreSQL's system identifier.
-SELECT l.ledger_id::text, d.oid::bigint, has_function_privilege('pg_control_system()', 'EXECUTE')
-FROM viewer.ledger AS l, pg_database AS d
-WHERE d.datname = current_database()

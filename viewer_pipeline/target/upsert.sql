@@ -1,0 +1,73 @@
+-- name: find_rows_by_id
+-- For the rest of this transaction: find rows of the user's table by their ids, in the order of the ids, however many
+-- they are; and do not wait long for a row that somebody else has locked, because others wait for those that we have.
+SELECT set_config('enable_seqscan', 'off', TRUE), set_config('lock_timeout', %(lock_timeout)s, TRUE)
+
+-- name: upsert_target
+-- Add (part of) the batches of one flush to the user's table and to the totals; park what that table cannot take.
+-- Returns ids and totals of what was counted. `key` is the id in the type of the table's column, NULL where it has
+-- none; `sums` adds up ids that are the same in that type, and may leave out rows that somebody else has locked.
+-- Rows are locked in the order of their ids, from here to the COMMIT.
+WITH due AS MATERIALIZED (
+    SELECT c.vod_id, c.delta, {key} AS key
+    FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+    WHERE b.seq = %(seq)s
+    ORDER BY c.vod_id COLLATE "C"
+    OFFSET %(skip)s LIMIT %(take)s
+), sums AS MATERIALIZED (
+    {sums}
+), touched AS (
+    UPDATE {table} AS t
+    SET {count} = coalesce(t.{count}, 0) + s.delta
+    FROM sums AS s
+    WHERE t.{id} = s.key AND coalesce(t.{count}, 0) <= {most} - s.delta
+    RETURNING s.key
+), counted AS (
+    INSERT INTO viewer.vod_view_counts AS t (vod_id, view_count, last_flush, updated_at)
+    SELECT due.vod_id, due.delta, %(seq)s, statement_timestamp()
+    FROM due JOIN touched USING (key)
+    ORDER BY due.vod_id COLLATE "C"
+    ON CONFLICT (vod_id) DO UPDATE SET
+        view_count = t.view_count + excluded.view_count,
+        last_flush = excluded.last_flush,
+        updated_at = excluded.updated_at
+    RETURNING vod_id, view_count
+), parked AS (
+    INSERT INTO viewer.parked AS p (vod_id, views, reason, last_flush, updated_at)
+    SELECT
+        due.vod_id, due.delta,
+        CASE
+            WHEN due.key IS NULL THEN {no_key}
+            WHEN NOT EXISTS (SELECT FROM {table} AS t WHERE t.{id} = due.key) THEN {no_row}
+            WHEN sums.key IS NULL THEN {locked}
+            WHEN EXISTS (
+                SELECT FROM {table} AS t WHERE t.{id} = due.key AND coalesce(t.{count}, 0) > {most} - sums.delta
+            ) THEN {no_room}
+            ELSE {not_written}
+        END,
+        %(seq)s, statement_timestamp()
+    FROM due LEFT JOIN sums USING (key) LEFT JOIN touched USING (key)
+    WHERE touched.key IS NULL
+    ORDER BY due.vod_id COLLATE "C"
+    ON CONFLICT (vod_id) DO UPDATE SET
+        views = p.views + excluded.views,
+        reason = excluded.reason,
+        last_flush = excluded.last_flush,
+        updated_at = excluded.updated_at
+)
+SELECT vod_id, view_count FROM counted
+
+-- name: park_some
+-- Park the views of some counters of a flush, because the user's table refused them.
+INSERT INTO viewer.parked AS p (vod_id, views, reason, last_flush, updated_at, refused_at)
+SELECT c.vod_id, c.delta, %(reason)s, %(seq)s, statement_timestamp(), statement_timestamp()
+FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+WHERE b.seq = %(seq)s
+ORDER BY c.vod_id COLLATE "C"
+OFFSET %(skip)s LIMIT %(take)s
+ON CONFLICT (vod_id) DO UPDATE SET
+    views = p.views + excluded.views,
+    reason = excluded.reason,
+    last_flush = excluded.last_flush,
+    updated_at = excluded.updated_at,
+    refused_at = excluded.refused_at

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.timestamps import format_timestamp
 
 QUIET = ("alembic",)  # four lines for each of two schemas, at every start
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]|[^\x20-\x7e]|^$')
@@ -77,7 +78,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     said = record.said if isinstance(record, Record) else None
     words, fields = (said.words, said.fields) if said else (record.getMessage(), {})
     found: dict[str, Any] = {
-        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": format_timestamp(datetime.fromtimestamp(record.created, UTC)),
         "level": record.levelname.lower(),
         "logger": record.name,
         "event": words,

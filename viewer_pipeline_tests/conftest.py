@@ -44,7 +44,7 @@ import redis  # noqa: E402
 
 from viewer_pipeline.flush.ledger import Ledger  # noqa: E402
 from viewer_pipeline.flush.redis_store import RedisStore  # noqa: E402
-from viewer_pipeline.flush.steps import Stores  # noqa: E402
+from viewer_pipeline.flush.stores import Stores  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
 from viewer_pipeline.stack import postgres_server as postgres_server_module  # noqa: E402
 from viewer_pipeline.stack import redis_server as redis_server_module  # noqa: E402

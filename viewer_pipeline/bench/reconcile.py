@@ -13,7 +13,7 @@ from viewer_pipeline.bench.rig import PREFIX, Rig, peak_mb, rig
 from viewer_pipeline.bench.target import TABLE, VOD
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.reconcile.run import Reconcile, reconcile
 from viewer_pipeline.stores.redis import connect

@@ -20,7 +20,8 @@ import redis
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Request, Stores, bulk_upsert, drain
+from viewer_pipeline.flush.steps import Request, bulk_upsert, drain
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer

@@ -9,7 +9,7 @@ from viewer_pipeline.errors import NotFlushed
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.table import TargetNames

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from viewer_pipeline.flush.ledger import Flush, Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import run
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.run import STEPS, Reconciled
@@ -68,8 +68,8 @@ def _progress() -> Iterator[run.Progress]:
 def show_reconciled(found: Reconciled) -> None:
     """Print it."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    for verdict in found.verdicts():
-        console.print(f"{'ok' if verdict.passed else 'DIFFERS':<8} {verdict.name}: {verdict.said}")
+    for check in found.checks():
+        console.print(f"{'ok' if check.passed else 'DIFFERS':<8} {check.name}: {check.message}")
     for note in found.notes:
         console.print(f"{'note':<8} {note}")
     if found.first:

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import settle_through
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.stores.redis import Script, as_text, redis_errors
 

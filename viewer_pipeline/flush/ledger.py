@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import psycopg
@@ -190,6 +190,11 @@ class Ledger:
         self.url = url
         self.names = target
         self._target: Target | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the ledger, and the target table, that the settings name. Connects when it is used."""
+        return cls(settings.require_database_url(), TargetNames.of(settings))
 
     @contextmanager
     def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:

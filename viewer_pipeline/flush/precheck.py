@@ -8,7 +8,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import unrecorded
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import SCAN_COUNT
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.parked import ready_parked
 
 MAX_SCANS = 1000  # a million keys, about a second

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import uuid4
 
 import redis
@@ -20,6 +20,7 @@ from viewer_pipeline.flush.ledger import Batch, LastFlush
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.one_connection import one_connection
@@ -90,6 +91,12 @@ class RedisStore:
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
+
+    @classmethod
+    def of(cls, client: redis.Redis, settings: Settings) -> Self:
+        """Return the store of the pipeline that the settings name, over this client."""
+        url, durability = settings.require_redis_url(), Durability.of(settings)
+        return cls(client, url, settings.counter_prefix, settings.totals_channel, durability)
 
     @contextmanager
     def one_server(self) -> Iterator[RedisStore]:

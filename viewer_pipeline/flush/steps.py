@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID, uuid4
@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 import pandas as pd
 import psycopg
 
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import MarkerMoved
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, slices
 from viewer_pipeline.flush.findings import Findings
@@ -39,20 +40,13 @@ from viewer_pipeline.flush.ownership import check_history
 from viewer_pipeline.flush.readings import Readings, Reject
 from viewer_pipeline.flush.redis_store import READ_COUNT, Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler, settle_through
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.target.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
 
 Mode = Literal["changed", "sweep", "ids"]
 
 SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
-
-
-@dataclass(frozen=True)
-class Stores:
-    """The two servers that a flush works on."""
-
-    redis: RedisStore
-    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -131,16 +125,6 @@ class Persisted:
     def seqs(self) -> list[int]:
         """The numbers of the flushes, in order."""
         return [flush.seq for flush in self.flushes]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One consistency check: what was compared, and the offending rows where it failed."""
-
-    name: str
-    passed: bool
-    said: str
-    offenders: list[str] = field(default_factory=list)
 
 
 CHECKS = ("ledger_equals_frame", "redis_is_settled", "totals_carry_the_flush", "no_drift")
@@ -318,40 +302,39 @@ def _flush_of(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFr
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 
-def verify(stores: Stores, persisted: Persisted) -> list[Verdict]:
-    """Compare what was committed with what was meant, one verdict for each name in CHECKS. Reads only."""
+def verify(stores: Stores, persisted: Persisted) -> list[CheckResult]:
+    """Compare what was committed with what was meant, one result for each name in CHECKS. Reads only."""
     with stores.ledger.connect() as connection:
         held = batch_digests(connection, persisted.seqs)
         behind = totals_behind(connection, persisted.seqs)
     return [
         _ledger_equals_frame(persisted, held),
         _redis_is_settled(stores.redis.marker(), persisted),
-        Verdict(
+        CheckResult.of_rows(
             "totals_carry_the_flush",
-            not behind,
-            f"{persisted.counters} totals carry their flush" if not behind else "totals are behind their flush",
             [f"{vod_id}: total of flush {last}, not {seq}" for seq, vod_id, last in behind],
+            f"{persisted.counters} totals carry their flush" if not behind else "totals are behind their flush",
         ),
-        Verdict(
+        CheckResult.of_rows(
             "no_drift",
-            persisted.findings.drift == 0,
-            _drift_said(persisted.findings),
-            persisted.findings.drifted[:20],
+            persisted.findings.drifted,
+            _drift_message(persisted.findings),
+            passed=persisted.findings.drift == 0,
         ),
     ]
 
 
-def _ledger_equals_frame(persisted: Persisted, held: list[BatchDigest]) -> Verdict:
+def _ledger_equals_frame(persisted: Persisted, held: list[BatchDigest]) -> CheckResult:
     """Compare by batch what this attempt committed; of what was found, batches with the flush they belong to."""
     meant = [digest for counted in persisted.counted for digest in _digests(counted, persisted.snapshot.request)]
     found = {flush.seq for flush in persisted.found}
     differing = set(meant) ^ {digest for digest in held if digest.seq not in found}
-    offenders = [f"flush {d.seq} batch {d.number}" for d in sorted(differing)]
-    offenders += [f"flush {flush.seq}" for flush in persisted.found if flush != _added_up(flush.seq, held)]
-    said = f"{persisted.batches} batches, {persisted.counters} counters, {persisted.views} views"
+    failing = [f"flush {d.seq} batch {d.number}" for d in sorted(differing)]
+    failing += [f"flush {flush.seq}" for flush in persisted.found if flush != _added_up(flush.seq, held)]
+    message = f"{persisted.batches} batches, {persisted.counters} counters, {persisted.views} views"
     if found:
-        said += f"; flushes {sorted(found)} were found in the ledger, committed by an earlier attempt of the step"
-    return Verdict("ledger_equals_frame", not offenders, said, offenders[:20])
+        message += f"; flushes {sorted(found)} were found in the ledger, committed by an earlier attempt of the step"
+    return CheckResult.of_rows("ledger_equals_frame", failing, message)
 
 
 def _added_up(seq: int, held: list[BatchDigest]) -> HeldFlush:
@@ -368,16 +351,16 @@ def _digests(counted: Counted, request: Request) -> Iterator[BatchDigest]:
         yield BatchDigest(counted.flush.seq, number, len(some), sum(delta for _, delta in some), sha256)
 
 
-def _drift_said(findings: Findings) -> str:
-    said = f"drift is {findings.drift} views"
-    return f"{said}; of {findings.settled_already} batches it is not known" if findings.settled_already else said
+def _drift_message(findings: Findings) -> str:
+    message = f"drift is {findings.drift} views"
+    return f"{message}; of {findings.settled_already} batches it is not known" if findings.settled_already else message
 
 
-def _redis_is_settled(marker: Marker | None, persisted: Persisted) -> Verdict:
+def _redis_is_settled(marker: Marker | None, persisted: Persisted) -> CheckResult:
     if not persisted.flushes:
-        return Verdict("redis_is_settled", True, "nothing was committed, nothing is to be settled")
+        return CheckResult("redis_is_settled", "healthy", "nothing was committed, nothing is to be settled")
     last = persisted.flushes[-1]
     due = (last.seq, last.batches)
     settled = marker is not None and (marker.seq, marker.batch) >= due
-    offenders = [] if settled else [f"marker {marker}, flush {last.seq} has {last.batches} batches"]
-    return Verdict("redis_is_settled", settled, f"settled up to flush {last.seq}", offenders)
+    failing = [] if settled else [f"marker {marker}, flush {last.seq} has {last.batches} batches"]
+    return CheckResult.of_rows("redis_is_settled", failing, f"settled up to flush {last.seq}")

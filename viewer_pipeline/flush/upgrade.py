@@ -11,7 +11,7 @@ from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger import last_flush
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stores.queries import named_queries

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,6 +12,7 @@ from starlette.routing import Route
 
 from viewer_pipeline.monitoring.checks import Checks, worst
 from viewer_pipeline.monitoring.metrics import CONTENT_TYPE, Metrics
+from viewer_pipeline.timestamps import format_timestamp
 
 SERVICE = "viewer-worker"
 
@@ -45,5 +45,5 @@ def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -
 
 
 def _said(status: str) -> dict[str, Any]:
-    timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    timestamp = format_timestamp()
     return {"status": status, "timestamp": timestamp, "service": SERVICE}

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.flush.steps import Verdict
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.history.daily import (
     ONE_DAY,
     Day,
@@ -93,21 +93,21 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, d
 
 def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> dg.AssetCheckResult:
     unequal = unequal_days(connection, window)
-    offenders = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
-    said = f"{len(offenders)} days differ from the ledger" if offenders else "as the ledger says"
-    return _result("daily_equals_ledger", offenders, said)
+    failing = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
+    said = f"{len(failing)} days differ from the ledger" if failing else "as the ledger says"
+    return _result("daily_equals_ledger", failing, said)
 
 
 def _yesterday_is_complete(connection: psycopg.Connection) -> dg.AssetCheckResult:
     today = datetime.now(UTC).date()
     stale = stale_days(connection, max(DAYS.start.date(), today - LOOK_BACK), today - ONE_DAY)
-    offenders = [day.isoformat() for window in stale for day in window.days()]
-    said = f"{len(offenders)} closed days have flushes that are not added up" if offenders else "closed days are whole"
-    return _result("yesterday_is_complete", offenders, said)
+    failing = [day.isoformat() for window in stale for day in window.days()]
+    said = f"{len(failing)} closed days have flushes that are not added up" if failing else "closed days are whole"
+    return _result("yesterday_is_complete", failing, said)
 
 
-def _result(name: str, offenders: list[str], said: str) -> dg.AssetCheckResult:
-    return check_result(DAILY, Verdict(name, not offenders, said, offenders))
+def _result(name: str, failing: list[str], said: str) -> dg.AssetCheckResult:
+    return check_result(DAILY, CheckResult.of_rows(name, failing, said))
 
 
 roll_up_days = dg.define_asset_job(

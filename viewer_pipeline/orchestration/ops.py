@@ -140,17 +140,17 @@ def verify_consistency(
     """Compare what was committed with what was meant: ledger, totals, marker, drift. Then add it to the sums."""
     started = time.perf_counter()
     with said_clearly(), stores(redis, postgres) as both:
-        verdicts = flush.verify(both, persisted)
+        results = flush.verify(both, persisted)
         with both.ledger.connect() as connection:
             top = top_of_flushes(connection, persisted.seqs, TOP)
             parked = parked_of_flushes(connection, persisted.seqs)
         record_run(both.ledger, persisted)
     seconds = time.perf_counter() - started
     yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, seconds))
-    for verdict in verdicts:
-        if not verdict.passed:
-            context.log.error(f"{verdict.name}: {verdict.said}: {', '.join(verdict.offenders)}")
-        yield check_result(ASSET, verdict)
+    for result in results:
+        if not result.passed:
+            context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
+        yield check_result(ASSET, result)
 
 
 def _metadata(

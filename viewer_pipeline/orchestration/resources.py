@@ -8,7 +8,7 @@ from pydantic import Field
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import DEFAULT_TOTALS_CHANNEL, RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.table import TargetNames

@@ -57,7 +57,7 @@ def reconciliation(
         found = compare(both, what, lambda step: context.log.info(f"comparing: {step}"))
     for note in found.notes:
         context.log.warning(note)
-    checked = [check_result(NAME, verdict) for verdict in found.verdicts()]
+    checked = [check_result(NAME, check) for check in found.checks()]
     yield dg.MaterializeResult(metadata=_metadata(found), check_results=checked)
 
 

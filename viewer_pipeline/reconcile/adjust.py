@@ -16,7 +16,7 @@ from viewer_pipeline.flush.ledger import Batch, Flush, LastFlush, Totals, last_f
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.flush.settle import settle_through
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.stores.chunks import chunks
 

@@ -10,7 +10,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import LastFlush, last_flush
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.journal import Difference, Journal
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.queries import named_queries

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import sums
-from viewer_pipeline.flush.steps import Stores, Verdict
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.journal import KINDS, Difference, Journal, Kind
 from viewer_pipeline.reconcile.mend import mend_target, mend_totals
@@ -77,17 +78,17 @@ class Reconciled:
         rest = {"vods": self.vods, "flushes": self.flushes, "notes": self.notes, "seconds": self.seconds}
         return {**numbers, **rest, "report": str(self.report), "first": first}
 
-    def verdicts(self) -> list[Verdict]:
-        """Return one verdict for each name in CHECKS."""
-        return [self._verdict(name, kinds) for name, kinds in CHECKS.items()]
+    def checks(self) -> list[CheckResult]:
+        """Return one result for each name in CHECKS."""
+        return [self._check(name, kinds) for name, kinds in CHECKS.items()]
 
-    def _verdict(self, name: str, kinds: tuple[Kind, ...]) -> Verdict:
+    def _check(self, name: str, kinds: tuple[Kind, ...]) -> CheckResult:
         found, mended = (sum(counts[kind] for kind in kinds) for counts in (self.found, self.mended))
         said = "1 difference" if found == 1 else f"{found} differences"
         said += f", {mended} of them mended" if mended else ""
         said = "; ".join(why for kind, why in self.passed_over.items() if kind in kinds) or said
-        some = [f"{one.subject} {one.said}".strip() for one in self.first if one.kind in kinds]
-        return Verdict(name, found == mended, said, some[:20] if found != mended else [])
+        failing = [f"{one.subject} {one.said}".strip() for one in self.first if one.kind in kinds]
+        return CheckResult.of_rows(name, failing if found != mended else [], said, passed=found == mended)
 
 
 def reconcile(stores: Stores, what: Reconcile, progress: Progress = lambda _: None) -> Reconciled:

@@ -7,7 +7,7 @@ from viewer_pipeline.flush import adoption
 from viewer_pipeline.flush.adoption import Adoption, How
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 

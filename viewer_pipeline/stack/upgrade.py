@@ -15,7 +15,7 @@ import redis
 from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.migrations.migrate import migrate_all, revision
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running

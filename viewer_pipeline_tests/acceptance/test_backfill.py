@@ -14,7 +14,7 @@ import pytest
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stack.home import running_servers
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at

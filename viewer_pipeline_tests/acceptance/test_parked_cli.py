@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, complaint, environment, json_of, online
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.warm import run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.warm import run

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.streamix import TargetWorld

@@ -17,7 +17,8 @@ from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.postgres import BoundedConnection
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until

@@ -23,7 +23,8 @@ from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Batch, LastFlush
 from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SWEPT, Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Persisted, Snapshot, Stores
+from viewer_pipeline.flush.steps import Persisted, Snapshot
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
@@ -202,7 +203,7 @@ def test_a_call_is_sent_again(world: World, proxy: Proxy, patient: Proxied, name
     assert (done.views, done.findings.drift, done.findings.unpublished) == (15, 0, 0)
     assert done.findings.settled_already == (2 if (name, fault) == ("settle", "lost") else 0)
     assert world.totals() == dict(world.sent)
-    assert all(verdict.passed for verdict in flush.verify(patient.stores, done))
+    assert all(check.passed for check in flush.verify(patient.stores, done))
     assert_whole(world)
 
 

@@ -23,7 +23,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import LastFlush, last_flush
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.rules import judge_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -220,8 +220,8 @@ def test_without_the_wait_a_marker_that_fell_back_is_settled_again(pair: Pair) -
     done = after.flush()
     assert done.findings.settled_before == 2
     assert (done.findings.drift, sorted(done.findings.drifted)) == (12, ["only there", "vod0000"])
-    verdicts = {verdict.name: verdict.passed for verdict in flush.verify(after.stores, done)}
-    assert not verdicts["no_drift"]
+    results = {check.name: check.passed for check in flush.verify(after.stores, done)}
+    assert not results["no_drift"]
     after.assert_all_persisted()
 
 
@@ -553,8 +553,8 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
     done = made.world.flush()
     assert done.findings.settled_before == 2
     assert (done.findings.drift, sorted(done.findings.drifted)) == (9, ["vod0000", "vod0001", "vod0002"])
-    verdicts = {verdict.name: verdict.passed for verdict in flush.verify(made.world.stores, done)}
-    assert not verdicts["no_drift"]
+    results = {check.name: check.passed for check in flush.verify(made.world.stores, done)}
+    assert not results["no_drift"]
     made.world.assert_all_persisted()
 
 

@@ -17,7 +17,8 @@ from viewer_pipeline.flush.counters import MAX_COUNT
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Mode, Stores
+from viewer_pipeline.flush.steps import Mode
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
@@ -106,7 +107,7 @@ def run(stores: Stores, mode: Mode) -> None:
         own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
         snapshot = flush.drain(own, World.request(mode))
         persisted = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
-        assert [verdict for verdict in flush.verify(own, persisted) if not verdict.passed] == []
+        assert [check for check in flush.verify(own, persisted) if not check.passed] == []
 
 
 def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest import delivery
 from viewer_pipeline.ingest.lease import PATIENCE_MS
 from viewer_pipeline.ingest.stats import Figures

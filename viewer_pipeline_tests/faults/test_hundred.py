@@ -18,7 +18,8 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Mode, Stores
+from viewer_pipeline.flush.steps import Mode
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.calls import fork, joined
 from viewer_pipeline_tests.support.world import PREFIX, World

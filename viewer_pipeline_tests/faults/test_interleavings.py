@@ -24,7 +24,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest import folds
 from viewer_pipeline.ingest.folds import FoldStore, NotHolder
 from viewer_pipeline_tests.support.calls import client_of_threads, watching

@@ -14,7 +14,7 @@ import redis
 from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.registry import register
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline_tests.support.claims import claim, identity_of

@@ -27,7 +27,8 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import stale_days
 from viewer_pipeline.history.retention import Pruned, prune_ledger

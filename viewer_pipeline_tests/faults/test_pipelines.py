@@ -27,7 +27,7 @@ from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.claims import claim

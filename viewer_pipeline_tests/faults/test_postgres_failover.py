@@ -17,7 +17,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger, postgres_errors, record_rejects
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes

@@ -12,7 +12,7 @@ from viewer_pipeline.errors import RedisRefusesWrites, RedisUnavailable, Transie
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.servers import Redis
 from viewer_pipeline_tests.support.waiting import wait_until

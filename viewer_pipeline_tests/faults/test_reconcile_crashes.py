@@ -11,7 +11,7 @@ import pytest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import mend
 from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
 from viewer_pipeline_tests.support.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching

@@ -426,8 +426,8 @@ def test_drift_whose_answer_was_lost_is_said_to_be_unknown(world: World, monkeyp
     assert (done.findings.drift, done.findings.settled_already) == (0, 2)
     (said,) = done.findings.sentences()
     assert said.startswith("2 batches were settled already, by another run or by a script whose answer was lost")
-    verdict = flush.verify(world.stores, done)[-1]
-    assert verdict.said == "drift is 0 views; of 2 batches it is not known"
+    check = flush.verify(world.stores, done)[-1]
+    assert check.message == "drift is 0 views; of 2 batches it is not known"
 
 
 def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> None:

@@ -16,7 +16,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings

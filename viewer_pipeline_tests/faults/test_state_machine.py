@@ -31,7 +31,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.folds import FoldStore
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer

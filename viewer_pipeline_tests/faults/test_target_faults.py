@@ -15,7 +15,7 @@ import pytest
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
 from viewer_pipeline_tests.support.calls import Killer, in_child

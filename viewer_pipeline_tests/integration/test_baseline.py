@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.errors import BadCounts, SettingsError
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history import counts_file
 from viewer_pipeline.history.baseline import Baseline, take_counts, take_from_target, taken_baseline
 from viewer_pipeline.history.counts_file import read_counts

@@ -105,7 +105,7 @@ def test_check_daily_equals_ledger_can_fail(
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
     assert checks(result) == {"daily_equals_ledger": False, "yesterday_is_complete": True}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["offenders"].value == ["2026-03-01: 5 views, the ledger has 1"]
+    assert failed.metadata["failing_rows"].value == ["2026-03-01: 5 views, the ledger has 1"]
 
 
 def test_check_yesterday_is_complete_can_fail(history: History, dagster: DagsterWorld) -> None:
@@ -115,7 +115,7 @@ def test_check_yesterday_is_complete_can_fail(history: History, dagster: Dagster
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
     assert checks(result) == {"daily_equals_ledger": True, "yesterday_is_complete": False}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["offenders"].value == [yesterday.isoformat()]
+    assert failed.metadata["failing_rows"].value == [yesterday.isoformat()]
 
 
 def tick(schedule: Any, history: History, instance: dg.DagsterInstance, moment: datetime) -> Any:

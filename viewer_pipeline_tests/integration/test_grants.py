@@ -32,7 +32,8 @@ from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Mode, Persisted, Request, Stores
+from viewer_pipeline.flush.steps import Mode, Persisted, Request
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sums import read_sums, record_run
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
@@ -116,7 +117,7 @@ def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwh
     if meanwhile:
         narrow.owner.send(meanwhile)
     done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
-    assert [verdict for verdict in flush.verify(stores, done) if not verdict.passed] == []
+    assert [check for check in flush.verify(stores, done) if not check.passed] == []
     record_run(stores.ledger, done)
     return done
 

@@ -11,12 +11,14 @@ import pytest
 import redis
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import CHECKS, Persisted, Stores, Verdict
+from viewer_pipeline.flush.steps import CHECKS, Persisted
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
@@ -150,7 +152,7 @@ def test_check_ledger_equals_frame_can_fail(runner: Runner, world: World, monkey
     assert result.success
     assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["offenders"].value == ["flush 1 batch 1", "flush 1 batch 1"]
+    assert failed.metadata["failing_rows"].value == ["flush 1 batch 1", "flush 1 batch 1"]
 
 
 def test_check_totals_carry_the_flush_can_fail(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +183,13 @@ def test_check_no_drift_can_fail(runner: Runner, world: World, monkeypatch: pyte
     assert checks(result) == dict.fromkeys(CHECKS, True) | {"no_drift": False}
     assert figures(result)["drift"] == 2
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["offenders"].value == ["a"]
+    assert failed.metadata["failing_rows"].value == ["a"]
 
 
 def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
     verify = flush.verify
 
-    def tamper_and_verify(stores: Stores, persisted: Persisted) -> list[Verdict]:
+    def tamper_and_verify(stores: Stores, persisted: Persisted) -> list[CheckResult]:
         tamper(stores)
         return verify(stores, persisted)
 
@@ -280,7 +282,7 @@ def test_checks_of_a_retried_step_can_fail(
     result = runner.run()
     assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["offenders"].value == offenders
+    assert failed.metadata["failing_rows"].value == offenders
 
 
 def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> None:

@@ -19,7 +19,7 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sums import flushes_since
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.reconcile import mend, totals
@@ -77,7 +77,7 @@ def test_nothing_differs(world: World, reports: Path) -> None:
     found = run(world, reports)
     assert (found.found, found.first, found.flushes, found.vods) == (NOTHING, [], [], 10)
     assert found.report.read_text().splitlines() == ["kind,subject,expected,found,said,mendable,basis"]
-    assert [verdict.name for verdict in found.verdicts() if verdict.passed] == list(CHECKS)
+    assert [check.name for check in found.checks() if check.passed] == list(CHECKS)
 
 
 def test_the_newest_reports_stay(world: World, reports: Path) -> None:
@@ -107,7 +107,7 @@ def test_totals_are_found_and_mended(world: World, reports: Path) -> None:
     assert found.remaining == 4
     shown = {one.subject: (one.expected, one.found) for one in found.first}
     assert shown == {"vod0001": (3, 5), "vod0002": (3, 1), "vod0003": (3, None), 'made, "up"\r\n': (5, 12)}
-    assert [verdict.name for verdict in found.verdicts() if not verdict.passed] == ["totals_equal_history"]
+    assert [check.name for check in found.checks() if not check.passed] == ["totals_equal_history"]
     with found.report.open(newline="") as file:
         assert {row["subject"]: row["expected"] for row in csv.DictReader(file)} == {
             vod_id: str(expected) for vod_id, (expected, _) in shown.items()
@@ -170,7 +170,7 @@ def test_a_repair_that_was_not_settled(world: World, reports: Path, monkeypatch:
     done = world.flush()
     assert world.totals() == {"a": 5}
     assert (done.findings.settled_before, done.findings.passed_over, done.findings.drift) == (2, 0, 0)
-    assert [verdict for verdict in flush.verify(world.stores, done) if not verdict.passed] == []
+    assert [check for check in flush.verify(world.stores, done) if not check.passed] == []
     assert run(world, reports).found == NOTHING
 
 
@@ -333,7 +333,7 @@ def test_the_target_is_compared_only_where_nobody_else_writes_it(vods: TargetWor
     assert "TARGET_EXCLUSIVE is not true" in run(vods, reports).notes[0]
     without = run(vods, reports, exclusive=True, repair=True)
     assert "no baseline was taken" in without.notes[0]
-    said = {verdict.name: verdict.said for verdict in without.verdicts()}
+    said = {check.name: check.message for check in without.checks()}
     assert said["target_equals_totals"].startswith("not compared: no baseline was taken")
     assert vods.target() == {"a": 105, "b": 100}
     take_baseline(vods)

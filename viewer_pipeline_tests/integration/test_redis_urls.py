@@ -15,7 +15,7 @@ import redis
 from viewer_pipeline.errors import RedisFailed, RedisUnavailable, SettingsError, ViewerPipelineError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import Figures
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings

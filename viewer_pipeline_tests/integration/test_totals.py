@@ -19,7 +19,7 @@ from viewer_pipeline import definitions
 from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Stores
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.resources import RedisResource
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.waiting import wait_until

@@ -17,7 +17,8 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.steps import Request, Stores
+from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.support.world import PREFIX
@@ -155,9 +156,9 @@ class HeldRedis(RedisStore):
 
 
 class HeldLedger(Ledger):
-    """PostgreSQL with its calls held back. `of` finds whose a connection is."""
+    """PostgreSQL with its calls held back. `actors`: whose each connection is."""
 
-    of: dict[int, Actor] = {}  # noqa: RUF012 - emptied by each rehearsal
+    actors: dict[int, Actor] = {}  # noqa: RUF012 - emptied by each rehearsal
 
     def __init__(self, url: str, actor: Actor) -> None:
         super().__init__(url)
@@ -167,7 +168,7 @@ class HeldLedger(Ledger):
     def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
         """Remember whose it is."""
         with super().connect(any_server=any_server) as connection:
-            self.of[id(connection)] = self._actor
+            self.actors[id(connection)] = self._actor
             yield connection
 
     def holds(self, flush_id: Any) -> bool:
@@ -180,7 +181,7 @@ class HeldLedger(Ledger):
 
 def _held(function: Any, what: str) -> Any:
     def call(connection: psycopg.Connection, *arguments: Any) -> Any:
-        with HeldLedger.of[id(connection)].call(what):
+        with HeldLedger.actors[id(connection)].call(what):
             return function(connection, *arguments)
 
     return call
@@ -188,7 +189,7 @@ def _held(function: Any, what: str) -> Any:
 
 def _held_transaction(function: Any) -> Any:
     def call(connection: psycopg.Connection, *arguments: Any) -> Any:
-        actor = HeldLedger.of[id(connection)]
+        actor = HeldLedger.actors[id(connection)]
         with actor.call("commit") as named:
             if named.endswith("never came"):
                 actor.never_came = True  # type: ignore[attr-defined]  # looked up at once
@@ -218,7 +219,7 @@ class Rehearsal:
 
     def play(self, way: list[tuple[Step, World]]) -> None:
         """Make every step; AssertionError where the code makes another one than the model."""
-        HeldLedger.of.clear()
+        HeldLedger.actors.clear()
         with (
             patch.object(flush, "last_flush", _held(ledger.last_flush, "look")),
             patch.object(settler, "batches_beyond", _held(ledger.batches_beyond, "list")),

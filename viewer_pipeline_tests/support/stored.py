@@ -18,7 +18,8 @@ from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Persisted, Request, Stores
+from viewer_pipeline.flush.steps import Persisted, Request
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings

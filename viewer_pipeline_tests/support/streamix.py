@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.steps import Persisted, Stores
+from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.world import World
 

@@ -15,7 +15,8 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.counters import counter_pattern
 from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.flush.steps import Mode, Persisted, Request, Stores
+from viewer_pipeline.flush.steps import Mode, Persisted, Request
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.claims import identity_of
 
 PREFIX = "vod:views:"

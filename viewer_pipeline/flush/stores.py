@@ -1,0 +1,27 @@
+"""The two servers that all work is done on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.redis import connect
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Redis with the counters, PostgreSQL with the ledger."""
+
+    redis: RedisStore
+    ledger: Ledger
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings) -> Iterator[Stores]:
+        """Open both as the settings name them. Nothing is connected before it is used; Redis is closed at the end."""
+        with connect(settings.require_redis_url()) as client:
+            yield cls(RedisStore.of(client, settings), Ledger.of(settings))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
+import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from queue import Empty, SimpleQueue
 from types import FrameType
 
 from viewer_pipeline.standard_streams import limit_waits
@@ -16,31 +16,40 @@ BURST_SECONDS = 0.5  # signals within this time of the first request are the sam
 
 
 class StopRequest:
-    """Whether a stop was asked for; for one thread that waits, and a signal handler that sets it.
+    """Whether a stop was requested: for one thread that waits, and a signal handler that sets it.
 
-    No Event: its lock is not re-entrant, and the handler runs on the thread that waits. A signal that comes while that
-    thread holds the lock, as it does for a moment in each `wait`, would make the handler wait for itself for ever.
+    A pipe, because it has no lock: the handler runs on the thread that waits. With an Event, a signal that comes while
+    that thread holds its lock makes the handler wait for itself; and SimpleQueue.get() waits without an end where its
+    timeout passes before the wait begins (CPython 3.11).
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._queue: SimpleQueue[None] = SimpleQueue()  # its `put` is made for handlers
+        self._requested = False
+        self._reader, self._writer = os.pipe()
+        weakref.finalize(self, _close, self._reader, self._writer)
+        self._poll = select.poll()
+        self._poll.register(self._reader, select.POLLIN)
 
     def set(self) -> None:
-        """Ask. Safe to call in a signal handler."""
-        self._asked = True
-        self._queue.put(None)
+        """Request a stop. Safe to call in a signal handler."""
+        if not self._requested:
+            self._requested = True
+            os.write(self._writer, b"\0")
 
     def is_set(self) -> bool:
-        """Whether it was asked for."""
-        return self._asked
+        """Whether a stop was requested."""
+        return self._requested
 
     def wait(self, timeout: float) -> bool:
-        """Wait until it is asked for, at most so many seconds; return whether it was."""
-        if not self._asked:
-            with suppress(Empty):
-                self._queue.get(timeout=timeout)
-        return self._asked
+        """Wait until a stop is requested, at most so many seconds; return whether it was."""
+        if not self._requested:
+            self._poll.poll(timeout * 1000)
+        return self._requested
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def handle_stop_signals(

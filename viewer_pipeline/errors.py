@@ -67,6 +67,10 @@ class MarkerUnreadable(ViewerPipelineError):
     """A marker in Redis cannot be read"""
 
 
+class SubscriberStateUnreadable(ViewerPipelineError):
+    """The hash viewer:subscriber in Redis cannot be read"""
+
+
 class NotFlushed(ViewerPipelineError):
     """What is pending stays in Redis"""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from contextlib import closing
-from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest.subscriber_state import SubscriberState
 from viewer_pipeline.monitoring.background_probe import Question
 from viewer_pipeline.monitoring.doctor.clocks import judge_clocks
 from viewer_pipeline.monitoring.doctor.dagster import examine_dagster
@@ -24,7 +24,7 @@ from viewer_pipeline.monitoring.doctor.redis_reading import read_redis
 from viewer_pipeline.monitoring.doctor.settings_judgements import judge_settings
 from viewer_pipeline.monitoring.doctor.target import examine_target
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.redis import connect, redis_errors
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.table import TargetNames
 
 PATIENCE_SECONDS = 15.0  # for a part, beyond what it means to take
@@ -97,9 +97,7 @@ class Doctor:
 
     def _producers(self) -> list[Finding]:
         channel = self._settings.pubsub_channel
-        with redis_errors(self._redis_url):
-            found: Any = self._client.hget(self._store.names.subscriber, "id")
-        space = (found or b"").decode()
+        space = SubscriberState.read(self._client, self._redis_url, self._store.names).id
         with closing(open_wire(self._store, channel)) as wire:
             listeners = read_listeners(self._store, channel, space, own=1)
             listening = Listening(wire, self._store, self._ledger(), channel, space)

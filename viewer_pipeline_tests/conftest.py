@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,6 +129,16 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
         record_property(TOLD, line)
 
     return say
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_sighup() -> Iterator[None]:
+    """Start processes that react to SIGHUP, also where the tests run under nohup: an ignored signal is inherited."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ MATRIX ?=   # options of matrix: MATRIX=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo run test lint format docs bench clean prove soak browser matrix image-test package-test lock
+.PHONY: help demo run test lint format docs bench clean vocabulary prove soak browser matrix image-test package-test lock
 
 # Every day:
 
@@ -46,6 +46,9 @@ clean:            ## Remove .venv, site and all caches.
 	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Now and then:
+
+vocabulary: $(READY)  ## List words that have a standard term (tools/vocabulary.toml).
+	$(BIN)/python -m tools.vocabulary
 
 prove: $(READY)   ## Break each rule of the protocol in a copy, and show that the tests fail.
 	$(BIN)/python -m tools.prove

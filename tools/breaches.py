@@ -8,7 +8,7 @@ from pathlib import Path
 RULES = "viewer_pipeline_tests/faults/test_rules.py"
 CRASHES = "viewer_pipeline_tests/faults/test_crashes.py"
 DISASTERS = "viewer_pipeline_tests/faults/test_disasters.py"
-FOLDS = "viewer_pipeline_tests/integration/test_folds.py"
+FOLDS = "viewer_pipeline_tests/integration/test_fold_store.py"
 EXACTNESS = "viewer_pipeline_tests/faults/test_exactness.py"
 TARGET = "viewer_pipeline_tests/integration/test_target.py"
 PARKED = "viewer_pipeline_tests/integration/test_parked.py"
@@ -16,7 +16,7 @@ TARGET_FAULTS = "viewer_pipeline_tests/faults/test_target_faults.py"
 AMBIGUOUS = "viewer_pipeline_tests/faults/test_ambiguous_redis.py"
 DURABILITY = "viewer_pipeline_tests/faults/test_durability.py"
 SUBSCRIBER = "viewer_pipeline_tests/integration/test_subscriber.py"
-STREAM = "viewer_pipeline_tests/unit/test_stream.py"
+STREAM = "viewer_pipeline_tests/unit/test_segment_buffer.py"
 TERMINAL = "viewer_pipeline_tests/faults/test_terminal.py"
 STOP_SIGNALS = "viewer_pipeline_tests/unit/test_stop_signals.py"
 FAILOVER = "viewer_pipeline_tests/faults/test_failover.py"
@@ -272,7 +272,7 @@ BREACHES = (
     Breach(
         "stream",
         "what was heard before a loss gets another number than others have it under",
-        "viewer_pipeline/ingest/segments.py",
+        "viewer_pipeline/ingest/segment_buffer.py",
         "            self._add(self.last + 1, views)",
         "            self._add(self.last + 2, views)",
         (STREAM, EXACTNESS),
@@ -878,7 +878,7 @@ BREACHES = (
         "demoted",
         "views without a number are dropped at the move to another server",
         "viewer_pipeline/ingest/subscriber.py",
-        "        if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:\n",
+        "        if self._buffer.numbered or not self._buffer.total() or now >= self._unnumbered_until:\n",
         "        if now <= self._unnumbered_until:\n",
         (FAILOVER,),
     ),
@@ -886,7 +886,7 @@ BREACHES = (
         "delivery",
         "a subscription on another server than the commands is kept",
         "viewer_pipeline/ingest/subscriber.py",
-        "            self._delivery.check(subscription, self._stream.last)\n",
+        "            self._delivery.check(subscription, self._buffer.last)\n",
         "",
         (FAILOVER,),
     ),
@@ -902,7 +902,7 @@ BREACHES = (
     Breach(
         "delivery",
         "a backlog is taken for another server",
-        "viewer_pipeline/ingest/delivery.py",
+        "viewer_pipeline/ingest/cut_delivery.py",
         "            if subscription.echoed == self._number:\n",
         "            if subscription.echoed >= 0:\n",
         (FAILOVER,),
@@ -910,13 +910,13 @@ BREACHES = (
     Breach(
         "stop",
         "a stop tries once to fold what is in memory",
-        "viewer_pipeline/ingest/leaving.py",
+        "viewer_pipeline/ingest/shutdown.py",
         "            if time.monotonic() + attempts.pause > self._deadline:\n",
         "            if True:\n",
         (FAILOVER,),
         also=(
             (
-                "viewer_pipeline/ingest/leaving.py",
+                "viewer_pipeline/ingest/shutdown.py",
                 "                attempts.failed()\n                self._refused(error)\n                continue\n",
                 "                self._refused(error)\n                return\n",
             ),

@@ -17,7 +17,7 @@ from typing import Any
 from viewer_pipeline.bench.rig import PREFIX, Rig, ids_of, peak_mb, rig
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -105,7 +105,7 @@ def _run(results: Any, listen: Listen, *arguments: Any) -> None:
 
 
 def _subscribe(settings: Settings, messages: int, heard: Heard[int], ready: Event) -> Rate:
-    figures = Figures()
+    figures = SubscriberStats()
     subscriber = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), figures)
     thread = threading.Thread(target=subscriber.run)
     thread.start()
@@ -113,8 +113,8 @@ def _subscribe(settings: Settings, messages: int, heard: Heard[int], ready: Even
         time.sleep(0.001)
     ready.set()
     started, cpu = time.perf_counter(), time.process_time()
-    while figures.heard < messages:
-        heard.value = figures.heard
+    while figures.received < messages:
+        heard.value = figures.received
         time.sleep(0.005)
     subscriber.stop()
     thread.join()

@@ -11,7 +11,7 @@ from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
 from viewer_pipeline.flush.registry import require_pipeline
 from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import serve
@@ -49,9 +49,9 @@ class _Worker:
     def __init__(self, settings: Settings, last_flush: LastFlush) -> None:
         self._settings = settings
         self._last_flush = last_flush
-        self._figures = Figures()
+        self._stats = SubscriberStats()
         self._rejections = Rejections(Ledger(settings.require_database_url()))
-        self._subscriber = Subscriber(settings, self._rejections, self._figures)
+        self._subscriber = Subscriber(settings, self._rejections, self._stats)
         self._stopping = StopRequest()
         self._deadline = 0.0
         self._left: int | None = None  # views that were heard and not folded; None while it listens
@@ -65,7 +65,7 @@ class _Worker:
 
     def run(self) -> int:
         """Run to the end."""
-        server = serve(self._settings, self._figures, self._stopping.is_set)
+        server = serve(self._settings, self._stats, self._stopping.is_set)
         self._rejections.start()
         subscriber = _start("subscriber", self._listen)
         while not self._stopping.wait(LOOK_SECONDS):
@@ -73,7 +73,7 @@ class _Worker:
                 return 1  # its error has been logged; whoever started the process starts it again
         log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
         self._subscriber.stop(self._deadline - CLOSE_SECONDS)
-        self._figures.enter("stopping")
+        self._stats.enter("stopping")
         self._wait(subscriber)
         if not subscriber.is_alive():
             self._wait(_start("rejections", self._rejections.stop))
@@ -100,7 +100,7 @@ class _Worker:
 
     def _say_farewell(self) -> int:
         """Say what is left where. Views that were heard and that Redis did not take are lost with this process."""
-        left = self._figures.in_memory if self._left is None else self._left
+        left = self._stats.in_memory if self._left is None else self._left
         level = logging.ERROR if left else logging.WARNING if self._kept else logging.INFO
         log.log(level, event("stopped", lost_views=left, flush=self._flushed))
         return 1 if left else 0

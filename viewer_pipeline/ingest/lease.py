@@ -7,13 +7,13 @@ import socket
 import time
 from uuid import uuid4
 
-from viewer_pipeline.ingest.folds import Claim, FoldStore, Lease
-from viewer_pipeline.ingest.own_ledger import OwnLedger
-from viewer_pipeline.ingest.segments import Stream
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseRequest, LeaseResult
+from viewer_pipeline.ingest.ledger_lookup import LedgerLookup
+from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
 
 LEASE_MS = 6000  # a holder that is not heard of for so long has lost it
 LEASE_SECONDS = 1.5  # how often it is kept, and tried for
-PATIENCE_MS = 2000  # how long one that came late lets others go first: longer than their LEASE_SECONDS
+GRACE_MS = 2000  # how long one that came late lets others go first: longer than their LEASE_SECONDS
 YIELD_SECONDS = 4.0  # how long one that gave it back lets others go first, those that came late too
 
 
@@ -23,7 +23,7 @@ class LeaseKeeper:
     A token is used for one holding only: what was sent under an old one counts no more.
     """
 
-    def __init__(self, folds: FoldStore, own: OwnLedger) -> None:
+    def __init__(self, folds: FoldStore, own: LedgerLookup) -> None:
         self.token = uuid4().hex
         self.holds = False
         self._folds, self._own = folds, own
@@ -35,16 +35,16 @@ class LeaseKeeper:
         """Whether it is time for `keep`."""
         return time.monotonic() >= self._due
 
-    def hurry(self) -> None:
+    def expire_soon(self) -> None:
         """Make `keep` due, unless this one holds the lease."""
         if not self.holds:
             self._due = 0.0
 
-    def doubt(self) -> None:
+    def renew_now(self) -> None:
         """Make `keep` due: Redis refused a command, and a new subscription must not pass for one that works."""
         self._due = 0.0
 
-    def keep(self, cuts_id: str, stream: Stream, last_message: float | None) -> Lease:
+    def keep(self, key_space: str, buffer: SegmentBuffer, last_message: float | None) -> LeaseResult:
         """Keep the lease or try to take it. `kept` means that nobody else had it since the last call.
 
         Raises OtherKeySpace; TransientError where Redis does not answer, or PostgreSQL has not said which ledger this
@@ -53,12 +53,14 @@ class LeaseKeeper:
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):
             known = self._term
-            heard_ms = int(1000 * (last_message or 0))
+            last_message_ms = int(1000 * (last_message or 0))
             own = self._own.identity
-            claim = Claim(cuts_id, self.token, self._who, known, stream.whole_after, heard_ms, stream.done(), own)
-            lease = self._folds.lease(claim, LEASE_MS, PATIENCE_MS)
+            claim = LeaseRequest(
+                key_space, self.token, self._who, known, buffer.complete_after, last_message_ms, buffer.done(), own
+            )
+            lease = self._folds.acquire_or_renew(claim, LEASE_MS, GRACE_MS)
             self._term = lease.term
-            if lease.outcome != "other":
+            if lease.outcome != "held_by_other":
                 break
             self.lost()
             if lease.term == known:  # else it may be free, for one that knows
@@ -66,14 +68,16 @@ class LeaseKeeper:
         else:
             return lease
         before, self.holds = self.holds, True
-        return lease if before else lease._replace(outcome="taken")  # the answer to the attempt that took it was lost
+        return (
+            lease if before else lease._replace(outcome="acquired")
+        )  # the answer to the attempt that took it was lost
 
-    def release(self, cuts_id: str) -> None:
+    def release(self, key_space: str) -> None:
         """Give it back, and let others go first. Raises TransientError: then it runs out by itself."""
         self._due = time.monotonic() + YIELD_SECONDS
         token = self.token
         self.lost()
-        self._folds.release(token, cuts_id)
+        self._folds.release(token, key_space)
 
     def lost(self) -> None:
         """Another holds it."""

@@ -21,36 +21,36 @@ _is_plain = re.compile(
 ).fullmatch
 
 
-class NotAView(ValueError):
+class InvalidMessage(ValueError):
     """A message that does not count; the text says why."""
 
 
 def parse_view(payload: bytes) -> tuple[str, int]:
     """Return (vod id, views) of a message `{"vodId": non-empty text, "count": positive integer}`.
 
-    Other fields are fine. Raises NotAView with the reason, for whatever bytes came in.
+    Other fields are fine. Raises InvalidMessage with the reason, for whatever bytes came in.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise NotAView(f"longer than {MAX_MESSAGE_BYTES} bytes")
+        raise InvalidMessage(f"longer than {MAX_MESSAGE_BYTES} bytes")
     if plain := _is_plain(payload):
         try:
             return _checked(plain[1].decode(), int(plain[2]))
         except UnicodeDecodeError:
-            raise NotAView("not UTF-8") from None
+            raise InvalidMessage("not UTF-8") from None
     message = _object(payload)
     vod_id, count = message.get("vodId"), message.get("count")
     if not isinstance(vod_id, str):
-        raise NotAView("vodId is not text")
+        raise InvalidMessage("vodId is not text")
     if type(count) is not int or count < 1:
-        raise NotAView("count is not a positive integer")
+        raise InvalidMessage("count is not a positive integer")
     return _checked(vod_id, count)
 
 
 def _checked(vod_id: str, count: int) -> tuple[str, int]:
     if reason := why_no_id(vod_id):
-        raise NotAView(f"vodId: {reason}")
+        raise InvalidMessage(f"vodId: {reason}")
     if count > MAX_MESSAGE_COUNT:
-        raise NotAView(f"count is over {MAX_MESSAGE_COUNT}")
+        raise InvalidMessage(f"count is over {MAX_MESSAGE_COUNT}")
     return vod_id, count
 
 
@@ -59,15 +59,15 @@ def _object(payload: bytes) -> dict[str, Any]:
     try:
         message = orjson.loads(payload)
         if not isinstance(message, dict):
-            raise NotAView("not an object")
+            raise InvalidMessage("not an object")
         json.loads(payload, object_pairs_hook=_unique)
     except orjson.JSONDecodeError:
-        raise NotAView("not JSON") from None
+        raise InvalidMessage("not JSON") from None
     except RecursionError:
-        raise NotAView("nested too deeply") from None
+        raise InvalidMessage("nested too deeply") from None
     return message
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise NotAView("a key comes twice")
+        raise InvalidMessage("a key comes twice")

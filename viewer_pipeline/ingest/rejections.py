@@ -13,7 +13,8 @@ from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.rejections")
 
-KEPT_OF_A_REASON = 100  # examples that are stored; hostile input must not fill the database, not over restarts either
+# Hostile input must not fill the database: a bound for all workers, also over restarts.
+MAX_ROWS_PER_REASON = 100
 WRITE_SECONDS = 1.0
 
 
@@ -41,7 +42,7 @@ class Rejections:
         """Count it, and keep it while it is one of the first of its reason."""
         with self._lock:
             self.by_reason[reject.reason] += 1
-            if self.by_reason[reject.reason] <= KEPT_OF_A_REASON:
+            if self.by_reason[reject.reason] <= MAX_ROWS_PER_REASON:
                 self._waiting.append(reject)
 
     def _run(self) -> None:
@@ -56,7 +57,7 @@ class Rejections:
             return
         try:
             with self._ledger.connect() as connection:
-                record_message_rejects(connection, rejects, KEPT_OF_A_REASON)
+                record_message_rejects(connection, rejects, MAX_ROWS_PER_REASON)
         except ViewerPipelineError as error:
             log.warning(event("rejected messages not recorded", count=len(rejects), reason=error))
             with self._lock:

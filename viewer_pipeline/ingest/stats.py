@@ -12,7 +12,7 @@ Loss = Literal["closed", "silent", "error", "moved"]
 
 
 @dataclass
-class Figures:
+class SubscriberStats:
     """Single fields are replaced, never changed half-way: another thread may read them at any time.
 
     Times are `time.time()`, in seconds.
@@ -21,10 +21,10 @@ class Figures:
     state: State = "starting"
     since: float = field(default_factory=time.time)  # when the state began
     reason: str = ""  # why it reconnects
-    refused: str = ""  # why Redis does not take folds now; empty while it does
+    refusal_reason: str = ""  # why Redis does not take folds now; empty while it does
     holds_lease: bool = False
     last_message: float | None = None
-    heard: int = 0  # messages on the producers' channel, good or not
+    received: int = 0  # messages on the producers' channel, good or not
     accepted: int = 0  # of them, messages that carry or announce views
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages
     folded: int = 0  # segments written to Redis

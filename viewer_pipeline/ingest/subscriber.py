@@ -10,13 +10,13 @@ from uuid import uuid4
 import redis
 
 from viewer_pipeline.errors import RedisFailed, TransientError, ViewerPipelineError
-from viewer_pipeline.ingest.delivery import GRACE_SECONDS, DeliveryCheck, Location
-from viewer_pipeline.ingest.folder import ANSWER_SECONDS, FOLD_SECONDS
-from viewer_pipeline.ingest.folds import OtherKeySpace
-from viewer_pipeline.ingest.leaving import STOP_SECONDS, Leaver
+from viewer_pipeline.ingest.cut_delivery import GRACE_SECONDS, CutDelivery, SubscriptionLocation
+from viewer_pipeline.ingest.fold_store import OtherKeySpace
+from viewer_pipeline.ingest.folder import COMMAND_TIMEOUT_SECONDS, FOLD_SECONDS
 from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.segments import Stream
-from viewer_pipeline.ingest.stats import Figures, State
+from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.shutdown import STOP_SECONDS, Leaver
+from viewer_pipeline.ingest.stats import State, SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -37,9 +37,9 @@ class Subscriber(Leaver):
     Any number may run. All of them hear, the holder of the lease folds, and the others have what it has not folded.
     """
 
-    def __init__(self, settings: Settings, rejections: Rejections, figures: Figures) -> None:
-        super().__init__(settings, rejections, figures)
-        self._listener = connect(settings.require_redis_url(), protocol=2, seconds=ANSWER_SECONDS, retries=1)
+    def __init__(self, settings: Settings, rejections: Rejections, stats: SubscriberStats) -> None:
+        super().__init__(settings, rejections, stats)
+        self._listener = connect(settings.require_redis_url(), protocol=2, seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self._refusals = refusals_of(self._client)
         self._demotions = 0  # as many as there were when the subscription began
         self._follow_due = 0.0
@@ -60,18 +60,18 @@ class Subscriber(Leaver):
         """
         pause, longest = RETRY_SECONDS
         self._own.start()
-        self._own.wait(ANSWER_SECONDS)
+        self._own.wait(COMMAND_TIMEOUT_SECONDS)
         while not self._stop.is_set():
             subscription: Subscription | None = None
             try:
                 subscription = self._open()
                 self._listen(subscription)
             except (SubscriptionLost, OtherKeySpace, ViewerPipelineError, redis.RedisError) as error:
-                if self._figures.state in LISTENS:
+                if self._stats.state in LISTENS:
                     pause = RETRY_SECONDS[0]
                 self._lost(error)
                 if isinstance(error, RedisFailed):
-                    self._lease.doubt()
+                    self._lease.renew_now()
                 if subscription is not None:
                     subscription.close()  # before the pause: nobody would read what Redis still delivers
                 if not (isinstance(error, SubscriptionLost) and error.how == "moved"):  # else Redis answers
@@ -86,19 +86,19 @@ class Subscriber(Leaver):
     # --- connection ---
 
     def _open(self) -> Subscription:
-        known, self._cuts_id = self._cuts_id, self._folds.cuts_id(self._cuts_id)
-        if known not in ("", self._cuts_id):  # what was numbered there cannot be told apart from what is folded here
+        known, self._key_space = self._key_space, self._folds.key_space(self._key_space)
+        if known not in ("", self._key_space):  # what was numbered there cannot be told apart from what is folded here
             self._lease.lost()
-            self._drop(self._stream.clear())
-            self._stream = Stream()
+            self._drop(self._buffer.clear())
+            self._buffer = SegmentBuffer()
         followed, self._followed = self._followed, False
         # Not after a demotion: nothing was missed, and one that came meanwhile has not heard what waits here.
-        if self._lease.holds and not followed and self._folds.hearers(self._cuts_id):
+        if self._lease.holds and not followed and self._folds.subscriber_count(self._key_space):
             self._hand_over()
-        cuts = self._store.names.cuts_channel(self._cuts_id)
+        cuts = self._store.names.cuts_channel(self._key_space)
         self._cuts = cuts.encode()
-        self._demotions, self._delivery, self._unnumbered_until = self._refusals.demotions, DeliveryCheck(), None
-        self._location = Location(self._folds, f"{cuts}:{uuid4().hex}")
+        self._demotions, self._delivery, self._unnumbered_until = self._refusals.demotions, CutDelivery(), None
+        self._location = SubscriptionLocation(self._folds, f"{cuts}:{uuid4().hex}")
         channels = [self._channel.decode(), cuts, self._location.channel, *self._presence.channels]
         subscription = Subscription(self._listener, channels)
         try:
@@ -110,28 +110,28 @@ class Subscriber(Leaver):
 
     def _lost(self, error: Exception) -> None:
         """Say it once per change of state, not once per attempt."""
-        figures, reason = self._figures, str(error) or "the key space in Redis has another id"
-        if figures.state in LISTENS:
-            figures.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
-            self._drop(self._stream.interrupted(holder=self._lease.holds))
-            self._lease.hurry()
-        if figures.state != "reconnecting":
+        stats, reason = self._stats, str(error) or "the key space in Redis has another id"
+        if stats.state in LISTENS:
+            stats.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
+            self._drop(self._buffer.interrupted(holder=self._lease.holds))
+            self._lease.expire_soon()
+        if stats.state != "reconnecting":
             log.warning(event("not listening", channel=self._channel.decode(), reason=reason))
-        figures.enter("reconnecting", reason)
+        stats.enter("reconnecting", reason)
 
     def _listen(self, subscription: Subscription) -> None:
         self._sweep_due = True
         while not self._stop.is_set():
             if self._own.changed.is_set():
                 self._own.changed.clear()
-                self._lease.doubt()
+                self._lease.renew_now()
             if self._lease.due():
                 self._keep_lease()
                 self._locate()
             self._enter()
             if self._room():
-                self._hear(subscription.read(FOLD_SECONDS))
-            self._delivery.check(subscription, self._stream.last)
+                self._receive(subscription.read(FOLD_SECONDS))
+            self._delivery.check(subscription, self._buffer.last)
             self._follow()
             now = time.monotonic()
             if self._lease.holds and now >= self._write_due:
@@ -155,7 +155,7 @@ class Subscriber(Leaver):
             return
         if self._unnumbered_until is None or before != self._refusals.demotions:
             self._unnumbered_until = now + GRACE_SECONDS
-        if self._stream.numbered or not self._stream.total() or now >= self._unnumbered_until:
+        if self._buffer.numbered or not self._buffer.total() or now >= self._unnumbered_until:
             self._followed = True
             raise SubscriptionLost("moved", "the server of the subscription is not the primary any more")
 
@@ -168,16 +168,16 @@ class Subscriber(Leaver):
             elsewhere = self._location.is_elsewhere()
         except ViewerPipelineError:  # out of reach, or an ACL keeps it from us
             return
-        if elsewhere and (self._stream.numbered or not self._stream.total()):
+        if elsewhere and (self._buffer.numbered or not self._buffer.total()):
             self._followed = True
             raise SubscriptionLost("moved", "the subscription is on another server than the commands")
 
     def _enter(self) -> None:
         """Say it where the state has changed."""
-        state = self._figures.state
-        self._figures.holds_lease = self._lease.holds
-        self._figures.enter("listening" if self._lease.holds else "standby")
-        if self._figures.state != state:
+        state = self._stats.state
+        self._stats.holds_lease = self._lease.holds
+        self._stats.enter("listening" if self._lease.holds else "standby")
+        if self._stats.state != state:
             words = "listening" if self._lease.holds else "standing by: another subscriber folds, or none can yet"
             log.info(event(words, channel=self._channel.decode()))
 
@@ -186,14 +186,14 @@ class Subscriber(Leaver):
 
         What is open can be folded only when its cut was heard, which waits behind what Redis has still to deliver.
         """
-        if self._stream.ids() < MAX_IDS:
+        if self._buffer.ids() < MAX_IDS:
             return True
         if self._lease.holds:
-            if not self._figures.refused and not (self._stream.numbered and self._stream.segments):
+            if not self._stats.refusal_reason and not (self._buffer.numbered and self._buffer.segments):
                 return True
             self._stop.wait(FOLD_SECONDS)
             return False
-        views = self._stream.clear()
+        views = self._buffer.clear()
         log.warning(event("standing by, dropped what the holder of the lease does not fold", views=views))
         self._drop(views)
         return True

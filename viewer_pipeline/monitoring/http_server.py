@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.health_watch import HealthWatch
 from viewer_pipeline.monitoring.http_app import health_app
 from viewer_pipeline.monitoring.metrics import Metrics
@@ -62,7 +62,7 @@ class HealthServer:
         self._server.run(sockets=[self._socket])
 
 
-def serve(settings: Settings, figures: Figures, stopping: Callable[[], bool]) -> HealthServer:
+def serve(settings: Settings, figures: SubscriberStats, stopping: Callable[[], bool]) -> HealthServer:
     """Bind HEALTH_CHECK_PORT, start the checks, and answer until `stop`. Raises SettingsError."""
     probes = Probes(settings, figures)
     checks, metrics = probes.checks(), Metrics(settings, figures, probes.client)

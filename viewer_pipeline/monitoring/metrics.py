@@ -1,4 +1,4 @@
-"""Figures for Prometheus, found at each scrape: of the ledger, of Redis, of Dagster, and of this worker."""
+"""SubscriberStats for Prometheus, found at each scrape: of the ledger, of Redis, of Dagster, and of this worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.sums import BOUNDS, FlushSum
-from viewer_pipeline.ingest.stats import Figures, State
+from viewer_pipeline.ingest.stats import State, SubscriberStats
 from viewer_pipeline.monitoring.background_probe import Question, ask_all
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster
@@ -37,7 +37,7 @@ Samples = dict[str, Values]  # by the name of the metric
 class Metrics(Collector):
     """Asks all servers side by side at each scrape. What cannot be known in time is left out, and its `_up` is 0."""
 
-    def __init__(self, settings: Settings, figures: Figures, client: redis.Redis) -> None:
+    def __init__(self, settings: Settings, figures: SubscriberStats, client: redis.Redis) -> None:
         """`client`: that of the probes. They write, so it does not stay with a server that was demoted."""
         self._figures = figures
         store = RedisStore(client, settings.require_redis_url(), settings.counter_prefix)
@@ -75,7 +75,7 @@ class Metrics(Collector):
             yield _family(FAMILIES[name], values)
 
 
-def of_worker(figures: Figures) -> Samples:
+def of_worker(figures: SubscriberStats) -> Samples:
     """Return what this worker did since it was started."""
     rejected = dict(figures.rejected)
     losses = dict(figures.losses)

@@ -14,7 +14,7 @@ from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger, last_flush
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Check, Checks, Result, Results
 from viewer_pipeline.monitoring.dagster_rules import NAMES, Clock, judge_dagster
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
@@ -54,7 +54,7 @@ def impatient(url: str) -> redis.Redis:
 class Probes:
     """The probes of one worker."""
 
-    def __init__(self, settings: Settings, figures: Figures) -> None:
+    def __init__(self, settings: Settings, figures: SubscriberStats) -> None:
         self._settings, self._figures = settings, figures
         self._redis_url = settings.require_redis_url()
         self.client = impatient(self._redis_url)

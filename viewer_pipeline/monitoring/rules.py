@@ -8,7 +8,7 @@ from typing import Any
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Result, State
 from viewer_pipeline.monitoring.dagster_rules import in_words
 from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
@@ -91,7 +91,7 @@ def judge_restart(result: Result, up_seconds: float | None, worker_seconds: floa
     return Result("degraded", f"{result.said}; it was restarted {in_words(up_seconds)} ago", result.figures)
 
 
-def judge_subscriber(figures: Figures) -> Result:
+def judge_subscriber(figures: SubscriberStats) -> Result:
     """Judge whether somebody hears what is published now."""
     now = time.time()
     heard = figures.last_message
@@ -102,8 +102,8 @@ def judge_subscriber(figures: Figures) -> Result:
         "views_in_memory": figures.in_memory,
     }
     last = "no message yet" if heard is None else f"last message {in_words(now - heard)} ago"
-    if figures.refused:
-        return Result("unhealthy", f"what is heard stays in memory: {figures.refused}", shown)
+    if figures.refusal_reason:
+        return Result("unhealthy", f"what is heard stays in memory: {figures.refusal_reason}", shown)
     match figures.state:
         case "listening":
             return Result("healthy", f"listening; {last}", shown)

@@ -8,9 +8,9 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.files import write_atomically
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_views
 from viewer_pipeline.settings import Settings, without_password
-from viewer_pipeline.whole_file import write_whole
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
@@ -23,7 +23,7 @@ def prepare_home(settings: Settings) -> Path:
     if not theirs.exists() or theirs.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
         ours = DAGSTER_YAML.read_text(encoding="utf-8")
         level = f"python_log_level: {settings.log_level.upper()}"
-        write_whole(theirs, ours.replace("python_log_level: INFO", level))
+        write_atomically(theirs, ours.replace("python_log_level: INFO", level))
     return home
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from viewer_pipeline.files import write_atomically
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.whole_file import write_whole
 
 LOCATION = "viewer_pipeline"  # name of the code location: sensors and schedules are known to Dagster by it
 CODE_SERVER_PORT, UI_PORT = 4000, 3000
@@ -34,7 +34,7 @@ def write_workspace(dagster_home: Path, host: str = LOOPBACK, port: int = CODE_S
     """Say where the code server is, in a file for daemon and UI; return it."""
     workspace = dagster_home / WORKSPACE
     server = f"      host: {host}\n      port: {port}\n      location_name: {LOCATION}\n"
-    write_whole(workspace, f"load_from:\n  - grpc_server:\n{server}")
+    write_atomically(workspace, f"load_from:\n  - grpc_server:\n{server}")
     return workspace
 
 

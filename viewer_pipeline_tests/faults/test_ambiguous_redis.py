@@ -25,7 +25,7 @@ from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SW
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Persisted, Snapshot
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.support.proxy import Proxy
@@ -318,11 +318,11 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 
 
 FOLDS: dict[str, Callable[[FoldStore], object]] = {
-    "cuts_id": lambda folds: folds.cuts_id(),
-    "hearers": lambda folds: folds.hearers("test"),
-    "subscribers": lambda folds: folds.subscribers("channel"),
-    "other_counters": lambda folds: folds.other_counters("test", "channel"),
-    "lease": lambda folds: folds.lease(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
+    "key_space": lambda folds: folds.key_space(),
+    "subscriber_count": lambda folds: folds.subscriber_count("test"),
+    "numsub": lambda folds: folds.numsub("channel"),
+    "other_pipelines": lambda folds: folds.other_pipelines("test", "channel"),
+    "acquire_or_renew": lambda folds: folds.acquire_or_renew(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
     "release": lambda folds: folds.release("mine", "test"),
     "cut": lambda folds: folds.cut("test", "mine", 0),
     "fold": lambda folds: folds.fold("mine", 1, Counter(a=1), 1),

@@ -14,11 +14,11 @@ import pytest
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.folds import FoldStore, Lease, _parts
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult, _parts
 from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS
 from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.segments import Segment
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.segment_buffer import Segment
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
@@ -53,8 +53,8 @@ def make(settings: Settings) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def subscriber() -> Subscriber:
-            made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), Figures())
-            made._cuts_id = made._folds.cuts_id()
+            made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), SubscriberStats())
+            made._key_space = made._folds.key_space()
             made._own.start()
             stack.callback(made._own.close)
             made._own.wait(30)
@@ -92,12 +92,12 @@ def hold(world: World, folds: FoldStore, token: str) -> None:
     world.client.hset(SUBSCRIBER, mapping={"holder": token, "expires": until, "ledger": ledger})
     folds._ledger = ledger
     world.client.hincrby(SUBSCRIBER, "term", 1)
-    assert folds.cut(folds.cuts_id(), token, 0) > 0
+    assert folds.cut(folds.key_space(), token, 0) > 0
 
 
 def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world: World) -> None:
     """Another has an older segment that the holder had not: folding it must not begin the newer one anew."""
-    space = folds.cuts_id()
+    space = folds.key_space()
     hold(world, folds, "a")
     older = folds.cut(space, "a", 0)
     newer = folds.cut(space, "a", 0)
@@ -113,10 +113,10 @@ def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkey
     """What may have been folded under its number is not folded again under another one."""
     leaving = make()
     leaving._keep_lease()
-    number = leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0)
-    leaving._stream.cut(number, 0)
-    leaving._stream.segments.append(Segment(leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0), LARGE))
-    leaving._stream.last = number + 1
+    number = leaving._folds.cut(leaving._key_space, leaving._lease.token, 0)
+    leaving._buffer.cut(number, 0)
+    leaving._buffer.segments.append(Segment(leaving._folds.cut(leaving._key_space, leaving._lease.token, 0), LARGE))
+    leaving._buffer.last = number + 1
     whole = leaving._folds.fold
 
     def fold_without_answer(*arguments: Any) -> Any:
@@ -127,7 +127,7 @@ def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkey
         patch.setattr(leaving._folds, "fold", fold_without_answer)
         assert not leaving._write()
     assert world.counters() == dict(LARGE)
-    leaving._stream.views.update(late=1)
+    leaving._buffer.views.update(late=1)
     assert leaving._leave() == 0
     assert world.counters() == dict(LARGE) | {"late": 1}
 
@@ -137,15 +137,15 @@ def test_leaving_while_the_connection_is_broken(settings: Settings, make: Make, 
     leaving = make()
     leaving._keep_lease()
     with listening(settings) as standby:
-        number = leaving._folds.cut(leaving._cuts_id, leaving._lease.token, 0)
-        leaving._stream.cut(number, 0)
+        number = leaving._folds.cut(leaving._key_space, leaving._lease.token, 0)
+        leaving._buffer.cut(number, 0)
         world.client.publish(CHANNEL, message("both"))
-        leaving._stream.views.update(both=1)
-        leaving._stream.interrupted(holder=True)
+        leaving._buffer.views.update(both=1)
+        leaving._buffer.interrupted(holder=True)
         world.client.publish(CHANNEL, message("standby only"))
-        wait_until(lambda: standby.figures.heard == 2, 20, "both messages heard")
+        wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
         assert leaving._leave() == 0
-        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+        wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"both": 1, "standby only": 1}
 
 
@@ -156,15 +156,15 @@ def test_a_late_comer_leaves_the_lease_to_one_that_heard_all(
     hold(world, folds, "killed")
     with listening(settings) as standby:
         for _ in range(2):  # the standby is whole once a segment that began after it came was folded
-            number = folds.cut(folds.cuts_id(), "killed", 0)
+            number = folds.cut(folds.key_space(), "killed", 0)
             folds.fold("killed", number, Counter(before=1), 1)
         world.client.publish(CHANNEL, message("meanwhile"))
-        wait_until(lambda: standby.figures.heard == 1, 20, "the message heard")
+        wait_until(lambda: standby.stats.received == 1, 20, "the message heard")
         standby.subscriber._lease._due = time.monotonic() + LEASE_SECONDS
         expire(world)
         with listening(settings) as late:
-            wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
-            assert late.figures.state == "standby"
+            wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
+            assert late.stats.state == "standby"
             world.client.publish(CHANNEL, message("after"))
             wait_until(lambda: "after" in world.counters(), 20, "the last message")
     assert world.counters() == {"before": 2, "meanwhile": 1, "after": 1}
@@ -175,7 +175,7 @@ def test_a_late_comer_that_is_alone_takes_over(settings: Settings, folds: FoldSt
     hold(world, folds, "killed")
     expire(world)
     with listening(settings) as late:
-        assert late.figures.state == "listening"
+        assert late.stats.state == "listening"
         world.client.publish(CHANNEL, message("a"))
     assert world.counters() == {"a": 1}
 
@@ -185,9 +185,9 @@ def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, fol
     hold(world, folds, "old")
     world.client.hset(SUBSCRIBER, "cut", 1000)
     with listening(settings) as standby:
-        folds.cut(folds.cuts_id(), "old", 0)
+        folds.cut(folds.key_space(), "old", 0)
         world.client.publish(CHANNEL, message("before"))
-        wait_until(lambda: standby.figures.heard == 1, 20, "the first message")
+        wait_until(lambda: standby.stats.received == 1, 20, "the first message")
         world.client.flushall()
         world.client.hset(SUBSCRIBER, mapping={"id": "new", "format": 2})
         hold(world, folds, "new")
@@ -195,7 +195,7 @@ def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, fol
         folds.fold("new", folds.cut("new", "new", 0), Counter(m=1), 1)
         wait_until(lambda: world.client.pubsub_numsub("viewer:cuts:new")[0][1] == 1, 20, "a subscription to its cuts")
         expire(world)
-        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+        wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
         world.client.publish(CHANNEL, message("after"))
         wait_until(lambda: "after" in world.counters(), 20, "the last message")
     assert world.counters() == {"m": 1, "after": 1}
@@ -207,37 +207,37 @@ def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
     """Redis hears the attempt twice, and says `kept` the second time: another had it in between all the same."""
     held = make()
     held._keep_lease()
-    held._stream.loose.update(a=1)
+    held._buffer.unsequenced.update(a=1)
     expire(world)
     hold(world, folds, "other")
-    folds.fold("other", folds.cut(folds.cuts_id(), "other", 0), Counter(a=1), 1)
+    folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
     world.client.hdel(SUBSCRIBER, "holder", "expires", "who")
-    once = held._folds.lease
+    once = held._folds.acquire_or_renew
 
-    def sent_twice(*arguments: Any) -> Lease:
+    def sent_twice(*arguments: Any) -> LeaseResult:
         once(*arguments)
         return once(*arguments)
 
-    monkeypatch.setattr(held._folds, "lease", sent_twice)
+    monkeypatch.setattr(held._folds, "acquire_or_renew", sent_twice)
     held._keep_lease()
     assert held._lease.holds
-    assert held._stream.total() == 0
-    assert held._figures.takeovers == 2
+    assert held._buffer.total() == 0
+    assert held._stats.takeovers == 2
 
 
 def test_a_subscriber_without_numbers_gives_way(settings: Settings, make: Make, world: World) -> None:
     """The holder lost its connection again before a cut: one that stands by has heard more than it kept."""
     holder = make()
     holder._keep_lease()
-    holder._stream.loose.update(a=1)
+    holder._buffer.unsequenced.update(a=1)
     with listening(settings) as standby:
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
-        wait_until(lambda: standby.figures.heard == 2, 20, "both messages heard")
+        wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
         holder._open().close()
-        wait_until(lambda: standby.figures.state == "listening", 20, "the standby to take over")
+        wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"a": 1, "b": 1}
-    assert holder._stream.total() == 0
+    assert holder._buffer.total() == 0
 
 
 def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,35 +247,37 @@ def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch
         for number in range(20_000):
             pipeline.publish(CHANNEL, message(f"v{number}"))
         pipeline.execute()
-        wait_until(lambda: made.figures.folded_views == 20_000, 30, "all folded")
+        wait_until(lambda: made.stats.folded_views == 20_000, 30, "all folded")
     assert world.counters() == {f"v{n}": 1 for n in range(20_000)}
 
 
 def test_the_last_one_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
     """Nobody else has heard what the dead one did not fold: the stop takes it along."""
-    space = folds.cuts_id()
-    assert folds.lease(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "taken"
+    space = folds.key_space()
+    assert folds.acquire_or_renew(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "acquired"
     with listening(settings) as standby:
         world.client.publish(CHANNEL, message("a"))
-        wait_until(lambda: standby.figures.heard == 1, 30, "heard")
-        assert standby.figures.state == "standby"
+        wait_until(lambda: standby.stats.received == 1, 30, "heard")
+        assert standby.stats.state == "standby"
         assert world.counters() == {}
     assert world.counters() == {"a": 1}
 
 
 def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: World) -> None:
     """A lease that ends later than any can is over."""
-    space = folds.cuts_id()
-    assert folds.lease(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "taken"
+    space = folds.key_space()
+    assert folds.acquire_or_renew(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "acquired"
     world.client.hset(SUBSCRIBER, "expires", int(time.time() * 1000) + HOUR_MS)
-    assert folds.lease(claim(world.identity, space, "after", "host", term=1), LEASE_MS, 0).outcome == "taken"
+    assert (
+        folds.acquire_or_renew(claim(world.identity, space, "after", "host", term=1), LEASE_MS, 0).outcome == "acquired"
+    )
 
 
 def hear_until(made: Subscriber, subscription: Subscription, condition: Callable[[], object]) -> None:
     """Read message by message, so that what comes behind is still on its way."""
 
     def heard() -> object:
-        made._hear(subscription.read(0.05))
+        made._receive(subscription.read(0.05))
         return condition()
 
     wait_until(heard, 20, "what was published")
@@ -287,16 +289,16 @@ def test_views_that_a_holder_before_may_have_folded(make: Make, folds: FoldStore
     made = make()
     subscription = made._open()
     world.client.publish(CHANNEL, message("a"))
-    hear_until(made, subscription, lambda: made._stream.views)
-    folds.fold("other", folds.cut(folds.cuts_id(), "other", 0), Counter(a=1), 1)
+    hear_until(made, subscription, lambda: made._buffer.views)
+    folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
     expire(world)
-    made._figures.enter("standby")
+    made._stats.enter("standby")
     made._keep_lease()
     made._lost(RedisUnavailable("reset"))
     subscription.close()
     again = made._open()
     made._write()
-    hear_until(made, again, lambda: made._stream.numbered)
+    hear_until(made, again, lambda: made._buffer.numbered)
     assert made._write()
     again.close()
     assert world.counters() == {"a": 1}

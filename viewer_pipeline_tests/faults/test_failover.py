@@ -22,9 +22,9 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest import delivery
-from viewer_pipeline.ingest.lease import PATIENCE_MS
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest import cut_delivery
+from viewer_pipeline.ingest.lease import GRACE_MS
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
@@ -90,10 +90,10 @@ def lease_over_ms(client: redis.Redis) -> float:
 
 def hear(pair: RedisPair, running: Running, views: int = VIEWS) -> None:
     """Let the demoted server publish, and wait until the subscriber has heard all of it."""
-    before = running.figures.heard
+    before = running.stats.received
     for _ in range(views):
         assert pair.primary.publish(CHANNEL, message("a"))
-    wait_until(lambda: running.figures.heard == before + views, HEALED_SECONDS, "all heard")
+    wait_until(lambda: running.stats.received == before + views, HEALED_SECONDS, "all heard")
 
 
 @contextmanager
@@ -126,16 +126,16 @@ def test_a_subscriber_follows(pair: RedisPair, running: Running) -> None:
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
     pair.demote()
     hear(pair, running)
-    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
-    assert (running.state, running.figures.losses) == ("listening", {})
+    wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
+    assert (running.state, running.stats.losses) == ("listening", {})
     hear(pair, running)  # still there
     pair.lead_to_the_new()
     wait_until(lambda: views_of(pair.promoted, "a") == 2 * VIEWS + 1, HEALED_SECONDS, "all that was heard")
-    wait_until(lambda: running.figures.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
+    wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
     wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
     wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
     assert not pair.primary.pubsub_numsub(CHANNEL)[0][1]
-    assert not running.figures.refused
+    assert not running.stats.refusal_reason
     running.stop()
     assert views_of(pair.promoted, "a") == 2 * VIEWS + 1
     assert running.remained == 0
@@ -149,7 +149,7 @@ def test_one_that_stands_by_follows(pair: RedisPair, running: Running, database_
         pair.demote()
         pair.lead_to_the_new()
         both = (running, other)
-        wait_until(lambda: [made.figures.losses["moved"] for made in both] == [1, 1], HEALED_SECONDS, "both follow")
+        wait_until(lambda: [made.stats.losses["moved"] for made in both] == [1, 1], HEALED_SECONDS, "both follow")
         wait_until(lambda: {made.state for made in both} == {"listening", "standby"}, HEALED_SECONDS, "both hear")
         for _ in range(VIEWS):
             pair.promoted.publish(CHANNEL, message("a"))
@@ -165,10 +165,10 @@ def test_started_while_writes_are_refused(pair: RedisPair, running: Running, dat
     pair.demote()
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
         hear(pair, late)
-        wait_until(lambda: "refuses writes" in late.figures.refused, HEALED_SECONDS, "a refusal")
+        wait_until(lambda: "refuses writes" in late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         pair.lead_to_the_new()
         wait_until(lambda: views_of(pair.promoted, "a") == VIEWS, HEALED_SECONDS, "all that was heard")
-        wait_until(lambda: late.figures.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
+        wait_until(lambda: late.stats.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
 
 
 @pytest.mark.parametrize("failover", [False, True], ids=["out of memory", "failover"])
@@ -183,11 +183,11 @@ def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
     else:
         pair.primary.config_set("maxmemory", 1)
     hear(pair, running)
-    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
+    wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     server = pair.promoted if failover else pair.primary
-    wait_until(lambda: lease_over_ms(server) > PATIENCE_MS, HEALED_SECONDS, "the end of the lease, and longer")
+    wait_until(lambda: lease_over_ms(server) > GRACE_MS, HEALED_SECONDS, "the end of the lease, and longer")
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
-        wait_until(lambda: late.figures.refused, HEALED_SECONDS, "a refusal")
+        wait_until(lambda: late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         running.freeze()
         tried = late.subscriber._lease._due
         if failover:
@@ -213,11 +213,11 @@ def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running
     running.subscriber._client.connection_pool.disconnect()
     sent = 0
     with publishing(pair.primary, busy=busy) as publisher:
-        wait_until(lambda: running.figures.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
+        wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
         sent = publisher()
     wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
     wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
-    assert views_of(pair.promoted, "a") == running.figures.heard - views_of(pair.promoted, "b")
+    assert views_of(pair.promoted, "a") == running.stats.received - views_of(pair.promoted, "b")
     assert bool(sent) == busy
 
 
@@ -230,14 +230,14 @@ def test_one_that_stands_by_is_subscribed_to_another_server(
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
         wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
         standby = running if running.state == "standby" else other
-        wait_until(lambda: standby.subscriber._stream.numbered, HEALED_SECONDS, "a cut")
+        wait_until(lambda: standby.subscriber._buffer.numbered, HEALED_SECONDS, "a cut")
         pair.separate()
         pair.lead_to_the_new()
         for made in (running, other):
             made.subscriber._client.connection_pool.disconnect()
-        wait_until(lambda: standby.figures.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
+        wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
         wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
-        assert standby.figures.takeovers == 0
+        assert standby.stats.takeovers == 0
         assert refusals_of(standby.subscriber._client).demotions == 0
 
 
@@ -245,7 +245,7 @@ def test_a_backlog_is_not_taken_for_another_server(
     pair: RedisPair, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cuts that wait behind many messages come at last: the subscription is kept, and all is folded."""
-    monkeypatch.setattr(delivery, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(cut_delivery, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
     pings, ping = list[int](), Subscription.ping
 
@@ -261,7 +261,7 @@ def test_a_backlog_is_not_taken_for_another_server(
             pipe.execute()
     wait_until(lambda: views_of(pair.primary, "a") == 50_000, 2 * HEALED_SECONDS, "all of it")
     assert pings
-    assert running.figures.losses == {}
+    assert running.stats.losses == {}
 
 
 # --- a stop ---------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, s
     else:
         pair.demote()
     hear(pair, running)
-    wait_until(lambda: "refuses writes" in running.figures.refused, HEALED_SECONDS, "a refusal")
+    wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     running.subscriber.stop()
     wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
     refused = refusals_of(running.subscriber._client).demotions
@@ -286,7 +286,7 @@ def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, s
     pair.lead_to_the_new()
     running._thread.join(HEALED_SECONDS)
     assert running.remained == 0
-    assert running.figures.dropped_views == 0
+    assert running.stats.dropped_views == 0
     assert views_of(pair.promoted, "a") == VIEWS + 1
 
 
@@ -458,7 +458,7 @@ def tcp_port(client: redis.Redis) -> int:
 
 def test_health_follows(pair: RedisPair, database_url: str) -> None:
     """It never says "takes writes" of a server that refuses them, and heals by itself."""
-    probes = Probes(Settings(redis_url=pair.url, database_url=database_url), Figures())
+    probes = Probes(Settings(redis_url=pair.url, database_url=database_url), SubscriberStats())
     assert "takes writes" in probes.redis()["redis"].said
     pair.demote()
     for _ in range(2):
@@ -485,9 +485,9 @@ def test_a_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> 
 
     wait_until(lambda: subscribed() == 1, HEALED_SECONDS, "a subscription at the new primary")
     wait_until(lambda: running.state == "listening", HEALED_SECONDS, "it folds")
-    assert running.figures.losses["moved"] == 1
-    before = running.figures.folded_views
+    assert running.stats.losses["moved"] == 1
+    before = running.stats.folded_views
     for _ in range(VIEWS):
         assert pair.promoted.publish(CHANNEL, message("a"))
-    wait_until(lambda: running.figures.folded_views == before + VIEWS, HEALED_SECONDS, "folded")
+    wait_until(lambda: running.stats.folded_views == before + VIEWS, HEALED_SECONDS, "folded")
     assert views_of(pair.promoted, "a") == VIEWS

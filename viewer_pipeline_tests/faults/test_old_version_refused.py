@@ -15,7 +15,7 @@ from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.registry import register
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms, insert_flush
@@ -62,8 +62,8 @@ def take_lease(stores: Stores) -> FoldStore:
     """Take the lease as a worker of this version."""
     folds = FoldStore(stores.redis.client, stores.redis.url, stores.redis.prefix_text, increment=True)
     stored_term: Any = stores.redis.client.hget(stores.redis.names.subscriber, "term")
-    ask = claim(identity_of(stores.ledger.url), folds.cuts_id(), "new", term=int(stored_term or 0), whole_after=0)
-    assert folds.lease(ask, LEASE_MS, 0).outcome != "other"
+    ask = claim(identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0)
+    assert folds.acquire_or_renew(ask, LEASE_MS, 0).outcome != "held_by_other"
     return folds
 
 

@@ -32,7 +32,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import stale_days
 from viewer_pipeline.history.retention import Pruned, prune_ledger
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes
@@ -280,7 +280,7 @@ def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: s
     migrate_all(settings)
     world.send_many(3)
     behind(world, pgbouncer).flush()
-    probes = Probes(settings, Figures())
+    probes = Probes(settings, SubscriberStats())
     try:
         for _ in range(7):
             found = probes.postgres() | probes.settling() | probes.freshness()

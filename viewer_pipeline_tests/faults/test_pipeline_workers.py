@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.monitoring.doctor.listener import judge_shared_channel, read_listeners
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.rules import judge_subscriber
@@ -64,8 +64,8 @@ def test_two_pipelines_with_channels_of_their_own(world: World, redis_url: str, 
         assert (one.state, other.state) == ("listening", "listening")
         publish(world.client, CHANNEL, "a", 20)
         publish(world.client, "shop", "a", 30)
-        wait_until(lambda: one.figures.folded_views == 20, 20, "all of one")
-        wait_until(lambda: other.figures.folded_views == 30, 20, "all of the other")
+        wait_until(lambda: one.stats.folded_views == 20, 20, "all of one")
+        wait_until(lambda: other.stats.folded_views == 30, 20, "all of the other")
     assert (count(world.client, "vod:views:a"), count(world.client, SHOP + "a")) == (20, 30)
 
 
@@ -83,7 +83,7 @@ def test_two_pipelines_on_one_channel(
         return any(words in record.getMessage() for record in caplog.records)
 
     def shared() -> object:
-        space = FoldStore(world.client, redis_url, world.prefix, increment=True).cuts_id()
+        space = FoldStore(world.client, redis_url, world.prefix, increment=True).key_space()
         return judge_shared_channel(read_listeners(world.stores.redis, CHANNEL, space), CHANNEL, "increment")
 
     with Running(ours) as one:
@@ -96,7 +96,7 @@ def test_two_pipelines_on_one_channel(
             assert getattr(found, "state", "") == "warning"
             assert "PUBSUB_CHANNEL" in getattr(found, "do", "")
             publish(world.client, CHANNEL, "a", 7)
-            wait_until(lambda: one.figures.folded_views == other.figures.folded_views == 7, 20, "both counted")
+            wait_until(lambda: one.stats.folded_views == other.stats.folded_views == 7, 20, "both counted")
     with redis.Redis.from_url(other_redis) as client:
         assert (count(world.client, "vod:views:a"), count(client, SHOP + "a")) == (7, 7)
 
@@ -106,8 +106,8 @@ def test_what_others_publish_on_our_private_channels_is_no_cut(world: World, red
     with Running(of(world.stores.ledger.url, redis_url)) as one:
         world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
         publish(world.client, CHANNEL, "a", 3)
-        wait_until(lambda: one.figures.folded_views == 3, 20, "folded")
-        assert one.subscriber._stream.last < 999_999
+        wait_until(lambda: one.stats.folded_views == 3, 20, "folded")
+        assert one.subscriber._buffer.last < 999_999
     assert count(world.client, "vod:views:a") == 3
 
 
@@ -117,21 +117,21 @@ def test_a_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, 
     with ExitStack() as stack:
         with Running(of(world.stores.ledger.url, redis_url)) as ours:
             other = stack.enter_context(Running(stranger))
-            wait_until(lambda: "are settled by the database" in other.figures.refused, 20, "the refusal")
+            wait_until(lambda: "are settled by the database" in other.stats.refusal_reason, 20, "the refusal")
             publish(world.client, CHANNEL, "a", 5)
-            wait_until(lambda: ours.figures.folded_views == 5, 20, "folded by the pipeline's own")
-        before = other.figures.heard
+            wait_until(lambda: ours.stats.folded_views == 5, 20, "folded by the pipeline's own")
+        before = other.stats.received
         publish(world.client, CHANNEL, "a", 5)
-        wait_until(lambda: other.figures.heard == before + 5, 20, "heard by the stranger")
-        wait_until(lambda: "are settled by the database" in other.figures.refused, 20, "the refusal")
+        wait_until(lambda: other.stats.received == before + 5, 20, "heard by the stranger")
+        wait_until(lambda: "are settled by the database" in other.stats.refusal_reason, 20, "the refusal")
         assert other.state == "standby"
-        result = judge_subscriber(other.figures)
+        result = judge_subscriber(other.stats)
         assert (result.state, world.identity.place in result.said) == ("unhealthy", True)
-        probes = Probes(stranger, other.figures)
+        probes = Probes(stranger, other.stats)
         stack.callback(probes.close)
         marker = probes.settling()["marker"]
         assert (marker.state, world.identity.place in marker.said) == ("unhealthy", True)
-    assert other.figures.folded == 0
+    assert other.stats.folded == 0
     assert count(world.client, "vod:views:a") == 5
 
 
@@ -145,7 +145,7 @@ def test_postgres_is_down_when_a_worker_starts_again(world: World, redis_url: st
         with Running(settings) as again:
             wait_until(lambda: again.state == "listening", 30, "the lease")
             publish(world.client, CHANNEL, "a", 3)
-            wait_until(lambda: again.figures.folded_views == 3, 20, "folded without PostgreSQL")
+            wait_until(lambda: again.stats.folded_views == 3, 20, "folded without PostgreSQL")
     assert count(world.client, "vod:views:a") == 3
 
 
@@ -155,12 +155,12 @@ def test_postgres_is_down_when_a_worker_starts_for_the_first_time(world: World, 
         settings = of(proxy.url(world.stores.ledger.url), redis_url)
         proxy.cut()
         with Running(settings) as first:
-            wait_until(lambda: "PostgreSQL has not answered yet" in first.figures.refused, 20, "the reason")
+            wait_until(lambda: "PostgreSQL has not answered yet" in first.stats.refusal_reason, 20, "the reason")
             publish(world.client, CHANNEL, "a", 4)
-            wait_until(lambda: first.figures.in_memory == 4, 20, "kept in memory")
-            assert judge_subscriber(first.figures).state == "unhealthy"
+            wait_until(lambda: first.stats.in_memory == 4, 20, "kept in memory")
+            assert judge_subscriber(first.stats).state == "unhealthy"
             assert count(world.client, "vod:views:a") == 0
             proxy.heal()
-            wait_until(lambda: first.figures.folded_views == 4, 30, "folded once it is known")
-            assert judge_subscriber(first.figures).state == "healthy"
+            wait_until(lambda: first.stats.folded_views == 4, 30, "folded once it is known")
+            assert judge_subscriber(first.stats).state == "healthy"
     assert count(world.client, "vod:views:a") == 4

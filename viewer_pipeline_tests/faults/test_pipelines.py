@@ -28,7 +28,7 @@ from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
@@ -124,8 +124,8 @@ def test_two_pipelines_fold_at_once(world: World, another: MakeWorld) -> None:
     worlds = [world, another(SHOP)]
     for number, mine in enumerate(worlds, 1):
         folds = FoldStore(mine.client, mine.stores.redis.url, mine.prefix, increment=True)
-        space = folds.cuts_id()
-        assert folds.lease(claim(mine.identity, space, "token"), 60_000, 0).outcome == "taken"
+        space = folds.key_space()
+        assert folds.acquire_or_renew(claim(mine.identity, space, "token"), 60_000, 0).outcome == "acquired"
         for _ in range(number):
             folds.fold("token", folds.cut(space, "token", 0), Counter(a=number), 1)
         mine.sent["a"] += number * number
@@ -146,7 +146,7 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
         other.flush()
     folds = FoldStore(other.client, other.stores.redis.url, second, increment=True)
     with pytest.raises(PipelineRefused, match="overlap"):
-        folds.lease(claim(other.identity, "space", "token"), 1000, 0)
+        folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
     if first == "v:eu:":  # the second one's counters do not begin with it
         assert retire(one.client, one.stores.redis.url, first)
@@ -179,10 +179,10 @@ def test_what_is_left_of_a_retired_pipeline(world: World) -> None:
 def test_a_pipeline_that_is_alive_is_not_retired(world: World) -> None:
     """Its worker would go on folding."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    folds.lease(claim(world.identity, folds.cuts_id(), "token", "host:1"), 60_000, 0)
+    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     with pytest.raises(CannotAdopt, match="worker host:1"):
         retire(world.client, world.stores.redis.url, PREFIX)
-    folds.release("token", folds.cuts_id())
+    folds.release("token", folds.key_space())
     assert retire(world.client, world.stores.redis.url, PREFIX)
     assert not retire(world.client, world.stores.redis.url, PREFIX)
 
@@ -222,13 +222,13 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
 def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
     """Also where nobody holds it; what it sends under an old token is refused."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    space = folds.cuts_id()
-    folds.lease(claim(world.identity, space, "token"), 60_000, 0)
+    space = folds.key_space()
+    folds.acquire_or_renew(claim(world.identity, space, "token"), 60_000, 0)
     folds.release("token", space)
     other = another(PREFIX)
     others = FoldStore(other.client, other.stores.redis.url, PREFIX, increment=True)
     with pytest.raises(PipelineRefused, match="are settled by the database"):
-        others.lease(claim(other.identity, space, "other"), 60_000, 0)
+        others.acquire_or_renew(claim(other.identity, space, "other"), 60_000, 0)
     assert world.client.hget("viewer:subscriber", "holder") is None
 
 
@@ -237,11 +237,11 @@ def test_a_lost_registry_does_not_give_the_counters_away(world: World, another: 
     world.send_many(3)
     world.flush()
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    folds.lease(claim(world.identity, folds.cuts_id(), "token"), 1, 0)
+    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token"), 1, 0)
     other = another(PREFIX)
     for ask in (
         other.flush,
-        lambda: folds.lease(claim(other.identity, folds.cuts_id(), "other"), 1, 0),
+        lambda: folds.acquire_or_renew(claim(other.identity, folds.key_space(), "other"), 1, 0),
         lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
     ):
         world.client.delete("viewer:pipelines")
@@ -256,10 +256,10 @@ def test_one_that_is_refused_takes_no_lost_entry(world: World, another: MakeWorl
     world.flush()
     other = another(PREFIX)
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    space = folds.cuts_id()
+    space = folds.key_space()
     ask: dict[str, Callable[[], object]] = {
         "flush": other.flush,
-        "lease": lambda: folds.lease(claim(other.identity, space, "other"), 1, 0),
+        "lease": lambda: folds.acquire_or_renew(claim(other.identity, space, "other"), 1, 0),
         "register": lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
     }
     for _ in range(2):
@@ -269,7 +269,10 @@ def test_one_that_is_refused_takes_no_lost_entry(world: World, another: MakeWorl
         assert known_pipelines(world.client, world.stores.redis.url) == []
         world.send_many(3)
         world.flush()
-        assert folds.lease(claim(world.identity, space, "token", term=0), 60_000, 0).ledger == world.identity.key
+        assert (
+            folds.acquire_or_renew(claim(world.identity, space, "token", term=0), 60_000, 0).ledger
+            == world.identity.key
+        )
     world.assert_all_persisted()
 
 
@@ -290,19 +293,19 @@ def test_a_lost_entry_is_made_anew_as_it_was(world: World) -> None:
 def test_adopt_mends_what_does_not_go_together(world: World, key: str, field: str, system: str | None) -> None:
     """Registry or lease names another ledger than the marker: the refusal names `adopt`, and that must help."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    space = folds.cuts_id()
-    folds.lease(claim(world.identity, space, "token"), 1, 0)
+    space = folds.key_space()
+    folds.acquire_or_renew(claim(world.identity, space, "token"), 1, 0)
     world.send_many(3)
     world.flush()
     world.client.hset(key, field, "other/1/2")
     mine = world if system is None else as_physical_copy(World(world.stores), world.identity._replace(system=system))
     with pytest.raises(PipelineRefused, match="viewer-pipeline adopt"):
-        folds.lease(claim(world.identity, space, "late"), 1, 0)
+        folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
     assert adopt(mine.stores).changed
     assert not adopt(world.stores).changed
     world.send_many(3)
     world.flush()
-    folds.lease(claim(world.identity, space, "late"), 1, 0)
+    folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
     world.assert_all_persisted()
 
 
@@ -475,17 +478,17 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
 def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWorld) -> None:
     """It would go on folding into counters that are not its any more."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    folds.lease(claim(world.identity, folds.cuts_id(), "token", "host:1"), 60_000, 0)
+    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     world.send_many(2)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="the worker host:1 of the other database is alive"):
         adopt(copy.stores)
     assert world.stores.redis.marker() is not None
-    folds.release("token", folds.cuts_id())
+    folds.release("token", folds.key_space())
     adopt(copy.stores)
     with pytest.raises(PipelineRefused):
-        folds.lease(claim(world.identity, folds.cuts_id(), "late"), 60_000, 0)
+        folds.acquire_or_renew(claim(world.identity, folds.key_space(), "late"), 60_000, 0)
 
 
 def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeWorld) -> None:
@@ -693,18 +696,22 @@ def test_a_role_that_may_not_read_the_system_identifier(world: World, database_u
 def test_a_format_that_this_program_does_not_know(world: World, key: str) -> None:
     """A newer program wrote it: nothing is read, counted or folded."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    space = folds.cuts_id()
+    space = folds.key_space()
     world.send("a", 1)
     world.flush()
     world.send("a", 1)
     world.client.hset(key, "format", "3")
     before = keys_of(world)
-    ask = world.flush if key == "viewer:settled" else lambda: folds.lease(claim(world.identity, space, "t"), 1, 0)
+    ask = (
+        world.flush
+        if key == "viewer:settled"
+        else lambda: folds.acquire_or_renew(claim(world.identity, space, "t"), 1, 0)
+    )
     with pytest.raises(PipelineRefused, match="format 3, and this program knows format 2 only"):
         ask()
     if key == "viewer:subscriber":
         with pytest.raises(PipelineRefused, match="format 3"):
-            folds.cuts_id()
+            folds.key_space()
     else:
         with pytest.raises(PipelineRefused, match="format 3"):
             register(world.client, world.stores.redis.url, PREFIX, world.identity)

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.ledger import Ledger, postgres_errors, record_rejects
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
@@ -215,7 +215,7 @@ def test_several_hosts_none_of_which_takes_writes(pair: PostgresPair) -> None:
 
 def test_health_follows(pair: PostgresPair, redis_url: str) -> None:
     """It never says "takes writes" of a server that refuses them, and heals by itself."""
-    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url), Figures())
+    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url), SubscriberStats())
     assert "takes writes" in probes.postgres()["postgres"].said
     pair.lead_to(pair.standby)
     result = probes.postgres()["postgres"]

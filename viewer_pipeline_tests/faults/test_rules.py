@@ -27,7 +27,7 @@ from viewer_pipeline.flush.ledger import SQL, Flush, HeldFlush, batches_beyond
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import Snapshot
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -310,7 +310,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
 def test_r10_nothing_that_counts_expires(world: World) -> None:
     """Neither what messages raised nor marker, changed set, lease or requests: Redis drops no key of ours by itself."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
-    folds.lease(claim(world.identity, "test", "mine"), 1000, 0)
+    folds.acquire_or_renew(claim(world.identity, "test", "mine"), 1000, 0)
     folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
     world.sent.update(a=1, b=2)
     world.flush()

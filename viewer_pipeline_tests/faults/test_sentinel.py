@@ -17,7 +17,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.child import Child
@@ -132,7 +132,7 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
     """Committed on one primary, settled on the next: exact with the wait; also health follows."""
     durability = Durability(replicas=1)
     settings = Settings(redis_url=watched.url, database_url=world.stores.ledger.url, redis_wait_replicas=1)
-    probes = Probes(settings, Figures())
+    probes = Probes(settings, SubscriberStats())
     with connect(watched.url, seconds=1) as client:
         here = World(Stores(RedisStore(client, watched.url, PREFIX, durability=durability), world.stores.ledger))
         here.send_many(7)
@@ -194,7 +194,7 @@ def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: st
     """The old primary keeps its clients: a script that it refuses, in whatever words, goes to the new one."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
     with connect(watched.url, seconds=1, retries=2) as client, Running(settings) as running:
-        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings, Figures())
+        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings, SubscriberStats())
         assert "takes writes" in probes.redis()["redis"].said
         store.begin("before", LastFlush(0, 0), identity_of(database_url))
         wait_until(lambda: running.state == "listening", FAILOVER_SECONDS, "it folds")
@@ -203,7 +203,7 @@ def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: st
         assert client.info("server")["tcp_port"] == watched.servers[1].port
         assert "refuses writes" in probes.redis()["redis"].said  # it tries once, over the connection that it has
         assert "takes writes" in probes.redis()["redis"].said
-        wait_until(lambda: running.figures.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
+        wait_until(lambda: running.stats.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
 
         def is_folded() -> bool:
             client.publish(CHANNEL, message("published"))

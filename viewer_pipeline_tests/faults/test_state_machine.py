@@ -32,7 +32,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -210,7 +210,7 @@ class Machine(RuleBasedStateMachine):
 
     def _hold(self) -> None:
         """Hold the lease of the subscribers."""
-        self.space = self.folds.cuts_id()
+        self.space = self.folds.key_space()
         self.world.client.hset("viewer:subscriber", "holder", "token")
 
     def _restart(self, server: RedisServer | PostgresServer) -> None:

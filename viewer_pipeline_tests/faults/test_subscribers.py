@@ -17,7 +17,7 @@ from viewer_pipeline.flush.counters import counter_pattern
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest import lease
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.folds import CUT, FOLD, LEASE
+from viewer_pipeline.ingest.fold_store import CUT, FOLD, LEASE
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import Script, connect
@@ -34,7 +34,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that run out soon, for tests that await many of them."""
     monkeypatch.setattr(lease, "LEASE_MS", 900)
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.2)
-    monkeypatch.setattr(lease, "PATIENCE_MS", 600)
+    monkeypatch.setattr(lease, "GRACE_MS", 600)
     monkeypatch.setattr(lease, "YIELD_SECONDS", 1.2)
 
 
@@ -96,8 +96,8 @@ def test_an_answer_is_lost(start: Start, world: World, redis_url: str, script: S
             wait_until(lambda total=10 * round_ + 11: sum(world.counters().values()) >= total, 20, "all counted")  # type: ignore[misc]
         made.stop()
     assert world.counters() == {"before": 1} | {f"v{number}": 5 for number in range(10)}
-    assert made.figures.losses == {}
-    assert made.figures.takeovers == 1
+    assert made.stats.losses == {}
+    assert made.stats.takeovers == 1
 
 
 def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monk
             publish(world.client, f"v{number}")
         proxy.lose_answer_to(FOLD.sha.encode(), 7)
         made.thaw()
-        wait_until(lambda: made.figures.refused, 20, "attempts without an answer")
+        wait_until(lambda: made.stats.refusal_reason, 20, "attempts without an answer")
         publish(world.client, "a")
         made.stop()
     assert proxy.lost_answers == 7
@@ -138,7 +138,7 @@ def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPa
             for way, (proxy, made, other) in ways.items():
                 for vod_id in ("a", "heard"):
                     publish(other, vod_id, way)
-                wait_until(lambda made=made: made.figures.heard == 3, 20, "all heard")  # type: ignore[misc]
+                wait_until(lambda made=made: made.stats.received == 3, 20, "all heard")  # type: ignore[misc]
                 getattr(proxy, way)()
             client.config_set("maxmemory", 0)
             for _, _, other in ways.values():
@@ -158,7 +158,7 @@ def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPa
             found = counters(client)
             assert found.pop("during", 0) <= 1
             assert found == {"a": 2, "heard": 1, "after": 100}
-            assert made.figures.losses["closed" if way == "cut" else "silent"] == 1
+            assert made.stats.losses["closed" if way == "cut" else "silent"] == 1
             made.stop()
 
 
@@ -176,7 +176,7 @@ def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
             client.config_set("maxmemory", 1)
             for _ in range(10):
                 publish(client, "a")
-            wait_until(lambda: made.figures.heard == other.figures.heard == 12, 20, "heard by both, not folded")
+            wait_until(lambda: made.stats.received == other.stats.received == 12, 20, "heard by both, not folded")
         server.stop()
         server.start()
         with connect(server.url) as client:
@@ -189,7 +189,7 @@ def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
             made.stop()
             other.stop()
             assert counters(client) == {"a": 11, "b": 1, "after": 100}
-        assert made.figures.losses.total() >= 1
+        assert made.stats.losses.total() >= 1
     finally:
         made.stop()
         other.stop()
@@ -215,8 +215,8 @@ def test_one_that_stands_by_forgets_a_refusal(start: Start) -> None:
     made, other = start(), start()
     wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one folds")
     standby = made if made.state == "standby" else other
-    standby.figures.refused = "Redis does not answer"  # as an attempt to take the lease says it
-    wait_until(lambda: not standby.figures.refused, HEALED_SECONDS, "it reaches Redis again")
+    standby.stats.refusal_reason = "Redis does not answer"  # as an attempt to take the lease says it
+    wait_until(lambda: not standby.stats.refusal_reason, HEALED_SECONDS, "it reaches Redis again")
     assert standby.state == "standby"
 
 
@@ -266,7 +266,7 @@ def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
                     sent[f"v{number}"] += 1
                 pipeline.execute()
         made.thaw()
-        wait_until(lambda: made.figures.losses == {"closed": 1}, 30, "the loss noticed")
+        wait_until(lambda: made.stats.losses == {"closed": 1}, 30, "the loss noticed")
         wait_until(lambda: sweep_asked(world.client), 30, "a sweep asked for")
         wait_until(lambda: publish(world.client, "after"), 30, "a listener again")
         for _ in range(100):
@@ -289,7 +289,7 @@ def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.Monke
     holder, standby = start(), start()
     most: Counter[str] = Counter()
     for name, made in (("holder", holder), ("standby", standby)):
-        stream, count = made.subscriber._stream, made.subscriber._count
+        stream, count = made.subscriber._buffer, made.subscriber._count
 
         def counting(payloads: list[bytes], *, name: str = name, stream: Any = stream, count: Any = count) -> None:
             count(payloads)
@@ -301,13 +301,13 @@ def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.Monke
             for number in range(at, at + 3_000):
                 pipeline.publish(CHANNEL, message(str(number)))
             pipeline.execute()
-    wait_until(lambda: holder.figures.folded_views == sent, 60, "all folded")
-    wait_until(lambda: standby.figures.heard == sent, 60, "all heard by the standby")
+    wait_until(lambda: holder.stats.folded_views == sent, 60, "all folded")
+    wait_until(lambda: standby.stats.received == sent, 60, "all heard by the standby")
     assert counters(world.client) == {str(number): 1 for number in range(sent)}
     # A read, and what Redis delivers before the next cut, come on top of the limit.
     assert limit < most["holder"] < sent / 2
     assert most["standby"] < sent / 2
-    assert holder.subscriber._stream.total() == 0
+    assert holder.subscriber._buffer.total() == 0
 
 
 HOSTILE: list[tuple[bytes, str]] = [
@@ -368,15 +368,15 @@ def test_hostile_messages(start: Start, world: World) -> None:
         publish(world.client, "good")
     good = len(HOSTILE) + len(unlikely) + len(noise)
     wait_until(lambda: world.counters() == {"good": good}, 30, "the good ones")
-    rejected = made.figures.rejected
+    rejected = made.stats.rejected
     assert rejected.total() == good
-    assert (made.figures.accepted, made.figures.heard) == (good, 2 * good)
+    assert (made.stats.accepted, made.stats.received) == (good, 2 * good)
     expected = Counter(reason for _, reason in HOSTILE)
     for reason in expected:
         if reason != "not JSON":
             assert rejected[reason] >= expected[reason], reason
     assert {reason for reason in rejected if reason.startswith("vodId: ")} >= {"vodId: empty id"}
-    assert made.figures.losses == {}
+    assert made.stats.losses == {}
     assert made.state == "listening"
 
 
@@ -445,7 +445,7 @@ def test_anything_goes(start: Start, world: World, redis_url: str, *, whole: boo
     assert doubled == {}
     assert sum(found.values()) > 0  # how much is missed where nobody listens is a matter of chance
     if whole:
-        assert made[0].figures.losses == {}
+        assert made[0].stats.losses == {}
         assert found == publisher.sent
 
 

@@ -18,7 +18,7 @@ from viewer_pipeline.errors import (
     SchemaMissing,
 )
 from viewer_pipeline.flush import upgrade as upgrade_module
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stack import upgrade as local_upgrade
@@ -54,12 +54,12 @@ def identity_key(stored: Stored) -> str:
 def take_lease(stored: Stored, **knows: Any) -> tuple[FoldStore, str]:
     """Subscribe and take the lease as a new worker that received every segment above 5; return it and its cuts' id."""
     folds = FoldStore(stored.client, stored.server.url, stored.prefix, increment=True)
-    cuts_id, term = folds.cuts_id(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
+    key_space, term = folds.key_space(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
     identity = identity_of(stored.settings.require_database_url())
-    lease = folds.lease(claim(identity, cuts_id, "new", term=term, whole_after=5, **knows), LEASE_MS, 0)
-    assert lease.outcome == "taken"
+    lease = folds.acquire_or_renew(claim(identity, key_space, "new", term=term, complete_after=5, **knows), LEASE_MS, 0)
+    assert lease.outcome == "acquired"
     assert lease.term == term + 1
-    return folds, cuts_id
+    return folds, key_space
 
 
 def test_every_view_counts_once(stored: Stored) -> None:
@@ -112,12 +112,12 @@ def test_what_is_moved(stored: Stored) -> None:
 def test_a_half_folded_segment_goes_on(stored: Stored) -> None:
     """A worker that received it whole adds what the dead one did not write; its own cuts are numbered above."""
     stored.migrate()
-    folds, cuts_id = take_lease(stored)
-    assert cuts_id == stored.expected["subscriber"]["id"]
+    folds, key_space = take_lease(stored)
+    assert key_space == stored.expected["subscriber"]["id"]
     half = stored.expected["half_folded"]
     views = Counter(half["written"]) + Counter(half["not_written"])
     assert folds.fold("new", half["segment"], views, 1).written
-    assert folds.cut(cuts_id, "new", 0) == half["segment"] + 1
+    assert folds.cut(key_space, "new", 0) == half["segment"] + 1
     stored.flush()
     assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
 
@@ -310,8 +310,8 @@ def test_an_old_program_that_came_after_the_guard_was_lost(stored: Stored) -> No
     """What it made under the old names does not take the place of what this version has settled and folded."""
     stored.migrate()
     stored.flush()
-    folds, cuts_id = take_lease(stored)
-    assert folds.cut(cuts_id, "new", 0) == 7
+    folds, key_space = take_lease(stored)
+    assert folds.cut(key_space, "new", 0) == 7
     stored.client.delete(OLD_SUBSCRIBER)
     if stored.prefix != DEFAULT_PREFIX:
         stored.client.delete(OLD_MARKER)

@@ -38,7 +38,7 @@ from viewer_pipeline.flush.sums import read_sums, record_run
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.history.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.doctor.examine import Doctor
 from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
@@ -170,7 +170,7 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         assert {one.outcome for one in read_sums(connection)} == {"committed"}
     forget(narrow)
     LedgerFigures(narrow.ledger).read()
-    probes = Probes(narrow.settings, Figures())
+    probes = Probes(narrow.settings, SubscriberStats())
     with closing(probes):
         assert {result.state for result in (probes.postgres() | probes.settling()).values()} == {"healthy"}
     read_status(narrow.settings)
@@ -223,7 +223,7 @@ def fold_once(narrow: Narrow) -> None:
     with Running(narrow.settings) as worker:
         heard.publish("view_count_updates", message("folded", 3))
         heard.publish("view_count_updates", b"rubbish")
-        wait_until(lambda: worker.figures.folded_views >= 3, 30, "the message is folded")
+        wait_until(lambda: worker.stats.folded_views >= 3, 30, "the message is folded")
     assert narrow.owner.rejected()["rubbish"] == "not JSON"
 
 

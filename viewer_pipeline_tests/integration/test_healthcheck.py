@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, ask
 from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.files import write_atomically
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import write_workspace
 from viewer_pipeline.stack.ports import free_port, reachable
-from viewer_pipeline.whole_file import write_whole
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -33,11 +33,11 @@ def test_the_worker(dagster: DagsterWorld, http: HttpWorld) -> None:
     http.start()
     http.health()
     assert ask("worker", http.settings, http.port).startswith(("healthy", "degraded; "))
-    http.figures.refused = "Redis does not take it"
+    http.figures.refusal_reason = "Redis does not take it"
     said = "subscriber: what is heard stays in memory: Redis does not take it"
     wait_until(lambda: said in complaint(http), 10, "an answer that is not the one before")
     assert complaint(http).startswith("Not healthy: unhealthy; ")
-    http.figures.refused = ""
+    http.figures.refusal_reason = ""
     http.stopping = True
     assert complaint(http) == "Not healthy: stopping"
 
@@ -133,6 +133,6 @@ def test_files_of_several_processes_are_whole(tmp_path: Path) -> None:
     assert "host: code-server\n      port: 4000" in workspace.read_text()
     before = workspace.stat().st_ino
     assert write_workspace(tmp_path, "code-server", 4000).stat().st_ino == before
-    write_whole(workspace, "other")
+    write_atomically(workspace, "other")
     assert (workspace.read_text(), workspace.stat().st_ino == before) == ("other", False)
     assert [path.name for path in tmp_path.iterdir()] == ["workspace.yaml"]

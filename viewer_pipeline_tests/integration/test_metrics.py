@@ -59,7 +59,7 @@ def one(found: dict[str, dict[Labels, float]], name: str, **labels: Any) -> floa
 def test_what_the_worker_did(http: HttpWorld) -> None:
     """Messages by outcome and reason, folds, lease, state."""
     figures = http.figures
-    figures.accepted, figures.heard, figures.last_message = 5, 8, 1_700_000_000.5
+    figures.accepted, figures.received, figures.last_message = 5, 8, 1_700_000_000.5
     figures.rejected = Counter({"not JSON": 2, 'odd "\\ \n': 1})
     figures.folded, figures.folded_views, figures.dropped_views = 3, 40, 2
     figures.losses, figures.takeovers, figures.in_memory = Counter({"closed": 1}), 1, 9

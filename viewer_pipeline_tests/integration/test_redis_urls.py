@@ -16,7 +16,7 @@ from viewer_pipeline.errors import RedisFailed, RedisUnavailable, SettingsError,
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.child import Child
@@ -122,7 +122,7 @@ def test_everything_over_tls(secured: Secured, database_url: str) -> None:
             wait_until(lambda: sum(world.counters().values()) == 2 * MESSAGES, 30, "all messages to be folded")
         finally:
             running.stop()
-        probes = Probes(settings, Figures())
+        probes = Probes(settings, SubscriberStats())
         try:
             assert "takes writes" in probes.redis()["redis"].said
         finally:
@@ -211,7 +211,7 @@ def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
         assert {line["user"] for line in listeners} == {USER}
     finally:
         running.stop()
-    probes = Probes(settings, Figures())
+    probes = Probes(settings, SubscriberStats())
     try:
         assert "takes writes" in probes.redis()["redis"].said
     finally:

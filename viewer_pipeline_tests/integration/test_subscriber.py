@@ -14,8 +14,8 @@ import redis
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.rejections import KEPT_OF_A_REASON, Rejections
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.rejections import MAX_ROWS_PER_REASON, Rejections
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
@@ -30,16 +30,16 @@ class Listening:
     """A subscriber on a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        self.figures = Figures()
+        self.stats = SubscriberStats()
         self.rejections = Rejections(Ledger(settings.require_database_url()))
-        self.subscriber = Subscriber(settings, self.rejections, self.figures)
+        self.subscriber = Subscriber(settings, self.rejections, self.stats)
         self.thread = threading.Thread(target=self.subscriber.run)
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.rejections.start()
         self.thread.start()
-        wait_until(lambda: self.figures.state in ("listening", "standby"), 30, "listening")
+        wait_until(lambda: self.stats.state in ("listening", "standby"), 30, "listening")
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -155,14 +155,14 @@ def test_messages_that_are_none_are_rejected(listen: Listen, world: World) -> No
     """Each with its reason, beside good ones, and some of each reason only."""
     bad = [b"no json", b"[1]", b'{"vodId": 5, "count": 1}', b'{"vodId": "a", "count": 1.5}', b"\xff", b""]
     with listen() as made:
-        for payload in [*bad, *(b"junk %d" % n for n in range(3 * KEPT_OF_A_REASON))]:
+        for payload in [*bad, *(b"junk %d" % n for n in range(3 * MAX_ROWS_PER_REASON))]:
             world.client.publish(CHANNEL, payload)
         publish(world.client, "good")
         wait_until(lambda: world.counters() == {"good": 1}, 20, "the good message")
-    assert made.rejections.by_reason["not JSON"] == 3 * KEPT_OF_A_REASON + 3
+    assert made.rejections.by_reason["not JSON"] == 3 * MAX_ROWS_PER_REASON + 3
     reasons = Counter(world.rejected().values())
     assert reasons == {
-        "not JSON": KEPT_OF_A_REASON,
+        "not JSON": MAX_ROWS_PER_REASON,
         "not an object": 1,
         "vodId is not text": 1,
         "count is not a positive integer": 1,
@@ -199,7 +199,7 @@ def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: W
         world.client.hdel("viewer:subscriber", "sweep")
         world.client.client_kill_filter(_type="pubsub")
         wait_until(lambda: world.stores.redis.asked_sweep() is not None, 20, "a sweep asked for")
-        wait_until(lambda: made.figures.state == "listening", 20, "listening again")
+        wait_until(lambda: made.stats.state == "listening", 20, "listening again")
         publish(world.client, "a")
     assert world.counters() == {"a": 2}
 

@@ -20,7 +20,7 @@ RULES = {
     "number": "fold a segment although it was folded before",
     "taken": "the holder keeps views without a number also of a connection that is older than its lease",
     "unnumbered": "fold before a cut was heard on this connection: it may add to the last segment",
-    "loose": "one that stands by keeps views without a number, and folds them under its next cut",
+    "unsequenced": "one that stands by keeps views without a number, and folds them under its next cut",
 }
 
 
@@ -33,8 +33,8 @@ class Sub(NamedTuple):
     numbered: bool = False  # a cut was heard on this connection
     last: int = 0  # number of the last cut that was heard
     open: frozenset[int] = frozenset()  # messages since then
-    doubtful: bool = False  # the connection is older than the lease, and no cut was heard since
-    loose: frozenset[int] = frozenset()  # heard on a connection that broke before its first cut
+    predates_lease: bool = False  # the connection is older than the lease, and no cut was heard since
+    unsequenced: frozenset[int] = frozenset()  # heard on a connection that broke before its first cut
     segments: tuple[tuple[int, frozenset[int]], ...] = ()
     sent: tuple[int, int, frozenset[int]] | None = None  # a fold on its way: token, number, messages
 
@@ -98,7 +98,9 @@ def lost(now: Channel) -> list[int]:
     held = set[int]()
     for sub in now.subs:
         if sub.alive:
-            held |= sub.open | sub.loose | {m for _, some in sub.segments for m in some} | set(now.stream[sub.at :])
+            held |= (
+                sub.open | sub.unsequenced | {m for _, some in sub.segments for m in some} | set(now.stream[sub.at :])
+            )
         if sub.sent:
             held |= sub.sent[2]
     return [m for m in range(1, len(now.counted) + 1) if not now.counted[m - 1] and m not in held]
@@ -132,7 +134,7 @@ def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Ch
     if not now.holder and now.leases:
         token = now.tokens + 1
         kept = tuple(segment for segment in sub.segments if segment[0] > now.folded)
-        taken = sub._replace(token=token, loose=frozenset(), segments=kept, doubtful=not sub.numbered)
+        taken = sub._replace(token=token, unsequenced=frozenset(), segments=kept, predates_lease=not sub.numbered)
         yield "takes the lease", _with(now, n, taken)._replace(holder=token, tokens=token, leases=now.leases - 1)
     if sub.token and sub.token == now.holder and now.cuts:
         number = max(now.cut, now.folded, sub.last) + 1
@@ -152,11 +154,11 @@ def _hear(sub: Sub, heard: int, folded: int) -> Sub:
     sub = sub._replace(at=sub.at + 1)
     if heard > 0:
         return sub._replace(open=sub.open | {heard})
-    number, views = -heard, sub.open | sub.loose
+    number, views = -heard, sub.open | sub.unsequenced
     segments = _add(sub.segments, number, views)
     pruned = tuple(segment for segment in segments if segment[0] > folded)
     return sub._replace(
-        last=number, numbered=True, open=frozenset(), doubtful=False, loose=frozenset(), segments=pruned
+        last=number, numbered=True, open=frozenset(), predates_lease=False, unsequenced=frozenset(), segments=pruned
     )
 
 
@@ -164,9 +166,9 @@ def _interrupted(sub: Sub, end: int, rule: str) -> Sub:
     """Lose the connection: what was published and not read is missed."""
     if sub.numbered:
         sub = sub._replace(segments=_add(sub.segments, sub.last + 1, sub.open))
-    elif rule == "loose" or (sub.token and (not sub.doubtful or rule == "taken")):
-        sub = sub._replace(loose=sub.loose | sub.open)
-    return sub._replace(open=frozenset(), numbered=False, doubtful=False, at=end)
+    elif rule == "unsequenced" or (sub.token and (not sub.predates_lease or rule == "taken")):
+        sub = sub._replace(unsequenced=sub.unsequenced | sub.open)
+    return sub._replace(open=frozenset(), numbered=False, predates_lease=False, at=end)
 
 
 def _add(

@@ -27,13 +27,13 @@ from redis.connection import AbstractConnection
 
 import viewer_pipeline
 from viewer_pipeline.flush import redis_store
-from viewer_pipeline.ingest import folds
+from viewer_pipeline.ingest import fold_store
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
     said.encode(): name
-    for module in (redis_store, folds)
+    for module in (redis_store, fold_store)
     for name, script in vars(module).items()
     if isinstance(script, Script)
     for said in (script.sha, script.source)

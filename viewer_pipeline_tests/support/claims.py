@@ -7,7 +7,7 @@ from typing import Any
 
 from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.ingest.folds import Claim
+from viewer_pipeline.ingest.fold_store import LeaseRequest
 
 
 @cache
@@ -22,6 +22,8 @@ def identity_of(database_url: str) -> LedgerIdentity:
 SOME_LEDGER = LedgerIdentity("5f1c", "7", 5, "db:5432/views")
 
 
-def claim(ledger: LedgerIdentity, key_space: str, token: str, who: str = "test", term: int = 0, **knows: Any) -> Claim:
+def claim(
+    ledger: LedgerIdentity, key_space: str, token: str, who: str = "test", term: int = 0, **knows: Any
+) -> LeaseRequest:
     """Return what a subscriber of this ledger asks with."""
-    return Claim(key_space, token, who, term, ledger=ledger, **knows)
+    return LeaseRequest(key_space, token, who, term, ledger=ledger, **knows)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict
 
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.http_server import HealthServer, serve
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -37,7 +37,7 @@ class HttpWorld:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.changed(health_check_port=0)  # any free one
-        self.figures = Figures(state="listening")
+        self.figures = SubscriberStats(state="listening")
         self.stopping = False
         self.hangs = False  # whether the test lets a server hang; else a check that is late is asked again
         self._server: HealthServer | None = None

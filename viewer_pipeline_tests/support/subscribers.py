@@ -19,7 +19,7 @@ import redis
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
@@ -45,9 +45,9 @@ class Running:
     """A subscriber on a thread, which can be frozen or killed between two of its steps."""
 
     def __init__(self, settings: Settings) -> None:
-        self.figures = Figures()
+        self.stats = SubscriberStats()
         self.rejections = Rejections(Ledger(settings.require_database_url()))
-        self.subscriber = Subscriber(settings, self.rejections, self.figures)
+        self.subscriber = Subscriber(settings, self.rejections, self.stats)
         self.remained: int | None = None
         self._thread = threading.Thread(target=self._run)
         self._gate, self._waits = threading.Event(), threading.Event()
@@ -69,7 +69,7 @@ class Running:
     @property
     def state(self) -> str:
         """What it is doing."""
-        return self.figures.state
+        return self.stats.state
 
     def start(self, seconds: float = 30) -> Self:
         """Start it and wait until it listens."""

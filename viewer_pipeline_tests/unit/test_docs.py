@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.postgres_url import PRISMAS
 from viewer_pipeline.settings import Settings, load_settings
@@ -54,7 +54,7 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
 
 def test_the_page_on_health_has_every_check() -> None:
     """In the first column of its table, and no other; daemons share a row."""
-    probes = Probes(Settings(database_url="postgresql://host/db", redis_url="redis://host"), Figures())
+    probes = Probes(Settings(database_url="postgresql://host/db", redis_url="redis://host"), SubscriberStats())
     checks = {name for check, _ in probes.checks()._asked for name in check.names}
     probes.close()
     rows = re.findall(r"^\| (`[a-z_*`, ]+`) \|", (ROOT / "docs/health.md").read_text(encoding="utf-8"), re.MULTILINE)

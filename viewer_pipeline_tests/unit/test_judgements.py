@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from viewer_pipeline import migrations
 from viewer_pipeline.flush.ledger import LastFlush
 from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Result, Results
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, NAMES, Clock, in_words, judge_dagster, judge_runs
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick, sentence_of
@@ -243,15 +243,19 @@ def test_revision_is_that_of_the_migrations() -> None:
 @pytest.mark.parametrize(
     ("figures", "state", "word"),
     [
-        (Figures(), "degraded", "starting"),
-        (Figures(state="listening"), "healthy", "listening; no message yet"),
-        (Figures(state="standby"), "healthy", "standing by"),
-        (Figures(state="reconnecting", reason="closed"), "unhealthy", "reconnecting: closed; what is published now is"),
-        (Figures(state="listening", refused="OOM"), "unhealthy", "stays in memory: OOM"),
-        (Figures(state="stopping"), "degraded", "stopping"),
+        (SubscriberStats(), "degraded", "starting"),
+        (SubscriberStats(state="listening"), "healthy", "listening; no message yet"),
+        (SubscriberStats(state="standby"), "healthy", "standing by"),
+        (
+            SubscriberStats(state="reconnecting", reason="closed"),
+            "unhealthy",
+            "reconnecting: closed; what is published now is",
+        ),
+        (SubscriberStats(state="listening", refusal_reason="OOM"), "unhealthy", "stays in memory: OOM"),
+        (SubscriberStats(state="stopping"), "degraded", "stopping"),
     ],
 )
-def test_subscriber(figures: Figures, state: str, word: str) -> None:
+def test_subscriber(figures: SubscriberStats, state: str, word: str) -> None:
     """Every state of it."""
     found = judge_subscriber(figures)
     assert found.state == state
@@ -260,7 +264,7 @@ def test_subscriber(figures: Figures, state: str, word: str) -> None:
 
 def test_subscriber_tells_the_last_message() -> None:
     """Seconds since."""
-    figures = Figures(state="listening", last_message=time.time() - 300)
+    figures = SubscriberStats(state="listening", last_message=time.time() - 300)
     assert judge_subscriber(figures).said == "listening; last message 5 min ago"
     assert judge_subscriber(figures).figures["seconds_since_message"] >= 300
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.ingest.messages import NotAView, parse_view
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
 
 NOT_TEXT = "vodId is not text"
 NO_COUNT = "count is not a positive integer"
@@ -110,7 +110,7 @@ def test_views(payload: bytes, view: tuple[str, int]) -> None:
 )
 def test_messages_that_do_not_count(payload: bytes, reason: str) -> None:
     """Each is refused with its reason, and with that error only."""
-    with pytest.raises(NotAView) as caught:
+    with pytest.raises(InvalidMessage) as caught:
         parse_view(payload)
     assert str(caught.value) == reason
 
@@ -118,7 +118,7 @@ def test_messages_that_do_not_count(payload: bytes, reason: str) -> None:
 @given(payload=st.binary() | st.text().map(str.encode))
 def test_no_message_does_harm(payload: bytes) -> None:
     """Whatever bytes come in, they are refused as no view."""
-    with pytest.raises(NotAView):
+    with pytest.raises(InvalidMessage):
         parse_view(payload)
 
 
@@ -137,5 +137,5 @@ def test_what_counts_is_what_was_said(vod_id: object, count: object) -> None:
     if good_id and good_count:
         assert parse_view(payload) == (vod_id, count)
     else:
-        with pytest.raises(NotAView):
+        with pytest.raises(InvalidMessage):
             parse_view(payload)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from viewer_pipeline.ingest.stats import Figures
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.ledger_stats import LedgerReading
 from viewer_pipeline.monitoring.metric_families import FAMILIES
 from viewer_pipeline.monitoring.metrics import Samples, of_dagster, of_ledger, of_redis, of_worker
@@ -38,7 +38,13 @@ def test_every_metric_is_found_somewhere() -> None:
     """None is declared that no scrape shows, nor the other way round."""
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
     reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [], [])
-    found = of_worker(Figures()) | of_redis(Pending(0, 0, 0, 0)) | of_ledger(reading) | of_dagster(None, 0) | servers
+    found = (
+        of_worker(SubscriberStats())
+        | of_redis(Pending(0, 0, 0, 0))
+        | of_ledger(reading)
+        | of_dagster(None, 0)
+        | servers
+    )
     assert set(found) == set(FAMILIES)
 
 

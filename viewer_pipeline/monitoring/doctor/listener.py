@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.presence import SEPARATE
+from viewer_pipeline.ingest.shared_channel import SEPARATE
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.listener import read_listener
 from viewer_pipeline.redis_names import presence_channel

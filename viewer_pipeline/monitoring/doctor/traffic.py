@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
-from viewer_pipeline.ingest.folds import part_of
-from viewer_pipeline.ingest.messages import NotAView, parse_view
+from viewer_pipeline.ingest.fold_store import part_of
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
 
 
 class Folds(NamedTuple):
@@ -78,7 +78,7 @@ class Traffic:
         self.messages += 1
         try:
             vod_id, count = parse_view(payload)
-        except NotAView:
+        except InvalidMessage:
             self.rejected += 1
             return
         self.views += count

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Put the text there in one step, unless it is there."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return

@@ -16,7 +16,7 @@ log = logging.getLogger("viewer_pipeline.own_ledger")
 RETRY_SECONDS = 1.0
 
 
-class OwnLedger:
+class LedgerLookup:
     """The identity of the ledger, once PostgreSQL has answered; until then only the place of its database."""
 
     def __init__(self, url: str) -> None:

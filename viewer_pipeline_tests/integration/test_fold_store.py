@@ -1,4 +1,4 @@
-"""Lease, cuts and folds on a real Redis: a segment is written once, by whoever holds the lease."""
+"""LeaseResult, cuts and folds on a real Redis: a segment is written once, by whoever holds the lease."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisRefusesWrites
-from viewer_pipeline.ingest.folds import FOLD, FoldStore, Lease, NotHolder, OtherKeySpace
+from viewer_pipeline.ingest.fold_store import FOLD, FoldStore, LeaseResult, NotHolder, OtherKeySpace
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -33,35 +33,39 @@ def folds(client: redis.Redis, redis_url: str) -> FoldStore:
 @pytest.fixture
 def token(folds: FoldStore) -> str:
     """A token that holds the lease."""
-    assert attempt(folds, "mine", "test", 0).outcome == "taken"
+    assert attempt(folds, "mine", "test", 0).outcome == "acquired"
     return "mine"
 
 
-def attempt(folds: FoldStore, token: str, who: str, heard_ms: int = 0, **knows: Any) -> Lease:
+def attempt(folds: FoldStore, token: str, who: str, last_message_ms: int = 0, **knows: Any) -> LeaseResult:
     """Try for the lease, and again with what the first answer said about turns."""
-    lease = folds.lease(claim(SOME_LEDGER, SPACE, token, who, heard_ms=heard_ms, **knows), HOUR_MS, 0)
-    if lease.outcome == "other":
-        lease = folds.lease(claim(SOME_LEDGER, SPACE, token, who, lease.term, heard_ms=heard_ms, **knows), HOUR_MS, 0)
+    lease = folds.acquire_or_renew(
+        claim(SOME_LEDGER, SPACE, token, who, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
+    )
+    if lease.outcome == "held_by_other":
+        lease = folds.acquire_or_renew(
+            claim(SOME_LEDGER, SPACE, token, who, lease.term, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
+        )
     return lease
 
 
 def take_over(world: World, folds: FoldStore) -> str:
     """Let the lease run out, and take it."""
     world.client.hset("viewer:subscriber", "expires", 0)
-    assert attempt(folds, "theirs", "other", 0).outcome == "taken"
+    assert attempt(folds, "theirs", "other", 0).outcome == "acquired"
     return "theirs"
 
 
 def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
     """It is taken, kept, refused to another, given back; and it never expires as a key."""
-    assert attempt(folds, "a", "host:1", 0) == ("taken", 0, 1, SOME_LEDGER.key)
-    assert attempt(folds, "b", "host:2", 0) == ("other", 0, 1, SOME_LEDGER.key)
-    assert attempt(folds, "a", "host:1", 12345) == ("kept", 0, 1, SOME_LEDGER.key)
+    assert attempt(folds, "a", "host:1", 0) == ("acquired", 0, 1, SOME_LEDGER.key)
+    assert attempt(folds, "b", "host:2", 0) == ("held_by_other", 0, 1, SOME_LEDGER.key)
+    assert attempt(folds, "a", "host:1", 12345) == ("renewed", 0, 1, SOME_LEDGER.key)
     assert world.client.hmget("viewer:subscriber", "who", "last_message") == [b"host:1", b"12345"]
     folds.release("b", SPACE)
-    assert attempt(folds, "b", "host:2", 0).outcome == "other"
+    assert attempt(folds, "b", "host:2", 0).outcome == "held_by_other"
     folds.release("a", SPACE)
-    assert attempt(folds, "b", "host:2", 0).outcome == "taken"
+    assert attempt(folds, "b", "host:2", 0).outcome == "acquired"
     assert world.client.ttl("viewer:subscriber") == -1
 
 
@@ -73,7 +77,7 @@ def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: Worl
         folds.fold(token, number, Counter(a=1), 1)
     with pytest.raises(NotHolder):
         folds.cut(SPACE, token, 0)
-    assert attempt(folds, token, "test", 0).outcome == "other"
+    assert attempt(folds, token, "test", 0).outcome == "held_by_other"
     assert world.counters() == {}
 
 
@@ -82,7 +86,7 @@ def test_a_release_is_heard(folds: FoldStore, token: str, world: World) -> None:
     listener: Any = world.client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
     listener.subscribe(CUTS)
     wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
-    assert folds.hearers(SPACE) == 1
+    assert folds.subscriber_count(SPACE) == 1
     folds.release(token, SPACE)
     message: Any = listener.get_message(timeout=20)
     assert message["data"] == b"released"
@@ -164,9 +168,9 @@ def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: Wo
     world.client.flushall()
     with pytest.raises(NotHolder):
         folds.cut(SPACE, token, 41)
-    assert attempt(folds, token, "test", 0).outcome == "taken"
+    assert attempt(folds, token, "test", 0).outcome == "acquired"
     assert folds.cut(SPACE, token, 41) == 42
-    assert folds.cuts_id() == SPACE
+    assert folds.key_space() == SPACE
 
 
 def test_a_key_space_of_another_id(folds: FoldStore, token: str, world: World) -> None:
@@ -207,5 +211,5 @@ def test_out_of_memory_is_no_lasting_refusal(folds: FoldStore, world: World) -> 
     """redis-py tells it by the type of its error, not in words: it is worth trying again."""
     world.client.config_set("maxmemory", 1)
     with pytest.raises(RedisRefusesWrites):
-        folds.cuts_id()
+        folds.key_space()
     world.client.config_set("maxmemory", 0)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
-from viewer_pipeline.ingest.segments import Segment, Stream
+from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
 
 
-def heard(stream: Stream, **views: int) -> None:
+def heard(stream: SegmentBuffer, **views: int) -> None:
     """Hear messages."""
     stream.views.update(views)
 
 
-def segments(stream: Stream) -> list[tuple[int, dict[str, int]]]:
+def segments(stream: SegmentBuffer) -> list[tuple[int, dict[str, int]]]:
     """Return the segments as plain values."""
     return [(segment.number, dict(segment.all())) for segment in stream.segments]
 
 
 def test_cuts_number_what_came_before_them() -> None:
     """A cut without views before it makes no segment."""
-    stream = Stream()
+    stream = SegmentBuffer()
     heard(stream, a=1)
     stream.cut(7, 0)
     stream.cut(8, 0)
@@ -31,7 +31,7 @@ def test_cuts_number_what_came_before_them() -> None:
 
 def test_what_another_folded_is_dropped() -> None:
     """Cuts say how far folding came."""
-    stream = Stream()
+    stream = SegmentBuffer()
     for number in (1, 2, 3):
         heard(stream, a=number)
         stream.cut(number, 0)
@@ -44,7 +44,7 @@ def test_what_another_folded_is_dropped() -> None:
 
 def test_a_loss_closes_the_open_segment_under_its_number() -> None:
     """What is heard of the same segment on the next connection is added to it."""
-    stream = Stream()
+    stream = SegmentBuffer()
     stream.cut(5, 0)
     heard(stream, a=1)
     assert stream.interrupted(holder=False) == 0
@@ -56,7 +56,7 @@ def test_a_loss_closes_the_open_segment_under_its_number() -> None:
 
 def test_a_loss_with_cuts_in_the_gap() -> None:
     """What was heard before it and after it are two segments."""
-    stream = Stream()
+    stream = SegmentBuffer()
     stream.cut(5, 0)
     heard(stream, a=1)
     stream.interrupted(holder=True)
@@ -67,7 +67,7 @@ def test_a_loss_with_cuts_in_the_gap() -> None:
 
 def test_the_holder_keeps_views_without_a_number() -> None:
     """They are folded under its next cut, which is above all that another may have them under."""
-    stream = Stream()
+    stream = SegmentBuffer()
     heard(stream, a=1)
     assert stream.interrupted(holder=True) == 0
     heard(stream, a=1, b=1)
@@ -79,7 +79,7 @@ def test_the_holder_keeps_views_without_a_number() -> None:
 
 def test_others_drop_views_without_a_number() -> None:
     """The holder may have folded them, under a number that was not heard."""
-    stream = Stream()
+    stream = SegmentBuffer()
     heard(stream, a=4)
     assert stream.interrupted(holder=False) == 4
     assert stream.total() == 0
@@ -87,16 +87,16 @@ def test_others_drop_views_without_a_number() -> None:
 
 def test_views_without_a_number_do_not_survive_the_lease() -> None:
     """Another had it in between."""
-    stream = Stream()
+    stream = SegmentBuffer()
     heard(stream, a=4)
     stream.interrupted(holder=True)
-    assert stream.drop_loose() == 4
+    assert stream.drop_unsequenced() == 4
     assert stream.total() == 0
 
 
 def test_numbers_that_fall_belong_to_another_history() -> None:
     """Redis was emptied or fell back: what was cut before cannot be told apart from what is folded from now on."""
-    stream = Stream()
+    stream = SegmentBuffer()
     heard(stream, a=4)
     stream.cut(100, 0)
     heard(stream, b=1)
@@ -106,6 +106,6 @@ def test_numbers_that_fall_belong_to_another_history() -> None:
 
 def test_clear_forgets_all() -> None:
     """And says how many views that were."""
-    stream = Stream(loose=Counter(c=3), segments=[Segment(1, Counter(a=1))], views=Counter(b=2))
+    stream = SegmentBuffer(unsequenced=Counter(c=3), segments=[Segment(1, Counter(a=1))], views=Counter(b=2))
     assert stream.clear() == 6
     assert (stream.total(), stream.ids()) == (0, 0)

@@ -6,8 +6,8 @@ import logging
 import time
 
 from viewer_pipeline.errors import RedisFailed, TransientError
+from viewer_pipeline.ingest.fold_store import NotHolder, OtherKeySpace
 from viewer_pipeline.ingest.folder import FOLD_SECONDS, Folder
-from viewer_pipeline.ingest.folds import NotHolder, OtherKeySpace
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.logs import event
 
@@ -33,20 +33,20 @@ class Leaver(Folder):
         one hears no more first: what is published afterwards reaches nobody. While Redis does not take the cut, as in
         a failover, it is tried again until there is just time enough for `_leave`.
         """
-        self._figures.enter("stopping")
+        self._stats.enter("stopping")
         if not self._lease.holds and not self._inherit(subscription):
             return
         now, last, others, attempts = time.monotonic(), 0, False, _Attempts()
         until, idle = self._deadline - min(LEAVE_SECONDS, (self._deadline - now) / 4), now + FINISH_SECONDS
-        while time.monotonic() < (until if self._stream.total() else min(until, idle)):
+        while time.monotonic() < (until if self._buffer.total() else min(until, idle)):
             try:
                 if not last and attempts.due():
-                    others = self._folds.hearers(self._cuts_id) > 1
+                    others = self._folds.subscriber_count(self._key_space) > 1
                     if not others:
                         subscription.unsubscribe(self._channel.decode())
-                    last = self._folds.cut(self._cuts_id, self._lease.token, self._stream.last)
+                    last = self._folds.cut(self._key_space, self._lease.token, self._buffer.last)
                     until = min(until, time.monotonic() + FINISH_SECONDS)
-                self._hear(subscription.read(FOLD_SECONDS))
+                self._receive(subscription.read(FOLD_SECONDS))
                 if attempts.due():
                     self._fold()
             except TransientError as error:
@@ -56,16 +56,16 @@ class Leaver(Folder):
             except NotHolder:
                 self._lease.lost()
                 return
-            if last and self._stream.last >= last and not self._stream.segments:
+            if last and self._buffer.last >= last and not self._buffer.segments:
                 break
-        if others and last and self._stream.last >= last and not self._stream.segments:
-            self._drop(self._stream.clear())
+        if others and last and self._buffer.last >= last and not self._buffer.segments:
+            self._drop(self._buffer.clear())
         log.info(event("unsubscribed", channel=self._channel.decode()))
 
     def _inherit(self, subscription: Subscription) -> bool:
         """Wait for the lease of a holder that died, if nobody else has heard what it did not fold."""
         until, attempts = time.monotonic() + INHERIT_SECONDS, _Attempts()
-        while self._stream.total() and (time.monotonic() < until or self._figures.refused):
+        while self._buffer.total() and (time.monotonic() < until or self._stats.refusal_reason):
             if self._not_ours or time.monotonic() > self._deadline - LEAVE_SECONDS:
                 break
             try:
@@ -73,11 +73,11 @@ class Leaver(Folder):
                     self._keep_lease()
                 if self._lease.holds:
                     return True
-                if attempts.due() and self._folds.hearers(self._cuts_id) > 1:
+                if attempts.due() and self._folds.subscriber_count(self._key_space) > 1:
                     return False
             except TransientError:
                 attempts.failed()
-            self._hear(subscription.read(FOLD_SECONDS))
+            self._receive(subscription.read(FOLD_SECONDS))
         return False
 
     def _leave(self) -> int:
@@ -86,50 +86,50 @@ class Leaver(Folder):
         Each segment under its own number: an attempt to fold it may have been written without an answer. Whatever
         Redis does not take now is tried again, over new connections, until the deadline.
         """
-        stream, attempts = self._stream, _Attempts()
+        buffer, attempts = self._buffer, _Attempts()
         while not self._hand_in():
             if time.monotonic() + attempts.pause > self._deadline:
-                log.warning(event("left without an answer", views=stream.total(), reason=self._figures.refused))
+                log.warning(event("left without an answer", views=buffer.total(), reason=self._stats.refusal_reason))
                 break
             attempts.failed()
             time.sleep(attempts.pause)
-        self._figures.in_memory = stream.total()
-        return stream.total() + self._given_up
+        self._stats.in_memory = buffer.total()
+        return buffer.total() + self._given_up
 
     def _hand_in(self) -> bool:
         """Try once. False where another attempt may get further."""
-        stream = self._stream
+        buffer = self._buffer
         try:
             if not self._lease.holds and not self._take_what_nobody_else_has():
-                return self._not_ours or not stream.total()
-            if stream.total() and self._others_hear():
+                return self._not_ours or not buffer.total()
+            if buffer.total() and self._others_hear():
                 self._hand_over()
-                self._drop(stream.clear())
-            elif stream.total():
-                given_up = stream.interrupted(holder=True)  # without a number, and another may have folded them
+                self._drop(buffer.clear())
+            elif buffer.total():
+                given_up = buffer.interrupted(holder=True)  # without a number, and another may have folded them
                 self._given_up += given_up
                 self._drop(given_up)
-                number = self._folds.cut(self._cuts_id, self._lease.token, stream.last)
-                self._drop(stream.cut(number, 0))
+                number = self._folds.cut(self._key_space, self._lease.token, buffer.last)
+                self._drop(buffer.cut(number, 0))
                 self._fold()
             if self._lease.holds:
-                self._lease.release(self._cuts_id)
+                self._lease.release(self._key_space)
         except NotHolder:
             self._lease.lost()
-            self._drop(stream.clear())
+            self._drop(buffer.clear())
         except TransientError as error:
             self._refused(error)
-            return not stream.total()
+            return not buffer.total()
         except (RedisFailed, OtherKeySpace) as error:
-            log.warning(event("left without an answer", views=stream.total(), reason=error))
+            log.warning(event("left without an answer", views=buffer.total(), reason=error))
         return True
 
     def _take_what_nobody_else_has(self) -> bool:
         """Take the lease, for views that no other subscriber heard; drop them where one did, for it folds them."""
-        if not self._stream.total():
+        if not self._buffer.total():
             return False
         if self._others_hear():
-            self._drop(self._stream.clear())
+            self._drop(self._buffer.clear())
             return False
         self._keep_lease()
         return self._lease.holds

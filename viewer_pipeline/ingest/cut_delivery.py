@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.ingest.subscription import Subscription, SubscriptionLost
 
 MISSING = 2  # times in a row
 GRACE_SECONDS = 3.0  # for a cut to come by way of a primary's replica
 
 
-class Location:
+class SubscriptionLocation:
     """Whether a subscription is on the server that commands go to. Shown by a channel that nobody else is on.
 
     A replica of that server passes all messages on, so what arrives does not show it. But producers are told that
@@ -30,13 +30,13 @@ class Location:
 
     def is_elsewhere(self) -> bool:
         """Ask; true where it was here, and was not at the last two times. Raises RedisUnavailable."""
-        here = self._folds.subscribers(self.channel) > 0
+        here = self._folds.numsub(self.channel) > 0
         self._was_here |= here
         self._missing = 0 if here else self._missing + 1
         return self._was_here and self._missing >= MISSING
 
 
-class DeliveryCheck:
+class CutDelivery:
     """Waits for the cuts of one subscription. Asks by a PING, which the server answers behind all earlier messages.
 
     So a backlog, however long, is never taken for another server.

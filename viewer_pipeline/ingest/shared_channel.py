@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from viewer_pipeline.ingest.folds import FoldStore
+from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.logs import event
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.settings import Settings
@@ -16,7 +16,7 @@ CHECK_SECONDS = 30.0
 SEPARATE = "give each pipeline a PUBSUB_CHANNEL of its own, unless each is meant to count every message"
 
 
-class Presence:
+class SharedChannelCheck:
     """Checks from time to time, and logs what has changed. Only where messages carry views (PUBSUB_MODE=increment)."""
 
     def __init__(self, folds: FoldStore, settings: Settings) -> None:
@@ -29,12 +29,12 @@ class Presence:
         """Return what a subscriber is on beside its own channels, so that others see it."""
         return [presence_channel(self._channel)] if self._counts else []
 
-    def check(self, cuts_id: str) -> None:
+    def check(self, key_space: str) -> None:
         """Check if it is time. A change is logged when it was seen twice: others subscribe and leave step by step."""
         now = time.monotonic()
         if not self._counts or now < self._due:
             return
-        others = self._folds.other_counters(cuts_id, self._channel)
+        others = self._folds.other_pipelines(key_space, self._channel)
         self._due = now + (CHECK_SECONDS if others == self._seen else 1.0)
         if others and not self._seen:
             words = "subscribers of other pipelines count the messages of this channel, too"

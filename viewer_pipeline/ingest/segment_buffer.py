@@ -12,15 +12,15 @@ class Segment:
 
     number: int
     views: Counter[str]
-    loose: Counter[str] = field(default_factory=Counter)  # others may have these under a lower number
+    unsequenced: Counter[str] = field(default_factory=Counter)  # others may have these under a lower number
 
     def all(self) -> Counter[str]:
         """Return what is to be folded."""
-        return self.views + self.loose
+        return self.views + self.unsequenced
 
 
 @dataclass
-class Stream:
+class SegmentBuffer:
     """The segments of one subscriber. Outlives its connections.
 
     A segment is counted once by its number, so everything hangs on giving views the number under which another
@@ -30,10 +30,10 @@ class Stream:
 
     last: int = 0  # the last cut that was heard, on whatever connection
     numbered: bool = False  # a cut was heard on this connection: what is open gets the number last + 1
-    whole_after: int | None = None  # segments above this number were heard whole, on this connection; None: none yet
-    doubtful: bool = False  # the connection is older than the lease, and no cut was heard on it since
+    complete_after: int | None = None  # segments above this number were heard whole, on this connection; None: none yet
+    predates_lease: bool = False  # the connection is older than the lease, and no cut was heard on it since
     views: Counter[str] = field(default_factory=Counter)  # of the open segment
-    loose: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
+    unsequenced: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
 
     def cut(self, number: int, folded: int) -> int:
@@ -44,10 +44,10 @@ class Stream:
             self.segments = []
             self.numbered = False
         if not self.numbered:
-            self.whole_after = number
-        self._add(number, self.views, self.loose)
-        self.last, self.numbered, self.views, self.loose = number, True, Counter(), Counter()
-        self.doubtful = False
+            self.complete_after = number
+        self._add(number, self.views, self.unsequenced)
+        self.last, self.numbered, self.views, self.unsequenced = number, True, Counter(), Counter()
+        self.predates_lease = False
         return dropped + self.prune(folded)
 
     def prune(self, folded: int) -> int:
@@ -64,32 +64,32 @@ class Stream:
         That is not so on a connection that is older than the lease: a cut of the holder before, with what that one has
         folded, may have been on its way.
         """
-        keeps = holder and not self.doubtful
+        keeps = holder and not self.predates_lease
         views, self.views = self.views, Counter()
         if self.numbered:
             self._add(self.last + 1, views)
         elif keeps:
-            self.loose += views
+            self.unsequenced += views
         dropped = 0 if self.numbered or keeps else views.total()
-        self.numbered, self.doubtful, self.whole_after = False, False, None
+        self.numbered, self.predates_lease, self.complete_after = False, False, None
         return dropped
 
-    def taken(self) -> None:
+    def on_acquired(self) -> None:
         """Remember that the lease was taken on this connection."""
-        self.doubtful = not self.numbered
+        self.predates_lease = not self.numbered
 
-    def drop_loose(self) -> int:
+    def drop_unsequenced(self) -> int:
         """Drop views without a number, because another may have folded them. Return how many."""
-        dropped, self.loose = self.loose.total(), Counter()
+        dropped, self.unsequenced = self.unsequenced.total(), Counter()
         for segment in self.segments:
-            dropped += segment.loose.total()
-            segment.loose = Counter()
+            dropped += segment.unsequenced.total()
+            segment.unsequenced = Counter()
         return dropped
 
     def clear(self) -> int:
         """Drop everything; return how many views that were. What is open is not whole from now on."""
-        dropped, self.segments, self.views, self.loose = self.total(), [], Counter(), Counter()
-        self.whole_after = self.last + 1 if self.numbered else None
+        dropped, self.segments, self.views, self.unsequenced = self.total(), [], Counter(), Counter()
+        self.complete_after = self.last + 1 if self.numbered else None
         return dropped
 
     def done(self) -> int:
@@ -98,19 +98,23 @@ class Stream:
 
     def total(self) -> int:
         """Return how many views are in memory."""
-        return self._sum() + self.views.total() + self.loose.total()
+        return self._sum() + self.views.total() + self.unsequenced.total()
 
     def ids(self) -> int:
         """Return how many entries are in memory."""
-        return len(self.views) + len(self.loose) + sum(len(part.views) + len(part.loose) for part in self.segments)
+        return (
+            len(self.views)
+            + len(self.unsequenced)
+            + sum(len(part.views) + len(part.unsequenced) for part in self.segments)
+        )
 
-    def _add(self, number: int, views: Counter[str], loose: Counter[str] | None = None) -> None:
-        if not views and not loose:
+    def _add(self, number: int, views: Counter[str], unsequenced: Counter[str] | None = None) -> None:
+        if not views and not unsequenced:
             return
         if not self.segments or self.segments[-1].number != number:
             self.segments.append(Segment(number, Counter()))
         self.segments[-1].views += views
-        self.segments[-1].loose += loose or Counter()
+        self.segments[-1].unsequenced += unsequenced or Counter()
 
     def _sum(self) -> int:
-        return sum(segment.views.total() + segment.loose.total() for segment in self.segments)
+        return sum(segment.views.total() + segment.unsequenced.total() for segment in self.segments)

@@ -18,7 +18,7 @@ import dagster as dg
 import psycopg
 
 from tools.measure_history import say
-from viewer_pipeline.cli.flush import run_flush
+from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.housekeeping import SECONDS
 from viewer_pipeline.orchestration.instance import open_instance

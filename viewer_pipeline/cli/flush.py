@@ -1,44 +1,104 @@
-"""A flush run in this process, recorded in Dagster's history."""
+"""Commands that move views: flush, send."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
+import click
 
-from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.settings import Settings
 
-
-@dataclass(frozen=True)
-class FlushRun:
-    """A run that has ended: what its materialization and its checks say."""
-
-    run_id: str
-    success: bool
-    figures: dict[str, Any]
-    failed_checks: list[str]
+if TYPE_CHECKING:
+    from viewer_pipeline.cli.in_process_runs import RunResult  # imports Dagster
 
 
-def run_flush(
-    instance: dg.DagsterInstance,
-    mode: FlushMode,
-    vod_ids: tuple[str, ...],
-    why: str,
-    tags: Mapping[str, str] = MappingProxyType({}),
-) -> FlushRun:
-    """Run the flush job in this process, recorded in Dagster's history."""
-    config = flush_run_config(mode, vod_ids) | {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
-    result = defs.resolve_job_def(flush_views.name).execute_in_process(
-        run_config=config, instance=instance, tags={"viewer/why": why, **tags}, raise_on_error=False
-    )
-    figures: dict[str, Any] = {}
-    for event in result.get_asset_materialization_events():
-        metadata = event.materialization.metadata
-        figures |= {k: v.value for k, v in metadata.items() if isinstance(v.value, int | float | str)}
-    failed = [check.check_name for check in result.get_asset_check_evaluations() if not check.passed]
-    return FlushRun(result.run_id, result.success, figures, failed)
+@click.command()
+@click.option(
+    "--mode", type=click.Choice(["sweep", "changed"]), default="sweep", show_default=True, help="Which counters."
+)
+@click.option("--vod-id", "vod_ids", multiple=True, help="Flush only this VOD; may be repeated.")
+@as_json
+def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
+    """Run one flush in this process, recorded in Dagster's history."""
+    settings = command_settings(warn=True)
+    _require_servers(settings)
+    settings.export()
+    from viewer_pipeline.cli.in_process_runs import run_flush
+    from viewer_pipeline.orchestration.instance import open_instance
+    from viewer_pipeline.orchestration.ops import FlushMode
+
+    with open_instance(settings) as instance:
+        result = run_flush(instance, FlushMode[mode], vod_ids, "command line")
+    if as_json:
+        echo_json(result.to_dict())
+    elif result.success:
+        stats = result.stats
+        click.echo(
+            f"run {result.run_id}: {stats['views']} views of {stats['counters']} counters "
+            f"in {stats['flushes']} flushes, {stats['rejected']} rejected; {stats['notes']}"
+        )
+    exit_with_failures(result)
+
+
+def exit_with_failures(result: RunResult) -> None:
+    """Name the failed checks and the failed run on stderr, with exit status 1; return where all is well."""
+    if result.failed_checks:
+        click.echo(f"failed checks: {', '.join(result.failed_checks)}", err=True)
+    if not result.success:
+        click.echo(f"run {result.run_id} failed; its events are in the Dagster UI", err=True)
+    if result.failed_checks or not result.success:
+        raise SystemExit(1)
+
+
+def _require_servers(settings: Settings) -> None:
+    """Check what a flush needs before Dagster is imported, so that an error is one sentence and comes early."""
+    from viewer_pipeline.flush.ledger import require_target
+    from viewer_pipeline.flush.registry import require_pipeline
+    from viewer_pipeline.monitoring.status import read_status
+    from viewer_pipeline.stores.durability import require_durability
+
+    read_status(settings)
+    require_durability(settings)
+    require_pipeline(settings)
+    require_target(settings)
+
+
+@click.command()
+@click.argument("vod_id")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 2**63 - 1), help="How many views.")
+@click.option(
+    "--how",
+    type=click.Choice(["publish", "incr", "both"]),
+    help="publish: a message; incr: the counter; both: as Streamix does. Default: what PUBSUB_MODE needs.",
+)
+@as_json
+def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
+    """Send views of VOD_ID by hand, as a producer does."""
+    settings = command_settings()
+    sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
+    if as_json:
+        echo_json(sent)
+    else:
+        received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
+        click.echo(f"sent {count} views of {vod_id} by {sent['how']}{received}")
+
+
+def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:
+    """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises SettingsError for a bad id."""
+    import orjson
+
+    from viewer_pipeline.flush.counters import why_no_id
+    from viewer_pipeline.stores.redis import connect, redis_errors
+
+    if reason := why_no_id(vod_id):
+        raise SettingsError(f"VOD_ID={vod_id[:40]!r}: {reason}")
+    url, subscribers = settings.require_redis_url(), 0
+    with connect(url) as client, redis_errors(url):
+        if how in ("incr", "both"):
+            client.incrby(settings.counter_prefix + vod_id, count)
+        if how in ("publish", "both"):
+            subscribers = client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_id, "count": count}))
+    return {"vod_id": vod_id, "count": count, "how": how, "subscribers": subscribers}

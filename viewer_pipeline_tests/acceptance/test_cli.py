@@ -18,6 +18,7 @@ import redis
 from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
+from viewer_pipeline.flush.steps import CHECKS
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.warm import run
@@ -237,16 +238,16 @@ def test_send(online: Environment, client: redis.Redis, mode: str, options: list
         assert listener.get_message(timeout=5)["type"] == "subscribe"
         sent = json_of(run({**online, "PUBSUB_MODE": mode}, "send", "vod 1", "--count", "3", *options, "--json"))
         message = listener.get_message(timeout=5 if published else 0)
-    assert sent == {"vod_id": "vod 1", "count": 3, "how": how, "heard": int(published)}
+    assert sent == {"vod_id": "vod 1", "count": 3, "how": how, "subscribers": int(published)}
     assert client.get(PREFIX + "vod 1") == (b"3" if counted else None)
-    heard = message and json.loads(message["data"])
-    assert heard == ({"vodId": "vod 1", "count": 3} if published else None)
+    received = message and json.loads(message["data"])
+    assert received == ({"vodId": "vod 1", "count": 3} if published else None)
 
 
 def test_send_says_what_it_did(online: Environment, client: redis.Redis) -> None:
     """For people: one line, and that nobody heard it."""
     done = run(online, "send", "vod_123", "--how", "both")
-    assert done.stdout == "sent 1 views of vod_123 by both, 0 subscribers heard it\n"
+    assert done.stdout == "sent 1 views of vod_123 by both, received by 0 subscribers\n"
     assert client.get(PREFIX + "vod_123") == b"1"
 
 
@@ -309,12 +310,15 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     }
 
     flushed = json_of(run(online, "flush", "--json"))
-    figures = flushed["figures"]
-    counted = {name: figures[name] for name in ("mode", "counters", "views", "flushes", "batches", "rejected", "drift")}
+    stats = flushed["stats"]
+    counted = {name: stats[name] for name in ("mode", "counters", "views", "flushes", "batches", "rejected", "drift")}
     assert counted == {
         "mode": "sweep", "counters": 3, "views": 22, "flushes": 1, "batches": 1, "rejected": 1, "drift": 0
     }  # fmt: skip
-    assert (flushed["success"], flushed["failed_checks"]) == (True, [])
+    assert (flushed["success"], flushed["status"]) == (True, "healthy")
+    assert flushed["timestamp"].endswith("Z")
+    assert {name: check["status"] for name, check in flushed["checks"].items()} == dict.fromkeys(CHECKS, "healthy")
+    assert set(flushed["checks"]["no_drift"]) == {"status", "message", "remedy", "details"}
     history = rows(online, "SELECT run_id, pipeline_name, status FROM dagster.runs")
     assert history == [(flushed["run_id"], "flush_views", "SUCCESS")]
 
@@ -392,8 +396,9 @@ def test_backfill(online: Environment, world: World) -> None:
     today = datetime.now(UTC).date()
     yesterday = today - timedelta(days=1)
     found = json_of(run(online, "backfill", f"{yesterday}", "--json"))
-    assert (found["success"], found["failed_checks"]) == (True, [])
-    assert {day: said["views"] for day, said in found["days"].items()} == {f"{yesterday}": 0, f"{today}": 5}
+    assert (found["success"], found["status"]) == (True, "healthy")
+    assert set(found["checks"]) == {"daily_equals_ledger", "yesterday_is_complete"}
+    assert {day: said["views"] for day, said in found["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
     done = run(online, "backfill", f"{today}", f"{today}")
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")
     whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/why' ORDER BY id"
@@ -424,7 +429,7 @@ def test_a_database_that_does_not_own_the_counters(
             done = json_of(run(copy, "adopt", "--json"))
             assert (done["prefix"], done["changed"], done["from_here"], done["flush"]) == ("vod:views:", True, False, 1)
             assert "already" in run(copy, "adopt").stdout
-            assert json_of(run(copy, "flush", "--json"))["figures"]["views"] == 4
+            assert json_of(run(copy, "flush", "--json"))["stats"]["views"] == 4
             assert "viewer-pipeline adopt" in complaint(run(online, "flush"), 2)
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -442,7 +447,7 @@ def test_a_prefix_that_overlaps_another(online: Environment, world: World, clien
     assert json_of(run(online, "retire", "vod:", "--json")) == {"prefix": "vod:", "retired": True}
     assert "no pipeline with the prefix 'vod:'" in run(online, "retire", "vod:").stdout
     client.set("vod:views:a", 1)
-    assert json_of(run(online, "flush", "--json"))["figures"]["views"] == 1
+    assert json_of(run(online, "flush", "--json"))["stats"]["views"] == 1
     client.set("vod:views:a", 1)
     assert "retired 'vod:views:'" in run(online, "retire", "vod:views:", "--keep-counters").stdout
     assert client.get("vod:views:a") == b"1"

@@ -25,8 +25,8 @@ def test_parked_views_from_outside(told: Environment, vods: TargetWorld) -> None
     vods.add_vods("a")
     for vod_id, views in {"a": 1, "late": 5, "ghost": 7}.items():
         vods.send(vod_id, views)
-    figures = json_of(run(told, "flush", "--json"))["figures"]
-    assert (figures["views"], figures["parked"], figures["unparked"]) == (13, 12, 0)
+    stats = json_of(run(told, "flush", "--json"))["stats"]
+    assert (stats["views"], stats["parked"], stats["unparked"]) == (13, 12, 0)
     found = json_of(run(told, "parked", "--json"))
     assert (found["vods"], found["views"], found["discarded"]) == (2, 12, {})
     assert [(one["vod_id"], one["views"]) for one in found["largest"]] == [("ghost", 7), ("late", 5)]

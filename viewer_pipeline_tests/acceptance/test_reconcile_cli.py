@@ -60,7 +60,7 @@ def test_in_words(told: Environment, vods: TargetWorld, tmp_path: Path) -> None:
     assert "ok       marker_follows_ledger: 0 differences" in done.stdout
     assert "history 5, baseline 0, parked 0, given up 0" in done.stdout
     repaired = run(told, "reconcile", "--repair")
-    assert "mended in flushes 2; each can be undone" in repaired.stdout
+    assert "repaired in flushes 2; each can be undone" in repaired.stdout
     assert run(told, "reconcile", "--undo", "2").stdout == "flush 2 is undone by flush 3: -4 views\n"
     counts = tmp_path / "counts.csv"
     counts.write_text("vod_id,count\na,100\nb,x\n")

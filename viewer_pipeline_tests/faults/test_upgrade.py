@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from viewer_pipeline.cli.grants.redis import acl_line
+from viewer_pipeline.cli.grants.acl import acl_line
 from viewer_pipeline.errors import (
     MarkerMoved,
     PipelineRefused,

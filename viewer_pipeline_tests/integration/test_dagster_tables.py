@@ -8,7 +8,7 @@ import time
 import dagster as dg
 import pytest
 
-from viewer_pipeline.cli.flush import run_flush
+from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS

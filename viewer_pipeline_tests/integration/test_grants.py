@@ -20,9 +20,9 @@ from dagster_postgres.utils import DagsterPostgresException
 from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.cli.flush import run_flush
-from viewer_pipeline.cli.grants.show import grants
-from viewer_pipeline.cli.send import send_views
+from viewer_pipeline.cli.flush import send_views
+from viewer_pipeline.cli.grants.statements import grants_for
+from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
@@ -88,7 +88,7 @@ def narrow(
     owner, role = TargetWorld(stores), "narrow_" + os.urandom(4).hex()
     owner.make_streamix()
     settings = Settings(database_url=stores.ledger.url, redis_url=redis_url, target_table="Vod", viewer_home=tmp_path)
-    found = grants(settings, role, TARGET)
+    found = grants_for(settings, role, TARGET)
     database = stores.ledger.url.rpartition("/")[2]
     owner.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     owner.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")

@@ -1,11 +1,11 @@
-"""What `viewer-pipeline grants` prints."""
+"""The rights of a role as text: SQL for PostgreSQL, ACL lines for Redis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from viewer_pipeline.cli.grants import postgres
-from viewer_pipeline.cli.grants import redis as of_redis
+from viewer_pipeline.cli.grants import acl
+from viewer_pipeline.cli.grants import role as role_sql
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.identifiers import MAX_BYTES
 from viewer_pipeline.postgres_url import PostgresUrl
@@ -26,8 +26,8 @@ class Grants:
     notes: list[str]
 
 
-def grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
-    """Return what a role of this name needs under these settings. Raises SettingsError for one that is no name."""
+def grants_for(settings: Settings, role: str, target: TargetNames | None) -> Grants:
+    """Return the rights that a role needs under these settings. Raises SettingsError for an unusable name."""
     if not role or "\x00" in role or len(role.encode()) > MAX_BYTES:
         raise SettingsError(f"--role={role!r}: expected a name of 1 to {MAX_BYTES} bytes")
     if any(character.isspace() for character in role):
@@ -36,15 +36,15 @@ def grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
     own = settings.dagster_database_url is None
     if target is not None and target.table.schema is None:
         target = replace(target, table=target.table._replace(schema=_schema(settings)))
-    lines = list(postgres.sql_lines(role, database=_database(settings), target=target, dagster=own))
-    return Grants(role, lines, of_redis.acl_line(role, settings), of_redis.newer_line(role), notes)
+    lines = list(role_sql.sql_lines(role, database=_database(settings), target=target, dagster=own))
+    return Grants(role, lines, acl.acl_line(role, settings), acl.newer_line(role), notes)
 
 
 def _database(settings: Settings) -> str | None:
     if settings.database_url is None:
         return None
-    said = PostgresUrl.of(settings.database_url).parameters
-    return said.get("dbname") or said.get("user")
+    parameters = PostgresUrl.of(settings.database_url).parameters
+    return parameters.get("dbname") or parameters.get("user")
 
 
 def _schema(settings: Settings) -> str:
@@ -68,20 +68,20 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     return notes
 
 
-def printed(found: Grants) -> str:
-    """Return it as text: comments, statements, lines."""
-    notes = [f"-- {note}" for note in found.notes]
+def render(grants: Grants) -> str:
+    """Return the comments, statements and ACL lines as one text."""
+    notes = [f"-- {note}" for note in grants.notes]
     sql = [
         "-- PostgreSQL: as the owner, in the database of DATABASE_URL, after `viewer-pipeline migrate`.",
-        f"-- Put a password in quotes where {postgres.PASSWORD} stands: as it is, the statement is refused.",
+        f"-- Put a password in quotes where {role_sql.PASSWORD} stands: as it is, the statement is refused.",
         *notes,
-        *found.sql,
+        *grants.sql,
     ]
     redis = [
         "# Redis: at the prompt of redis-cli (a shell would take & and * for its own). Afterwards ACL SAVE or CONFIG",
-        f"# REWRITE. Where {of_redis.PASSWORD} stands, put what `printf %s password | sha256sum` prints.",
-        found.redis,
+        f"# REWRITE. Where {acl.PASSWORD} stands, put what `printf %s password | sha256sum` prints.",
+        grants.redis,
         "# Redis 7.2 and newer, besides:",
-        found.redis_newer,
+        grants.redis_newer,
     ]
     return "\n".join([*sql, "", *redis])

@@ -1,0 +1,33 @@
+"""The settings of a command: those of the environment, and the servers that `up` runs where no URL is set."""
+
+from __future__ import annotations
+
+import logging
+
+from viewer_pipeline.logs import event
+from viewer_pipeline.settings import Settings, load_settings
+
+log = logging.getLogger("viewer_pipeline.cli")
+
+
+def command_settings(*, warn: bool = False) -> Settings:
+    """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME.
+
+    `warn`: log the parameters of database URLs that are dropped; a process does that once, at its start.
+    """
+    from viewer_pipeline.stack.home import running_servers
+
+    settings = load_settings()
+    if settings.database_url is None or settings.redis_url is None:
+        urls = running_servers(settings.viewer_home)
+        unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
+        settings = settings.changed(**unset)
+    if warn:
+        warn_of_dropped_parameters(settings)
+    return settings
+
+
+def warn_of_dropped_parameters(settings: Settings) -> None:
+    """Log the parameters of the database URLs that have no meaning here."""
+    if dropped := settings.dropped_parameters():
+        log.warning(event("unknown parameters of a database URL are dropped", **dropped))

@@ -1,0 +1,47 @@
+"""The final flush of a process that stops: pending views should not wait for its next start."""
+
+from __future__ import annotations
+
+import time
+from math import ceil
+
+from viewer_pipeline.errors import NotFlushed
+from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.settings import Settings
+
+POLL_SECONDS = 0.2
+MIN_RUN_SECONDS = 1.0  # the shortest run; one that cannot end in time is not started
+
+
+def flush_pending(settings: Settings, deadline: float) -> str:
+    """Run a sweep in this process, recorded in Dagster's history, if views are pending; return what it flushed.
+
+    A running flush gets half of the remaining time to end first; two at once would be exact as well. `deadline` is a
+    time of the monotonic clock. Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
+    """
+    with Stores.open(settings) as stores:
+        precheck = look_for_counters(stores)
+    if not precheck.work:
+        return "nothing was pending"
+    settings.export()
+    from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
+
+    from viewer_pipeline.cli.in_process_runs import run_flush  # imports Dagster: 2 s
+    from viewer_pipeline.orchestration.instance import open_instance
+    from viewer_pipeline.orchestration.jobs import is_flushing
+    from viewer_pipeline.orchestration.ops import FlushMode
+
+    with open_instance(settings) as instance:
+        wait_until = time.monotonic() + (deadline - time.monotonic()) / 2
+        while is_flushing(instance) and time.monotonic() < wait_until:
+            time.sleep(POLL_SECONDS)
+        if (remaining := deadline - time.monotonic()) < MIN_RUN_SECONDS:
+            raise NotFlushed("there was no time left to flush it")
+        # If this process ends before its run, Dagster's monitor fails the run at this time and not after
+        # `max_runtime_seconds`; sensor and sweep wait for the run until then.
+        tags = {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
+        result = run_flush(instance, FlushMode.sweep, (), "shutdown: what remains", tags)
+    if not result.success:
+        raise NotFlushed(f"run {result.run_id} failed")
+    return f"flushed what remained: {result.stats.get('views', 0)} views, run {result.run_id}"

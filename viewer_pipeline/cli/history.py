@@ -1,0 +1,89 @@
+"""Commands on counts of the past: backfill, baseline."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.flush import exit_with_failures
+from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from viewer_pipeline.history.baseline import Baseline
+
+
+@click.command()
+@click.argument("first", type=click.DateTime(["%Y-%m-%d"]))
+@click.argument("last", type=click.DateTime(["%Y-%m-%d"]), required=False)
+@as_json
+def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
+    """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
+    from viewer_pipeline.monitoring.status import read_status
+
+    settings = command_settings(warn=True)
+    read_status(settings)  # an unreachable server is one sentence, before Dagster is imported
+    settings.export()
+    from viewer_pipeline.cli.in_process_runs import backfill_window, run_backfill
+    from viewer_pipeline.orchestration.instance import open_instance
+
+    window = backfill_window(settings, first.date(), last.date() if last else None)
+    with open_instance(settings) as instance:
+        result = run_backfill(instance, window)
+    if as_json:
+        echo_json(result.to_dict())
+    else:
+        for day, stats in result.stats.items():
+            click.echo(f"{day}: {stats['views']} views of {stats['vods']} VODs {stats.get('notes', '')}".rstrip())
+    exit_with_failures(result)
+
+
+@click.command()
+@click.option("--from-target", is_flag=True, help="From TARGET_TABLE: its counts, less what was counted into it.")
+@click.option(
+    "--csv", "file", type=click.Path(path_type=Path), metavar="FILE", help="From a file: vod_id,count with a header."
+)
+@click.option("--again", is_flag=True, help="Replace a baseline that was taken before.")
+@as_json
+def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -> None:
+    """Take the counts that exist today as the baseline, once; or show the one that was taken. Flushes may run."""
+    if from_target and file is not None:
+        raise click.UsageError("--from-target and --csv are two sources: choose one")
+    if again and not (from_target or file):
+        raise click.UsageError("--again needs --from-target or --csv")
+    result = _take_baseline(command_settings(), file, from_target=from_target, again=again)
+    if as_json:
+        echo_json(result._asdict() if result else {})
+    else:
+        click.echo(_describe_baseline(result))
+
+
+def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, again: bool) -> Baseline | None:
+    """Take it from the named source; without one return the present baseline, None where there is none."""
+    from viewer_pipeline.flush.ledger import Ledger
+    from viewer_pipeline.history.baseline import take_counts, take_from_target, taken_baseline
+    from viewer_pipeline.history.counts_file import read_counts
+
+    ledger = Ledger.of(settings)
+    with ledger.connect() as connection:
+        present = taken_baseline(connection)
+        if present is not None and not again:
+            return present
+        if from_target:
+            return take_from_target(connection, ledger, again=again)
+        if file is not None:
+            return take_counts(connection, read_counts(file), f"file {file.name}", again=again)
+        return present
+
+
+def _describe_baseline(baseline: Baseline | None) -> str:
+    if baseline is None:
+        return "no baseline was taken: --from-target takes it from TARGET_TABLE, --csv FILE from a file"
+    text = f"{baseline.views} views of {baseline.vods} VODs from {baseline.source}"
+    if baseline.new:
+        return f"baseline: {text}"
+    return f"the baseline was taken at {baseline.taken_at:%Y-%m-%d %H:%M:%S %Z}: {text}; nothing was changed"

@@ -1,0 +1,119 @@
+"""Runs of our jobs in this process, recorded in Dagster's history. Imports Dagster: two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from types import MappingProxyType
+from typing import Any
+
+import dagster as dg
+
+from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.history.daily import ONE_DAY, Window
+from viewer_pipeline.orchestration.daily import roll_up_days
+from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
+from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.partitions import in_words, run_tags_of
+from viewer_pipeline.orchestration.why import WHY
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.timestamps import format_timestamp
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+DAY_STATS = ("views", "vods", "flushes", "notes")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended.
+
+    Attributes:
+        stats: metadata of its materialization; of a backfill by day.
+        checks: the results of its asset checks.
+
+    """
+
+    run_id: str
+    success: bool
+    stats: dict[str, Any]
+    checks: list[CheckResult]
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """The names of the checks that failed."""
+        return [check.name for check in self.checks if not check.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return {
+            "status": worst_status(self.checks) if self.success else "unhealthy",
+            "timestamp": format_timestamp(),
+            "run_id": self.run_id,
+            "success": self.success,
+            "stats": self.stats,
+            "checks": checks_to_dict(self.checks),
+        }
+
+
+def run_flush(
+    instance: dg.DagsterInstance,
+    mode: FlushMode,
+    vod_ids: tuple[str, ...],
+    trigger: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> RunResult:
+    """Run the flush job."""
+    result = defs.resolve_job_def(flush_views.name).execute_in_process(
+        run_config=flush_run_config(mode, vod_ids) | QUIET,
+        instance=instance,
+        tags={WHY: trigger, **tags},
+        raise_on_error=False,
+    )
+    stats: dict[str, Any] = {}
+    for event in result.get_asset_materialization_events():
+        metadata = event.materialization.metadata
+        stats |= {name: value.value for name, value in metadata.items() if isinstance(value.value, int | float | str)}
+    return RunResult(result.run_id, result.success, stats, _check_results(result))
+
+
+def backfill_window(settings: Settings, first: date, last: date | None) -> Window:
+    """Return the days from `first` to `last`, by default today. Raises SettingsError for days outside the history."""
+    today = datetime.now(UTC).date()
+    window = Window(first, (last or today) + ONE_DAY)
+    if not settings.history_start <= window.start < window.end <= today + ONE_DAY:
+        raise SettingsError(
+            f"{first} to {window.end - ONE_DAY}: expected days from HISTORY_START={settings.history_start} to {today}"
+        )
+    return window
+
+
+def run_backfill(instance: dg.DagsterInstance, window: Window) -> RunResult:
+    """Roll up these days in one run."""
+    result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
+        run_config=QUIET,
+        instance=instance,
+        tags={WHY: f"command line: backfill of {in_words(window)}", **run_tags_of(window)},
+        raise_on_error=False,
+    )
+    days = {
+        str(event.partition): {
+            name: value.value for name, value in event.materialization.metadata.items() if name in DAY_STATS
+        }
+        for event in result.get_asset_materialization_events()
+    }
+    return RunResult(result.run_id, result.success, days, _check_results(result))
+
+
+def _check_results(result: dg.ExecuteInProcessResult) -> list[CheckResult]:
+    return [
+        CheckResult(
+            evaluation.check_name,
+            "healthy" if evaluation.passed else "unhealthy",
+            evaluation.description or "",
+            {name: value.value for name, value in evaluation.metadata.items()},
+        )
+        for evaluation in result.get_asset_check_evaluations()
+    ]

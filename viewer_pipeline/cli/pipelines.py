@@ -1,0 +1,62 @@
+"""Commands on who owns the counters of a Redis: adopt, retire."""
+
+from __future__ import annotations
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json, echo_json
+
+
+@click.command()
+@click.option(
+    "--settle-newer",
+    is_flag=True,
+    help="This ledger has newer flushes, read from this Redis: subtract them.",
+)
+@click.option(
+    "--from-here",
+    is_flag=True,
+    help="Begin at the end of this ledger, though it does not contain the flush that Redis was settled by.",
+)
+@as_json
+def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
+    """Give the counters in Redis to this database: after a restored dump, a clone, or pg_upgrade.
+
+    Stop everything that works with the other database first. Without an option, the last flush of this ledger must be
+    the one up to which Redis was settled.
+    """
+    from viewer_pipeline.stack.adoption import run_adopt
+
+    settings = command_settings(warn=True)
+    if settle_newer and from_here:
+        raise click.UsageError("--settle-newer and --from-here exclude each other")
+    adoption = run_adopt(settings, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
+    if as_json:
+        echo_json(adoption._asdict())
+    elif not adoption.changed:
+        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} already")
+    else:
+        how = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
+        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} now; it {how} {adoption.flush}")
+
+
+@click.command()
+@click.argument("prefix")
+@click.option(
+    "--keep-counters",
+    is_flag=True,
+    help="Settle what the database of DATABASE_URL has counted, and leave the remaining counters to others.",
+)
+@as_json
+def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
+    """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
+    from viewer_pipeline.stack.adoption import run_retire
+
+    retired = run_retire(command_settings(), prefix, keep_counters=keep_counters)
+    if as_json:
+        echo_json({"prefix": prefix, "retired": retired})
+    elif retired:
+        click.echo(f"retired {prefix!r}")
+    else:
+        click.echo(f"no pipeline with the prefix {prefix!r} is known to this Redis")

@@ -1,0 +1,89 @@
+"""Commands that run one process of the pipeline each, and that probe it: for containers and service managers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings, warn_of_dropped_parameters
+from viewer_pipeline.cli.options import PORT, host_and_port
+from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.standard_streams import tolerate_write_errors
+
+code_server_address = click.option(
+    "--code-server",
+    type=host_and_port,
+    metavar="HOST:PORT",
+    default=f"{LOOPBACK}:{CODE_SERVER_PORT}",
+    show_default=True,
+    help="Address of the code server.",
+)
+
+
+@click.command()
+@click.option(
+    "--last-flush/--no-last-flush", default=True, show_default=True, help="Flush pending views before the process ends."
+)
+def worker(last_flush: bool) -> None:
+    """Receive the producers' messages, fold them into Redis, serve /health and /metrics; until SIGTERM."""
+    from viewer_pipeline.cli.final_flush import flush_pending
+    from viewer_pipeline.cli.worker import run_worker
+
+    tolerate_write_errors("stdout", "stderr")
+    settings = command_settings()
+    log_to_stderr(settings)
+    warn_of_dropped_parameters(settings)
+    flush = partial(flush_pending, settings) if last_flush else lambda _: "not asked for"
+    status = run_worker(settings, flush)
+    sys.stderr.flush()
+    os._exit(status)  # a thread that waits for a hanging server must not delay the end
+
+
+@click.command("code-server")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. It has no login.")
+@click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=PORT)
+def code_server(host: str, port: int) -> None:
+    """Run Dagster's code server, which runs the flushes; exactly one. For containers and the like: `up` starts it."""
+    settings = command_settings()
+    log_to_stderr(settings)
+    warn_of_dropped_parameters(settings)
+    from viewer_pipeline.stack.dagster_roles import become_code_server
+
+    become_code_server(settings, host, port)
+
+
+@click.command()
+@code_server_address
+def daemon(code_server: tuple[str, int]) -> None:
+    """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
+    settings = command_settings()
+    from viewer_pipeline.stack.dagster_roles import become_daemon
+
+    become_daemon(settings, code_server)
+
+
+@click.command()
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. The UI has no login.")
+@click.option("--port", default=UI_PORT, show_default=True, type=PORT)
+@code_server_address
+def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
+    """Run Dagster's UI. For containers and the like."""
+    settings = command_settings()
+    from viewer_pipeline.stack.dagster_roles import become_webserver
+
+    become_webserver(settings, code_server, host, port)
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["worker", "code-server", "daemon", "webserver"]), default="worker")
+@click.option("--port", type=PORT, help="Port it listens on. Default: the usual port of this role.")
+def healthcheck(role: str, port: int | None) -> None:
+    """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
+    from viewer_pipeline.cli.healthcheck import ask
+
+    click.echo(ask(role, command_settings(), port))

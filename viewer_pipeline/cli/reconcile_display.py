@@ -1,0 +1,82 @@
+"""Reconciliation in this process, with its progress on stderr where that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from viewer_pipeline.flush.ledger import Flush
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.reconcile import run
+from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.run import STEPS, Reconciled
+from viewer_pipeline.reconcile.undo import undo
+from viewer_pipeline.settings import Settings
+
+MAX_ROWS = 20
+PIPE_WIDTH = 160  # of a table that goes to a file or a pipe
+
+
+def run_reconcile(settings: Settings, *, repair: bool) -> Reconciled:
+    """Compare, and repair if requested."""
+    request = run.Reconcile.of(settings, uuid4().hex, repair=repair)
+    with Stores.open(settings) as stores, _progress() as progress:
+        return run.reconcile(stores, request, progress)
+
+
+def run_undo(settings: Settings, seq: int) -> Flush:
+    """Undo the adjustments of a flush. Raises CannotUndo."""
+    with Stores.open(settings) as stores, stores.ledger.connect() as connection:
+        adjuster = Adjuster(stores, connection, uuid4().hex, settings.batch_size)
+        return undo(adjuster, stores.ledger.target(connection), seq)
+
+
+@contextmanager
+def _progress() -> Iterator[run.Progress]:
+    """Show the current step and its duration, where stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(STEPS))
+
+        def begin(step: str) -> None:
+            bar.update(task, description=step, completed=STEPS.index(step))
+
+        yield begin
+
+
+def show_reconciled(result: Reconciled) -> None:
+    """Print the result of a reconciliation."""
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    for check in result.checks():
+        console.print(f"{'ok' if check.passed else 'DIFFERS':<8} {check.name}: {check.message}")
+    for note in result.notes:
+        console.print(f"{'note':<8} {note}")
+    if result.first:
+        table = Table("kind", "VOD", "expected", "actual", "reason")
+        for difference in result.first[:MAX_ROWS]:
+            table.add_row(
+                difference.kind,
+                difference.subject,
+                *("" if n is None else str(n) for n in difference[2:4]),
+                difference.said,
+            )
+        console.print(table)
+    if result.flushes:
+        console.print(f"repaired in flushes {', '.join(map(str, result.flushes))}; each can be undone (--undo SEQ)")
+    console.print(
+        f"{result.vods} totals, {result.rejected} rejected, {result.seconds:.1f} s; all of it in {result.report}"
+    )

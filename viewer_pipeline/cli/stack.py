@@ -1,0 +1,86 @@
+"""Commands that run everything on one machine, and that upgrade its servers: up, demo, migrate."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json, echo_json, echo_progress, stop_by_exit
+from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.settings import load_settings
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.standard_streams import tolerate_write_errors
+from viewer_pipeline.stop_signals import handle_stop_signals
+
+if TYPE_CHECKING:
+    from viewer_pipeline.flush.adoption import How  # imports pandas, which most commands do not need
+
+
+@click.command()
+@click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
+@click.option(
+    "--adopt",
+    type=click.Choice(["continue", "settle-newer", "from-here"]),
+    help="First give the counters in Redis to this database, as the command `adopt` does.",
+)
+def up(ui_host: str, adopt: How | None) -> None:
+    """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
+    from viewer_pipeline.stack.up import run_up
+
+    tolerate_write_errors("stdout", "stderr")
+    settings = load_settings()
+    log_to_stderr(settings)
+    run_up(settings, echo_progress, ui_host, adopt)
+
+
+@click.command()
+@click.option("--views", default=20_000, show_default=True, type=click.IntRange(30), help="Views to send.")
+@click.option("--vods", default=500, show_default=True, type=click.IntRange(1), help="VODs to send them to.")
+@click.option("--time-limit", default=80.0, show_default=True, help="Seconds after which it gives up.")
+@as_json
+def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
+    """Run the main job on a throw-away stack, and check that every view arrived once."""
+    from viewer_pipeline.stack.demo import run_demo
+    from viewer_pipeline.stack.demo_display import Display
+
+    tolerate_write_errors("stderr")
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    settings = load_settings()
+    handle_stop_signals(stop_by_exit, stop_by_exit, [signal.SIGTERM])
+    with Display(views) as display:
+        report = run_demo(settings, views, vods, time_limit, said=display.say, progress=display.progress)
+    if as_json:
+        names = ("left_in_redis", "lost", "doubled", "holds")
+        echo_json(asdict(report) | {name: getattr(report, name) for name in names})
+    else:
+        display.show(report)
+    if not report.holds:
+        raise SystemExit(1)
+
+
+@click.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Upgrade both servers: the schema `viewer`, and the state that version 0.1.0 kept in Redis.
+
+    Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
+    """
+    from viewer_pipeline.stack.upgrade import migrate_servers
+
+    settings = command_settings(warn=True)
+    migration = migrate_servers(settings, echo_progress)
+    if as_json:
+        echo_json(asdict(migration))
+        return
+    if migration.before == migration.after:
+        click.echo(f"schema viewer is at revision {migration.after} already")
+    else:
+        click.echo(f"schema viewer: {migration.before or 'nothing'} -> {migration.after}")
+    if migration.redis_moved:
+        click.echo(f"Redis: the state of version 0.1.0 belongs to the prefix {settings.counter_prefix!r} now")

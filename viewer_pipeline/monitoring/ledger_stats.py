@@ -10,12 +10,12 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import Kind, open_incidents
 from viewer_pipeline.flush.ledger import Ledger, last_flush
-from viewer_pipeline.flush.sums import (
-    FlushSum,
+from viewer_pipeline.flush.run_metrics import (
     RejectedRows,
+    RunMetric,
     flushes_since,
     pruned_through,
-    read_sums,
+    read_run_metrics,
     rejected_by_reason,
 )
 
@@ -27,7 +27,7 @@ class LedgerReading(NamedTuple):
     counters: Counter[str]
     views: Counter[str]
     last_flush_at: float | None  # Unix time
-    recorded: list[FlushSum]
+    recorded: list[RunMetric]
     rejected: list[RejectedRows]
     incidents: list[Kind]  # that are open
 
@@ -52,7 +52,7 @@ class LedgerFigures:
         """Read what is new. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect() as connection:
             self._add_new(connection)
-            recorded, rejected = read_sums(connection), rejected_by_reason(connection)
+            recorded, rejected = read_run_metrics(connection), rejected_by_reason(connection)
             incidents = [incident.kind for incident in open_incidents(connection)]
         sums = self._sums
         by_mode = Counter(sums.flushes), Counter(sums.counters), Counter(sums.views)

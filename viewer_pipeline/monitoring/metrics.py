@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.sums import BOUNDS, FlushSum
+from viewer_pipeline.flush.run_metrics import BOUNDS, RunMetric
 from viewer_pipeline.ingest.stats import State, SubscriberStats
 from viewer_pipeline.monitoring.background_probe import Question, ask_all
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
@@ -29,7 +29,7 @@ from viewer_pipeline.settings import Settings
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SCRAPE_SECONDS = 0.8
 
-Figure = float | FlushSum  # a histogram is made of the latter
+Figure = float | RunMetric  # a histogram is made of the latter
 Values = dict[tuple[str, ...], Figure]  # values of the labels -> figure
 Samples = dict[str, Values]  # by the name of the metric
 
@@ -137,7 +137,7 @@ def _family(family: Family, values: Values) -> Metric:
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     metric = kind(family.name, family.said, labels=family.labels)
     for labels, value in values.items():
-        assert not isinstance(value, FlushSum), f"{family.name} is no histogram"
+        assert not isinstance(value, RunMetric), f"{family.name} is no histogram"
         metric.add_metric(labels, value)
     return metric
 
@@ -145,7 +145,7 @@ def _family(family: Family, values: Values) -> Metric:
 def _histogram(family: Family, values: Values) -> Metric:
     metric = HistogramMetricFamily(family.name, family.said, labels=family.labels)
     for labels, value in values.items():
-        assert isinstance(value, FlushSum), f"{family.name} is a histogram"
+        assert isinstance(value, RunMetric), f"{family.name} is a histogram"
         bounds = (*map(str, BOUNDS), "+Inf")
         metric.add_metric(labels, list(zip(bounds, accumulate(value.buckets), strict=True)), value.seconds)
     return metric

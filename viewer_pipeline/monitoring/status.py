@@ -15,7 +15,7 @@ from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger, last_flush, recent_flushes, sums
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.sums import rejected_by_reason
+from viewer_pipeline.flush.run_metrics import rejected_by_reason
 from viewer_pipeline.monitoring.checks import Result
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, Clock, in_words, judge_dagster
 from viewer_pipeline.monitoring.dagster_tables import read_dagster

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from viewer_pipeline.flush.sums import record_failure
+from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.ops import mode_of
 
 

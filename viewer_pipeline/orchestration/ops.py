@@ -14,8 +14,8 @@ from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.ledger import top_of_flushes
+from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.steps import CHECKS, Persisted, Request, Snapshot
-from viewer_pipeline.flush.sums import record_run
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why

@@ -1,6 +1,6 @@
 -- name: next_look
 -- Up to which id the last look at parked views came.
-SELECT after FROM viewer.parked_look
+SELECT after FROM viewer.parked_cursor
 
 -- name: parked_page
 -- The last of some parked ids after an id; NULL where there are fewer, so that the next look begins at the first again.
@@ -12,7 +12,7 @@ FROM (
 
 -- name: note_look
 -- Note up to which id this look at parked views came; '' to begin at the first again.
-UPDATE viewer.parked_look SET after = %(after)s WHERE after <> %(after)s
+UPDATE viewer.parked_cursor SET after = %(after)s WHERE after <> %(after)s
 
 -- name: refuse_parked
 -- Note why parked views could still not be counted.

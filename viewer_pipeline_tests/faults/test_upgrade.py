@@ -27,7 +27,7 @@ from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.support.stored import PAIRS, Stored
 
-BEFORE, AFTER = "0007", "0008"
+BEFORE, AFTER = "0007", "0009"
 LEASE_MS = 60_000
 STATE = r"Redis holds the state of version 0\.1\.0"
 DEFAULT, SHOP = "half_settled-default", "half_settled-shop"

@@ -32,9 +32,9 @@ from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
 from viewer_pipeline.flush.steps import Mode, Persisted, Request
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.sums import read_sums, record_run
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.history.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
@@ -167,7 +167,7 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         today = datetime.now(UTC).date()
         assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).added_up == [today - ONE_DAY, today]
         assert stale_days(connection, today - ONE_DAY, today) == []
-        assert {one.outcome for one in read_sums(connection)} == {"committed"}
+        assert {one.outcome for one in read_run_metrics(connection)} == {"committed"}
     forget(narrow)
     LedgerFigures(narrow.ledger).read()
     probes = Probes(narrow.settings, SubscriberStats())

@@ -346,7 +346,9 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
 )
 def test_incidents(http: HttpWorld, world: World, kind: str, expected: tuple[int, str], words: str) -> None:
     """What a run found stays until somebody acknowledges it."""
-    world.execute("INSERT INTO viewer.incident (kind, said, run_id, views) VALUES (%s, 'said', '12345678-90', 7)", kind)
+    world.execute(
+        "INSERT INTO viewer.incident (kind, message, run_id, views) VALUES (%s, 'message', '12345678-90', 7)", kind
+    )
     http.start()
     code, state, said = http.check("incidents")
     assert (code, state) == expected

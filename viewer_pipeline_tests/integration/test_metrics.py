@@ -13,7 +13,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from viewer_pipeline.flush.incidents import acknowledge
-from viewer_pipeline.flush.sums import FlushSum, record_sums
+from viewer_pipeline.flush.run_metrics import RunMetric, add_run_metrics
 from viewer_pipeline.monitoring import background_probe as question
 from viewer_pipeline.monitoring import pending
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS
@@ -136,9 +136,9 @@ def test_persisted(http: HttpWorld, world: World) -> None:
 def test_what_runs_recorded(http: HttpWorld, database_url: str) -> None:
     """Flushes that were superseded, runs that failed, seconds in buckets that grow, drift."""
     with psycopg.connect(database_url) as connection:
-        flushes = FlushSum.of_flushes("sweep", [0.02, 0.2, 100.0], drift=4)
-        ended = [FlushSum.of_events("sweep", "superseded", 2), FlushSum.of_events("changed", "failed", 3)]
-        record_sums(connection, [flushes, *ended])
+        flushes = RunMetric.of_flushes("sweep", [0.02, 0.2, 100.0], drift=4)
+        ended = [RunMetric.of_events("sweep", "superseded", 2), RunMetric.of_events("changed", "failed", 3)]
+        add_run_metrics(connection, [flushes, *ended])
     http.start()
     found = scrape(http)
     assert one(found, "viewer_flushes_total", mode="sweep", outcome="superseded") == 2

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
 from psycopg import sql
 
@@ -22,7 +23,7 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline_tests.support.servers import Postgres
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
-TABLES = {"alembic_version", "flush", "flush_batch", "flush_sums", "parked", "rejected", "vod_view_counts"}
+TABLES = {"alembic_version", "flush", "flush_batch", "run_metrics", "parked", "rejected", "vod_view_counts"}
 THREADS = 8
 PASSWORD = "p@ss:w/rd %41 ü"  # every character that a URL may trip over
 
@@ -101,6 +102,46 @@ def test_twice_is_once(fresh_url: str) -> None:
     assert migrate(fresh_url, with_dagster=True) == (HEAD, HEAD)
     assert rows(fresh_url, "SELECT vod_id, view_count FROM viewer.vod_view_counts") == [("a", 5)]
     assert rows(fresh_url, "SELECT version_num FROM viewer.alembic_version") == [(HEAD,)]
+
+
+LEDGER_TABLES = "SELECT relname, relfilenode FROM pg_class WHERE relname IN ('flush', 'flush_batch', 'incident')"
+LEDGER_ROWS = (
+    "INSERT INTO viewer.flush VALUES (1, gen_random_uuid(), 'run', 'sweep', now(), now(), 2, 8, 1, 'epoch', 2)",
+    "INSERT INTO viewer.flush_batch VALUES (1, 1, '{a,b}', '{3,5}')",
+    "INSERT INTO viewer.incident (kind, said, run_id, views) VALUES ('drift', 'counters held fewer views', 'run', 4)",
+    "INSERT INTO viewer.flush_sums VALUES ('sweep', 'committed', 1, 0.5, '{1}', 4)",
+    "UPDATE viewer.parked_look SET after = 'm'",
+)
+
+
+def test_migration_from_0008_keeps_every_row_and_rewrites_none(fresh_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed tables keep their rows; the new columns are 0 on each row, in the file that the table had."""
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0008"))
+        migrate(fresh_url, with_dagster=False)
+    execute(fresh_url, *LEDGER_ROWS)
+    files = rows(fresh_url, LEDGER_TABLES)
+    assert migrate(fresh_url, with_dagster=False) == ("0008", HEAD)
+    assert rows(fresh_url, LEDGER_TABLES) == files
+    assert rows(fresh_url, "SELECT seq, stream FROM viewer.flush") == [(1, 0)]
+    batches = "SELECT seq, batch, stream, shard, vod_ids, deltas FROM viewer.flush_batch"
+    assert rows(fresh_url, batches) == [(1, 1, 0, 0, ["a", "b"], [3, 5])]
+    assert rows(fresh_url, "SELECT kind, message, views FROM viewer.incident") == [
+        ("drift", "counters held fewer views", 4)
+    ]
+    assert rows(fresh_url, "SELECT mode, count, drift FROM viewer.run_metrics") == [("sweep", 1, 4)]
+    assert rows(fresh_url, "SELECT after FROM viewer.parked_cursor") == [("m",)]
+
+
+@pytest.mark.parametrize("column", ["flush.stream", "flush_batch.stream", "flush_batch.shard"])
+def test_streams_and_shards_are_not_negative(fresh_url: str, column: str) -> None:
+    """A check refuses it."""
+    migrate(fresh_url, with_dagster=False)
+    execute(fresh_url, *LEDGER_ROWS[:2])
+    table, _, name = column.partition(".")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        execute(fresh_url, f"UPDATE viewer.{table} SET {name} = -1")
 
 
 def test_at_once_is_once(fresh_url: str) -> None:

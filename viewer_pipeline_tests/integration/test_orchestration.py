@@ -16,10 +16,10 @@ from viewer_pipeline.definitions import defs
 from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.run_metrics import RunMetric, buckets_of, read_run_metrics
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.steps import CHECKS, Persisted
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.sums import FlushSum, buckets_of, read_sums
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
@@ -298,10 +298,10 @@ def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> Non
     assert world.counters() == {"a": 5}
 
 
-def recorded(world: World) -> dict[tuple[str, str], FlushSum]:
+def recorded(world: World) -> dict[tuple[str, str], RunMetric]:
     """Return the sums for metrics by mode and outcome."""
     with world.stores.ledger.connect() as connection:
-        return {(one.mode, one.outcome): one for one in read_sums(connection)}
+        return {(one.mode, one.outcome): one for one in read_run_metrics(connection)}
 
 
 def test_a_run_that_ends_well_is_in_the_sums(runner: Runner, world: World) -> None:
@@ -362,16 +362,14 @@ def test_a_run_that_failed_for_good_is_in_the_sums(
     assert {key: one.count for key, one in recorded(world).items()} == {(mode, "failed"): 1}
 
 
-def test_sums_that_cannot_be_written_fail_no_run(
-    runner: Runner, world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_run_metrics_not_written_fail_no_run(runner: Runner, world: World, caplog: pytest.LogCaptureFixture) -> None:
     """One line in the log says so."""
     world.send("a", 5)
-    world.execute("DROP TABLE viewer.flush_sums")
+    world.execute("DROP TABLE viewer.run_metrics")
     with caplog.at_level("WARNING", "viewer_pipeline"):
         result = runner.run()
     assert checks(result) == dict.fromkeys(CHECKS, True)
-    assert "sums for metrics not recorded mode=sweep reason=" in caplog.text
+    assert "run metrics not recorded mode=sweep reason=" in caplog.text
     world.assert_all_persisted()
 
 

@@ -18,9 +18,9 @@ from viewer_pipeline.errors import CannotUndo
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.run_metrics import flushes_since
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.sums import flushes_since
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.reconcile import mend, totals
 from viewer_pipeline.reconcile.adjust import Adjuster

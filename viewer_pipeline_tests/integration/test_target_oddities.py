@@ -165,7 +165,7 @@ def test_retention_gives_up_no_vod_that_has_a_row(vods: TargetWorld, monkeypatch
         vods.flush()
     vods.execute("UPDATE viewer.parked SET first_seen = now() - interval '40 days', updated_at = '2020-01-01'")
     vods.execute("UPDATE viewer.parked SET first_seen = now() - interval '39 days' WHERE vod_id = 'z newest'")
-    vods.execute("UPDATE viewer.parked_look SET after = ''")
+    vods.execute("UPDATE viewer.parked_cursor SET after = ''")
     vods.add_vods("late")
     vods.flush(parked_retention_days=30)
     assert (vods.totals().get("late", 0) + vods.parked().get("late", 0), vods.parked()["full"]) == (5, 5)

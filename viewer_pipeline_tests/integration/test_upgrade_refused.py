@@ -20,7 +20,7 @@ from viewer_pipeline_tests.support.stored import Stored
 from viewer_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("stored", ["half_settled-shop"], indirect=True)
-DONE = Migrated("0007", "0008", redis_moved=True)
+DONE = Migrated("0007", "0009", redis_moved=True)
 HOUR = 3600.0
 
 
@@ -93,7 +93,7 @@ def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest
             stored.migrate()
     assert stored.everything().keys() == before.keys()
     lease_for(stored, -0.001)
-    assert stored.migrate() == Migrated("0008", "0008", redis_moved=True)
+    assert stored.migrate() == Migrated("0009", "0009", redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 

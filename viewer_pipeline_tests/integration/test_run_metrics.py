@@ -9,14 +9,14 @@ import pytest
 
 from viewer_pipeline.flush.ledger import record_message_rejects, record_rejects
 from viewer_pipeline.flush.readings import Reject
-from viewer_pipeline.flush.sums import (
+from viewer_pipeline.flush.run_metrics import (
     BOUNDS,
-    FlushSum,
     RejectedRows,
+    RunMetric,
+    add_run_metrics,
     buckets_of,
     flushes_since,
-    read_sums,
-    record_sums,
+    read_run_metrics,
     rejected_by_reason,
 )
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -29,25 +29,27 @@ def rejects(numbers: range, reason: str = "not JSON") -> list[Reject]:
 
 def test_sums_add_up(world: World) -> None:
     """Over runs, by mode and outcome, each duration in its bucket; exact where drift leaves int64."""
-    first = FlushSum.of_flushes("sweep", [0.01, 0.02, 99.0], 2**63)
-    second = FlushSum.of_flushes("sweep", [0.02], 5)
+    first = RunMetric.of_flushes("sweep", [0.01, 0.02, 99.0], 2**63)
+    second = RunMetric.of_flushes("sweep", [0.02], 5)
     with world.stores.ledger.connect() as connection:
-        record_sums(connection, [first, FlushSum.of_events("sweep", "superseded", 2)])
-        record_sums(connection, [FlushSum.of_events("changed", "failed", 1), second])
-        found = read_sums(connection)
+        add_run_metrics(connection, [first, RunMetric.of_events("sweep", "superseded", 2)])
+        add_run_metrics(connection, [RunMetric.of_events("changed", "failed", 1), second])
+        found = read_run_metrics(connection)
     buckets = (1, 2, *[0] * (len(BOUNDS) - 2), 1)
     assert found == [
-        FlushSum("changed", "failed", 1, 0.0, (0,) * (len(BOUNDS) + 1), 0),
-        FlushSum("sweep", "committed", 4, pytest.approx(99.05), buckets, 2**63 + 5),  # type: ignore[arg-type]  # equals a float
-        FlushSum("sweep", "superseded", 2, 0.0, (0,) * (len(BOUNDS) + 1), 0),
+        RunMetric("changed", "failed", 1, 0.0, (0,) * (len(BOUNDS) + 1), 0),
+        RunMetric("sweep", "committed", 4, pytest.approx(99.05), buckets, 2**63 + 5),  # type: ignore[arg-type]  # equals a float
+        RunMetric("sweep", "superseded", 2, 0.0, (0,) * (len(BOUNDS) + 1), 0),
     ]
 
 
 def test_sums_of_nothing_write_nothing(world: World) -> None:
     """An idle run leaves no row."""
     with world.stores.ledger.connect() as connection:
-        record_sums(connection, [FlushSum.of_flushes("sweep", [], 0), FlushSum.of_events("sweep", "superseded", 0)])
-        assert read_sums(connection) == []
+        add_run_metrics(
+            connection, [RunMetric.of_flushes("sweep", [], 0), RunMetric.of_events("sweep", "superseded", 0)]
+        )
+        assert read_run_metrics(connection) == []
 
 
 def test_a_bound_belongs_to_the_bucket_below_it() -> None:
@@ -58,16 +60,16 @@ def test_a_bound_belongs_to_the_bucket_below_it() -> None:
 
 def test_runs_that_end_together_all_add(world: World) -> None:
     """In any order of rows, without a deadlock and without a lost sum."""
-    sums = [FlushSum.of_events(mode, "superseded", 1) for mode in ("a", "b", "c")]
+    sums = [RunMetric.of_events(mode, "superseded", 1) for mode in ("a", "b", "c")]
 
     def record(number: int) -> None:
         with world.stores.ledger.connect() as connection:
-            record_sums(connection, sums[:: 1 if number % 2 else -1])
+            add_run_metrics(connection, sums[:: 1 if number % 2 else -1])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(record, range(40)))
     with world.stores.ledger.connect() as connection:
-        assert [one.count for one in read_sums(connection)] == [40, 40, 40]
+        assert [one.count for one in read_run_metrics(connection)] == [40, 40, 40]
 
 
 def test_flushes_since_tells_each_flush_once(world: World) -> None:

@@ -1,27 +1,27 @@
--- name: add_flush_sums
--- Add to the sums over flushes. Sorted, so that two runs lock rows in the same order.
-INSERT INTO viewer.flush_sums AS s (mode, outcome, count, seconds, buckets, drift)
+-- name: add_run_metrics
+-- Add to the totals over runs. Sorted, so that two runs lock rows in the same order.
+INSERT INTO viewer.run_metrics AS m (mode, outcome, count, seconds, buckets, drift)
 SELECT mode, outcome, count, seconds, buckets, drift
-FROM jsonb_to_recordset(%(sums)s)
+FROM jsonb_to_recordset(%(metrics)s)
     AS new (mode text, outcome text, count bigint, seconds double precision, buckets bigint[], drift numeric)
 ORDER BY mode, outcome
 ON CONFLICT (mode, outcome) DO UPDATE SET
-    count = s.count + excluded.count,
-    seconds = s.seconds + excluded.seconds,
+    count = m.count + excluded.count,
+    seconds = m.seconds + excluded.seconds,
     buckets = ARRAY(
         SELECT coalesce(b.old, 0) + coalesce(b.new, 0)
-        FROM unnest(s.buckets, excluded.buckets) WITH ORDINALITY AS b (old, new, n)
+        FROM unnest(m.buckets, excluded.buckets) WITH ORDINALITY AS b (old, new, n)
         ORDER BY b.n
     ),
-    drift = s.drift + excluded.drift
+    drift = m.drift + excluded.drift
 
--- name: flush_sums
--- The sums over flushes.
-SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.flush_sums ORDER BY mode, outcome
+-- name: run_metrics
+-- The totals over runs.
+SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.run_metrics ORDER BY mode, outcome
 
 -- name: flushes_since
--- What was committed above a flush, by mode; from 0 on together with what retention deleted. Not what `reconcile`
--- adjusted, which is no view and may be below zero.
+-- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile`,
+-- which are no views and may be negative.
 SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_seq), max(last_committed_at)
 FROM (
     SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at)
@@ -29,7 +29,7 @@ FROM (
     GROUP BY mode
     UNION ALL
     SELECT mode, flushes, counters, views, last_seq, last_committed_at FROM viewer.pruned_flushes WHERE %(seq)s = 0
-) AS sums (mode, flushes, counters, views, last_seq, last_committed_at)
+) AS totals (mode, flushes, counters, views, last_seq, last_committed_at)
 WHERE NOT starts_with(mode, 'reconcile')
 GROUP BY mode ORDER BY mode
 

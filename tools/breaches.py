@@ -146,7 +146,7 @@ BREACHES = (
         "R7",
         "nothing is waited for between the last read and the commit",
         "viewer_pipeline/flush/redis_store.py",
-        "        self.durability.wait(self.client, self.url)\n",
+        "        self.durability.wait(self._client, self.url)\n",
         "",
         (DURABILITY,),
     ),
@@ -155,7 +155,7 @@ BREACHES = (
         "the wait is for what was there before the counters were read",
         "viewer_pipeline/flush/steps.py",
         "        readings = redis.read(_candidates(stores.redis, request))\n",
-        "        redis.durability.wait(redis.client, redis.url)\n"
+        "        redis.durability.wait(redis._client, redis.url)\n"
         "        redis.durability = type(redis.durability)()\n"
         "        readings = redis.read(_candidates(stores.redis, request))\n",
         (DURABILITY,),

@@ -16,7 +16,6 @@ from viewer_pipeline.flush.ledger import LastFlush, Ledger, find_flush, last_flu
 from viewer_pipeline.flush.ownership import check_history, own_marker, same_ledger
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import RedisNames
@@ -54,11 +53,11 @@ def adopt(stores: Stores, how: How = "continue") -> Adoption:
     with stores.ledger.connect() as connection:
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
-        entries = {one.prefix: one.ledger for one in known_pipelines(redis.client, redis.url)}
+        entries = {one.prefix: one.ledger for one in redis.known_pipelines()}
         said = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
         before = marker.ledger if marker else next(iter(said), None)
         if before is None:
-            register(redis.client, redis.url, prefix, identity)
+            redis.register(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
         misfit = _misfit(connection, marker, identity, last)
         ours = same_ledger(before, identity.key)
@@ -114,10 +113,8 @@ def _adopt(
     marker_ledger = marker.ledger if marker else ""
     begin: list[str | int] = [int(from_here), last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
     keys = [names.marker, names.subscriber, *names.claimed_keys()]
-    with redis_errors(redis.url):
-        outcome, *rest = ADOPT.run(
-            redis.client, keys, [redis.prefix_text, identity.key, identity.place, *at, *begin, marker_ledger]
-        )
+    arguments = [redis.prefix_text, identity.key, identity.place, *at, *begin, marker_ledger]
+    outcome, *rest = redis.run_script(ADOPT, keys, arguments)
     if outcome == REFUSED:
         raise refusal(redis.prefix_text, identity, *rest)
     if outcome == ALIVE:

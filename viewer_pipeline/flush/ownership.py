@@ -9,10 +9,9 @@ from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import LastFlush, Ledger
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.registry import Pipeline, known_pipelines
+from viewer_pipeline.flush.registry import Pipeline
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 from viewer_pipeline.stores.queries import named_queries
-from viewer_pipeline.stores.redis import redis_errors
 
 SQL = named_queries(__name__)
 
@@ -39,12 +38,10 @@ def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection
 def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> PipelineRefused | None:
     """Return why a run would be refused now; None if it would not. Writes nothing."""
     names, identity = redis.names, ledger.identity(connection)
-    with redis_errors(redis.url), redis.client.pipeline(transaction=False) as pipe:
-        pipe.hmget(names.marker, ["format", "seq"])
-        pipe.hmget(OLD_MARKER, ["format", "seq"])
-        pipe.hmget(OLD_SUBSCRIBER, ["format", "id"])
-        own, *old = pipe.execute()
-    known = known_pipelines(redis.client, redis.url)
+    own, *old = redis.hash_fields(
+        (names.marker, ("format", "seq")), (OLD_MARKER, ("format", "seq")), (OLD_SUBSCRIBER, ("format", "id"))
+    )
+    known = redis.known_pipelines()
     new = names.prefix not in {entry.prefix for entry in known}
     if (new and any(given and not form for form, given in old)) or (own[1] and not own[0]):
         return refusal(names.prefix, identity, b"old", b"")

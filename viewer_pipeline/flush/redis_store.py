@@ -19,6 +19,7 @@ from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger import Batch, LastFlush
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.registry import Pipeline, known_pipelines, register
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
@@ -83,7 +84,7 @@ class RedisStore:
         totals_channel: str = DEFAULT_TOTALS_CHANNEL,
         durability: Durability = Durability(),  # noqa: B008 - frozen
     ) -> None:
-        self.client = client
+        self._client = client
         self.url = url
         self.totals_channel = totals_channel
         self.durability = durability
@@ -106,10 +107,10 @@ class RedisStore:
         for must be where it was read (rule R7): no replica that took over in between, no restart with an older state.
         Raises SettingsError where this Redis cannot wait for what it should.
         """
-        with one_connection(self.client, self.durability.seconds) as client:
+        with one_connection(self._client, self.durability.seconds) as client:
             self.durability.require(client, self.url)
             store = copy(self)
-            store.client = client
+            store._client = client  # noqa: SLF001 - a copy of this store
             yield store
 
     def confirm(self, run_id: str, marker: Marker, told: bool = False) -> Marker | None:
@@ -119,8 +120,8 @@ class RedisStore:
         stands now; where it has another epoch or ledger than `marker`, nothing was written. Raises RedisRefusesWrites
         (rule R11), NotDurable: then nothing may be committed.
         """
-        fields = self._run(CONFIRM, [self.names.marker], [run_id, marker.ledger, marker.epoch, int(told)])
-        self.durability.wait(self.client, self.url)
+        fields = self.run_script(CONFIRM, [self.names.marker], [run_id, marker.ledger, marker.epoch, int(told)])
+        self.durability.wait(self._client, self.url)
         return marker_of(fields)
 
     def begin(self, run_id: str, last: LastFlush, ledger: LedgerIdentity) -> tuple[bool, Marker]:
@@ -132,7 +133,7 @@ class RedisStore:
         """
         keys = [self.names.marker, *self.names.claimed_keys()]
         at: list[str | int] = [last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
-        made, *fields = self._run(BEGIN, keys, [run_id, *at, self.prefix_text, ledger.key, ledger.place])
+        made, *fields = self.run_script(BEGIN, keys, [run_id, *at, self.prefix_text, ledger.key, ledger.place])
         if made < 0:
             raise refusal(self.prefix_text, ledger, *fields)
         marker = marker_of(fields)
@@ -143,16 +144,15 @@ class RedisStore:
     def marker(self) -> Marker | None:
         """Read the marker; None where there is none. Raises PipelineRefused for one of version 0.1.0."""
         with redis_errors(self.url):
-            answer: Any = self.client.hmget(self.names.marker, ["format", "seq", *MARKER_FIELDS])
+            answer: Any = self._client.hmget(self.names.marker, ["format", "seq", *MARKER_FIELDS])
         form, old, *fields = answer
         if old is not None and form is None:
             raise refusal(self.prefix_text, NO_LEDGER, b"old", b"")
         return marker_of(fields)
 
     def lease_ledger(self) -> str | None:
-        """Return the ledger that the lease was taken for last; None where there was none."""
-        with redis_errors(self.url):
-            ledger: Any = self.client.hget(self.names.subscriber, "ledger")
+        """Return the ledger that the lease was last acquired for; None where it never was."""
+        (ledger,) = self.subscriber_fields(["ledger"])
         return as_text(ledger) if ledger is not None else None
 
     def changed(self) -> Iterator[list[bytes]]:
@@ -161,7 +161,7 @@ class RedisStore:
         while True:
             with redis_errors(self.url):
                 try:
-                    ids: Any = self.client.zrange(self.names.changed, start, start + READ_COUNT - 1)
+                    ids: Any = self._client.zrange(self.names.changed, start, start + READ_COUNT - 1)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise
@@ -177,7 +177,7 @@ class RedisStore:
         keys: Any
         while True:
             with redis_errors(self.url):
-                cursor, keys = self.client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
+                cursor, keys = self._client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
             yield [key[cut:] for key in keys]
             if cursor == 0:
                 return
@@ -188,7 +188,7 @@ class RedisStore:
         values: list[bytes | None] = []
         reader = ThreadPoolExecutor(1, "reader")
         try:
-            reading = [(some, reader.submit(self._values, some)) for some in candidates if some]
+            reading = [(some, reader.submit(self.values, some)) for some in candidates if some]
             for some, read in reading:
                 values += read.result()
                 ids += some
@@ -197,15 +197,59 @@ class RedisStore:
         missing = [raw for raw, value in zip(ids, values, strict=True) if value is None] if None in values else []
         return Readings(ids, values, self._types(missing))
 
+    def values(self, ids: list[bytes]) -> list[bytes | None]:
+        """Return the counters of these ids in one MGET; None where a key is missing or no string."""
+        with redis_errors(self.url):
+            values: Any = self._client.mget([self.prefix + raw for raw in ids])
+        return list(values)
+
+    def seconds_to_live(self, ids: Iterable[bytes]) -> list[int]:
+        """Return the TTL of each counter: -1 where it does not expire, -2 where there is none."""
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+            for raw in ids:
+                pipe.ttl(self.prefix + raw)
+            return list(pipe.execute())
+
+    def count_keys(self) -> int:
+        """Return the number of keys of this Redis database, whatever their names."""
+        with redis_errors(self.url):
+            keys: Any = self._client.dbsize()
+        return int(keys)
+
+    def subscriber_counts(self, *channels: str) -> list[int]:
+        """Return the number of subscribers of each channel; those of a pattern are not among them."""
+        with redis_errors(self.url):
+            counts: Any = self._client.pubsub_numsub(*channels)
+        return [int(count) for _, count in counts]
+
+    def hash_fields(self, *hashes: tuple[str, Sequence[str]]) -> list[list[bytes | None]]:
+        """Return fields of each (key, fields), in one round trip; None where a field is missing."""
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+            for key, fields in hashes:
+                pipe.hmget(key, list(fields))
+            return list(pipe.execute())
+
+    def subscriber_fields(self, fields: Sequence[str]) -> list[bytes | None]:
+        """Return fields of the hash `viewer:subscriber`; None where a field is missing."""
+        return self.hash_fields((self.names.subscriber, fields))[0]
+
+    def known_pipelines(self) -> list[Pipeline]:
+        """Return all pipelines that this Redis knows, by prefix."""
+        return known_pipelines(self._client, self.url)
+
+    def register(self, identity: LedgerIdentity) -> None:
+        """Make this pipeline known to Redis, with its ledger. Raises PipelineRefused."""
+        register(self._client, self.url, self.prefix_text, identity)
+
     def now(self) -> datetime:
         """Return the time of the Redis server, in UTC."""
         with redis_errors(self.url):
-            seconds, microseconds = self.client.time()
+            seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
     def pending(self) -> tuple[int, datetime | None]:
         """Return how many VODs are in the changed set, and when the oldest was announced."""
-        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
             pipe.zcard(self.names.changed)
             pipe.zrange(self.names.changed, 0, 0, withscores=True)
             try:
@@ -219,23 +263,21 @@ class RedisStore:
     def require_writes(self) -> None:
         """Write something harmless. Raises RedisRefusesWrites where Redis refuses that."""
         with redis_errors(self.url):
-            self.client.hset(self.names.subscriber, "checked", time.time_ns() // 1_000_000)
+            self._client.hset(self.names.subscriber, "checked", time.time_ns() // 1_000_000)
 
     def ask_for_sweep(self, reason: str) -> None:
         """Ask the sensor for a sweep at its next look, because announcements may have been missed."""
         with redis_errors(self.url):
-            self.client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
+            self._client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
 
     def asked_sweep(self) -> bytes | None:
         """Return what was asked for, None where no sweep was: the time (ns), a blank, the reason."""
-        with redis_errors(self.url):
-            asked: Any = self.client.hget(self.names.subscriber, "sweep")
-        return bytes(asked) if asked is not None else None
+        return self.subscriber_fields(["sweep"])[0]
 
     def sweep_done(self, asked: bytes | None, ledger: str) -> None:
         """Take the request back that `asked_sweep` returned before the sweep; a newer one stays."""
         if asked is not None:
-            self._run(SWEPT, [self.names.subscriber, self.names.marker], [asked, ledger])
+            self.run_script(SWEPT, [self.names.subscriber, self.names.marker], [asked, ledger])
 
     def settle(self, marker: Marker, batches: Sequence[Batch]) -> Settled:
         """Subtract these batches, the first of which follows `marker`, each once and in order.
@@ -260,7 +302,7 @@ class RedisStore:
     def publish_totals(self, messages: Iterable[bytes]) -> None:
         """Publish on the channel of totals, in order. Some may go out, and twice, although it raises."""
         for some in chunks(messages, PIPELINE_MESSAGES):
-            with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
                 for message in some:
                     pipe.publish(self.totals_channel, message)
                 pipe.execute()
@@ -271,10 +313,10 @@ class RedisStore:
             for some in chunks(ids, READ_COUNT):
                 keys: list[str | bytes] = [self.names.marker, self.names.changed]
                 keys += [self.prefix + raw for raw in some]
-                self._run(FORGET, keys, [ledger, len(self.prefix), whatever])
+                self.run_script(FORGET, keys, [ledger, len(self.prefix), whatever])
 
     def _settle_some(self, marker: Marker, batches: Sequence[Batch]) -> list[list[Any]]:
-        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
             pipe.script_load(SETTLE.source)
             for batch in batches:
                 keys = [self.names.marker, self.names.changed, *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
@@ -295,23 +337,19 @@ class RedisStore:
                 marker = marker.at(batch)
             return list(pipe.execute()[1:])
 
-    def _values(self, ids: list[bytes]) -> list[bytes | None]:
-        with redis_errors(self.url):
-            values: Any = self.client.mget([self.prefix + raw for raw in ids])
-        return list(values)
-
     def _types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         types: dict[bytes, str] = {}
         for some in chunks(ids, READ_COUNT):
-            with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
                 for raw in some:
                     pipe.type(self.prefix + raw)
                 types.update(zip(some, (kind.decode() for kind in pipe.execute()), strict=True))
         return types
 
-    def _run(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
+    def run_script(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
+        """Run a script on this Redis and return its reply."""
         with redis_errors(self.url):
-            return script.run(self.client, keys, arguments)
+            return script.run(self._client, keys, arguments)
 
 
 def marker_of(fields: Sequence[bytes | None]) -> Marker | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, OldVersionRuns, PipelineRefused
@@ -15,7 +13,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stores.queries import named_queries
-from viewer_pipeline.stores.redis import Script, as_text, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text
 
 SQL = named_queries(__name__)
 
@@ -59,9 +57,7 @@ def _old_seq(redis: RedisStore) -> bytes | None:
 
     Needs no rights but those that every program has.
     """
-    with redis_errors(redis.url):
-        marker: Any = redis.client.hmget(OLD_MARKER, "seq", "format")
-        subscriber: Any = redis.client.hmget(OLD_SUBSCRIBER, "id", "format")
+    marker, subscriber = redis.hash_fields((OLD_MARKER, ("seq", "format")), (OLD_SUBSCRIBER, ("id", "format")))
     (seq, marker_format), (key_space, subscriber_format) = marker, subscriber
     if seq is not None and marker_format is None:
         return bytes(seq)
@@ -83,8 +79,7 @@ def _upgrade(redis: RedisStore, ledger: LedgerIdentity, seq: bytes, flush_id: st
     keys = [OLD_MARKER, OLD_CHANGED, OLD_SUBSCRIBER, names.marker, names.changed, names.subscriber, REGISTRY_KEY]
     key = ledger.key if ledger.ledger_id else ""
     arguments: list[str | bytes | int] = [names.prefix, key, ledger.place, seq, flush_id, int(move)]
-    with redis_errors(redis.url):
-        outcome, *rest = UPGRADE.run(redis.client, keys, arguments)
+    outcome, *rest = redis.run_script(UPGRADE, keys, arguments)
     if outcome == ALIVE:
         who = as_text(rest[0])
         raise OldVersionRuns(f"worker {who}; stop it, wait 10 s, and migrate again")

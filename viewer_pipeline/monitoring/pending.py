@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from viewer_pipeline.flush.counters import is_positive_integer
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.stores.redis import redis_errors
 
 READ_CHUNKS = 5  # of 1000 counters: bounds what a scrape costs Redis to about a millisecond
 
@@ -28,9 +27,7 @@ def read_pending(store: RedisStore) -> Pending:
     read = views = 0
     for ids in islice(store.changed(), READ_CHUNKS):
         if ids:
-            with redis_errors(store.url):
-                values: Any = store.client.mget([store.prefix + raw for raw in ids])
             read += len(ids)
-            views += sum(int(value) for value in values if value and is_positive_integer(value))
+            views += sum(int(value) for value in store.values(ids) if value and is_positive_integer(value))
     age = max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
     return Pending(vods, read, views, age)

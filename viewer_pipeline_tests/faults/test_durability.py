@@ -310,7 +310,7 @@ def test_a_connection_that_breaks_is_not_made_again(world: World, monkeypatch: p
 def with_durability(world: World, durability: Durability) -> World:
     """Return the same world, whose flushes wait."""
     store = world.stores.redis
-    made = World(Stores(RedisStore(store.client, store.url, PREFIX, durability=durability), world.stores.ledger))
+    made = World(Stores(RedisStore(store._client, store.url, PREFIX, durability=durability), world.stores.ledger))
     made.sent = world.sent
     return made
 

@@ -34,7 +34,7 @@ def prefix(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[UPGRADED, FRESH, USED])
 def pipeline(request: pytest.FixtureRequest, prefix: str, stores: Stores, servers_home: Path) -> Iterator[Stores]:
     """A pipeline of this version, with pending views."""
-    client, redis_url, database_url = stores.redis.client, stores.redis.url, stores.ledger.url
+    client, redis_url, database_url = stores.redis._client, stores.redis.url, stores.ledger.url
     if request.param == UPGRADED:
         pair = "half_settled-default" if prefix == DEFAULT_PREFIX else "half_settled-shop"
         with loaded(pair, database_url, servers_home) as stored:
@@ -55,13 +55,13 @@ def pipeline(request: pytest.FixtureRequest, prefix: str, stores: Stores, server
 @pytest.fixture
 def old(pipeline: Stores) -> OldPrograms:
     """Programs of version 0.1.0 with the same settings."""
-    return OldPrograms(pipeline.redis.client, pipeline.redis.prefix_text)
+    return OldPrograms(pipeline.redis._client, pipeline.redis.prefix_text)
 
 
 def take_lease(stores: Stores) -> FoldStore:
     """Take the lease as a worker of this version."""
-    folds = FoldStore(stores.redis.client, stores.redis.url, stores.redis.prefix_text, increment=True)
-    stored_term: Any = stores.redis.client.hget(stores.redis.names.subscriber, "term")
+    folds = FoldStore(stores.redis._client, stores.redis.url, stores.redis.prefix_text, increment=True)
+    stored_term: Any = stores.redis._client.hget(stores.redis.names.subscriber, "term")
     ask = claim(identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0)
     assert folds.acquire_or_renew(ask, LEASE_MS, 0).outcome != "held_by_other"
     return folds
@@ -69,20 +69,20 @@ def take_lease(stores: Stores) -> FoldStore:
 
 def key_space(stores: Stores) -> str:
     """Return the id that the old version finds or makes: it subscribes before it asks for the lease."""
-    stores.redis.client.hsetnx("viewer:subscriber", "id", "made by the old version")
-    found: Any = stores.redis.client.hget("viewer:subscriber", "id")
+    stores.redis._client.hsetnx("viewer:subscriber", "id", "made by the old version")
+    found: Any = stores.redis._client.hget("viewer:subscriber", "id")
     return bytes(found).decode()
 
 
 def counters(stores: Stores) -> dict[bytes, Any]:
     """Return all that has the counter prefix, with its value."""
     ids = [raw for some in stores.redis.swept() for raw in some]
-    return {raw: stores.redis.client.get(stores.redis.prefix + raw) for raw in ids}
+    return {raw: stores.redis._client.get(stores.redis.prefix + raw) for raw in ids}
 
 
 def ours(stores: Stores) -> tuple[Any, ...]:
     """Return what this version reads: marker, changed set, lease."""
-    names, client = stores.redis.names, stores.redis.client
+    names, client = stores.redis.names, stores.redis._client
     fields = "id", "folded", "segment", "part", "parts", "cut", "term", "holder", "expires", "ledger"
     lease = client.hmget(names.subscriber, *fields) if client.hexists(names.subscriber, "term") else None
     return stores.redis.marker(), client.zrange(names.changed, 0, -1, withscores=True), lease
@@ -115,7 +115,7 @@ def test_a_worker_gets_no_lease(pipeline: Stores, old: OldPrograms) -> None:
             with pytest.raises(redis.ResponseError):
                 old.lease("old", space, turn)
         old.release("old", space)
-    pipeline.redis.client.hset(pipeline.redis.names.subscriber, "expires", 0)
+    pipeline.redis._client.hset(pipeline.redis.names.subscriber, "expires", 0)
     take_lease(pipeline)
     with nothing_changes(pipeline), pytest.raises(redis.ResponseError):
         old.lease("old", space, 99)

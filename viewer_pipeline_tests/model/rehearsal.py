@@ -90,7 +90,7 @@ class Actor:
         self.unexpected: BaseException | None = None
         redis = servers.stores.redis
         self.ledger_url = servers.stores.ledger.url
-        self._stores = Stores(HeldRedis(redis.client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
+        self._stores = Stores(HeldRedis(redis._client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
         ids = tuple(f"v{vod}" for vod in range(vods))
         self._request = Request(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
         self.thread = threading.Thread(target=self._run, name=f"run {number}", daemon=True)
@@ -143,9 +143,10 @@ class HeldRedis(RedisStore):
         with self._actor.call("check"):
             return super().confirm(*arguments)
 
-    def _values(self, ids: list[bytes]) -> list[bytes | None]:
+    def values(self, ids: list[bytes]) -> list[bytes | None]:
+        """Held back."""
         with self._actor.call(f"read {ids[0].decode()[1:]}"):
-            return super()._values(ids)
+            return super().values(ids)
 
     def _settle_some(self, marker: Marker, batches: Any) -> list[list[Any]]:
         with self._actor.call("settle") as named:

@@ -28,7 +28,7 @@ class World:
     def __init__(self, stores: Stores, prefix: str = PREFIX) -> None:
         self.stores = stores
         self.prefix = prefix
-        self.client: redis.Redis = stores.redis.client
+        self.client: redis.Redis = stores.redis._client
         self.sent: Counter[str] = Counter()
 
     @property

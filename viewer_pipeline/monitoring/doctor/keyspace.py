@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
-from typing import Any
 
 from viewer_pipeline.flush.counters import is_positive_integer, why_no_count
 from viewer_pipeline.flush.redis_store import READ_COUNT, SCAN_COUNT, RedisStore
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.redis import as_text, redis_errors
+from viewer_pipeline.stores.redis import as_text
 
 MAX_SCANS = 300  # SCAN calls: holds Redis for about 0.2 ms each
 SAMPLE = 5000  # counters that are looked at one by one
@@ -42,8 +41,7 @@ class Keyspace:
 
 def read_keyspace(store: RedisStore) -> Keyspace:
     """Scan some of the keys. Raises RedisUnavailable, RedisFailed."""
-    with redis_errors(store.url):
-        keys: Any = store.client.dbsize()
+    keys = store.count_keys()
     found: dict[bytes, None] = {}
     times, whole, started = [], True, time.perf_counter()
     for ids in islice(store.swept(), MAX_SCANS):
@@ -54,17 +52,14 @@ def read_keyspace(store: RedisStore) -> Keyspace:
     sample = list(found)[:SAMPLE]
     expiring, bad = _look_at(store, sample)
     scan_ms = round(median(times) * 1000, 3)
-    return Keyspace(int(keys), len(times), scan_ms, whole, len(found), len(sample), expiring, bad)
+    return Keyspace(keys, len(times), scan_ms, whole, len(found), len(sample), expiring, bad)
 
 
 def _look_at(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[str, str]]:
     expiring, bad = dict[str, int](), dict[str, str]()
     for some in chunks(ids, READ_COUNT):
         readings = store.read([list(some)])
-        with redis_errors(store.url), store.client.pipeline(transaction=False) as pipe:
-            for raw in some:
-                pipe.ttl(store.prefix + raw)
-            left = pipe.execute()
+        left = store.seconds_to_live(some)
         for raw, value, seconds in zip(readings.ids, readings.values, left, strict=True):
             name = as_text(raw)
             if seconds >= 0:

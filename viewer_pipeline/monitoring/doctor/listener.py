@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.shared_channel import SEPARATE
@@ -10,7 +10,6 @@ from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.listener import read_listener
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.settings import PubSubMode
-from viewer_pipeline.stores.redis import redis_errors
 
 
 class Listeners(NamedTuple):
@@ -26,10 +25,8 @@ class Listeners(NamedTuple):
 def read_listeners(store: RedisStore, channel: str, space: str, own: int = 0) -> Listeners:
     """Ask. `own`: connections of the doctor on that channel. Raises RedisUnavailable, RedisFailed."""
     found = read_listener(store)
-    with redis_errors(store.url):
-        asked = [channel, presence_channel(channel), *([store.names.cuts_channel(space)] if space else [])]
-        answers: Any = store.client.pubsub_numsub(*asked)
-    subscribed, counting, *rest = [int(count) for _, count in answers]
+    cuts = [store.names.cuts_channel(space)] if space else []
+    subscribed, counting, *rest = store.subscriber_counts(channel, presence_channel(channel), *cuts)
     workers = rest[0] if rest else 0
     others = max(0, subscribed - own - workers)
     return Listeners(found["listens"], found["said"], workers, others, min(others, max(0, counting - workers)))

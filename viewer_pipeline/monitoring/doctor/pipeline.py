@@ -10,7 +10,7 @@ from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.registry import Pipeline, known_pipelines
+from viewer_pipeline.flush.registry import Pipeline
 from viewer_pipeline.monitoring.doctor.finding import Finding
 
 SHOWN = 5
@@ -34,9 +34,7 @@ def examine_pipeline(store: RedisStore, ledger: Ledger) -> Iterator[Finding]:
             refused = str(find_refusal(store, ledger, connection) or "")
     except SchemaMissing:  # which is a finding of its own
         return
-    yield from judge_pipeline(
-        PipelineReading(store.prefix_text, identity, refused, known_pipelines(store.client, store.url))
-    )
+    yield from judge_pipeline(PipelineReading(store.prefix_text, identity, refused, store.known_pipelines()))
 
 
 def judge_pipeline(reading: PipelineReading) -> Iterator[Finding]:

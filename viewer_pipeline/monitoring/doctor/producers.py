@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 
+import redis
+
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.counters import counter_pattern
 from viewer_pipeline.flush.ledger import Ledger, batches_beyond
@@ -129,8 +131,8 @@ class Listening:
         return settled
 
 
-def open_wire(store: RedisStore, channel: str) -> Wire:
+def open_wire(client: redis.Redis, store: RedisStore, channel: str) -> Wire:
     """Open the connection to listen on. Raises RedisUnavailable, RedisFailed."""
-    wire = Wire(store.client, store.url, channel, counter_pattern(store.names.cuts))
+    wire = Wire(client, store.url, channel, counter_pattern(store.names.cuts))
     wire.open()
     return wire

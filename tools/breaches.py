@@ -373,7 +373,7 @@ BREACHES = (
     ),
     Breach(
         "repair",
-        "totals are mended apart from the ledger",
+        "totals are repaired apart from the ledger",
         "viewer_pipeline/reconcile/adjust.py",
         "                totals = self.stores.ledger.commit(self.connection, flush, upsert)\n",
         "                totals = self.stores.ledger.commit(self.connection, flush, lambda *_: dict)\n"
@@ -384,7 +384,7 @@ BREACHES = (
     ),
     Breach(
         "repair",
-        "what is to be mended is reckoned before the base is fixed",
+        "what is to be repaired is computed before the base is fixed",
         "viewer_pipeline/reconcile/adjust.py",
         "            last = last_flush(self.connection)\n            deltas = plan()\n",
         "            deltas = plan()\n            last = last_flush(self.connection)\n",
@@ -402,7 +402,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair counts as views",
-        "viewer_pipeline/reconcile/totals.sql",
+        "viewer_pipeline/reconcile/compare_totals.sql",
         "    WHERE NOT starts_with(f.mode, 'reconcile')\n        AND (",
         "    WHERE (",
         (RECONCILE,),

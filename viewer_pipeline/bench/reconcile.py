@@ -15,7 +15,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.reconcile.run import Reconcile, reconcile
+from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
 from viewer_pipeline.stores.redis import connect
 
 # Ids as long as a cuid, each in one flush of 10 000; in another order than that of the totals, as they come.
@@ -108,6 +108,6 @@ def reconcile_once(database_url: str, redis_url: str, reports: str, repair: bool
     """Reconcile once; return the seconds it took, and the peak memory of this process in MB."""
     with connect(redis_url) as client:
         stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url, VOD))
-        found = reconcile(stores, Reconcile("bench", Path(reports), repair=repair, exclusive=True))
-    assert found.remaining == 0, found.shown()
-    return found.seconds, peak_mb()
+        result = reconcile(stores, ReconcileRequest("bench", Path(reports), repair=repair, exclusive=True))
+    assert result.remaining == 0, result.to_dict()
+    return result.seconds, peak_mb()

@@ -17,7 +17,7 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
 
     Writes all differences to a CSV file in VIEWER_HOME/reports. Exit status 1 if any remain.
     """
-    from viewer_pipeline.cli.reconcile_display import run_reconcile, run_undo, show_reconciled
+    from viewer_pipeline.cli.reconcile_display import render, run_reconcile, run_undo
 
     if undo is not None:
         if repair:
@@ -30,8 +30,8 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
         return
     result = run_reconcile(command_settings(), repair=repair)
     if as_json:
-        echo_json(result.shown())
+        echo_json(result.to_dict())
     else:
-        show_reconciled(result)
+        render(result)
     if result.remaining:
         raise SystemExit(1)

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from viewer_pipeline.flush.ledger import Flush
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile import run
+from viewer_pipeline.reconcile import compare
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.run import STEPS, Reconciled
+from viewer_pipeline.reconcile.compare import STEPS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 
@@ -22,11 +22,11 @@ MAX_ROWS = 20
 PIPE_WIDTH = 160  # of a table that goes to a file or a pipe
 
 
-def run_reconcile(settings: Settings, *, repair: bool) -> Reconciled:
+def run_reconcile(settings: Settings, *, repair: bool) -> ReconcileResult:
     """Compare, and repair if requested."""
-    request = run.Reconcile.of(settings, uuid4().hex, repair=repair)
+    request = ReconcileRequest.of(settings, uuid4().hex, repair=repair)
     with Stores.open(settings) as stores, _progress() as progress:
-        return run.reconcile(stores, request, progress)
+        return compare.reconcile(stores, request, progress)
 
 
 def run_undo(settings: Settings, seq: int) -> Flush:
@@ -37,7 +37,7 @@ def run_undo(settings: Settings, seq: int) -> Flush:
 
 
 @contextmanager
-def _progress() -> Iterator[run.Progress]:
+def _progress() -> Iterator[compare.Progress]:
     """Show the current step and its duration, where stderr is a terminal."""
     console = Console(stderr=True)
     columns = (
@@ -56,7 +56,7 @@ def _progress() -> Iterator[run.Progress]:
         yield begin
 
 
-def show_reconciled(result: Reconciled) -> None:
+def render(result: ReconcileResult) -> None:
     """Print the result of a reconciliation."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -65,18 +65,14 @@ def show_reconciled(result: Reconciled) -> None:
         console.print(f"{'ok' if check.passed else 'DIFFERS':<8} {check.name}: {check.message}")
     for note in result.notes:
         console.print(f"{'note':<8} {note}")
-    if result.first:
-        table = Table("kind", "VOD", "expected", "actual", "reason")
-        for difference in result.first[:MAX_ROWS]:
-            table.add_row(
-                difference.kind,
-                difference.subject,
-                *("" if n is None else str(n) for n in difference[2:4]),
-                difference.said,
-            )
+    if result.first_differences:
+        table = Table("kind", "VOD", "expected", "actual", "message")
+        for difference in result.first_differences[:MAX_ROWS]:
+            counts = ("" if count is None else str(count) for count in (difference.expected, difference.actual))
+            table.add_row(difference.kind, difference.subject, *counts, difference.message)
         console.print(table)
     if result.flushes:
         console.print(f"repaired in flushes {', '.join(map(str, result.flushes))}; each can be undone (--undo SEQ)")
     console.print(
-        f"{result.vods} totals, {result.rejected} rejected, {result.seconds:.1f} s; all of it in {result.report}"
+        f"{result.vods} totals, {result.rejected} rejected, {result.seconds:.1f} s; the full report is {result.report}"
     )

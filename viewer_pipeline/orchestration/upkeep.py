@@ -11,8 +11,8 @@ from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.orchestration.why import say_why
-from viewer_pipeline.reconcile.run import CHECKS, Reconcile, Reconciled
-from viewer_pipeline.reconcile.run import reconcile as compare
+from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult
+from viewer_pipeline.reconcile.compare import reconcile as compare
 from viewer_pipeline.settings import load_settings
 
 GROUP = "upkeep"
@@ -29,9 +29,9 @@ CHECK_DESCRIPTIONS = {
 
 
 class ReconcileConfig(dg.Config):
-    """What a reconciliation is to do."""
+    """Options of a reconciliation."""
 
-    repair: bool = Field(default=False, description="mend what can be explained; each repair is in the ledger")
+    repair: bool = Field(default=False, description="repair what can be explained; each repair is in the ledger")
 
 
 @dg.asset(
@@ -48,46 +48,43 @@ def reconciliation(
     """Comparison of what is persisted with the history that it should come from. Run it by hand, at any time.
 
     Totals against baseline, daily views and ledger; the target table against the totals; the marker against the
-    ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it mends what can be explained, in
-    transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
+    ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it repairs what can be explained,
+    in transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
     """
     say_why(context)
-    what = Reconcile.of(load_settings(), context.run.run_id, repair=config.repair)
+    request = ReconcileRequest.of(load_settings(), context.run.run_id, repair=config.repair)
     with said_clearly(), stores(redis, postgres) as both:
-        found = compare(both, what, lambda step: context.log.info(f"comparing: {step}"))
-    for note in found.notes:
+        result = compare(both, request, lambda step: context.log.info(f"comparing: {step}"))
+    for note in result.notes:
         context.log.warning(note)
-    checked = [check_result(NAME, check) for check in found.checks()]
-    yield dg.MaterializeResult(metadata=_metadata(found), check_results=checked)
+    checked = [check_result(NAME, check) for check in result.checks()]
+    yield dg.MaterializeResult(metadata=_metadata(result), check_results=checked)
 
 
 reconcile_job = dg.define_asset_job(
     "reconcile",
     selection=[reconciliation],
-    description="Compare what is persisted with its history, and mend it if told to. One process.",
+    description="Compare what is persisted with its history, and repair it on request. One process.",
     executor_def=dg.in_process_executor,
     tags={"viewer/job": "upkeep", "dagster/max_runtime": str(MAX_SECONDS)},
 )
 
 
-def _metadata(found: Reconciled) -> dict[str, Any]:
-    rows = [
-        dg.TableRecord(
-            {"kind": one.kind, "vod_id": one.subject, "expected": one.expected, "found": one.found, "why": one.said}
-        )
-        for one in found.first
-    ]
-    columns = [dg.TableColumn(name, "string") for name in ("kind", "vod_id", "expected", "found", "why")]
+def _metadata(result: ReconcileResult) -> dict[str, Any]:
+    columns = ("kind", "vod_id", "expected", "actual", "message")
+    rows = [dg.TableRecord(dict(zip(columns, row[:5], strict=True))) for row in result.first_differences]
     return {
-        "differences": sum(found.found.values()),
-        "mended": sum(found.mended.values()),
-        "remaining": found.remaining,
-        **{f"{kind}_differences": count for kind, count in found.found.items()},
-        "rejected": found.rejected,
-        "vods": found.vods,
-        "seconds": found.seconds,
-        "flushes": dg.MetadataValue.json(found.flushes),
-        "notes": "; ".join(found.notes) or "nothing out of the ordinary",
-        "report": dg.MetadataValue.path(str(found.report)),
-        "first_differences": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+        "differences": sum(result.differences.values()),
+        "repaired": sum(result.repaired.values()),
+        "remaining": result.remaining,
+        **{f"{kind}_differences": count for kind, count in result.differences.items()},
+        "rejected": result.rejected,
+        "vods": result.vods,
+        "seconds": result.seconds,
+        "flushes": dg.MetadataValue.json(result.flushes),
+        "notes": "; ".join(result.notes) or "nothing out of the ordinary",
+        "report": dg.MetadataValue.path(str(result.report)),
+        "first_differences": dg.MetadataValue.table(
+            rows, dg.TableSchema([dg.TableColumn(name, "string") for name in columns])
+        ),
     }

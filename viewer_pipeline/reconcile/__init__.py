@@ -1,4 +1,4 @@
-"""Reconciliation: what is persisted against the history that it should come from. Reads; mends where it is told to.
+"""Reconciliation: compare what is persisted with its history, and repair it on request.
 
 Why it is exact while flushes run: docs/adr/0010-reconciliation.md.
 """

@@ -21,11 +21,11 @@ from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.stores.chunks import chunks
 
 AdjustmentMode = Literal["reconcile", "reconcile_target"]
-TRIES = 20  # how often it reads again because a flush was first
+MAX_ATTEMPTS = 20  # how often it reads again because another flush committed first
 
 
-class Changed(Exception):
-    """What was read is not so any more."""
+class StaleRead(Exception):
+    """The rows that the adjustment was computed from have changed since they were read."""
 
 
 @dataclass
@@ -45,31 +45,31 @@ class Adjuster:
         upsert: Callable[[psycopg.Connection, Flush], Totals],
         flush_id: UUID | None = None,
     ) -> Flush | None:
-        """Add what `plan` says, in one transaction; None where it says nothing. Raises Changed where it never held.
+        """Commit the deltas that `plan` returns, in one transaction; return None where it returns none.
 
-        `plan` is asked after the base was fixed, so whatever is flushed after that makes the claim fail, and it is
-        asked again. `upsert` may raise Changed as well.
+        `plan` is called after the base was fixed. If another flush commits after that, the claim fails and `plan` is
+        called again. Raises StaleRead after MAX_ATTEMPTS; `upsert` may raise it as well.
         """
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             marker = self._marker()
             last = last_flush(self.connection)
             deltas = plan()
             if not deltas:
                 return None
-            if marker and marker.seq > last.seq:  # afterwards it is not, and no run would say so
+            if marker and marker.seq > last.seq:  # this flush hides the rollback from later runs
                 self.findings.postgres_was_rolled_back = True
                 record_incidents(self.connection, self.findings, self.run_id)
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
                 totals = self.stores.ledger.commit(self.connection, flush, upsert)
-            except Changed:
+            except StaleRead:
                 continue
             if totals is not None:
                 self._settle(flush, totals)
                 return flush
             if flush_id is not None and self.stores.ledger.holds(flush_id):
-                return None  # somebody else has done just this
-        raise Changed
+                return None  # another process has committed this very adjustment
+        raise StaleRead
 
     def _marker(self) -> Marker | None:
         return own_marker(self.stores.redis, self.stores.ledger, self.connection)
@@ -78,15 +78,17 @@ class Adjuster:
         self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID
     ) -> Flush:
         base, epoch = (max(last.seq, marker.seq), marker.epoch) if marker else (last.seq, "")
-        now, cut = datetime.now(UTC), list(chunks(sorted(deltas), self.batch_size))
+        now, pages = datetime.now(UTC), list(chunks(sorted(deltas), self.batch_size))
         batches = [
-            Batch(base + 1, number, len(cut), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch, str(flush_id))
-            for number, ids in enumerate(cut, 1)
+            Batch(
+                base + 1, number, len(pages), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch, str(flush_id)
+            )
+            for number, ids in enumerate(pages, 1)
         ]
         return Flush(base + 1, base, flush_id, self.run_id, mode, now, batches, last.flush_id, epoch)
 
     def _settle(self, flush: Flush, totals: Totals) -> None:
-        """Advance the marker, past what others have left unsettled too; where this dies, the next run does it."""
+        """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""
         if marker := self._marker():
             settle_through(self.stores.redis, self.connection, marker, flush.seq, self.findings)
             record_incidents(self.connection, self.findings, self.run_id)

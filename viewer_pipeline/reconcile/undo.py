@@ -1,4 +1,4 @@
-"""Taking an adjustment back: once, in a transaction that is in the ledger as well."""
+"""Undo of an adjustment: once, in a transaction that is in the ledger as well."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import psycopg
 from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
 from viewer_pipeline.flush.counters import MAX_COUNT
 from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals, totals
-from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, Changed
-from viewer_pipeline.reconcile.mend import write_target
+from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
+from viewer_pipeline.reconcile.repair import write_target
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import MOST, Target
 
 SQL = named_queries(__name__)
 
-UNDO = UUID("5c1b3f0e-6f1c-4b53-9a6d-1d7c8b0f6a55")  # so that an adjustment has one undo, whoever makes it, and when
+UNDO = UUID("5c1b3f0e-6f1c-4b53-9a6d-1d7c8b0f6a55")  # namespace: the undo of an adjustment always has the same id
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What a flush of `reconcile` added."""
+    """The deltas of a flush of `reconcile`."""
 
     seq: int
     mode: AdjustmentMode
@@ -32,15 +32,15 @@ class Adjustment:
 
 
 def undo(adjuster: Adjuster, target: Target | None, seq: int) -> Flush:
-    """Take back what flush `seq` adjusted; all of it or nothing. Raises CannotUndo, also at the second time."""
+    """Take back the adjustment of flush `seq`, all of it or nothing. Raises CannotUndo, also at a second undo."""
     adjustment = _adjustment(adjuster.connection, seq)
     flush_id = uuid5(UNDO, str(adjustment.flush_id))
     if adjuster.stores.ledger.holds(flush_id):
         raise CannotUndo(f"flush {seq} was undone already")
-    plan = _Undoing(adjuster.connection, adjustment, target)
+    plan = _UndoPlan(adjuster.connection, adjustment, target)
     try:
         flush = adjuster.commit(adjustment.mode, plan, plan.write, flush_id)
-    except Changed:
+    except StaleRead:
         raise PostgresUnavailable(f"other runs kept committing first; flush {seq} is not undone, try again") from None
     if flush is None:
         raise CannotUndo(f"flush {seq} was undone already")
@@ -53,26 +53,26 @@ def _adjustment(connection: psycopg.Connection, seq: int) -> Adjustment:
         raise CannotUndo(f"the ledger has no flush {seq} (any more)")
     mode, flush_id, *_ = rows[0]
     if not mode.startswith("reconcile"):
-        raise CannotUndo(f"flush {seq} counted views (mode {mode}); only what `reconcile` adjusted can be undone")
+        raise CannotUndo(f"flush {seq} counted views (mode {mode}); only an adjustment of `reconcile` can be undone")
     return Adjustment(seq, mode, flush_id, {vod_id: delta for _, _, vod_id, delta in rows})
 
 
 @dataclass
-class _Undoing:
+class _UndoPlan:
     connection: psycopg.Connection
     adjustment: Adjustment
     target: Target | None
 
     def __call__(self) -> dict[str, int]:
-        """Negate it, if the counts allow that. Raises CannotUndo."""
-        self.seen = self._counts()
-        most = MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MOST[self.target.count_type]
+        """Return the deltas negated, if the counts allow that. Raises CannotUndo."""
+        self.counts = self._counts()
+        limit = MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MOST[self.target.count_type]
         negated = {vod_id: -delta for vod_id, delta in self.adjustment.deltas.items()}
         for vod_id, delta in negated.items():
-            if vod_id not in self.seen or not 0 <= self.seen[vod_id] + delta <= most:
-                found = self.seen.get(vod_id, "nothing")
+            if vod_id not in self.counts or not 0 <= self.counts[vod_id] + delta <= limit:
+                count = self.counts.get(vod_id, "no count")
                 raise CannotUndo(
-                    f"flush {self.adjustment.seq}: {vod_id!r} has {found}, to which {delta} cannot be added"
+                    f"flush {self.adjustment.seq}: {vod_id!r} has {count}, to which {delta} cannot be added"
                 )
         return negated
 
@@ -87,4 +87,4 @@ class _Undoing:
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         if self.target is None or self.adjustment.mode == "reconcile":
             return adjust_totals(connection, flush)
-        return write_target(connection, self.target, flush, self.seen)
+        return write_target(connection, self.target, flush, self.counts)

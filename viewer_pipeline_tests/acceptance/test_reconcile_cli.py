@@ -32,7 +32,7 @@ def told(online: Environment) -> Environment:
 
 
 def test_baseline_then_reconcile(told: Environment, vods: TargetWorld) -> None:
-    """Taken once; compared, mended and undone; the exit status tells whether anything remains."""
+    """Taken once; compared, repaired and undone; the exit status tells whether anything remains."""
     assert "no baseline was taken" in run(told, "reconcile").stdout
     assert json_of(run(told, "baseline", "--json")) == {}
     taken = json_of(run(told, "baseline", "--from-target", "--json"))
@@ -40,12 +40,14 @@ def test_baseline_then_reconcile(told: Environment, vods: TargetWorld) -> None:
     assert json_of(run(told, "baseline", "--from-target", "--json")) == {**taken, "new": False}
     assert json_of(run(told, "reconcile", "--json"))["remaining"] == 0
     vods.execute("UPDATE viewer.vod_view_counts SET view_count = 1 WHERE vod_id = 'a'")
-    found = json_of(run(told, "reconcile", "--json"), 1)
-    assert (found["found"]["total"], found["found"]["target"], found["flushes"]) == (1, 1, [])
-    assert len(Path(found["report"]).read_text().splitlines()) == 3
-    mended = json_of(run(told, "reconcile", "--repair", "--json"))
-    assert (mended["mended"]["total"], mended["remaining"]) == (1, 0)
-    (seq,) = mended["flushes"]
+    result = json_of(run(told, "reconcile", "--json"), 1)
+    differences = result["differences"]
+    assert (result["status"], differences["total"], differences["target"], result["flushes"]) == ("unhealthy", 1, 1, [])
+    assert result["checks"]["totals_equal_history"]["message"] == "1 difference"
+    assert len(Path(result["report"]).read_text().splitlines()) == 3
+    repaired = json_of(run(told, "reconcile", "--repair", "--json"))
+    assert (repaired["status"], repaired["repaired"]["total"], repaired["remaining"]) == ("healthy", 1, 0)
+    (seq,) = repaired["flushes"]
     assert json_of(run(told, "reconcile", "--undo", str(seq), "--json"))["views"] == -104
     assert "was undone already" in complaint(run(told, "reconcile", "--undo", str(seq)), 1)
     assert vods.totals() == {"a": -99, "b": 0}
@@ -58,7 +60,7 @@ def test_in_words(told: Environment, vods: TargetWorld, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "DIFFERS  totals_equal_history: 1 difference" in done.stdout
     assert "ok       marker_follows_ledger: 0 differences" in done.stdout
-    assert "history 5, baseline 0, parked 0, given up 0" in done.stdout
+    assert "history 5, baseline 0, parked 0" in done.stdout
     repaired = run(told, "reconcile", "--repair")
     assert "repaired in flushes 2; each can be undone" in repaired.stdout
     assert run(told, "reconcile", "--undo", "2").stdout == "flush 2 is undone by flush 3: -4 views\n"
@@ -87,7 +89,7 @@ def test_wrong_usage(told: Environment) -> None:
 
 
 def test_bench(environment: Environment) -> None:
-    """It falsifies totals of its own servers, and mends them."""
+    """It falsifies totals of its own servers, and repairs them."""
     figures = json_of(run(environment, "bench", "reconcile", "--totals", "10000", "--json"))
     assert (figures["totals"], figures["spoiled"]) == (10_000, 10_000)
     assert min(figures[name] for name in ("raw", "baseline", "compare", "repair", "peak_mb")) > 0

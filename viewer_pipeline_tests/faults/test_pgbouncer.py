@@ -37,7 +37,7 @@ from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
+from viewer_pipeline.reconcile.compare import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_together import flush_until
@@ -233,21 +233,23 @@ def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBounce
         "INSERT INTO viewer.vod_view_counts SELECT 'x' || n, 9, 0, 0, now() FROM generate_series(1, 2000) AS n"
     )
 
-    def run() -> Reconciled:
-        return reconcile(pooled.stores, Reconcile(uuid4().hex, tmp_path / "reports", repair=True, exclusive=True))
+    def run() -> ReconcileResult:
+        return reconcile(
+            pooled.stores, ReconcileRequest(uuid4().hex, tmp_path / "reports", repair=True, exclusive=True)
+        )
 
-    mended = run()
-    assert (mended.mended["total"], mended.mended["target"], mended.remaining) == (2001, 1, 0)
+    repaired = run()
+    assert (repaired.repaired["total"], repaired.repaired["target"], repaired.remaining) == (2001, 1, 0)
     assert vods.target() == {"a": 105, "b": 105}
     with pooled.stores.ledger.connect() as connection:
         undo(
             Adjuster(pooled.stores, connection, "undo", 100),
             pooled.stores.ledger.target(connection),
-            mended.flushes[-1],
+            repaired.flushes[-1],
         )
     assert vods.target() == {"a": 105, "b": 7}
-    assert run().mended["target"] == 1
-    assert sum(run().found.values()) == 0
+    assert run().repaired["target"] == 1
+    assert sum(run().differences.values()) == 0
     assert traces(pgbouncer) == {NONE}
 
 

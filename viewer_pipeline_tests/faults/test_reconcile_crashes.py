@@ -1,4 +1,4 @@
-"""A repair killed before every single call that it makes, and after the call was executed but not answered."""
+"""A repair that is killed before and after every call that it makes to a server."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile import mend
-from viewer_pipeline.reconcile.run import Reconcile, Reconciled, reconcile
+from viewer_pipeline.reconcile import repair as repair_module
+from viewer_pipeline.reconcile.compare import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline_tests.support.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld
 
 VODS = ("a", "b")
-PARTS = 4  # the points of a test, shared out
+PARTS = 4  # a test kills at every fourth point
 
 
 class OpenWorld(ConnectedWorld, TargetWorld):
-    """Streamix's tables over one connection: a thousand looks are most of what this costs."""
+    """Streamix's tables over one connection: opening a thousand connections would take most of the time."""
 
 
-def repair(stores: Stores, reports: Path) -> Reconciled:
-    """Reconcile with repair, on connections of its own; a transaction a VOD and a half."""
+def repair(stores: Stores, reports: Path) -> ReconcileResult:
+    """Reconcile with repair, on connections of its own, in batches of one VOD."""
     with client_of_threads(stores.redis.url) as client:
         own = Stores(RedisStore(client, stores.redis.url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
-        return reconcile(own, Reconcile(uuid4().hex, reports, repair=True, exclusive=True, batch_size=1))
+        return reconcile(own, ReconcileRequest(uuid4().hex, reports, repair=True, exclusive=True, batch_size=1))
 
 
-def watched(watcher: Watcher, stores: Stores, reports: Path) -> Callable[[], None]:
-    """Return what a child is to do."""
+def repair_in_child(watcher: Watcher, stores: Stores, reports: Path) -> Callable[[], None]:
+    """Return the function for a child process: a repair under this watcher."""
 
-    def do() -> None:
+    def repair_watched() -> None:
         with watching(watcher):
             repair(stores, reports)
 
-    return do
+    return repair_watched
 
 
 def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +64,8 @@ def spoil(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     vods.execute("""UPDATE public."Vod" SET "viewCount" = "viewCount" - 3 WHERE id = 'b'""")
 
 
-def repaired(vods: TargetWorld) -> dict[tuple[str, str], int]:
-    """Return what the ledger says that repairs have added, by mode and VOD."""
+def repaired_views(vods: TargetWorld) -> dict[tuple[str, str], int]:
+    """Return the views that repairs have added according to the ledger, by mode and VOD."""
     rows = vods.rows(
         "SELECT mode, vod_id, sum(delta) FROM viewer.flush JOIN viewer.flush_batch USING (seq),"
         " unnest(vod_ids, deltas) AS c (vod_id, delta) WHERE mode LIKE 'reconcile%' GROUP BY mode, vod_id"
@@ -74,12 +74,14 @@ def repaired(vods: TargetWorld) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    """The next repair and the next flush find everything as it should be: no view lost, doubled or taken from Redis.
+def test_repair_killed_at_every_call(
+    stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """The next repair and the next flush complete the work: no view is lost, counted twice or subtracted from Redis.
 
-    And the ledger says what was mended, each difference once.
+    The ledger records each repaired difference once.
     """
-    monkeypatch.setattr(mend, "AT_ONCE", 1)
+    monkeypatch.setattr(repair_module, "BATCH_ROWS", 1)
     with OpenWorld(stores) as vods:
         vods.make_streamix()
         vods.add_vods(*VODS)
@@ -92,14 +94,16 @@ def test_killed_at_every_call(stores: Stores, tmp_path: Path, monkeypatch: pytes
         assert len(points) > 100
         for point in points[part::PARTS]:
             spoil(vods, monkeypatch)
-            killed = in_child(watched(Killer(point), vods.stores, tmp_path), tmp_path / "report")
+            killed = in_child(repair_in_child(Killer(point), vods.stores, tmp_path), tmp_path / "report")
             assert killed == -9, point
             assert repair(vods.stores, tmp_path).remaining == 0, point
             vods.flush()
             assert vods.totals() == vods.target() == dict(vods.sent), point
             assert vods.counters() == vods.parked() == {}, point
-            assert repaired(vods) == {("reconcile", "a"): -7, ("reconcile", "b"): -7, ("reconcile_target", "b"): 3}, (
-                point
-            )
+            assert repaired_views(vods) == {
+                ("reconcile", "a"): -7,
+                ("reconcile", "b"): -7,
+                ("reconcile_target", "b"): 3,
+            }, point
             again = repair(vods.stores, tmp_path)
-            assert (sum(again.found.values()), again.flushes) == (0, []), point
+            assert (sum(again.differences.values()), again.flushes) == (0, []), point

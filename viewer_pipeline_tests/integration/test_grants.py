@@ -46,7 +46,7 @@ from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.reconcile.run import Reconcile, reconcile
+from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import COMMANDS, TABLES
 from viewer_pipeline.stores.redis import connect
@@ -142,14 +142,14 @@ def do_everything(narrow: Narrow) -> None:
 
 
 def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
-    """Take the baseline, twice, and mend a total and a count of the table."""
+    """Take the baseline, twice, and repair a total and a count of the table."""
     with narrow.ledger.connect() as connection:
         for _ in range(2):
             assert take_from_target(connection, narrow.ledger, again=True).new
     narrow.owner.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = %s", known)
     stores = Stores(RedisStore(client, narrow.settings.require_redis_url(), PREFIX), narrow.ledger)
-    what = Reconcile(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
-    assert reconcile(stores, what).mended["total"] == 1
+    what = ReconcileRequest(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
+    assert reconcile(stores, what).repaired["total"] == 1
 
 
 def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:

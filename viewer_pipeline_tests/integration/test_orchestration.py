@@ -27,7 +27,7 @@ from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
-from viewer_pipeline.reconcile import run as reconcile_run
+from viewer_pipeline.reconcile import compare as reconcile_compare
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -86,7 +86,7 @@ def test_definitions_load() -> None:
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert keys == {"redis_counters", "view_counts", "daily_views", "reconciliation"}
     graph = defs.resolve_asset_graph()
-    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, *DAILY_CHECKS, *reconcile_run.CHECKS}
+    assert {key.name for key in graph.asset_check_keys} == {*CHECKS, *DAILY_CHECKS, *reconcile_compare.CHECKS}
     assert graph.get(dg.AssetKey("daily_views")).parent_keys == {dg.AssetKey("view_counts")}
     assert graph.get(dg.AssetKey("view_counts")).parent_keys == {dg.AssetKey("redis_counters")}
     job = defs.resolve_job_def("flush_views")

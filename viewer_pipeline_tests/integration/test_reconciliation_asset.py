@@ -11,7 +11,7 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.upkeep import reconcile_job
-from viewer_pipeline.reconcile.run import CHECKS
+from viewer_pipeline.reconcile.compare import CHECKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -39,7 +39,7 @@ def failed(result: dg.ExecuteInProcessResult) -> dict[str, str | None]:
     return {c.check_name: c.description for c in result.get_asset_check_evaluations() if not c.passed}
 
 
-def test_differences_are_reported_and_mended(
+def test_reconciliation_reports_and_repairs_differences(
     dagster_settings: Settings, world: World, redis_url: str, database_url: str
 ) -> None:
     """Checks fail where differences remain; the metadata has numbers, the first of them, and the path of the rest."""
@@ -51,27 +51,27 @@ def test_differences_are_reported_and_mended(
     assert target == "not compared: TARGET_TABLE is not set"
     world.execute("UPDATE viewer.vod_view_counts SET view_count = 9 WHERE vod_id = 'vod0001'")
     world.client.set(PREFIX + "bad", "abc")
-    found = run(redis_url, database_url)
-    assert found.success
-    assert failed(found) == {"totals_equal_history": "1 difference", "counters_are_counts": "1 difference"}
-    said = figures(found)
+    different = run(redis_url, database_url)
+    assert different.success
+    assert failed(different) == {"totals_equal_history": "1 difference", "counters_are_counts": "1 difference"}
+    metadata = figures(different)
     expected = {
         "differences": 2,
-        "mended": 0,
+        "repaired": 0,
         "remaining": 2,
         "total_differences": 1,
         "counter_differences": 1,
         "vods": 5,
     }
-    assert {name: said[name] for name in expected} == expected
-    assert [record.data["vod_id"] for record in said["first_differences"].records] == ["vod0001", "bad"]
-    report = Path(said["report"])
+    assert {name: metadata[name] for name in expected} == expected
+    assert [record.data["vod_id"] for record in metadata["first_differences"].records] == ["vod0001", "bad"]
+    report = Path(metadata["report"])
     assert report.parent == dagster_settings.viewer_home.absolute() / "reports"
     assert len(report.read_text().splitlines()) == 3
-    mended = run(redis_url, database_url, repair=True)
-    assert failed(mended) == {"counters_are_counts": "1 difference"}
-    said = figures(mended)
-    assert (said["differences"], said["mended"], said["remaining"], said["flushes"]) == (2, 1, 1, said["flushes"])
+    repaired = run(redis_url, database_url, repair=True)
+    assert failed(repaired) == {"counters_are_counts": "1 difference"}
+    metadata = figures(repaired)
+    assert (metadata["differences"], metadata["repaired"], metadata["remaining"]) == (2, 1, 1)
 
 
 @pytest.mark.usefixtures("dagster_settings")

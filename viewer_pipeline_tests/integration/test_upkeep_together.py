@@ -7,7 +7,7 @@ from pathlib import Path
 
 from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.history.retention import prune_ledger
-from viewer_pipeline.reconcile.run import Reconcile, reconcile
+from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 
@@ -16,8 +16,8 @@ PLENTY = 60.0  # seconds
 
 def differences(world: World, reports: Path) -> dict[str, int]:
     """Return how many differences a reconciliation finds, by kind; not of the marker, which no run has made here."""
-    found = reconcile(world.stores, Reconcile(run_id="test", reports=reports)).found
-    return {kind: count for kind, count in found.items() if count and kind != "marker"}
+    result = reconcile(world.stores, ReconcileRequest(run_id="test", reports=reports))
+    return {kind: count for kind, count in result.differences.items() if count and kind != "marker"}
 
 
 def test_what_retention_drops_is_no_difference(world: World, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 -- name: total_adjustments
--- What must be added to some totals for the law to hold. `history` is that of each VOD up to flush `seq`;
--- what was flushed since is added here, so that all of it is seen at one moment. Returns what is not right
--- yet, and whether it can be: the new total fits, and it is the total, not what is parked, that must be wrong.
+-- Return the deltas to some totals. `history` is that of each VOD up to flush `seq`; flushes since then are added here,
+-- so that all of it is read at one moment. Columns: id, delta (not zero), and whether it can be applied: the new total
+-- fits, and it is the total that must be wrong, not the parked views.
 WITH due AS (
     SELECT d.vod_id COLLATE "C" AS vod_id, d.history
     FROM unnest(%(vod_ids)s::text[], %(history)s::numeric[]) AS d (vod_id, history)
@@ -11,36 +11,36 @@ WITH due AS (
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
     WHERE f.seq > %(seq)s AND NOT starts_with(f.mode, 'reconcile') AND c.vod_id = ANY(%(vod_ids)s)
     GROUP BY c.vod_id COLLATE "C"
-), given_up AS (
+), discarded AS (
     SELECT subject COLLATE "C" AS vod_id, sum(value::numeric) AS views FROM viewer.rejected
     WHERE source = 'parked' AND value ~ '^[0-9]+$' AND NOT starts_with(reason, 'no row came')
         AND subject = ANY(%(vod_ids)s)
     GROUP BY subject
-), unnamed AS (
+), pruned AS (
     SELECT coalesce(sum(value::numeric), 0) AS views FROM viewer.rejected
     WHERE source = 'parked' AND value ~ '^[0-9]+$' AND starts_with(reason, 'no row came')
-), lacking AS (
+), adjustment AS (
     SELECT
         due.vod_id, t.view_count, t.vod_id IS NULL AND p.vod_id IS NOT NULL AS parked_alone,
-        due.history + coalesce(s.views, 0) - coalesce(g.views, 0) - coalesce(p.views, 0)
+        due.history + coalesce(s.views, 0) - coalesce(d.views, 0) - coalesce(p.views, 0)
             - coalesce(t.view_count::numeric - t.baseline, 0) AS delta
     FROM due
     LEFT JOIN since AS s USING (vod_id)
-    LEFT JOIN given_up AS g USING (vod_id)
+    LEFT JOIN discarded AS d USING (vod_id)
     LEFT JOIN viewer.parked AS p USING (vod_id)
     LEFT JOIN viewer.vod_view_counts AS t USING (vod_id)
 )
 SELECT
-    l.vod_id, l.delta,
-    NOT l.parked_alone AND coalesce(l.view_count, 0) + l.delta BETWEEN 0 AND 9223372036854775807
-        AND unnamed.views = %(unnamed)s
-FROM lacking AS l CROSS JOIN unnamed
-WHERE l.delta <> 0
-ORDER BY l.vod_id
+    a.vod_id, a.delta,
+    NOT a.parked_alone AND coalesce(a.view_count, 0) + a.delta BETWEEN 0 AND 9223372036854775807
+        AND pruned.views = %(pruned)s
+FROM adjustment AS a CROSS JOIN pruned
+WHERE a.delta <> 0
+ORDER BY a.vod_id
 
 -- name: target_adjustments
--- What must be added to some rows of the user's table for their count to be the total; what the count is now; whether
--- the column has room for the total.
+-- Return the deltas to some rows of the user's table. Columns: id, delta, the current count, and whether the column can
+-- hold the total.
 SELECT s.vod_id, s.views - coalesce(t.{count}, 0), coalesce(t.{count}, 0), s.views BETWEEN 0 AND {most}
 FROM (
     SELECT {key} AS key, min(c.vod_id) AS vod_id, sum(c.view_count) AS views
@@ -53,13 +53,13 @@ WHERE coalesce(t.{count}, 0) <> s.views
 ORDER BY s.vod_id
 
 -- name: adjust_target
--- Add to some rows of the user's table, where the count is still what was seen. Locks them in the order of their ids.
+-- Add deltas to rows of the user's table whose count has not changed. Locks them in the order of their ids.
 WITH due AS MATERIALIZED (
-    SELECT {key} AS key, c.delta, c.seen
-    FROM unnest(%(vod_ids)s::text[], %(deltas)s::bigint[], %(seen)s::bigint[]) AS c (vod_id, delta, seen)
+    SELECT {key} AS key, c.delta, c.expected
+    FROM unnest(%(vod_ids)s::text[], %(deltas)s::bigint[], %(counts)s::bigint[]) AS c (vod_id, delta, expected)
     ORDER BY 1
 )
 UPDATE {table} AS t
 SET {count} = coalesce(t.{count}, 0) + due.delta
 FROM due
-WHERE t.{id} = due.key AND coalesce(t.{count}, 0) = due.seen
+WHERE t.{id} = due.key AND coalesce(t.{count}, 0) = due.expected

@@ -1,6 +1,6 @@
 -- name: reconcile_target
--- Rows of the user's table whose count is not the total, or the sum of the totals of all ids that are this one in the
--- type of its column. Returns those ids, the sum and the count, in no order.
+-- Return rows of the user's table whose count differs from the total. Where several ids become one value in the type of
+-- its id column, their totals are summed. Columns: the ids, the sum, the count; unordered.
 SELECT s.vod_ids, s.views, coalesce(t.{count}, 0)
 FROM (
     SELECT {key} AS key, array_agg(c.vod_id) AS vod_ids, sum(c.view_count) AS views
@@ -11,5 +11,5 @@ JOIN {table} AS t ON t.{id} = s.key
 WHERE coalesce(t.{count}, 0) <> s.views
 
 -- name: has_baseline
--- Whether the counts of the time before were taken as baselines.
+-- Return whether a baseline was taken.
 SELECT EXISTS (SELECT FROM viewer.baseline_taken)

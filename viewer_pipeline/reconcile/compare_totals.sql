@@ -1,11 +1,11 @@
 -- name: reconcile_totals
--- VODs of which the law does not hold: total - baseline + parked + given up by hand = days that are in daily_views alone
--- and, from then on, the ledger; with it what came too late for its day, and so is in no daily view. One pass over all of it; returns what differs, in no order. Flushes of `reconcile` are
--- no views. What retention gave up names no VOD: unnamed_given_up.sql.
+-- Return the VODs whose total does not match: total - baseline + parked + discarded = the views of days that only
+-- daily_views holds, plus the ledger from then on, plus flushes that came too late for their day. One pass, unordered.
+-- Flushes of `reconcile` are no views. Views that retention pruned name no VOD: see pruned_views.
 WITH part AS (
     SELECT
         c.vod_id COLLATE "C" AS vod_id, c.delta AS history, NULL::bigint AS total, NULL::bigint AS baseline,
-        NULL::numeric AS parked, NULL::numeric AS given_up
+        NULL::numeric AS parked, NULL::numeric AS discarded
     FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
     WHERE NOT starts_with(f.mode, 'reconcile')
@@ -29,13 +29,13 @@ WITH part AS (
 )
 SELECT
     vod_id, coalesce(sum(history), 0) AS history, max(total) AS total, max(baseline) AS baseline,
-    coalesce(max(parked), 0) AS parked, coalesce(max(given_up), 0) AS given_up
+    coalesce(max(parked), 0) AS parked, coalesce(max(discarded), 0) AS discarded
 FROM part
 GROUP BY vod_id
-HAVING coalesce(sum(history), 0) - coalesce(max(given_up), 0)
+HAVING coalesce(sum(history), 0) - coalesce(max(discarded), 0)
     <> coalesce(max(total)::numeric - max(baseline), 0) + coalesce(max(parked), 0)
 
--- name: unnamed_given_up
--- Views that were given up of VODs that the record does not name: by retention.
+-- name: pruned_views
+-- Return how many parked views retention has pruned; their record names no VOD.
 SELECT coalesce(sum(value::numeric), 0) FROM viewer.rejected
 WHERE source = 'parked' AND value ~ '^[0-9]+$' AND starts_with(reason, 'no row came')

@@ -1,0 +1,58 @@
+"""Checks that read Redis: the marker against the ledger, and counters that can never be counted. No repairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.ledger import LastFlush, last_flush
+from viewer_pipeline.flush.ownership import find_refusal
+from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.reconcile.report import Difference, DifferenceReport
+from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
+
+PAGE_SIZE = 10_000  # counters in memory
+UNSETTLED_SECONDS = 60.0  # a flush is settled within a second; after a crash, by the next run
+
+
+def compare_marker(stores: Stores, report: DifferenceReport) -> None:
+    """Report a marker that is missing, ahead of the ledger, or left behind.
+
+    The marker is read before the ledger, so that flushes which commit meanwhile are no difference.
+    """
+    marker = stores.redis.marker()
+    with stores.ledger.connect() as connection:
+        last = last_flush(connection)
+        refusal = find_refusal(stores.redis, stores.ledger, connection)
+        if message := str(refusal or "") or _marker_error(connection, marker, last):
+            report.add(Difference("marker", "", last.seq, marker.seq if marker else None, message))
+
+
+def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: LastFlush) -> str | None:
+    if marker is None:
+        return "Redis has no marker: it was emptied or replaced" if last.seq else None
+    if marker.seq > last.seq:
+        return "the marker is ahead of the ledger: PostgreSQL was rolled back"
+    flushes, age = fetch_one(connection, SQL["oldest_unsettled"], seq=marker.seq, batch=marker.batch)
+    if age is None or age < UNSETTLED_SECONDS:
+        return None
+    return f"{flushes} flushes are committed and not settled, the oldest for {age:.0f} s"
+
+
+def compare_counters(redis: RedisStore, report: DifferenceReport) -> None:
+    """Report every counter whose value, type or id can never be counted."""
+    for ids in chunks(_counter_ids(redis), PAGE_SIZE):
+        for reject in aggregate(redis.read([list(ids)])).rejects:
+            message = f"{reject.reason}: {reject.value!r}" if reject.value else reject.reason
+            report.add(Difference("counter", reject.subject, None, None, message))
+
+
+def _counter_ids(redis: RedisStore) -> Iterator[bytes]:
+    for ids in redis.swept():
+        yield from ids

@@ -1,0 +1,47 @@
+"""The user's table against the totals, if only this pipeline writes it; and parked views that it can take now."""
+
+from __future__ import annotations
+
+import json
+
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.reconcile.report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.snapshot import open_snapshot, stream_rows
+from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.target.parked import all_ready_parked, apply_parked
+from viewer_pipeline.target.table import MOST, Target
+
+SQL = named_queries(__name__)
+
+NO_BASELINE = (
+    "no baseline was taken, so the counts that existed before are not known; run `viewer-pipeline baseline"
+    " --from-target`"
+)
+
+
+def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
+    """Report each row whose count is not the total, of VODs that have both."""
+    with open_snapshot(url) as connection:
+        if not fetch_one(connection, SQL["has_baseline"])[0]:
+            report.skip("target", NO_BASELINE)
+            report.notes.append(f"the target was not compared: {NO_BASELINE}")
+            return
+        for vod_ids, views, count in stream_rows(connection, target.statement(SQL["reconcile_target"])):
+            fits = 0 <= views <= MOST[target.count_type]
+            message = f"in {target.said}" if fits else f"in {target.said}, whose column cannot hold the total"
+            ids = sorted(vod_ids)
+            report.add(Difference("target", ids[0], int(views), count, message, fits, json.dumps(ids)))
+
+
+def compare_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) -> None:
+    """Report parked views that the target could take now; with `repair`, count them."""
+    with ledger.connect() as connection:
+        target = ledger.target(connection)
+        if target is None:
+            return
+        for vod_ids in all_ready_parked(connection, target):
+            for vod_id in vod_ids:
+                message = "its row exists and has room"
+                report.add(Difference("parked", vod_id, None, None, message, repairable=True))
+            if repair and vod_ids:
+                report.repaired["parked"] += apply_parked(connection, target, vod_ids).vods

@@ -1,0 +1,119 @@
+"""Repairs: totals to what the history says, the target to what the totals say. Each transaction is in the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals
+from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
+from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
+from viewer_pipeline.reconcile.report import DifferenceReport, Kind
+from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.target.table import Target
+from viewer_pipeline.target.upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word
+
+SQL = named_queries(__name__)
+
+BATCH_ROWS = 1000  # VODs in one transaction
+
+
+def repair_totals(adjuster: Adjuster, report: DifferenceReport, point: SnapshotPoint) -> None:
+    """Set totals to what history and ledger say now. A total that nothing explains stays as it is."""
+    for vods in chunks(report.repairable("total"), BATCH_ROWS):
+        plan = _TotalsPlan(adjuster.connection, point, vods)
+        try:
+            flush = adjuster.commit("reconcile", plan, adjust_totals)
+        except StaleRead:
+            continue  # other runs kept committing first
+        _record(report, "total", flush, len(vods) - plan.unexplained)
+
+
+@dataclass
+class _TotalsPlan:
+    """The deltas to the totals of some VODs, read anew at each call."""
+
+    connection: psycopg.Connection
+    point: SnapshotPoint
+    vods: Sequence[tuple[str, str]]  # id, and history up to the snapshot
+    unexplained: int = 0  # totals that nothing explains any more
+
+    def __call__(self) -> dict[str, int]:
+        rows = self.connection.execute(
+            SQL["total_adjustments"],
+            {
+                "vod_ids": [vod_id for vod_id, _ in self.vods],
+                "history": [int(history) for _, history in self.vods],
+                "seq": self.point.seq,
+                "pruned": self.point.pruned,
+            },
+        ).fetchall()
+        self.unexplained = sum(not fits for _, _, fits in rows)
+        return {vod_id: int(delta) for vod_id, delta, fits in rows if fits}
+
+
+def repair_target(adjuster: Adjuster, target: Target, report: DifferenceReport) -> None:
+    """Set counts of the user's table to the totals; row by row where some rows are locked or refused."""
+    for vods in chunks(report.repairable("target"), BATCH_ROWS):
+        _repair_rows(adjuster, target, [json.loads(ids) for _, ids in vods], report)
+
+
+def _repair_rows(adjuster: Adjuster, target: Target, rows: Sequence[list[str]], report: DifferenceReport) -> None:
+    plan = TargetPlan(adjuster.connection, target, [vod_id for ids in rows for vod_id in ids])
+    try:
+        flush = adjuster.commit("reconcile_target", plan, plan.write)
+    except (StaleRead, psycopg.Error) as error:
+        if isinstance(error, psycopg.Error) and not blames_rows(error):
+            raise
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            _repair_rows(adjuster, target, rows[:middle], report)
+            _repair_rows(adjuster, target, rows[middle:], report)
+        return
+    _record(report, "target", flush, len(rows) - plan.too_large)
+
+
+def _record(report: DifferenceReport, kind: Kind, flush: Flush | None, repaired: int) -> None:
+    if flush is not None:
+        report.flushes.append(flush.seq)
+    report.repaired[kind] += repaired
+
+
+@dataclass
+class TargetPlan:
+    """The deltas to some rows of the user's table, and the counts that they were computed from."""
+
+    connection: psycopg.Connection
+    target: Target
+    vod_ids: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    too_large: int = 0  # totals that the column cannot hold
+
+    def __call__(self) -> dict[str, int]:
+        """Read the counts, and return the deltas."""
+        rows = self.connection.execute(
+            self.target.statement(SQL["target_adjustments"]), {"vod_ids": self.vod_ids}
+        ).fetchall()
+        self.counts = {vod_id: count for vod_id, _, count, fits in rows if fits}
+        self.too_large = len(rows) - len(self.counts)
+        return {vod_id: int(delta) for vod_id, delta, _, fits in rows if fits}
+
+    def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
+        """Add the flush to the table. Raises StaleRead where a count has changed since; then nothing is written."""
+        return write_target(connection, self.target, flush, self.counts)
+
+
+def write_target(connection: psycopg.Connection, target: Target, flush: Flush, counts: Mapping[str, int]) -> Totals:
+    """Add the batches to rows that still have these counts. Raises StaleRead if any row has another count."""
+    hold_all_to_their_word(connection, LOCK_TIMEOUT)
+    ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]
+    deltas = [delta for batch in flush.batches for delta in batch.deltas]
+    params: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "counts": [counts[vod_id] for vod_id in ids]}
+    if connection.execute(target.statement(SQL["adjust_target"]), params).rowcount != len(ids):
+        raise StaleRead
+    return dict

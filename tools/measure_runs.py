@@ -1,7 +1,7 @@
 """Measure how large Dagster's history gets: `python -m tools.measure_runs`.
 
 The figures of docs/how-to/retention.md are from here. One flush is run for real, in a throw-away stack; its rows are
-planted again for every run of every simulated day, and each day's end has housekeeping delete what is old by then.
+planted again for every run of every simulated day, and each day's end the retention job deletes the old ones.
 `--vacuum` vacuums after that; else autovacuum does what is due by the server's defaults before the next day comes.
 """
 
@@ -20,10 +20,10 @@ import psycopg
 from tools.measure_history import say
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
-from viewer_pipeline.orchestration.housekeeping import SECONDS
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs
+from viewer_pipeline.orchestration.retention import SECONDS
+from viewer_pipeline.orchestration.run_history import Ages, connect, prune_runs
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -61,8 +61,8 @@ def one_day(
     a_day(connection, run_id, runs, ends)
     started = time.perf_counter()
     with patch("time.time", lambda: ends):
-        gone = forget_runs(connection, instance, Ages(7, 30), SECONDS)
-    assert gone.ended
+        gone = prune_runs(connection, instance, Ages(7, 30), SECONDS)
+    assert gone.complete
     return gone.runs, time.perf_counter() - started
 
 

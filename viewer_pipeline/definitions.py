@@ -7,24 +7,24 @@ import dagster as dg
 from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.assets import redis_counters, view_counts
 from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
-from viewer_pipeline.orchestration.housekeeping import HOUSEKEEPING
-from viewer_pipeline.orchestration.housekeeping_schedules import housekeeping_schedules
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.ops import IN_MEMORY
+from viewer_pipeline.orchestration.reconciliation import reconcile_job, reconciliation
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
+from viewer_pipeline.orchestration.retention import RETENTION_JOBS
+from viewer_pipeline.orchestration.retention_schedules import RETENTION_SCHEDULES
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today, sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
-from viewer_pipeline.orchestration.upkeep import reconcile_job, reconciliation
 from viewer_pipeline.settings import load_settings
 
 settings = load_settings()
 
 defs = dg.Definitions(
     assets=[redis_counters, view_counts, daily_views, reconciliation],  # the checks come with them
-    jobs=[flush_views, roll_up_days, reconcile_job, *HOUSEKEEPING],
+    jobs=[flush_views, roll_up_days, reconcile_job, *RETENTION_JOBS],
     sensors=[view_count_updates_sensor, run_failure],
-    schedules=[sweep_schedule, close_yesterday, refresh_today, *housekeeping_schedules],
+    schedules=[sweep_schedule, close_yesterday, refresh_today, *RETENTION_SCHEDULES],
     executor=dg.in_process_executor,  # for what is materialized by hand: nothing is passed between processes
     loggers={"console": console},
     resources={

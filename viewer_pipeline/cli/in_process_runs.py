@@ -17,8 +17,8 @@ from viewer_pipeline.history.daily import ONE_DAY, Window
 from viewer_pipeline.orchestration.daily import roll_up_days
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.partitions import in_words, run_tags_of
-from viewer_pipeline.orchestration.why import WHY
+from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
+from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -69,7 +69,7 @@ def run_flush(
     result = defs.resolve_job_def(flush_views.name).execute_in_process(
         run_config=flush_run_config(mode, vod_ids) | QUIET,
         instance=instance,
-        tags={WHY: trigger, **tags},
+        tags={TRIGGER_TAG: trigger, **tags},
         raise_on_error=False,
     )
     stats: dict[str, Any] = {}
@@ -95,7 +95,7 @@ def run_backfill(instance: dg.DagsterInstance, window: Window) -> RunResult:
     result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
         run_config=QUIET,
         instance=instance,
-        tags={WHY: f"command line: backfill of {in_words(window)}", **run_tags_of(window)},
+        tags={TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **run_tags_of(window)},
         raise_on_error=False,
     )
     days = {

@@ -7,16 +7,16 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
-from viewer_pipeline.orchestration import described
+from viewer_pipeline.orchestration import decorators
+from viewer_pipeline.orchestration.trigger import TRIGGER_TAG, trigger_of
 from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline.orchestration.why import WHY, why_of
 from viewer_pipeline.settings import load_settings, without_password
 
 SENTENCE_CHARACTERS = 300
 _CLASS = re.compile(r"^[\w.]+: ")  # of the exception, in front of what it says
 
 
-@described.run_failure_sensor(  # of no jobs by name: of all runs of this code location, also those of no job of ours
+@decorators.run_failure_sensor(  # of no jobs by name: of all runs of this code location, also those of no job of ours
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
@@ -30,8 +30,8 @@ def run_failure(context: dg.RunFailureSensorContext) -> None:
     """
     said = told(context)
     run = context.dagster_run
-    if WHY not in run.tags:  # it failed before it came to a step; retention knows it as ours by this
-        context.instance.add_run_tags(run.run_id, {WHY: said["why"]})
+    if TRIGGER_TAG not in run.tags:  # it failed before it came to a step; retention knows it as ours by this
+        context.instance.add_run_tags(run.run_id, {TRIGGER_TAG: said["why"]})
     context.log.error(str(event("run failed", **said)))
     if url := load_settings().alert_webhook_url:
         text = f"Viewer Pipeline: run {said['run'][:8]} of {said['job']} failed: {said['reason']}"
@@ -49,7 +49,7 @@ def told(context: dg.RunFailureSensorContext) -> dict[str, str]:
     return {
         "job": launched(run),
         "run": run.run_id,
-        "why": without_password(why_of(run.tags)),
+        "why": without_password(trigger_of(run.tags)),
         "reason": without_password(reason.strip().partition("\n")[0])[:SENTENCE_CHARACTERS],
     }
 

@@ -22,11 +22,11 @@ from viewer_pipeline.history.daily import (
 )
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.check_results import check_result
-from viewer_pipeline.orchestration.ops import TOP, TRANSIENT, said_clearly
-from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, in_words, window_of
-from viewer_pipeline.orchestration.picture import hours_picture
+from viewer_pipeline.orchestration.hourly_chart import hourly_chart
+from viewer_pipeline.orchestration.ops import TOP, TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, window_of
 from viewer_pipeline.orchestration.resources import PostgresResource
-from viewer_pipeline.orchestration.why import say_why
+from viewer_pipeline.orchestration.trigger import tag_trigger
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
@@ -60,11 +60,13 @@ def daily_views(context: dg.AssetExecutionContext, postgres: PostgresResource) -
     same rows. A range of days is one run and one transaction. Views belong to the day on which their counter was read.
     Days whose ledger was dropped (`LEDGER_RETENTION_DAYS`) are final and left as they are.
     """
-    say_why(context)
+    tag_trigger(context)
     window = window_of(context)
-    with said_clearly(), postgres.ledger().connect() as connection:
+    with retry_only_transient(), postgres.ledger().connect() as connection:
         done = roll_up(connection, window)
-        context.log.info(f"added up {len(done.added_up)} days anew, {len(done.final)} are final: {in_words(window)}")
+        context.log.info(
+            f"added up {len(done.added_up)} days anew, {len(done.final)} are final: {format_window(window)}"
+        )
         for day in rolled_up_days(connection, window):
             _report(context, connection, done, day)
         checks = [_daily_equals_ledger(connection, window), _yesterday_is_complete(connection)]
@@ -85,7 +87,7 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, d
     }
     if day.kept:
         hours = views_per_hour(connection, day.day)
-        metadata |= {"flushes": day.flushes, "views_per_hour": dg.MetadataValue.md(hours_picture(day.day, hours))}
+        metadata |= {"flushes": day.flushes, "views_per_hour": dg.MetadataValue.md(hourly_chart(day.day, hours))}
     else:
         metadata["notes"] = FINAL
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())

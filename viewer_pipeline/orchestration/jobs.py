@@ -38,10 +38,10 @@ def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str
 
 def flush_request(mode: FlushMode, why: str) -> dg.RunRequest:
     """Return a request for a flush run whose tag says why it is made."""
-    return dg.RunRequest(run_config=flush_run_config(mode), tags={"viewer/why": why})
+    return dg.RunRequest(run_config=flush_run_config(mode), tags={"viewer/trigger": why})
 
 
-def why_wait(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
+def blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
     """Return why no run of a job should be launched now: one is queued or running. None when the way is free."""
     filters = dg.RunsFilter(job_name=job, statuses=ACTIVE)
     for record in instance.get_run_records(filters, limit=1):

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.steps import CHECKS, Persisted, Request, Snapshot
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.orchestration.why import say_why
+from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline.target.parked import ParkedViews, parked_of_flushes
 
@@ -54,7 +54,7 @@ def mode_of(run_config: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def said_clearly() -> Iterator[None]:
+def retry_only_transient() -> Iterator[None]:
     """Let what is transient be retried, and fail at once, with one sentence, where trying again cannot help."""
     try:
         yield
@@ -74,7 +74,7 @@ def drain_counters(
     context: dg.OpExecutionContext, config: FlushConfig, redis: RedisResource, postgres: PostgresResource
 ) -> Snapshot:
     """Settle what an earlier run left, then read the counters. Nothing is changed in Redis but the marker."""
-    say_why(context)
+    tag_trigger(context)
     settings = load_settings()
     request = Request(
         run_id=context.run.run_id,
@@ -84,7 +84,7 @@ def drain_counters(
         flush_max_counters=settings.flush_counters,
         parked_retention_days=settings.parked_retention_days,
     )
-    with said_clearly(), stores(redis, postgres) as both:
+    with retry_only_transient(), stores(redis, postgres) as both:
         snapshot = flush.drain(both, request)
     context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
@@ -112,7 +112,7 @@ def bulk_upsert(
     postgres: PostgresResource,
 ) -> Persisted:
     """Commit ledger and totals in one transaction per flush, and subtract each committed batch from Redis, once."""
-    with said_clearly(), stores(redis, postgres) as both:
+    with retry_only_transient(), stores(redis, postgres) as both:
         persisted = flush.bulk_upsert(both, snapshot, aggregated)
     for sentence in persisted.findings.sentences():
         context.log.warning(sentence)
@@ -139,7 +139,7 @@ def verify_consistency(
 ) -> Iterator[Any]:
     """Compare what was committed with what was meant: ledger, totals, marker, drift. Then add it to the sums."""
     started = time.perf_counter()
-    with said_clearly(), stores(redis, postgres) as both:
+    with retry_only_transient(), stores(redis, postgres) as both:
         results = flush.verify(both, persisted)
         with both.ledger.connect() as connection:
             top = top_of_flushes(connection, persisted.seqs, TOP)

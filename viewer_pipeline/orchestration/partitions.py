@@ -28,7 +28,7 @@ def run_tags_of(window: Window) -> dict[str, str]:
     return {RANGE_START: window.start.isoformat(), RANGE_END: (window.end - ONE_DAY).isoformat()}
 
 
-def in_words(window: Window) -> str:
+def format_window(window: Window) -> str:
     """Name the days."""
     last: date = window.end - ONE_DAY
     return f"{window.start}" if window.start == last else f"{window.start} to {last}"

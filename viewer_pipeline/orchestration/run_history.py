@@ -1,12 +1,12 @@
-"""Dagster's own history: runs of ours that are old, with their events, tags and check results, by SQL.
+"""Retention of Dagster's own history: old runs of this pipeline, with their events, tags and check results, by SQL.
 
-Ours are those with a tag that says so, whatever else runs in the same Dagster under whatever name: `viewer/job`, which
-our jobs give their runs, or `viewer/why`, which our assets give a run that no job of ours launched (by *Materialize* in
-the UI, for a backfill), and the sensor `run_failure` one that failed before it came to a step.
+A run belongs to this pipeline if it has one of two tags, whatever else runs in the same Dagster: `viewer/job`, set by
+our jobs, or `viewer/trigger`, set by our assets on runs of no job of ours (*Materialize* in the UI, backfills) and by
+the sensor `run_failure` on runs that failed before their first step.
 
-Dagster itself deletes only ticks. Its API deletes one run in several transactions and leaves the results of asset
-checks behind, four rows a run; so sets of runs are deleted here, each set in one transaction. A test counts the rows of
-all tables that grow with runs, so an upgrade that changes them goes red.
+Dagster itself deletes only ticks. Its API deletes one run in several transactions and leaves check results behind, four
+rows a run. Here a set of runs is deleted in one transaction. A test counts the rows of all tables that grow with runs,
+so it fails when an upgrade of Dagster changes them.
 """
 
 import time
@@ -18,46 +18,15 @@ import dagster as dg
 import psycopg
 
 from viewer_pipeline.flush.ledger import postgres_errors
-from viewer_pipeline.orchestration.why import WHY
+from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.queries import named_queries
 
-RUNS_AT_ONCE = 200  # about 8 000 events
-OURS = ["viewer/job", WHY]
+SQL = named_queries(__name__)
+BATCH_RUNS = 200  # about 8 000 events
+OWN_TAGS = ["viewer/job", TRIGGER_TAG]
 DAY_SECONDS = 86_400
-
-# The latest materialization and the latest check result are what the UI shows of an asset (of a partition) now.
-LATEST_RUNS = """
-    SELECT run_id FROM event_logs WHERE id IN (
-        SELECT max(id) FROM event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'
-        GROUP BY asset_key, partition
-    )
-    UNION
-    SELECT run_id FROM asset_check_executions WHERE id IN (
-        SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name
-    )
-"""
-OLD_RUNS = """
-    SELECT r.run_id FROM runs AS r
-    WHERE EXISTS (SELECT FROM run_tags AS t WHERE t.run_id = r.run_id AND t.key = ANY(%(ours)s))
-        AND (
-            (r.status = 'SUCCESS' AND r.end_time < %(succeeded_before)s)
-            OR (r.status IN ('FAILURE', 'CANCELED') AND r.end_time < %(failed_before)s)
-        )
-        AND r.run_id <> ALL(%(latest)s::text[])
-    ORDER BY r.id LIMIT %(limit)s
-"""
-DELETES = (
-    """
-    DELETE FROM asset_event_tags WHERE event_id IN (
-        SELECT id FROM event_logs
-        WHERE run_id = ANY(%(ids)s) AND dagster_event_type IN ('ASSET_MATERIALIZATION', 'ASSET_OBSERVATION')
-    )
-    """,
-    "DELETE FROM asset_check_executions WHERE run_id = ANY(%(ids)s)",
-    "DELETE FROM event_logs WHERE run_id = ANY(%(ids)s)",
-    "DELETE FROM runs WHERE run_id = ANY(%(ids)s)",  # and their tags with them
-)
 
 
 class Ages(NamedTuple):
@@ -66,18 +35,23 @@ class Ages(NamedTuple):
     succeeded: int
     failed: int
 
+    @classmethod
+    def of(cls, settings: Settings) -> "Ages":
+        """Return the ages of the settings."""
+        return cls(settings.run_retention_days, settings.failed_run_retention_days)
+
     def before(self, now: float) -> dict[str, float]:
-        """Return up to when runs must have ended to be old."""
+        """Return the times before which an ended run is old."""
         succeeded, failed = (now - days * DAY_SECONDS if days else 0.0 for days in self)
         return {"succeeded_before": succeeded, "failed_before": failed}
 
 
-class Forgotten(NamedTuple):
-    """What was deleted."""
+class PrunedRuns(NamedTuple):
+    """How many rows were deleted; `complete` is false if time ran out first."""
 
     runs: int = 0
     events: int = 0
-    ended: bool = True  # else the time was over
+    complete: bool = True
 
 
 @contextmanager
@@ -88,33 +62,36 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection]:
 
 
 def latest_runs(connection: psycopg.Connection) -> list[str]:
-    """Return the ids of the runs that stay however old they are. Reads all materializations and results of checks."""
-    return [run_id for (run_id,) in connection.execute(LATEST_RUNS)]
+    """Return the ids of the runs that are kept however old they are. Reads all materializations and check results."""
+    return [run_id for (run_id,) in connection.execute(SQL["latest_runs"])]
 
 
 def old_runs(
     connection: psycopg.Connection, latest: list[str], ages: Ages, now: float, limit: int | None = None
 ) -> list[str]:
-    """Return the ids of runs of ours that are old and not among the latest, oldest first."""
-    rows = connection.execute(OLD_RUNS, {"ours": OURS, "latest": latest, "limit": limit, **ages.before(now)})
-    return [run_id for (run_id,) in rows]
+    """Return the ids of old runs of this pipeline that are not among the latest, oldest first."""
+    parameters = {"tags": OWN_TAGS, "latest": latest, "limit": limit, **ages.before(now)}
+    return [run_id for (run_id,) in connection.execute(SQL["old_runs"], parameters)]
 
 
-def forget_runs(connection: psycopg.Connection, instance: dg.DagsterInstance, ages: Ages, seconds: float) -> Forgotten:
-    """Delete old runs of ours, oldest first, for at most so many seconds (and one set of runs)."""
-    now, deadline, done = time.time(), time.monotonic() + seconds, Forgotten()
-    latest = latest_runs(connection)  # once: a run that is old now becomes the latest of nothing
-    while ids := old_runs(connection, latest, ages, now, RUNS_AT_ONCE):
-        done = Forgotten(done.runs + len(ids), done.events + _delete(connection, ids))
+def prune_runs(connection: psycopg.Connection, instance: dg.DagsterInstance, ages: Ages, seconds: float) -> PrunedRuns:
+    """Delete old runs of this pipeline, oldest first; after `seconds`, finish the batch at hand and stop."""
+    now, deadline, pruned = time.time(), time.monotonic() + seconds, PrunedRuns()
+    latest = latest_runs(connection)  # read once: an old run cannot become the latest
+    while ids := old_runs(connection, latest, ages, now, BATCH_RUNS):
+        pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete(connection, ids))
         for run_id in ids:
             instance.compute_log_manager.delete_logs(prefix=[run_id])
         if time.monotonic() > deadline:
-            return done._replace(ended=False)
-    return done
+            return pruned._replace(complete=False)
+    return pruned
 
 
 def _delete(connection: psycopg.Connection, ids: list[str]) -> int:
-    """Delete these runs, all or none; return how many events they had."""
+    """Delete these runs in one transaction; return the number of their events."""
     with connection.transaction():
-        gone = [connection.execute(statement, {"ids": ids}).rowcount for statement in DELETES]
-    return gone[2]
+        connection.execute(SQL["delete_asset_event_tags"], {"ids": ids})
+        connection.execute(SQL["delete_check_results"], {"ids": ids})
+        events = connection.execute(SQL["delete_events"], {"ids": ids}).rowcount
+        connection.execute(SQL["delete_runs"], {"ids": ids})
+    return events

@@ -7,16 +7,16 @@ import dagster as dg
 
 from viewer_pipeline.flush.precheck import look_for_counters
 from viewer_pipeline.history.daily import ONE_DAY, Window, is_rolled_up, stale_days
-from viewer_pipeline.orchestration import described
+from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.daily import LOOK_BACK, roll_up_days
-from viewer_pipeline.orchestration.jobs import flush_request, flush_views, why_wait
+from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.partitions import in_words, run_tags_of
+from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
 from viewer_pipeline.settings import load_settings
 
 
-@described.schedule(
+@decorators.schedule(
     target=flush_views,
     cron_schedule=load_settings().sweep_cron,
     execution_timezone="UTC",
@@ -30,14 +30,14 @@ def sweep_schedule(
     Pub/sub may lose a message; a sweep finds the counter all the same. Skips with the reason when a bounded scan shows
     that no counter holds views, or when a flush is at work already.
     """
-    if wait := why_wait(context.instance):
+    if wait := blocking_run(context.instance):
         return dg.SkipReason(wait)
     with stores(redis, postgres) as both:
         look = look_for_counters(both)
     return flush_request(FlushMode.sweep, f"schedule: {look.said}") if look.work else dg.SkipReason(look.said)
 
 
-@described.schedule(
+@decorators.schedule(
     target=roll_up_days,
     cron_schedule="10 0 * * *",
     execution_timezone="UTC",
@@ -53,7 +53,7 @@ def close_yesterday(
     yesterday = today_of(context) - ONE_DAY
     if yesterday < load_settings().history_start:
         return dg.SkipReason(f"{yesterday} is before HISTORY_START")
-    if wait := why_wait(context.instance, roll_up_days.name):
+    if wait := blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(wait)
     with postgres.ledger().connect() as connection:
         stale = stale_days(connection, first_of_week(yesterday), yesterday)
@@ -64,7 +64,7 @@ def close_yesterday(
     )
 
 
-@described.schedule(
+@decorators.schedule(
     target=roll_up_days,
     cron_schedule="*/15 * * * *",
     execution_timezone="UTC",
@@ -77,7 +77,7 @@ def refresh_today(
 
     Skips where no flush came since they were added up: a run for nothing would cost five seconds of CPU.
     """
-    if wait := why_wait(context.instance, roll_up_days.name):
+    if wait := blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(wait)
     today = today_of(context)
     with postgres.ledger().connect() as connection:
@@ -99,7 +99,7 @@ def requests(stale: Sequence[Window], what: str) -> list[dg.RunRequest]:
     """Return a request for each stretch of days."""
     return [
         dg.RunRequest(
-            tags={**run_tags_of(window), "viewer/why": f"schedule: {in_words(window)} {what}"},
+            tags={**run_tags_of(window), "viewer/trigger": f"schedule: {format_window(window)} {what}"},
             run_config={"loggers": {"console": {"config": {}}}},
         )
         for window in stale

@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from viewer_pipeline.orchestration import described
-from viewer_pipeline.orchestration.jobs import flush_request, flush_views, why_wait
+from viewer_pipeline.orchestration import decorators
+from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import RedisResource
 from viewer_pipeline.settings import load_settings
 
 
-@described.sensor(
+@decorators.sensor(
     target=flush_views,
     minimum_interval_seconds=load_settings().sensor_interval_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
@@ -25,7 +25,7 @@ def view_count_updates_sensor(
     or a flush is at work already. Launches a sweep instead where the worker asks for one, because it may have missed
     announcements.
     """
-    if wait := why_wait(context.instance):
+    if wait := blocking_run(context.instance):
         return dg.SkipReason(wait)
     with redis.open() as store:
         asked = store.asked_sweep()

@@ -83,7 +83,7 @@ def test_ninety_days_twice(tmp_path: Path) -> None:
             backfill(ui, [day.isoformat() for day in days])
             assert {key: views for key, views in history.daily().items() if key[0] <= yesterday} == rows
             wait_until(lambda: world.totals().get("meanwhile") == 5, 150, "a flush went on")
-        whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/why' AND value LIKE 'backfill%'"
+        whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' AND value LIKE 'backfill%'"
         assert [why.rpartition(" of ")[2] for (why,) in world.rows(whys)] == [f"{days[0]} to {days[-1]}"] * 2
         events = "SELECT count(*) FROM dagster.event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
         assert world.rows(f"{events} AND partition IS NOT NULL")[0][0] >= 2 * DAYS

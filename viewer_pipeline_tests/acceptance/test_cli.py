@@ -401,7 +401,7 @@ def test_backfill(online: Environment, world: World) -> None:
     assert {day: said["views"] for day, said in found["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
     done = run(online, "backfill", f"{today}", f"{today}")
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")
-    whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/why' ORDER BY id"
+    whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
     assert rows(online, whys)[1] == (f"command line: backfill of {today}",)
     said = complaint(run(online, "backfill", "2025-12-31", f"{today}"), 2)
     assert f"expected days from HISTORY_START=2026-01-01 to {today}" in said

@@ -103,7 +103,7 @@ class Operator:
         """Open a run that succeeded, and ran for this reason, from the list of runs."""
         self.go("Runs")
         link = self.page.get_by_role("link", name="View", exact=True)
-        row = self.smallest(f"viewer/why: {why}.*Success", link)
+        row = self.smallest(f"viewer/trigger: {why}.*Success", link)
         row.get_by_role("link", name="View", exact=True).click()
         expect(self.page.get_by_text("Re-execute")).to_be_visible()
 
@@ -140,7 +140,7 @@ class Operator:
     def open_graph(self) -> None:
         """Show all assets, with their groups unfolded."""
         self.go("Lineage")
-        for group in ("views", "upkeep"):
+        for group in ("views", "reconciliation"):
             folded = self.page.locator("foreignObject").filter(has=self.page.locator(f"[data-tooltip={group}]"))
             folded.last.click()
             expect(self.page).to_have_url(re.compile(f"expanded=.*{group}"))

@@ -34,11 +34,9 @@ def worker(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Worker
 
 
 def reasons_of_runs(world: World) -> list[tuple[str, str]]:
-    """Return (status, why) of the runs in Dagster's history."""
-    query = (
-        "SELECT r.status, t.value FROM dagster.runs r JOIN dagster.run_tags t USING (run_id) WHERE t.key = 'viewer/why'"
-    )
-    return world.rows(query)
+    """Return (status, trigger) of the runs in Dagster's history."""
+    query = "SELECT r.status, t.value FROM dagster.runs r JOIN dagster.run_tags t USING (run_id)"
+    return world.rows(f"{query} WHERE t.key = 'viewer/trigger'")
 
 
 def get(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:

@@ -34,7 +34,7 @@ def failed_run(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> dg.Exe
     """Run a flush whose first step fails, with a password in the error."""
     monkeypatch.setattr("viewer_pipeline.flush.steps.drain", unreachable)
     job = defs.resolve_job_def(flush_views.name)
-    tags = {"viewer/why": "schedule: found counters"}
+    tags = {"viewer/trigger": "schedule: found counters"}
     return job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False)
 
 
@@ -120,7 +120,7 @@ def test_a_run_that_never_came_to_a_step_is_told(dagster: DagsterWorld, monkeypa
         daemon.tick()
     (said,) = hook.posted
     assert (said["run"], said["job"], said["reason"]) == (never.run_id, "all assets", "it took too long to start")
-    tagged = instance.get_runs(dg.RunsFilter(tags={"viewer/why": "by hand"}))
+    tagged = instance.get_runs(dg.RunsFilter(tags={"viewer/trigger": "by hand"}))
     assert [run.run_id for run in tagged] == [never.run_id]
 
 

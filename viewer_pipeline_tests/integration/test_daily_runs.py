@@ -12,7 +12,7 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
-from viewer_pipeline.orchestration.partitions import DAYS, in_words, run_tags_of
+from viewer_pipeline.orchestration.partitions import DAYS, format_window, run_tags_of
 from viewer_pipeline.orchestration.resources import PostgresResource
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -74,7 +74,7 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     assert checks(result) == dict.fromkeys(CHECKS, True)
     run = dagster.instance.get_run_by_id(result.run_id)
     assert run is not None
-    assert run.tags["viewer/why"] == "backfill abc of 2026-03-01 to 2026-03-03"
+    assert run.tags["viewer/trigger"] == "backfill abc of 2026-03-01 to 2026-03-03"
 
 
 def test_a_final_day_says_so(history: History, dagster: DagsterWorld) -> None:
@@ -135,7 +135,7 @@ def test_today_is_refreshed_where_flushes_came(history: History, dagster: Dagste
     history.flush(at(today - ONE * 4), {"a": 1})
     history.flush(at(today - ONE * 8), {"a": 1})
     wanted = tick(refresh_today, history, dagster.instance, at(today))
-    assert [request.tags["viewer/why"] for request in wanted] == [
+    assert [request.tags["viewer/trigger"] for request in wanted] == [
         "schedule: 2026-03-07 has new flushes",
         "schedule: 2026-03-10 to 2026-03-11 has new flushes",
     ]
@@ -162,7 +162,7 @@ def test_yesterday_is_closed_once(history: History, dagster: DagsterWorld) -> No
     """Also where it had no views; again only where a flush came late."""
     morning = at(MARCH + ONE, "00:10:00")
     (request,) = tick(close_yesterday, history, dagster.instance, morning)
-    assert request.tags["viewer/why"] == "schedule: 2026-03-01 closes"
+    assert request.tags["viewer/trigger"] == "schedule: 2026-03-01 closes"
     materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
     closed = dg.SkipReason("2026-03-01 is closed: no flush of it came since it was added up")
     assert tick(close_yesterday, history, dagster.instance, morning) == closed
@@ -184,4 +184,4 @@ def test_days_are_those_from_the_setting_to_today() -> None:
     """In UTC, today included."""
     keys = DAYS.get_partition_keys(current_time=datetime(2026, 3, 2, 0, 0, 1, tzinfo=UTC))
     assert (keys[0], keys[-1]) == ("2026-01-01", "2026-03-02")
-    assert in_words(Window(MARCH, MARCH + ONE)) == "2026-03-01"
+    assert format_window(Window(MARCH, MARCH + ONE)) == "2026-03-01"

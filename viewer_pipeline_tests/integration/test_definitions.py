@@ -35,10 +35,10 @@ TABLES = {"view_counts": "viewer.vod_view_counts", "daily_views": "viewer.daily_
 JOBS = {
     "flush_views": "flush",
     "roll_up_days": "daily",
-    "prune_ledger_days": "housekeeping",
-    "prune_run_history": "housekeeping",
-    "prune_input": "housekeeping",
-    "reconcile": "upkeep",
+    "prune_ledger_days": "retention",
+    "prune_run_history": "retention",
+    "prune_input": "retention",
+    "reconcile": "reconciliation",
 }
 SCHEDULES = {
     "sweep_schedule": ("* * * * *", "flush_views"),
@@ -62,7 +62,7 @@ def test_the_asset_graph() -> None:
             "checks": checks,
             "policy": spec.freshness_policy,
         }
-        assert spec.group_name == ("upkeep" if spec.key.to_user_string() == "reconciliation" else "views")
+        assert spec.group_name == ("reconciliation" if spec.key.to_user_string() == "reconciliation" else "views")
         assert spec.owners == ["team:viewer-pipeline"]
         assert "." in (spec.description or "")
         assert spec.metadata.get("dagster/table_name") == TABLES.get(spec.key.to_user_string())

@@ -393,7 +393,7 @@ def test_sensor_flushes_what_changed(instance: dg.DagsterInstance, redis_url: st
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.changed)
-    assert request.tags["viewer/why"].startswith("sensor: 2 VODs announced, the oldest ")
+    assert request.tags["viewer/trigger"].startswith("sensor: 2 VODs announced, the oldest ")
     assert request.run_key is None
 
 
@@ -403,7 +403,7 @@ def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, 
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
-    assert request.tags["viewer/why"] == "sensor: sweep asked for: subscribed"
+    assert request.tags["viewer/trigger"] == "sensor: sweep asked for: subscribed"
 
 
 @pytest.mark.parametrize("status", [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
@@ -483,7 +483,7 @@ def test_schedule_skips_where_no_counter_holds_views(
     world.client.set(PREFIX + "bad", "abc")
     request = look(kept_instance, redis_url, database_url)
     assert isinstance(request, dg.RunRequest)
-    assert request.tags["viewer/why"] == ("schedule: found counters to reject, e.g. 'bad': value is not an integer")
+    assert request.tags["viewer/trigger"] == ("schedule: found counters to reject, e.g. 'bad': value is not an integer")
     world.flush()
     beside = dg.SkipReason("no key vod:views:* holds views, beside 1 rejected ones: nothing to flush")
     assert look(kept_instance, redis_url, database_url) == beside
@@ -497,7 +497,7 @@ def test_schedule_sweeps_what_nobody_announced(
     request = look(kept_instance, redis_url, database_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
-    assert request.tags["viewer/why"] == "schedule: found counters to flush, e.g. 'silent'"
+    assert request.tags["viewer/trigger"] == "schedule: found counters to flush, e.g. 'silent'"
 
 
 def test_schedule_launches_a_sweep_where_a_bounded_scan_cannot_tell(world: World) -> None:

@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.reconciliation import reconcile_job
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
-from viewer_pipeline.orchestration.upkeep import reconcile_job
 from viewer_pipeline.reconcile.compare import CHECKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -88,4 +88,4 @@ def test_every_check_is_described() -> None:
     keys = [key for key in graph.asset_check_keys if key.asset_key == dg.AssetKey("reconciliation")]
     assert {key.name for key in keys} == set(CHECKS)
     assert all(graph.get_check_spec(key).description for key in keys)
-    assert graph.get(dg.AssetKey("reconciliation")).group_name == "upkeep"
+    assert graph.get(dg.AssetKey("reconciliation")).group_name == "reconciliation"

@@ -15,7 +15,7 @@ from viewer_pipeline.history.daily import Window
 from viewer_pipeline.orchestration import run_history
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, Forgotten, forget_runs, old_runs
+from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, PrunedRuns, old_runs, prune_runs
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
@@ -47,10 +47,10 @@ class Past:
                 "UPDATE runs SET end_time = %s WHERE run_id = %s", [time.time() - days * DAY_SECONDS, run_id]
             )
 
-    def forget(self, ages: Ages = WEEK, seconds: float = 60) -> Forgotten:
+    def forget(self, ages: Ages = WEEK, seconds: float = 60) -> PrunedRuns:
         """Delete what is old."""
         with run_history.connect(self.settings) as connection:
-            return forget_runs(connection, self.instance, ages, seconds)
+            return prune_runs(connection, self.instance, ages, seconds)
 
     def runs(self) -> set[str]:
         """Return the runs that Dagster's API tells of."""
@@ -82,7 +82,7 @@ def test_old_runs_go_with_all_that_belongs_to_them(past: Past) -> None:
     old, young = past.flush(8), past.flush(6)
     latest = past.flush(8)
     done = past.forget()
-    assert (done.runs, done.ended) == (1, True)
+    assert (done.runs, done.complete) == (1, True)
     assert done.events > 20
     assert past.instance.get_run_by_id(old) is None
     assert past.instance.all_logs(old) == []
@@ -138,7 +138,7 @@ def test_runs_that_have_not_ended_stay(past: Past) -> None:
     going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
     old, latest = past.flush(99), past.flush(99)
     past.age(going_on, 99)
-    assert past.forget(Ages(0, 0)) == Forgotten()
+    assert past.forget(Ages(0, 0)) == PrunedRuns()
     assert past.forget().runs == 1
     assert past.runs() == {going_on, latest}
     assert old not in past.runs()
@@ -176,10 +176,10 @@ def test_what_was_materialized_by_hand_goes_as_well(past: Past) -> None:
 
 def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oldest first; the next run goes on."""
-    monkeypatch.setattr(run_history, "RUNS_AT_ONCE", 1)
+    monkeypatch.setattr(run_history, "BATCH_RUNS", 1)
     runs = [past.flush(40 - number) for number in range(4)]
     done = past.forget(seconds=-1)
-    assert (done.runs, done.ended) == (1, False)
+    assert (done.runs, done.complete) == (1, False)
     assert past.runs() == set(runs[1:])
 
 
@@ -190,7 +190,7 @@ def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> N
         for _ in range(16):
             a_day(connection, run_id, per_day)
             connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])
-            forget_runs(connection, past.instance, WEEK, 60)
+            prune_runs(connection, past.instance, WEEK, 60)
             connection.execute("VACUUM")
             sizes.append(size(connection))
         assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1

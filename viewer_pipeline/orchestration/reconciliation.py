@@ -8,14 +8,14 @@ from pydantic import Field
 
 from viewer_pipeline.orchestration.assets import OWNERS
 from viewer_pipeline.orchestration.check_results import check_result
-from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
+from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.orchestration.why import say_why
+from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.compare import reconcile as compare
 from viewer_pipeline.settings import load_settings
 
-GROUP = "upkeep"
+GROUP = "reconciliation"
 NAME = "reconciliation"
 MAX_SECONDS = 3600  # of a run; a flush must end sooner, this reads everything
 
@@ -51,9 +51,9 @@ def reconciliation(
     ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it repairs what can be explained,
     in transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
     """
-    say_why(context)
+    tag_trigger(context)
     request = ReconcileRequest.of(load_settings(), context.run.run_id, repair=config.repair)
-    with said_clearly(), stores(redis, postgres) as both:
+    with retry_only_transient(), stores(redis, postgres) as both:
         result = compare(both, request, lambda step: context.log.info(f"comparing: {step}"))
     for note in result.notes:
         context.log.warning(note)
@@ -66,7 +66,7 @@ reconcile_job = dg.define_asset_job(
     selection=[reconciliation],
     description="Compare what is persisted with its history, and repair it on request. One process.",
     executor_def=dg.in_process_executor,
-    tags={"viewer/job": "upkeep", "dagster/max_runtime": str(MAX_SECONDS)},
+    tags={"viewer/job": "reconciliation", "dagster/max_runtime": str(MAX_SECONDS)},
 )
 
 

@@ -7,11 +7,11 @@ import dagster as dg
 
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.history.retention import first_day_kept, old_parked, old_rejected, plan_ledger
-from viewer_pipeline.orchestration import described
-from viewer_pipeline.orchestration.housekeeping import prune_input, prune_ledger_days, prune_run_history
+from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
-from viewer_pipeline.orchestration.why import WHY
+from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import load_settings
 
 ON = dg.DefaultScheduleStatus.RUNNING
@@ -56,26 +56,26 @@ def input_wait(postgres: PostgresResource) -> str:
 def _request(wait: str, what: str) -> dg.RunRequest | dg.SkipReason:
     if wait:
         return dg.SkipReason(wait)
-    return dg.RunRequest(tags={WHY: f"schedule: {what}"}, run_config={"loggers": {"console": {"config": {}}}})
+    return dg.RunRequest(tags={TRIGGER_TAG: f"schedule: {what}"}, run_config={"loggers": {"console": {"config": {}}}})
 
 
 # Apart from each other, and after yesterday was closed. A run for nothing would cost five seconds of CPU.
-@described.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=ON)
+@decorators.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=ON)
 def prune_ledger_days_daily(redis: RedisResource, postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
     """Drop old days of the ledger, daily at 03:20 UTC. Skips, and says why, where none can be dropped."""
     return _request(ledger_wait(redis, postgres), "old days of the ledger")
 
 
-@described.schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=ON)
+@decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=ON)
 def prune_run_history_daily() -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips where no run is old."""
     return _request(history_wait(), "old runs")
 
 
-@described.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=ON)
+@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=ON)
 def prune_input_daily(postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
     """Forget old rejected and parked input, daily at 04:00 UTC. Skips where nothing is old, or no setting asks."""
     return _request(input_wait(postgres), "old rejected or parked input")
 
 
-housekeeping_schedules = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]
+RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]

@@ -9,15 +9,15 @@ from datetime import date
 BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
 
 
-def hours_picture(day: date, hours: Sequence[int]) -> str:
+def hourly_chart(day: date, hours: Sequence[int]) -> str:
     """Return Markdown that shows 24 bars; the UI lets images through whose address is `data:`."""
-    svg = hours_svg(day, hours)
+    svg = hourly_svg(day, hours)
     peak = max(range(len(hours)), key=lambda hour: hours[hour])
     said = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
     return f"![views per hour]({'data:image/svg+xml;base64,' + b64encode(svg.encode()).decode()})\n\n{day}: {said}"
 
 
-def hours_svg(day: date, hours: Sequence[int]) -> str:
+def hourly_svg(day: date, hours: Sequence[int]) -> str:
     """Return the drawing; each bar tells its number to the mouse."""
     width, top = MARGIN * 2 + len(hours) * (BAR + GAP), max(*hours, 1)
     shapes = []

@@ -9,16 +9,16 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.housekeeping_schedules import KEPT
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
+from viewer_pipeline.orchestration.retention_schedules import KEPT
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 
 OPS = {
     "prune_ledger_days": "prune_old_ledger",
-    "prune_run_history": "forget_old_runs",
-    "prune_input": "forget_old_input",
+    "prune_run_history": "delete_old_runs",
+    "prune_input": "prune_old_input",
 }
 
 
@@ -68,7 +68,7 @@ def test_the_history_is_pruned(dagster: DagsterWorld, world: World) -> None:
     world.execute("UPDATE dagster.runs SET end_time = 1 WHERE run_id <> %s", runs[0])
     assert run(dagster, "prune_run_history", dry_run=True) == {"dry_run": True, "runs": 2}
     said = run(dagster, "prune_run_history")
-    assert (said["runs"], said["ended"]) == (2, True)
+    assert (said["runs"], said["complete"]) == (2, True)
     assert dagster.instance.get_run_by_id(runs[0]) is not None
     assert dagster.instance.get_run_by_id(runs[1]) is None
 
@@ -96,7 +96,7 @@ def tick(name: str, dagster: DagsterWorld, world: World) -> str:
     resources = {"redis": redis, "postgres": postgres}
     with dg.build_schedule_context(instance=dagster.instance, resources=resources) as context:
         said: Any = defs.resolve_schedule_def(name)(context)
-    return str(said.skip_message) if isinstance(said, dg.SkipReason) else str(said.tags["viewer/why"])
+    return str(said.skip_message) if isinstance(said, dg.SkipReason) else str(said.tags["viewer/trigger"])
 
 
 def test_the_ledgers_schedule(dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

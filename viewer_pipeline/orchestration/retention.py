@@ -18,17 +18,17 @@ from viewer_pipeline.history.retention import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.orchestration.ops import TRANSIENT, said_clearly
+from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.orchestration.run_history import Ages, connect, forget_runs, latest_runs, old_runs
-from viewer_pipeline.orchestration.why import say_why
+from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs, prune_runs
+from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.settings import load_settings
 
-TAGS = {"viewer/job": "housekeeping", "dagster/max_runtime": "3600"}
+TAGS = {"viewer/job": "retention", "dagster/max_runtime": "3600"}
 SECONDS = 900.0  # of a run; what is left is for the next day
 
 
-class HousekeepingConfig(dg.Config):
+class RetentionConfig(dg.Config):
     """How housekeeping is done."""
 
     dry_run: bool = Field(False, description="only say what would be dropped")
@@ -39,15 +39,15 @@ OUT = dg.Out(dg.Nothing)
 
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
 def prune_old_ledger(
-    context: dg.OpExecutionContext, config: HousekeepingConfig, redis: RedisResource, postgres: PostgresResource
+    context: dg.OpExecutionContext, config: RetentionConfig, redis: RedisResource, postgres: PostgresResource
 ) -> None:
     """Drop days of the ledger older than LEDGER_RETENTION_DAYS that are added up and settled in Redis."""
-    say_why(context)
+    tag_trigger(context)
     days = load_settings().ledger_retention_days
     if not days:
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
     limit = first_day_kept(datetime.now(UTC).date(), days)
-    with said_clearly(), stores(redis, postgres) as both, both.ledger.connect() as connection:
+    with retry_only_transient(), stores(redis, postgres) as both, both.ledger.connect() as connection:
         marker = own_marker(both.redis, both.ledger, connection)
         plan = plan_ledger(connection, limit, marker)
         said = _planned(plan)
@@ -71,29 +71,29 @@ def _planned(plan: LedgerPlan) -> dict[str, Any]:
 
 
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "dagster"})
-def forget_old_runs(context: dg.OpExecutionContext, config: HousekeepingConfig) -> None:
+def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
     """Delete runs of ours that are older than RUN_RETENTION_DAYS (failed: FAILED_RUN_RETENTION_DAYS), and their events.
 
     Never the run of an asset's latest materialization or check, nor one that has not ended.
     """
-    say_why(context)
+    tag_trigger(context)
     settings = load_settings()
     ages = Ages(settings.run_retention_days, settings.failed_run_retention_days)
-    with said_clearly(), connect(settings) as connection:
+    with retry_only_transient(), connect(settings) as connection:
         if config.dry_run:
             said: dict[str, Any] = {"runs": len(old_runs(connection, latest_runs(connection), ages, time.time()))}
         else:
-            said = forget_runs(connection, context.instance, ages, SECONDS)._asdict()
+            said = prune_runs(connection, context.instance, ages, SECONDS)._asdict()
     _report(context, config, said)
 
 
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
-def forget_old_input(context: dg.OpExecutionContext, config: HousekeepingConfig, postgres: PostgresResource) -> None:
+def prune_old_input(context: dg.OpExecutionContext, config: RetentionConfig, postgres: PostgresResource) -> None:
     """Forget rejected input (REJECTED_RETENTION_DAYS) and give up parked views (PARKED_RETENTION_DAYS) that are old."""
-    say_why(context)
+    tag_trigger(context)
     settings, said = load_settings(), dict[str, Any]()
     ledger = postgres.ledger()
-    with said_clearly(), ledger.connect() as connection:
+    with retry_only_transient(), ledger.connect() as connection:
         target = ledger.target(connection)
         if days := settings.rejected_retention_days:
             said["rejected"] = (old_rejected if config.dry_run else prune_rejected)(connection, days)
@@ -103,7 +103,7 @@ def forget_old_input(context: dg.OpExecutionContext, config: HousekeepingConfig,
     _report(context, config, said or {"notes": "neither has a setting: both are kept for ever"})
 
 
-def _report(context: dg.OpExecutionContext, config: HousekeepingConfig, said: dict[str, Any]) -> None:
+def _report(context: dg.OpExecutionContext, config: RetentionConfig, said: dict[str, Any]) -> None:
     context.add_output_metadata({"dry_run": config.dry_run, **said})
     done = "would drop" if config.dry_run else "dropped"
     context.log.info(f"{done}: {', '.join(f'{name}={value}' for name, value in said.items())}")
@@ -118,13 +118,13 @@ def prune_ledger_days() -> None:
 @dg.job(executor_def=dg.in_process_executor, tags=TAGS)
 def prune_run_history() -> None:
     """Delete old runs of Viewer Pipeline from Dagster's history, which Dagster would keep for ever."""
-    forget_old_runs()
+    delete_old_runs()
 
 
 @dg.job(executor_def=dg.in_process_executor, tags=TAGS)
 def prune_input() -> None:
     """Forget old rejected input and give up old parked views, where their settings say so."""
-    forget_old_input()
+    prune_old_input()
 
 
-HOUSEKEEPING = [prune_ledger_days, prune_run_history, prune_input]
+RETENTION_JOBS = [prune_ledger_days, prune_run_history, prune_input]

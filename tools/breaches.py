@@ -497,9 +497,9 @@ BREACHES = (
     Breach(
         "retention",
         "the run of a latest materialization is deleted",
-        "viewer_pipeline/orchestration/run_history.py",
-        "        GROUP BY asset_key, partition\n",
-        "        GROUP BY asset_key\n",
+        "viewer_pipeline/orchestration/run_history.sql",
+        "    GROUP BY asset_key, partition\n",
+        "    GROUP BY asset_key\n",
         (RUN_HISTORY,),
     ),
     Breach(

@@ -1,4 +1,4 @@
-"""Every row of the table "Where a process may die": what it leaves, and that the next run makes it whole."""
+"""Every row of "A process dies" in docs/flush-protocol.md: what it leaves, and that the next run makes it whole."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ prove: $(READY)   ## Break each rule of the protocol in a copy, and show that th
 soak: $(READY)    ## Kill, pause and fail over everything for two minutes under full traffic; every view counts once.
 	$(BIN)/viewer-pipeline soak --minutes 2
 
-browser: $(READY) ## Test the UI in a real Chromium; renews the pictures in docs/images.
-	VIEWER_TEST_PICTURES="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
+browser: $(READY) ## Test the UI in a real Chromium; renews the screenshots in docs/images.
+	VIEWER_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
 
 matrix: $(READY)  ## Run the tests that use servers on every PostgreSQL and Redis that this machine has.
 	$(BIN)/python -m tools.matrix --jobs $(JOBS) $(MATRIX)

@@ -35,7 +35,7 @@ _OURS = (
     "TARGET_",
     "PARKED_",
 )
-FOR_TESTS = "VIEWER_TEST_"  # how much of what can be tried for ever is tried
+FOR_TESTS = "VIEWER_TEST_"  # options of tests, such as how many examples they try
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:
     del os.environ[_name]
 
@@ -68,8 +68,8 @@ from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld  # noq
 from viewer_pipeline_tests.support.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = f"template_viewer_{os.urandom(6).hex()}"  # workers of pytest-xdist may share a server
-SCRAM_CHOOSES = 160000  # the PostgreSQL from which on a login need not hash 4096 times: half of what it costs
-TOLD = "told"  # the property under which a test leaves a figure for people
+SCRAM_CHOOSES = 160000  # from this PostgreSQL on, a login need not hash 4096 times, which halves its cost
+SUMMARY = "summary"  # the property of a test report that holds a line for the summary of the session
 
 
 _SCRATCH = pytest.StashKey[Path]()
@@ -78,7 +78,7 @@ _MEMORY, _ROOM = Path("/dev/shm"), 4 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make a directory for servers and what tests leave lying about: with pytest-xdist, one below the controller's."""
+    """Make a directory for servers and files of tests: with pytest-xdist, one below the controller's."""
     given: dict[str, str] = getattr(config, "workerinput", {})
     if given:
         config.stash[_SCRATCH] = Path(given["scratch"], given["workerid"])
@@ -88,47 +88,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _memory() -> Path | None:
-    """Where servers of tests keep their data if there is room: on a disk, a database each test is most of the work."""
+    """Return the memory file system if it has room: on a disk, creating databases takes most of the time."""
     roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
     return _MEMORY if roomy else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist where."""
+    """Pass the directory to a worker of pytest-xdist."""
     node.workerinput["scratch"] = str(node.config.stash[_SCRATCH])
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Leave the checkout before a test module is imported: a .env there is the developer's."""
-    if session.config.getoption("dist", "no") == "no":  # xdist's controller imports none; its workers start where it is
+    if session.config.getoption("dist", "no") == "no":  # xdist's controller imports none
         os.chdir(session.config.stash[_SCRATCH])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave nothing behind."""
+    """Remove the directory."""
     os.chdir(_STARTED_IN)
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show the figures that tests told, wherever they ran."""
+    """Show the lines that tests added to the summary, on whatever worker they ran."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
-    told = [str(line) for report in reports for name, line in report.user_properties if name == TOLD]
-    if told:
-        terminalreporter.section("figures")
-        for line in sorted(set(told)):
+    lines = [str(line) for report in reports for name, line in report.user_properties if name == SUMMARY]
+    if lines:
+        terminalreporter.section("measured")
+        for line in sorted(set(lines)):
             terminalreporter.line(line)
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Leave a line that the end of the session shows, also where the test passes: numbers that guarantees name."""
+def add_to_summary(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Add a line to the summary of the session, also if the test passes: numbers that docs/guarantees.md names."""
 
-    def say(line: str) -> None:
-        record_property(TOLD, line)
+    def add(line: str) -> None:
+        record_property(SUMMARY, line)
 
-    return say
+    return add
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -143,9 +143,9 @@ def _default_sighup() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_servers() -> Iterator[None]:
-    """Choose what tests start as the environment names it; and other ports as the usual ones.
+    """Let tests start the servers that the environment names, on ports other than the default ones.
 
-    The usual ones another worker takes as soon as a test stops its server.
+    A default port is taken by another worker as soon as a test stops its server.
     """
     with pytest.MonkeyPatch.context() as patch:
         for module in (postgres_server_module, redis_server_module):
@@ -192,7 +192,7 @@ def redis_server(pytestconfig: pytest.Config, _own_servers: None) -> Iterator[Re
 
 @pytest.fixture
 def servers_home(pytestconfig: pytest.Config) -> Iterator[Path]:
-    """A directory for servers of the test's own."""
+    """A directory for servers that the test starts."""
     home = Path(tempfile.mkdtemp(prefix="own-", dir=pytestconfig.stash[_SCRATCH]))
     yield home
     shutil.rmtree(home)
@@ -233,13 +233,13 @@ def stores(client: redis.Redis, redis_url: str, database_url: str) -> Stores:
 
 @pytest.fixture
 def world(stores: Stores) -> World:
-    """Both stores with a producer that remembers what it sent."""
+    """Both stores with a producer that counts the views it sent."""
     return World(stores)
 
 
 @pytest.fixture(params=PAIRS)
 def stored(request: pytest.FixtureRequest, database_url: str, servers_home: Path) -> Iterator[Stored]:
-    """What version 0.1.0 left, each of the pairs or those that a test names."""
+    """Servers as version 0.1.0 left them: each of the pairs, or those that a test names."""
     with loaded(request.param, database_url, servers_home) as pair:
         yield pair
 

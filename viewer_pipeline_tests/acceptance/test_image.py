@@ -47,7 +47,7 @@ def image() -> Iterator[Image]:
     """The image, in a directory that its user may enter."""
     stages = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     (user,) = of(stages[-1], "USER")
-    uid, gid = map(int, user.said.split(":"))
+    uid, gid = map(int, user.text.split(":"))
     owner = (uid, gid) if os.geteuid() == 0 else None
     python = _interpreter(owner)
     if python is None:
@@ -73,8 +73,8 @@ def _interpreter(owner: tuple[int, int] | None) -> str | None:
     )
     for python in filter(None, (BASE_PYTHON, shutil.which(version, path="/usr/local/bin:/usr/bin"))):
         with contextlib.suppress(PermissionError):
-            asked = subprocess.run([python, "-c", need], cwd="/", env={}, capture_output=True, check=False, **who)
-            if asked.returncode == 0:
+            health = subprocess.run([python, "-c", need], cwd="/", env={}, capture_output=True, check=False, **who)
+            if health.returncode == 0:
                 return python
     return None
 
@@ -119,9 +119,9 @@ def test_what_is_built_is_all_there(composed: Composed, postgres_server: Postgre
     composed.wait_for("migrate", "service_completed_successfully")
     with psycopg.connect(postgres_server.url_of(empty_database)) as connection:
         assert connection.execute("SELECT count(*) FROM viewer.vod_view_counts").fetchone() == (0,)
-    asked = composed.ask("worker")
-    assert (asked.returncode, asked.stdout) == (1, "")
-    assert asked.stderr.startswith("error: Not healthy: http://127.0.0.1:")
+    health = composed.check_health("worker")
+    assert (health.returncode, health.stdout) == (1, "")
+    assert health.stderr.startswith("error: Not healthy: http://127.0.0.1:")
     assert composed.image.code() == before
 
 
@@ -137,18 +137,20 @@ def test_compose(
     postgres_server: PostgresServer,
     empty_database: str,
     client: redis.Redis,
-    tell: Callable[[str], None],
+    add_to_summary: Callable[[str], None],
 ) -> None:
     """All roles come up in order behind their health checks, views are persisted, each stops on SIGTERM with 0."""
     before = composed.image.code()
-    asked = {role: composed.ask(role) for role in ROLES}
-    assert {role: one.returncode for role, one in asked.items()} == dict.fromkeys(ROLES, 1), asked
-    assert not [one.stderr for one in asked.values() if "Traceback" in one.stderr]
+    health = {role: composed.check_health(role) for role in ROLES}
+    assert {role: check.returncode for role, check in health.items()} == dict.fromkeys(ROLES, 1), health
+    assert not [check.stderr for check in health.values() if "Traceback" in check.stderr]
 
     composed.up()
     for role in ("worker", "webserver", "daemon"):
         composed.wait_for(role, "service_healthy")
-    tell(f"image: memory of {', '.join(f'{name} {memory(p.pid):.0f} MB' for name, p in composed.running.items())}")
+    add_to_summary(
+        f"image: memory of {', '.join(f'{name} {memory(p.pid):.0f} MB' for name, p in composed.running.items())}"
+    )
     assert client.publish("view_count_updates", '{"vodId":"vod_1","count":1}') == 1
     client.incrby(PREFIX + "vod_2", 2)
 
@@ -158,13 +160,13 @@ def test_compose(
 
     persisted = {vod: views for vod, views in VIEWS.items() if vod != "late"}
     wait_until(lambda: totals() == persisted, 300, "both views are persisted")
-    assert {role: composed.ask(role).returncode for role in ROLES} == dict.fromkeys(ROLES, 0)
+    assert {role: composed.check_health(role).returncode for role in ROLES} == dict.fromkeys(ROLES, 0)
 
     client.publish("view_count_updates", json.dumps({"vodId": "late", "count": 3}))
     stopped = {name: composed.stop(name) for name in reversed(composed.order()) if name in ROLES}
     assert stopped == dict.fromkeys(ROLES, 0), {name: composed.log(name).read_text()[-2000:] for name in ROLES}
     assert totals() == VIEWS
-    assert composed.ask("worker").returncode == 1
+    assert composed.check_health("worker").returncode == 1
     assert composed.image.code() == before
     wait_until(lambda: not processes_with(composed.image.base), 10, "every process has ended")
 

@@ -1,1 +1,1 @@
-"""A person at the browser."""
+"""Dagster's UI in a real browser."""

@@ -1,4 +1,4 @@
-"""A real browser: the Chromium of this machine, which asks nobody but the UI."""
+"""A real browser: the Chromium of this machine, with access to the UI only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-GIVEN = "VIEWER_TEST_CHROMIUM"
-PICTURES = "VIEWER_TEST_PICTURES"
-PATIENCE_MS = 60_000  # for anything to appear; two busy cores take seconds for a page
+EXECUTABLE = "VIEWER_TEST_CHROMIUM"
+SCREENSHOTS = "VIEWER_TEST_SCREENSHOTS"
+TIMEOUT_MS = 60_000  # for anything to appear; two busy cores take seconds for a page
 ARGUMENTS = [
     "--disable-gpu",
     "--disable-background-networking",
@@ -24,34 +24,36 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return where the browser is. It is a minute of CPU, so it runs where it is asked for."""
-    if not {PICTURES, GIVEN} & os.environ.keys():
-        pytest.skip(f"`make browser` runs it; so does {GIVEN}=/path/of/a/chromium")
-    found = os.environ.get(GIVEN) or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"no {', '.join(NAMES)} on the PATH (Debian: apt-get install chromium), nor {GIVEN}=/path/of/one")
-    return found
+    """Return the path of the browser. Its tests take a minute of CPU, so they run only on request."""
+    if not {SCREENSHOTS, EXECUTABLE} & os.environ.keys():
+        pytest.skip(f"`make browser` runs it; so does {EXECUTABLE}=/path/of/a/chromium")
+    path = os.environ.get(EXECUTABLE) or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(
+            f"no {', '.join(NAMES)} on the PATH (Debian: apt-get install chromium), nor {EXECUTABLE}=/path/of/one"
+        )
+    return path
 
 
 @pytest.fixture
 def page(chromium: str) -> Iterator[Page]:
-    """Return an empty page, in UTC as the pipeline's days are."""
-    expect.set_options(timeout=PATIENCE_MS)
+    """Return an empty page, in UTC like the days of the pipeline."""
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         try:
             page = browser.new_page(
                 viewport={"width": 1440, "height": 900}, timezone_id="UTC", locale="en-GB", reduced_motion="reduce"
             )
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(TIMEOUT_MS)
             yield page
         finally:
             browser.close()
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Return the directory for pictures: the one that is asked for, which may be in a checkout; else the test's own."""
-    directory = Path(os.environ.get(PICTURES) or tmp_path / "pictures")
+def screenshots(tmp_path: Path) -> Path:
+    """Return the directory for screenshots: the configured one, or that of the test."""
+    directory = Path(os.environ.get(SCREENSHOTS) or tmp_path / "screenshots")
     directory.mkdir(parents=True, exist_ok=True)
     return directory

@@ -1,4 +1,4 @@
-"""What an operator does in Dagster's UI, and what is to be seen then."""
+"""Actions of an operator in Dagster's UI, and the pages they open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from viewer_pipeline_tests.support.waiting import wait_until
 
 STEPS = ("drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency")
-# Where a chart has colour: from which to which share of its width. Axes, grid and words are grey.
+# The share of a chart's width that has colour. Axes, grid and text are grey.
 COLOURED = """canvas => {
     const {width, height} = canvas, data = canvas.getContext('2d').getImageData(0, 0, width, height).data
     let first = width, last = 0
@@ -29,27 +29,27 @@ COLOURED = """canvas => {
 
 @dataclass(frozen=True)
 class Operator:
-    """Somebody in front of the UI, who takes pictures."""
+    """An operator, who takes screenshots."""
 
     page: Page
     ui: str
-    pictures: Path
+    screenshots: Path
 
-    def picture(self, name: str) -> None:
-        """Take a picture of what is there, once nothing is awaited any more and nothing complains."""
-        self.page.mouse.move(0, 0)  # else what is under it stays
+    def screenshot(self, name: str) -> None:
+        """Take a screenshot of the page, once it has loaded without an error."""
+        self.page.mouse.move(0, 0)  # else a tooltip under it stays open
         expect(self.page.locator("[class*=popover-content]")).to_have_count(0)
         expect(self.page.get_by_role("region", name="Notifications")).to_have_text("")
-        for wrong in ("Loading", "not responding", "unexpected error", "GraphQL"):
-            expect(self.page.get_by_text(wrong)).to_have_count(0)
-        self.page.screenshot(path=self.pictures / f"{name}.png", animations="disabled")
+        for message in ("Loading", "not responding", "unexpected error", "GraphQL"):
+            expect(self.page.get_by_text(message)).to_have_count(0)
+        self.page.screenshot(path=self.screenshots / f"{name}.png", animations="disabled")
 
-    def come(self) -> None:
+    def open(self) -> None:
         """Open the UI."""
         self.page.goto(self.ui)
 
     def leave(self) -> str:
-        """Look at nothing for a while: a page that shows progress costs half a core. Return where it was."""
+        """Open an empty page: one that shows progress costs half a core. Return the address of the page before."""
         here = self.page.url
         self.page.goto("about:blank")
         return here
@@ -63,10 +63,10 @@ class Operator:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
     def smallest(self, text: str, *inside: Locator) -> Locator:
-        """Return the innermost, and of several the last, box whose text matches and which has these in it."""
+        """Return the last of the innermost boxes that match the text and contain these elements."""
         box = self.page.locator("div").filter(has_text=re.compile(text))
-        for one in inside:
-            box = box.filter(has=one)
+        for element in inside:
+            box = box.filter(has=element)
         return box.last
 
     def open_asset(self, name: str) -> None:
@@ -87,7 +87,7 @@ class Operator:
         self.page.get_by_role("button", name=re.compile("Materialize")).first.click()
 
     def backfill_all_days(self) -> int:
-        """Choose all days in the dialog, launch, and go to the backfill's page; return how many days there are."""
+        """Choose all days in the dialog, launch, and go to the backfill's page; return the number of days."""
         self.open_asset("daily_views")
         self.press_materialize()
         dialog = self.page.get_by_role("dialog")

@@ -1,6 +1,6 @@
-"""Dagster's real UI in a real browser, on the whole stack: what an operator sees and clicks.
+"""Dagster's real UI in a real browser, on the whole stack: the pages and buttons of an operator.
 
-Pictures go to VIEWER_TEST_PICTURES (`make browser`: docs/images), else they are thrown away.
+Screenshots go to VIEWER_TEST_SCREENSHOTS (`make browser`: docs/images); without it they are discarded.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from viewer_pipeline_tests.support.world import World
 
 DAYS = 28  # with views, before today
 VODS = [f"vod_{number}" for number in range(1, 8)]
-FLUSHES = 6  # seen at work: points of the plots
+FLUSHES = 6  # made during the test: points of the plots
 PLOTS = ("views", "counters", *(f"{step}_seconds" for step in ("drain", "aggregate", "upsert", "settle", "verify")))
 Rows = dict[tuple[date, str], int]
 
 
 def plant(world: World, days: list[date]) -> Rows:
-    """Carry views over as flushes of past days did; the last day has one each hour. Return what daily views must be."""
+    """Write flushes of past days; the last day has one each hour. Return the daily views to expect."""
     history, rows = History(world), Rows()
     for day in days:
         for hour in range(24) if day == days[-1] else [12]:
@@ -54,44 +54,44 @@ def send(world: World, flushes: range) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_what_an_operator_sees_and_clicks(page: Page, pictures: Path, stores: Stores, tmp_path: Path) -> None:
-    """Backfill and reconciliation by clicks, a run with its four steps, plots, lineage, and what each thing does."""
+def test_the_pages_of_an_operator(page: Page, screenshots: Path, stores: Stores, tmp_path: Path) -> None:
+    """Backfill and reconciliation by clicks, a run with its four steps, plots, lineage, and descriptions."""
     world, yesterday = World(stores), datetime.now(UTC).date() - ONE
     days = [yesterday - ONE * ago for ago in range(DAYS)][::-1]
     rows = plant(world, days)
     settings = {"DATABASE_URL": stores.ledger.url, "REDIS_URL": stores.redis.url, "HISTORY_START": f"{days[0]}"}
     with up(variables(tmp_path, **settings)) as stack:
-        operator = Operator(page, stack.wait_for_ui(), pictures)
+        operator = Operator(page, stack.wait_for_ui(), screenshots)
         send(world, range(1))  # else the UI warns that `view_counts` has never been materialized
-        operator.come()
+        operator.open()
         chosen = operator.backfill_all_days()
         backfill = operator.leave()
-        send(world, range(1, FLUSHES))  # while the daemon gets to the backfill, which it looks for every half minute
+        send(world, range(1, FLUSHES))  # while the daemon polls for backfills every half minute
         wait_until(lambda: len(History(world).daily()) >= len(rows), 200, "the rows of the backfill")
         page.goto(backfill)
         assert chosen >= DAYS + 1  # today as well
-        the_backfill_is_done(operator, chosen)
+        check_backfill(operator, chosen)
         assert {key: views for key, views in History(world).daily().items() if key[0] <= yesterday} == rows
-        a_day_has_a_picture_of_its_hours(operator, yesterday, rows)
-        a_run_has_four_steps(operator)
-        plots_have_lines(operator)
-        reconciliation_finds_nothing(operator)
-        assets_are_in_line_and_well(operator)
-        automation_says_what_it_does(operator)
+        check_hourly_chart_of_a_day(operator, yesterday, rows)
+        check_steps_of_a_run(operator)
+        check_plots(operator)
+        check_reconciliation(operator)
+        check_asset_graph(operator)
+        check_automation(operator)
         stack.stop()
 
 
-def the_backfill_is_done(operator: Operator, days: int) -> None:
-    """All days of it, and it says so."""
+def check_backfill(operator: Operator, days: int) -> None:
+    """All of its days succeeded."""
     page = operator.page
     expect(operator.smallest("^Status ?Succeeded$")).to_be_visible(timeout=200_000)
     expect(page.get_by_text("100% completed")).to_be_visible()
     expect(page.get_by_text(str(days), exact=True)).to_have_count(2)  # targeted, and succeeded
-    operator.picture("backfill")
+    operator.screenshot("backfill")
 
 
-def a_day_has_a_picture_of_its_hours(operator: Operator, day: date, rows: Rows) -> None:
-    """The views of the day as a number, and behind [Show Markdown] as bars, which the UI does not hold back."""
+def check_hourly_chart_of_a_day(operator: Operator, day: date, rows: Rows) -> None:
+    """The views of the day as a number, and behind [Show Markdown] as bars, which the UI does not block."""
     page = operator.page
     operator.open_asset("daily_views")
     operator.tab("Partitions")
@@ -105,12 +105,12 @@ def a_day_has_a_picture_of_its_hours(operator: Operator, day: date, rows: Rows) 
         dialog.get_by_role("img", name="views per hour").evaluate("async image => (await image.decode(), image.width)")
         > 0
     )
-    operator.picture("daily-views")
+    operator.screenshot("daily-views")
     dialog.get_by_role("button", name="Close").click()
 
 
-def a_run_has_four_steps(operator: Operator) -> None:
-    """Why it ran, its steps by name, all of them green, and its checks."""
+def check_steps_of_a_run(operator: Operator) -> None:
+    """Its trigger, its steps by name, all of them green, and its checks."""
     page = operator.page
     operator.open_run(f"sensor: {len(VODS)} VODs announced")
     operator.show_steps()
@@ -119,20 +119,20 @@ def a_run_has_four_steps(operator: Operator) -> None:
     expect(page.get_by_text(f"Succeeded ({len(STEPS)})")).to_be_visible()
     expect(page.get_by_text("Errored (0)")).to_be_visible()
     expect(page.get_by_text(f"{len(FLUSH_CHECKS)} checks")).to_be_visible()
-    operator.picture("run")
+    operator.screenshot("run")
 
 
-def plots_have_lines(operator: Operator) -> None:
+def check_plots(operator: Operator) -> None:
     """Views, counters and the seconds of each step, over more than half of the plot."""
     operator.open_asset("view_counts")
     operator.show_plots()
     for name in PLOTS:
         operator.wait_for_line(name)
-    operator.picture("plots")
+    operator.screenshot("plots")
 
 
-def reconciliation_finds_nothing(operator: Operator) -> None:
-    """Materialized by a click: each of its five checks passed, and says what it found."""
+def check_reconciliation(operator: Operator) -> None:
+    """Materialized by a click: each of its five checks passed, with its message."""
     page = operator.page
     operator.open_asset("reconciliation")
     operator.press_materialize()
@@ -142,13 +142,13 @@ def reconciliation_finds_nothing(operator: Operator) -> None:
     for check in sorted(RECONCILE_CHECKS):
         page.get_by_text(check, exact=True).first.click()
         expect(operator.smallest("Evaluation result")).to_contain_text("Passed")
-        said = "not compared: TARGET_TABLE is not set" if check == "target_equals_totals" else "0 differences"
-        expect(page.get_by_text(said, exact=True)).to_be_visible()
-    operator.picture("reconciliation")
+        message = "not compared: TARGET_TABLE is not set" if check == "target_equals_totals" else "0 differences"
+        expect(page.get_by_text(message, exact=True)).to_be_visible()
+    operator.screenshot("reconciliation")
 
 
-def assets_are_in_line_and_well(operator: Operator) -> None:
-    """From Redis to the totals to the days; their checks passed, and none waits for anything."""
+def check_asset_graph(operator: Operator) -> None:
+    """From Redis to the totals to the days; their checks passed."""
     operator.open_graph()
     line = [operator.node(name) for name in ("redis_counters", "view_counts", "daily_views")]
     for asset, passed in zip([*line[1:], operator.node("reconciliation")], (4, 2, 5), strict=True):
@@ -156,18 +156,18 @@ def assets_are_in_line_and_well(operator: Operator) -> None:
     expect(line[2]).to_contain_text(re.compile(r"(100|9\d)% filled"))  # at midnight a day is added
     lefts = [float(asset.evaluate("node => node.getBoundingClientRect().x")) for asset in line]
     assert lefts[0] < lefts[1] < lefts[2]
-    operator.picture("asset-graph")
+    operator.screenshot("asset-graph")
     operator.open_asset("view_counts")
     lineage = operator.smallest("^Upstream assets.*Downstream assets")
     expect(lineage).to_have_text(re.compile("Upstream assets.*redis_counters.*Downstream assets.*daily_views"))
     expect(operator.page.get_by_text("Passing").first).to_be_visible()  # its freshness
 
 
-def automation_says_what_it_does(operator: Operator) -> None:
-    """In a sentence, on the page of each."""
-    for kind, name, said in (
+def check_automation(operator: Operator) -> None:
+    """The description of each is on its page."""
+    for kind, name, description in (
         ("Sensor", "view_count_updates_sensor", "Flush the VODs that were announced"),
         ("Schedule", "sweep_schedule", "Flush all counters, announced or not"),
     ):
         operator.open_automation(kind, name)
-        expect(operator.page.get_by_text(said)).to_be_visible()
+        expect(operator.page.get_by_text(description)).to_be_visible()

@@ -67,9 +67,9 @@ def flush_through(world: World, proxy: Proxy) -> Persisted | PostgresUnavailable
 def test_the_answer_is_lost(world: World, proxy: Proxy, needle: bytes) -> None:
     """PostgreSQL has executed it, the connection breaks: counted if it was the COMMIT, else not."""
     world.send_many(3)
-    proxy.lose_answer_to(needle)
+    proxy.lose_reply_to(needle)
     found = flush_through(world, proxy)
-    assert proxy.lost_answers == 1
+    assert proxy.lost_replies == 1
     assert isinstance(found, Persisted if needle == COMMIT else PostgresUnavailable)
     if needle == COMMIT:
         assert world.seqs() == [1]
@@ -104,7 +104,7 @@ def test_the_answer_never_comes(world: World, proxy: Proxy, needle: bytes) -> No
 def test_the_answer_to_the_first_of_two_commits_is_lost(world: World, proxy: Proxy) -> None:
     """The first flush is found and settled; the rest of the run has no connection any more, and is for the next one."""
     world.send_many(7)
-    proxy.lose_answer_to(COMMIT)
+    proxy.lose_reply_to(COMMIT)
     assert isinstance(flush_through(world, proxy), PostgresUnavailable)
     assert world.seqs() == [1]
     assert world.flush().findings.settled_before in (0, 2)
@@ -150,20 +150,20 @@ def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
 def test_a_lost_answer_at_every_flush_of_a_run(world: World, proxy: Proxy) -> None:
     """Ten commits, ten lookups, no view twice."""
     world.send_many(40)
-    proxy.lose_answer_to(COMMIT, times=1)
+    proxy.lose_reply_to(COMMIT, times=1)
     lookups = ledger.Ledger.holds
     with pytest.MonkeyPatch.context() as patch:
 
         def look_up_and_lose_again(self: Ledger, flush_id: Any) -> bool:
             found = lookups(self, flush_id)
-            proxy.lose_answer_to(COMMIT)
+            proxy.lose_reply_to(COMMIT)
             return found
 
         patch.setattr(Ledger, "holds", look_up_and_lose_again)
         for _ in range(10):
             flush_through(world, proxy)
     world.flush()
-    assert proxy.lost_answers >= 10
+    assert proxy.lost_replies >= 10
     world.assert_all_persisted()
 
 

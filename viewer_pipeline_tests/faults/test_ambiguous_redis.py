@@ -141,7 +141,7 @@ def strike(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:
         case "cut":
             proxy.cut_at(needle, times)
         case "lost":
-            proxy.lose_answer_to(needle, times)
+            proxy.lose_reply_to(needle, times)
         case "late":
             proxy.fall_silent_at(needle, deliver=False, times=times)
         case "unanswered":
@@ -150,7 +150,7 @@ def strike(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:
 
 def happened(proxy: Proxy) -> int:
     """Return how often something did."""
-    return proxy.cut_requests + proxy.lost_answers + proxy.silenced
+    return proxy.cut_requests + proxy.lost_replies + proxy.silenced
 
 
 def outcome(do: Callable[[], Persisted]) -> Persisted | RedisUnavailable:

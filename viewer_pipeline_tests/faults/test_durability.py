@@ -561,7 +561,7 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
 @pytest.mark.timeout(120 + 10 * WAITS)
 @pytest.mark.parametrize("sync", ["always", "everysec"])
 def test_what_the_wait_for_the_file_costs(
-    new_binary: Path, powered: Power, sync: str, tell: Callable[[str], None]
+    new_binary: Path, powered: Power, sync: str, add_to_summary: Callable[[str], None]
 ) -> None:
     """Between the last read and the commit of each run, alone and beside a producer at full speed; the file has it."""
     if sync == "everysec" and not waits_for_the_disk(new_binary):
@@ -593,4 +593,4 @@ def test_what_the_wait_for_the_file_costs(
         f"{name} {median(seconds) * 1000:.2f} ms (longest {max(seconds) * 1000:.1f} ms)"
         for name, seconds in (("without", without), ("alone", alone), ("beside a producer", beside))
     )
-    tell(f"appendfsync {sync}, {WAITS} waits: {said}")
+    add_to_summary(f"appendfsync {sync}, {WAITS} waits: {said}")

@@ -142,7 +142,7 @@ def seconds_used() -> tuple[float, float]:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("mode", ["sweep", "changed"])
 def test_a_flush_killed_at_every_call(
-    scene: Scene, mode: Mode, part: int, tmp_path: Path, tell: Callable[[str], None]
+    scene: Scene, mode: Mode, part: int, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:
     """Whatever call is the last, the next flush makes every count whole, and no total ever falls or is too high."""
     started, world = seconds_used(), scene.world
@@ -167,5 +167,5 @@ def test_a_flush_killed_at_every_call(
     wall, cpu = (now - then for now, then in zip(seconds_used(), started, strict=True))
     calls = len({point[:2] for point in points})
     tried = f"part {part + 1} of {PARTS} of {len(points)} crash points of {calls} calls"
-    tell(f"{mode}: {tried} in {wall:.0f} s, {cpu:.0f} s of them ours")
+    add_to_summary(f"{mode}: {tried} in {wall:.0f} s, {cpu:.0f} s of them ours")
     assert {"postgres COMMIT", "postgres insert_flush", "redis EVALSHA begin"} <= {p.call for p in points}

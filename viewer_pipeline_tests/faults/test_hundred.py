@@ -69,7 +69,7 @@ def produce(stores: Stores) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_a_hundred_flushers(world: World, tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_a_hundred_flushers(world: World, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:
     """Every view is persisted once, though every flusher takes itself for the only one."""
     started = time.monotonic()
     world.send_many(VODS)
@@ -90,4 +90,4 @@ def test_a_hundred_flushers(world: World, tmp_path: Path, tell: Callable[[str], 
     seqs = world.seqs()
     assert seqs == list(range(1, len(seqs) + 1))
     assert became["superseded"] > 0
-    tell(f"{PROCESSES * THREADS} flushers: {dict(became)} in {time.monotonic() - started:.0f} s")
+    add_to_summary(f"{PROCESSES * THREADS} flushers: {dict(became)} in {time.monotonic() - started:.0f} s")

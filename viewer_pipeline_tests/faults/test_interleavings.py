@@ -47,7 +47,7 @@ class Event(NamedTuple):
     """Something that happens after so many calls. Without events, one actor after the other comes to its end."""
 
     after: int
-    what: Literal["switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]
+    what: Literal["switch", "cut", "lost", "die", "die before the reply", "send", "flush", "subscribe"]
     pick: int = 0
 
 
@@ -55,7 +55,7 @@ EVENTS = st.builds(
     Event,
     st.integers(0, 25),
     st.sampled_from(
-        ["switch", "switch", "switch", "cut", "lost", "die", "die unanswered", "send", "flush", "subscribe"]
+        ["switch", "switch", "switch", "cut", "lost", "die", "die before the reply", "send", "flush", "subscribe"]
     ),
     st.integers(0, 4),
 )
@@ -264,7 +264,7 @@ def calls_of(world: ConnectedWorld, name: str) -> int:
 
 
 @pytest.mark.timeout(120 + WANTED)
-def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, tell: Callable[[str], None]) -> None:
+def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
     """A flush stops before each of its calls in turn, the other runs to its end in between: all ends whole."""
     calls = calls_of(quick, "flush 1")
     for after in range(calls):
@@ -272,14 +272,14 @@ def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, tell: Call
         if WANTED:
             for later in range(calls):
                 tally.perform(quick, [Event(after, "switch", SECOND_FLUSH), Event(later, "switch")])
-    tell(f"passed on at each call: {tally}")
+    add_to_summary(f"passed on at each call: {tally}")
     assert tally.plays >= calls > 20
     assert tally.waited >= 10  # calls of a transaction, each a moment at which the other must wait for it
 
 
 @pytest.mark.parametrize("fate", ["cut", "lost"])
 def test_every_call_without_an_answer(
-    quick: ConnectedWorld, tally: Tally, fate: Literal["cut", "lost"], tell: Callable[[str], None]
+    quick: ConnectedWorld, tally: Tally, fate: Literal["cut", "lost"], add_to_summary: Callable[[str], None]
 ) -> None:
     """A connection breaks before or after the server did what it was asked, and the flush must find out which."""
     calls, failed = calls_of(quick, "flush 1"), list[type]()
@@ -289,16 +289,16 @@ def test_every_call_without_an_answer(
             failed.append(type(play.actors[0].failed))
     # A COMMIT that was executed is found in the ledger (rule R8). After the first, the next one has no connection.
     assert failed == [PostgresUnavailable, {"cut": PostgresUnavailable, "lost": NoneType}[fate]]
-    tell(f"{fate} at each call: {tally}")
+    add_to_summary(f"{fate} at each call: {tally}")
     assert tally.plays == calls > 20
 
 
-@pytest.mark.parametrize("what", ["cut", "lost", "die", "die unanswered", "subscribe"])
+@pytest.mark.parametrize("what", ["cut", "lost", "die", "die before the reply", "subscribe"])
 def test_every_call_of_a_subscriber(
     quick: ConnectedWorld,
     tally: Tally,
-    what: Literal["cut", "lost", "die", "die unanswered", "subscribe"],
-    tell: Callable[[str], None],
+    what: Literal["cut", "lost", "die", "die before the reply", "subscribe"],
+    add_to_summary: Callable[[str], None],
 ) -> None:
     """Its connection breaks, it dies, or another takes the lease, at each of its calls; then another folds the rest."""
     assert all(all(fold_store._parts(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
@@ -306,12 +306,12 @@ def test_every_call_of_a_subscriber(
     for after in range(calls):
         taken_over = [Event(after, what), Event(0, "subscribe"), Event(0, "switch", LAST)]
         tally.perform(quick, [Event(0, "switch", SUBSCRIBER), *taken_over])
-    tell(f"subscriber, {what} at each call: {tally}")
+    add_to_summary(f"subscriber, {what} at each call: {tally}")
     assert tally.plays == calls >= 6
 
 
 @pytest.mark.timeout(120 + WANTED)
-def test_any_interleaving(quick: ConnectedWorld, tally: Tally, tell: Callable[[str], None]) -> None:
+def test_any_interleaving(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
     """Whoever goes on, is cut off, dies or begins at whatever call: no total is ever wrong, and all ends whole."""
 
     @settings(max_examples=WANTED or AT_RANDOM, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -320,5 +320,5 @@ def test_any_interleaving(quick: ConnectedWorld, tally: Tally, tell: Callable[[s
         tally.perform(quick, plan)
 
     any_plan()
-    tell(f"at random: {tally}")
+    add_to_summary(f"at random: {tally}")
     assert tally.plays >= (WANTED or AT_RANDOM)

@@ -352,10 +352,10 @@ def test_the_answer_to_a_commit_is_lost(world: World, tmp_path: Path, where: Whe
     """It is looked up on a new connection, and found: settled, and counted once."""
     for proxy, pooled in where(world, tmp_path):
         world.send_many(3)
-        proxy.lose_answer_to(COMMIT)
+        proxy.lose_reply_to(COMMIT)
         found = pooled.flush()
         assert isinstance(found, Persisted)
-        assert (proxy.lost_answers, world.seqs(), world.counters()) == (1, [1], {})
+        assert (proxy.lost_replies, world.seqs(), world.counters()) == (1, [1], {})
         world.send_many(5)
         assert pooled.flush().findings.settled_before == 0
     world.assert_all_persisted()

@@ -155,14 +155,14 @@ def test_a_lagging_standby_does_not_know_of_a_commit(
 
     def copy_and_lead_away(*arguments: Any) -> None:
         copy(*arguments)
-        pair.proxy.lose_answer_to(COMMIT)
+        pair.proxy.lose_reply_to(COMMIT)
         pair.lead_to(pair.standby)
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "_copy_batches", copy_and_lead_away)
         with pytest.raises(PostgresRefusesWrites, match=r"in recovery .*, so whether flush .* is not known"):
             flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
-    assert pair.proxy.lost_answers == 1
+    assert pair.proxy.lost_replies == 1
     assert behind.counters() == dict(behind.sent)
     pair.lead_to(pair.primary)
     assert behind.seqs() == [1]
@@ -182,7 +182,7 @@ def test_a_commit_that_the_new_primary_never_got(
 
     def copy_and_lose_the_answer(*arguments: Any) -> None:
         copy(*arguments)
-        pair.proxy.lose_answer_to(COMMIT)
+        pair.proxy.lose_reply_to(COMMIT)
 
     def fence_and_look_up(self: Ledger, flush_id: Any) -> bool:
         pair.fence()

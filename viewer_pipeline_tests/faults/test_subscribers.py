@@ -88,11 +88,11 @@ def test_an_answer_is_lost(start: Start, world: World, redis_url: str, script: S
         wait_until(lambda: world.counters() == {"before": 1}, 20, "scripts that Redis knows")
         lost = 0
         for round_ in range(5):
-            proxy.lose_answer_to(script.sha.encode())
+            proxy.lose_reply_to(script.sha.encode())
             for number in range(10):
                 publish(world.client, f"v{number}")
-            wait_until(lambda lost=lost: proxy.lost_answers > lost, 20, "an answer lost")  # type: ignore[misc]
-            lost = proxy.lost_answers
+            wait_until(lambda lost=lost: proxy.lost_replies > lost, 20, "an answer lost")  # type: ignore[misc]
+            lost = proxy.lost_replies
             wait_until(lambda total=10 * round_ + 11: sum(world.counters().values()) >= total, 20, "all counted")  # type: ignore[misc]
         made.stop()
     assert world.counters() == {"before": 1} | {f"v{number}": 5 for number in range(10)}
@@ -110,12 +110,12 @@ def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monk
         made.freeze()  # so that all are in one segment
         for number in range(1500):  # three parts
             publish(world.client, f"v{number}")
-        proxy.lose_answer_to(FOLD.sha.encode(), 7)
+        proxy.lose_reply_to(FOLD.sha.encode(), 7)
         made.thaw()
         wait_until(lambda: made.stats.refusal_reason, 20, "attempts without an answer")
         publish(world.client, "a")
         made.stop()
-    assert proxy.lost_answers == 7
+    assert proxy.lost_replies == 7
     assert made.remained == 0
     assert world.counters() == {"a": 2} | {f"v{number}": 1 for number in range(1500)}
 

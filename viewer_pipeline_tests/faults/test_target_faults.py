@@ -68,7 +68,7 @@ def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetSce
         yield TargetScene(world, monkeypatch)
 
 
-def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:
     """Whatever call to PostgreSQL is the last, the next sweep makes table and totals whole, and neither ever falls.
 
     Those to Redis are the same as without a table: test_every_call.py.
@@ -90,7 +90,7 @@ def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, tell: Callable
         except AssertionError as error:
             error.add_note(f"killed: {point}")
             raise
-    tell(f"into a table: {len(points)} crash points of {len({point[:2] for point in points})} calls")
+    add_to_summary(f"into a table: {len(points)} crash points of {len({point[:2] for point in points})} calls")
     assert "postgres apply_parked" in {point.call for point in points}
 
 

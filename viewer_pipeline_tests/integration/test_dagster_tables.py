@@ -91,7 +91,7 @@ def test_heartbeats(dagster: DagsterWorld, dagster_settings: Settings) -> None:
 @pytest.mark.parametrize(("sensor", "sweep"), [(True, True), (False, True), (True, False), (False, False)])
 def test_running_or_stopped(dagster: DagsterWorld, dagster_settings: Settings, sensor: bool, sweep: bool) -> None:
     """As the UI shows it; before the first tick there is none."""
-    dagster.meet(sensor=sensor, sweep=sweep)
+    dagster.register(sensor=sensor, sweep=sweep)
     api = {state.name: state.is_running for state in dagster.instance.all_instigator_state()}
     found = reading(dagster_settings)
     assert found.sensor is not None
@@ -102,7 +102,7 @@ def test_running_or_stopped(dagster: DagsterWorld, dagster_settings: Settings, s
 
 def test_last_ticks(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """The newest that has ended of each, with skip reason or error."""
-    dagster.meet()
+    dagster.register()
     dagster.tick(SENSOR, 60, error=error_of("old"))
     dagster.tick(SENSOR, 5, skip="no VOD was announced")
     dagster.tick(SWEEP, 5, error=error_of("Error occurred during the evaluation\n", error_of(OURS)))

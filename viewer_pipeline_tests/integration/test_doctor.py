@@ -73,7 +73,7 @@ def configured(client: redis.Redis, **options: str) -> Iterator[None]:
 def test_all_is_well(settings: Settings, dagster: DagsterWorld, client: redis.Redis) -> None:
     """Nothing but what is known of the servers of the tests: they keep nothing."""
     dagster.beat_all()
-    dagster.meet()
+    dagster.register()
     dagster.tick(SENSOR, 3, skip="no VOD was announced")
     dagster.tick(SWEEP, 3, skip="nothing to flush")
     dagster.run(dg.DagsterRunStatus.SUCCESS)
@@ -314,7 +314,7 @@ def test_dagster_never_ran(settings: Settings) -> None:
 def test_no_daemon(settings: Settings, dagster: DagsterWorld) -> None:
     """Nothing launches flushes."""
     dagster.beat_all(ago=600)
-    dagster.meet(sweep=False)
+    dagster.register(sweep=False)
     dagster.tick(SENSOR, 600, skip="no VOD was announced")
     for _ in range(3):
         dagster.run(dg.DagsterRunStatus.FAILURE)

@@ -48,7 +48,7 @@ def settled(client: redis.Redis, seq: int) -> None:
 def well(dagster: DagsterWorld, http: HttpWorld) -> HttpWorld:
     """A worker in a world in which all is well."""
     dagster.beat_all()
-    dagster.meet()
+    dagster.register()
     dagster.tick(SENSOR, 1, skip="no VOD was announced")
     dagster.tick(SWEEP, 1, skip="nothing to flush")
     http.start()
@@ -57,7 +57,7 @@ def well(dagster: DagsterWorld, http: HttpWorld) -> HttpWorld:
 
 def test_all_well(well: HttpWorld, client: redis.Redis) -> None:
     """200, healthy, every check with its sentence; the write probe left its time."""
-    said = well.ask("/health")
+    said = well.request("/health")
     assert (said.status, said.headers["content-type"]) == (200, "application/json")
     body = said.json()
     assert (body["status"], body["service"]) == ("healthy", "viewer-worker")
@@ -75,7 +75,7 @@ def test_all_well(well: HttpWorld, client: redis.Redis) -> None:
 def test_ping(http: HttpWorld) -> None:
     """200 with the three fields, while no server answers."""
     http.start(redis_url=f"redis://:{SECRET}@{LOOPBACK}:1/0", database_url=f"postgresql://me:pw@{LOOPBACK}:1/x")
-    said = http.ask("/ping")
+    said = http.request("/ping")
     assert said.status == 200
     assert sorted(said.json()) == ["service", "status", "timestamp"]
     assert (said.json()["status"], said.json()["service"]) == ("ok", "viewer-worker")
@@ -86,14 +86,14 @@ def test_stopping(http: HttpWorld) -> None:
     http.start()
     http.stopping = True
     assert http.health() == (503, "stopping", {})
-    assert http.ask("/ping").status == 200
+    assert http.request("/ping").status == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/health/", "/healthz", "/metrics/x", "/docs", "/%2e%2e/health"])
 def test_unknown_paths(http: HttpWorld, path: str) -> None:
     """404."""
     http.start()
-    assert http.ask(path).status == 404
+    assert http.request(path).status == 404
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/metrics"])
@@ -101,14 +101,14 @@ def test_unknown_paths(http: HttpWorld, path: str) -> None:
 def test_other_methods(http: HttpWorld, path: str, method: str) -> None:
     """405; HEAD belongs to GET."""
     http.start()
-    assert http.ask(path, method).status == 405
-    assert http.ask("/ping", "HEAD").status == 200
+    assert http.request(path, method).status == 405
+    assert http.request("/ping", "HEAD").status == 200
 
 
 def test_no_versions(http: HttpWorld) -> None:
     """Headers name no server."""
     http.start()
-    assert set(http.ask("/health").headers) <= {"content-type", "content-length", "connection"}
+    assert set(http.request("/health").headers) <= {"content-type", "content-length", "connection"}
 
 
 def test_port_in_use(http: HttpWorld) -> None:
@@ -124,8 +124,8 @@ def test_stop_gives_all_back(http: HttpWorld) -> None:
     """No thread is left, and the port is free."""
     before = set(threading.enumerate())
     http.start()
-    http.ask("/health")
-    http.ask("/metrics")
+    http.request("/health")
+    http.request("/metrics")
     port = http.port
     http.stop()
     left = {thread for thread in threading.enumerate() if thread.name.startswith(("health", "question"))} - before
@@ -216,7 +216,7 @@ def test_redis_that_hangs(http: HttpWorld, client: redis.Redis) -> None:
     assert code == 503
     assert re.search("no answer for|Timeout", checks["redis"]["said"])
     assert checks["postgres"]["state"] == "healthy"
-    assert http.ask("/ping").status == 200
+    assert http.request("/ping").status == 200
     wait_until(lambda: http.check("redis")[1] == "healthy", 30, "it healed")
 
 
@@ -285,7 +285,7 @@ def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> N
     assert (code, state) == (503, "unhealthy")
     assert re.match(r"no answer for \d+\.\d s|PostgreSQL does not answer", said)
     for _ in range(3):
-        assert http.ask("/metrics").status == 200
+        assert http.request("/metrics").status == 200
         assert http.check("redis")[1] == "healthy"
     assert threading.active_count() <= threads + 5  # of the event loop's pool, not one for each request
     signal_all(own_postgres, signal.SIGCONT)
@@ -315,9 +315,9 @@ def test_subscriber(http: HttpWorld) -> None:
     """Who stands by is healthy; who reconnects misses what is published now."""
     http.start()
     assert http.check("subscriber")[1] == "healthy"
-    http.figures.enter("standby")
+    http.stats.enter("standby")
     wait_until(lambda: "standing by" in http.check("subscriber")[2], 30, "standby is told")
-    http.figures.enter("reconnecting", "closed")
+    http.stats.enter("reconnecting", "closed")
     wait_until(lambda: http.check("subscriber")[:2] == (503, "unhealthy"), 30, "the loss is told")
     assert http.check("subscriber")[2] == "reconnecting: closed; what is published now is missed"
 
@@ -423,12 +423,12 @@ def test_a_dead_daemon(well: HttpWorld, dagster: DagsterWorld) -> None:
 
 def test_stopped_in_the_ui(well: HttpWorld, dagster: DagsterWorld) -> None:
     """One of both: degraded; both: unhealthy; heals."""
-    dagster.meet(sensor=False)
+    dagster.register(sensor=False)
     wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is told")
-    dagster.meet(sensor=False, sweep=False)
+    dagster.register(sensor=False, sweep=False)
     wait_until(lambda: well.check("sweep")[:2] == (503, "unhealthy"), 30, "both are told")
     assert well.check("sensor")[2] == "the sensor was stopped in Dagster's UI; nothing launches flushes"
-    dagster.meet()
+    dagster.register()
     wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")
 
 

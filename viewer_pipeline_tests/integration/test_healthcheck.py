@@ -29,15 +29,15 @@ SETTINGS = Settings(_env_file=None)
 def test_the_worker(dagster: DagsterWorld, http: HttpWorld) -> None:
     """Healthy and degraded are good enough; what is wrong is said; unhealthy and stopping are not."""
     dagster.beat_all()
-    dagster.meet()
+    dagster.register()
     http.start()
     http.health()
     assert ask("worker", http.settings, http.port).startswith(("healthy", "degraded; "))
-    http.figures.refusal_reason = "Redis does not take it"
+    http.stats.refusal_reason = "Redis does not take it"
     said = "subscriber: what is heard stays in memory: Redis does not take it"
     wait_until(lambda: said in complaint(http), 10, "an answer that is not the one before")
     assert complaint(http).startswith("Not healthy: unhealthy; ")
-    http.figures.refusal_reason = ""
+    http.stats.refusal_reason = ""
     http.stopping = True
     assert complaint(http) == "Not healthy: stopping"
 

@@ -35,7 +35,7 @@ def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scrape(http: HttpWorld) -> dict[str, dict[Labels, float]]:
     """Return every sample of ours: name -> labels -> figure. Each is declared with its type, labels and meaning."""
-    said = http.ask("/metrics")
+    said = http.request("/metrics")
     assert said.status == 200
     assert said.headers["content-type"].startswith("text/plain; version=")
     found: dict[str, dict[Labels, float]] = {}
@@ -58,7 +58,7 @@ def one(found: dict[str, dict[Labels, float]], name: str, **labels: Any) -> floa
 
 def test_what_the_worker_did(http: HttpWorld) -> None:
     """Messages by outcome and reason, folds, lease, state."""
-    figures = http.figures
+    figures = http.stats
     figures.accepted, figures.received, figures.last_message = 5, 8, 1_700_000_000.5
     figures.rejected = Counter({"not JSON": 2, 'odd "\\ \n': 1})
     figures.folded, figures.folded_views, figures.dropped_views = 3, 40, 2
@@ -190,7 +190,7 @@ def test_daemons(http: HttpWorld, dagster: DagsterWorld) -> None:
 def test_process_memory(http: HttpWorld) -> None:
     """Prometheus' usual figures of the process, where the system has them."""
     http.start()
-    memory = re.search(r"^process_resident_memory_bytes (\S+)$", http.ask("/metrics").body, re.MULTILINE)
+    memory = re.search(r"^process_resident_memory_bytes (\S+)$", http.request("/metrics").body, re.MULTILINE)
     assert memory is not None
     assert 20e6 < float(memory[1]) < 2e9
 

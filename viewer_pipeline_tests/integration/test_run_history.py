@@ -183,7 +183,7 @@ def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.Mo
     assert past.runs() == set(runs[1:])
 
 
-def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> None:
+def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], None]) -> None:
     """Day after day of runs, pruned each day: after the first week the database stays as large as it is."""
     run_id, per_day, sizes = past.flush(), 150, []
     with run_history.connect(past.settings) as connection:
@@ -194,7 +194,7 @@ def test_the_history_does_not_grow(past: Past, tell: Callable[[str], None]) -> N
             connection.execute("VACUUM")
             sizes.append(size(connection))
         assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
-    tell(f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day")
+    add_to_summary(f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day")
     assert count_of_runs(past) <= per_day * 8 + 1
     assert sizes[15] < sizes[8] * 1.1
 

@@ -43,7 +43,7 @@ def printed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str,
 def well(dagster: DagsterWorld, client: redis.Redis) -> DagsterWorld:
     """Dagster and a worker at work, and nothing to do."""
     dagster.beat_all()
-    dagster.meet()
+    dagster.register()
     dagster.tick(SENSOR, 3, skip="no VOD was announced since the last flush")
     dagster.tick(SWEEP, 20, skip="no key vod:views:* holds views: nothing to flush")
     listens(client)
@@ -115,7 +115,7 @@ def test_one_daemon_not_seen(
 
 def test_sensor_stopped(well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """In the UI."""
-    well.meet(sensor=False)
+    well.register(sensor=False)
     assert "the sensor was stopped in Dagster's UI" in printed(dagster_settings, capsys)["why"].splitlines()
 
 

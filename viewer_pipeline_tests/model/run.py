@@ -193,8 +193,8 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
         yield "commit", after, done._replace(at="totals")
     else:
         yield "commit", after, advance(done)
-    if world.left.lost_answers:  # R8: it was committed, and the client cannot know
-        left = world.left._replace(lost_answers=world.left.lost_answers - 1)
+    if world.left.lost_replies:  # R8: it was committed, and the client cannot know
+        left = world.left._replace(lost_replies=world.left.lost_replies - 1)
         again = run._replace(base=seq) if design.broken == "R8" else done._replace(at="find")
         yield "commit without an answer", after._replace(left=left), again
         yield "commit that never came", world._replace(left=left), again if design.broken == "R8" else ENDED

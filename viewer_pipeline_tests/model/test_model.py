@@ -21,7 +21,7 @@ MEASURES = Design()
 WAITING = Design(wait=True)
 
 SMALL = {
-    "calm": (1, 2, Left(sends=2, crashes=1, lost_answers=1, resent=1)),
+    "calm": (1, 2, Left(sends=2, crashes=1, lost_replies=1, resent=1)),
     "calm, two flushes a run": (2, 2, Left(sends=1, crashes=1)),
     "emptied": (1, 2, Left(sends=2, emptied=2, crashes=1)),
     "restored": (1, 2, Left(sends=2, copies=1, restored=1, crashes=1)),
@@ -30,7 +30,7 @@ SMALL = {
 }
 LARGE = {
     "calm, three runs": (1, 3, Left(sends=1, crashes=1)),
-    "calm, two flushes a run, all that a client can meet": (2, 2, Left(2, crashes=1, lost_answers=1, resent=1)),
+    "calm, two flushes a run, all that a client can meet": (2, 2, Left(2, crashes=1, lost_replies=1, resent=1)),
     "emptied, three runs": (1, 3, Left(sends=1, emptied=1, crashes=1)),
     "emptied, two flushes a run": (2, 2, Left(sends=2, emptied=1)),
     "restored, three runs": (1, 3, Left(sends=1, copies=1, restored=1)),
@@ -67,7 +67,7 @@ BROKEN = {
     "R6": (1, 2, Left(sends=1, rolled_back=1)),
     "R6-late": (1, 2, Left()),
     "R7": (1, 1, Left(sends=2, copies=1, restored=1)),
-    "R8": (1, 1, Left(lost_answers=1)),
+    "R8": (1, 1, Left(lost_replies=1)),
     "R11": (1, 1, Left()),
     "ADR2": (2, 1, Left(sends=1, copies=1, restored=1)),
 }

@@ -19,7 +19,7 @@ from viewer_pipeline_tests.support.world import World
 
 TRACES = int(os.environ.get("MODEL_TRACES", "120"))
 KINDS = {
-    "calm": Left(sends=3, crashes=1, lost_answers=1, resent=1),
+    "calm": Left(sends=3, crashes=1, lost_replies=1, resent=1),
     "emptied": Left(sends=3, crashes=1, emptied=1),
     "restored": Left(sends=3, crashes=1, copies=1, restored=1),
     "rolled back": Left(sends=2, crashes=1, dumps=1, rolled_back=1),

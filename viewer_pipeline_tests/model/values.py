@@ -103,7 +103,7 @@ class Left(NamedTuple):
     restored: int = 0
     dumps: int = 0
     rolled_back: int = 0
-    lost_answers: int = 0
+    lost_replies: int = 0
     resent: int = 0
 
 

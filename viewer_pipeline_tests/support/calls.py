@@ -1,7 +1,7 @@
-"""Every call to Redis and PostgreSQL, as something that can be counted, held back, ended half-way, or be the last.
+"""Every call to Redis and PostgreSQL, as an object that can be counted, delayed, cut off, or be the last.
 
-The two drivers are wrapped where all their traffic passes: redis-py where a connection sends and reads, psycopg where
-a connection waits for the server. So a call that is new in the code is met here without anybody naming it.
+Both drivers are wrapped where all their traffic passes: redis-py where a connection sends and reads, psycopg where
+a connection waits for the server. So new calls in the code are intercepted without being listed here.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
-    said.encode(): name
+    text.encode(): name
     for module in (redis_store, fold_store)
     for name, script in vars(module).items()
     if isinstance(script, Script)
-    for said in (script.sha, script.source)
+    for text in (script.sha, script.source)
 }
 
 
 def _headline(statement: str) -> str:
-    """Return the first line of a statement, the comment that tells what it does."""
+    """Return the first line of a statement: the comment with its purpose."""
     return statement.partition("\n")[0]
 
 
@@ -53,30 +53,30 @@ HANDSHAKE = ("HELLO", "PING", "CLIENT", "AUTH", "SELECT")
 
 @dataclass
 class Call:
-    """One call that is about to be made: `run` makes it, the answer is the server's."""
+    """A call that is about to be made: `run` makes it and returns the reply of the server."""
 
     server: Literal["redis", "postgres"]
     name: str
     connection: redis.connection.AbstractConnection | psycopg.Connection | None
     run: Callable[[], Any]
-    parts: int = 1  # commands that go out at once, e.g. of a pipeline
-    run_some: Callable[[int], Any] | None = None  # make only that many of them
-    private: bool = False  # nobody but the caller can notice it: a connect, a handshake, an empty commit
+    parts: int = 1  # commands that are sent together, as in a pipeline
+    run_parts: Callable[[int], Any] | None = None  # make only this many of them
+    private: bool = False  # no other process can observe it: a connect, a handshake, an empty commit
 
     def __str__(self) -> str:
         return f"{self.server} {self.name}"
 
 
 class Watcher(Protocol):
-    """What is asked about every call. Returns the answer, of its own making or of `call.run`."""
+    """Receives every call. Returns the reply, its own or that of `call.run`."""
 
     def __call__(self, call: Call) -> Any:
-        """Make the call, or do not."""
+        """Make the call or replace it."""
 
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Let every call of this process pass by the watcher, on the thread that makes it."""
+    """Pass every call of this process to the watcher, on the thread that makes it."""
     with ExitStack() as stack:
         for owner, name, wrapped in (
             (redis.connection.Connection, "_connect", _redis_connect(watcher)),
@@ -90,7 +90,7 @@ def watching(watcher: Watcher) -> Iterator[None]:
         yield
 
 
-# --- redis-py: the answers are read as soon as a command is sent, and handed out when the client asks for them --------
+# --- redis-py: replies are read as soon as a command is sent, and returned when the client reads them -----------------
 
 
 # As they are before they are wrapped; redis-py does not say their types.
@@ -100,9 +100,9 @@ _disconnect: Callable[..., None] = AbstractConnection.disconnect
 _tcp: Callable[..., Any] = redis.connection.Connection._connect
 
 
-def _answers(connection: Any) -> deque[Any]:
-    found: deque[Any] = connection.__dict__.setdefault("answers_read", deque())
-    return found
+def _replies(connection: Any) -> deque[Any]:
+    replies: deque[Any] = connection.__dict__.setdefault("replies_read", deque())
+    return replies
 
 
 def _redis_connect(watcher: Watcher) -> Callable[..., Any]:
@@ -118,14 +118,14 @@ def _redis_send(watcher: Watcher) -> Callable[..., None]:
             self.connect_check_health(check_health=False)
         commands = _unpacked(b"".join(command) if isinstance(command, (list, tuple)) else command)
 
-        def run_some(number: int) -> None:
-            packed = [piece for some in commands[:number] for piece in self._command_packer.pack(*some)]
+        def run_parts(number: int) -> None:
+            packed = [piece for command in commands[:number] for piece in self._command_packer.pack(*command)]
             _send(self, packed, check_health)
-            _answers(self).extend([_try_to_read(self) for _ in range(number)])
+            _replies(self).extend([_try_to_read(self) for _ in range(number)])
 
         name = _name_of(commands)
         private = name.startswith(HANDSHAKE)
-        watcher(Call("redis", name, self, lambda: run_some(len(commands)), len(commands), run_some, private))
+        watcher(Call("redis", name, self, lambda: run_parts(len(commands)), len(commands), run_parts, private))
 
     return wrapped
 
@@ -139,19 +139,19 @@ def _try_to_read(connection: Any) -> Any:
 
 def _redis_read() -> Callable[..., Any]:
     def wrapped(self: Any, *arguments: Any, **options: Any) -> Any:
-        if not _answers(self):
+        if not _replies(self):
             return _read(self, *arguments, **options)
-        answer = _answers(self).popleft()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        reply = _replies(self).popleft()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     return wrapped
 
 
 def _redis_disconnect() -> Callable[..., None]:
     def wrapped(self: Any, *arguments: Any, **options: Any) -> None:
-        _answers(self).clear()
+        _replies(self).clear()
         _disconnect(self, *arguments, **options)
 
     return wrapped
@@ -167,19 +167,19 @@ def _unpacked(packed: bytes | str) -> list[list[bytes]]:
 
 
 def _name_of(commands: list[list[bytes]]) -> str:
-    names = [_name_of_one(command) for command in commands]
+    names = [_name_of_command(command) for command in commands]
     return names[0] if len(names) == 1 else f"pipeline [{', '.join(names)}]"
 
 
-def _name_of_one(command: list[bytes]) -> str:
+def _name_of_command(command: list[bytes]) -> str:
     name = command[0].decode()
     if name in ("EVALSHA", "EVAL"):
         return f"{name} {SCRIPTS.get(command[1], '?').lower()}"
     return f"{name} {command[1].decode()}" if name in ("CLIENT", "SCRIPT") and len(command) > 1 else name
 
 
-class PoolOfThreads(redis.ConnectionPool):
-    """A pool for each thread name, so that what a thread has to send does not depend on how fast the others are."""
+class PoolPerThread(redis.ConnectionPool):
+    """A pool for each thread name, so that the calls of a thread do not depend on the speed of the others."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -208,12 +208,12 @@ def client_of_threads(url: str, **options: Any) -> redis.Redis:
     with connect(url) as client:
         pool = client.connection_pool
         arguments = pool.connection_kwargs | options
-        return redis.Redis.from_pool(PoolOfThreads(connection_class=pool.connection_class, **arguments))
+        return redis.Redis.from_pool(PoolPerThread(connection_class=pool.connection_class, **arguments))
 
 
 # --- psycopg ----------------------------------------------------------------------------------------------------------
 
-_open: Any = psycopg.Connection.connect.__func__  # type: ignore[attr-defined]  # of the class that is asked
+_open: Any = psycopg.Connection.connect.__func__  # type: ignore[attr-defined]  # of the class
 _wait = psycopg.Connection.wait
 IDLE_ENDS = ("_commit_gen", "_rollback_gen")  # of a connection; a transaction's are called _exit_gen
 
@@ -228,16 +228,16 @@ def _postgres_connect(watcher: Watcher) -> Any:
 def _postgres_wait(watcher: Watcher) -> Callable[..., Any]:
     def wrapped(self: psycopg.Connection, work: Any, *arguments: Any, **options: Any) -> Any:
         idle = self.pgconn.transaction_status == TransactionStatus.IDLE
-        meant = _inside(work)
-        private = idle and meant.__name__ in IDLE_ENDS
-        run = lambda: _wait(self, work, *arguments, **options)  # noqa: E731 - one word for one call
-        return watcher(Call("postgres", _name_of_work(meant), self, run, private=private))
+        inner = _inside(work)
+        private = idle and inner.__name__ in IDLE_ENDS
+        run = lambda: _wait(self, work, *arguments, **options)  # noqa: E731 - one line for one call
+        return watcher(Call("postgres", _name_of_work(inner), self, run, private=private))
 
     return wrapped
 
 
 def _inside(work: Any) -> Any:
-    """Return what psycopg wants done; BoundedConnection wraps it."""
+    """Return psycopg's own generator; BoundedConnection wraps it."""
     return work.gi_frame.f_locals["gen"] if work.__name__ == "_bounded" else work
 
 
@@ -249,8 +249,8 @@ def _name_of_work(work: Any) -> str:
         case "_exit_gen":
             return "COMMIT" if known.get("exc_type") is None else "ROLLBACK"
         case "_execute_gen" | "_start_copy_gen" as name:
-            said = known.get("query") or known.get("statement") or name
-            text = said if isinstance(said, str) else said.as_string()  # with the user's names in it
+            query = known.get("query") or known.get("statement") or name
+            text = query if isinstance(query, str) else query.as_string()  # composed of the user's names
             return STATEMENTS.get(_headline(text), text)
         case name:
             return str(name).strip("_")
@@ -265,7 +265,7 @@ class Point(NamedTuple):
     role: str
     nth: int
     call: str
-    sent: int  # 0: it dies before the call; else so many parts were executed, and no answer was read
+    sent: int  # 0: it dies before the call; else this many parts were executed, and no reply was read
 
     def __str__(self) -> str:
         fate = "before" if self.sent == 0 else f"after {self.sent} parts of"
@@ -273,31 +273,31 @@ class Point(NamedTuple):
 
 
 def role() -> str:
-    """Return what the current thread does: "main", or the name that its pool gave it, without a number."""
+    """Return the role of the current thread: "main", or the name of its pool."""
     thread = threading.current_thread()
     return "main" if thread is threading.main_thread() else thread.name.rpartition("_")[0] or thread.name
 
 
 @dataclass
 class Recorder:
-    """Makes every call and notes it: role, call, at how many places of it the process may be cut off."""
+    """Makes every call and records it: role, call, and the number of points within it at which the process may die."""
 
     calls: list[tuple[str, str, int]] = field(default_factory=list)
 
     def __call__(self, call: Call) -> Any:
-        """Note the call, make it."""
-        # Nobody else can tell whether a private call was made, so that dying before and after it is the same.
+        """Record the call and make it."""
+        # No other process observes a private call, so dying before and after it are the same.
         self.calls.append((role(), str(call), 0 if call.private else call.parts))
         return call.run()
 
     def points(self) -> list[Point]:
-        """Return every point at which the process that made these calls may have died."""
+        """Return every point at which the process that made these calls may die."""
         numbers: dict[str, int] = defaultdict(int)
-        found = []
-        for who, name, parts in self.calls:
-            found += [Point(who, numbers[who], name, sent) for sent in range(parts + 1)]
-            numbers[who] += 1
-        return found
+        points = []
+        for thread_role, name, parts in self.calls:
+            points += [Point(thread_role, numbers[thread_role], name, sent) for sent in range(parts + 1)]
+            numbers[thread_role] += 1
+        return points
 
 
 @dataclass
@@ -309,55 +309,55 @@ class Killer:
 
     def __call__(self, call: Call) -> Any:
         """Make the call, unless it is the last."""
-        who = role()
-        nth = self.numbers[who]
-        self.numbers[who] += 1
-        if (who, nth) != (self.point.role, self.point.nth):
+        current = role()
+        nth = self.numbers[current]
+        self.numbers[current] += 1
+        if (current, nth) != (self.point.role, self.point.nth):
             return call.run()
         if str(call) != self.point.call:
-            raise AssertionError(f"call {nth} of {who} is {call}, not {self.point.call}: the runs are not the same")
+            raise AssertionError(f"call {nth} of {current} is {call}, not {self.point.call}: the runs are not the same")
         try:
-            if 0 < self.point.sent < call.parts and call.run_some is not None:
-                call.run_some(self.point.sent)
+            if 0 < self.point.sent < call.parts and call.run_parts is not None:
+                call.run_parts(self.point.sent)
             elif self.point.sent:
                 call.run()
-        finally:  # also where the answer is an error
+        finally:  # also if the reply is an error
             os.kill(os.getpid(), signal.SIGKILL)
-            threading.Event().wait()  # no step further, however long the kernel takes
+            threading.Event().wait()  # nothing runs until the signal arrives
 
 
-class Child(NamedTuple):
+class Fork(NamedTuple):
     """A fork of this process, and the file in which it leaves its traceback."""
 
     pid: int
     report: Path
 
 
-def fork(do: Callable[[], object], report: Path) -> Child:
-    """Run it in a fork of this process, which has everything imported. It must open its own connections."""
+def fork(do: Callable[[], object], report: Path) -> Fork:
+    """Run it in a fork of this process, which has imported everything. It must open its own connections."""
     report.unlink(missing_ok=True)
     with warnings.catch_warnings():
-        # Python 3.12 warns where there are other threads, e.g. those of numpy: none holds what the child needs.
+        # Python 3.12 warns where there are other threads, e.g. those of numpy: none holds a lock that the child needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         try:
             do()
             os._exit(0)
-        except BaseException:  # noqa: BLE001 - told by the parent, whatever it is
+        except BaseException:  # noqa: BLE001 - reported by the parent
             report.write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             os._exit(1)
-    return Child(pid, report)
+    return Fork(pid, report)
 
 
-def joined(child: Child) -> int:
-    """Wait for it; return its exit code, -9 where it was killed. What it raised is raised here as AssertionError."""
+def joined(child: Fork) -> int:
+    """Wait for it; return its exit code, -9 if it was killed. Raises AssertionError with its traceback if it raised."""
     _, status = os.waitpid(child.pid, 0)
     assert not child.report.exists(), child.report.read_text(encoding="utf-8")
     return os.waitstatus_to_exitcode(status)
 
 
 def in_child(do: Callable[[], object], report: Path) -> int:
-    """Run it in a fork, wait for it."""
+    """Run it in a fork, and wait for it."""
     return joined(fork(do, report))

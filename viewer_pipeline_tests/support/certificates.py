@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority, and what it vouches for. Made with `openssl`."""
+"""A certificate authority for tests, and certificates that it signs. Made with `openssl`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CURVE = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
 
 @dataclass(frozen=True)
 class Certificate:
-    """Where a certificate and its key are, both PEM."""
+    """The files of a certificate and its key, both PEM."""
 
     certificate: Path
     key: Path
@@ -36,11 +36,11 @@ class Authority:
 
     @property
     def certificate(self) -> Path:
-        """What those trust who trust it."""
+        """The root certificate, for clients that trust the authority."""
         return self._own.certificate
 
     def sign(self, name: str, *, address: str = "IP:127.0.0.1", password: str | None = None) -> Certificate:
-        """Make a certificate for a name and an address, its key encrypted where there is a password."""
+        """Create a certificate for a name and an address; with a password, its key is encrypted."""
         made = Certificate(self._directory / f"{name}.pem", self._directory / f"{name}.key")
         request, extension = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
         extension.write_text(f"subjectAltName={address}\n")
@@ -53,7 +53,7 @@ class Authority:
 
 
 def give(certificate: Certificate, user: str | None) -> None:
-    """Hand the key over to the user that a server runs as; None: it is ours."""
+    """Change the owner of the key to the user that the server runs as; None: leave it."""
     if user is not None:
         account = pwd.getpwnam(user)
         os.chown(certificate.key, account.pw_uid, account.pw_gid)

@@ -1,4 +1,4 @@
-"""Who asks for the lease in a test: a subscriber of the ledger that the test has."""
+"""Requests for the lease, from a subscriber of the ledger that a test has."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from viewer_pipeline.ingest.fold_store import LeaseRequest
 
 @cache
 def identity_of(database_url: str) -> LedgerIdentity:
-    """Return which ledger a database has."""
+    """Return the identity of the ledger in a database."""
     ledger = Ledger(database_url)
     with ledger.connect() as connection:
         return ledger.identity(connection)
 
 
-# Of a test that flushes nothing: no database is asked.
+# For tests that flush nothing: no database is queried.
 SOME_LEDGER = LedgerIdentity("5f1c", "7", 5, "db:5432/views")
 
 
 def claim(
-    ledger: LedgerIdentity, key_space: str, token: str, who: str = "test", term: int = 0, **knows: Any
+    ledger: LedgerIdentity, key_space: str, token: str, holder: str = "test", term: int = 0, **known: Any
 ) -> LeaseRequest:
-    """Return what a subscriber of this ledger asks with."""
-    return LeaseRequest(key_space, token, who, term, ledger=ledger, **knows)
+    """Return the request of a subscriber of this ledger."""
+    return LeaseRequest(key_space, token, holder, term, ledger=ledger, **known)

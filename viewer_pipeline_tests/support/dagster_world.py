@@ -1,4 +1,4 @@
-"""A Dagster instance on PostgreSQL, and what its daemon would have written into it."""
+"""A Dagster instance on PostgreSQL, with records as its daemon writes them."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def error_of(message: str, cause: SerializableErrorInfo | None = None) -> Serial
 
 @dataclass
 class DagsterWorld:
-    """Writes through Dagster's API what a daemon and a person in the UI write."""
+    """Writes records through Dagster's API as the daemon and the UI do."""
 
     instance: dg.DagsterInstance
 
     def beat(self, daemon: str, ago: float = 0, error: str = "") -> None:
-        """Leave a heartbeat."""
+        """Write a heartbeat."""
         errors = [error_of(error)] if error else None
         self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - ago, daemon, "test", errors))
 
     def beat_all(self, ago: float = 0) -> None:
-        """Leave one of every daemon that this instance requires."""
+        """Write a heartbeat of every daemon that this instance requires."""
         for daemon in self.instance.get_required_daemon_types():
             self.beat(daemon, ago)
 
-    def meet(self, *, sensor: bool = True, sweep: bool = True) -> None:
-        """Make sensor and schedule known; stopped in the UI where False is given."""
+    def register(self, *, sensor: bool = True, sweep: bool = True) -> None:
+        """Register sensor and schedule, as running or (False) as stopped in the UI."""
         for name, running in ((view_count_updates_sensor.name, sensor), (sweep_schedule.name, sweep)):
             status = InstigatorStatus.DECLARED_IN_CODE if running else InstigatorStatus.STOPPED
             kind = InstigatorType.SENSOR if name == view_count_updates_sensor.name else InstigatorType.SCHEDULE
@@ -62,7 +62,7 @@ class DagsterWorld:
             (self.instance.update_instigator_state if known else self.instance.add_instigator_state)(state)
 
     def tick(self, name: str, ago: float = 0, *, skip: str = "", error: SerializableErrorInfo | None = None) -> None:
-        """Leave a tick: skipped for a reason, failed with an error, or with a run launched."""
+        """Write a tick: skipped for a reason, failed with an error, or with a run launched."""
         kind = InstigatorType.SENSOR if name == view_count_updates_sensor.name else InstigatorType.SCHEDULE
         status = TickStatus.FAILURE if error else TickStatus.SKIPPED if skip else TickStatus.SUCCESS
         self.instance.create_tick(
@@ -79,7 +79,7 @@ class DagsterWorld:
         )
 
     def run(self, status: dg.DagsterRunStatus) -> str:
-        """Leave a flush run that has ended so, without running it."""
+        """Write a flush run with this status, without running it."""
         job = defs.resolve_job_def(flush_views.name)
         run = self.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED, tags=job.tags)
         if status is dg.DagsterRunStatus.FAILURE:
@@ -100,7 +100,7 @@ def by_hand(
 
 
 def origin(name: str) -> RemoteInstigatorOrigin:
-    """Return where a sensor or schedule comes from: the code server of `up`."""
+    """Return the origin of a sensor or schedule: the code server of `up`."""
     location = GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="viewer_pipeline")
     return RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
 

@@ -32,7 +32,7 @@ class RedisPair:
 
     @property
     def url(self) -> str:
-        """The one address."""
+        """The address of both servers."""
         return self._proxy.url(self.servers[0].url)
 
     @property
@@ -42,11 +42,11 @@ class RedisPair:
 
     @property
     def promoted(self) -> redis.Redis:
-        """A client of the second one."""
+        """A client of the second server, which becomes the primary."""
         return self.clients[1]
 
     def start(self) -> None:
-        """Start all, and wait until the replica has everything."""
+        """Start both, and wait until the replica is in sync."""
         self._proxy.__enter__()
         for server in self.servers:
             server.start()
@@ -59,7 +59,7 @@ class RedisPair:
         wait_until(lambda: replication(self.promoted).get("master_link_status") == "up", FAILOVER_SECONDS, "a replica")
 
     def demote(self) -> None:
-        """Let both change their roles, in order: the old primary goes on as a replica, with all its clients."""
+        """Swap the roles in a coordinated failover: the old primary becomes a replica and keeps its clients."""
         command: Any = self.primary.execute_command
         command("FAILOVER", "TO", LOOPBACK, self.servers[1].port)
         roles: Callable[[], list[str]] = lambda: [replication(client)["role"] for client in self.clients]  # noqa: E731
@@ -67,7 +67,7 @@ class RedisPair:
         wait_until(lambda: replication(self.primary)["master_link_status"] == "up", FAILOVER_SECONDS, "a replica again")
 
     def separate(self) -> None:
-        """Promote the second one, while the first becomes a replica of nobody, which hears nothing of the other."""
+        """Promote the second server. The first becomes a replica of an address where no server runs."""
         self.promoted.replicaof("NO", "ONE")
         self.primary.replicaof(LOOPBACK, "1")
 
@@ -85,7 +85,7 @@ class RedisPair:
 
 
 def replication(client: redis.Redis) -> dict[str, Any]:
-    """Return what a server says about its replication."""
+    """Return the section `replication` of INFO."""
     return dict(client.info("replication"))
 
 
@@ -95,12 +95,12 @@ class PostgresPair:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.primary = PostgresServer(directory / "one", throw_away=True)
-        self.standby = self.primary  # until it is made
+        self.standby = self.primary  # until the copy is made
         self.proxy = Proxy(LOOPBACK, self.primary.port)
 
     @property
     def url(self) -> str:
-        """The one address."""
+        """The address of both servers."""
         return self.proxy.url(self.primary.url)
 
     def start(self) -> None:
@@ -117,18 +117,18 @@ class PostgresPair:
         self.proxy.retarget(server.url)
 
     def fence(self) -> None:
-        """Set the old primary read-only, as some failovers do; it keeps its clients."""
+        """Make the old primary read-only, as some failovers do; it keeps its clients."""
         self._run(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         with psycopg.connect(self.primary.url_of("postgres")) as connection:
             is_on: Any = lambda: connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)  # noqa: E731
             wait_until(is_on, FAILOVER_SECONDS, "read-only transactions")
 
     def fall_behind(self) -> None:
-        """Let the standby replay nothing more for now."""
+        """Pause the replay of the standby."""
         self._run(self.standby, "SELECT pg_wal_replay_pause()")
 
     def separate(self) -> None:
-        """Let the standby receive nothing more, ever."""
+        """End replication to the standby."""
         self._run(self.standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         with psycopg.connect(self.standby.url_of("postgres"), autocommit=True) as connection:
             is_idle: Any = lambda: connection.execute("SELECT FROM pg_stat_wal_receiver").fetchone() is None  # noqa: E731
@@ -145,10 +145,10 @@ class PostgresPair:
             self._run(server, f"SELECT pg_terminate_backend(pid) {others}")
 
     def catch_up(self) -> None:
-        """Wait until the standby has all that the primary has committed.
+        """Wait until the standby has everything that the primary has committed.
 
-        A commit of this server returns before it is written (synchronous_commit is off), so what is written now is not
-        all of it: a record behind it is waited for.
+        A commit of this server returns before it is written (synchronous_commit is off), so the method writes a record
+        after it, and waits for that record.
         """
         with psycopg.connect(self.primary.url_of("postgres"), autocommit=True) as connection:
             row = connection.execute("SELECT pg_create_restore_point('caught up')::text").fetchone()
@@ -165,14 +165,14 @@ class PostgresPair:
         home = self._directory / "two"
         home.mkdir()
         shutil.copyfile(self._directory / "one" / "postgres.password", home / "postgres.password")
-        made = PostgresServer(home, throw_away=True)
-        made.directory.mkdir(mode=0o700)
-        if made._user is not None:
-            os.chown(made.directory, pwd.getpwnam(made._user).pw_uid, -1)
-        options: list[str | Path] = ["-D", made.directory, "-d", self.primary.url_of("postgres"), "-R", "-c", "fast"]
-        done = run_as(made._user, [find_binaries() / "pg_basebackup", *options])
+        standby = PostgresServer(home, throw_away=True)
+        standby.directory.mkdir(mode=0o700)
+        if standby._user is not None:
+            os.chown(standby.directory, pwd.getpwnam(standby._user).pw_uid, -1)
+        options: list[str | Path] = ["-D", standby.directory, "-d", self.primary.url_of("postgres"), "-R", "-c", "fast"]
+        done = run_as(standby._user, [find_binaries() / "pg_basebackup", *options])
         assert done.returncode == 0, done.stderr
-        return made
+        return standby
 
     @staticmethod
     def _run(server: PostgresServer, *statements: str) -> None:

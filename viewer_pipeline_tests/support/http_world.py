@@ -1,4 +1,4 @@
-"""The worker's HTTP server without the worker, and one who asks it."""
+"""The worker's HTTP server without the worker, and a client of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from viewer_pipeline.stack.ports import LOOPBACK
 
 SECRET = "s3cret:with@signs"
 LATE = re.compile("no answer for|Timeout")
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
-class Said(NamedTuple):
-    """An answer."""
+class Response(NamedTuple):
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -33,19 +33,19 @@ class Said(NamedTuple):
 
 
 class HttpWorld:
-    """Serves the figures of a subscriber that listens."""
+    """Serves the stats of a subscriber that is subscribed."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings.changed(health_check_port=0)  # any free one
-        self.figures = SubscriberStats(state="listening")
+        self.settings = settings.changed(health_check_port=0)  # any free port
+        self.stats = SubscriberStats(state="listening")
         self.stopping = False
-        self.hangs = False  # whether the test lets a server hang; else a check that is late is asked again
+        self.hangs = False  # whether the test makes a server hang; else a check that is late is requested again
         self._server: HealthServer | None = None
 
     def start(self, **changes: Any) -> None:
         """Start with these settings changed."""
         self.settings = self.settings.changed(**changes)
-        self._server = serve(self.settings, self.figures, lambda: self.stopping)
+        self._server = serve(self.settings, self.stats, lambda: self.stopping)
 
     def stop(self) -> None:
         """Stop, if it was started."""
@@ -54,34 +54,34 @@ class HttpWorld:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port of the server."""
         assert self._server is not None
         return self._server.port
 
-    def ask(self, path: str, method: str = "GET") -> Said:
-        """Ask once. The answer comes within two seconds, whatever hangs, and tells no password and no stack trace."""
+    def request(self, path: str, method: str = "GET") -> Response:
+        """Send one request. The response comes within two seconds, whatever hangs, without secrets and stack traces."""
         connection = HTTPConnection(LOOPBACK, self.port, timeout=30)
         started = time.monotonic()
         try:
             connection.request(method, path)
-            answer = connection.getresponse()
-            body = answer.read().decode()
+            response = connection.getresponse()
+            body = response.read().decode()
         finally:
             connection.close()
         assert time.monotonic() - started < 2  # a second, on a machine that others use as well
-        headers = {name.lower(): value for name, value in answer.getheaders()}
+        headers = {name.lower(): value for name, value in response.getheaders()}
         self._assert_nothing_secret(body + str(headers))
-        return Said(answer.status, headers, body)
+        return Response(response.status, headers, body)
 
     def health(self) -> tuple[int, str, dict[str, Any]]:
-        """Return status code, status, and checks; on a busy machine, once none of them is late."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        """Return status code, status, and checks; on a busy machine, as soon as none of them is late."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
-            said = self.ask("/health")
-            found = said.json()
-            late = any(LATE.search(check["said"]) for check in found["checks"].values())
+            response = self.request("/health")
+            health = response.json()
+            late = any(LATE.search(check["said"]) for check in health["checks"].values())
             if self.hangs or not late or time.monotonic() > deadline:
-                return said.status, found["status"], found["checks"]
+                return response.status, health["status"], health["checks"]
 
     def check(self, name: str) -> tuple[int, str, str]:
         """Return status code of the whole, state and sentence of one check."""

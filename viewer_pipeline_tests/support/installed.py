@@ -1,4 +1,4 @@
-"""The package as people get it: built, and installed into an environment of its own."""
+"""The package as users install it: built, and installed into an environment of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def checked(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command, and return what it printed; AssertionError with all it said where it failed."""
+    """Run a command and return its stdout. Raises AssertionError with all of its output if it failed."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Whether an object is one of Kubernetes' API, by the models of lightkube-models: dataclasses made from its schema."""
+"""Validation of Kubernetes objects by the models of lightkube-models: dataclasses made from the API's schema."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import ModuleType
 from typing import Any
 
 
-def model_of(one: dict[str, Any]) -> Any:
+def model_of(manifest: dict[str, Any]) -> Any:
     """Return the model of an object, by its apiVersion and kind."""
-    group, _, version = one["apiVersion"].rpartition("/")
+    group, _, version = manifest["apiVersion"].rpartition("/")
     _stand_in()
     module = f"lightkube.models.{(group.split('.')[0] or 'core')}_{version}"
-    return getattr(importlib.import_module(module), one["kind"])
+    return getattr(importlib.import_module(module), manifest["kind"])
 
 
 def _stand_in() -> None:
-    """Give the models the three names that they take from the client they are made for, which we have no use for."""
+    """Define the three names that the models import from lightkube's client, which is not installed."""
     if "lightkube.core.schema" not in sys.modules:
         schema = ModuleType("lightkube.core.schema")
         vars(schema).update(DictMixin=object, field=dataclasses.field, dataclass=dataclasses.dataclass)
@@ -28,7 +28,7 @@ def _stand_in() -> None:
 
 
 def wrong_object(value: object, model: Any, where: str) -> Iterator[str]:
-    """Say what of a mapping is not as the model has it: unknown fields, missing ones, other kinds of values."""
+    """Yield the differences of a mapping from the model: unknown fields, missing fields, values of another type."""
     if not isinstance(value, dict):
         yield f"{where}: {value!r} is no mapping"
         return

@@ -12,13 +12,13 @@ import redis
 
 from viewer_pipeline_tests.support.stored import FOLDER
 
-OLD = "format 2: written by a newer viewer-pipeline; upgrade this program"  # what it finds in place of a number
+OLD = "format 2: written by a newer viewer-pipeline; upgrade this program"  # what it reads in place of a number
 MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"
 INSERT_FLUSH = (FOLDER / "programs" / "insert_flush.sql").read_bytes()
 
 
 class OldPrograms:
-    """Worker and flush run of version 0.1.0, as far as they write."""
+    """Writes of the worker and the flush runs of version 0.1.0."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client, self._prefix = client, prefix
@@ -27,10 +27,10 @@ class OldPrograms:
         """Begin a run: return {made, seq, batch, of, epoch}."""
         return list(self._run("begin", [MARKER], [run_id, seq, batches, epoch]))
 
-    def lease(self, token: str, key_space: str, turn: int = 0, milliseconds: int = 6000) -> list[int]:
-        """Ask for the lease: return {outcome, folded, turn}."""
-        about = [token, milliseconds, "old:1", 0, CUTS + key_space, key_space, turn, 0, 2000, 0]
-        return list(self._run("lease", [SUBSCRIBER], about))
+    def lease(self, token: str, key_space: str, term: int = 0, milliseconds: int = 6000) -> list[int]:
+        """Request the lease: return {outcome, folded, term}."""
+        arguments = [token, milliseconds, "old:1", 0, CUTS + key_space, key_space, term, 0, 2000, 0]
+        return list(self._run("lease", [SUBSCRIBER], arguments))
 
     def release(self, token: str, key_space: str) -> None:
         """Give the lease back."""
@@ -43,22 +43,22 @@ class OldPrograms:
     def fold(self, token: str, segment: int, views: Mapping[str, int]) -> int:
         """Fold a segment: return the outcome."""
         counts = " ".join(map(str, views.values()))
-        about = [token, segment, 1, 1, 1, 1, len(self._prefix.encode()), counts]
-        return int(self._run("fold", [SUBSCRIBER, CHANGED, *self._keys(views)], about)[0])
+        arguments = [token, segment, 1, 1, 1, 1, len(self._prefix.encode()), counts]
+        return int(self._run("fold", [SUBSCRIBER, CHANGED, *self._keys(views)], arguments)[0])
 
     def settle(self, batch: tuple[int, int, int], before: tuple[int, int], epoch: str, views: Mapping[str, int]) -> int:
         """Settle a batch (seq, batch, of) of a marker that stands at `before`: return the outcome."""
         counts = " ".join(map(str, views.values()))
-        about = [*batch, *before, epoch, 1, len(self._prefix.encode()), counts]
-        return int(self._run("settle", [MARKER, CHANGED, *self._keys(views)], about)[0])
+        arguments = [*batch, *before, epoch, 1, len(self._prefix.encode()), counts]
+        return int(self._run("settle", [MARKER, CHANGED, *self._keys(views)], arguments)[0])
 
-    def forget(self, ids: Mapping[str, int]) -> int:
-        """Take ids out of the changed set whose counters hold nothing: return how many."""
+    def remove_empty(self, ids: Mapping[str, int]) -> int:
+        """Remove ids with empty counters from the changed set: return how many."""
         return int(self._run("forget", [CHANGED, *self._keys(ids)], [len(self._prefix.encode())]))
 
-    def swept(self, asked: bytes) -> int:
-        """Take back a request for a sweep: return whether it was."""
-        return int(self._run("swept", [SUBSCRIBER], [asked]))
+    def swept(self, requested: bytes) -> int:
+        """Clear a request for a sweep: return 1 if it was cleared."""
+        return int(self._run("swept", [SUBSCRIBER], [requested]))
 
     def _keys(self, ids: Mapping[str, int]) -> list[str]:
         return [self._prefix + vod_id for vod_id in ids]

@@ -15,21 +15,21 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import _user_for_root
 from viewer_pipeline_tests.support.waiting import wait_until
 
-POOL_SIZE = 2  # fewer than there are clients, so that they share its connections
+POOL_SIZE = 2  # fewer than the clients, so that they share connections
 START_SECONDS = 20
 DEBIAN = "/usr/sbin"
 
 
 def pgbouncer_binary() -> str:
-    """Return where it is; skip the test where it is not installed."""
-    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:{DEBIAN}")
-    if found is None:
+    """Return its path; skip the test if it is not installed."""
+    path = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:{DEBIAN}")
+    if path is None:
         pytest.skip("no pgbouncer here; on Debian: apt-get install pgbouncer")
-    return found
+    return path
 
 
 class PgBouncer:
-    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. Refuses startup options."""
+    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. No startup options."""
 
     def __init__(self, home: Path, database_url: str, server_port: int | None = None) -> None:
         login = urlsplit(database_url)
@@ -64,12 +64,12 @@ class PgBouncer:
         return urlunsplit(parts._replace(netloc=f"{login}@{LOOPBACK}:{self.port}", query=parameters))
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it accepts connections."""
         self._child.start()
-        wait_until(self._answers, START_SECONDS, f"PgBouncer to answer: {self._child.last_words()}")
+        wait_until(self._accepts, START_SECONDS, f"PgBouncer accepts connections: {self._child.last_words()}")
 
     def stop(self) -> None:
-        """Stop it at once: whatever a client is at breaks."""
+        """Stop it immediately, which breaks all client connections."""
         self._child.stop()
 
     def restart(self) -> None:
@@ -77,7 +77,7 @@ class PgBouncer:
         self.stop()
         self.start()
 
-    def _answers(self) -> bool:
+    def _accepts(self) -> bool:
         assert self._child.exit_status() is None, self._child.last_words()
         try:
             psycopg.connect(self.url(""), connect_timeout=2).close()

@@ -1,4 +1,4 @@
-"""A TCP proxy that can break: connections closed, traffic swallowed, answers lost. Knows no protocol."""
+"""A TCP proxy that injects faults: closed connections, lost traffic, lost replies. It parses no protocol."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 LOOPBACK = "127.0.0.1"
 CHUNK = 1 << 16
-SECONDS = 20  # for what the proxy itself has to do
+SECONDS = 20  # for operations of the proxy itself
 
 
 class Proxy:
-    """Forwards from a port of its own to a target; runs in a thread. Use as a context manager.
+    """Forwards from a port of its own to a target, in a thread. Use as a context manager.
 
-    Its faults may be combined and come in any order; `heal` ends those of `cut`, `blackhole` and `fall_silent_at`.
+    Faults may be combined in any order; `heal` ends those of `cut`, `blackhole` and `fall_silent_at`.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -34,11 +34,11 @@ class Proxy:
         self._silencer = b""
         self._silences_left = 0
         self._delivers = True
-        self._speaking = asyncio.Event()  # again, those connections that fell silent
+        self._speaking = asyncio.Event()  # set: silent connections resume
         self.port = 0
-        self.lost_answers = 0  # that were kept from the client
-        self.cut_requests = 0  # that were kept from the target
-        self.silenced = 0  # connections that fell silent
+        self.lost_replies = 0  # that the client did not receive
+        self.cut_requests = 0  # that the target did not receive
+        self.silenced = 0  # connections
 
     @classmethod
     def of(cls, url: str, default_port: int) -> Proxy:
@@ -47,7 +47,7 @@ class Proxy:
         return cls(parts.hostname or LOOPBACK, parts.port or default_port)
 
     def url(self, url: str) -> str:
-        """Return the URL with the address of the proxy in it."""
+        """Return the URL with the address of the proxy."""
         parts = urlsplit(url)
         login, at, _ = parts.netloc.rpartition("@")
         return urlunsplit(parts._replace(netloc=f"{login}{at}{LOOPBACK}:{self.port}"))
@@ -73,7 +73,7 @@ class Proxy:
     def blackhole(self) -> None:
         """Keep connections and accept new ones, but deliver nothing, in either direction, until `heal`.
 
-        What was sent meanwhile is delivered then, also where the sender has given up: as a network may do.
+        Data sent meanwhile is delivered then, even if the sender has timed out, as on a real network.
         """
         self._do(self._pass(self._passing.clear))
 
@@ -85,36 +85,36 @@ class Proxy:
         self._do(self._listen())
 
     def retarget(self, url: str) -> None:
-        """Forward new connections to another server; those that exist stay with the old one.
+        """Forward new connections to another server; existing ones stay with the old one.
 
-        As a load balancer, or a DNS name, in front of a pair that fails over.
+        So does a load balancer, or a DNS name, in front of a pair that fails over.
         """
         parts = urlsplit(url)
         self._target = (parts.hostname or LOOPBACK, parts.port or self._target[1])
 
-    def lose_answer_to(self, needle: bytes, times: int = 1) -> None:
-        """Deliver the next requests that contain `needle`, and close the connection when the answer comes.
+    def lose_reply_to(self, needle: bytes, times: int = 1) -> None:
+        """Deliver the next requests that contain `needle`, and close the connection when the reply arrives.
 
-        The bytes are looked for in what one client sends at a time, so they should be few.
+        The bytes are searched in what a client sends at a time, so they should be few.
         """
         self._needle, self._losses_left = needle, times
 
     def cut_at(self, needle: bytes, times: int = 1) -> None:
-        """Close the connection of the next requests that contain `needle`, and deliver nothing of what has it."""
+        """Close the connection of the next requests that contain `needle`, and deliver nothing of them."""
         self._unwanted, self._cuts_left = needle, times
 
     def fall_silent_at(self, needle: bytes, *, deliver: bool, times: int = 1) -> None:
         """Keep the connection of the next requests that contain `needle`, but deliver nothing on it until `heal`.
 
-        `deliver`: the request itself still is, only its answer is not. Other connections go on.
+        `deliver`: deliver the request itself, but not its reply. Other connections are not affected.
         """
         self._silencer, self._delivers, self._silences_left = needle, deliver, times
         self._loop.call_soon_threadsafe(self._speaking.clear)
 
     # --- in the loop's thread ---
 
-    def _do(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result(SECONDS)
+    def _do(self, operation: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(operation, self._loop).result(SECONDS)
 
     @staticmethod
     async def _pass(change: Callable[[], None]) -> None:
@@ -133,12 +133,12 @@ class Proxy:
             for connection in cut:
                 connection.cancel()
             await asyncio.wait(cut)
-            for to_client in cut.values():  # one that was cancelled before it began has closed nothing
+            for to_client in cut.values():  # a task that was cancelled before it began has closed nothing
                 to_client.transport.abort()
 
     async def _end(self) -> None:
         await self._cut()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # that are just being accepted
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # connections that are just being accepted
             await asyncio.wait(others)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,24 +152,24 @@ class Proxy:
     async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         to_target: asyncio.StreamWriter | None = None
         pumps: list[asyncio.Task[None]] = []
-        doomed, silent, at_once = asyncio.Event(), asyncio.Event(), False
+        doomed, silent, abort = asyncio.Event(), asyncio.Event(), False
         try:
             await self._passing.wait()
             from_target, to_target = await asyncio.open_connection(*self._target)
             pumps = [
                 asyncio.ensure_future(self._requests(from_client, to_target, doomed, silent)),
-                asyncio.ensure_future(self._answers(from_target, to_client, doomed, silent)),
+                asyncio.ensure_future(self._replies(from_target, to_client, doomed, silent)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass
         except asyncio.CancelledError:  # cut
-            at_once = True
+            abort = True
         finally:
             for pump in pumps:
                 pump.cancel()
-            for writer in (to_client, to_target):  # before anything is awaited: it may be cut while it ends
-                if writer is not None and (at_once or doomed.is_set()):
+            for writer in (to_client, to_target):  # before anything is awaited: it may be cancelled while it ends
+                if writer is not None and (abort or doomed.is_set()):
                     writer.transport.abort()
                 elif writer is not None:
                     writer.close()  # delivers what was read before one side closed
@@ -198,7 +198,7 @@ class Proxy:
             await writer.drain()
         await self._passing.wait()
 
-    async def _answers(
+    async def _replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, silent: asyncio.Event
     ) -> None:
         while data := await reader.read(CHUNK):
@@ -206,7 +206,7 @@ class Proxy:
             if silent.is_set():
                 await self._speaking.wait()
             if doomed.is_set():
-                self.lost_answers += 1
+                self.lost_replies += 1
                 return
             writer.write(data)
             await writer.drain()

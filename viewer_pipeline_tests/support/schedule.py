@@ -1,6 +1,6 @@
-"""A scheduler that lets real flushes advance one call at a time, in an order that a plan says.
+"""A scheduler that lets real flushes advance one call at a time, in the order of a plan.
 
-Each flush has threads of its own, as ever; every one of them stops before each call to a server until it is its turn.
+Each flush has its threads as always; each of them stops before each call to a server until the scheduler permits it.
 Only one thread runs at any time, so that the same plan makes the same calls in the same order.
 """
 
@@ -18,13 +18,13 @@ import redis
 
 from viewer_pipeline_tests.support.calls import Call
 
-Fate = Literal["go", "cut", "lost", "die", "die unanswered"]
-PATIENCE_SECONDS = 60  # for a thread that makes no call and does not end: a defect of the test or of the code
-LOOK_SECONDS = 0.003  # a call that takes longer may be waiting for a lock
+Fate = Literal["go", "cut", "lost", "die", "die before the reply"]
+TIMEOUT_SECONDS = 60  # for a thread that makes no call and does not end: a defect of the test or of the code
+LOCK_WAIT_SECONDS = 0.003  # a call that takes longer may be waiting for a lock
 
 
 class Abandoned(BaseException):
-    """Stands for a process that ended: nothing of ours catches it, and nothing is sent any more."""
+    """Ends the thread of a process that has died: no code of ours catches it, and nothing more is sent."""
 
 
 @dataclass(eq=False)
@@ -46,9 +46,9 @@ class Line:
     state: Literal["running", "at a call", "calling", "blocked", "waiting", "ended"] = "running"
     call: Call | None = None
     fate: Fate = "go"
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    permit: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     pid: int = 0  # of the PostgreSQL connection that the call is made on
-    awaited: Callable[[], bool] = lambda: True  # whether that came about for which it is waiting
+    awaited: Callable[[], bool] = lambda: True  # whether the event it is waiting for has happened
 
     def __str__(self) -> str:
         return self.actor.name if self.role == "main" else f"{self.actor.name} {self.role}"
@@ -58,7 +58,7 @@ _own = threading.local()
 
 
 class Scheduler:
-    """Holds back every call of the lines that it started. It is the watcher to be passed to `watching`."""
+    """Delays every call of the lines that it started. Pass it to `watching`."""
 
     def __init__(self, monitor: psycopg.Connection) -> None:
         self.lines: list[Line] = []
@@ -72,7 +72,7 @@ class Scheduler:
     # --- on the threads of the actors ---
 
     def __call__(self, call: Call) -> Any:
-        """Make a call when it is this line's turn; calls that nobody else can notice are made at once."""
+        """Make a call once it is permitted; calls that no other process can observe are made immediately."""
         line: Line | None = getattr(_own, "line", None)
         if line is None:
             return call.run()
@@ -80,44 +80,44 @@ class Scheduler:
         if line.actor.dead:
             _abandon(call)
         if isinstance(connection, psycopg.Connection) and connection.closed:
-            return call.run()  # which fails by itself
+            return call.run()  # which fails
         if call.private:
-            answer = call.run()
-            if isinstance(answer, psycopg.Connection):
-                line.actor.pids.add(answer.info.backend_pid)
-            return answer
+            reply = call.run()
+            if isinstance(reply, psycopg.Connection):
+                line.actor.pids.add(reply.info.backend_pid)
+            return reply
         line.call = call
         line.pid = connection.info.backend_pid if isinstance(connection, psycopg.Connection) else 0
-        self._become(line, "at a call")
-        line.turn.acquire()
+        self._set_state(line, "at a call")
+        line.permit.acquire()
         try:
-            return self._meet(line, call)
+            return self._execute(line, call)
         finally:
-            self._become(line, "running")
+            self._set_state(line, "running")
 
-    def _meet(self, line: Line, call: Call) -> Any:
+    def _execute(self, line: Line, call: Call) -> Any:
         try:
-            if line.fate in ("go", "lost", "die unanswered") and not line.actor.dead:
-                answer = call.run()
+            if line.fate in ("go", "lost", "die before the reply") and not line.actor.dead:
+                reply = call.run()
         finally:
             if line.fate.startswith("die"):
                 line.actor.dead = True
             if line.actor.dead:
                 _abandon(call)
         if line.fate == "go":
-            return answer
+            return reply
         _close(call)
         self._broken.add(line.pid)
         broken = redis.ConnectionError if call.server == "redis" else psycopg.OperationalError
         raise broken(f"{line.fate} by the schedule")
 
-    def _become(self, line: Line, state: Any) -> None:
+    def _set_state(self, line: Line, state: Any) -> None:
         with self.changed:
             line.state = state
             self.changed.notify_all()
 
     def start(self, actor: Actor, role: str, do: Callable[[], Any], ended: Callable[[], None] = lambda: None) -> Line:
-        """Start a line; `ended` is called when it has ended, before anybody can notice."""
+        """Start a line; `ended` is called when it has ended, before any other line runs."""
         line = Line(actor, role)
 
         def run() -> None:
@@ -126,7 +126,7 @@ class Scheduler:
                 do()
             except Abandoned:
                 pass
-            except BaseException as error:  # noqa: BLE001 - looked at by who started the actor
+            except BaseException as error:  # noqa: BLE001 - raised by the test that started the actor
                 actor.failed = error
             with self.changed:
                 ended()
@@ -139,9 +139,9 @@ class Scheduler:
         return line
 
     def executor(self, _: int, name: str) -> Executor:
-        """Stand for ThreadPoolExecutor(1, name) on a line."""
+        """Return a replacement of ThreadPoolExecutor(1, name) that runs on a line."""
         line: Line | None = getattr(_own, "line", None)
-        return Executor(self, line.actor if line else Actor("nobody"), name)
+        return Executor(self, line.actor if line else Actor("no actor"), name)
 
     def wait_for(self, done: Callable[[], bool]) -> None:
         """Let the current line wait until another one has done something."""
@@ -161,26 +161,26 @@ class Scheduler:
         return [line for line in self.lines if line.state == "at a call"]
 
     def step(self, line: Line, fate: Fate = "go") -> None:
-        """Let a line make its call, with this fate, and wait until nobody can go on without a turn."""
-        said = "" if fate == "go" else f"  <- {fate}"
-        self.trace.append(f"{line}: {line.call}{said}")
+        """Let a line make its call, with this fate, and wait until every line needs a permit."""
+        suffix = "" if fate == "go" else f"  <- {fate}"
+        self.trace.append(f"{line}: {line.call}{suffix}")
         self.calls += 1
         line.fate = fate
         with self.changed:
             line.state = "calling"
-            line.turn.release()
+            line.permit.release()
         self.settle_down()
         if fate.startswith("die"):
             self.kill(line.actor)
 
     def kill(self, actor: Actor) -> None:
-        """Let an actor send nothing any more, its connections be closed, and its threads end."""
+        """Let an actor send nothing more, close its connections, and end its threads."""
         with self.changed:
             actor.dead = True
             for line in self.lines:
                 if line.actor is actor and line.state == "at a call":
                     line.state = "calling"
-                    line.turn.release()
+                    line.permit.release()
         if actor.pids:
             self._monitor.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [list(actor.pids)])
             self._gone(actor.pids)
@@ -189,17 +189,17 @@ class Scheduler:
     def _gone(self, pids: set[int]) -> None:
         if not pids:
             return
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         query = "SELECT FROM pg_stat_activity WHERE pid = ANY(%s)"
         while self._monitor.execute(query, [list(pids)]).fetchone() is not None:
             assert time.monotonic() < deadline, f"PostgreSQL still serves {pids}"
 
     def settle_down(self) -> None:
         """Wait until each line is before a call, has ended, or waits for another line or for a lock."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: not self._busy(("running", "calling", "blocked")), LOOK_SECONDS)
+                self.changed.wait_for(lambda: not self._busy(("running", "calling", "blocked")), LOCK_WAIT_SECONDS)
                 if not self._busy(("running", "calling", "blocked")):
                     break
                 running = self._busy(("running",))
@@ -241,31 +241,31 @@ def _close(call: Call) -> None:
 
 
 class Work:
-    """What ThreadPoolExecutor.submit returns."""
+    """A replacement of the future that ThreadPoolExecutor.submit returns."""
 
     def __init__(self, scheduler: Scheduler, do: Callable[[], Any]) -> None:
         self._scheduler, self._do = scheduler, do
         self.done = False
-        self._answer: Any = None
+        self._result: Any = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do it, and keep what comes out."""
+        """Run it, and keep its result or error."""
         try:
-            self._answer = self._do()
+            self._result = self._do()
         except BaseException as error:  # noqa: BLE001 - raised again by result()
             self._error = error
 
     def result(self) -> Any:
-        """Wait for it on the calling line; return or raise what came out."""
+        """Wait for it on the calling line; return its result or raise its error."""
         self._scheduler.wait_for(lambda: self.done)
         if self._error is not None:
             raise self._error
-        return self._answer
+        return self._result
 
 
 class Executor:
-    """A ThreadPoolExecutor of one thread, of which the scheduler knows who waits for whom."""
+    """A ThreadPoolExecutor of one thread whose waits the scheduler knows."""
 
     def __init__(self, scheduler: Scheduler, actor: Actor, name: str) -> None:
         self._scheduler, self._actor, self._name = scheduler, actor, name
@@ -273,7 +273,7 @@ class Executor:
         self._current: Work | None = None
 
     def submit(self, do: Callable[..., Any], *arguments: Any) -> Work:
-        """Do it on a line of its own, after what was submitted before."""
+        """Run it on a line of its own, after earlier submissions."""
         work = Work(self._scheduler, lambda: do(*arguments))
         with self._scheduler.changed:
             self._queue.append(work)
@@ -282,7 +282,7 @@ class Executor:
         return work
 
     def shutdown(self, *, cancel_futures: bool = False) -> None:
-        """Wait for what was submitted, or for what has begun of it."""
+        """Wait for everything submitted, or only for the work that has begun."""
         with self._scheduler.changed:
             if cancel_futures:
                 self._queue.clear()

@@ -20,8 +20,8 @@ from viewer_pipeline.stack.postgres_server import find_binaries
 from viewer_pipeline.stack.redis_server import find_binary
 from viewer_pipeline.stores.redis import connect
 
-STRATEGIES = 150000  # the PostgreSQL from which on CREATE DATABASE takes one
-# What the embedded Redis is started with.
+STRATEGIES = 150000  # CREATE DATABASE has STRATEGY from this PostgreSQL on
+# The configuration of the embedded Redis.
 AS_EMBEDDED = {"save": "", "appendonly": "no", "maxmemory": "0", "maxmemory-policy": "noeviction"}
 
 
@@ -36,14 +36,14 @@ class Postgres(Protocol):
         """URL of any of its databases."""
 
     def start(self) -> None:
-        """Have it ready."""
+        """Make it ready."""
 
     def stop(self) -> None:
-        """Leave nothing of ours."""
+        """Remove everything that the tests made."""
 
 
 class Redis(Protocol):
-    """The Redis of the session, whose every database is the tests'."""
+    """The Redis of the session. The tests use all of its databases."""
 
     @property
     def url(self) -> str:
@@ -51,17 +51,17 @@ class Redis(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Where it saves its snapshots."""
+        """The directory of its snapshots."""
 
     def start(self) -> None:
-        """Have it ready."""
+        """Make it ready."""
 
     def stop(self) -> None:
-        """Leave nothing of ours."""
+        """Remove everything that the tests made."""
 
 
 class NamedPostgres:
-    """The one of TEST_DATABASE_URL. Tests make databases and roles of their own there, and drop them."""
+    """The server of TEST_DATABASE_URL. Tests create databases and roles there, and drop them."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -71,7 +71,7 @@ class NamedPostgres:
         return urlunsplit(self._parts._replace(path=f"/{database}"))
 
     def start(self) -> None:
-        """Raise UnusableServer where it does not answer, or where the role may not make roles and drop theirs."""
+        """Check the login. Raises UnusableServer if it fails, or if the role is no superuser."""
         try:
             with psycopg.connect(self.url_of("postgres"), connect_timeout=10) as connection:
                 row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
@@ -79,15 +79,15 @@ class NamedPostgres:
             raise UnusableServer(f"TEST_DATABASE_URL: {error}") from None
         if row is None or not row[0]:
             raise UnusableServer(
-                f"TEST_DATABASE_URL: {self._parts.username} must be a superuser: tests make roles, and more"
+                f"TEST_DATABASE_URL: {self._parts.username} must be a superuser: tests create roles, and more"
             )
 
     def stop(self) -> None:
-        """Whoever made a database drops it."""
+        """Do nothing: each test drops its database."""
 
 
 class NamedRedis:
-    """One of TEST_REDIS_URL. It is emptied again and again: one that holds anything at the start is refused."""
+    """A server of TEST_REDIS_URL. Every test empties it, so a server that holds keys at the start is refused."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -112,7 +112,7 @@ class NamedRedis:
             raise UnusableServer(f"TEST_REDIS_URL={self.url}: {error}") from None
 
     def stop(self) -> None:
-        """Leave it empty, configured as it was."""
+        """Empty it, and restore its configuration."""
         with connect(self.url, retries=0) as client:
             client.flushall()
             for name, value in self._before.items():
@@ -120,45 +120,45 @@ class NamedRedis:
 
 
 def redis_urls() -> list[str]:
-    """Return the words of TEST_REDIS_URL: pub/sub knows no databases, so each worker of pytest-xdist needs one."""
+    """Return the URLs in TEST_REDIS_URL. Pub/sub spans databases, so each worker of pytest-xdist needs a server."""
     return os.environ.get("TEST_REDIS_URL", "").split()
 
 
 def redis_of_worker(name: str) -> NamedRedis | None:
-    """Return the one that the worker `gw<n>` may use, None where none is named. Raises UnusableServer."""
+    """Return the server for the worker `gw<n>`, None if the environment names none. Raises UnusableServer."""
     urls, number = redis_urls(), int(name.removeprefix("gw"))
     if urls and number >= len(urls):
         raise UnusableServer(
-            f"TEST_REDIS_URL names {len(urls)} of the {number + 1} servers that as many tests at once need: "
+            f"TEST_REDIS_URL names {len(urls)} servers, but {number + 1} tests run in parallel: "
             "name more, separated by spaces, or run fewer (JOBS)"
         )
     return NamedRedis(urls[number]) if urls else None
 
 
 def postgres_binaries() -> Path:
-    """Return the directory that TEST_POSTGRES_BIN names, else what would be found without it."""
+    """Return the directory that TEST_POSTGRES_BIN names, else that of the package."""
     return Path(named) if (named := os.environ.get("TEST_POSTGRES_BIN")) else find_binaries()
 
 
 def redis_binary() -> Path:
-    """Return the file that TEST_REDIS_SERVER names, else what would be found without it."""
+    """Return the file that TEST_REDIS_SERVER names, else that of the package."""
     return Path(named) if (named := os.environ.get("TEST_REDIS_SERVER")) else find_binary()
 
 
 def copy_database(connection: psycopg.Connection, name: str, template: str) -> None:
-    """Make a database like another: by its files where nothing waits for a disk, which is quicker then."""
+    """Copy a database; file by file if the server does not wait for the disk, which is faster then."""
     (fsync,) = connection.execute("SHOW fsync").fetchone() or ("on",)
     quick = connection.info.server_version >= STRATEGIES and fsync == "off"
     connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {'STRATEGY file_copy' if quick else ''}")
 
 
 def restore_database(connection: psycopg.Connection, name: str, template: str) -> None:
-    """Put a copy in a database's place, as recovery to a point in time does: it is the same database as before.
+    """Replace a database by a copy, as recovery to a point in time does: its identity stays the same.
 
-    Skips the test where PostgreSQL cannot do that in one server: the copy would be another database, to be adopted.
+    Skips the test if this PostgreSQL cannot do that within a server: the copy would be another database.
     """
     if connection.info.server_version < STRATEGIES:
-        pytest.skip("before version 15, PostgreSQL gives a database that is made anew another oid")
+        pytest.skip("before version 15, PostgreSQL cannot recreate a database with the same oid")
     row = connection.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", (name,)).fetchone()
     connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     oid = f" OID {row[0]}" if row else ""

@@ -1,4 +1,4 @@
-"""What version 0.1.0 left in both servers (stored_0_1_0/README.md), loaded into servers of a test."""
+"""The state that version 0.1.0 left in both servers (stored_0_1_0/README.md), loaded into servers of a test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Stored:
 
     @property
     def names(self) -> RedisNames:
-        """The names that this version has for it."""
+        """The Redis keys of this version for it."""
         return RedisNames.of(self.prefix)
 
     @property
@@ -96,7 +96,7 @@ class Stored:
         return {name for key in keys if not (name := key.decode()).startswith(self.prefix)}
 
     def everything(self) -> dict[str, Any]:
-        """All that Redis holds."""
+        """Everything that Redis holds."""
         keys: Any = self.client.keys("*")
         return {key.decode(): self._value(key) for key in keys}
 
@@ -112,7 +112,7 @@ class Stored:
 
 @contextmanager
 def loaded(pair: str, database_url: str, home: Path) -> Iterator[Stored]:
-    """Load a pair: its schema in place of the one that is there, all of its Redis into a server below `home`."""
+    """Load a pair: replace the schema of the database, and load its Redis into a server below `home`."""
     with psycopg.connect(database_url) as connection:
         connection.execute("DROP SCHEMA viewer CASCADE")
         connection.execute((FOLDER / f"{pair}.sql").read_bytes())

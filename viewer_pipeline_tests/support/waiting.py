@@ -1,4 +1,4 @@
-"""The one place where tests let time pass: until a condition holds; and a condition that several tests await."""
+"""Waiting for a condition, the only place where tests let time pass; and the processes of a test."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 PROC = Path("/proc")
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Look again and again until the condition holds; AssertionError with `what` was awaited after the deadline."""
+def wait_until(condition: Callable[[], object], seconds: float, expected: str) -> None:
+    """Poll until the condition holds. Raises AssertionError with `expected` after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {expected}"
         time.sleep(0.02)
 
 
 def processes_with(word: str | Path) -> dict[int, str]:
     """Return the processes that have `word` in command, environment or working directory: pid -> command. No zombies.
 
-    A path below a test's own directory finds what that test started, also what has changed its parent since.
+    A path below a test's own directory matches the processes that the test started, also those that have another parent
+    by now.
     """
     if not PROC.is_dir():
         listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True, check=True)
         lines = [line.split(maxsplit=1) for line in listed.stdout.splitlines() if str(word) in line]
         return {int(pid): command for pid, command in lines if int(pid) != os.getpid()}
-    found = {}
+    processes = {}
     for process in PROC.glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             command = (process / "cmdline").read_bytes()
             known = command + (process / "environ").read_bytes() + os.fsencode((process / "cwd").readlink())
             if os.fsencode(word) in known and int(process.name) != os.getpid():
-                found[int(process.name)] = os.fsdecode(command.replace(b"\0", b" "))
-    return found
+                processes[int(process.name)] = os.fsdecode(command.replace(b"\0", b" "))
+    return processes

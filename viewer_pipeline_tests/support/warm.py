@@ -1,7 +1,7 @@
-"""Commands of the command line, each in a process of its own, forked from one that has imported what takes long.
+"""Commands of the command line, each in a process that is forked from one with the slow imports done.
 
-A command spends most of its time on importing; `start` and `wait` of hundreds of them would be most of `make test`.
-What a command sees is that of a new process: environment, working directory, arguments, stdout, stderr, exit status.
+A command spends most of its time on imports, which for hundreds of commands would be most of `make test`. Environment,
+working directory, arguments, stdout, stderr and exit status are those of a new process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import traceback
 from typing import NamedTuple
 
 # None of them reads a setting while it is imported.
-TAKE_LONG = (
+SLOW_IMPORTS = (
     "dagster",
     "dagster_postgres",
     "pandas",
@@ -31,7 +31,7 @@ TAKE_LONG = (
     "viewer_pipeline.flush.steps",
     "viewer_pipeline.monitoring.status",
 )
-MESSAGE = 1 << 20  # bytes of a request, at most
+MAX_MESSAGE_BYTES = 1 << 20
 
 
 class Request(NamedTuple):
@@ -48,22 +48,24 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     request = Request(list(arguments), environment, environment["HOME"])
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         socket.send_fds(server, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
-        answer = server.recv(100)
-        assert answer, "the process that commands are forked from has ended"
+        status = server.recv(100)
+        assert status, "the process that commands are forked from has ended"
         for file in (out, err):
             file.seek(0)
-        said, complained = out.read().decode(), err.read().decode()
-    return subprocess.CompletedProcess(arguments, int(answer), said, complained)
+        stdout, stderr = out.read().decode(), err.read().decode()
+    return subprocess.CompletedProcess(arguments, int(status), stdout, stderr)
 
 
 @functools.cache
 def _server() -> socket.socket:
-    """Start it; it ends when this process does."""
+    """Start the process that commands are forked from; it ends when this process does."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
+    environment = {
+        name: os.environ[name] for name in ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in os.environ
+    }
     with its:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(its.fileno())], env=found, pass_fds=[its.fileno()]
+            [sys.executable, "-m", __name__, str(its.fileno())], env=environment, pass_fds=[its.fileno()]
         )
 
     def stop() -> None:
@@ -74,10 +76,10 @@ def _server() -> socket.socket:
     return ours
 
 
-def _serve(asks: socket.socket) -> tuple[Request, list[int]] | None:
+def _serve(requests: socket.socket) -> tuple[Request, list[int]] | None:
     """Fork for each request. Returns in the child, with its request; in the parent at the end."""
     while True:
-        message, files, _, _ = socket.recv_fds(asks, MESSAGE, 2)
+        message, files, _, _ = socket.recv_fds(requests, MAX_MESSAGE_BYTES, 2)
         if not message:
             return None
         assert threading.active_count() == 1, threading.enumerate()
@@ -87,11 +89,11 @@ def _serve(asks: socket.socket) -> tuple[Request, list[int]] | None:
         for file in files:
             os.close(file)
         _, status = os.waitpid(pid, 0)
-        asks.send(str(os.waitstatus_to_exitcode(status)).encode())
+        requests.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(request: Request, files: list[int]) -> None:
-    """Be a new process that runs this command, as far as it can see."""
+def _run_command(request: Request, files: list[int]) -> None:
+    """Run a command as in a new process, and end."""
     for number, file in enumerate(files, start=1):
         os.dup2(file, number)
         os.close(file)
@@ -109,7 +111,7 @@ def _become(request: Request, files: list[int]) -> None:
 
 
 def _end(status: int) -> None:
-    """End as Python does, without taking everything apart: half a second where so much is imported."""
+    """End as Python does, but without freeing all modules, which would take half a second."""
     if (error := sys.exception()) is not None and not isinstance(error, SystemExit):
         traceback.print_exc()
     for thread in threading.enumerate():
@@ -122,13 +124,13 @@ def _end(status: int) -> None:
 
 
 def _main() -> None:
-    with socket.socket(fileno=int(sys.argv[1])) as asks:
-        for name in TAKE_LONG:
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        for name in SLOW_IMPORTS:
             importlib.import_module(name)
         gc.freeze()
-        found = _serve(asks)
-    if found is not None:
-        _become(*found)
+        work = _serve(requests)
+    if work is not None:
+        _run_command(*work)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A web server that takes alerts, or does not."""
+"""A web server that accepts or refuses alerts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Hook(ThreadingHTTPServer):
-    """Answers with these statuses in turn, the last one for ever; remembers what was posted."""
+    """Responds with these statuses in order, and then with the last one; records the posted messages."""
 
     daemon_threads = True
 
@@ -22,7 +22,7 @@ class Hook(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address, with a key in it."""
+        """Its address, which contains a secret."""
         return f"http://127.0.0.1:{self.server_port}/hooks/T0K3N"
 
 
@@ -30,7 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hook
 
     def do_POST(self) -> None:
-        """Take a message."""
+        """Record a message."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.posted.append(json.loads(body) | {"path": self.path, "type": self.headers["Content-Type"]})
         statuses = self.server.statuses
@@ -40,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

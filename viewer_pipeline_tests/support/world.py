@@ -1,4 +1,4 @@
-"""What tests say about views: who sent them, where they are, and that none is lost or doubled."""
+"""Both servers with the views that a test sent, and the assertion that none is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFIX = "vod:views:"
 
 
 class World:
-    """Two servers, and what was sent to them."""
+    """Both stores, and the views sent to them."""
 
     def __init__(self, stores: Stores, prefix: str = PREFIX) -> None:
         self.stores = stores
@@ -33,11 +33,11 @@ class World:
 
     @property
     def identity(self) -> LedgerIdentity:
-        """Which ledger its database has."""
+        """The identity of the ledger in its database."""
         return identity_of(self.stores.ledger.url)
 
     def send(self, vod_id: str, views: int = 1, *, announce: bool = False) -> None:
-        """Send views as a producer that counts itself."""
+        """Send views as a producer that raises counters itself."""
         self.client.incrby(self.prefix + vod_id, views)
         if announce:
             self.client.zadd(self.stores.redis.names.changed, {vod_id: 1}, nx=True)
@@ -70,13 +70,13 @@ class World:
 
     def counters(self) -> dict[str, int]:
         """Pending views: the counters that hold a number."""
-        found = {}
+        counters = {}
         keys: Any = self.client.keys(counter_pattern(self.prefix))
         for key in keys:
             value: Any = self.client.get(key) if self.client.type(key) == b"string" else None
             if value is not None and value.lstrip(b"-").isdigit():
-                found[key[len(self.prefix) :].decode("utf-8", "backslashreplace")] = int(value)
-        return found
+                counters[key[len(self.prefix) :].decode("utf-8", "backslashreplace")] = int(value)
+        return counters
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Run a query."""
@@ -97,22 +97,22 @@ class World:
         return [row[0] for row in self.rows("SELECT seq FROM viewer.flush ORDER BY seq")]
 
     def marker(self) -> Marker | None:
-        """Where the marker stands, and nothing else of it."""
+        """The position of the marker: seq, batch and number of batches."""
         marker = self.stores.redis.marker()
         return Marker(*marker[:3]) if marker else None
 
     def at(self, seq: int, batch: int, of: int) -> Marker:
-        """A marker of the epoch that Redis is in, and of its ledger."""
+        """A marker of the current epoch and ledger, at this position."""
         marker = self.stores.redis.marker()
         assert marker is not None
         return marker._replace(seq=seq, batch=batch, of=of)
 
     def accounted(self) -> Counter[str]:
-        """Views by VOD, wherever they are."""
+        """All views by VOD: in totals, counters and parked views."""
         return Counter(self.totals()) + Counter(self.counters()) + Counter(self.parked())
 
     def assert_conserved(self) -> None:
-        """The conservation law, per VOD, at a quiet moment."""
+        """The sum of totals, counters and parked views is what was sent, for each VOD. Call it while nothing runs."""
         assert self.accounted() == self.sent
 
     def assert_all_persisted(self) -> None:
@@ -122,7 +122,7 @@ class World:
 
 
 class ConnectedWorld(World):
-    """The same over one connection that stays open, where a test looks hundreds of times. Use as a context manager."""
+    """A world with one connection that stays open, for tests with hundreds of queries. Use as a context manager."""
 
     def __init__(self, stores: Stores) -> None:
         super().__init__(stores)

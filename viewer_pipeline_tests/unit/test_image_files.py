@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
-from viewer_pipeline_tests.support.containers import ROOT, let_through, of, read_compose, read_dockerfile, seconds
+from viewer_pipeline_tests.support.containers import ROOT, not_ignored, of, read_compose, read_dockerfile, seconds
 
 COMPOSE: dict[str, Any] = read_compose(POSTGRES_PASSWORD="secret")
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -87,9 +87,9 @@ def test_the_image_is_built_in_two_stages_on_one_named_base() -> None:
     """A slim one with a version, the same for both; what is copied over is the environment alone."""
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", base)
-    assert [stage[0].said.split()[0] for stage in STAGES] == ["${PYTHON_IMAGE}"] * 2
-    assert [one.said for one in of(LAST, "COPY")] == ["--from=build /opt/viewer-pipeline /opt/viewer-pipeline"]
-    installs = [one.said for stage in STAGES for one in of(stage, "RUN") if "pip install" in one.said]
+    assert [stage[0].text.split()[0] for stage in STAGES] == ["${PYTHON_IMAGE}"] * 2
+    assert [one.text for one in of(LAST, "COPY")] == ["--from=build /opt/viewer-pipeline /opt/viewer-pipeline"]
+    installs = [one.text for stage in STAGES for one in of(stage, "RUN") if "pip install" in one.text]
     assert len(installs) == 2
     assert all("--require-hashes" in said or "--no-build-isolation" in said for said in installs)
     assert all("--no-deps" in said for said in installs)
@@ -98,8 +98,8 @@ def test_the_image_is_built_in_two_stages_on_one_named_base() -> None:
 def test_the_image_runs_as_nobody_in_particular() -> None:
     """A fixed number, which Kubernetes can see is not root; the user is made with the same."""
     (user,) = of(LAST, "USER")
-    assert user.said == "10001:10001"
-    (made,) = [one.said for one in of(LAST, "RUN") if "useradd" in one.said]
+    assert user.text == "10001:10001"
+    (made,) = [one.text for one in of(LAST, "RUN") if "useradd" in one.text]
     assert "--uid 10001" in made
     assert "--gid 10001" in made
     names = [one.name for one in LAST]
@@ -110,13 +110,13 @@ def test_signals_arrive() -> None:
     """No shell between the engine and the process."""
     assert [one.words() for one in of(LAST, "ENTRYPOINT")] == [["tini", "--", "viewer-pipeline"]]
     assert [one.words() for one in of(LAST, "CMD")] == [["worker"]]
-    assert [one.said for one in of(LAST, "STOPSIGNAL")] == ["SIGTERM"]
+    assert [one.text for one in of(LAST, "STOPSIGNAL")] == ["SIGTERM"]
 
 
 def test_the_image_asks_health() -> None:
     """By our own command, in exec form."""
     (check,) = of(LAST, "HEALTHCHECK")
-    options, _, command = check.said.partition(" CMD ")
+    options, _, command = check.text.partition(" CMD ")
     assert json.loads(command) == ["viewer-pipeline", "healthcheck"]
     assert {"--interval=30s", "--timeout=10s"} <= set(options.split())
 
@@ -140,9 +140,9 @@ def test_nothing_private_gets_into_the_build() -> None:
         "requirements.image.lock",
     ]  # fmt: skip
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8")
-    assert let_through(ignore, paths) == paths[-4:]
+    assert not_ignored(ignore, paths) == paths[-4:]
     copied = {word for one in of(STAGES[0], "COPY") for word in one.words()[:-1]}
-    assert {path.split("/")[0] for path in let_through(ignore, [f"{name}/x" for name in copied])} == copied
+    assert {path.split("/")[0] for path in not_ignored(ignore, [f"{name}/x" for name in copied])} == copied
 
 
 def test_compose_is_a_compose_file() -> None:

@@ -58,7 +58,7 @@ def produce(redis_url: str, vod_ids: list[str], changed: Any, told: Any) -> None
 
 @pytest.mark.timeout(300 + SECONDS)
 def test_every_view_in_the_table_or_parked(
-    stores: Stores, client: redis.Redis, tmp_path: Path, tell: Callable[[str], None]
+    stores: Stores, client: redis.Redis, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:
     """Exactly: what was sent to each VOD is in its row, or parked where it has none."""
     world, late = TargetWorld(stores), [f"late{number:04d}" for number in range(CHANGES)]
@@ -93,7 +93,7 @@ def test_every_view_in_the_table_or_parked(
     parked = world.parked()
     assert set(parked) <= set(gone)
     assert {vod_id: world.totals()[vod_id] + parked.get(vod_id, 0) for vod_id in gone} == {v: sent[v] for v in gone}
-    tell(
+    add_to_summary(
         f"Streamix: {sum(sent.values())} views in {seconds:.0f} s; in the table {sum(expected.values())}, parked"
         f" {sum(parked.values())} of {len(gone)} deleted VODs, which had {sum(world.totals()[v] for v in gone)} before"
     )

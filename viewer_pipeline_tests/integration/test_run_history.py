@@ -194,7 +194,9 @@ def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], N
             connection.execute("VACUUM")
             sizes.append(size(connection))
         assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
-    add_to_summary(f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day")
+    add_to_summary(
+        f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day"
+    )
     assert count_of_runs(past) <= per_day * 8 + 1
     assert sizes[15] < sizes[8] * 1.1
 

@@ -174,6 +174,16 @@ def test_tests_exist(page: Path) -> None:
 
 
 @each_page
+def test_files_of_the_code_exist(page: Path) -> None:
+    """Modules, scripts and queries that a page names in backticks; the changelog may name those of before."""
+    if page.name == "CHANGELOG.md":
+        return
+    folders = ROOT, ROOT / "viewer_pipeline", ROOT / "viewer_pipeline_tests"
+    named = set(re.findall(r"`((?:\w+/)+\w+\.(?:py|lua|sql))`", without_fences(page)))
+    assert [name for name in sorted(named) if not any((folder / name).exists() for folder in folders)] == []
+
+
+@each_page
 def test_make_verbs_exist(page: Path) -> None:
     """`make …` is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

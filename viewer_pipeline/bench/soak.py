@@ -61,15 +61,15 @@ class SoakReport:
     persisted: int
     pending: int
     lost: dict[str, int]  # VOD -> views
-    doubled: dict[str, int]
+    duplicated: dict[str, int]
     kills: dict[str, int]  # process -> how often
     pauses: dict[str, int]
     failovers: int  # of Redis, without a connection that was closed
 
     @property
-    def holds(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether every VOD has just the views that were sent to it, and nothing is left in Redis."""
-        return not (self.lost or self.doubled or self.pending) and self.sent == self.persisted
+        return not (self.lost or self.duplicated or self.pending) and self.sent == self.persisted
 
 
 def run_soak(settings: Settings, minutes: float, seed: int, say: Callable[[str], None]) -> SoakReport:
@@ -206,11 +206,11 @@ class _Soak:
             self._blows.failovers += self._pair.fail_over()
 
     def _signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
-        """Signal the process itself and its children, not its guard. False where it is just down."""
+        """Signal the process itself and its children, not its reaper. Return False if it is down."""
         hit = False
         if name in REDIS:
             server = self._pair.primary if name == "redis" else self._pair.replica
-            pids = server.child.descendants()
+            pids = server.process.descendants()
         else:
             pids = stack.processes(name)
         for pid in pids:
@@ -229,9 +229,9 @@ class _Soak:
             if (persisted == sent and not pending) or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
-        lost, doubled = sent - persisted, persisted - sent
+        lost, duplicated = sent - persisted, persisted - sent
         return SoakReport(
-            self._seed, self._minutes, sent.total(), persisted.total(), pending, dict(lost), dict(doubled),
+            self._seed, self._minutes, sent.total(), persisted.total(), pending, dict(lost), dict(duplicated),
             dict(self._blows.kills), dict(self._blows.pauses), self._blows.failovers,
         )  # fmt: skip
 

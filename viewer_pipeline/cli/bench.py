@@ -33,16 +33,16 @@ def soak(minutes: float, seed: int | None, as_json: bool) -> None:
     handle_stop_signals(stop_by_exit, stop_by_exit, [signal.SIGTERM])
     report = run_soak(load_settings(), minutes, seed, echo_progress)
     if as_json:
-        echo_json(asdict(report) | {"holds": report.holds})
+        echo_json(asdict(report) | {"exact": report.is_exact})
     else:
         faults = f"{sum(report.kills.values())} kills, {sum(report.pauses.values())} pauses"
         faults += f", {report.failovers} failovers"
-        lost, doubled = sum(report.lost.values()), sum(report.doubled.values())
+        lost, duplicated = sum(report.lost.values()), sum(report.duplicated.values())
         click.echo(
             f"seed {report.seed}: {faults}; sent {report.sent} = persisted {report.persisted}"
-            f" + in Redis {report.pending}: lost {lost}, doubled {doubled}"
+            f" + in Redis {report.pending}: lost {lost}, duplicated {duplicated}"
         )
-    if not report.holds:
+    if not report.is_exact:
         raise SystemExit(1)
 
 

@@ -17,7 +17,7 @@ from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS, dead_dae
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
-from viewer_pipeline.stack.ports import LOOPBACK, reachable
+from viewer_pipeline.stack.ports import LOOPBACK, connect_host
 
 ANSWER_SECONDS = 5.0
 GRPC_SERVICE = "DagsterApi"  # what Dagster's code server calls itself
@@ -37,7 +37,7 @@ def ask(role: str, settings: Settings, port: int | None = None) -> str:
 
 def ask_worker(settings: Settings, port: int | None) -> str:
     """Ask `/health`; return its status. Raises NotHealthy with what is wrong, where it answers 503 or not at all."""
-    code, body = _get(reachable(settings.health_check_host), port or settings.health_check_port, "/health")
+    code, body = _get(connect_host(settings.health_check_host), port or settings.health_check_port, "/health")
     said: dict[str, Any] = json.loads(body)
     wrong = [f"{name}: {check['said']}" for name, check in said["checks"].items() if check["state"] != "healthy"]
     if code != http.client.OK:

@@ -6,6 +6,7 @@ import click
 
 from viewer_pipeline.cli.command_settings import command_settings
 from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.errors import SettingsError
 
 
 @click.command()
@@ -26,19 +27,21 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     Stop everything that works with the other database first. Without an option, the last flush of this ledger must be
     the one up to which Redis was settled.
     """
-    from viewer_pipeline.stack.adoption import run_adopt
+    from viewer_pipeline.flush.adoption import adopt as adopt_counters
+    from viewer_pipeline.flush.stores import Stores
 
     settings = command_settings(warn=True)
     if settle_newer and from_here:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
-    adoption = run_adopt(settings, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
+    with Stores.open(settings) as stores:
+        adoption = adopt_counters(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
     if as_json:
         echo_json(adoption._asdict())
     elif not adoption.changed:
         click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} already")
     else:
-        how = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
-        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} now; it {how} {adoption.flush}")
+        start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
+        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} now; it {start} {adoption.flush}")
 
 
 @click.command()
@@ -51,9 +54,17 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
 @as_json
 def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
-    from viewer_pipeline.stack.adoption import run_retire
+    from viewer_pipeline.flush.adoption import retire as retire_pipeline
+    from viewer_pipeline.flush.ledger import Ledger
+    from viewer_pipeline.stores.redis import connect
 
-    retired = run_retire(command_settings(), prefix, keep_counters=keep_counters)
+    if not prefix:
+        raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
+    settings = command_settings()
+    url = settings.require_redis_url()
+    ledger = Ledger.of(settings) if keep_counters else None
+    with connect(url) as client:
+        retired = retire_pipeline(client, url, prefix, settled_by=ledger)
     if as_json:
         echo_json({"prefix": prefix, "retired": retired})
     elif retired:

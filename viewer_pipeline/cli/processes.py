@@ -52,9 +52,9 @@ def code_server(host: str, port: int) -> None:
     settings = command_settings()
     log_to_stderr(settings)
     warn_of_dropped_parameters(settings)
-    from viewer_pipeline.stack.dagster_roles import become_code_server
+    from viewer_pipeline.stack.dagster_roles import exec_code_server
 
-    become_code_server(settings, host, port)
+    exec_code_server(settings, host, port)
 
 
 @click.command()
@@ -62,9 +62,9 @@ def code_server(host: str, port: int) -> None:
 def daemon(code_server: tuple[str, int]) -> None:
     """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
     settings = command_settings()
-    from viewer_pipeline.stack.dagster_roles import become_daemon
+    from viewer_pipeline.stack.dagster_roles import exec_daemon
 
-    become_daemon(settings, code_server)
+    exec_daemon(settings, code_server)
 
 
 @click.command()
@@ -74,9 +74,9 @@ def daemon(code_server: tuple[str, int]) -> None:
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     """Run Dagster's UI. For containers and the like."""
     settings = command_settings()
-    from viewer_pipeline.stack.dagster_roles import become_webserver
+    from viewer_pipeline.stack.dagster_roles import exec_webserver
 
-    become_webserver(settings, code_server, host, port)
+    exec_webserver(settings, code_server, host, port)
 
 
 @click.command()

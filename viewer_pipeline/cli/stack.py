@@ -54,13 +54,13 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     settings = load_settings()
     handle_stop_signals(stop_by_exit, stop_by_exit, [signal.SIGTERM])
     with Display(views) as display:
-        report = run_demo(settings, views, vods, time_limit, said=display.say, progress=display.progress)
+        report = run_demo(settings, views, vods, time_limit, on_progress=display.print_step, on_counts=display.update)
     if as_json:
-        names = ("left_in_redis", "lost", "doubled", "holds")
-        echo_json(asdict(report) | {name: getattr(report, name) for name in names})
+        names = ("left_in_redis", "lost", "duplicated")
+        echo_json(asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact})
     else:
-        display.show(report)
-    if not report.holds:
+        display.render(report)
+    if not report.is_exact:
         raise SystemExit(1)
 
 
@@ -71,7 +71,7 @@ def migrate(as_json: bool) -> None:
 
     Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
     """
-    from viewer_pipeline.stack.upgrade import migrate_servers
+    from viewer_pipeline.stack.server_migration import migrate_servers
 
     settings = command_settings(warn=True)
     migration = migrate_servers(settings, echo_progress)

@@ -79,7 +79,7 @@ class _Worker:
             self._wait(_start("rejections", self._rejections.stop))
             self._wait(_start("last-flush", self._flush))
         server.stop()
-        return self._say_farewell()
+        return self._log_summary()
 
     def _listen(self) -> None:
         try:
@@ -98,7 +98,7 @@ class _Worker:
     def _wait(self, thread: threading.Thread) -> None:
         thread.join(max(0.0, self._deadline - time.monotonic()))
 
-    def _say_farewell(self) -> int:
+    def _log_summary(self) -> int:
         """Say what is left where. Views that were heard and that Redis did not take are lost with this process."""
         left = self._stats.in_memory if self._left is None else self._left
         level = logging.ERROR if left else logging.WARNING if self._kept else logging.INFO

@@ -1,7 +1,7 @@
-"""One of Dagster's processes in place of this one, with our settings, our dagster.yaml and our storage.
+"""Replace this process by one of Dagster's (exec), with our settings, our dagster.yaml and our storage.
 
-For whoever keeps the processes running by other means than `up`: containers, Kubernetes, systemd. This process becomes
-Dagster's (exec), so that a signal reaches it and its exit status is seen.
+For containers, Kubernetes and systemd, which supervise the processes instead of `up`. Because of the exec, signals
+reach Dagster's process directly, and its exit status is theirs.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from viewer_pipeline.stack import dagster_processes
 log = logging.getLogger("viewer_pipeline.dagster")
 
 
-def become_code_server(settings: Settings, host: str, port: int) -> NoReturn:
-    """Run the code server; there must be one.
+def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:
+    """Run the code server; there must be exactly one.
 
-    Makes Dagster's tables first. Runs of the code server before it ended with it: they are marked as failed, or none
-    would be launched until their time is over. Raises PostgresUnavailable.
+    Creates Dagster's tables first. Runs of the previous code server ended with it: they are marked as failed, because
+    Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
     """
     with open_instance(settings) as instance:
         for run_id in fail_orphans(instance, launched_only=True):
             log.error(event("run ended with the code server", run=run_id))
-    _become(settings, dagster_processes.code_server(settings, host, port))
+    _exec(settings, dagster_processes.code_server(settings, host, port))
 
 
-def become_daemon(settings: Settings, code_server: tuple[str, int]) -> NoReturn:
-    """Run the daemon; there must be one."""
+def exec_daemon(settings: Settings, code_server: tuple[str, int]) -> NoReturn:
+    """Run the daemon; there must be exactly one."""
     workspace = dagster_processes.write_workspace(prepare_home(settings), *code_server)
-    _become(settings, dagster_processes.daemon(settings, workspace))
+    _exec(settings, dagster_processes.daemon(settings, workspace))
 
 
-def become_webserver(settings: Settings, code_server: tuple[str, int], host: str, port: int) -> NoReturn:
+def exec_webserver(settings: Settings, code_server: tuple[str, int], host: str, port: int) -> NoReturn:
     """Run the UI."""
     workspace = dagster_processes.write_workspace(prepare_home(settings), *code_server)
-    _become(settings, dagster_processes.webserver(settings, workspace, host, port))
+    _exec(settings, dagster_processes.webserver(settings, workspace, host, port))
 
 
-def _become(settings: Settings, arguments: list[str]) -> NoReturn:
+def _exec(settings: Settings, arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *arguments], settings.environment())  # noqa: S606 - no shell is wanted

@@ -1,4 +1,4 @@
-"""The main job on a throw-away stack: views sent as producers do, persisted by the real sensor and daemon."""
+"""The main job on a throw-away stack: views are sent as producers do, and persisted by Dagster's sensor and daemon."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from viewer_pipeline.stores.redis import connect
 
 BURSTS = 8
 PIPELINE = 500
-SUBSCRIBER_SECONDS = 60.0  # until the worker, which was started already, listens: no part of the time limit
+SUBSCRIBER_SECONDS = 60.0  # until the worker has subscribed; not part of the time limit
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What came of it. `lost` and `doubled` are sums over the VODs whose figures differ."""
+    """Counts of a demo. `lost` and `duplicated` are summed over the VODs that differ."""
 
     sent: dict[str, int]
     persisted: dict[str, int]
@@ -42,26 +42,26 @@ class DemoReport:
 
     @property
     def lost(self) -> int:
-        """Views that were sent, and are neither persisted nor pending."""
-        return sum(max(0, n - self._found(vod_id)) for vod_id, n in self.sent.items())
+        """Views that were sent but are neither persisted nor pending."""
+        return sum(max(0, n - self._stored(vod_id)) for vod_id, n in self.sent.items())
 
     @property
-    def doubled(self) -> int:
-        """Views that are persisted or pending, and were not sent."""
+    def duplicated(self) -> int:
+        """Views that are persisted or pending but were not sent."""
         ids = self.persisted.keys() | self.pending.keys()
-        return sum(max(0, self._found(vod_id) - self.sent.get(vod_id, 0)) for vod_id in ids)
+        return sum(max(0, self._stored(vod_id) - self.sent.get(vod_id, 0)) for vod_id in ids)
 
     @property
     def left_in_redis(self) -> int:
         """Views that are pending."""
         return sum(self.pending.values())
 
-    def _found(self, vod_id: str) -> int:
+    def _stored(self, vod_id: str) -> int:
         return self.persisted.get(vod_id, 0) + self.pending.get(vod_id, 0)
 
     @property
-    def holds(self) -> bool:
-        """Whether every VOD has just the views that were sent to it, and nothing is left anywhere."""
+    def is_exact(self) -> bool:
+        """Whether every VOD has exactly the views that were sent to it, and none are left elsewhere."""
         return self.sent == self.persisted and not (self.left_in_redis or self.parked or self.rejected)
 
 
@@ -71,12 +71,13 @@ def run_demo(
     vods: int,
     time_limit: float,
     *,
-    said: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    on_progress: Callable[[str], None],
+    on_counts: Callable[[int, int], None],
 ) -> DemoReport:
     """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
 
-    Returns when all is persisted, or after `time_limit` seconds. `progress` gets views sent and persisted.
+    Returns when all views are persisted, or after `time_limit` seconds. `on_progress` receives the name of each step,
+    `on_counts` the views sent and persisted so far.
     """
     started = time.monotonic()
     with TemporaryDirectory(prefix="viewer-demo-") as home:
@@ -91,11 +92,11 @@ def run_demo(
             viewer_home=Path(home),
         )
         stack = Stack(settings, throw_away=True, background=True, ui=False)
-        stack.start(said)
+        stack.start(on_progress)
         try:
             with connect(stack.settings.require_redis_url()) as client:
                 traffic = _Traffic(stack.settings, client, views, vods)
-                return traffic.run(time.monotonic() - started, time_limit, said, progress)
+                return traffic.run(time.monotonic() - started, time_limit, on_progress, on_counts)
         finally:
             stack.stop(lambda _: None)
 
@@ -103,18 +104,21 @@ def run_demo(
 class _Traffic:
     def __init__(self, settings: Settings, client: redis.Redis, views: int, vods: int) -> None:
         self._settings, self._client = settings, client
-        self._store = RedisStore(client, settings.require_redis_url(), settings.counter_prefix)
-        self._ledger = Ledger(settings.require_database_url())
-        random_ = random.Random(20_000)  # noqa: S311 - the same demo every time
+        self._store, self._ledger = RedisStore.of(client, settings), Ledger.of(settings)
+        generator = random.Random(20_000)  # noqa: S311 - the same demo every time
         ids = [f"vod_{number:03d}" for number in range(1, vods + 1)]
-        self._views = random_.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)
+        self._views = generator.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)
         self.sent: Counter[str] = Counter()
 
     def run(
-        self, start_seconds: float, time_limit: float, said: Callable[[str], None], progress: Callable[[int, int], None]
+        self,
+        start_seconds: float,
+        time_limit: float,
+        on_progress: Callable[[str], None],
+        on_counts: Callable[[int, int], None],
     ) -> DemoReport:
         self._wait_for_subscriber()
-        said("sending views")
+        on_progress("sending views")
         third = len(self._views) // 3
         started = time.monotonic()
         self._send(self._views[:third], lambda _: True)
@@ -122,14 +126,14 @@ class _Traffic:
         rest = self._views[2 * third :]
         bursts = [rest[at::BURSTS] for at in range(BURSTS)]
         while (persisted := self._persisted()) < len(self._views) and time.monotonic() - started < time_limit:
-            progress(self.sent.total(), persisted)
+            on_counts(self.sent.total(), persisted)
             if bursts and (persisted or time.monotonic() - started > time_limit / 2):
                 self._send(bursts.pop(), lambda number: number % 2 == 0)
                 if not bursts:
-                    said("all sent; asking for a sweep instead of waiting for the next full minute")
+                    on_progress("all sent; requesting a sweep instead of waiting for the next full minute")
                     self._store.ask_for_sweep("demo: counters raised by INCR alone")
             time.sleep(0.3)
-        progress(self.sent.total(), persisted)
+        on_counts(self.sent.total(), persisted)
         return self._report(start_seconds, time.monotonic() - started)
 
     def _send(self, views: list[str], by_incr: Callable[[int], bool]) -> None:
@@ -149,7 +153,7 @@ class _Traffic:
         channel = self._settings.pubsub_channel
         while dict(self._client.pubsub_numsub(channel)).get(channel.encode(), 0) == 0:
             if time.monotonic() > deadline:
-                raise EmbeddedServerError(f"nobody subscribed to {channel} within {SUBSCRIBER_SECONDS:.0f} s")
+                raise EmbeddedServerError(f"no worker subscribed to {channel} within {SUBSCRIBER_SECONDS:.0f} s")
             time.sleep(0.05)
 
     def _persisted(self) -> int:

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from viewer_pipeline.stack.demo import DemoReport
 
-TOP = 10
+MAX_ROWS = 10
 
 
 class Display:
-    """Steps and two bars on stderr, the result on stdout."""
+    """Shows steps and two progress bars on stderr, the result on stdout."""
 
     def __init__(self, views: int) -> None:
         self._console = Console(stderr=True)
@@ -33,27 +33,27 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """Print one step."""
+    def print_step(self, text: str) -> None:
+        """Print the name of a step."""
         self._console.print(text, highlight=False)
 
-    def progress(self, sent: int, persisted: int) -> None:
-        """Move the bars."""
+    def update(self, sent: int, persisted: int) -> None:
+        """Update the progress bars."""
         self._progress.update(self._sent, completed=sent)
         self._progress.update(self._persisted, completed=persisted)
 
-    def show(self, report: DemoReport) -> None:
-        """Print the table and the verdict."""
+    def render(self, report: DemoReport) -> None:
+        """Print the most viewed VODs and whether every view was persisted once."""
         console = Console()
-        table = Table("VOD", "sent", "persisted", title=f"the {TOP} most viewed of {len(report.sent)} VODs")
-        for vod_id, sent in sorted(report.sent.items(), key=lambda item: -item[1])[:TOP]:
+        table = Table("VOD", "sent", "persisted", title=f"the {MAX_ROWS} most viewed of {len(report.sent)} VODs")
+        for vod_id, sent in sorted(report.sent.items(), key=lambda item: -item[1])[:MAX_ROWS]:
             table.add_row(vod_id, str(sent), str(report.persisted.get(vod_id, 0)))
         console.print(table)
         sent, persisted = sum(report.sent.values()), sum(report.persisted.values())
         console.print(f"started in {report.start_seconds:.0f} s; {report.flush_runs} runs, {report.flushes} flushes")
         console.print(f"{sent} views in {report.seconds:.0f} s, {sent / max(report.seconds, 0.001):.0f} a second")
-        verdict = "holds for every VOD" if report.holds else "IS BROKEN"
+        result = "exact for every VOD" if report.is_exact else "DIFFERS"
         console.print(
-            f"sent {sent} = persisted {persisted} + in Redis {report.left_in_redis} + parked {report.parked}: {verdict}"
-            f" (lost {report.lost}, doubled {report.doubled}, rejected {report.rejected})"
+            f"sent {sent} = persisted {persisted} + in Redis {report.left_in_redis} + parked {report.parked}: {result}"
+            f" (lost {report.lost}, duplicated {report.duplicated}, rejected {report.rejected})"
         )

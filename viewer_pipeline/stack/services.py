@@ -1,4 +1,4 @@
-"""Everything on one machine, in the foreground: embedded servers where no URL is set, Dagster, worker."""
+"""The stack: embedded servers where no URL is set, Dagster and the worker, supervised on one machine."""
 
 from __future__ import annotations
 
@@ -9,38 +9,37 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
-from viewer_pipeline.flush.adoption import How
+from viewer_pipeline.flush.adoption import How, adopt
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.registry import require_pipeline
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_processes
-from viewer_pipeline.stack.adoption import run_adopt
-from viewer_pipeline.stack.child import Child
 from viewer_pipeline.stack.home import SERVERS_FILE, lock_home, write_private
-from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, free_port, reachable
+from viewer_pipeline.stack.managed_process import ManagedProcess
+from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, connect_host, free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline.stack.upgrade import migrate_servers
+from viewer_pipeline.stack.server_migration import migrate_servers
+from viewer_pipeline.stack.supervised import Supervised
 from viewer_pipeline.stop_signals import StopRequest
 from viewer_pipeline.stores.durability import require_durability
 
 log = logging.getLogger("viewer_pipeline.stack")
 
 CODE_SERVER_SECONDS = 120
-LOOK_SECONDS = 0.5  # how often a child that ended is noticed
-RESTART_SECONDS = (1.0, 30.0)  # first and longest pause before a child is started again
-LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for the one before
-DAGSTER_GRACE_SECONDS = 3.0  # nothing of Dagster's is worth waiting for: what it did is in its database
-AFTER_WORKER_MS = 5000  # of a stop, kept for the code server and the embedded servers
+POLL_SECONDS = 0.5  # how often it checks for processes that ended
+LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for its predecessor
+DAGSTER_GRACE_SECONDS = 3.0  # Dagster keeps its state in its database: there is nothing to wait for
+AFTER_WORKER_MS = 5000  # of the time for a stop, reserved for the code server and the embedded servers
 
 
 class Stack:
-    """Starts all, starts again what ends, stops all in order."""
+    """Starts all processes, restarts those that end, stops them in order."""
 
     def __init__(
         self,
@@ -52,11 +51,11 @@ class Stack:
         ui_host: str = LOOPBACK,
         adopt: How | None = None,
     ) -> None:
-        """Make it; nothing is started yet.
+        """Prepare it; nothing is started yet.
 
-        `throw_away`: data need not survive a crash. `background`: the worker logs to a file, its stop flushes nothing,
-        and the usual ports are left to others. `ui_host`: the address that the UI is served on; it has no login.
-        `adopt`: give the counters to this database first; Redis may know another one.
+        `throw_away`: data need not survive a crash. `background`: the worker logs to a file and flushes nothing when it
+        stops, and the usual ports stay free. `ui_host`: the address that the UI is served on; it has no login.
+        `adopt`: first give the counters to this database, if they belong to another one in Redis.
         """
         self._ports = PortClaims()
         self.settings = settings.changed(health_check_port=_health_port(settings, self._ports, usual=not background))
@@ -68,88 +67,91 @@ class Stack:
         self._lock: IO[str] | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
-        self._children: list[_Kept] = []
+        self._supervised: list[Supervised] = []
 
     def _worker_ms(self) -> int:
-        """Return how long the worker may take to stop: the servers that it needs are stopped after it."""
+        """Return the time that the worker has to stop: the servers that it needs are stopped after it."""
         total = self.settings.shutdown_timeout_ms
         return max(total - AFTER_WORKER_MS, total // 2)
 
-    def start(self, said: Callable[[str], None]) -> None:
-        """Start all; say each step. Raises ViewerPipelineError, after stopping what was started."""
+    def start(self, on_progress: Callable[[str], None]) -> None:
+        """Start everything. Raises ViewerPipelineError, after stopping what was started."""
         self._lock = lock_home(self._home)
         try:
-            self._start_servers(said)
+            self._start_servers(on_progress)
             require_durability(self.settings)
-            said("migrating the schema `viewer`")
-            migrate_servers(self.settings, said, alone=self._owns_postgres)
+            on_progress("migrating the schema `viewer`")
+            migrate_servers(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:
-                done = run_adopt(self.settings, self._adopt)
-                said(f"the counters {done.prefix}* belong to {done.place}")
+                with Stores.open(self.settings) as stores:
+                    adoption = adopt(stores, self._adopt)
+                on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
             require_pipeline(self.settings)
             require_target(self.settings)
-            self._start_processes(said)
+            self._start_processes(on_progress)
         except BaseException:
-            self.stop(said)
+            self.stop(on_progress)
             raise
 
     def processes(self, name: str) -> list[int]:
-        """Return the processes of one child, itself first; none while it is down. Only on Linux."""
-        children = [kept.child for kept in self._children] + [server.child for server in self._servers]
-        return [pid for child in children if child.name == name for pid in child.descendants()]
+        """Return the process ids of the process with this name and its children; empty while it is down. Linux only."""
+        return [pid for process in self._all_processes() if process.name == name for pid in process.descendants()]
 
     def watch(self, stop: StopRequest) -> None:
-        """Start again what ends, until `stop` is set."""
-        while not stop.wait(LOOK_SECONDS):
+        """Restart processes that end, until `stop` is set."""
+        while not stop.wait(POLL_SECONDS):
             for server in self._servers:
-                if (status := server.child.exit_status()) is not None:
-                    log.error(event("server ended; starting it again", name=server.child.name, status=status))
+                if (status := server.process.exit_status()) is not None:
+                    log.error(event("server ended; restarting it", name=server.process.name, status=status))
                     try:
                         server.start()
                     except ViewerPipelineError:
-                        log.exception(event("server does not start", name=server.child.name))
-            for kept in self._children:
-                kept.look()
-            for child in [kept.child for kept in self._children] + [server.child for server in self._servers]:
-                child.rotate(LOG_BYTES)
+                        log.exception(event("server does not start", name=server.process.name))
+            for supervised in self._supervised:
+                supervised.poll()
+            for process in self._all_processes():
+                process.rotate(LOG_BYTES)
 
-    def stop(self, said: Callable[[str], None]) -> int:
-        """Stop all that runs, in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status. Idempotent.
+    def stop(self, on_progress: Callable[[str], None]) -> int:
+        """Stop everything in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status. Idempotent.
 
-        At once, nothing new is launched, and the worker hears no more, folds what it heard, lets a running flush end
-        and flushes what remains. The code server, whose children the runs are, and the servers wait for that.
+        Launching and receiving end at once. The worker folds the messages it has received, waits for a running flush,
+        and flushes the pending views. The code server, whose children the runs are, and the servers are stopped later.
         """
-        children = {kept.child.name: kept.child for kept in self._children}
-        self._children.clear()
-        for name in children.keys() - {"code server"}:
-            children[name].request_stop()
+        processes = {supervised.process.name: supervised.process for supervised in self._supervised}
+        self._supervised.clear()
+        for name in processes.keys() - {"code server"}:
+            processes[name].request_stop()
         statuses = {}
         for name in ("worker", "daemon", "webserver", "code server"):
-            if name in children:
-                said(f"stopping the {name}")
-                statuses[name] = children[name].stop()
+            if name in processes:
+                on_progress(f"stopping the {name}")
+                statuses[name] = processes[name].stop()
         for server in reversed(self._servers):
-            said(f"stopping {server.child.name}")
+            on_progress(f"stopping {server.process.name}")
             server.stop()
         self._servers.clear()
         self._ports.release()
-        if self._lock is not None:  # else the file is that of the stack which holds the lock
+        if self._lock is not None:  # else the file belongs to the stack that holds the lock
             (self._home / SERVERS_FILE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
         return statuses.get("worker", 0)
 
-    def _start_servers(self, said: Callable[[str], None]) -> None:
+    def _all_processes(self) -> list[ManagedProcess]:
+        return [each.process for each in (*self._supervised, *self._servers)]
+
+    def _start_servers(self, on_progress: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
         if self.settings.database_url is None:
             postgres = PostgresServer(self._home, port=self._server_port(), throw_away=self._throw_away)
-            said(f"starting PostgreSQL on port {postgres.port}")
+            on_progress(f"starting PostgreSQL on port {postgres.port}")
             self._servers.append(postgres)
             postgres.start()
             updates["database_url"] = postgres.url
         if self.settings.redis_url is None:
             server = RedisServer(self._home, port=self._server_port())
-            said(f"starting Redis on port {server.port}")
+            on_progress(f"starting Redis on port {server.port}")
             self._servers.append(server)
             server.start()
             updates["redis_url"] = server.url
@@ -159,7 +161,7 @@ class Stack:
     def _server_port(self) -> int | None:
         return free_port() if self._background else None
 
-    def _start_processes(self, said: Callable[[str], None]) -> None:
+    def _start_processes(self, on_progress: Callable[[str], None]) -> None:
         from viewer_pipeline.orchestration.instance import (
             fail_orphans,
             open_instance,
@@ -169,97 +171,65 @@ class Stack:
         dagster_home = prepare_home(self.settings)
         port = free_port()
         workspace = dagster_processes.write_workspace(dagster_home, port=port)
-        said("starting Dagster's code server")
+        on_progress("starting Dagster's code server")
         code_server = self._start("code server", *dagster_processes.code_server(self.settings, LOOPBACK, port))
-        with open_instance(self.settings) as instance:  # makes Dagster's tables before several processes want to
+        with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
             if self._owns_postgres:
                 for run_id in fail_orphans(instance):
-                    said(f"run {run_id} had not ended; marked as failed")
-        said("starting the worker")
+                    on_progress(f"run {run_id} had not ended; marked as failed")
+        on_progress("starting the worker")
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
         self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
         if self._owns_postgres:
-            next(kept for kept in self._children if kept.child is code_server).ended = self._fail_orphans
-        _wait_for_port(code_server, port)
-        said("starting Dagster's daemon")
+            code_server.before_restart = self._fail_orphans
+        _wait_for_port(code_server.process, port)
+        on_progress("starting Dagster's daemon")
         self._start("daemon", *dagster_processes.daemon(self.settings, workspace))
         if self.ui_port is not None:
-            said(f"starting Dagster's webserver on port {self.ui_port}")
+            on_progress(f"starting Dagster's webserver on port {self.ui_port}")
             ui = dagster_processes.webserver(self.settings, workspace, self.ui_host, self.ui_port)
-            self._start("webserver", *ui)
-            _wait_for_port(self._children[-1].child, self.ui_port, reachable(self.ui_host))
+            webserver = self._start("webserver", *ui)
+            _wait_for_port(webserver.process, self.ui_port, connect_host(self.ui_host))
 
     def _fail_orphans(self) -> None:
-        """Tell Dagster which runs ended with their code server, or none is launched until their time is over."""
+        """Mark the runs that ended with their code server as failed; until then Dagster launches no others."""
         from viewer_pipeline.orchestration.instance import fail_orphans, open_instance
 
         with open_instance(self.settings) as instance:
             for run_id in fail_orphans(instance, launched_only=True):
                 log.error(event("run ended with the code server", run=run_id))
 
-    def _start(self, name: str, *arguments: str, logged: bool = True) -> Child:
+    def _start(self, name: str, *arguments: str, logged: bool = True) -> Supervised:
         log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
         worker_ms = self._worker_ms()
-        child = Child(
+        process = ManagedProcess(
             name,
             [sys.executable, *arguments],
             environment=self.settings.changed(shutdown_timeout_ms=worker_ms).environment(),
             log=log_file,
             grace=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )
-        child.start()
-        self._children.append(_Kept(child))
-        return child
-
-
-@dataclass
-class _Kept:
-    """A child that is started again when it ends, after a pause that grows while it keeps ending."""
-
-    child: Child
-    pause: float = RESTART_SECONDS[0]
-    due: float = 0.0
-    started: float = 0.0
-    ended: Callable[[], None] | None = None  # what is to be done before it is started again
-
-    def look(self) -> None:
-        now = time.monotonic()
-        status = self.child.exit_status()
-        if status is None:
-            if now - self.started > RESTART_SECONDS[1]:
-                self.pause = RESTART_SECONDS[0]
-        elif not self.due:
-            log.error(event("process ended", name=self.child.name, status=status, log=self.child.log))
-            self.due = now + self.pause
-            self.pause = min(self.pause * 2, RESTART_SECONDS[1])
-        elif now >= self.due:
-            self._tidy_up()
-            self.child.start()
-            self.started, self.due = now, 0.0
-
-    def _tidy_up(self) -> None:
-        if self.ended is not None:
-            try:
-                self.ended()
-            except Exception:  # it is started all the same
-                log.exception(event("cannot tidy up after a process", name=self.child.name))
+        process.start()
+        supervised = Supervised(process)
+        self._supervised.append(supervised)
+        return supervised
 
 
 def _health_port(settings: Settings, ports: PortClaims, *, usual: bool) -> int:
-    """Return the port that is asked for; where none is, the usual one or another that is free."""
-    wanted, asked = settings.health_check_port, "health_check_port" in settings.model_fields_set
-    free = ports.port(wanted if asked or usual else None)
-    if asked and free != wanted:
+    """Return HEALTH_CHECK_PORT if it is set; else the usual port if it is free and `usual`, else any free port."""
+    wanted, is_set = settings.health_check_port, "health_check_port" in settings.model_fields_set
+    free = ports.port(wanted if is_set or usual else None)
+    if is_set and free != wanted:
         ports.release()
-        raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens there")
+        raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens on this port")
     return free
 
 
-def _wait_for_port(child: Child, port: int, host: str = LOOPBACK) -> None:
+def _wait_for_port(process: ManagedProcess, port: int, host: str = LOOPBACK) -> None:
     deadline = time.monotonic() + CODE_SERVER_SECONDS
     while True:
         with suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
-        if child.exit_status() is not None or time.monotonic() > deadline:
-            raise EmbeddedServerError(f"the {child.name} does not start; the end of its log:\n{child.last_words()}")
+        if process.exit_status() is not None or time.monotonic() > deadline:
+            raise EmbeddedServerError(f"the {process.name} does not start; the end of its log:\n{process.log_tail()}")
         time.sleep(0.05)

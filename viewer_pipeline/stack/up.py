@@ -1,4 +1,4 @@
-"""`viewer-pipeline up`: the stack until a signal comes, then a stop in order."""
+"""`viewer-pipeline up`: runs the stack until a signal arrives, then stops it in order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from viewer_pipeline.stack.services import Stack
 from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
 
 
-def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None) -> None:
-    """Start all, keep it running, stop in order on SIGTERM, SIGINT or SIGHUP; exit 1 if the worker could not.
+def run_up(
+    settings: Settings, on_progress: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None
+) -> None:
+    """Run the stack; stop it in order on SIGTERM, SIGINT or SIGHUP. Exit status 1 if the worker failed to.
 
-    Asked again, it ends at once, and the children with it.
+    A second signal ends it at once, with all its processes.
     """
     started, stop = False, StopRequest()
 
@@ -26,13 +28,13 @@ def run_up(settings: Settings, said: Callable[[str], None], ui_host: str = LOOPB
     handle_stop_signals(begin_stop)
     stack = Stack(settings, ui_host=ui_host, adopt=adopt)
     try:
-        stack.start(said)
+        stack.start(on_progress)
         started = True
-        said(_banner(stack))
+        on_progress(_banner(stack))
         stack.watch(stop)
-        said("stopping; press Ctrl-C again to stop at once")
+        on_progress("stopping; press Ctrl-C again to stop at once")
     finally:
-        status = stack.stop(said)
+        status = stack.stop(on_progress)
     if status:
         raise SystemExit(1)
 
@@ -48,7 +50,7 @@ def _banner(stack: Stack) -> str:
         f"  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)",
         "",
         "  Send a view  viewer-pipeline send vod_123",
-        "  Look         viewer-pipeline status",
+        "  Status       viewer-pipeline status",
         "  Stop         Ctrl-C",
         "",
     ]

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.stack import guard, postgres_server, redis_server
+from viewer_pipeline.stack import postgres_server, reaper, redis_server
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary
@@ -87,7 +87,7 @@ def running(server: S) -> Iterator[S]:
 @contextmanager
 def left_behind(command: Sequence[str | Path], log: Path, user: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server that nobody guards, as if its guard had been killed with its parent."""
-    become = partial(guard._become, pwd.getpwnam(user)) if user else None
+    become = partial(reaper._switch_user, pwd.getpwnam(user)) if user else None
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -245,7 +245,7 @@ def test_redis_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_red
         assert client.config_get("dir") == {"dir": str(home / "redis")}
         client.incr("vod:views:ours")
         assert other.exists("vod:views:ours") == 0
-    assert embedded_redis.child.exit_status() is None
+    assert embedded_redis.process.exit_status() is None
 
 
 def test_servers_end_with_their_process(home: Path) -> None:
@@ -323,7 +323,7 @@ def test_somebody_elses_redis_is_left_alone(home: Path, embedded_redis: RedisSer
     with running(server), connect(embedded_redis.url) as client:
         assert client.ping()
         assert server.port != embedded_redis.port
-    assert embedded_redis.child.exit_status() is None
+    assert embedded_redis.process.exit_status() is None
 
 
 def test_an_interrupted_initdb_is_harmless(home: Path) -> None:
@@ -350,7 +350,7 @@ def test_an_unusable_redis_binary_is_said_in_a_sentence(home: Path, tmp_path: Pa
         server.start()
     assert "Traceback" not in str(raised.value)
     assert ("no such option" if kind == "ends at once" else "broken-redis") in str(raised.value)
-    assert server.child.exit_status() is not None
+    assert server.process.exit_status() is not None
 
 
 def test_unusable_postgres_binaries_are_said_in_a_sentence(

@@ -16,7 +16,7 @@ NEEDED = {
     "viewer_pipeline/py.typed",
     "viewer_pipeline/flush/lua/settle.lua",
     "viewer_pipeline/flush/ledger.sql",
-    "viewer_pipeline/stack/guard.py",
+    "viewer_pipeline/stack/reaper.py",
     "viewer_pipeline/migrations/env.py",
     "viewer_pipeline/migrations/versions/m0001_ledger_and_totals.py",
     "viewer_pipeline/orchestration/dagster.yaml",

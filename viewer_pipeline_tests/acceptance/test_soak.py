@@ -24,6 +24,6 @@ def test_every_view_is_counted_once(tmp_path: Path) -> None:
     )
     assert "seed " in done.stderr
     report = json.loads(done.stdout)
-    assert (done.returncode, report["holds"], report["lost"], report["doubled"]) == (0, True, {}, {}), done.stderr
+    assert (done.returncode, report["exact"], report["lost"], report["duplicated"]) == (0, True, {}, {}), done.stderr
     assert report["sent"] == report["persisted"] > 10_000
     assert sum(report["kills"].values()) + sum(report["pauses"].values()) > 0

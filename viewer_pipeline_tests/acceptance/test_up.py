@@ -46,7 +46,7 @@ def let_the_code_server_die(stack: Stack, urls: dict[str, str]) -> None:
             wait_until(lambda: ("STARTED",) in statuses(), 90, "a flush waits for the lock")
             started = len(statuses())
             for pid, command in processes_with(stack.home).items():
-                if " api grpc " in command and "guard.py" not in command:
+                if " api grpc " in command and "reaper.py" not in command:
                     os.kill(pid, signal.SIGKILL)
         wait_until(lambda: len(statuses()) > started, 120, "the next run")
         wait_until(lambda: totals(urls["database_url"]) == {**before, "vod_1": 2}, 120, "both views")
@@ -74,7 +74,7 @@ def test_the_whole_stack(tmp_path: Path) -> None:
             ui = stack.wait_for_ui()
             assert client.publish(CHANNEL, '{"vodId":"vod_123","count":1}') == 1
             sent: dict[str, Any] = json.loads(stack.run("send", "vod_789", "--count", "2", "--json").stdout)
-            assert sent == {"vod_id": "vod_789", "count": 2, "how": "publish", "heard": 1}
+            assert sent == {"vod_id": "vod_789", "count": 2, "how": "publish", "subscribers": 1}
             expected = {"vod_123": 1, "vod_456": 1, "vod_789": 2}
             wait_until(lambda: totals(urls["database_url"]) == expected, 150, f"{expected} in viewer.vod_view_counts")
 

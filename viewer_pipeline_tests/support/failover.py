@@ -13,7 +13,7 @@ import psycopg
 import redis
 
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.stack.child import run_as
+from viewer_pipeline.stack.managed_process import run_as
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_binaries
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.support.proxy import LOOPBACK, Proxy
@@ -81,7 +81,7 @@ class RedisPair:
         for client in self.clients:
             client.close()
         for server in self.servers:
-            server.child.stop()
+            server.process.stop()
 
 
 def replication(client: redis.Redis) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.postgres_server import _user_for_root
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -52,7 +52,7 @@ class PgBouncer:
         server = f"* = host={LOOPBACK} port={server_port or login.port}"
         configuration.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
         user = _user_for_root() if os.geteuid() == 0 else None  # it refuses to run as root, as PostgreSQL does
-        self._child = Child(
+        self._child = ManagedProcess(
             "pgbouncer", [pgbouncer_binary(), configuration], log=home / "pgbouncer.log", grace=5, user=user
         )
         self._database_url = database_url
@@ -66,7 +66,7 @@ class PgBouncer:
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
         self._child.start()
-        wait_until(self._accepts, START_SECONDS, f"PgBouncer accepts connections: {self._child.last_words()}")
+        wait_until(self._accepts, START_SECONDS, f"PgBouncer accepts connections: {self._child.log_tail()}")
 
     def stop(self) -> None:
         """Stop it immediately, which breaks all client connections."""
@@ -78,7 +78,7 @@ class PgBouncer:
         self.start()
 
     def _accepts(self) -> bool:
-        assert self._child.exit_status() is None, self._child.last_words()
+        assert self._child.exit_status() is None, self._child.log_tail()
         try:
             psycopg.connect(self.url(""), connect_timeout=2).close()
         except psycopg.OperationalError:

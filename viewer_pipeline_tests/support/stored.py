@@ -24,7 +24,7 @@ from viewer_pipeline.migrations.migrate import revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline.stack.upgrade import Migrated, migrate_servers
+from viewer_pipeline.stack.server_migration import MigrationResult, migrate_servers
 from viewer_pipeline.stores.redis import connect
 
 FOLDER = Path(__file__).parents[1] / "stored_0_1_0"
@@ -62,9 +62,9 @@ class Stored:
         """Revision of the schema."""
         return revision(self.settings.require_database_url())
 
-    def migrate(self, *, alone: bool = False) -> Migrated:
+    def migrate(self, *, alone: bool = False) -> MigrationResult:
         """Upgrade both servers."""
-        return migrate_servers(self.settings, lambda _: None, alone=alone)
+        return migrate_servers(self.settings, lambda _: None, exclusive=alone)
 
     def flush(self) -> Persisted:
         """Run a sweep with small batches and flushes."""

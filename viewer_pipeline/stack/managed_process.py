@@ -1,4 +1,4 @@
-"""A child process that ends with its parent, whatever happens to the parent."""
+"""A child process that ends with its parent, however the parent ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-GUARD = Path(__file__).with_name("guard.py")
+REAPER = Path(__file__).with_name("reaper.py")
 
 
-class Child:
-    """One command under a guard. Output goes to `log` (appended), or where the parent's goes."""
+class ManagedProcess:
+    """One command under a reaper. Output is appended to `log`, or goes where the parent's goes."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Child:
         self.grace = grace
         self._environment = dict(environment) if environment is not None else None
         options = ["--signal", stop_signal, "--grace", str(grace), *(["--user", user] if user else [])]
-        self._command = [sys.executable, "-I", "-S", str(GUARD), *options, "--", *map(str, command)]
+        self._command = [sys.executable, "-I", "-S", str(REAPER), *options, "--", *map(str, command)]
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -58,32 +58,32 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id of the guard."""
+        """Process id of the reaper."""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
 
     def descendants(self) -> list[int]:
-        """Return the ids of the command's processes, itself first; none while it is down. Only on Linux."""
-        found, parents = list[int](), [self.pid]
+        """Return the process ids of the command and its children, itself first; empty while it is down. Linux only."""
+        pids, parents = list[int](), [self.pid]
         while parents:
             parent = parents.pop(0)
             with suppress(OSError):  # it has ended
                 children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
                 parents += map(int, children)
-                found += map(int, children)
-        return found
+                pids += map(int, children)
+        return pids
 
     def exit_status(self) -> int | None:
         """Return the exit status, None while it runs."""
         return self._process.poll() if self._process else 0
 
     def request_stop(self) -> None:
-        """Ask it to stop, without waiting."""
+        """Request a stop, without waiting for it."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 
     def stop(self) -> int:
-        """Stop it, kill it after its grace; return the exit status."""
+        """Stop it, kill it after its grace period; return the exit status."""
         if self._process is None:
             return 0
         self.request_stop()
@@ -94,29 +94,29 @@ class Child:
             return self._process.wait()
 
     def rotate(self, limit: int) -> None:
-        """Put a log that has grown over `limit` bytes aside as `<log>.1`, in place of the one before."""
+        """Rotate a log of more than `limit` bytes to `<log>.1`, which is overwritten."""
         if self.log is None or not self.log.exists() or self.log.stat().st_size <= limit:
             return
         shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
-        os.truncate(self.log, 0)  # the child appends: it goes on at the beginning
+        os.truncate(self.log, 0)  # the process appends, so it continues at the start of the file
         self._log_start = 0
 
-    def last_words(self, lines: int = 15) -> str:
-        """Return the end of its log since it was started last."""
+    def log_tail(self, lines: int = 15) -> str:
+        """Return the last lines of its log since the latest start."""
         if self.log is None or not self.log.exists():
             return ""
-        said = self.log.read_bytes()[self._log_start :].decode(errors="replace")
-        return "\n".join(said.splitlines()[-lines:])
+        text = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
 
 
 def run_as(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end as another user (None: as this one), output captured."""
+    """Run a command to its end as another user (None: as the current one), and capture its output."""
     options = ["--user", user] if user else []
-    guarded = [sys.executable, "-I", "-S", str(GUARD), *options, "--", *map(str, command)]
-    reader, writer = os.pipe()  # stays open until the command is done: the guard ends it when its input ends
+    supervised = [sys.executable, "-I", "-S", str(REAPER), *options, "--", *map(str, command)]
+    reader, writer = os.pipe()  # stays open until the command is done: the reaper ends it when its input ends
     try:
         return subprocess.run(  # noqa: S603
-            guarded, stdin=reader, capture_output=True, text=True, check=False
+            supervised, stdin=reader, capture_output=True, text=True, check=False
         )
     finally:
         os.close(reader)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from viewer_pipeline.stack.child import Child
+from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline_tests.support.waiting import wait_until
 
 # One write a line: print makes two of it where PYTHONUNBUFFERED is set, and the log may be put aside between them.
@@ -14,7 +14,7 @@ TALK = "import os, time\nwhile True: os.write(1, b'x' * 999 + b'\\n'); time.slee
 
 def test_a_log_is_put_aside(tmp_path: Path) -> None:
     """The child goes on writing; what it wrote before is kept once."""
-    child = Child("talker", [sys.executable, "-c", TALK], log=tmp_path / "talker.log")
+    child = ManagedProcess("talker", [sys.executable, "-c", TALK], log=tmp_path / "talker.log")
     child.start()
     try:
         assert child.log is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.stack.child import GUARD
+from viewer_pipeline.stack.managed_process import REAPER
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 # Says that it is ready, then waits for signals. NAME is stopped with the exit status 7, or ignored.
@@ -54,7 +54,7 @@ print("ready", flush=True)
 def guarded(code: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
     """Run Python code under the guard."""
     python = [sys.executable, "-I", "-S"]
-    command = [*python, str(GUARD), *options, "--", *python, "-c", code, *map(str, arguments)]
+    command = [*python, str(REAPER), *options, "--", *python, "-c", code, *map(str, arguments)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         with process:

@@ -22,7 +22,7 @@ from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.retention import SECONDS
+from viewer_pipeline.orchestration.retention import MAX_SECONDS
 from viewer_pipeline.orchestration.run_history import Ages, connect, prune_runs
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import free_port
@@ -61,7 +61,7 @@ def one_day(
     a_day(connection, run_id, runs, ends)
     started = time.perf_counter()
     with patch("time.time", lambda: ends):
-        gone = prune_runs(connection, instance, Ages(7, 30), SECONDS)
+        gone = prune_runs(connection, instance, Ages(7, 30), MAX_SECONDS)
     assert gone.complete
     return gone.runs, time.perf_counter() - started
 
@@ -84,7 +84,7 @@ def main() -> None:
         with connect_redis(redis.url) as client:
             client.mset({f"vod:views:vod{number}": 3 for number in range(VODS)})
         with open_instance(settings) as instance, connect(settings) as connection:
-            done = run_flush(instance, FlushMode.sweep, (), "measured")
+            done = run_flush(instance, settings, FlushMode.sweep, trigger="measured")
             assert done.success, done
             connection.execute("UPDATE runs SET end_time = 'infinity'")  # it is copied every day
             events = len(instance.all_logs(done.run_id))

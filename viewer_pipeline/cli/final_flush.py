@@ -24,7 +24,6 @@ def flush_pending(settings: Settings, deadline: float) -> str:
         precheck = look_for_counters(stores)
     if not precheck.work:
         return "nothing was pending"
-    settings.export()
     from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
     from viewer_pipeline.cli.in_process_runs import run_flush  # imports Dagster: 2 s
@@ -41,7 +40,7 @@ def flush_pending(settings: Settings, deadline: float) -> str:
         # If this process ends before its run, Dagster's monitor fails the run at this time and not after
         # `max_runtime_seconds`; sensor and sweep wait for the run until then.
         tags = {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
-        result = run_flush(instance, FlushMode.sweep, (), "shutdown: what remains", tags)
+        result = run_flush(instance, settings, FlushMode.sweep, trigger="shutdown: what remains", tags=tags)
     if not result.success:
         raise NotFlushed(f"run {result.run_id} failed")
     return f"flushed what remained: {result.stats.get('views', 0)} views, run {result.run_id}"

@@ -25,13 +25,12 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
     settings = command_settings(warn=True)
     _require_servers(settings)
-    settings.export()
     from viewer_pipeline.cli.in_process_runs import run_flush
     from viewer_pipeline.orchestration.instance import open_instance
     from viewer_pipeline.orchestration.ops import FlushMode
 
     with open_instance(settings) as instance:
-        result = run_flush(instance, FlushMode[mode], vod_ids, "command line")
+        result = run_flush(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line")
     if as_json:
         echo_json(result.to_dict())
     elif result.success:

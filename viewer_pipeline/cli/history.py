@@ -27,13 +27,12 @@ def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
 
     settings = command_settings(warn=True)
     read_status(settings)  # an unreachable server is one sentence, before Dagster is imported
-    settings.export()
     from viewer_pipeline.cli.in_process_runs import backfill_window, run_backfill
     from viewer_pipeline.orchestration.instance import open_instance
 
     window = backfill_window(settings, first.date(), last.date() if last else None)
     with open_instance(settings) as instance:
-        result = run_backfill(instance, window)
+        result = run_backfill(instance, settings, window)
     if as_json:
         echo_json(result.to_dict())
     else:

@@ -60,14 +60,17 @@ class RunResult:
 
 def run_flush(
     instance: dg.DagsterInstance,
+    settings: Settings,
     mode: FlushMode,
-    vod_ids: tuple[str, ...],
+    *,
     trigger: str,
+    vod_ids: tuple[str, ...] = (),
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> RunResult:
     """Run the flush job."""
     result = defs.resolve_job_def(flush_views.name).execute_in_process(
         run_config=flush_run_config(mode, vod_ids) | QUIET,
+        resources={"settings": settings},
         instance=instance,
         tags={TRIGGER_TAG: trigger, **tags},
         raise_on_error=False,
@@ -90,10 +93,11 @@ def backfill_window(settings: Settings, first: date, last: date | None) -> Windo
     return window
 
 
-def run_backfill(instance: dg.DagsterInstance, window: Window) -> RunResult:
+def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Window) -> RunResult:
     """Roll up these days in one run."""
     result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
         run_config=QUIET,
+        resources={"settings": settings},
         instance=instance,
         tags={TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **run_tags_of(window)},
         raise_on_error=False,

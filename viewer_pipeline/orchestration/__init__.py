@@ -1,1 +1,1 @@
-"""Dagster, thin: every function here calls one of `counting` and reports what it did."""
+"""Dagster, thin: every function here calls one of the core and reports its result."""

@@ -1,4 +1,4 @@
-"""The assets: counters in Redis, and the totals that they become."""
+"""The assets `redis_counters` and `view_counts`."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,10 +19,10 @@ GROUP = "views"
 OWNERS = ["team:viewer-pipeline"]
 
 CHECK_DESCRIPTIONS = {
-    "ledger_equals_frame": "Every batch in the ledger holds exactly what the DataFrame said.",
-    "redis_is_settled": "The marker in Redis stands at the last batch of the last flush: nothing shows twice.",
-    "totals_carry_the_flush": "Every touched total carries this flush or a later one.",
-    "no_drift": "No counter held fewer views than were read from it. It fails where somebody else lowered a counter.",
+    "ledger_equals_frame": "Every batch in the ledger equals its rows of the DataFrame.",
+    "redis_is_settled": "The marker in Redis is at the last batch of the last flush, so no view shows twice.",
+    "totals_carry_the_flush": "Every total of a flushed VOD includes this flush or a later one.",
+    "no_drift": "No counter held fewer views than were read from it. Fails if another program lowered a counter.",
 }
 
 redis_counters = dg.AssetSpec(
@@ -30,17 +30,17 @@ redis_counters = dg.AssetSpec(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"redis"},
-    description="Views that PostgreSQL does not have yet: Redis strings `vod:views:<vodId>`, raised by the producers.",
+    description="Views not yet in PostgreSQL: Redis strings `vod:views:<vodId>`, incremented by the producers.",
 )
 
 
 @dg.config_mapping
 def flush_config(config: FlushConfig) -> dict[str, Any]:
-    """Give the run config of the asset to its first step."""
+    """Pass the run config of the asset to its first step."""
     return {"drain_counters": {"config": {"mode": config.mode.name, "vod_ids": config.vod_ids}}}
 
 
-# Generous: in a quiet night, or weekend, no run has anything to do. /health tells what waits too long.
+# Generous: in a quiet night or weekend there is nothing to flush. /health reports views that wait too long.
 FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_window=timedelta(hours=24))
 
 
@@ -55,9 +55,9 @@ FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_win
 def view_counts(redis_counters: Any) -> dict[str, Any]:
     """Persisted view count of each VOD, in the table `viewer.vod_view_counts`.
 
-    Each materialization carries the views that came into Redis since the last one over to PostgreSQL, exactly once.
-    It is safe to materialize at any time, as often as you like, also while another run is at it. Config `mode`:
-    `changed` (VODs that were announced) or `sweep` (all counters); `vod_ids` limits it to some VODs.
+    Each materialization carries the views that arrived in Redis since the last one to PostgreSQL, exactly once.
+    Materialize it at any time, as often as you like, also while another run is active. Config `mode`: `changed`
+    (announced VODs) or `sweep` (all counters); `vod_ids` limits the run to these VODs.
     """
     snapshot = drain_counters(redis_counters)
     verified = verify_consistency(bulk_upsert(snapshot, aggregate_counts(snapshot)))
@@ -66,6 +66,6 @@ def view_counts(redis_counters: Any) -> dict[str, Any]:
 
 TABLE = {"dagster/table_name": "viewer.vod_view_counts"}
 
-view_counts = view_counts.map_asset_specs(  # what graph_asset does not take
+view_counts = view_counts.map_asset_specs(  # graph_asset takes none of these
     lambda spec: spec.replace_attributes(freshness_policy=FRESH, owners=OWNERS, metadata={**spec.metadata, **TABLE})
 )

@@ -1,4 +1,4 @@
-"""A check result of ours as the result of an asset check."""
+"""A `CheckResult` as the result of an asset check in Dagster."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ from viewer_pipeline.checks import CheckResult
 
 
 def check_result(asset: str, result: CheckResult) -> dg.AssetCheckResult:
-    """Return what the UI shows: passed or not, what was compared, and the failing rows where there are any."""
+    """Return the result with its message as description, and its details, such as failing rows, as metadata."""
     metadata = {name: dg.MetadataValue.json(value) for name, value in result.details.items()}
     return dg.AssetCheckResult(
         passed=result.passed,

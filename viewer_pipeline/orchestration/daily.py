@@ -1,4 +1,4 @@
-"""The asset `daily_views`, its checks, and the job that its schedules launch."""
+"""The asset `daily_views`, its checks, and the job launched by its schedules."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,6 +8,7 @@ import dagster as dg
 import psycopg
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.history.daily import (
     ONE_DAY,
     Day,
@@ -23,19 +24,19 @@ from viewer_pipeline.history.daily import (
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.hourly_chart import hourly_chart
-from viewer_pipeline.orchestration.ops import TOP, TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.ops import TOP_VODS, TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, window_of
-from viewer_pipeline.orchestration.resources import PostgresResource
+from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
-LOOK_BACK = timedelta(days=7)  # how long a late flush makes its day be added up again by itself
-FINAL = "the ledger of this day was dropped: its rows are final and were left as they are"
+LATE_FLUSH_WINDOW = timedelta(days=7)  # a late flush within this time gets its day rolled up again
+FINAL = "the ledger of this day was pruned: its rows are final and were not changed"
 
 CHECKS = {
-    "daily_equals_ledger": "The views of each day are those of its flushes; only days whose ledger is kept.",
-    "yesterday_is_complete": "No closed day of the last week has flushes that came after it was added up.",
+    "daily_equals_ledger": "The views of each day equal those of its flushes in the ledger. Only days with a ledger.",
+    "yesterday_is_complete": "No closed day of the last week has flushes that came after it was rolled up.",
 }
 
 
@@ -48,41 +49,44 @@ CHECKS = {
     owners=OWNERS,
     kinds={"postgres"},
     retry_policy=TRANSIENT,
-    check_specs=[dg.AssetCheckSpec(name, asset=DAILY, description=said) for name, said in CHECKS.items()],
-    # Yesterday closes at 00:10 UTC, and a day without views is closed as well.
+    check_specs=[dg.AssetCheckSpec(name, asset=DAILY, description=text) for name, text in CHECKS.items()],
+    # Yesterday is rolled up at 00:10 UTC, also if it had no views.
     freshness_policy=dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=24)),
     metadata={"dagster/table_name": "viewer.daily_views"},
 )
-def daily_views(context: dg.AssetExecutionContext, postgres: PostgresResource) -> Iterator[Any]:
+def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -> Iterator[Any]:
     """Views of each VOD on each day (UTC), in the table `viewer.daily_views`, from the ledger.
 
-    A day can be materialized at any time and as often as you like: it is added up anew, and the same ledger gives the
-    same rows. A range of days is one run and one transaction. Views belong to the day on which their counter was read.
-    Days whose ledger was dropped (`LEDGER_RETENTION_DAYS`) are final and left as they are.
+    Materialize a day at any time, as often as you like: it is rolled up again, and the same ledger gives the same rows.
+    A range of days is one run and one transaction. Views belong to the day on which their counter was read.
+    Days whose ledger was pruned (`LEDGER_RETENTION_DAYS`) are final and are not changed.
     """
     tag_trigger(context)
     window = window_of(context)
-    with retry_only_transient(), postgres.ledger().connect() as connection:
-        done = roll_up(connection, window)
+    with retry_only_transient(), Ledger.of(settings).connect() as connection:
+        result = roll_up(connection, window)
         context.log.info(
-            f"added up {len(done.added_up)} days anew, {len(done.final)} are final: {format_window(window)}"
+            f"rolled up {len(result.added_up)} days, {len(result.final)} are final: {format_window(window)}"
         )
         for day in rolled_up_days(connection, window):
-            _report(context, connection, done, day)
+            _report(context, connection, result, day)
         checks = [_daily_equals_ledger(connection, window), _yesterday_is_complete(connection)]
     yield dg.MaterializeResult(check_results=checks)
 
 
-def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, done: RolledUp, day: Day) -> None:
-    """Add what there is to say of one day to its own event."""
-    top = [dg.TableRecord({"vod_id": vod_id, "views": views}) for vod_id, views in top_of_day(connection, day.day, TOP)]
+def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RolledUp, day: Day) -> None:
+    """Add the metadata of one day to its own materialization."""
+    top = [
+        dg.TableRecord({"vod_id": vod_id, "views": views})
+        for vod_id, views in top_of_day(connection, day.day, TOP_VODS)
+    ]
     columns = [dg.TableColumn("vod_id", "string"), dg.TableColumn("views", "int")]
     metadata: dict[str, Any] = {
         "views": day.views,
         "vods": day.vods,
         "dagster/partition_row_count": day.vods,
         "last_flush": day.last_flush,
-        "seconds": done.seconds,
+        "seconds": result.seconds,
         "top_vods": dg.MetadataValue.table(top, dg.TableSchema(columns)),
     }
     if day.kept:
@@ -96,26 +100,26 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, d
 def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> dg.AssetCheckResult:
     unequal = unequal_days(connection, window)
     failing = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
-    said = f"{len(failing)} days differ from the ledger" if failing else "as the ledger says"
-    return _result("daily_equals_ledger", failing, said)
+    message = f"{len(failing)} days differ from the ledger" if failing else "equal to the ledger"
+    return _result("daily_equals_ledger", failing, message)
 
 
 def _yesterday_is_complete(connection: psycopg.Connection) -> dg.AssetCheckResult:
     today = datetime.now(UTC).date()
-    stale = stale_days(connection, max(DAYS.start.date(), today - LOOK_BACK), today - ONE_DAY)
+    stale = stale_days(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
-    said = f"{len(failing)} closed days have flushes that are not added up" if failing else "closed days are whole"
-    return _result("yesterday_is_complete", failing, said)
+    message = f"{len(failing)} closed days have flushes not rolled up" if failing else "closed days are complete"
+    return _result("yesterday_is_complete", failing, message)
 
 
-def _result(name: str, failing: list[str], said: str) -> dg.AssetCheckResult:
-    return check_result(DAILY, CheckResult.of_rows(name, failing, said))
+def _result(name: str, failing: list[str], message: str) -> dg.AssetCheckResult:
+    return check_result(DAILY, CheckResult.of_rows(name, failing, message))
 
 
 roll_up_days = dg.define_asset_job(
     "roll_up_days",
     selection=[daily_views],
-    description="Add days of the ledger up by VOD. Its schedules launch it where flushes came since the last time.",
+    description="Roll up days of the ledger by VOD. Its schedules launch it for days with new flushes.",
     executor_def=dg.in_process_executor,
     tags=DAILY_TAGS,
 )

@@ -1,4 +1,7 @@
-"""Dagster's decorators of what is automatic, with the docstring as description, which Dagster takes of others alone."""
+"""Dagster's decorators of schedules and sensors, with the docstring as their description in the UI.
+
+Dagster takes the docstring of assets and jobs by itself, but not of schedules and sensors.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -10,11 +13,11 @@ Definition = TypeVar("Definition")
 Function = Callable[..., Any]
 
 
-def _described(decorator: Function, _: type[Definition]) -> Callable[..., Callable[[Function], Definition]]:
+def _with_description(decorator: Function, _: type[Definition]) -> Callable[..., Callable[[Function], Definition]]:
     def with_options(**options: Any) -> Callable[[Function], Definition]:
         def decorate(function: Function) -> Definition:
-            said = (inspect.getdoc(function) or "").replace("`", "")  # their pages show plain text
-            definition: Definition = decorator(description=said, **options)(function)
+            description = (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text
+            definition: Definition = decorator(description=description, **options)(function)
             return definition
 
         return decorate
@@ -22,6 +25,6 @@ def _described(decorator: Function, _: type[Definition]) -> Callable[..., Callab
     return with_options
 
 
-schedule = _described(dg.schedule, dg.ScheduleDefinition)
-sensor = _described(dg.sensor, dg.SensorDefinition)
-run_failure_sensor = _described(dg.run_failure_sensor, dg.SensorDefinition)
+schedule = _with_description(dg.schedule, dg.ScheduleDefinition)
+sensor = _with_description(dg.sensor, dg.SensorDefinition)
+run_failure_sensor = _with_description(dg.run_failure_sensor, dg.SensorDefinition)

@@ -1,13 +1,14 @@
-"""The hook: what happens when a step of a flush run has failed for good."""
+"""The hook that counts failed flush runs."""
 
 import dagster as dg
 
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.ops import mode_of
 
 
-@dg.failure_hook(required_resource_keys={"postgres"})
+@dg.failure_hook(required_resource_keys={"settings"})
 def count_failure(context: dg.HookContext) -> None:
-    """Add the run to the sums for metrics as failed. An attempt that is retried does not come here."""
+    """Count the run as failed in the run metrics. Called once its step has failed for good, not before a retry."""
     run = context.instance.get_run_by_id(context.run_id)
-    record_failure(context.resources.postgres.ledger(), mode_of(run.run_config if run else {}))
+    record_failure(Ledger.of(context.resources.settings), mode_of(run.run_config if run else {}))

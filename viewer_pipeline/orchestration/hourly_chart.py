@@ -1,4 +1,4 @@
-"""A picture for the UI: bars of the views per hour, as SVG inside Markdown. Pure."""
+"""A bar chart of the views per hour for the UI, as SVG inside Markdown. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
 
 
 def hourly_chart(day: date, hours: Sequence[int]) -> str:
-    """Return Markdown that shows 24 bars; the UI lets images through whose address is `data:`."""
-    svg = hourly_svg(day, hours)
+    """Return the chart of 24 bars as Markdown. The UI shows images whose address is a `data:` URL."""
+    svg = b64encode(hourly_svg(day, hours).encode()).decode()
     peak = max(range(len(hours)), key=lambda hour: hours[hour])
-    said = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
-    return f"![views per hour]({'data:image/svg+xml;base64,' + b64encode(svg.encode()).decode()})\n\n{day}: {said}"
+    caption = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
+    return f"![views per hour](data:image/svg+xml;base64,{svg})\n\n{day}: {caption}"
 
 
 def hourly_svg(day: date, hours: Sequence[int]) -> str:
-    """Return the drawing; each bar tells its number to the mouse."""
+    """Return the drawing; the tooltip of each bar has its number."""
     width, top = MARGIN * 2 + len(hours) * (BAR + GAP), max(*hours, 1)
     shapes = []
     for hour, views in enumerate(hours):

@@ -1,4 +1,4 @@
-"""The Dagster instance of this pipeline: its home directory and its history."""
+"""The Dagster instance of this pipeline: its directory and its run history."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Make DAGSTER_HOME with our dagster.yaml and LOG_LEVEL in it, unless the operator put one there; return it."""
+    """Return DAGSTER_HOME with our dagster.yaml and LOG_LEVEL in it; the operator's own dagster.yaml stays."""
     home = settings.dagster_directory
     home.mkdir(parents=True, exist_ok=True)
-    theirs = home / "dagster.yaml"
-    if not theirs.exists() or theirs.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
-        ours = DAGSTER_YAML.read_text(encoding="utf-8")
+    path = home / "dagster.yaml"
+    if not path.exists() or path.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
+        template = DAGSTER_YAML.read_text(encoding="utf-8")
         level = f"python_log_level: {settings.log_level.upper()}"
-        write_atomically(theirs, ours.replace("python_log_level: INFO", level))
+        write_atomically(path, template.replace("python_log_level: INFO", level))
     return home
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance; makes Dagster's tables where they are missing. Raises PostgresUnavailable."""
+    """Open the instance, and create Dagster's tables if they are missing. Raises PostgresUnavailable."""
     settings.export()
     try:
         return dg.DagsterInstance.from_config(str(prepare_home(settings)))
@@ -38,21 +38,21 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
 
 def flush_runs(instance: dg.DagsterInstance) -> int:
-    """Return how many flush runs were launched so far."""
+    """Return the number of flush runs in the history."""
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
 
 
 def fail_orphans(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
-    """Mark runs as failed whose process cannot live any more; return their ids. The next run of their job goes on.
+    """Mark runs as failed whose process has ended with its parent; return their ids.
 
-    Only for whoever knows that nothing launches runs on this instance at the moment. Else an orphan of a stack that was
-    killed would hold up every other run of its job until `max_runtime_seconds` is over. `launched_only`: those that a
-    code server ran, whose children they are, and not those of `viewer-pipeline flush`.
+    Call it only while nothing launches runs on this instance. Without it, an orphan of a killed stack would block all
+    other runs of its job for `max_runtime_seconds`. `launched_only`: only runs launched by a code server, which are its
+    child processes, and not those of `viewer-pipeline flush`.
     """
     orphans = dg.RunsFilter(statuses=[status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
     runs = [record.dagster_run for record in instance.get_run_records(orphans)]
     if launched_only:
         runs = [run for run in runs if GRPC_INFO_TAG in run.tags]
     for run in runs:
-        instance.report_run_failed(run, "its process ended together with what had launched it")
+        instance.report_run_failed(run, "its process ended together with its parent process")
     return [run.run_id for run in runs]

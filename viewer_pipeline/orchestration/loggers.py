@@ -1,4 +1,4 @@
-"""What a run says in the output of its process: one event a line, as LOG_LEVEL and LOG_FORMAT say."""
+"""The log lines of a run in the output of its process, as LOG_LEVEL and LOG_FORMAT say."""
 
 import logging
 import sys
@@ -11,11 +11,11 @@ from viewer_pipeline.settings import load_settings
 
 @dg.logger(
     config_schema={"log_level": dg.Field(str, is_required=False, description="debug, info, warning or error")},
-    description="Lines of the run on stderr, in the format of Viewer Pipeline.",
+    description="Log lines of the run on stderr, in the format of Viewer Pipeline.",
 )
 def console(context: dg.InitLoggerContext) -> logging.Logger:
     """Return the logger of one run."""
-    settings = load_settings()
+    settings = load_settings()  # a logger gets no resources
     log = logging.Logger("dagster.run", level=(context.logger_config.get("log_level") or settings.log_level).upper())  # noqa: LOG001 - Dagster keeps one for each run
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(settings))

@@ -16,46 +16,46 @@ from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.ledger import top_of_flushes
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.steps import CHECKS, Persisted, Request, Snapshot
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.check_results import check_result
-from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
-from viewer_pipeline.settings import load_settings
 from viewer_pipeline.target.parked import ParkedViews, parked_of_flushes
 
 ASSET = "view_counts"
-TOP = 10
+TOP_VODS = 10
 
-# For a lost connection, a deadlock, a server that starts. Repeating a step is safe: a flush that was committed in
-# spite of an error is found in the ledger, and the step drains again.
+# For a lost connection, a deadlock, a server that starts. Repeating a step is safe: the ledger has every flush that was
+# committed despite an error, and the step drains again.
 TRANSIENT = dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL)
-IN_MEMORY = "memory"  # the io manager: outputs of a run live in its process, nothing is pickled to disk
+IN_MEMORY = "memory"  # the io manager: outputs stay in the process of the run, nothing is pickled to disk
 
 
 class FlushMode(Enum):
-    """Which counters a run looks at."""
+    """Which counters a run reads."""
 
     changed = "changed"
     sweep = "sweep"
 
 
 class FlushConfig(dg.Config):
-    """What a flush run is to do."""
+    """Options of a flush run."""
 
     mode: FlushMode = Field(
-        FlushMode.sweep, description="changed: the VODs that were announced; sweep: all counters, which misses nothing"
+        FlushMode.sweep, description="changed: announced VODs; sweep: all counters, also those nobody announced"
     )
-    vod_ids: list[str] = Field([], description="flush just these VODs, whatever the mode")
+    vod_ids: list[str] = Field([], description="flush only these VODs, in either mode")
 
 
 def mode_of(run_config: Mapping[str, Any]) -> str:
-    """Return what the ledger calls the mode of a flush run with this run config."""
+    """Return the mode of a flush run with this run config, as the ledger records it."""
     config = run_config.get("ops", {}).get(ASSET, {}).get("config", {})
     return "ids" if config.get("vod_ids") else config.get("mode", FlushMode.sweep.name)
 
 
 @contextmanager
 def retry_only_transient() -> Iterator[None]:
-    """Let what is transient be retried, and fail at once, with one sentence, where trying again cannot help."""
+    """Pass transient errors on to the retry policy; turn other errors of this package into a failure without retry."""
     try:
         yield
     except TransientError:
@@ -70,12 +70,9 @@ def retry_only_transient() -> Iterator[None]:
     retry_policy=TRANSIENT,
     tags={"kind": "redis"},
 )
-def drain_counters(
-    context: dg.OpExecutionContext, config: FlushConfig, redis: RedisResource, postgres: PostgresResource
-) -> Snapshot:
-    """Settle what an earlier run left, then read the counters. Nothing is changed in Redis but the marker."""
+def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource) -> Snapshot:
+    """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the marker."""
     tag_trigger(context)
-    settings = load_settings()
     request = Request(
         run_id=context.run.run_id,
         mode="ids" if config.vod_ids else config.mode.value,
@@ -84,15 +81,15 @@ def drain_counters(
         flush_max_counters=settings.flush_counters,
         parked_retention_days=settings.parked_retention_days,
     )
-    with retry_only_transient(), stores(redis, postgres) as both:
-        snapshot = flush.drain(both, request)
+    with retry_only_transient(), Stores.open(settings) as stores:
+        snapshot = flush.drain(stores, request)
     context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
 
 
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "pandas"})
 def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggregate:
-    """Turn readings into a DataFrame of one delta per VOD, and set aside what can never be a count."""
+    """Turn readings into a DataFrame of one delta per VOD; reject values that can never be a count."""
     aggregated = aggregate(snapshot.readings)
     if aggregated.rejects:
         first = aggregated.rejects[0]
@@ -105,19 +102,15 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
 
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), retry_policy=TRANSIENT, tags={"kind": "postgres"})
 def bulk_upsert(
-    context: dg.OpExecutionContext,
-    snapshot: Snapshot,
-    aggregated: Aggregate,
-    redis: RedisResource,
-    postgres: PostgresResource,
+    context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, settings: SettingsResource
 ) -> Persisted:
-    """Commit ledger and totals in one transaction per flush, and subtract each committed batch from Redis, once."""
-    with retry_only_transient(), stores(redis, postgres) as both:
-        persisted = flush.bulk_upsert(both, snapshot, aggregated)
+    """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
+    with retry_only_transient(), Stores.open(settings) as stores:
+        persisted = flush.bulk_upsert(stores, snapshot, aggregated)
     for sentence in persisted.findings.sentences():
         context.log.warning(sentence)
     if persisted.left_over:
-        context.log.warning("other runs kept committing first; what is left is for the next run")
+        context.log.warning("other runs kept committing first; the next run flushes the rest")
     context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
     if persisted.unparked.vods:
         context.log.info(f"counted {persisted.unparked.views} parked views of {persisted.unparked.vods} VODs")
@@ -135,16 +128,16 @@ def bulk_upsert(
     tags={"kind": "postgres"},
 )
 def verify_consistency(
-    context: dg.OpExecutionContext, persisted: Persisted, redis: RedisResource, postgres: PostgresResource
+    context: dg.OpExecutionContext, persisted: Persisted, settings: SettingsResource
 ) -> Iterator[Any]:
-    """Compare what was committed with what was meant: ledger, totals, marker, drift. Then add it to the sums."""
+    """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
-    with retry_only_transient(), stores(redis, postgres) as both:
-        results = flush.verify(both, persisted)
-        with both.ledger.connect() as connection:
-            top = top_of_flushes(connection, persisted.seqs, TOP)
+    with retry_only_transient(), Stores.open(settings) as stores:
+        results = flush.verify(stores, persisted)
+        with stores.ledger.connect() as connection:
+            top = top_of_flushes(connection, persisted.seqs, TOP_VODS)
             parked = parked_of_flushes(connection, persisted.seqs)
-        record_run(both.ledger, persisted)
+        record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
     yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, seconds))
     for result in results:

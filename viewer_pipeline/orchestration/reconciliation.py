@@ -1,4 +1,4 @@
-"""Reconciliation as an asset: run by hand, its checks say what differs."""
+"""Reconciliation as an asset: run by hand; its checks fail for differences."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.assets import OWNERS
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.compare import reconcile as compare
-from viewer_pipeline.settings import load_settings
 
 GROUP = "reconciliation"
 NAME = "reconciliation"
-MAX_SECONDS = 3600  # of a run; a flush must end sooner, this reads everything
+MAX_RUN_SECONDS = 3600  # longer than a flush, since it reads everything
 
 CHECK_DESCRIPTIONS = {
-    "totals_equal_history": "Every total is what baseline, daily views and ledger add up to, less what is parked.",
-    "target_equals_totals": "Every count of the target table is its total. Compared with TARGET_EXCLUSIVE=true only.",
-    "marker_follows_ledger": "The marker in Redis is there, not ahead of the ledger, and not left behind.",
-    "counters_are_counts": "No counter in Redis has a value, a type or an id that can never be counted.",
-    "nothing_waits_for_its_row": "No views are parked that the target table could take by now.",
+    "totals_equal_history": "Every total equals baseline + daily views + ledger, less parked views.",
+    "target_equals_totals": "Every count of the target table equals its total. Only with TARGET_EXCLUSIVE=true.",
+    "marker_follows_ledger": "The marker in Redis exists, and is neither ahead of nor behind the ledger.",
+    "counters_are_counts": "No counter in Redis has a value, type or id that cannot be counted.",
+    "nothing_waits_for_its_row": "No parked views could be counted into the target table now.",
 }
 
 
@@ -43,18 +43,18 @@ class ReconcileConfig(dg.Config):
     retry_policy=TRANSIENT,
 )
 def reconciliation(
-    context: dg.AssetExecutionContext, config: ReconcileConfig, redis: RedisResource, postgres: PostgresResource
+    context: dg.AssetExecutionContext, config: ReconcileConfig, settings: SettingsResource
 ) -> Iterator[Any]:
-    """Comparison of what is persisted with the history that it should come from. Run it by hand, at any time.
+    """Comparison of persisted counts with their history. Run it by hand, at any time.
 
     Totals against baseline, daily views and ledger; the target table against the totals; the marker against the
     ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it repairs what can be explained,
     in transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
     """
     tag_trigger(context)
-    request = ReconcileRequest.of(load_settings(), context.run.run_id, repair=config.repair)
-    with retry_only_transient(), stores(redis, postgres) as both:
-        result = compare(both, request, lambda step: context.log.info(f"comparing: {step}"))
+    request = ReconcileRequest.of(settings, context.run.run_id, repair=config.repair)
+    with retry_only_transient(), Stores.open(settings) as stores:
+        result = compare(stores, request, lambda step: context.log.info(f"comparing: {step}"))
     for note in result.notes:
         context.log.warning(note)
     checked = [check_result(NAME, check) for check in result.checks()]
@@ -66,7 +66,7 @@ reconcile_job = dg.define_asset_job(
     selection=[reconciliation],
     description="Compare what is persisted with its history, and repair it on request. One process.",
     executor_def=dg.in_process_executor,
-    tags={"viewer/job": "reconciliation", "dagster/max_runtime": str(MAX_SECONDS)},
+    tags={"viewer/job": "reconciliation", "dagster/max_runtime": str(MAX_RUN_SECONDS)},
 )
 
 

@@ -1,81 +1,84 @@
-"""When housekeeping runs: daily, where a look shows that there is something to drop."""
+"""The schedules of the retention jobs: daily, if there is something to prune."""
 
 import time
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.retention import first_day_kept, old_parked, old_rejected, plan_ledger
 from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
+from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
-from viewer_pipeline.settings import load_settings
+from viewer_pipeline.settings import Settings
 
-ON = dg.DefaultScheduleStatus.RUNNING
-KEPT = "no setting asks for it: everything is kept"
+RUNNING = dg.DefaultScheduleStatus.RUNNING
+NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
 
-def ledger_wait(redis: RedisResource, postgres: PostgresResource) -> str:
-    """Return why there is nothing to drop from the ledger; empty where there is."""
-    if not (days := load_settings().ledger_retention_days):
-        return KEPT
-    with stores(redis, postgres) as both, both.ledger.connect() as connection:
-        marker = own_marker(both.redis, both.ledger, connection)
+# Apart from each other, and after yesterday was closed. A skipped run saves five seconds of CPU.
+@decorators.schedule(
+    target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=RUNNING
+)
+def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
+    """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""
+    return _request("old days of the ledger", _ledger_skip_reason(settings))
+
+
+@decorators.schedule(
+    target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=RUNNING
+)
+def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
+    """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
+    return _request("old runs", _runs_skip_reason(settings))
+
+
+@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=RUNNING)
+def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
+    """Prune old rejected and parked input, daily at 04:00 UTC. Skips if nothing is old, or no period is set."""
+    return _request("old rejected or parked input", _input_skip_reason(settings))
+
+
+RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]
+
+
+def _request(subject: str, skip_reason: str) -> dg.RunRequest | dg.SkipReason:
+    if skip_reason:
+        return dg.SkipReason(skip_reason)
+    return dg.RunRequest(
+        tags={TRIGGER_TAG: f"schedule: {subject}"}, run_config={"loggers": {"console": {"config": {}}}}
+    )
+
+
+def _ledger_skip_reason(settings: Settings) -> str:
+    if not (days := settings.ledger_retention_days):
+        return NO_RETENTION_PERIOD
+    with Stores.open(settings) as stores, stores.ledger.connect() as connection:
+        marker = own_marker(stores.redis, stores.ledger, connection)
         plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
     return "" if plan.days else plan.why_no_more or f"no flush is older than {days} days"
 
 
-def history_wait() -> str:
-    """Return why no run is to be deleted; empty where one is."""
-    settings = load_settings()
-    ages = Ages(settings.run_retention_days, settings.failed_run_retention_days)
-    if not any(ages):
-        return KEPT
+def _runs_skip_reason(settings: Settings) -> str:
+    if not any(ages := Ages.of(settings)):
+        return NO_RETENTION_PERIOD
     with connect(settings) as connection:
         old = old_runs(connection, latest_runs(connection), ages, time.time(), limit=1)
     return "" if old else "no run is old"
 
 
-def input_wait(postgres: PostgresResource) -> str:
-    """Return why no input is to be forgotten; empty where some is."""
-    rejected, parked = load_settings().rejected_retention_days, load_settings().parked_retention_days
-    if not rejected and not parked:
-        return KEPT
-    ledger = postgres.ledger()
+def _input_skip_reason(settings: Settings) -> str:
+    rejected_days, parked_days = settings.rejected_retention_days, settings.parked_retention_days
+    if not rejected_days and not parked_days:
+        return NO_RETENTION_PERIOD
+    ledger = Ledger.of(settings)
     with ledger.connect() as connection:
-        if rejected and old_rejected(connection, rejected):
+        if rejected_days and old_rejected(connection, rejected_days):
             return ""
         target = ledger.target(connection)
-        old = target is not None and parked and old_parked(connection, target, parked).vods
+        old = target is not None and parked_days and old_parked(connection, target, parked_days).vods
     return "" if old else "nothing is old"
-
-
-def _request(wait: str, what: str) -> dg.RunRequest | dg.SkipReason:
-    if wait:
-        return dg.SkipReason(wait)
-    return dg.RunRequest(tags={TRIGGER_TAG: f"schedule: {what}"}, run_config={"loggers": {"console": {"config": {}}}})
-
-
-# Apart from each other, and after yesterday was closed. A run for nothing would cost five seconds of CPU.
-@decorators.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=ON)
-def prune_ledger_days_daily(redis: RedisResource, postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
-    """Drop old days of the ledger, daily at 03:20 UTC. Skips, and says why, where none can be dropped."""
-    return _request(ledger_wait(redis, postgres), "old days of the ledger")
-
-
-@decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=ON)
-def prune_run_history_daily() -> dg.RunRequest | dg.SkipReason:
-    """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips where no run is old."""
-    return _request(history_wait(), "old runs")
-
-
-@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=ON)
-def prune_input_daily(postgres: PostgresResource) -> dg.RunRequest | dg.SkipReason:
-    """Forget old rejected and parked input, daily at 04:00 UTC. Skips where nothing is old, or no setting asks."""
-    return _request(input_wait(postgres), "old rejected or parked input")
-
-
-RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]

@@ -1,105 +1,99 @@
-"""The schedules: sweeps that find counters nobody announced, and days that are to be added up."""
+"""The schedules of the pipeline: sweeps, and days to roll up."""
 
 from collections.abc import Sequence
 from datetime import UTC, date
 
 import dagster as dg
 
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.daily import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.daily import LOOK_BACK, roll_up_days
+from viewer_pipeline.orchestration.daily import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
-from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource, stores
-from viewer_pipeline.settings import load_settings
+from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
+from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
+from viewer_pipeline.settings import Settings
+
+RUNNING = dg.DefaultScheduleStatus.RUNNING
 
 
 @decorators.schedule(
-    target=flush_views,
-    cron_schedule=load_settings().sweep_cron,
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
+    target=flush_views, cron_schedule=LOADED.sweep_cron, execution_timezone="UTC", default_status=RUNNING
 )
-def sweep_schedule(
-    context: dg.ScheduleEvaluationContext, redis: RedisResource, postgres: PostgresResource
-) -> dg.RunRequest | dg.SkipReason:
+def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Flush all counters, announced or not, on `SWEEP_CRON`.
 
-    Pub/sub may lose a message; a sweep finds the counter all the same. Skips with the reason when a bounded scan shows
-    that no counter holds views, or when a flush is at work already.
+    Pub/sub may lose a message; a sweep still finds the counter. Skips if a bounded scan finds no counter with views, or
+    while another flush run is queued or active.
     """
-    if wait := blocking_run(context.instance):
-        return dg.SkipReason(wait)
-    with stores(redis, postgres) as both:
-        look = look_for_counters(both)
-    return flush_request(FlushMode.sweep, f"schedule: {look.said}") if look.work else dg.SkipReason(look.said)
+    if reason := blocking_run(context.instance):
+        return dg.SkipReason(reason)
+    with Stores.open(settings) as stores:
+        precheck = look_for_counters(stores)
+    return (
+        flush_request(FlushMode.sweep, f"schedule: {precheck.said}") if precheck.work else dg.SkipReason(precheck.said)
+    )
 
 
-@decorators.schedule(
-    target=roll_up_days,
-    cron_schedule="10 0 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
+@decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=RUNNING)
 def close_yesterday(
-    context: dg.ScheduleEvaluationContext, postgres: PostgresResource
+    context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Add yesterday up for good, at 00:10 UTC, with all stale days of the week before it; a day without views as well.
+    """Roll up yesterday at 00:10 UTC, also if it had no views, and every stale day of the week before it.
 
-    Skips where yesterday is added up already and no flush came since.
+    Skips if yesterday is rolled up already and no flush came since.
     """
-    yesterday = today_of(context) - ONE_DAY
-    if yesterday < load_settings().history_start:
+    yesterday = _day_of(context) - ONE_DAY
+    if yesterday < settings.history_start:
         return dg.SkipReason(f"{yesterday} is before HISTORY_START")
-    if wait := blocking_run(context.instance, roll_up_days.name):
-        return dg.SkipReason(wait)
-    with postgres.ledger().connect() as connection:
-        stale = stale_days(connection, first_of_week(yesterday), yesterday)
+    if reason := blocking_run(context.instance, roll_up_days.name):
+        return dg.SkipReason(reason)
+    with Ledger.of(settings).connect() as connection:
+        stale = stale_days(connection, _first_checked_day(settings, yesterday), yesterday)
         if not stale and not is_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
-    return requests(stale, "closes") or dg.SkipReason(
-        f"{yesterday} is closed: no flush of it came since it was added up"
+    return _run_requests(stale, "closes") or dg.SkipReason(
+        f"{yesterday} is closed: no flush of it came since it was rolled up"
     )
 
 
 @decorators.schedule(
-    target=roll_up_days,
-    cron_schedule="*/15 * * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
+    target=roll_up_days, cron_schedule="*/15 * * * *", execution_timezone="UTC", default_status=RUNNING
 )
 def refresh_today(
-    context: dg.ScheduleEvaluationContext, postgres: PostgresResource
+    context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Add today up again, every quarter of an hour, and every day of the last week that got a late flush.
+    """Roll up today again, every quarter of an hour, and every day of the last week that got a late flush.
 
-    Skips where no flush came since they were added up: a run for nothing would cost five seconds of CPU.
+    Skips if no flush came since they were rolled up: an idle run would cost five seconds of CPU.
     """
-    if wait := blocking_run(context.instance, roll_up_days.name):
-        return dg.SkipReason(wait)
-    today = today_of(context)
-    with postgres.ledger().connect() as connection:
-        stale = stale_days(connection, first_of_week(today), today)
-    return requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was added up")
+    if reason := blocking_run(context.instance, roll_up_days.name):
+        return dg.SkipReason(reason)
+    today = _day_of(context)
+    with Ledger.of(settings).connect() as connection:
+        stale = stale_days(connection, _first_checked_day(settings, today), today)
+    return _run_requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was rolled up")
 
 
-def today_of(context: dg.ScheduleEvaluationContext) -> date:
+def _day_of(context: dg.ScheduleEvaluationContext) -> date:
     """Return the day (UTC) of a tick."""
     return context.scheduled_execution_time.astimezone(UTC).date()
 
 
-def first_of_week(day: date) -> date:
-    """Return the first day that schedules look at."""
-    return max(load_settings().history_start, day - LOOK_BACK)
+def _first_checked_day(settings: Settings, day: date) -> date:
+    """Return the first day whose late flushes are noticed."""
+    return max(settings.history_start, day - LATE_FLUSH_WINDOW)
 
 
-def requests(stale: Sequence[Window], what: str) -> list[dg.RunRequest]:
-    """Return a request for each stretch of days."""
+def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:
+    """Return one request for each range of consecutive days."""
     return [
         dg.RunRequest(
-            tags={**run_tags_of(window), "viewer/trigger": f"schedule: {format_window(window)} {what}"},
+            tags={**run_tags_of(window), TRIGGER_TAG: f"schedule: {format_window(window)} {reason}"},
             run_config={"loggers": {"console": {"config": {}}}},
         )
         for window in stale

@@ -1,37 +1,37 @@
-"""The sensor: real-time flushes of what was announced."""
+"""The sensor that flushes announced VODs."""
 
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.resources import RedisResource
-from viewer_pipeline.settings import load_settings
+from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
 
 
 @decorators.sensor(
     target=flush_views,
-    minimum_interval_seconds=load_settings().sensor_interval_seconds,
+    minimum_interval_seconds=LOADED.sensor_interval_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def view_count_updates_sensor(
-    context: dg.SensorEvaluationContext, redis: RedisResource
+    context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.RunRequest | dg.SkipReason:
     """Flush the VODs that were announced since the last flush, every `BATCH_INTERVAL_MS`.
 
-    Looks at the changed set in Redis, which the worker fills from pub/sub. Skips with the reason when nothing changed
-    or a flush is at work already. Launches a sweep instead where the worker asks for one, because it may have missed
+    Reads the changed set in Redis, which the worker fills from pub/sub. Skips if no VOD was announced, or while another
+    flush run is queued or active. Launches a sweep instead if the worker requested one because it may have missed
     announcements.
     """
-    if wait := blocking_run(context.instance):
-        return dg.SkipReason(wait)
-    with redis.open() as store:
-        asked = store.asked_sweep()
-        changed, oldest = store.pending()
-    if asked is not None:
-        return flush_request(FlushMode.sweep, f"sensor: sweep asked for: {asked.partition(b' ')[2].decode()}")
+    if reason := blocking_run(context.instance):
+        return dg.SkipReason(reason)
+    with Stores.open(settings) as stores:
+        sweep = stores.redis.asked_sweep()
+        changed, oldest = stores.redis.pending()
+    if sweep is not None:
+        return flush_request(FlushMode.sweep, f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}")
     if not changed:
         return dg.SkipReason("no VOD was announced since the last flush")
     age = f", the oldest {max(0, (datetime.now(UTC) - oldest).total_seconds()):.0f} s ago" if oldest else ""

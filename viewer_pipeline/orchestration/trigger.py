@@ -1,4 +1,7 @@
-"""Why a run ran, in words: the tag `viewer/trigger`. Sensors and schedules set it; here for who does not."""
+"""The trigger of a run: what started it, as the tag `viewer/trigger`.
+
+Sensors and schedules set the tag on their runs; the first step of a run sets it where nothing else has.
+"""
 
 from collections.abc import Mapping
 
@@ -10,13 +13,13 @@ TRIGGER_TAG = "viewer/trigger"
 
 
 def tag_trigger(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
-    """Tag the run, unless whoever launched it did."""
+    """Tag the run, unless it is tagged."""
     if TRIGGER_TAG not in context.run.tags:
         context.instance.add_run_tags(context.run.run_id, {TRIGGER_TAG: trigger_of(context.run.tags)})
 
 
 def trigger_of(tags: Mapping[str, str]) -> str:
-    """Return what the tag of a run with these tags says, or should say."""
+    """Return the trigger of a run with these tags."""
     if TRIGGER_TAG in tags:
         return tags[TRIGGER_TAG]
     if backfill := tags.get("dagster/backfill"):

@@ -1,48 +1,46 @@
-"""Post JSON to ALERT_WEBHOOK_URL: a few attempts, each with an end."""
+"""Post JSON to ALERT_WEBHOOK_URL: three attempts of bounded time, no redirects."""
 
-import json
-import time
 from collections.abc import Mapping
-from http.client import HTTPException
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 ATTEMPTS = 3
-ANSWER_SECONDS = 3.0  # of one attempt: a sensor's tick has 60 s for all that failed since the last
-PAUSE_SECONDS = 0.5
+ATTEMPT_SECONDS = 3.0  # a tick of the sensor has 60 s for all runs that failed since the last
+BACKOFF_SECONDS = 0.25
+RETRIED_STATUSES = (429, *range(500, 600))
 
 
-class _StayHere(HTTPRedirectHandler):
-    """Follow no redirect: what is posted is for the address that was configured."""
+def post(url: str, payload: Mapping[str, str]) -> str:
+    """Post a payload as JSON; return why it was not delivered, empty where the server accepted it (2xx).
 
-    def redirect_request(self, *_: object) -> None:
-        """Refuse."""
-
-
-_OPENER = build_opener(_StayHere)
-
-
-def post(url: str, message: Mapping[str, object]) -> str:
-    """Post a message as JSON; return what went wrong in a few words, empty where it was taken (2xx).
-
-    Tried again where the server does not answer or says 5xx or 429. Nothing that is returned has the URL in it but its
-    host: the path is often a key.
+    Tried again if the server does not respond, or responds 5xx or 429. The result names the host alone: the path of a
+    webhook is often a secret.
     """
-    data = json.dumps(message).encode()
-    request = Request(url, data, {"Content-Type": "application/json", "User-Agent": "viewer-pipeline"})  # noqa: S310 - settings take http and https alone
-    said = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE_SECONDS)
+    retry = Retry(
+        ATTEMPTS - 1,
+        allowed_methods=["POST"],
+        status_forcelist=RETRIED_STATUSES,
+        raise_on_status=False,
+        backoff_factor=BACKOFF_SECONDS,
+        respect_retry_after_header=False,
+    )
+    with requests.Session() as session:
+        session.mount(url, HTTPAdapter(max_retries=retry))
+        headers = {"User-Agent": "viewer-pipeline"}
         try:
-            with _OPENER.open(request, timeout=ANSWER_SECONDS):
-                return ""
-        except HTTPError as error:
-            error.close()
-            said = f"status {error.code}"
-            if error.code < 500 and error.code != 429:
-                break
-        except (OSError, HTTPException, ValueError) as error:
-            said = type(getattr(error, "reason", error)).__name__
-    return f"{urlsplit(url).hostname}: {said}"
+            response = session.post(
+                url, json=dict(payload), headers=headers, timeout=ATTEMPT_SECONDS, allow_redirects=False
+            )
+        except (requests.RequestException, ValueError) as error:
+            return f"{urlsplit(url).hostname}: {_innermost(error)}"
+    return "" if 200 <= response.status_code < 300 else f"{urlsplit(url).hostname}: status {response.status_code}"
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the class of the error that requests and urllib3 wrapped."""
+    while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) and cause is not error:
+        error = cause
+    return type(error).__name__

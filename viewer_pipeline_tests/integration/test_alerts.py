@@ -1,4 +1,4 @@
-"""What is told of a run that failed, to the log and to a web server."""
+"""Alerts for failed runs: the log line, and the post to a webhook."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from viewer_pipeline.orchestration import webhook
 from viewer_pipeline.orchestration.alerts import run_failure
 from viewer_pipeline.orchestration.jobs import flush_views
 from viewer_pipeline.orchestration.webhook import post
+from viewer_pipeline.settings import load_settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.webhook_server import listening
 
@@ -22,7 +23,7 @@ from viewer_pipeline_tests.support.webhook_server import listening
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again without a pause."""
-    monkeypatch.setattr(webhook, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0)
 
 
 def unreachable(*_: Any) -> Any:
@@ -38,8 +39,8 @@ def failed_run(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> dg.Exe
     return job.execute_in_process(instance=dagster.instance, tags=tags, raise_on_error=False)
 
 
-def tell(dagster: DagsterWorld, result: dg.ExecuteInProcessResult) -> None:
-    """Let the sensor see the failure, as Dagster's daemon does."""
+def alert(dagster: DagsterWorld, result: dg.ExecuteInProcessResult) -> None:
+    """Evaluate the sensor for this failure, as Dagster's daemon does."""
     run = dagster.instance.get_run_by_id(result.run_id)
     assert run is not None
     context = dg.build_run_status_sensor_context(
@@ -48,30 +49,30 @@ def tell(dagster: DagsterWorld, result: dg.ExecuteInProcessResult) -> None:
         dagster_instance=dagster.instance,
         dagster_run=run,
     )
-    run_failure(context.for_run_failure())
+    run_failure(context.for_run_failure(), settings=load_settings())
 
 
-def test_a_failed_run_is_told(
+def test_a_failed_run_is_logged_and_posted(
     dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line, and as JSON with a text that chats show: job, run, why it ran, why it failed; no password."""
+    """In one line, and as JSON with a text that chats show: job, run, trigger and reason; no password."""
     result = failed_run(dagster, monkeypatch)
     with listening() as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
         capfd.readouterr()
-        tell(dagster, result)
+        alert(dagster, result)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "run failed" in line]
     reason = "PostgreSQL does not answer, or gave up a transaction that can be tried again: "
     reason += "postgresql://viewer:***@db/views: no answer"
-    assert f'job=flush_views run={result.run_id} why="schedule: found counters" reason="{reason}"' in line
+    assert f'job=flush_views run_id={result.run_id} trigger="schedule: found counters" reason="{reason}"' in line
     (posted,) = hook.posted
-    assert posted.pop("at").endswith("+00:00")
+    assert posted.pop("timestamp").endswith("Z")
     assert posted == {
         "text": f"Viewer Pipeline: run {result.run_id[:8]} of flush_views failed: {reason}",
         "event": "run_failed",
         "job": "flush_views",
-        "run": result.run_id,
-        "why": "schedule: found counters",
+        "run_id": result.run_id,
+        "trigger": "schedule: found counters",
         "reason": reason,
         "path": "/hooks/T0K3N",
         "type": "application/json",
@@ -79,7 +80,7 @@ def test_a_failed_run_is_told(
 
 
 class Daemon:
-    """Looks at the sensor as Dagster's daemon does: from where it was the last time."""
+    """Evaluates the sensor as Dagster's daemon does: from its cursor."""
 
     def __init__(self, dagster: DagsterWorld) -> None:
         self.instance = dagster.instance
@@ -87,12 +88,13 @@ class Daemon:
         self.tick()
 
     def tick(self) -> None:
-        """Look once."""
-        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+        """Evaluate it once."""
+        resources = {"settings": load_settings()}
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources=resources) as context:
             self.cursor = run_failure.evaluate_tick(context).cursor
 
 
-def test_what_was_materialized_by_hand_is_told(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_started_by_hand_are_posted(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """And backfills: the asset is named, not the job that Dagster makes up."""
     daemon = Daemon(dagster)
     monkeypatch.setattr("viewer_pipeline.flush.steps.drain", unreachable)
@@ -101,10 +103,12 @@ def test_what_was_materialized_by_hand_is_told(dagster: DagsterWorld, monkeypatc
         assert not by_hand(dagster.instance, tags={"dagster/backfill": "abcdefgh"}, ok=False).success
         daemon.tick()
         daemon.tick()
-    assert [(said["job"], said["why"]) for said in hook.posted] == [("view_counts", "backfill abcdefgh")]
+    assert [(alert["job"], alert["trigger"]) for alert in hook.posted] == [("view_counts", "backfill abcdefgh")]
 
 
-def test_a_run_that_never_came_to_a_step_is_told(dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_failed_before_its_first_step_is_posted(
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And is known to retention as ours from then on. Runs of other code locations are others' business."""
     daemon = Daemon(dagster)
     instance, job = dagster.instance, defs.resolve_implicit_global_asset_job_def()
@@ -118,8 +122,12 @@ def test_a_run_that_never_came_to_a_step_is_told(dagster: DagsterWorld, monkeypa
         for run in (other, never):
             instance.report_run_failed(run, "it took too long to start")
         daemon.tick()
-    (said,) = hook.posted
-    assert (said["run"], said["job"], said["reason"]) == (never.run_id, "all assets", "it took too long to start")
+    (posted,) = hook.posted
+    assert (posted["run_id"], posted["job"], posted["reason"]) == (
+        never.run_id,
+        "all assets",
+        "it took too long to start",
+    )
     tagged = instance.get_runs(dg.RunsFilter(tags={"viewer/trigger": "by hand"}))
     assert [run.run_id for run in tagged] == [never.run_id]
 
@@ -131,15 +139,15 @@ def test_an_alert_that_cannot_be_delivered_fails_nothing(
     result = failed_run(dagster, monkeypatch)
     with listening(403) as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
-        tell(dagster, result)
-    said = capfd.readouterr().err
-    assert f'alert not delivered run={result.run_id} reason="127.0.0.1: status 403"' in said
-    assert "T0K3N" not in said
+        alert(dagster, result)
+    lines = capfd.readouterr().err
+    assert f'alert not delivered run_id={result.run_id} reason="127.0.0.1: status 403"' in lines
+    assert "T0K3N" not in lines
     assert len(hook.posted) == 1
 
 
 @pytest.mark.parametrize(
-    ("statuses", "posted", "said"),
+    ("statuses", "posted", "reason"),
     [
         ([204], 1, ""),
         ([500, 429, 200], 3, ""),
@@ -148,16 +156,16 @@ def test_an_alert_that_cannot_be_delivered_fails_nothing(
         ([302], 1, "127.0.0.1: status 302"),
     ],
 )
-def test_a_post_is_tried_a_few_times(statuses: list[int], posted: int, said: str) -> None:
-    """Where that can help; redirects are not followed."""
+def test_a_post_is_retried_if_that_can_help(statuses: list[int], posted: int, reason: str) -> None:
+    """After 5xx and 429, three attempts in all; redirects are not followed."""
     with listening(*statuses) as hook:
-        assert post(hook.url, {"text": "x"}) == said
+        assert post(hook.url, {"text": "x"}) == reason
     assert len(hook.posted) == posted
 
 
-def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_post_to_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt has an end."""
-    monkeypatch.setattr(webhook, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(webhook, "ATTEMPT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/T0K3N"
         assert post(url, {}) == "127.0.0.1: TimeoutError"

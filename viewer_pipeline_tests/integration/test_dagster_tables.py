@@ -124,13 +124,11 @@ def test_last_ticks(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     )
 
 
-def test_runs_that_succeed_and_fail(
-    dagster: DagsterWorld, dagster_settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_that_succeed_and_fail(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """A real flush, then one without Redis: newest first, and why it failed in one line without the password."""
-    good = run_flush(dagster.instance, FlushMode.sweep, (), "test")
-    monkeypatch.setenv("REDIS_URL", f"redis://:{SECRET}@127.0.0.1:1/0")
-    bad = run_flush(dagster.instance, FlushMode.sweep, (), "test")
+    good = run_flush(dagster.instance, dagster_settings, FlushMode.sweep, trigger="test")
+    without_redis = dagster_settings.changed(redis_url=f"redis://:{SECRET}@127.0.0.1:1/0")
+    bad = run_flush(dagster.instance, without_redis, FlushMode.sweep, trigger="test")
     found = reading(dagster_settings).runs
     records = dagster.instance.get_run_records(dg.RunsFilter(job_name=JOB))
     assert [(run.run_id, run.ended) for run in found] == [(r.dagster_run.run_id, r.end_time) for r in records]

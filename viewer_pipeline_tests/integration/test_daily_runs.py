@@ -13,8 +13,8 @@ from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, run_tags_of
-from viewer_pipeline.orchestration.resources import PostgresResource
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
+from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
@@ -28,20 +28,24 @@ def history(world: World) -> History:
     return History(world)
 
 
+def settings_of(history: History) -> Settings:
+    """Return settings that name the database."""
+    return Settings(database_url=history.world.stores.ledger.url)
+
+
 def materialize(
     history: History, instance: dg.DagsterInstance, window: Window, tags: dict[str, str] | None = None
 ) -> dg.ExecuteInProcessResult:
     """Run the job for a range of days in this process, as a backfill does."""
-    postgres = PostgresResource(url=history.world.stores.ledger.url)
     return dg.materialize(
         [daily_views],
         instance=instance,
-        resources={"postgres": postgres},
+        resources={"settings": settings_of(history)},
         tags=run_tags_of(window) | (tags or {}),
     )
 
 
-def figures(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
     """Return the metadata of each partition's event."""
     return {
         str(event.partition): {name: value.value for name, value in event.materialization.metadata.items()}
@@ -59,7 +63,7 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     history.flush(at(MARCH, "01:00:00"), {"a": 1, "b": 20})
     history.flush(at(MARCH + ONE, "23:30:00"), {"a": 300})
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE * 3), {"dagster/backfill": "abc"})
-    said = figures(result)
+    said = metadata_of(result)
     assert {day: (one["views"], one["vods"]) for day, one in said.items()} == {
         "2026-03-01": (21, 2),
         "2026-03-02": (300, 1),
@@ -83,7 +87,7 @@ def test_a_final_day_says_so(history: History, dagster: DagsterWorld) -> None:
     history.roll_up(MARCH, MARCH + ONE)
     history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
     history.world.execute("DELETE FROM viewer.flush_batch")
-    said = figures(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
+    said = metadata_of(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
     assert (said["views"], said["notes"]) == (1, FINAL)
     assert history.daily() == {(MARCH, "a"): 1}
 
@@ -120,7 +124,7 @@ def test_check_yesterday_is_complete_can_fail(history: History, dagster: Dagster
 
 def tick(schedule: Any, history: History, instance: dg.DagsterInstance, moment: datetime) -> Any:
     """Evaluate a schedule as of a moment."""
-    resources = {"postgres": PostgresResource(url=history.world.stores.ledger.url)}
+    resources = {"settings": settings_of(history)}
     with dg.build_schedule_context(instance=instance, resources=resources, scheduled_execution_time=moment) as context:
         return schedule(context)
 
@@ -128,7 +132,7 @@ def tick(schedule: Any, history: History, instance: dg.DagsterInstance, moment: 
 def test_today_is_refreshed_where_flushes_came(history: History, dagster: DagsterWorld) -> None:
     """With every day that got a late one, a run for each stretch; else no run, and it says why."""
     today = MARCH + ONE * 10
-    nothing = dg.SkipReason("no flush came since the last week was added up")
+    nothing = dg.SkipReason("no flush came since the last week was rolled up")
     assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
     history.flush(at(today), {"a": 1})
     history.flush(at(today - ONE), {"a": 1})
@@ -154,7 +158,7 @@ def test_a_request_of_a_schedule_can_be_run(history: History, dagster: DagsterWo
     result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
         instance=dagster.instance, tags=request.tags, run_config=request.run_config
     )
-    assert {day: one["views"] for day, one in figures(result).items()} == {today.isoformat(): 4}
+    assert {day: one["views"] for day, one in metadata_of(result).items()} == {today.isoformat(): 4}
     assert history.daily() == {(today, "a"): 4}
 
 
@@ -164,7 +168,7 @@ def test_yesterday_is_closed_once(history: History, dagster: DagsterWorld) -> No
     (request,) = tick(close_yesterday, history, dagster.instance, morning)
     assert request.tags["viewer/trigger"] == "schedule: 2026-03-01 closes"
     materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
-    closed = dg.SkipReason("2026-03-01 is closed: no flush of it came since it was added up")
+    closed = dg.SkipReason("2026-03-01 is closed: no flush of it came since it was rolled up")
     assert tick(close_yesterday, history, dagster.instance, morning) == closed
     history.flush(at(MARCH, "23:59:59.9"), {"a": 1})
     assert len(tick(close_yesterday, history, dagster.instance, morning)) == 1

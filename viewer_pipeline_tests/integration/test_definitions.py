@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -97,3 +100,26 @@ def test_jobs_schedules_and_sensors() -> None:
     assert {job.name for job in known.get_all_jobs()} - {"__ASSET_JOB"} == set(JOBS)
     assert {one.name for one in known.schedule_defs} == set(SCHEDULES)
     assert {one.name for one in known.sensor_defs} == set(SENSORS)
+
+
+SNAPSHOT = """
+from dagster._core.remote_representation.external_data import RepositorySnap
+from dagster_shared.serdes import serialize_value
+from viewer_pipeline.definitions import defs
+print(serialize_value(RepositorySnap.from_def(defs.get_repository_def())))
+"""
+
+
+def test_definitions_show_no_password() -> None:
+    """The code server sends the UI no URL of the settings, only that their resource exists."""
+    urls = {
+        "DATABASE_URL": "postgresql://viewer:Geheim7@db/views",
+        "REDIS_URL": "redis://viewer:Geheim7@redis:6379/0",
+        "ALERT_WEBHOOK_URL": "https://hooks.example/Geheim7",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", SNAPSHOT], env=os.environ | urls, capture_output=True, text=True, check=True
+    )
+    assert '"name": "settings"' in run.stdout
+    assert "read from the environment" in run.stdout
+    assert "Geheim7" not in run.stdout

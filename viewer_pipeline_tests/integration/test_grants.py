@@ -214,7 +214,7 @@ def test_no_right_on_a_table_is_superfluous(narrow: Narrow, table: str, privileg
 def run_of_dagster(settings: Settings) -> bool:
     """Run the flush job in this process, recorded in Dagster's storage."""
     with open_instance(settings) as instance:
-        return run_flush(instance, FlushMode.sweep, (), "test").success
+        return run_flush(instance, settings, FlushMode.sweep, trigger="test").success
 
 
 def fold_once(narrow: Narrow) -> None:

@@ -24,7 +24,6 @@ from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.resources import PostgresResource, RedisResource
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.reconcile import compare as reconcile_compare
@@ -33,6 +32,7 @@ from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 NOWHERE = "redis://127.0.0.1:1/0"
+NO_DATABASE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
 @pytest.fixture
@@ -51,25 +51,25 @@ def kept_instance(dagster: DagsterWorld) -> dg.DagsterInstance:
 class Runner:
     """Runs the flush job in this process."""
 
-    def __init__(self, instance: dg.DagsterInstance, redis_url: str, database_url: str) -> None:
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self.instance = instance
-        self.resources = {"redis": RedisResource(url=redis_url), "postgres": PostgresResource(url=database_url)}
+        self.settings = settings
 
     def run(self, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
         """Run it; failures are in the result."""
         job = defs.resolve_job_def(flush_views.name)
         return job.execute_in_process(
-            run_config=config, instance=self.instance, resources=self.resources, raise_on_error=False
+            run_config=config, instance=self.instance, resources={"settings": self.settings}, raise_on_error=False
         )
 
 
 @pytest.fixture
 def runner(instance: dg.DagsterInstance, redis_url: str, database_url: str) -> Runner:
     """The flush job on the servers of this test."""
-    return Runner(instance, redis_url, database_url)
+    return Runner(instance, Settings(redis_url=redis_url, database_url=database_url))
 
 
-def figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     """Metadata of the one materialization."""
     (event,) = result.get_asset_materialization_events()
     return {name: value.value for name, value in event.materialization.metadata.items()}
@@ -106,14 +106,14 @@ def test_the_asset_persists_and_reports(runner: Runner, world: World) -> None:
     world.client.set(PREFIX + "bad", "abc")
     result = runner.run()
     assert result.success
-    said = figures(result)
+    metadata = metadata_of(result)
     expected = {"mode": "sweep", "counters": 2, "views": 12, "flushes": 1, "batches": 1, "rejected": 1, "drift": 0}
-    assert {name: said[name] for name in expected} == expected
-    assert said["oldest_pending_seconds"] > 0
+    assert {name: metadata[name] for name in expected} == expected
+    assert metadata["oldest_pending_seconds"] > 0
     for name in ("drain_seconds", "aggregate_seconds", "upsert_seconds", "settle_seconds", "verify_seconds"):
-        assert isinstance(said[name], float)
-        assert said[name] > 0
-    assert [record.data for record in said["top_vods"].records] == [
+        assert isinstance(metadata[name], float)
+        assert metadata[name] > 0
+    assert [record.data for record in metadata["top_vods"].records] == [
         {"vod_id": "b", "views": 7, "total": 7},
         {"vod_id": "a", "views": 5, "total": 5},
     ]
@@ -126,8 +126,8 @@ def test_run_config_chooses_what_is_flushed(runner: Runner, world: World) -> Non
     world.send("a", 5, announce=True)
     world.send("b", 7)
     world.send("c", 9)
-    assert figures(runner.run(flush_run_config(FlushMode.changed)))["views"] == 5
-    assert figures(runner.run(flush_run_config(FlushMode.sweep, ("c",))))["views"] == 9
+    assert metadata_of(runner.run(flush_run_config(FlushMode.changed)))["views"] == 5
+    assert metadata_of(runner.run(flush_run_config(FlushMode.sweep, ("c",))))["views"] == 9
     assert world.counters() == {"b": 7}
 
 
@@ -140,7 +140,7 @@ def test_run_config_that_makes_no_sense_is_refused(runner: Runner) -> None:
 def test_an_empty_run_passes_its_checks(runner: Runner) -> None:
     """Nothing to do is no failure."""
     result = runner.run()
-    assert figures(result)["counters"] == 0
+    assert metadata_of(result)["counters"] == 0
     assert checks(result) == dict.fromkeys(CHECKS, True)
 
 
@@ -181,7 +181,7 @@ def test_check_no_drift_can_fail(runner: Runner, world: World, monkeypatch: pyte
     monkeypatch.setattr(ledger.Ledger, "commit", lower_and_commit)
     result = runner.run()
     assert checks(result) == dict.fromkeys(CHECKS, True) | {"no_drift": False}
-    assert figures(result)["drift"] == 2
+    assert metadata_of(result)["drift"] == 2
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert failed.metadata["failing_rows"].value == ["a"]
 
@@ -232,10 +232,9 @@ def test_a_connection_that_refuses_writes_is_not_used_again(
     world.assert_all_persisted()
 
 
-def fail_between_flushes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
-    monkeypatch.setenv("FLUSH_MAX_COUNTERS", "4")
-    monkeypatch.setenv("BATCH_SIZE", "2")
+    runner.settings = runner.settings.changed(flush_max_counters=4, batch_size=2)
     world.send_many(10)
     transact, fails = ledger._transact, iter([False, True])
 
@@ -257,14 +256,14 @@ def test_a_retried_step_reports_what_its_first_attempt_committed(
     runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The figures of the run are those of its flushes in the ledger, and the checks look at all of them."""
-    fail_between_flushes(world, monkeypatch)
+    fail_between_flushes(runner, world, monkeypatch)
     result = runner.run()
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
-    said = figures(result)
+    metadata = metadata_of(result)
     expected = {"counters": 10, "views": 30, "flushes": 3, "batches": 5, "last_flush": 3}
-    assert {name: said[name] for name in expected} == expected
-    assert said["notes"] == "nothing out of the ordinary"
-    assert len(said["top_vods"].records) == 10
+    assert {name: metadata[name] for name in expected} == expected
+    assert metadata["notes"] == "nothing out of the ordinary"
+    assert len(metadata["top_vods"].records) == 10
     assert checks(result) == dict.fromkeys(CHECKS, True)
     found = "flushes [1] were found in the ledger, committed by an earlier attempt of the step"
     assert said_by(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {found}"
@@ -276,7 +275,7 @@ def test_checks_of_a_retried_step_can_fail(
     runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, flush: int, offenders: list[str]
 ) -> None:
     """For flushes that were found in the ledger, and for those that the last attempt committed."""
-    fail_between_flushes(world, monkeypatch)
+    fail_between_flushes(runner, world, monkeypatch)
     tamper = f"UPDATE viewer.flush_batch SET deltas = '{{3,4}}' WHERE seq = {flush} AND batch = 1"
     _tamper(monkeypatch, lambda _: world.execute(tamper))
     result = runner.run()
@@ -309,16 +308,16 @@ def test_a_run_that_ends_well_is_in_the_sums(runner: Runner, world: World) -> No
     runner.run()
     assert recorded(world) == {}
     world.send("a", 5)
-    said = figures(runner.run())
+    metadata = metadata_of(runner.run())
     ((key, one),) = recorded(world).items()
     assert (key, one.count, sum(one.buckets), one.drift) == (("sweep", "committed"), 1, 1, 0)
-    assert one.seconds == pytest.approx(said["upsert_seconds"] + said["settle_seconds"])
+    assert one.seconds == pytest.approx(metadata["upsert_seconds"] + metadata["settle_seconds"])
     assert one.buckets == buckets_of([one.seconds])
 
 
 def test_sums_of_a_retried_run_are_whole(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its flushes with their times; an attempt that is retried is no failure, nor was another run first."""
-    fail_between_flushes(world, monkeypatch)
+    fail_between_flushes(runner, world, monkeypatch)
     runner.run()
     ((key, one),) = recorded(world).items()
     assert (key, one.count) == (("sweep", "committed"), 3)
@@ -375,8 +374,8 @@ def test_run_metrics_not_written_fail_no_run(runner: Runner, world: World, caplo
 
 def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.SkipReason:
     """Evaluate the sensor once."""
-    resources = {"redis": RedisResource(url=redis_url)}
-    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+    settings = Settings(redis_url=redis_url, database_url=NO_DATABASE)
+    with dg.build_sensor_context(instance=instance, resources={"settings": settings}) as context:
         result = view_count_updates_sensor(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
     return result
@@ -403,7 +402,7 @@ def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, 
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
-    assert request.tags["viewer/trigger"] == "sensor: sweep asked for: subscribed"
+    assert request.tags["viewer/trigger"] == "sensor: sweep requested: subscribed"
 
 
 @pytest.mark.parametrize("status", [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
@@ -420,7 +419,7 @@ def test_sensor_and_schedule_wait_for_a_flush_that_is_at_work(
     word = status.value.lower().replace("_", " ")
     expected = dg.SkipReason(f"flush run {run.run_id[:8]} is {word}")
     assert tick(kept_instance, redis_url) == expected
-    assert look(kept_instance, redis_url, database_url) == expected
+    assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == expected
 
 
 def test_orphans_of_a_stack_that_was_killed_do_not_hold_up_the_next(
@@ -445,7 +444,7 @@ def test_runs_that_ended_with_their_code_server(
 ) -> None:
     """Those that it ran, not one of `viewer-pipeline flush`, whose process lives on."""
     monkeypatch.setenv("REDIS_URL", NOWHERE)
-    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    monkeypatch.setenv("DATABASE_URL", NO_DATABASE)
     job = defs.resolve_job_def(flush_views.name)
     started = dg.DagsterRunStatus.STARTED
     launched = kept_instance.create_run_for_job(job_def=job, status=started, tags={GRPC_INFO_TAG: "{}"})
@@ -462,9 +461,11 @@ def test_sensor_with_redis_down_fails_with_one_clear_line(instance: dg.DagsterIn
         tick(instance, NOWHERE)
 
 
-def look(instance: dg.DagsterInstance, redis_url: str, database_url: str) -> dg.RunRequest | dg.SkipReason:
+def evaluate_sweep_schedule(
+    instance: dg.DagsterInstance, redis_url: str, database_url: str
+) -> dg.RunRequest | dg.SkipReason:
     """Evaluate the schedule once."""
-    resources = {"redis": RedisResource(url=redis_url), "postgres": PostgresResource(url=database_url)}
+    resources = {"settings": Settings(redis_url=redis_url, database_url=database_url)}
     with dg.build_schedule_context(instance=instance, resources=resources) as context:
         result = sweep_schedule(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
@@ -476,17 +477,17 @@ def test_schedule_skips_where_no_counter_holds_views(
 ) -> None:
     """Other keys, zero counters and rejects that are recorded make no run."""
     nothing = dg.SkipReason("no key vod:views:* holds views: nothing to flush")
-    assert look(kept_instance, redis_url, database_url) == nothing
+    assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == nothing
     world.client.set("other", 5)
     world.client.set(PREFIX + "zero", 0)
-    assert look(kept_instance, redis_url, database_url) == nothing
+    assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == nothing
     world.client.set(PREFIX + "bad", "abc")
-    request = look(kept_instance, redis_url, database_url)
+    request = evaluate_sweep_schedule(kept_instance, redis_url, database_url)
     assert isinstance(request, dg.RunRequest)
     assert request.tags["viewer/trigger"] == ("schedule: found counters to reject, e.g. 'bad': value is not an integer")
     world.flush()
     beside = dg.SkipReason("no key vod:views:* holds views, beside 1 rejected ones: nothing to flush")
-    assert look(kept_instance, redis_url, database_url) == beside
+    assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == beside
 
 
 def test_schedule_sweeps_what_nobody_announced(
@@ -494,7 +495,7 @@ def test_schedule_sweeps_what_nobody_announced(
 ) -> None:
     """A counter that was raised by INCR alone."""
     world.send("silent", 3)
-    request = look(kept_instance, redis_url, database_url)
+    request = evaluate_sweep_schedule(kept_instance, redis_url, database_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
     assert request.tags["viewer/trigger"] == "schedule: found counters to flush, e.g. 'silent'"

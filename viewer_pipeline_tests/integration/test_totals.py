@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import runpy
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,12 +14,11 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline import definitions
 from viewer_pipeline.flush import ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.orchestration.resources import RedisResource
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -110,14 +108,13 @@ def test_parked_views_are_left_out(world: World, ear: Ear) -> None:
     ]
 
 
-def test_the_channel_is_that_of_the_settings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_channel_is_that_of_the_settings(world: World) -> None:
     """TOTALS_CHANNEL reaches the store that the flush job uses."""
-    redis_url = world.stores.redis.url
-    monkeypatch.setenv("TOTALS_CHANNEL", "elsewhere")
-    resource = runpy.run_path(definitions.__file__)["defs"].resources["redis"]
+    ledger_url, redis_url = world.stores.ledger.url, world.stores.redis.url
+    settings = Settings(database_url=ledger_url, redis_url=redis_url, totals_channel="elsewhere")
     listening = Ear(world.client, "elsewhere")
-    with RedisResource(url=redis_url, totals_channel=resource.totals_channel).open() as store:
-        world.stores = Stores(store, world.stores.ledger)
+    with Stores.open(settings) as stores:
+        world.stores = stores
         world.send("a", 1)
         world.flush()
     assert listening.heard() == [{"flush": 1, "counts": {"a": 1}}]

@@ -1,20 +1,19 @@
-"""What a subscriber has in memory, and how it gets into counters and changed set: each message once."""
+"""From buffer to Redis: cut what was received into segments, and fold each once, while this worker holds the lease."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections import Counter
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.cut_delivery import CutDelivery
-from viewer_pipeline.ingest.fold_store import FoldStore, NotHolder
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_lookup import LedgerLookup
-from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.receiver import Receiver
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
 from viewer_pipeline.ingest.shared_channel import SharedChannelCheck
@@ -31,170 +30,136 @@ COMMAND_TIMEOUT_SECONDS = 2.0
 
 
 class Folder:
-    """Counts messages, cuts them into segments, and folds these while it holds the lease."""
+    """One worker's buffer, lease and connection for commands. It outlives the worker's subscriptions."""
 
     def __init__(self, settings: Settings, rejections: Rejections, stats: SubscriberStats) -> None:
-        url = settings.require_redis_url()
-        self._channel = settings.pubsub_channel.encode()
-        self._client = connect(url, seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
-        self._store = RedisStore(self._client, url, settings.counter_prefix)
-        self._folds = FoldStore(
-            self._client, url, settings.counter_prefix, increment=settings.pubsub_mode == "increment"
-        )
-        self._own = LedgerLookup(settings.require_database_url())
-        self._lease = LeaseKeeper(self._folds, self._own)
-        self._rejections = rejections
-        self._stats = stats
-        self._buffer = SegmentBuffer()
-        self._delivery = CutDelivery()
-        self._presence = SharedChannelCheck(self._folds, settings)
-        self._key_space, self._cuts = "", b""
-        self._not_ours = False  # the counters belong to another ledger
-        self._sweep_due = False
-        self._cut_due = False  # also without views: it tells those who came meanwhile that they hear all
+        self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
+        self.store = RedisStore.of(self.client, settings)
+        self.folds = FoldStore.of(self.client, settings)
+        self.ledger = LedgerLookup(settings)
+        self.lease = LeaseKeeper(self.folds, self.ledger)
+        self.buffer = SegmentBuffer()
+        self.receiver = Receiver(settings.pubsub_channel, self.buffer, self.lease, rejections, stats)
+        self.shared_channel = SharedChannelCheck(self.folds, settings)
+        self.cut_delivery = CutDelivery()
+        self.key_space = ""
+        self.pipeline_refused = False  # the counters belong to another ledger
+        self.sweep_due = False
+        self._cut_due = False  # also without views: workers that subscribed meanwhile become complete by it
+        self._channel = settings.pubsub_channel
+        self._rejections, self._stats = rejections, stats
 
-    # --- lease ---
-
-    def _keep_lease(self) -> None:
-        self._not_ours = False
+    def renew_lease(self) -> None:
+        """Renew the lease, or try to acquire it, and do what the outcome asks for. Raises KeySpaceChanged."""
+        self.pipeline_refused = False
         try:
-            lease = self._lease.keep(self._key_space, self._buffer, self._stats.last_message)
-            self._delivery.folded(lease.folded)
-            self._cut_due = True
-            if lease.outcome != "renewed":  # another may have had it in between, and folded
-                self._drop(self._buffer.drop_unsequenced() + self._buffer.prune(lease.folded))
-            if lease.outcome == "acquired":
-                self._buffer.on_acquired()
-                self._stats.takeovers += 1
-                self._sweep_due = True
-            if self._lease.holds and self._sweep_due:
-                self._store.ask_for_sweep("subscribed or took over; messages may have been missed before")
-                self._sweep_due = False
-            if self._lease.holds:
-                self._presence.check(self._key_space)
-            else:  # it has nothing to fold
-                self._accepted("another subscriber folds")
-                with contextlib.suppress(RedisRefusesWrites):  # to stand by writes nothing: a replica would not show
-                    self._store.require_writes()
+            self._renew_lease()
         except TransientError as error:
-            self._refused(error)
+            self.on_refused(error)
         except PipelineRefused as error:
-            self._not_ours = True
-            self._lease.lost()
-            self._drop(self._buffer.drop_unsequenced())
-            self._own.ask_again()  # it may be ours again: the database was restored, and adopted
-            self._refused(error)
+            self.pipeline_refused = True
+            self.on_lease_lost()
+            self.ledger.refresh()  # the database may be restored, or adopted, by now
+            self.on_refused(error)
 
-    # --- messages ---
-
-    def _receive(self, messages: list[tuple[bytes, bytes]]) -> None:
-        heard: list[bytes] = []
-        for channel, payload in messages:
-            if channel == self._channel:
-                heard.append(payload)
-            elif channel == self._cuts:
-                self._count(heard)
-                heard = []
-                self._on_cut(payload)
-        self._count(heard)
-
-    def _count(self, payloads: list[bytes]) -> None:
-        if not payloads:
-            return
-        stats, views = self._stats, self._buffer.views
-        for payload, times in Counter(payloads).items():
-            try:
-                vod_id, count = parse_view(payload)
-            except InvalidMessage as error:
-                stats.rejected[str(error)] += times
-                self._rejections.add(Reject.of("message", payload, b"", str(error)))
-            else:
-                stats.accepted += times
-                views[vod_id] += count * times
-        stats.received += len(payloads)
-        stats.last_message = time.time()
-
-    def _on_cut(self, payload: bytes) -> None:
-        if payload == b"released":
-            self._lease.expire_soon()
-            return
-        number, _, folded = payload.partition(b" ")
-        if number.isdigit() and folded.isdigit():
-            self._drop(self._buffer.cut(int(number), int(folded)))
-
-    def _drop(self, views: int) -> None:
-        self._stats.dropped_views += views
-
-    # --- folds ---
-
-    def _write(self) -> bool:
-        """Fold what is cut, cut what was heard. False where Redis does not take it now: it is kept and tried again."""
-        buffer = self._buffer
+    def write(self) -> bool:
+        """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt."""
+        buffer = self.buffer
         try:
-            self._fold()
-            if buffer.views or buffer.unsequenced or buffer.segments or self._cut_due:
-                self._delivery.published(self._folds.cut(self._key_space, self._lease.token, buffer.last))
+            self.fold()
+            if buffer.open_views or buffer.unsequenced or buffer.segments or self._cut_due:
+                self.cut_delivery.on_published(self.cut())
                 self._cut_due = False
         except TransientError as error:
-            self._refused(error)
+            self.on_refused(error)
             return False
-        except NotHolder:
-            self._lease.lost()
-            self._drop(buffer.drop_unsequenced())
+        except LeaseLost:
+            self.on_lease_lost()
             return True
-        self._accepted("folding again")
-        self._stats.in_memory = buffer.total()
+        self._on_accepted("folding again")
+        self._stats.in_memory = buffer.view_count()
         return True
 
-    def _accepted(self, words: str) -> None:
-        if self._stats.refusal_reason:
-            log.info(event(words, channel=self._channel.decode()))
-            self._stats.refusal_reason = ""
+    def cut(self) -> int:
+        """End the open segment in Redis; return its number. Raises TransientError, LeaseLost, KeySpaceChanged."""
+        return self.folds.cut(self.key_space, self.lease.fencing_token, self.buffer.last_cut)
 
-    def _refused(self, error: ViewerPipelineError) -> None:
-        if not self._stats.refusal_reason:
-            log.warning(event("listening, but not folding", channel=self._channel.decode(), reason=error))
-        self._stats.refusal_reason = str(error)
-        self._stats.in_memory = self._buffer.total()
+    def fold(self) -> None:
+        """Fold all segments, once a cut was received: the first one on a connection may add to the last segment.
 
-    def _fold(self) -> None:
-        """Fold all segments, once a cut was heard: the first one on a connection may add to the last segment."""
-        while self._buffer.segments and self._buffer.numbered:
-            self._fold_one(self._buffer.segments[0])
-            self._buffer.segments.pop(0)
+        Raises TransientError, LeaseLost.
+        """
+        while self.buffer.segments and self.buffer.numbered:
+            self._fold_segment(self.buffer.segments[0])
+            self.buffer.segments.pop(0)
 
-    def _fold_one(self, segment: Segment) -> None:
-        every = segment.all()
-        views = every.total()
-        folded = self._folds.fold(self._lease.token, segment.number, every, time.time_ns() // 1_000_000)
-        if folded.written:
-            self._stats.folded += 1
-            self._stats.folded_views += views
-        else:
-            self._drop(views)
-        for vod_id, reason in folded.refused.items():
-            value = str(every[vod_id]).encode()
-            said = f"counter: {reason}"
-            self._rejections.add(Reject.of("message", vod_id.encode(), value, said, f"segment {segment.number}"))
+    def hand_over(self) -> None:
+        """Release the lease to a worker that stands by, and has received what was missed here.
 
-    # --- others ---
+        Before, fold what has its cut: a worker that subscribed just now has not received that.
+        """
+        with contextlib.suppress(LeaseLost):
+            for segment in self.buffer.segments:
+                if segment.number <= self.buffer.last_cut:
+                    self._fold_segment(segment)
+            self.buffer.prune(self.buffer.last_cut)
+        self.lease.release(self.key_space)
+        self._stats.dropped_views += self.buffer.drop_unsequenced()
 
-    def _others_hear(self) -> bool:
-        """Whether others stand by. Looks twice: Redis may not know yet that our own connection is closed."""
-        if not self._folds.subscriber_count(self._key_space):
+    def others_subscribed(self) -> bool:
+        """Whether other workers stand by. Counts twice: Redis may not know yet that our own connection is closed."""
+        if not self.folds.subscriber_count(self.key_space):
             return False
         time.sleep(FOLD_SECONDS)
-        return self._folds.subscriber_count(self._key_space) > 0
+        return self.folds.subscriber_count(self.key_space) > 0
 
-    def _hand_over(self) -> None:
-        """Give the lease to one that stands by, and has heard what was missed here.
+    def on_lease_lost(self) -> None:
+        """Drop the views that another worker may fold from now on."""
+        self.lease.on_lost()
+        self._stats.dropped_views += self.buffer.drop_unsequenced()
 
-        Before, fold what has its cut: one that came just now has not heard that.
-        """
-        with contextlib.suppress(NotHolder):
-            for segment in self._buffer.segments:
-                if segment.number <= self._buffer.last:
-                    self._fold_one(segment)
-            self._buffer.prune(self._buffer.last)
-        self._lease.release(self._key_space)
-        self._drop(self._buffer.drop_unsequenced())
+    def on_refused(self, error: ViewerPipelineError) -> None:
+        """Record that Redis accepts no folds now; log it once."""
+        if not self._stats.refusal_reason:
+            log.warning(event("listening, but not folding", channel=self._channel, reason=error))
+        self._stats.refusal_reason = str(error)
+        self._stats.in_memory = self.buffer.view_count()
+
+    def _on_accepted(self, words: str) -> None:
+        if self._stats.refusal_reason:
+            log.info(event(words, channel=self._channel))
+            self._stats.refusal_reason = ""
+
+    def _renew_lease(self) -> None:
+        result = self.lease.renew(self.key_space, self.buffer, self._stats.last_message)
+        self.cut_delivery.on_folded(result.folded)
+        self._cut_due = True
+        if result.outcome != "renewed":  # another worker may have held it in between, and folded
+            self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.prune(result.folded)
+        if result.outcome == "acquired":
+            self.buffer.on_acquired()
+            self._stats.takeovers += 1
+            self.sweep_due = True
+        if self.lease.held and self.sweep_due:
+            self.store.ask_for_sweep("subscribed or took over; messages may have been missed before")
+            self.sweep_due = False
+        if self.lease.held:
+            self.shared_channel.check(self.key_space)
+        else:  # it has nothing to fold
+            self._on_accepted("another subscriber folds")
+            with contextlib.suppress(RedisRefusesWrites):  # standing by writes nothing, so a replica would not show
+                self.store.require_writes()
+
+    def _fold_segment(self, segment: Segment) -> None:
+        views = segment.all_views()
+        now_ms = time.time_ns() // 1_000_000
+        result = self.folds.fold(self.lease.fencing_token, segment.number, views, now_ms)
+        if result.written:
+            self._stats.folded += 1
+            self._stats.folded_views += views.total()
+        else:
+            self._stats.dropped_views += views.total()
+        for vod_id, reason in result.refused.items():
+            value = str(views[vod_id]).encode()
+            context = f"segment {segment.number}"
+            self._rejections.add(Reject.of("message", vod_id.encode(), value, f"counter: {reason}", context))

@@ -1,4 +1,4 @@
-"""Rejected messages on their way to PostgreSQL: counted all, kept a few of each reason."""
+"""Rejected messages on their way to PostgreSQL: all are counted, a few of each reason are stored."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.rejections")
 
-# Hostile input must not fill the database: a bound for all workers, also over restarts.
+# Hostile input must not fill the database: a bound for all workers together, also over restarts.
 MAX_ROWS_PER_REASON = 100
 WRITE_SECONDS = 1.0
 
 
 class Rejections:
-    """Takes rejects from the subscriber without making it wait, and records them from a thread of its own."""
+    """Takes rejects from the subscriber without making it wait, and records them on a thread of its own."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -39,7 +39,7 @@ class Rejections:
         self._thread.join(timeout=10)
 
     def add(self, reject: Reject) -> None:
-        """Count it, and keep it while it is one of the first of its reason."""
+        """Count it, and record it while it is one of the first of its reason."""
         with self._lock:
             self.by_reason[reject.reason] += 1
             if self.by_reason[reject.reason] <= MAX_ROWS_PER_REASON:

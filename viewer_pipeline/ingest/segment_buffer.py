@@ -1,4 +1,4 @@
-"""What a subscriber heard and nobody has folded yet. Pure."""
+"""Received views that are not folded yet, in segments. Pure."""
 
 from __future__ import annotations
 
@@ -12,62 +12,69 @@ class Segment:
 
     number: int
     views: Counter[str]
-    unsequenced: Counter[str] = field(default_factory=Counter)  # others may have these under a lower number
+    unsequenced: Counter[str] = field(default_factory=Counter)  # other workers may have these under a lower number
 
-    def all(self) -> Counter[str]:
-        """Return what is to be folded."""
+    def all_views(self) -> Counter[str]:
+        """Return the views to fold."""
         return self.views + self.unsequenced
+
+    def view_count(self) -> int:
+        """Return how many views that are."""
+        return self.views.total() + self.unsequenced.total()
 
 
 @dataclass
 class SegmentBuffer:
-    """The segments of one subscriber. Outlives its connections.
+    """The segments of one worker. It outlives the worker's connections.
 
-    A segment is counted once by its number, so everything hangs on giving views the number under which another
-    subscriber has them too. On one connection no cut is missed: what was heard before a cut has its number, and what
-    was heard after it has the next. A connection that breaks before its first cut leaves views without a number.
+    A segment is counted once by its number, so a view must have the same number in every worker. A connection misses no
+    cut: views received before a cut have its number, views received after it have the next. Views of a connection that
+    breaks before its first cut have no number: they are unsequenced.
     """
 
-    last: int = 0  # the last cut that was heard, on whatever connection
-    numbered: bool = False  # a cut was heard on this connection: what is open gets the number last + 1
-    complete_after: int | None = None  # segments above this number were heard whole, on this connection; None: none yet
-    predates_lease: bool = False  # the connection is older than the lease, and no cut was heard on it since
-    views: Counter[str] = field(default_factory=Counter)  # of the open segment
-    unsequenced: Counter[str] = field(default_factory=Counter)  # heard on earlier connections that broke before a cut
+    last_cut: int = 0  # number of the last received cut, on whatever connection
+    numbered: bool = False  # this connection received a cut: the open segment gets the number last_cut + 1
+    complete_after: int | None = None  # it received all of every segment above this number; None: no cut yet
+    predates_lease: bool = False  # the connection is older than the lease, and has received no cut since
+    open_views: Counter[str] = field(default_factory=Counter)  # of the open segment
+    unsequenced: Counter[str] = field(default_factory=Counter)  # of earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
 
     def cut(self, number: int, folded: int) -> int:
-        """End the open segment; drop what another has folded by then. Return how many views were dropped."""
+        """End the open segment; drop segments up to `folded`. Return how many views were dropped.
+
+        Numbers only rise, unless Redis lost its last writes: then segments with older numbers mean nothing.
+        """
         dropped = 0
-        if number <= self.last:  # numbers only rise, unless Redis lost what it knew: then older ones mean nothing
-            dropped = self._sum()
+        if number <= self.last_cut:
+            dropped = self._segment_views()
             self.segments = []
             self.numbered = False
         if not self.numbered:
             self.complete_after = number
-        self._add(number, self.views, self.unsequenced)
-        self.last, self.numbered, self.views, self.unsequenced = number, True, Counter(), Counter()
+        self._add(number, self.open_views, self.unsequenced)
+        self.last_cut, self.numbered, self.open_views, self.unsequenced = number, True, Counter(), Counter()
         self.predates_lease = False
         return dropped + self.prune(folded)
 
     def prune(self, folded: int) -> int:
-        """Drop segments up to this number; return how many views were in them."""
-        before = self._sum()
+        """Drop segments up to this number, because they are folded; return how many views were in them."""
+        before = self._segment_views()
         self.segments = [segment for segment in self.segments if segment.number > folded]
-        return before - self._sum()
+        return before - self._segment_views()
 
-    def interrupted(self, *, holder: bool) -> int:
-        """Close what was heard before a connection was lost. Return how many views were dropped.
+    def on_disconnect(self, *, holder: bool) -> int:
+        """Close the open segment of a connection that was lost. Return how many views were dropped.
 
-        Views without a number are kept by the holder of the lease only. Nobody else folds while it has the lease, and
-        it will fold them under the next cut that it makes, which is above the one that any other has them under.
-        That is not so on a connection that is older than the lease: a cut of the holder before, with what that one has
+        Only the holder of the lease keeps views without a number. No other worker folds while it holds the lease, and
+        it folds them under its next cut, which is above every number that another worker can have them under. A
+        connection that is older than the lease is an exception: a cut of the previous holder, with what that one
         folded, may have been on its way.
         """
         keeps = holder and not self.predates_lease
-        views, self.views = self.views, Counter()
+        views, self.open_views = self.open_views, Counter()
         if self.numbered:
-            self._add(self.last + 1, views)
+            self._add(self.last_cut + 1, views)
         elif keeps:
             self.unsequenced += views
         dropped = 0 if self.numbered or keeps else views.total()
@@ -75,11 +82,11 @@ class SegmentBuffer:
         return dropped
 
     def on_acquired(self) -> None:
-        """Remember that the lease was taken on this connection."""
+        """Remember that this connection is older than the lease."""
         self.predates_lease = not self.numbered
 
     def drop_unsequenced(self) -> int:
-        """Drop views without a number, because another may have folded them. Return how many."""
+        """Drop views without a number, because another worker may have folded them. Return how many."""
         dropped, self.unsequenced = self.unsequenced.total(), Counter()
         for segment in self.segments:
             dropped += segment.unsequenced.total()
@@ -87,26 +94,29 @@ class SegmentBuffer:
         return dropped
 
     def clear(self) -> int:
-        """Drop everything; return how many views that were. What is open is not whole from now on."""
-        dropped, self.segments, self.views, self.unsequenced = self.total(), [], Counter(), Counter()
-        self.complete_after = self.last + 1 if self.numbered else None
+        """Drop everything; return how many views that were. The open segment is incomplete from now on."""
+        dropped, self.segments, self.open_views, self.unsequenced = self.view_count(), [], Counter(), Counter()
+        self.complete_after = self.last_cut + 1 if self.numbered else None
         return dropped
 
-    def done(self) -> int:
-        """Return the number up to which nothing is left to fold; 0 where that is not known."""
-        return 0 if self.segments or not self.numbered else self.last
+    def reset(self) -> int:
+        """Drop everything and the numbers, which belong to another key space; return how many views that were."""
+        dropped = self.clear()
+        self.last_cut, self.numbered, self.complete_after, self.predates_lease = 0, False, None, False
+        return dropped
 
-    def total(self) -> int:
+    def empty_through(self) -> int:
+        """Return the number up to which nothing is left to fold; 0 where that is unknown."""
+        return 0 if self.segments or not self.numbered else self.last_cut
+
+    def view_count(self) -> int:
         """Return how many views are in memory."""
-        return self._sum() + self.views.total() + self.unsequenced.total()
+        return self._segment_views() + self.open_views.total() + self.unsequenced.total()
 
-    def ids(self) -> int:
+    def entry_count(self) -> int:
         """Return how many entries are in memory."""
-        return (
-            len(self.views)
-            + len(self.unsequenced)
-            + sum(len(part.views) + len(part.unsequenced) for part in self.segments)
-        )
+        closed = sum(len(segment.views) + len(segment.unsequenced) for segment in self.segments)
+        return len(self.open_views) + len(self.unsequenced) + closed
 
     def _add(self, number: int, views: Counter[str], unsequenced: Counter[str] | None = None) -> None:
         if not views and not unsequenced:
@@ -116,5 +126,5 @@ class SegmentBuffer:
         self.segments[-1].views += views
         self.segments[-1].unsequenced += unsequenced or Counter()
 
-    def _sum(self) -> int:
-        return sum(segment.views.total() + segment.unsequenced.total() for segment in self.segments)
+    def _segment_views(self) -> int:
+        return sum(segment.view_count() for segment in self.segments)

@@ -10,35 +10,35 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.settings import Settings
 
-log = logging.getLogger("viewer_pipeline.presence")
+log = logging.getLogger("viewer_pipeline.shared_channel")
 
 CHECK_SECONDS = 30.0
-SEPARATE = "give each pipeline a PUBSUB_CHANNEL of its own, unless each is meant to count every message"
+REMEDY = "give each pipeline a PUBSUB_CHANNEL of its own, unless each is meant to count every message"
 
 
 class SharedChannelCheck:
-    """Checks from time to time, and logs what has changed. Only where messages carry views (PUBSUB_MODE=increment)."""
+    """Checks from time to time, and logs a change. Only where messages carry views (PUBSUB_MODE=increment)."""
 
     def __init__(self, folds: FoldStore, settings: Settings) -> None:
         self._folds, self._channel = folds, settings.pubsub_channel
         self._counts = settings.pubsub_mode == "increment"
-        self._due, self._seen = 0.0, 0
+        self._due, self._last_count = 0.0, 0
 
     @property
     def channels(self) -> list[str]:
-        """Return what a subscriber is on beside its own channels, so that others see it."""
+        """Return the channels that a worker subscribes to only so that other pipelines can count it."""
         return [presence_channel(self._channel)] if self._counts else []
 
     def check(self, key_space: str) -> None:
-        """Check if it is time. A change is logged when it was seen twice: others subscribe and leave step by step."""
+        """Check if it is time, and log where others came or left; after a change, check again a second later."""
         now = time.monotonic()
         if not self._counts or now < self._due:
             return
         others = self._folds.other_pipelines(key_space, self._channel)
-        self._due = now + (CHECK_SECONDS if others == self._seen else 1.0)
-        if others and not self._seen:
+        self._due = now + (CHECK_SECONDS if others == self._last_count else 1.0)
+        if others and not self._last_count:
             words = "subscribers of other pipelines count the messages of this channel, too"
-            log.warning(event(words, channel=self._channel, others=others, remedy=SEPARATE))
-        elif self._seen and not others:
+            log.warning(event(words, channel=self._channel, others=others, remedy=REMEDY))
+        elif self._last_count and not others:
             log.info(event("no other pipeline counts the messages of this channel any more", channel=self._channel))
-        self._seen = others
+        self._last_count = others

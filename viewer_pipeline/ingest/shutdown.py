@@ -1,4 +1,4 @@
-"""What a subscriber does from the request to stop until its end: nothing that it heard is to be lost."""
+"""From the request to stop to the end of a subscriber: no view that it received is to be lost."""
 
 from __future__ import annotations
 
@@ -6,143 +6,153 @@ import logging
 import time
 
 from viewer_pipeline.errors import RedisFailed, TransientError
-from viewer_pipeline.ingest.fold_store import NotHolder, OtherKeySpace
+from viewer_pipeline.ingest.fold_store import KeySpaceChanged, LeaseLost
 from viewer_pipeline.ingest.folder import FOLD_SECONDS, Folder
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.subscriber")
 
-FINISH_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
-INHERIT_SECONDS = 9.0  # how long it waits for the lease of a holder that died: until that is over, and some more
-STOP_SECONDS = FINISH_SECONDS + INHERIT_SECONDS  # for a stop without a deadline
-LEAVE_SECONDS = 1.0  # kept for folding what was heard where its cut does not come
-PAUSES = (0.1, 0.5)  # first and longest one between attempts that Redis does not take
+DRAIN_SECONDS = 5.0  # how long a stop waits for the messages that are on their way
+EXPIRY_SECONDS = 9.0  # how long it waits for the lease of a holder that died: until it is over, and some more
+STOP_SECONDS = DRAIN_SECONDS + EXPIRY_SECONDS  # for a stop without a deadline
+LAST_FOLD_SECONDS = 1.0  # kept for folding received views whose cut does not arrive
+RETRY_SECONDS = (0.1, 0.5)  # first and longest pause between attempts that Redis refuses
 
 
-class Leaver(Folder):
-    """A folder that can end in order, until `_deadline` (monotonic clock) at the latest."""
+class Shutdown:
+    """The end of a subscriber in order, at `deadline` (monotonic clock) at the latest."""
 
-    _deadline = float("inf")
-    _given_up = 0  # views that may be lost, because to fold them might count them twice
+    def __init__(self, folder: Folder, channel: str, stats: SubscriberStats) -> None:
+        self.deadline = float("inf")
+        self._folder, self._channel, self._stats = folder, channel, stats
+        self._buffer, self._lease = folder.buffer, folder.lease
+        self._lost_views = 0  # they may be lost, because folding them might count them twice
 
-    def _finish(self, subscription: Subscription) -> None:
-        """Hear what is on its way and fold it. Raises SubscriptionLost.
+    def finish(self, subscription: Subscription) -> None:
+        """Receive the messages that are on their way and fold them. Raises SubscriptionLost, KeySpaceChanged.
 
-        Where another stands by, it goes on at the next cut, so this one must hear all that comes before it. Else this
-        one hears no more first: what is published afterwards reaches nobody. While Redis does not take the cut, as in
-        a failover, it is tried again until there is just time enough for `_leave`.
+        Where another worker stands by, it continues at the next cut, so this one must receive all messages before it.
+        Else this one unsubscribes first: what is published afterwards reaches no worker. While Redis refuses the cut,
+        as in a failover, it is tried again until there is just time enough for `leave`.
         """
         self._stats.enter("stopping")
-        if not self._lease.holds and not self._inherit(subscription):
+        if not self._lease.held and not self._acquire_from_dead_holder(subscription):
             return
-        now, last, others, attempts = time.monotonic(), 0, False, _Attempts()
-        until, idle = self._deadline - min(LEAVE_SECONDS, (self._deadline - now) / 4), now + FINISH_SECONDS
-        while time.monotonic() < (until if self._buffer.total() else min(until, idle)):
+        folder, buffer, attempts = self._folder, self._buffer, _Attempts()
+        now, last, others = time.monotonic(), 0, False
+        until, idle = self.deadline - min(LAST_FOLD_SECONDS, (self.deadline - now) / 4), now + DRAIN_SECONDS
+        while time.monotonic() < (until if buffer.view_count() else min(until, idle)):
             try:
-                if not last and attempts.due():
-                    others = self._folds.subscriber_count(self._key_space) > 1
+                if not last and attempts.are_due():
+                    others = folder.folds.subscriber_count(folder.key_space) > 1
                     if not others:
-                        subscription.unsubscribe(self._channel.decode())
-                    last = self._folds.cut(self._key_space, self._lease.token, self._buffer.last)
-                    until = min(until, time.monotonic() + FINISH_SECONDS)
-                self._receive(subscription.read(FOLD_SECONDS))
-                if attempts.due():
-                    self._fold()
+                        subscription.unsubscribe(self._channel)
+                    last = folder.cut()
+                    until = min(until, time.monotonic() + DRAIN_SECONDS)
+                folder.receiver.receive(subscription.read(FOLD_SECONDS))
+                if attempts.are_due():
+                    folder.fold()
             except TransientError as error:
                 attempts.failed()
-                self._refused(error)
+                folder.on_refused(error)
                 continue
-            except NotHolder:
-                self._lease.lost()
+            except LeaseLost:
+                self._lease.on_lost()
                 return
-            if last and self._buffer.last >= last and not self._buffer.segments:
+            if last and buffer.last_cut >= last and not buffer.segments:
                 break
-        if others and last and self._buffer.last >= last and not self._buffer.segments:
-            self._drop(self._buffer.clear())
-        log.info(event("unsubscribed", channel=self._channel.decode()))
+        if others and last and buffer.last_cut >= last and not buffer.segments:
+            self._stats.dropped_views += buffer.clear()
+        log.info(event("unsubscribed", channel=self._channel))
 
-    def _inherit(self, subscription: Subscription) -> bool:
-        """Wait for the lease of a holder that died, if nobody else has heard what it did not fold."""
-        until, attempts = time.monotonic() + INHERIT_SECONDS, _Attempts()
-        while self._buffer.total() and (time.monotonic() < until or self._stats.refusal_reason):
-            if self._not_ours or time.monotonic() > self._deadline - LEAVE_SECONDS:
-                break
-            try:
-                if self._lease.due():
-                    self._keep_lease()
-                if self._lease.holds:
-                    return True
-                if attempts.due() and self._folds.subscriber_count(self._key_space) > 1:
-                    return False
-            except TransientError:
-                attempts.failed()
-            self._receive(subscription.read(FOLD_SECONDS))
-        return False
+    def leave(self) -> int:
+        """Fold what is left, if no other worker has it; release the lease. Return the views that remain.
 
-    def _leave(self) -> int:
-        """Fold what is left, if nobody else has it; give the lease back. Return the views that remain.
-
-        Each segment under its own number: an attempt to fold it may have been written without an answer. Whatever
-        Redis does not take now is tried again, over new connections, until the deadline.
+        Each segment keeps its number: an attempt to fold it may have been written without a reply. What Redis refuses
+        is tried again, over new connections, until the deadline.
         """
-        buffer, attempts = self._buffer, _Attempts()
-        while not self._hand_in():
-            if time.monotonic() + attempts.pause > self._deadline:
-                log.warning(event("left without an answer", views=buffer.total(), reason=self._stats.refusal_reason))
+        attempts = _Attempts()
+        while not self._try_to_leave():
+            if time.monotonic() + attempts.pause > self.deadline:
+                self._log_unanswered(self._stats.refusal_reason)
                 break
             attempts.failed()
             time.sleep(attempts.pause)
-        self._stats.in_memory = buffer.total()
-        return buffer.total() + self._given_up
+        self._stats.in_memory = self._buffer.view_count()
+        return self._buffer.view_count() + self._lost_views
 
-    def _hand_in(self) -> bool:
-        """Try once. False where another attempt may get further."""
-        buffer = self._buffer
+    def _acquire_from_dead_holder(self, subscription: Subscription) -> bool:
+        """Wait for the lease of a holder that died, if no other worker has received what it did not fold."""
+        folder, until, attempts = self._folder, time.monotonic() + EXPIRY_SECONDS, _Attempts()
+        while self._buffer.view_count() and (time.monotonic() < until or self._stats.refusal_reason):
+            if folder.pipeline_refused or time.monotonic() > self.deadline - LAST_FOLD_SECONDS:
+                break
+            try:
+                if self._lease.is_due():
+                    folder.renew_lease()
+                if self._lease.held:
+                    return True
+                if attempts.are_due() and folder.folds.subscriber_count(folder.key_space) > 1:
+                    return False
+            except TransientError:
+                attempts.failed()
+            folder.receiver.receive(subscription.read(FOLD_SECONDS))
+        return False
+
+    def _try_to_leave(self) -> bool:
+        """Try once. False where another attempt may succeed."""
+        folder, buffer = self._folder, self._buffer
         try:
-            if not self._lease.holds and not self._take_what_nobody_else_has():
-                return self._not_ours or not buffer.total()
-            if buffer.total() and self._others_hear():
-                self._hand_over()
-                self._drop(buffer.clear())
-            elif buffer.total():
-                given_up = buffer.interrupted(holder=True)  # without a number, and another may have folded them
-                self._given_up += given_up
-                self._drop(given_up)
-                number = self._folds.cut(self._key_space, self._lease.token, buffer.last)
-                self._drop(buffer.cut(number, 0))
-                self._fold()
-            if self._lease.holds:
-                self._lease.release(self._key_space)
-        except NotHolder:
-            self._lease.lost()
-            self._drop(buffer.clear())
+            if not self._lease.held and not self._acquire_for_unique_views():
+                return folder.pipeline_refused or not buffer.view_count()
+            if buffer.view_count() and folder.others_subscribed():
+                folder.hand_over()
+                self._stats.dropped_views += buffer.clear()
+            elif buffer.view_count():
+                self._fold_rest()
+            if self._lease.held:
+                self._lease.release(folder.key_space)
+        except LeaseLost:
+            self._lease.on_lost()
+            self._stats.dropped_views += buffer.clear()
         except TransientError as error:
-            self._refused(error)
-            return not buffer.total()
-        except (RedisFailed, OtherKeySpace) as error:
-            log.warning(event("left without an answer", views=buffer.total(), reason=error))
+            folder.on_refused(error)
+            return not buffer.view_count()
+        except (RedisFailed, KeySpaceChanged) as error:
+            self._log_unanswered(error)
         return True
 
-    def _take_what_nobody_else_has(self) -> bool:
-        """Take the lease, for views that no other subscriber heard; drop them where one did, for it folds them."""
-        if not self._buffer.total():
+    def _fold_rest(self) -> None:
+        lost_views = self._buffer.on_disconnect(holder=True)  # without a number, and another may have folded them
+        self._lost_views += lost_views
+        self._stats.dropped_views += lost_views
+        self._stats.dropped_views += self._buffer.cut(self._folder.cut(), 0)
+        self._folder.fold()
+
+    def _acquire_for_unique_views(self) -> bool:
+        """Acquire the lease for views that no other worker received; drop them where one did, for it folds them."""
+        if not self._buffer.view_count():
             return False
-        if self._others_hear():
-            self._drop(self._buffer.clear())
+        if self._folder.others_subscribed():
+            self._stats.dropped_views += self._buffer.clear()
             return False
-        self._keep_lease()
-        return self._lease.holds
+        self._folder.renew_lease()
+        return self._lease.held
+
+    def _log_unanswered(self, reason: object) -> None:
+        log.warning(event("stopped without a reply of Redis", views=self._buffer.view_count(), reason=reason))
 
 
 class _Attempts:
     """Pauses between attempts, which get longer."""
 
     def __init__(self) -> None:
-        self.pause, self._longest = PAUSES
+        self.pause, self._longest = RETRY_SECONDS
         self._due = 0.0
 
-    def due(self) -> bool:
+    def are_due(self) -> bool:
         """Whether it is time for the next one."""
         return time.monotonic() >= self._due
 

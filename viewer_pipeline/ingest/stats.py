@@ -1,4 +1,4 @@
-"""What the subscriber is doing, and has done since it was started. Written by it, read by health and metrics."""
+"""State and counts of the subscriber since its start. It writes them; health and metrics read them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class SubscriberStats:
 
     state: State = "starting"
     since: float = field(default_factory=time.time)  # when the state began
-    reason: str = ""  # why it reconnects
-    refusal_reason: str = ""  # why Redis does not take folds now; empty while it does
+    reason: str = ""  # of a reconnect
+    refusal_reason: str = ""  # why Redis does not accept folds now; empty while it does
     holds_lease: bool = False
     last_message: float | None = None
-    received: int = 0  # messages on the producers' channel, good or not
+    received: int = 0  # messages on the producers' channel, valid or not
     accepted: int = 0  # of them, messages that carry or announce views
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages
     folded: int = 0  # segments written to Redis
     folded_views: int = 0
-    dropped_views: int = 0  # heard, and folded by another subscriber, or given up at a stop
+    dropped_views: int = 0  # received, and folded by another worker, or lost at a stop
     losses: Counter[Loss] = field(default_factory=Counter)  # subscriptions that broke: messages may have been missed
     takeovers: int = 0
-    in_memory: int = 0  # views heard and not folded yet
+    in_memory: int = 0  # views received and not folded yet
 
     def enter(self, state: State, reason: str = "") -> None:
         """Change the state, if it is another one."""

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-import redis
-
 from viewer_pipeline.errors import SubscriberStateUnreadable
-from viewer_pipeline.redis_names import RedisNames
-from viewer_pipeline.stores.redis import as_text, redis_errors
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.stores.redis import as_text
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class SubscriberState:
     ledger: str = ""  # whose counters the lease was taken for
     place: str = ""  # host, port and name of that ledger's database
     holder: str = ""  # fencing token of the worker that folds
-    who: str = ""  # host and process id of that worker
+    worker: str = ""  # host and process id of that worker
     expires: int = 0
     term: int = 0  # how often the lease was acquired
     late: int = 0  # since when workers that have not received everything try to acquire the lease
@@ -42,11 +40,9 @@ class SubscriberState:
     until: str = ""  # a sentence where version 0.1.0 expects a number, so that it refuses to run
 
     @classmethod
-    def read(cls, client: redis.Redis, url: str, names: RedisNames) -> Self:
+    def read(cls, store: RedisStore) -> Self:
         """Read the hash of one pipeline. Raises RedisUnavailable, RedisFailed, SubscriberStateUnreadable."""
-        with redis_errors(url):
-            values: Any = client.hmget(names.subscriber, list(FIELDS))
-        return cls.parse(values)
+        return cls.parse(store.subscriber_fields(FIELDS))
 
     @classmethod
     def parse(cls, values: Sequence[bytes | None]) -> Self:

@@ -1,4 +1,4 @@
-"""A subscription that hands over what is waiting, all at once, and notices when it is dead."""
+"""A subscription that returns all waiting messages at once, and notices when its connection is dead."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import redis
 from viewer_pipeline.ingest.stats import Loss
 
 READ_BYTES = 1 << 18
-PING_SECONDS = 2.0  # silence after which the server is asked for a sign of life
-DEAD_SECONDS = 4.0  # how long it may take to give one
+PING_SECONDS = 2.0  # silence after which a PING is sent
+DEAD_SECONDS = 4.0  # how long its reply may take
+
+Message = tuple[bytes, bytes]  # channel, payload
 
 
 class SubscriptionLost(Exception):
-    """The connection is gone, gave no sign of life, or is on another server; messages may have been missed."""
+    """The connection is gone, silent, or on another server; messages may have been missed."""
 
-    def __init__(self, how: Loss, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, how: Loss, message: str) -> None:
+        super().__init__(message)
         self.how: Loss = how
 
 
 class Subscription:
     """One connection, subscribed to some channels. Lives until it is lost; then make another.
 
-    redis-py's own PubSub hands out one message a call, and heals itself without saying so: both are wrong here.
+    redis-py's own PubSub returns one message a call, and reconnects without a notice: both are wrong here.
     """
 
     def __init__(self, client: redis.Redis, channels: list[str]) -> None:
@@ -34,11 +36,11 @@ class Subscription:
         self._connection: Any = client.connection_pool.make_connection()
         self._channels = channels
         self._reader = hiredis.Reader()
-        self._heard = time.monotonic()
-        self._asked: float | None = None  # when a sign of life was asked for
+        self._last_received = time.monotonic()
+        self._pinged: float | None = None  # when a PING was sent that has no reply yet
         self._confirmed = 0  # channels
         self.echoed = 0  # the number of the last `ping` that was answered
-        self._early: list[tuple[bytes, bytes]] = []  # messages that came before the last confirmation
+        self._early: list[Message] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
         """Connect and subscribe; from then on the messages of all channels arrive.
@@ -47,37 +49,34 @@ class Subscription:
         """
         self._connection.connect()
         self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
-        self._heard = time.monotonic()
+        self._last_received = time.monotonic()
         while self._confirmed < len(self._channels):
-            self._early = self.read(PING_SECONDS)  # with those that came earlier still: once each
+            self._early = self.read(PING_SECONDS)  # includes the earlier ones: each once
 
     def unsubscribe(self, channel: str) -> None:
-        """Hear no more of one channel; what is on its way still arrives. Raises SubscriptionLost."""
+        """Unsubscribe from one channel; messages on their way still arrive. Raises SubscriptionLost."""
         self._send("UNSUBSCRIBE", channel)
 
     def ping(self, number: int) -> None:
-        """Ask the server to echo a number, behind all messages that it has for us by then. Raises SubscriptionLost."""
+        """Let the server echo a number, behind all messages that it has for us by then. Raises SubscriptionLost."""
         self._send("PING", str(number))
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.disconnect()
 
-    def read(self, timeout: float) -> list[tuple[bytes, bytes]]:
-        """Return (channel, payload) of all messages that are waiting; wait up to `timeout` seconds for the first.
-
-        Raises SubscriptionLost.
-        """
+    def read(self, timeout: float) -> list[Message]:
+        """Return all waiting messages; wait up to `timeout` seconds for the first. Raises SubscriptionLost."""
         messages, self._early = self._early, []
-        if data := self._receive(timeout):
+        if data := self._read_bytes(timeout):
             self._reader.feed(data)
             try:
-                self._take(messages)
-            except hiredis.ProtocolError as error:  # no Redis there, or something in between that meddles
+                self._parse(messages)
+            except hiredis.ProtocolError as error:  # no Redis there, or a proxy that corrupts its replies
                 raise SubscriptionLost("error", str(error)) from error
         return messages
 
-    def _take(self, messages: list[tuple[bytes, bytes]]) -> None:
+    def _parse(self, messages: list[Message]) -> None:
         gets = self._reader.gets
         while (reply := gets()) is not False:
             if isinstance(reply, Exception):
@@ -89,7 +88,7 @@ class Subscription:
             elif reply[0] == b"pong" and reply[1]:
                 self.echoed = int(reply[1])
 
-    def _receive(self, timeout: float) -> bytes:
+    def _read_bytes(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting
         if socket is None:
             raise SubscriptionLost("closed", "closed")
@@ -97,24 +96,24 @@ class Subscription:
             socket.settimeout(timeout)
             data = bytes(socket.recv(READ_BYTES))
         except TimeoutError:
-            self._ask_for_life()
+            self._check_alive()
             return b""
         except OSError as error:
             raise SubscriptionLost("closed", str(error)) from error
         if not data:
             raise SubscriptionLost("closed", "closed by the server")
-        self._heard, self._asked = time.monotonic(), None
+        self._last_received, self._pinged = time.monotonic(), None
         return data
 
-    def _ask_for_life(self) -> None:
-        """Ask after some silence. An answer that came while nobody read is waiting, and would have been read first."""
+    def _check_alive(self) -> None:
+        """Send a PING after some silence. A reply that came while nobody read is waiting, and would be read first."""
         now = time.monotonic()
-        if self._asked is None:
-            if now - self._heard > PING_SECONDS:
-                self._asked = now
+        if self._pinged is None:
+            if now - self._last_received > PING_SECONDS:
+                self._pinged = now
                 self._send("PING")
-        elif now - self._asked > DEAD_SECONDS:
-            raise SubscriptionLost("silent", f"no sign of life for {now - self._heard:.0f} s")
+        elif now - self._pinged > DEAD_SECONDS:
+            raise SubscriptionLost("silent", f"no sign of life for {now - self._last_received:.0f} s")
 
     def _send(self, *command: str) -> None:
         try:

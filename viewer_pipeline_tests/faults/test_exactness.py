@@ -14,10 +14,11 @@ import pytest
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult, _parts
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult
 from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.segment_buffer import Segment
+from viewer_pipeline.ingest.segment_parts import split
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
@@ -54,10 +55,10 @@ def make(settings: Settings) -> Iterator[Make]:
 
         def subscriber() -> Subscriber:
             made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), SubscriberStats())
-            made._key_space = made._folds.key_space()
-            made._own.start()
-            stack.callback(made._own.close)
-            made._own.wait(30)
+            made.folder.key_space = made.folder.folds.key_space()
+            made.folder.ledger.start()
+            stack.callback(made.folder.ledger.close)
+            made.folder.ledger.wait(30)
             return made
 
         yield subscriber
@@ -101,7 +102,7 @@ def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world
     hold(world, folds, "a")
     older = folds.cut(space, "a", 0)
     newer = folds.cut(space, "a", 0)
-    assert folds._fold_part("a", newer, 1, _parts(LARGE, 3), 1) == [1]
+    assert folds._fold_part("a", newer, 1, split(LARGE, 3), 1) == [1]
     hold(world, folds, "b")
     assert not folds.fold("b", older, Counter(v0000=5), 1).written
     folds.fold("b", newer, LARGE, 1)
@@ -112,39 +113,41 @@ def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world
 def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What may have been folded under its number is not folded again under another one."""
     leaving = make()
-    leaving._keep_lease()
-    number = leaving._folds.cut(leaving._key_space, leaving._lease.token, 0)
-    leaving._buffer.cut(number, 0)
-    leaving._buffer.segments.append(Segment(leaving._folds.cut(leaving._key_space, leaving._lease.token, 0), LARGE))
-    leaving._buffer.last = number + 1
-    whole = leaving._folds.fold
+    folder = leaving.folder
+    folder.renew_lease()
+    number = folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0)
+    folder.buffer.cut(number, 0)
+    folder.buffer.segments.append(Segment(folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0), LARGE))
+    folder.buffer.last_cut = number + 1
+    whole = folder.folds.fold
 
     def fold_without_answer(*arguments: Any) -> Any:
         whole(*arguments)
         raise RedisUnavailable("Timeout reading from socket")
 
     with monkeypatch.context() as patch:
-        patch.setattr(leaving._folds, "fold", fold_without_answer)
-        assert not leaving._write()
+        patch.setattr(folder.folds, "fold", fold_without_answer)
+        assert not folder.write()
     assert world.counters() == dict(LARGE)
-    leaving._buffer.views.update(late=1)
-    assert leaving._leave() == 0
+    folder.buffer.open_views.update(late=1)
+    assert leaving._shutdown.leave() == 0
     assert world.counters() == dict(LARGE) | {"late": 1}
 
 
 def test_leaving_while_the_connection_is_broken(settings: Settings, make: Make, world: World) -> None:
     """One that stands by has all that the leaving one missed: it folds that, and nothing twice."""
     leaving = make()
-    leaving._keep_lease()
+    folder = leaving.folder
+    folder.renew_lease()
     with listening(settings) as standby:
-        number = leaving._folds.cut(leaving._key_space, leaving._lease.token, 0)
-        leaving._buffer.cut(number, 0)
+        number = folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0)
+        folder.buffer.cut(number, 0)
         world.client.publish(CHANNEL, message("both"))
-        leaving._buffer.views.update(both=1)
-        leaving._buffer.interrupted(holder=True)
+        folder.buffer.open_views.update(both=1)
+        folder.buffer.on_disconnect(holder=True)
         world.client.publish(CHANNEL, message("standby only"))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
-        assert leaving._leave() == 0
+        assert leaving._shutdown.leave() == 0
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"both": 1, "standby only": 1}
 
@@ -160,7 +163,7 @@ def test_a_late_comer_leaves_the_lease_to_one_that_heard_all(
             folds.fold("killed", number, Counter(before=1), 1)
         world.client.publish(CHANNEL, message("meanwhile"))
         wait_until(lambda: standby.stats.received == 1, 20, "the message heard")
-        standby.subscriber._lease._due = time.monotonic() + LEASE_SECONDS
+        standby.subscriber.folder.lease._due = time.monotonic() + LEASE_SECONDS
         expire(world)
         with listening(settings) as late:
             wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
@@ -206,38 +209,38 @@ def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
 ) -> None:
     """Redis hears the attempt twice, and says `kept` the second time: another had it in between all the same."""
     held = make()
-    held._keep_lease()
-    held._buffer.unsequenced.update(a=1)
+    held.folder.renew_lease()
+    held.folder.buffer.unsequenced.update(a=1)
     expire(world)
     hold(world, folds, "other")
     folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
-    world.client.hdel(SUBSCRIBER, "holder", "expires", "who")
-    once = held._folds.acquire_or_renew
+    world.client.hdel(SUBSCRIBER, "holder", "expires", "worker")
+    once = held.folder.folds.acquire_or_renew
 
     def sent_twice(*arguments: Any) -> LeaseResult:
         once(*arguments)
         return once(*arguments)
 
-    monkeypatch.setattr(held._folds, "acquire_or_renew", sent_twice)
-    held._keep_lease()
-    assert held._lease.holds
-    assert held._buffer.total() == 0
+    monkeypatch.setattr(held.folder.folds, "acquire_or_renew", sent_twice)
+    held.folder.renew_lease()
+    assert held.folder.lease.held
+    assert held.folder.buffer.view_count() == 0
     assert held._stats.takeovers == 2
 
 
 def test_a_subscriber_without_numbers_gives_way(settings: Settings, make: Make, world: World) -> None:
     """The holder lost its connection again before a cut: one that stands by has heard more than it kept."""
     holder = make()
-    holder._keep_lease()
-    holder._buffer.unsequenced.update(a=1)
+    holder.folder.renew_lease()
+    holder.folder.buffer.unsequenced.update(a=1)
     with listening(settings) as standby:
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
-        holder._open().close()
+        holder._subscribe().close()
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"a": 1, "b": 1}
-    assert holder._buffer.total() == 0
+    assert holder.folder.buffer.view_count() == 0
 
 
 def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +280,7 @@ def hear_until(made: Subscriber, subscription: Subscription, condition: Callable
     """Read message by message, so that what comes behind is still on its way."""
 
     def heard() -> object:
-        made._receive(subscription.read(0.05))
+        made.folder.receiver.receive(subscription.read(0.05))
         return condition()
 
     wait_until(heard, 20, "what was published")
@@ -287,18 +290,18 @@ def test_views_that_a_holder_before_may_have_folded(make: Make, folds: FoldStore
     """A connection older than the lease breaks with the other's cut still on its way: nothing of it is kept."""
     hold(world, folds, "other")
     made = make()
-    subscription = made._open()
+    subscription = made._subscribe()
     world.client.publish(CHANNEL, message("a"))
-    hear_until(made, subscription, lambda: made._buffer.views)
+    hear_until(made, subscription, lambda: made.folder.buffer.open_views)
     folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
     expire(world)
     made._stats.enter("standby")
-    made._keep_lease()
-    made._lost(RedisUnavailable("reset"))
+    made.folder.renew_lease()
+    made._on_lost(RedisUnavailable("reset"))
     subscription.close()
-    again = made._open()
-    made._write()
-    hear_until(made, again, lambda: made._buffer.numbered)
-    assert made._write()
+    again = made._subscribe()
+    made.folder.write()
+    hear_until(made, again, lambda: made.folder.buffer.numbered)
+    assert made.folder.write()
     again.close()
     assert world.counters() == {"a": 1}

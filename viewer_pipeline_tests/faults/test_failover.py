@@ -189,12 +189,12 @@ def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
         wait_until(lambda: late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         running.freeze()
-        tried = late.subscriber._lease._due
+        tried = late.subscriber.folder.lease._due
         if failover:
             pair.lead_to_the_new()
         else:
             pair.primary.config_set("maxmemory", 0)
-        wait_until(lambda: late.subscriber._lease._due != tried, HEALED_SECONDS, "an attempt of the other one")
+        wait_until(lambda: late.subscriber.folder.lease._due != tried, HEALED_SECONDS, "an attempt of the other one")
         running.thaw()
         wait_until(lambda: views_of(server, "a") == VIEWS + 1, HEALED_SECONDS, "all that was heard")
         server.publish(CHANNEL, message("b"))
@@ -210,7 +210,7 @@ def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running
     wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
     pair.separate()
     pair.lead_to_the_new()
-    running.subscriber._client.connection_pool.disconnect()
+    running.subscriber.folder.client.connection_pool.disconnect()
     sent = 0
     with publishing(pair.primary, busy=busy) as publisher:
         wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
@@ -230,15 +230,15 @@ def test_one_that_stands_by_is_subscribed_to_another_server(
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
         wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
         standby = running if running.state == "standby" else other
-        wait_until(lambda: standby.subscriber._buffer.numbered, HEALED_SECONDS, "a cut")
+        wait_until(lambda: standby.subscriber.folder.buffer.numbered, HEALED_SECONDS, "a cut")
         pair.separate()
         pair.lead_to_the_new()
         for made in (running, other):
-            made.subscriber._client.connection_pool.disconnect()
+            made.subscriber.folder.client.connection_pool.disconnect()
         wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
         wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
         assert standby.stats.takeovers == 0
-        assert refusals_of(standby.subscriber._client).demotions == 0
+        assert refusals_of(standby.subscriber.folder.client).demotions == 0
 
 
 def test_a_backlog_is_not_taken_for_another_server(
@@ -281,8 +281,10 @@ def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, s
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     running.subscriber.stop()
     wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
-    refused = refusals_of(running.subscriber._client).demotions
-    wait_until(lambda: refusals_of(running.subscriber._client).demotions > refused + 3, HEALED_SECONDS, "attempts")
+    refused = refusals_of(running.subscriber.folder.client).demotions
+    wait_until(
+        lambda: refusals_of(running.subscriber.folder.client).demotions > refused + 3, HEALED_SECONDS, "attempts"
+    )
     pair.lead_to_the_new()
     running._thread.join(HEALED_SECONDS)
     assert running.remained == 0
@@ -475,7 +477,8 @@ def test_a_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> 
     pair.primary.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call]
     pair.promoted.replicaof("NO", "ONE")
     pair.lead_to_the_new()
-    wait_until(lambda: running.subscriber._client.info("server")["tcp_port"] != pair.servers[0].port, 30, "the new one")
+    client, demoted = running.subscriber.folder.client, pair.servers[0].port
+    wait_until(lambda: client.info("server")["tcp_port"] != demoted, HEALED_SECONDS, "the new one")
     pair.primary.replicaof("127.0.0.1", str(pair.servers[1].port))
     wait_until(lambda: replication(pair.primary).get("master_link_status") == "up", HEALED_SECONDS, "a replica")
 

@@ -25,8 +25,8 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest import fold_store
-from viewer_pipeline.ingest.fold_store import FoldStore, NotHolder
+from viewer_pipeline.ingest import segment_parts
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
 from viewer_pipeline_tests.support.calls import client_of_threads, watching
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.schedule import Actor, Line, Scheduler
@@ -83,14 +83,14 @@ class Play:
             with ExitStack() as stack:
                 for module in (settler, redis_store):
                     stack.enter_context(patch.object(module, "ThreadPoolExecutor", self.scheduler.executor))
-                stack.enter_context(patch.object(fold_store, "FOLD_COUNTERS", PART))
+                stack.enter_context(patch.object(segment_parts, "PART_COUNTERS", PART))
                 stack.enter_context(watching(self.scheduler))
                 try:
                     self._act(plan)
                 finally:
                     for actor in self.actors:
                         self.scheduler.kill(actor)
-            with patch.object(fold_store, "FOLD_COUNTERS", PART):
+            with patch.object(segment_parts, "PART_COUNTERS", PART):
                 self._end()
         except BaseException as error:
             error.add_note("\n".join(["the calls, in order:", *self.scheduler.trace]))
@@ -210,7 +210,7 @@ class Play:
         try:
             for number, views in SEGMENTS.items():
                 store.fold(token, number, views, 1)
-        except NotHolder:
+        except LeaseLost:
             assert token != "last"
 
 
@@ -301,7 +301,7 @@ def test_every_call_of_a_subscriber(
     add_to_summary: Callable[[str], None],
 ) -> None:
     """Its connection breaks, it dies, or another takes the lease, at each of its calls; then another folds the rest."""
-    assert all(all(fold_store._parts(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
+    assert all(all(segment_parts.split(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
     calls = calls_of(quick, "subscriber 1")
     for after in range(calls):
         taken_over = [Event(after, what), Event(0, "subscribe"), Event(0, "switch", LAST)]

@@ -89,7 +89,7 @@ def test_two_pipelines_on_one_channel(
     with Running(ours) as one:
         assert getattr(shared(), "state", "") == "ok"
         with Running(shadow) as other:
-            one.subscriber._presence._due = 0.0
+            one.subscriber.folder.shared_channel._due = 0.0
             wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "said in the log")
             assert logged("PUBSUB_CHANNEL")
             found = shared()
@@ -107,7 +107,7 @@ def test_what_others_publish_on_our_private_channels_is_no_cut(world: World, red
         world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
         publish(world.client, CHANNEL, "a", 3)
         wait_until(lambda: one.stats.folded_views == 3, 20, "folded")
-        assert one.subscriber._buffer.last < 999_999
+        assert one.subscriber.folder.buffer.last_cut < 999_999
     assert count(world.client, "vod:views:a") == 3
 
 

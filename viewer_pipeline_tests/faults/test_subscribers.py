@@ -122,7 +122,7 @@ def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monk
 
 def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off, and swallowed, for longer than a lease: both heal by themselves; what was heard before counts once."""
-    monkeypatch.setattr(subscriber_module, "RETRY_SECONDS", (0.1, 0.5))
+    monkeypatch.setattr(subscriber_module, "RECONNECT_SECONDS", (0.1, 0.5))
     ways: dict[str, tuple[Proxy, Running, redis.Redis]] = {}
     with ExitStack() as stack:
         for number, way in ((1, "cut"), (2, "blackhole")):
@@ -289,13 +289,13 @@ def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.Monke
     holder, standby = start(), start()
     most: Counter[str] = Counter()
     for name, made in (("holder", holder), ("standby", standby)):
-        stream, count = made.subscriber._buffer, made.subscriber._count
+        buffer, count = made.subscriber.folder.buffer, made.subscriber.folder.receiver._count
 
-        def counting(payloads: list[bytes], *, name: str = name, stream: Any = stream, count: Any = count) -> None:
+        def counting(payloads: list[bytes], *, name: str = name, buffer: Any = buffer, count: Any = count) -> None:
             count(payloads)
-            most[name] = max(most[name], stream.ids())
+            most[name] = max(most[name], buffer.entry_count())
 
-        made.subscriber._count = counting  # type: ignore[method-assign]
+        made.subscriber.folder.receiver._count = counting  # type: ignore[method-assign]
     with world.client.pipeline(transaction=False) as pipeline:
         for at in range(0, sent, 3_000):
             for number in range(at, at + 3_000):
@@ -307,7 +307,7 @@ def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.Monke
     # A read, and what Redis delivers before the next cut, come on top of the limit.
     assert limit < most["holder"] < sent / 2
     assert most["standby"] < sent / 2
-    assert holder.subscriber._buffer.total() == 0
+    assert holder.subscriber.folder.buffer.view_count() == 0
 
 
 HOSTILE: list[tuple[bytes, str]] = [

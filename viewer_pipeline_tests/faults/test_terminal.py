@@ -25,7 +25,7 @@ from viewer_pipeline_tests.support.world import World
 
 def subscribes(world: World) -> bool:
     """Whether a worker holds the lease: for those whose log cannot be read."""
-    return bool(world.client.hget("viewer:subscriber", "who"))
+    return bool(world.client.hget("viewer:subscriber", "worker"))
 
 
 def stops(worker: WorkerProcess) -> bool:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisRefusesWrites
-from viewer_pipeline.ingest.fold_store import FOLD, FoldStore, LeaseResult, NotHolder, OtherKeySpace
+from viewer_pipeline.ingest.fold_store import FOLD, FoldStore, KeySpaceChanged, LeaseLost, LeaseResult
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -61,7 +61,7 @@ def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
     assert attempt(folds, "a", "host:1", 0) == ("acquired", 0, 1, SOME_LEDGER.key)
     assert attempt(folds, "b", "host:2", 0) == ("held_by_other", 0, 1, SOME_LEDGER.key)
     assert attempt(folds, "a", "host:1", 12345) == ("renewed", 0, 1, SOME_LEDGER.key)
-    assert world.client.hmget("viewer:subscriber", "who", "last_message") == [b"host:1", b"12345"]
+    assert world.client.hmget("viewer:subscriber", "worker", "last_message") == [b"host:1", b"12345"]
     folds.release("b", SPACE)
     assert attempt(folds, "b", "host:2", 0).outcome == "held_by_other"
     folds.release("a", SPACE)
@@ -73,9 +73,9 @@ def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: Worl
     """By whoever comes; the old holder is refused from then on, whatever it believes."""
     number = folds.cut(SPACE, token, 0)
     take_over(world, folds)
-    with pytest.raises(NotHolder):
+    with pytest.raises(LeaseLost):
         folds.fold(token, number, Counter(a=1), 1)
-    with pytest.raises(NotHolder):
+    with pytest.raises(LeaseLost):
         folds.cut(SPACE, token, 0)
     assert attempt(folds, token, "test", 0).outcome == "held_by_other"
     assert world.counters() == {}
@@ -166,7 +166,7 @@ def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: Wo
     """A Redis that was emptied: the holder's segments keep their numbers, and the key space its id."""
     folds.cut(SPACE, token, 0)
     world.client.flushall()
-    with pytest.raises(NotHolder):
+    with pytest.raises(LeaseLost):
         folds.cut(SPACE, token, 41)
     assert attempt(folds, token, "test", 0).outcome == "acquired"
     assert folds.cut(SPACE, token, 41) == 42
@@ -176,7 +176,7 @@ def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: Wo
 def test_a_key_space_of_another_id(folds: FoldStore, token: str, world: World) -> None:
     """Nobody would hear the cut: it is refused, so that the subscriber subscribes anew."""
     world.client.hset("viewer:subscriber", "id", "other")
-    with pytest.raises(OtherKeySpace):
+    with pytest.raises(KeySpaceChanged):
         folds.cut(SPACE, token, 0)
 
 

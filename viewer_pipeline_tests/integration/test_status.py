@@ -24,7 +24,7 @@ SECRET = "s3cret:with@signs"
 def listens(client: redis.Redis, *, left_ms: int = 6000, heard_ago_ms: int = 3000) -> None:
     """Put the lease of a worker into Redis."""
     now = time.time_ns() // 1_000_000
-    client.hset("viewer:subscriber", mapping={"holder": "token", "who": "host:7"})
+    client.hset("viewer:subscriber", mapping={"holder": "token", "worker": "host:7"})
     client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - heard_ago_ms})
 
 

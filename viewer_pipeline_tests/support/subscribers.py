@@ -53,7 +53,7 @@ class Running:
         self._gate, self._waits = threading.Event(), threading.Event()
         self._gate.set()
         self._dead = False
-        step = self.subscriber._enter
+        step = self.subscriber._enter_state
 
         def enter() -> None:
             step()
@@ -64,7 +64,7 @@ class Running:
             if self._dead:
                 raise Died
 
-        self.subscriber._enter = enter  # type: ignore[method-assign]
+        self.subscriber._enter_state = enter  # type: ignore[method-assign]
 
     @property
     def state(self) -> str:
@@ -223,7 +223,7 @@ class Fleet:
 
     def holder(self) -> int:
         """Return the process id of the holder of the lease; 0 if there is none."""
-        return int((self._field("who") or b":0").rpartition(b":")[2])
+        return int((self._field("worker") or b":0").rpartition(b":")[2])
 
     def leader(self) -> Worker:
         """Return the worker that holds the lease."""

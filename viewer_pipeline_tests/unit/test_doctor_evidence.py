@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from viewer_pipeline.ingest.fold_store import part_of
+from viewer_pipeline.ingest.segment_parts import part_of
 from viewer_pipeline.monitoring.doctor.evidence import Evidence, Sight
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.doctor.pubsub_mode import Heard, judge_producers

@@ -20,8 +20,8 @@ def values(**fields: bytes) -> list[bytes | None]:
 
 def test_parse_reads_each_field() -> None:
     """Numbers as integers, the rest as text."""
-    state = SubscriberState.parse(values(id=b"space", who=b"host:7", expires=b"12", folded=b"3", sweep=b"1 why"))
-    assert state == SubscriberState(id="space", who="host:7", expires=12, folded=3, sweep="1 why")
+    state = SubscriberState.parse(values(id=b"space", worker=b"host:7", expires=b"12", folded=b"3", sweep=b"1 reason"))
+    assert state == SubscriberState(id="space", worker="host:7", expires=12, folded=3, sweep="1 reason")
 
 
 def test_parse_of_a_missing_hash_is_the_default() -> None:

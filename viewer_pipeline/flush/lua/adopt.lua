@@ -3,7 +3,7 @@
 -- ARGV: counter prefix; ledger; place of its database; flush, batch and epoch of the marker as it was looked at, empty if
 --       there was none; 1 to begin at the end of the new ledger, else 0; its last flush, number of batches, flush id;
 --       the epoch of the marker then; the ledger of the marker as it was looked at.
--- Returns {1}; {0} where the marker has moved since; {-1, who} while a worker of the other ledger holds the lease; {-2,
+-- Returns {1}; {0} where the marker has moved since; {-1, worker} while a worker of the other ledger holds the lease; {-2,
 -- reason, detail} where a newer program wrote the marker, or where another pipeline is known that stands against this
 -- one; nothing was written then.
 local format = redis.call('HGET', KEYS[1], 'format')
@@ -23,7 +23,7 @@ local second = prefix_of(KEYS[3], ARGV[2], ARGV[1])
 if second then
     return {-2, 'second', second}
 end
-local lease = redis.call('HMGET', KEYS[2], 'expires', 'who', 'ledger', 'holder')
+local lease = redis.call('HMGET', KEYS[2], 'expires', 'worker', 'ledger', 'holder')
 local other = not lease[3] or not same_ledger(lease[3], ARGV[2])
 if lease[4] and other and is_held(lease[1]) then
     return {-1, lease[2] or ''}
@@ -40,6 +40,6 @@ if at[1] and ARGV[7] == '1' then
 end
 if redis.call('HEXISTS', KEYS[2], 'ledger') == 1 then
     redis.call('HSET', KEYS[2], 'ledger', ARGV[2], 'place', ARGV[3], 'expires', 0)
-    redis.call('HDEL', KEYS[2], 'holder', 'who')
+    redis.call('HDEL', KEYS[2], 'holder', 'worker')
 end
 return {1}

@@ -1,8 +1,8 @@
 -- retire: forget a pipeline that is gone, with its keys. Safe to repeat.
 -- KEYS: registry, marker and subscriber of version 0.1.0; marker, subscriber and changed set of that pipeline.
 -- ARGV: its counter prefix.
--- Returns {1} if it was known, {0} if not; {-1, who} while its worker holds the lease.
-local lease = redis.call('HMGET', KEYS[5], 'expires', 'who', 'holder')
+-- Returns {1} if it was known, {0} if not; {-1, worker} while its worker holds the lease.
+local lease = redis.call('HMGET', KEYS[5], 'expires', 'worker', 'holder')
 if lease[3] and is_held(lease[1]) then
     return {-1, lease[2] or ''}
 end

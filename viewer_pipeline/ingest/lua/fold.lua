@@ -1,46 +1,48 @@
--- fold: write one part of a segment, once, whoever sends it and however often.
+-- fold: write one part of a segment, once, whichever worker sends it and however often.
 -- KEYS: subscriber, changed set, then counters.
--- ARGV: token of the lease; segment number; part; number of parts; time (ms); 1 if messages carry the views, else 0;
+-- ARGV: fencing token; segment number; part; number of parts; time (ms); 1 where messages carry the views, else 0;
 --       length of the counter prefix; the views, separated by blanks; ledger.
--- Returns {outcome, ...}: 1 this call wrote the part; 0 it was written before; -1 another holds the lease; -2 another
---         began this segment in so many parts as the next number says. After a 1: what went wrong, as pairs of position
---         and error: counters that cannot be raised.
-local at = redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger')
-if at[1] ~= ARGV[1] or (at[6] or '') ~= ARGV[9] then
+-- Returns {outcome, ...}: 1 this call wrote the part; 0 it was written before; -1 another worker holds the lease; -2 the
+--         segment was begun in another number of parts, which follows. After a 1: counters that cannot be raised, as
+--         pairs of position and error.
+local token, segment, part, parts, time, increment, prefix_length, counts, ledger = unpack(ARGV)
+local holder, folded, begun, written, begun_parts, owner =
+    unpack(redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger'))
+if holder ~= token or (owner or '') ~= ledger then
     return {-1}
 end
-local segment, begun = tonumber(ARGV[2]), tonumber(at[3] or 0)
--- A segment that was begun closes all before it: to fold one of those would forget which parts were written.
-if segment <= tonumber(at[2] or 0) or segment < begun then
+local number, begun_number = tonumber(segment), tonumber(begun or 0)
+-- A segment that was begun closes all before it: folding one of those would lose the record of the written parts.
+if number <= tonumber(folded or 0) or number < begun_number then
     return {0}
 end
-if segment == begun then
-    -- Parts are cut by a hash of the id: so the parts of two subscribers go together, but only if they are as many.
-    if at[5] ~= ARGV[4] then
-        return {-2, tonumber(at[5])}
+if number == begun_number then
+    -- Parts are cut by a hash of the id, so the parts of two workers agree, but only if there are as many.
+    if begun_parts ~= parts then
+        return {-2, tonumber(begun_parts)}
     end
-    if tonumber(ARGV[3]) <= tonumber(at[4]) then
+    if tonumber(part) <= tonumber(written) then
         return {0}
     end
 end
 -- First of all writes, because it can fail (out of memory, a replica): then nothing has been counted.
-redis.call('HSET', KEYS[1], 'segment', ARGV[2], 'part', ARGV[3], 'parts', ARGV[4],
-    'folded', ARGV[3] == ARGV[4] and ARGV[2] or at[2] or 0)
+redis.call('HSET', KEYS[1], 'segment', segment, 'part', part, 'parts', parts,
+    'folded', part == parts and segment or folded or 0)
 local views = {}
-for count in string.gmatch(ARGV[8], '%d+') do
+for count in string.gmatch(counts, '%d+') do
     views[#views + 1] = count
 end
-local answer = {1}
+local reply = {1}
 for i = 3, #KEYS do
-    local done = true
-    if ARGV[6] == '1' then
-        done = redis.pcall('INCRBY', KEYS[i], views[i - 2])
+    local raised = true
+    if increment == '1' then
+        raised = redis.pcall('INCRBY', KEYS[i], views[i - 2])
     end
-    if type(done) == 'table' then
-        answer[#answer + 1] = i - 2
-        answer[#answer + 1] = done['err']
+    if type(raised) == 'table' then
+        reply[#reply + 1] = i - 2
+        reply[#reply + 1] = raised['err']
     else
-        redis.pcall('ZADD', KEYS[2], 'NX', ARGV[5], string.sub(KEYS[i], tonumber(ARGV[7]) + 1))
+        redis.pcall('ZADD', KEYS[2], 'NX', time, string.sub(KEYS[i], tonumber(prefix_length) + 1))
     end
 end
-return answer
+return reply

@@ -1,7 +1,7 @@
--- key_space: return the id of this key space, the same for all its subscribers; make it if there is none.
+-- key_space: return the id of this key space, the same for all its subscribers; create it if there is none.
 -- KEYS: subscriber.  ARGV: an id for a key space that has none.
--- Returns {id}; refused: {-1, reason, detail}. Where there is an id, nothing is written: one may listen to a Redis that
--- takes no writes now.
+-- Returns {id}; refused: {-1, reason, detail}. An existing id is only read, so a worker can subscribe to a Redis that
+-- refuses writes at the moment.
 local id, format = unpack(redis.call('HMGET', KEYS[1], 'id', 'format'))
 if id and not format then
     return {-1, 'old', ''}

@@ -97,7 +97,7 @@ class Doctor:
 
     def _producers(self) -> list[Finding]:
         channel = self._settings.pubsub_channel
-        space = SubscriberState.read(self._client, self._redis_url, self._store.names).id
+        space = SubscriberState.read(self._store).id
         with closing(open_wire(self._client, self._store, channel)) as wire:
             listeners = read_listeners(self._store, channel, space, own=1)
             listening = Listening(wire, self._store, self._ledger(), channel, space)

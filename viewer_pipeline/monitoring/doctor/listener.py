@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.shared_channel import SEPARATE
+from viewer_pipeline.ingest.shared_channel import REMEDY
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.listener import read_listener
 from viewer_pipeline.redis_names import presence_channel
@@ -51,5 +51,5 @@ def judge_shared_channel(found: Listeners, channel: str, mode: PubSubMode) -> Fi
     figures = {"other_counters": found.other_counters}
     if mode == "increment" and found.other_counters:
         what = f"{found.other_counters} subscribers of other pipelines count the messages of {channel}, too"
-        return Finding("shared_channel", "warning", what, SEPARATE, figures)
+        return Finding("shared_channel", "warning", what, REMEDY, figures)
     return Finding("shared_channel", "ok", f"no other pipeline counts the messages of {channel}", figures=figures)

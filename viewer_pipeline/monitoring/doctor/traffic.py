@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
-from viewer_pipeline.ingest.fold_store import part_of
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.segment_parts import part_of
 
 
 class Folds(NamedTuple):

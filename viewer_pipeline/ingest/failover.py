@@ -1,0 +1,104 @@
+"""Whether the server of the subscription is still the primary that commands go to."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+import redis
+
+from viewer_pipeline.errors import TransientError, ViewerPipelineError
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest.cut_delivery import GRACE_SECONDS
+from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.subscription import SubscriptionLost
+from viewer_pipeline.stores.refusals import refusals_of
+
+MAX_MISSING = 2  # checks in a row that find the subscription elsewhere
+CHECK_SECONDS = 0.05  # between two attempts to write, once a server was demoted
+RETRY_SECONDS = 0.5  # the same, while the address leads to a server that refuses writes
+
+
+class SubscriptionLocation:
+    """Whether a subscription is on the server that commands go to, by a channel that no other client is subscribed to.
+
+    A replica of that server relays all messages, so their arrival does not show it. But producers read from PUBLISH
+    that nobody received their messages, and a count of subscribers lacks this one.
+    """
+
+    def __init__(self, folds: FoldStore, channel: str) -> None:
+        self.channel = channel
+        self._folds = folds
+        self._was_here = False  # else a proxy may answer for the server, and nothing is known
+        self._missing = 0  # how often in a row it was not
+
+    def is_elsewhere(self) -> bool:
+        """Whether it was here, and was not in the last checks. Raises RedisUnavailable."""
+        here = self._folds.numsub(self.channel) > 0
+        self._was_here |= here
+        self._missing = 0 if here else self._missing + 1
+        return self._was_here and self._missing >= MAX_MISSING
+
+
+class FailoverWatch:
+    """Ends a subscription, by SubscriptionLost, once it should move to the new primary."""
+
+    def __init__(self, client: redis.Redis, store: RedisStore, folds: FoldStore, buffer: SegmentBuffer) -> None:
+        self._refusals = refusals_of(client)
+        self._store, self._folds, self._buffer = store, folds, buffer
+        self._demotions = 0  # as many as there were when the subscription began
+        self._due = 0.0
+        self._unnumbered_until: float | None = None  # how long a cut is awaited once writes are accepted again
+        self._moved = False
+        self._location = SubscriptionLocation(folds, "")
+
+    def take_moved(self) -> bool:
+        """Return whether this watch ended the last subscription, which was whole until then; once."""
+        moved, self._moved = self._moved, False
+        return moved
+
+    def begin(self, cuts_channel: str) -> str:
+        """Begin with a new subscription; return the channel that it needs for the check of its location."""
+        self._demotions, self._unnumbered_until = self._refusals.demotions, None
+        self._location = SubscriptionLocation(self._folds, f"{cuts_channel}:{uuid4().hex}")
+        return self._location.channel
+
+    def check_demotion(self) -> None:
+        """Leave a server that was demoted, as soon as the address leads to one that accepts writes.
+
+        Until then the subscription is kept: it receives what is still published there. Views without a number get one
+        first, by a cut, where that comes soon. Raises SubscriptionLost.
+        """
+        now = time.monotonic()
+        if self._refusals.demotions == self._demotions or now < self._due:
+            return
+        before, self._due = self._refusals.demotions, now + CHECK_SECONDS
+        try:
+            self._store.require_writes()
+        except TransientError:
+            self._due, self._unnumbered_until = now + RETRY_SECONDS, None
+            return
+        if self._unnumbered_until is None or before != self._refusals.demotions:
+            self._unnumbered_until = now + GRACE_SECONDS
+        if self._all_numbered() or now >= self._unnumbered_until:
+            self._move("the server of the subscription is not the primary any more")
+
+    def check_location(self) -> None:
+        """Leave a server that is not the one of the commands, also where it relays all messages.
+
+        Raises SubscriptionLost.
+        """
+        try:
+            elsewhere = self._location.is_elsewhere()
+        except ViewerPipelineError:  # Redis is out of reach, or an ACL forbids the command
+            return
+        if elsewhere and self._all_numbered():
+            self._move("the subscription is on another server than the commands")
+
+    def _all_numbered(self) -> bool:
+        return self._buffer.numbered or not self._buffer.view_count()
+
+    def _move(self, reason: str) -> None:
+        self._moved = True
+        raise SubscriptionLost("moved", reason)

@@ -1,0 +1,61 @@
+"""Messages of the subscription into the buffer: views go to the open segment, which a cut ends."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.ingest.lease import LeaseKeeper
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscription import Message
+
+
+class Receiver:
+    """Reads messages in the order in which the connection delivered them. `cuts`: the channel for cuts."""
+
+    def __init__(
+        self, channel: str, buffer: SegmentBuffer, lease: LeaseKeeper, rejections: Rejections, stats: SubscriberStats
+    ) -> None:
+        self.cuts = b""
+        self._channel = channel.encode()
+        self._buffer, self._lease, self._rejections, self._stats = buffer, lease, rejections, stats
+
+    def receive(self, messages: list[Message]) -> None:
+        """Count the views between cuts, and cut the buffer at each cut. Other channels are ignored."""
+        payloads: list[bytes] = []
+        for channel, payload in messages:
+            if channel == self._channel:
+                payloads.append(payload)
+            elif channel == self.cuts:
+                self._count(payloads)
+                payloads = []
+                self._on_cut(payload)
+        self._count(payloads)
+
+    def _count(self, payloads: list[bytes]) -> None:
+        if not payloads:
+            return
+        stats, views = self._stats, self._buffer.open_views
+        for payload, times in Counter(payloads).items():
+            try:
+                vod_id, count = parse_view(payload)
+            except InvalidMessage as error:
+                stats.rejected[str(error)] += times
+                self._rejections.add(Reject.of("message", payload, b"", str(error)))
+            else:
+                stats.accepted += times
+                views[vod_id] += count * times
+        stats.received += len(payloads)
+        stats.last_message = time.time()
+
+    def _on_cut(self, payload: bytes) -> None:
+        if payload == b"released":
+            self._lease.expire_soon()
+            return
+        number, _, folded = payload.partition(b" ")
+        if number.isdigit() and folded.isdigit():
+            self._stats.dropped_views += self._buffer.cut(int(number), int(folded))

@@ -1,4 +1,4 @@
-"""Files that several processes write and read: whoever reads sees the old text or the new one, never half of it."""
+"""Files that several processes write and read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put the text there in one step, unless it is there."""
+    """Replace the file in one step, unless it holds this text: a reader sees the old text or the new one."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

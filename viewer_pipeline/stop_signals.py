@@ -53,33 +53,33 @@ def _close(*descriptors: int) -> None:
 
 
 def handle_stop_signals(
-    begin: Callable[[int], None],
-    at_once: Callable[[int], None] = lambda number: os._exit(128 + number),
+    begin_stop: Callable[[int], None],
+    exit_now: Callable[[int], None] = lambda number: os._exit(128 + number),
     requests: Sequence[int] = (signal.SIGTERM, signal.SIGINT),
 ) -> None:
-    """Call `begin` with the first signal, and `at_once` when somebody asks again by one of `requests`.
+    """Call `begin_stop` at the first signal, and `exit_now` at a later one of `requests`.
 
     SIGHUP begins a stop too, but is never counted as a request, neither the first nor the second: a terminal that is
     closed sends it twice (the kernel, then the shell), and systemd sends it together with SIGTERM. A burst of requests
-    is one request for a like reason: `timeout`, and parents that pass on a Ctrl-C, deliver it twice. SIGHUP stays
+    counts as one for a similar reason: `timeout`, and parents that pass on a Ctrl-C, deliver it twice. SIGHUP stays
     ignored where it was ignored at the start, as under nohup.
 
     Both are called between any two steps of the main thread, so they must not wait for a lock that it may hold.
     """
-    begun, requested = False, float("inf")
+    begun, first_request = False, float("inf")
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal begun, requested
+        nonlocal begun, first_request
         now = time.monotonic()
         if number != signal.SIGHUP:
-            if now - requested > BURST_SECONDS:
-                at_once(number)
+            if now - first_request > BURST_SECONDS:
+                exit_now(number)
                 return
-            requested = min(requested, now)
+            first_request = min(first_request, now)
         if not begun:
             begun = True
             limit_waits()
-            begin(number)
+            begin_stop(number)
 
     for number in requests:
         signal.signal(number, on_signal)

@@ -1,4 +1,4 @@
-"""The worker process: subscriber, health and metrics, from start to a stop in order."""
+"""The worker process: subscriber, health and metrics; at its end, a final flush."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from viewer_pipeline.stores.durability import require_durability
 
 log = logging.getLogger("viewer_pipeline.worker")
 
-LOOK_SECONDS = 1.0  # how often it is checked that the subscriber still runs
+POLL_SECONDS = 1.0  # between two checks that the subscriber still runs
 CLOSE_SECONDS = 0.5  # of a stop, kept for closing the server
 
-# Flush what is pending, until a time of the monotonic clock; return what came of it, in words.
-LastFlush = Callable[[float], str]
+# Flush what is pending, until a time of the monotonic clock; return the outcome, in words.
+FinalFlush = Callable[[float], str]
 
 
-def run_worker(settings: Settings, last_flush: LastFlush) -> int:
-    """Listen and answer until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
+def run_worker(settings: Settings, final_flush: FinalFlush) -> int:
+    """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
 
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
     another pipeline.
@@ -38,72 +38,74 @@ def run_worker(settings: Settings, last_flush: LastFlush) -> int:
     require_pipeline(settings)
     try:
         require_target(settings)
-    except TargetUnusable as error:  # what it hears is still to be folded; the flush runs fail and say so
+    except TargetUnusable as error:  # messages are still to be folded; the flush runs fail with this error
         log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
-    worker = _Worker(settings, last_flush)
-    handle_stop_signals(worker.begin_stop)
+    worker = _Worker(settings, final_flush)
+    handle_stop_signals(worker.request_stop)
     return worker.run()
 
 
 class _Worker:
-    def __init__(self, settings: Settings, last_flush: LastFlush) -> None:
+    def __init__(self, settings: Settings, final_flush: FinalFlush) -> None:
         self._settings = settings
-        self._last_flush = last_flush
+        self._final_flush = final_flush
         self._stats = SubscriberStats()
-        self._rejections = Rejections(Ledger(settings.require_database_url()))
+        self._rejections = Rejections(Ledger.of(settings))
         self._subscriber = Subscriber(settings, self._rejections, self._stats)
-        self._stopping = StopRequest()
+        self._stop_request = StopRequest()
         self._deadline = 0.0
-        self._left: int | None = None  # views that were heard and not folded; None while it listens
-        self._flushed = "what is pending stays in Redis: there was no time left to flush it"
-        self._kept = True  # whether anything may have stayed in Redis
+        self._remaining: int | None = None  # views that were received and not folded; None while it runs
+        self._flush_outcome = "what is pending stays in Redis: there was no time left to flush it"
+        self._flushed = False
 
-    def begin_stop(self, _number: int) -> None:
-        """Begin to stop, in a signal handler."""
+    def request_stop(self, _number: int) -> None:
+        """Begin the stop, in a signal handler."""
         self._deadline = time.monotonic() + self._settings.shutdown_timeout_ms / 1000 - CLOSE_SECONDS
-        self._stopping.set()
+        self._stop_request.set()
 
     def run(self) -> int:
-        """Run to the end."""
-        server = serve(self._settings, self._stats, self._stopping.is_set)
+        """Run to the end; return the exit status."""
+        server = serve(self._settings, self._stats, self._stop_request.is_set)
         self._rejections.start()
-        subscriber = _start("subscriber", self._listen)
-        while not self._stopping.wait(LOOK_SECONDS):
+        subscriber = _start("subscriber", self._run_subscriber)
+        while not self._stop_request.wait(POLL_SECONDS):
             if not subscriber.is_alive():
-                return 1  # its error has been logged; whoever started the process starts it again
+                return 1  # its error has been logged; the service manager restarts the process
         log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
         self._subscriber.stop(self._deadline - CLOSE_SECONDS)
         self._stats.enter("stopping")
         self._wait(subscriber)
         if not subscriber.is_alive():
             self._wait(_start("rejections", self._rejections.stop))
-            self._wait(_start("last-flush", self._flush))
+            self._wait(_start("final-flush", self._flush))
         server.stop()
         return self._log_summary()
 
-    def _listen(self) -> None:
+    def _run_subscriber(self) -> None:
         try:
-            self._left = self._subscriber.run()
+            self._remaining = self._subscriber.run()
         except Exception:
             log.exception(event("the subscriber failed"))
 
     def _flush(self) -> None:
-        self._flushed = "what the last flush has not committed stays in Redis: it did not end in time"
+        self._flush_outcome = "what the last flush has not committed stays in Redis: it did not end in time"
         try:
-            self._flushed, self._kept = self._last_flush(self._deadline), False
-        except Exception as error:  # noqa: BLE001 - whatever it was, it must not hold up the stop
-            said = str(error).partition("\n")[0]  # not the statement, which SQLAlchemy cites
-            self._flushed = said if isinstance(error, NotFlushed) else f"what is pending stays in Redis: {said}"
+            self._flush_outcome, self._flushed = self._final_flush(self._deadline), True
+        except NotFlushed as error:
+            self._flush_outcome = str(error)
+        except Exception as error:  # noqa: BLE001 - no error may delay the stop
+            reason = str(error).partition("\n")[0]  # without the statement, which SQLAlchemy cites
+            self._flush_outcome = f"what is pending stays in Redis: {reason}"
 
     def _wait(self, thread: threading.Thread) -> None:
         thread.join(max(0.0, self._deadline - time.monotonic()))
 
     def _log_summary(self) -> int:
-        """Say what is left where. Views that were heard and that Redis did not take are lost with this process."""
-        left = self._stats.in_memory if self._left is None else self._left
-        level = logging.ERROR if left else logging.WARNING if self._kept else logging.INFO
-        log.log(level, event("stopped", lost_views=left, flush=self._flushed))
-        return 1 if left else 0
+        """Log what remains where; return the exit status. Received views that Redis refused end with this process."""
+        lost_views = self._stats.in_memory if self._remaining is None else self._remaining
+        level = logging.ERROR if lost_views else logging.INFO if self._flushed else logging.WARNING
+        log.log(level, event("stopped", lost_views=lost_views, flush=self._flush_outcome))
+        return 1 if lost_views else 0
 
 
 def _start(name: str, run: Callable[[], None]) -> threading.Thread:

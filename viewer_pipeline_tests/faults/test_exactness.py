@@ -96,8 +96,8 @@ def hold(world: World, folds: FoldStore, token: str) -> None:
     assert folds.cut(folds.key_space(), token, 0) > 0
 
 
-def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world: World) -> None:
-    """Another has an older segment that the holder had not: folding it must not begin the newer one anew."""
+def test_begun_segment_closes_older_segments(folds: FoldStore, world: World) -> None:
+    """Another worker has an older segment that the holder lacked: folding it must not begin the newer one anew."""
     space = folds.key_space()
     hold(world, folds, "a")
     older = folds.cut(space, "a", 0)
@@ -110,8 +110,8 @@ def test_a_segment_that_was_begun_closes_the_ones_before(folds: FoldStore, world
     assert all(counters[vod_id] <= views for vod_id, views in LARGE.items())
 
 
-def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What may have been folded under its number is not folded again under another one."""
+def test_leave_after_a_fold_without_a_reply(make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views that may be folded under their number are not folded again under another one."""
     leaving = make()
     folder = leaving.folder
     folder.renew_lease()
@@ -121,12 +121,12 @@ def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkey
     folder.buffer.last_cut = number + 1
     whole = folder.folds.fold
 
-    def fold_without_answer(*arguments: Any) -> Any:
+    def fold_without_reply(*arguments: Any) -> Any:
         whole(*arguments)
         raise RedisUnavailable("Timeout reading from socket")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.folds, "fold", fold_without_answer)
+        patch.setattr(folder.folds, "fold", fold_without_reply)
         assert not folder.write()
     assert world.counters() == dict(LARGE)
     folder.buffer.open_views.update(late=1)
@@ -134,8 +134,8 @@ def test_leaving_after_a_fold_without_an_answer(make: Make, world: World, monkey
     assert world.counters() == dict(LARGE) | {"late": 1}
 
 
-def test_leaving_while_the_connection_is_broken(settings: Settings, make: Make, world: World) -> None:
-    """One that stands by has all that the leaving one missed: it folds that, and nothing twice."""
+def test_leave_with_a_broken_connection(settings: Settings, make: Make, world: World) -> None:
+    """A standby has all that the leaving worker missed: it folds that, and nothing twice."""
     leaving = make()
     folder = leaving.folder
     folder.renew_lease()
@@ -146,23 +146,21 @@ def test_leaving_while_the_connection_is_broken(settings: Settings, make: Make, 
         folder.buffer.open_views.update(both=1)
         folder.buffer.on_disconnect(holder=True)
         world.client.publish(CHANNEL, message("standby only"))
-        wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
+        wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
         assert leaving._shutdown.leave() == 0
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"both": 1, "standby only": 1}
 
 
-def test_a_late_comer_leaves_the_lease_to_one_that_heard_all(
-    settings: Settings, folds: FoldStore, world: World
-) -> None:
-    """A killed holder that is started again comes first; the standby alone has what was published meanwhile."""
+def test_late_worker_leaves_the_lease_to_a_complete_standby(settings: Settings, folds: FoldStore, world: World) -> None:
+    """A killed holder that is started again comes first; only the standby has the messages published meanwhile."""
     hold(world, folds, "killed")
     with listening(settings) as standby:
         for _ in range(2):  # the standby is whole once a segment that began after it came was folded
             number = folds.cut(folds.key_space(), "killed", 0)
             folds.fold("killed", number, Counter(before=1), 1)
         world.client.publish(CHANNEL, message("meanwhile"))
-        wait_until(lambda: standby.stats.received == 1, 20, "the message heard")
+        wait_until(lambda: standby.stats.received == 1, 20, "the message received")
         standby.subscriber.folder.lease._due = time.monotonic() + LEASE_SECONDS
         expire(world)
         with listening(settings) as late:
@@ -173,8 +171,8 @@ def test_a_late_comer_leaves_the_lease_to_one_that_heard_all(
     assert world.counters() == {"before": 2, "meanwhile": 1, "after": 1}
 
 
-def test_a_late_comer_that_is_alone_takes_over(settings: Settings, folds: FoldStore, world: World) -> None:
-    """Nobody else hears: nothing to wait for."""
+def test_late_worker_without_others_takes_over(settings: Settings, folds: FoldStore, world: World) -> None:
+    """No other worker is subscribed: there is nothing to wait for."""
     hold(world, folds, "killed")
     expire(world)
     with listening(settings) as late:
@@ -183,8 +181,8 @@ def test_a_late_comer_that_is_alone_takes_over(settings: Settings, folds: FoldSt
     assert world.counters() == {"a": 1}
 
 
-def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, folds: FoldStore, world: World) -> None:
-    """Redis was emptied and another subscriber named it anew: what that one folded is not folded again."""
+def test_standby_notices_another_key_space(settings: Settings, folds: FoldStore, world: World) -> None:
+    """Redis was emptied and another worker named it anew: what that one folded is not folded again."""
     hold(world, folds, "old")
     world.client.hset(SUBSCRIBER, "cut", 1000)
     with listening(settings) as standby:
@@ -204,10 +202,10 @@ def test_a_standby_notices_that_the_key_space_is_another(settings: Settings, fol
     assert world.counters() == {"m": 1, "after": 1}
 
 
-def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
+def test_lease_lost_and_acquired_without_a_reply(
     make: Make, world: World, folds: FoldStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis hears the attempt twice, and says `kept` the second time: another had it in between all the same."""
+    """Redis receives the attempt twice, and the second reply is `renewed`: another worker held it in between."""
     held = make()
     held.folder.renew_lease()
     held.folder.buffer.unsequenced.update(a=1)
@@ -228,15 +226,15 @@ def test_a_lease_that_was_lost_and_taken_again_without_an_answer(
     assert held._stats.takeovers == 2
 
 
-def test_a_subscriber_without_numbers_gives_way(settings: Settings, make: Make, world: World) -> None:
-    """The holder lost its connection again before a cut: one that stands by has heard more than it kept."""
+def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world: World) -> None:
+    """It lost its connection again before a cut: a standby has received more than the holder kept."""
     holder = make()
     holder.folder.renew_lease()
     holder.folder.buffer.unsequenced.update(a=1)
     with listening(settings) as standby:
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
-        wait_until(lambda: standby.stats.received == 2, 20, "both messages heard")
+        wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
         holder._subscribe().close()
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"a": 1, "b": 1}
@@ -254,20 +252,20 @@ def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch
     assert world.counters() == {f"v{n}": 1 for n in range(20_000)}
 
 
-def test_the_last_one_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
-    """Nobody else has heard what the dead one did not fold: the stop takes it along."""
+def test_stop_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
+    """No other worker has received what the dead one did not fold: the stop folds it."""
     space = folds.key_space()
     assert folds.acquire_or_renew(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "acquired"
     with listening(settings) as standby:
         world.client.publish(CHANNEL, message("a"))
-        wait_until(lambda: standby.stats.received == 1, 30, "heard")
+        wait_until(lambda: standby.stats.received == 1, 30, "received")
         assert standby.stats.state == "standby"
         assert world.counters() == {}
     assert world.counters() == {"a": 1}
 
 
-def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: World) -> None:
-    """A lease that ends later than any can is over."""
+def test_lease_of_a_clock_set_back_is_over(folds: FoldStore, world: World) -> None:
+    """A lease that ends later than any lease can is over."""
     space = folds.key_space()
     assert folds.acquire_or_renew(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "acquired"
     world.client.hset(SUBSCRIBER, "expires", int(time.time() * 1000) + HOUR_MS)
@@ -276,23 +274,23 @@ def test_a_clock_that_was_put_back_holds_up_no_lease(folds: FoldStore, world: Wo
     )
 
 
-def hear_until(made: Subscriber, subscription: Subscription, condition: Callable[[], object]) -> None:
+def receive_until(made: Subscriber, subscription: Subscription, condition: Callable[[], object]) -> None:
     """Read message by message, so that what comes behind is still on its way."""
 
-    def heard() -> object:
+    def received() -> object:
         made.folder.receiver.receive(subscription.read(0.05))
         return condition()
 
-    wait_until(heard, 20, "what was published")
+    wait_until(received, 20, "what was published")
 
 
-def test_views_that_a_holder_before_may_have_folded(make: Make, folds: FoldStore, world: World) -> None:
-    """A connection older than the lease breaks with the other's cut still on its way: nothing of it is kept."""
+def test_views_that_an_earlier_holder_may_have_folded_are_dropped(make: Make, folds: FoldStore, world: World) -> None:
+    """A connection older than the lease breaks while the earlier holder's cut is on its way."""
     hold(world, folds, "other")
     made = make()
     subscription = made._subscribe()
     world.client.publish(CHANNEL, message("a"))
-    hear_until(made, subscription, lambda: made.folder.buffer.open_views)
+    receive_until(made, subscription, lambda: made.folder.buffer.open_views)
     folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
     expire(world)
     made._stats.enter("standby")
@@ -301,7 +299,7 @@ def test_views_that_a_holder_before_may_have_folded(make: Make, folds: FoldStore
     subscription.close()
     again = made._subscribe()
     made.folder.write()
-    hear_until(made, again, lambda: made.folder.buffer.numbered)
+    receive_until(made, again, lambda: made.folder.buffer.numbered)
     assert made.folder.write()
     again.close()
     assert world.counters() == {"a": 1}

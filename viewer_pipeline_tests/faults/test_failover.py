@@ -31,7 +31,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.refusals import refusals_of
 from viewer_pipeline_tests.support.failover import RedisPair, replication
-from viewer_pipeline_tests.support.subscribers import AT_ONCE, CHANNEL, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, Running, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -88,12 +88,12 @@ def lease_over_ms(client: redis.Redis) -> float:
     return float(seconds * 1000 + microseconds / 1000 - float(expires))
 
 
-def hear(pair: RedisPair, running: Running, views: int = VIEWS) -> None:
-    """Let the demoted server publish, and wait until the subscriber has heard all of it."""
+def publish_and_receive(pair: RedisPair, running: Running, views: int = VIEWS) -> None:
+    """Let the demoted server publish, and wait until the subscriber has received all of it."""
     before = running.stats.received
     for _ in range(views):
         assert pair.primary.publish(CHANNEL, message("a"))
-    wait_until(lambda: running.stats.received == before + views, HEALED_SECONDS, "all heard")
+    wait_until(lambda: running.stats.received == before + views, HEALED_SECONDS, "all received")
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def publishing(client: redis.Redis, *, busy: bool) -> Iterator[Callable[[], int]
     def publish_all() -> None:
         while busy and not stop.is_set():
             with client.pipeline(transaction=False) as pipe:
-                for _ in range(AT_ONCE):
+                for _ in range(PIPELINE_MESSAGES):
                     pipe.publish(CHANNEL, message("a"))
                 sent[0] += sum(pipe.execute())
 
@@ -120,19 +120,19 @@ def publishing(client: redis.Redis, *, busy: bool) -> Iterator[Callable[[], int]
 # --- subscribers ----------------------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_follows(pair: RedisPair, running: Running) -> None:
-    """It keeps listening and holds what it hears; it follows when the address leads to a server that takes writes."""
-    hear(pair, running, 1)
+def test_subscriber_moves_to_the_new_primary(pair: RedisPair, running: Running) -> None:
+    """It keeps what it receives, and moves once the address leads to a server that accepts writes."""
+    publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
     pair.demote()
-    hear(pair, running)
+    publish_and_receive(pair, running)
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     assert (running.state, running.stats.losses) == ("listening", {})
-    hear(pair, running)  # still there
+    publish_and_receive(pair, running)  # still there
     pair.lead_to_the_new()
-    wait_until(lambda: views_of(pair.promoted, "a") == 2 * VIEWS + 1, HEALED_SECONDS, "all that was heard")
+    wait_until(lambda: views_of(pair.promoted, "a") == 2 * VIEWS + 1, HEALED_SECONDS, "all that was received")
     wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
-    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
+    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it receives the new one")
     wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
     assert not pair.primary.pubsub_numsub(CHANNEL)[0][1]
     assert not running.stats.refusal_reason
@@ -141,16 +141,16 @@ def test_a_subscriber_follows(pair: RedisPair, running: Running) -> None:
     assert running.remained == 0
 
 
-def test_one_that_stands_by_follows(pair: RedisPair, running: Running, database_url: str) -> None:
-    """It writes nothing for its messages, and yet leaves a server that is a replica; both fold nothing twice."""
+def test_standby_moves_to_the_new_primary(pair: RedisPair, running: Running, database_url: str) -> None:
+    """It folds nothing, and yet leaves a server that is a replica; neither worker folds twice."""
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
-        hear(pair, running, 1)
+        publish_and_receive(pair, running, 1)
         wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
         pair.demote()
         pair.lead_to_the_new()
         both = (running, other)
         wait_until(lambda: [made.stats.losses["moved"] for made in both] == [1, 1], HEALED_SECONDS, "both follow")
-        wait_until(lambda: {made.state for made in both} == {"listening", "standby"}, HEALED_SECONDS, "both hear")
+        wait_until(lambda: {made.state for made in both} == {"listening", "standby"}, HEALED_SECONDS, "both receive")
         for _ in range(VIEWS):
             pair.promoted.publish(CHANNEL, message("a"))
         wait_until(lambda: views_of(pair.promoted, "a") == VIEWS + 1, HEALED_SECONDS, "all of it")
@@ -159,30 +159,30 @@ def test_one_that_stands_by_follows(pair: RedisPair, running: Running, database_
         wait_until(lambda: views_of(pair.promoted, "a") == VIEWS + 2, HEALED_SECONDS, "the other folds")
 
 
-def test_started_while_writes_are_refused(pair: RedisPair, running: Running, database_url: str) -> None:
-    """What it heard before it ever held the lease is folded by the new primary."""
+def test_worker_started_while_writes_are_refused(pair: RedisPair, running: Running, database_url: str) -> None:
+    """Messages received before it ever held the lease are folded on the new primary."""
     running.stop()
     pair.demote()
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
-        hear(pair, late)
+        publish_and_receive(pair, late)
         wait_until(lambda: "refuses writes" in late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         pair.lead_to_the_new()
-        wait_until(lambda: views_of(pair.promoted, "a") == VIEWS, HEALED_SECONDS, "all that was heard")
+        wait_until(lambda: views_of(pair.promoted, "a") == VIEWS, HEALED_SECONDS, "all that was received")
         wait_until(lambda: late.stats.losses == {"moved": 1}, HEALED_SECONDS, "another subscription")
 
 
 @pytest.mark.parametrize("failover", [False, True], ids=["out of memory", "failover"])
-def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
+def test_late_worker_lets_the_holder_go_first(
     pair: RedisPair, running: Running, database_url: str, *, failover: bool
 ) -> None:
-    """The lease is over for long when writes are taken again, and the one that came has heard less than the holder."""
-    hear(pair, running, 1)
+    """The lease has been over for long when writes are accepted again, and the late worker has received less."""
+    publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
     if failover:
         pair.demote()
     else:
         pair.primary.config_set("maxmemory", 1)
-    hear(pair, running)
+    publish_and_receive(pair, running)
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     server = pair.promoted if failover else pair.primary
     wait_until(lambda: lease_over_ms(server) > GRACE_MS, HEALED_SECONDS, "the end of the lease, and longer")
@@ -196,7 +196,7 @@ def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
             pair.primary.config_set("maxmemory", 0)
         wait_until(lambda: late.subscriber.folder.lease._due != tried, HEALED_SECONDS, "an attempt of the other one")
         running.thaw()
-        wait_until(lambda: views_of(server, "a") == VIEWS + 1, HEALED_SECONDS, "all that was heard")
+        wait_until(lambda: views_of(server, "a") == VIEWS + 1, HEALED_SECONDS, "all that was received")
         server.publish(CHANNEL, message("b"))
         wait_until(lambda: views_of(server, "b") == 1, HEALED_SECONDS, "what came after")
     running.stop()
@@ -204,9 +204,11 @@ def test_one_that_came_while_writes_were_refused_lets_the_holder_go_first(
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "busy"])
-def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running, *, busy: bool) -> None:
-    """No command is refused, since they go to the new primary already: the cuts that do not come tell."""
-    hear(pair, running, 1)
+def test_subscription_on_another_server_is_noticed_by_the_holder(
+    pair: RedisPair, running: Running, *, busy: bool
+) -> None:
+    """No command is refused, because commands reach the new primary: missing cuts show it."""
+    publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
     pair.separate()
     pair.lead_to_the_new()
@@ -215,18 +217,18 @@ def test_the_subscription_is_on_another_server(pair: RedisPair, running: Running
     with publishing(pair.primary, busy=busy) as publisher:
         wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
         sent = publisher()
-    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it hears the new one")
+    wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it receives the new one")
     wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
     assert views_of(pair.promoted, "a") == running.stats.received - views_of(pair.promoted, "b")
     assert bool(sent) == busy
 
 
-def test_one_that_stands_by_is_subscribed_to_another_server(
+def test_subscription_on_another_server_is_noticed_by_a_standby(
     pair: RedisPair, running: Running, database_url: str
 ) -> None:
-    """It makes no cuts: segments that the holder folds, and whose cuts it does not receive, tell."""
+    """It makes no cuts: it misses the cuts of segments that the holder folds."""
     with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
-        hear(pair, running, 1)
+        publish_and_receive(pair, running, 1)
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
         wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
         standby = running if running.state == "standby" else other
@@ -241,10 +243,10 @@ def test_one_that_stands_by_is_subscribed_to_another_server(
         assert refusals_of(standby.subscriber.folder.client).demotions == 0
 
 
-def test_a_backlog_is_not_taken_for_another_server(
+def test_backlog_is_not_taken_for_another_server(
     pair: RedisPair, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cuts that wait behind many messages come at last: the subscription is kept, and all is folded."""
+    """Cuts that wait behind many messages arrive in the end: the subscription is kept, and all is folded."""
     monkeypatch.setattr(cut_delivery, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
     pings, ping = list[int](), Subscription.ping
@@ -268,16 +270,16 @@ def test_a_backlog_is_not_taken_for_another_server(
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["replicated", "separate"])
-def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, separate: bool) -> None:
-    """The new primary answers within the time of the stop: nothing that was heard is lost."""
-    hear(pair, running, 1)
+def test_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, separate: bool) -> None:
+    """The new primary answers before the deadline: no received view is lost."""
+    publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
     if separate:
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the replica has it")
         pair.separate()
     else:
         pair.demote()
-    hear(pair, running)
+    publish_and_receive(pair, running)
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     running.subscriber.stop()
     wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
@@ -292,29 +294,29 @@ def test_a_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, s
     assert views_of(pair.promoted, "a") == VIEWS + 1
 
 
-def test_a_stop_whose_time_is_over(pair: RedisPair, running: Running) -> None:
-    """It ends in time and says how many views are lost; they are not counted by anybody."""
-    hear(pair, running, 1)
+def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Running) -> None:
+    """It ends in time and returns how many views are lost; no worker counts them."""
+    publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
     pair.demote()
-    hear(pair, running)
+    publish_and_receive(pair, running)
     running.subscriber.stop(time.monotonic() + 1.5)
     running._thread.join(5)
     assert running.remained == VIEWS
     assert views_of(pair.promoted, "a") == 1
 
 
-def test_a_worker_process_is_stopped(pair: RedisPair, tmp_path: Path, world: World) -> None:
-    """60 of 60: the last flush persists what was heard while the old primary refused it, within the shutdown budget."""
+def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: Path, world: World) -> None:
+    """The final flush persists all views received while the old primary refused them, within the shutdown timeout."""
     with WorkerProcess(tmp_path, world.stores.ledger.url, pair.url) as worker:
         worker.wait_until_ready()
         pair.demote()
         for _ in range(VIEWS):
             assert publish(pair.primary, "a")
-        wait_until(lambda: worker.said("listening, but not folding"), HEALED_SECONDS, "a refusal")
+        wait_until(lambda: worker.has_logged("listening, but not folding"), HEALED_SECONDS, "a refusal")
         assert refusing(worker) == {"redis", "subscriber"}
         worker.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: worker.said("stopping"), HEALED_SECONDS, "the stop")
+        wait_until(lambda: worker.has_logged("stopping"), HEALED_SECONDS, "the stop")
         pair.lead_to_the_new()
         assert worker.process.wait(60) == 0
         last = worker.last_event()
@@ -327,17 +329,17 @@ def refusing(worker: WorkerProcess) -> set[str]:
     """Return the checks of /health that say that writes are refused; wait until there are some."""
     names = set[str]()
 
-    def ask() -> set[str]:
+    def failing_checks() -> set[str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as answer:
-                checks = json.load(answer)["checks"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
+                checks = json.load(response)["checks"]
         except urllib.error.HTTPError as error:
             checks = json.load(error)["checks"]
         assert "takes writes" not in checks["redis"]["said"]
         names.update(name for name, check in checks.items() if "refuses writes" in check["said"])
         return names
 
-    wait_until(lambda: {"redis", "subscriber"} <= ask(), HEALED_SECONDS, "both checks say it")
+    wait_until(lambda: {"redis", "subscriber"} <= failing_checks(), HEALED_SECONDS, "both checks say it")
     return names
 
 
@@ -345,7 +347,7 @@ def refusing(worker: WorkerProcess) -> set[str]:
 
 
 @pytest.mark.parametrize("leads", [False, True], ids=["refused for a while", "the new one at once"])
-def test_after_the_last_read(pair: RedisPair, behind: World, *, leads: bool) -> None:
+def test_failover_after_the_last_read(pair: RedisPair, behind: World, *, leads: bool) -> None:
     """What is committed is settled on the new primary: by the same step where it is there, else by the next attempt."""
     behind.send_many(20)
     snapshot = flush.drain(behind.stores, behind.request())
@@ -365,8 +367,8 @@ def test_after_the_last_read(pair: RedisPair, behind: World, *, leads: bool) -> 
     assert tcp_port(behind.client) == pair.servers[1].port
 
 
-def test_half_way_through_settling(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipeline of scripts is refused: it is sent again from its start, and subtracts each batch once."""
+def test_failover_during_settling(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused pipeline of scripts is sent again from its start, and subtracts each batch once."""
     behind.send_many(12)
     snapshot = flush.drain(behind.stores, behind.request(flush_max_counters=12))
     settle = behind.stores.redis._settle_some
@@ -387,8 +389,8 @@ def test_half_way_through_settling(pair: RedisPair, behind: World, monkeypatch: 
     behind.assert_all_persisted()
 
 
-def test_while_a_run_drains(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settling and reading are on one connection (R3, R7): it is not made again, the run fails and commits nothing."""
+def test_failover_during_a_drain(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settling and reading share one connection (R3, R7): it is not made again, the run fails and commits nothing."""
     behind.send_many(3)
     read = RedisStore.read
 
@@ -407,12 +409,12 @@ def test_while_a_run_drains(pair: RedisPair, behind: World, monkeypatch: pytest.
     behind.assert_all_persisted()
 
 
-def test_every_connection_of_a_client_leaves(pair: RedisPair, behind: World) -> None:
-    """One that has only read goes with the one that was refused."""
+def test_all_connections_leave_a_demoted_server(pair: RedisPair, behind: World) -> None:
+    """A connection that has only read leaves with the one that was refused."""
     pool = behind.client.connection_pool
-    one, other = pool.get_connection(), pool.get_connection()
-    pool.release(one)
-    pool.release(other)
+    first, second = pool.get_connection(), pool.get_connection()
+    pool.release(first)
+    pool.release(second)
     pair.demote()
     pair.lead_to_the_new()
     behind.send("a")
@@ -425,8 +427,8 @@ def test_every_connection_of_a_client_leaves(pair: RedisPair, behind: World) -> 
     assert ports == {True}
 
 
-def test_a_server_that_refuses_for_another_reason(pair: RedisPair, behind: World) -> None:
-    """Out of memory: the error is told as it is, once; the next command goes where the address leads."""
+def test_out_of_memory_is_no_demotion(pair: RedisPair, behind: World) -> None:
+    """The error is raised once, as it is; the next command goes where the address leads."""
     behind.send("before")
     pair.primary.config_set("maxmemory", 1)
     try:
@@ -439,7 +441,7 @@ def test_a_server_that_refuses_for_another_reason(pair: RedisPair, behind: World
         pair.primary.config_set("maxmemory", 0)
 
 
-def test_a_value_that_reads_like_a_refusal(pair: RedisPair, behind: World) -> None:
+def test_value_that_reads_like_a_refusal(pair: RedisPair, behind: World) -> None:
     """Only error replies count, and of them only how they begin."""
     behind.client.set("READONLY", "READONLY You can't write against a read only replica.")
     assert behind.client.get("READONLY")
@@ -458,8 +460,8 @@ def tcp_port(client: redis.Redis) -> int:
 # --- health ---------------------------------------------------------------------------------------------------------
 
 
-def test_health_follows(pair: RedisPair, database_url: str) -> None:
-    """It never says "takes writes" of a server that refuses them, and heals by itself."""
+def test_health_moves_to_the_new_primary(pair: RedisPair, database_url: str) -> None:
+    """It never reports "takes writes" of a server that refuses them, and heals by itself."""
     probes = Probes(Settings(redis_url=pair.url, database_url=database_url), SubscriberStats())
     assert "takes writes" in probes.redis()["redis"].said
     pair.demote()
@@ -472,8 +474,8 @@ def test_health_follows(pair: RedisPair, database_url: str) -> None:
     probes.close()
 
 
-def test_a_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> None:
-    """Commands found the new primary by themselves; the old one passes all messages on, so nothing is missing here."""
+def test_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> None:
+    """Commands reached the new primary already; the old one relays all messages, so none is missing here."""
     pair.primary.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call]
     pair.promoted.replicaof("NO", "ONE")
     pair.lead_to_the_new()
@@ -483,8 +485,8 @@ def test_a_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> 
     wait_until(lambda: replication(pair.primary).get("master_link_status") == "up", HEALED_SECONDS, "a replica")
 
     def subscribed() -> int:
-        answer: Any = pair.promoted.pubsub_numsub(CHANNEL)
-        return int(answer[0][1])
+        reply: Any = pair.promoted.pubsub_numsub(CHANNEL)
+        return int(reply[0][1])
 
     wait_until(lambda: subscribed() == 1, HEALED_SECONDS, "a subscription at the new primary")
     wait_until(lambda: running.state == "listening", HEALED_SECONDS, "it folds")

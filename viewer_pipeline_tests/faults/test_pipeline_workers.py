@@ -45,7 +45,7 @@ def of(database_url: str, redis_url: str, **more: Any) -> Settings:
 
 
 def publish(client: redis.Redis, channel: str, vod_id: str, times: int) -> None:
-    """Publish views one by one."""
+    """Publish views one by ours_running."""
     for _ in range(times):
         client.publish(channel, message(vod_id))
 
@@ -56,24 +56,24 @@ def count(client: redis.Redis, key: str) -> int:
     return int(value or 0)
 
 
-def test_two_pipelines_with_channels_of_their_own(world: World, redis_url: str, other_url: str) -> None:
-    """Both listen at once, each folds its own messages, and neither stands by for the other."""
+def test_pipelines_with_separate_channels_fold_at_the_same_time(world: World, redis_url: str, other_url: str) -> None:
+    """Each folds its own messages, and neither stands by for the other."""
     ours = of(world.stores.ledger.url, redis_url)
     shop = of(other_url, redis_url, counter_prefix=SHOP, pubsub_channel="shop", totals_channel="shop totals")
-    with Running(ours) as one, Running(shop) as other:
-        assert (one.state, other.state) == ("listening", "listening")
+    with Running(ours) as ours_running, Running(shop) as other:
+        assert (ours_running.state, other.state) == ("listening", "listening")
         publish(world.client, CHANNEL, "a", 20)
         publish(world.client, "shop", "a", 30)
-        wait_until(lambda: one.stats.folded_views == 20, 20, "all of one")
+        wait_until(lambda: ours_running.stats.folded_views == 20, 20, "all of the first")
         wait_until(lambda: other.stats.folded_views == 30, 20, "all of the other")
     assert (count(world.client, "vod:views:a"), count(world.client, SHOP + "a")) == (20, 30)
 
 
 @pytest.mark.parametrize("database", [0, 1])
-def test_two_pipelines_on_one_channel(
+def test_pipelines_on_a_shared_channel_are_reported(
     world: World, redis_url: str, other_url: str, caplog: pytest.LogCaptureFixture, database: int
 ) -> None:
-    """Each counts every message, also from another Redis database: log and doctor say so, and what separates them."""
+    """Each counts every message, also from another Redis database: log and doctor report it, with a remedy."""
     caplog.set_level(logging.INFO)
     ours = of(world.stores.ledger.url, redis_url)
     other_redis = redis_url.rpartition("/")[0] + f"/{database}" if database else redis_url
@@ -86,33 +86,33 @@ def test_two_pipelines_on_one_channel(
         space = FoldStore(world.client, redis_url, world.prefix, increment=True).key_space()
         return judge_shared_channel(read_listeners(world.stores.redis, CHANNEL, space), CHANNEL, "increment")
 
-    with Running(ours) as one:
+    with Running(ours) as ours_running:
         assert getattr(shared(), "state", "") == "ok"
         with Running(shadow) as other:
-            one.subscriber.folder.shared_channel._due = 0.0
-            wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "said in the log")
+            ours_running.subscriber.folder.shared_channel._due = 0.0
+            wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "a line in the log")
             assert logged("PUBSUB_CHANNEL")
-            found = shared()
-            assert getattr(found, "state", "") == "warning"
-            assert "PUBSUB_CHANNEL" in getattr(found, "do", "")
+            result = shared()
+            assert getattr(result, "state", "") == "warning"
+            assert "PUBSUB_CHANNEL" in getattr(result, "do", "")
             publish(world.client, CHANNEL, "a", 7)
-            wait_until(lambda: one.stats.folded_views == other.stats.folded_views == 7, 20, "both counted")
+            wait_until(lambda: ours_running.stats.folded_views == other.stats.folded_views == 7, 20, "both counted")
     with redis.Redis.from_url(other_redis) as client:
         assert (count(world.client, "vod:views:a"), count(client, SHOP + "a")) == (7, 7)
 
 
-def test_what_others_publish_on_our_private_channels_is_no_cut(world: World, redis_url: str) -> None:
+def test_message_on_the_presence_channel_is_no_cut(world: World, redis_url: str) -> None:
     """A number on the channel that shows presence ends no segment, and closes none."""
-    with Running(of(world.stores.ledger.url, redis_url)) as one:
+    with Running(of(world.stores.ledger.url, redis_url)) as ours_running:
         world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
         publish(world.client, CHANNEL, "a", 3)
-        wait_until(lambda: one.stats.folded_views == 3, 20, "folded")
-        assert one.subscriber.folder.buffer.last_cut < 999_999
+        wait_until(lambda: ours_running.stats.folded_views == 3, 20, "folded")
+        assert ours_running.subscriber.folder.buffer.last_cut < 999_999
     assert count(world.client, "vod:views:a") == 3
 
 
-def test_a_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, other_url: str) -> None:
-    """Beside the pipeline's own worker, and after it: /health of the stranger says whose the counters are."""
+def test_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, other_url: str) -> None:
+    """Beside the pipeline's own worker, and after it: its /health names the owner of the counters."""
     stranger = of(other_url, redis_url)
     with ExitStack() as stack:
         with Running(of(world.stores.ledger.url, redis_url)) as ours:
@@ -122,7 +122,7 @@ def test_a_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, 
             wait_until(lambda: ours.stats.folded_views == 5, 20, "folded by the pipeline's own")
         before = other.stats.received
         publish(world.client, CHANNEL, "a", 5)
-        wait_until(lambda: other.stats.received == before + 5, 20, "heard by the stranger")
+        wait_until(lambda: other.stats.received == before + 5, 20, "received by the stranger")
         wait_until(lambda: "are settled by the database" in other.stats.refusal_reason, 20, "the refusal")
         assert other.state == "standby"
         result = judge_subscriber(other.stats)
@@ -135,8 +135,8 @@ def test_a_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, 
     assert count(world.client, "vod:views:a") == 5
 
 
-def test_postgres_is_down_when_a_worker_starts_again(world: World, redis_url: str) -> None:
-    """Redis knows that the database at that place is its ledger's, so what is heard is folded at once."""
+def test_restarted_worker_folds_without_postgres(world: World, redis_url: str) -> None:
+    """Redis knows that the database at that place has its ledger, so messages are folded at once."""
     with Proxy.of(world.stores.ledger.url, 5432) as proxy:
         settings = of(proxy.url(world.stores.ledger.url), redis_url)
         with Running(settings):
@@ -149,8 +149,8 @@ def test_postgres_is_down_when_a_worker_starts_again(world: World, redis_url: st
     assert count(world.client, "vod:views:a") == 3
 
 
-def test_postgres_is_down_when_a_worker_starts_for_the_first_time(world: World, redis_url: str) -> None:
-    """It cannot know whose the counters are: what it receives is kept in memory, and folded as soon as it knows."""
+def test_first_worker_waits_for_postgres(world: World, redis_url: str) -> None:
+    """It cannot know whose the counters are: messages stay in memory, and are folded as soon as it knows."""
     with Proxy.of(world.stores.ledger.url, 5432) as proxy:
         settings = of(proxy.url(world.stores.ledger.url), redis_url)
         proxy.cut()

@@ -1,4 +1,4 @@
-"""A worker that is told to stop: it loses nothing, and ends in time."""
+"""Stops of a worker: it loses no view and ends in time."""
 
 from __future__ import annotations
 
@@ -40,36 +40,38 @@ def reasons_of_runs(world: World) -> list[tuple[str, str]]:
 
 
 def get(worker: WorkerProcess, path: str) -> tuple[int, dict[str, Any]]:
-    """Ask its health server."""
+    """Request a path of its health server."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=20) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=20) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_idle(worker: WorkerProcess, world: World, number: signal.Signals) -> None:
-    """Nothing is launched for nothing."""
+def test_stop_without_pending_views_launches_no_run(
+    worker: WorkerProcess, world: World, number: signal.Signals
+) -> None:
+    """Dagster's storage is not even made."""
     assert worker.stop(number) == 0
     assert worker.last_event()["event"] == "stopped"
     assert worker.last_event()["flush"] == "nothing was pending"
     assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)]
 
 
-def test_what_is_pending_is_flushed(worker: WorkerProcess, world: World) -> None:
-    """Announced or not, by a last run in Dagster's history that says why."""
-    assert publish(world.client, "told", 5) == 1
-    world.send("untold", 7)
+def test_stop_flushes_pending_views(worker: WorkerProcess, world: World) -> None:
+    """Announced or not, by a final run in Dagster's history, with its trigger."""
+    assert publish(world.client, "announced", 5) == 1
+    world.send("unannounced", 7)
     assert worker.stop() == 0
-    assert world.totals() == {"told": 5, "untold": 7}
+    assert world.totals() == {"announced": 5, "unannounced": 7}
     assert world.counters() == {}
     assert reasons_of_runs(world) == [("SUCCESS", "shutdown: what remains")]
     assert worker.last_event()["flush"].startswith("flushed what remained: 12 views, run ")
 
 
-def test_in_mid_fold(worker: WorkerProcess, world: World) -> None:
-    """Messages keep coming: each that Redis delivered counts, once."""
+def test_stop_while_messages_arrive(worker: WorkerProcess, world: World) -> None:
+    """Each message that Redis delivered counts, once."""
     stop = threading.Event()
 
     def produce() -> None:
@@ -91,8 +93,8 @@ def test_in_mid_fold(worker: WorkerProcess, world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_in_mid_flush(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """A flush that cannot end in time: the stop ends all the same, and says where the views are."""
+def test_stop_while_a_flush_cannot_end(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """The stop ends in time, and reports where the views are."""
     with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS="20000") as worker:
         worker.wait_until_ready()
         assert publish(world.client, "a", 5) == 1
@@ -111,8 +113,8 @@ def test_in_mid_flush(tmp_path: Path, database_url: str, redis_url: str, world: 
     world.assert_all_persisted()
 
 
-def test_no_time_for_a_flush(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """It is not begun: no run is left that never ends, and what is pending is where the last line says."""
+def test_stop_without_time_for_a_flush(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """The flush is not started: no run stays unfinished, and the last line reports where the pending views are."""
     with WorkerProcess(tmp_path, database_url, redis_url, SHUTDOWN_TIMEOUT_MS="1600") as worker:
         worker.wait_until_ready()
         world.send("a", 5)
@@ -124,8 +126,8 @@ def test_no_time_for_a_flush(tmp_path: Path, database_url: str, redis_url: str, 
     assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)] or reasons_of_runs(world) == []
 
 
-def test_postgres_takes_no_writes(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """The last line has one sentence, not the statement that failed."""
+def test_stop_with_read_only_postgres(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """The last line has one sentence, not the failed statement."""
     with WorkerProcess(tmp_path, database_url, redis_url) as worker:
         worker.wait_until_ready()
         assert publish(world.client, "a", 5) == 1
@@ -144,8 +146,8 @@ def busy(world: World) -> bool:
     return bool(world.rows(query))
 
 
-def test_while_it_stops(worker: WorkerProcess, world: World) -> None:
-    """/health says so with 503, /ping still answers 200."""
+def test_health_during_a_stop(worker: WorkerProcess, world: World) -> None:
+    """/health answers 503, /ping still 200."""
     world.send("a", 5)
     with psycopg.connect(world.stores.ledger.url) as connection:
         connection.execute(LOCK)
@@ -159,13 +161,15 @@ def test_while_it_stops(worker: WorkerProcess, world: World) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_asked_twice(worker: WorkerProcess, world: World, number: signal.Signals, status: int) -> None:
-    """It ends at once; what is pending stays in Redis."""
+def test_second_signal_ends_the_worker(
+    worker: WorkerProcess, world: World, number: signal.Signals, status: int
+) -> None:
+    """It ends at once; pending views stay in Redis."""
     world.send("a", 5)
     with psycopg.connect(world.stores.ledger.url) as connection:
         connection.execute(LOCK)
         worker.process.send_signal(number)
-        wait_until(lambda: worker.said("stopping"), 60, "stopping")
+        wait_until(lambda: worker.has_logged("stopping"), 60, "stopping")
 
         def ends() -> bool:
             worker.process.send_signal(number)
@@ -191,8 +195,8 @@ def own_servers(servers_home: Path) -> Iterator[tuple[PostgresServer, RedisServe
         postgres.stop()
 
 
-def test_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
-    """What was heard is folded; it stays in Redis, and the last line says so, without the password."""
+def test_stop_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
+    """Received messages are folded and stay in Redis; the last line reports it, without the password."""
     postgres, server = own_servers
     with WorkerProcess(tmp_path, postgres.url, server.url) as worker, connect(server.url) as client:
         worker.wait_until_ready()
@@ -207,12 +211,12 @@ def test_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServer, R
         assert password not in worker.log.read_text()
 
 
-def test_with_redis_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
-    """There is nothing to fold into; it ends in time."""
+def test_stop_with_redis_down(tmp_path: Path, own_servers: tuple[PostgresServer, RedisServer]) -> None:
+    """Nothing can be folded; the worker ends in time."""
     postgres, server = own_servers
     with WorkerProcess(tmp_path, postgres.url, server.url) as worker:
         worker.wait_until_ready()
         server.stop()
-        wait_until(lambda: worker.said("not listening"), 60, "it notices")
+        wait_until(lambda: worker.has_logged("not listening"), 60, "it notices")
         assert worker.stop() == 0
         assert worker.last_event()["flush"].startswith("what is pending stays in Redis: Redis does not answer")

@@ -61,13 +61,13 @@ def counters(client: redis.Redis) -> dict[str, int]:
 
 
 def publish(client: redis.Redis, vod_id: str, channel: str = CHANNEL) -> bool:
-    """Publish a view; return whether anybody heard."""
-    heard: Any = client.publish(channel, message(vod_id))
-    return bool(heard)
+    """Publish a view; return whether anybody received."""
+    received: Any = client.publish(channel, message(vod_id))
+    return bool(received)
 
 
-def sweep_asked(client: redis.Redis) -> bool:
-    """Whether a subscriber asked for a sweep."""
+def sweep_requested(client: redis.Redis) -> bool:
+    """Whether a subscriber requested a sweep."""
     return bool(client.hexists(SUBSCRIBER, "sweep"))
 
 
@@ -80,7 +80,7 @@ def lease_is_over(client: redis.Redis) -> bool:
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("script", [FOLD, CUT, LEASE], ids=["fold", "cut", "lease"])
-def test_an_answer_is_lost(start: Start, world: World, redis_url: str, script: Script) -> None:
+def test_lost_reply_counts_once(start: Start, world: World, redis_url: str, script: Script) -> None:
     """The driver sends the script again, which Redis has run already: each view counts once."""
     with Proxy.of(redis_url, 6379) as proxy:
         made = start(redis_url=proxy.url(redis_url))
@@ -100,8 +100,10 @@ def test_an_answer_is_lost(start: Start, world: World, redis_url: str, script: S
     assert made.stats.takeovers == 1
 
 
-def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All attempts of the driver fold, and none is answered; the next one of ours, and a stop, count nothing twice."""
+def test_missing_replies_count_once(
+    start: Start, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All attempts of the driver fold without a reply; the next attempt of ours, and a stop, count nothing twice."""
     monkeypatch.setattr(subscriber_module, "REFUSED_SECONDS", 0.05)
     with Proxy.of(redis_url, 6379) as proxy:
         made = start(redis_url=proxy.url(redis_url))
@@ -120,8 +122,8 @@ def test_no_answer_comes_at_all(start: Start, world: World, redis_url: str, monk
     assert world.counters() == {"a": 2} | {f"v{number}": 1 for number in range(1500)}
 
 
-def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off, and swallowed, for longer than a lease: both heal by themselves; what was heard before counts once."""
+def test_unreachable_redis_heals(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off, and silent, for longer than a lease: both heal; messages received before count once."""
     monkeypatch.setattr(subscriber_module, "RECONNECT_SECONDS", (0.1, 0.5))
     ways: dict[str, tuple[Proxy, Running, redis.Redis]] = {}
     with ExitStack() as stack:
@@ -134,11 +136,11 @@ def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPa
             publish(client, "a", way)
             wait_until(lambda client=client: counters(client) == {"a": 1}, 20, "the first message")  # type: ignore[misc]
         with connect(redis_url) as client:
-            client.config_set("maxmemory", 1)  # heard, and not folded before the outage
+            client.config_set("maxmemory", 1)  # received, and not folded before the outage
             for way, (proxy, made, other) in ways.items():
-                for vod_id in ("a", "heard"):
+                for vod_id in ("a", "received"):
                     publish(other, vod_id, way)
-                wait_until(lambda made=made: made.stats.received == 3, 20, "all heard")  # type: ignore[misc]
+                wait_until(lambda made=made: made.stats.received == 3, 20, "all received")  # type: ignore[misc]
                 getattr(proxy, way)()
             client.config_set("maxmemory", 0)
             for _, _, other in ways.values():
@@ -151,19 +153,19 @@ def test_out_of_reach(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPa
             proxy.heal()
         for way, (_, made, client) in ways.items():
             wait_until(lambda made=made: made.state == "listening", HEALED_SECONDS, way)  # type: ignore[misc]
-            wait_until(lambda client=client: sweep_asked(client), HEALED_SECONDS, "a sweep asked for")  # type: ignore[misc]
+            wait_until(lambda client=client: sweep_requested(client), HEALED_SECONDS, "a sweep requested")  # type: ignore[misc]
             for _ in range(100):
                 publish(client, "after", way)
             wait_until(lambda client=client: counters(client).get("after") == 100, HEALED_SECONDS, way)  # type: ignore[misc]
-            found = counters(client)
-            assert found.pop("during", 0) <= 1
-            assert found == {"a": 2, "heard": 1, "after": 100}
+            counted = counters(client)
+            assert counted.pop("during", 0) <= 1
+            assert counted == {"a": 2, "received": 1, "after": 100}
             assert made.stats.losses["closed" if way == "cut" else "silent"] == 1
             made.stop()
 
 
-def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
-    """With its data: what was heard before is folded after it, once."""
+def test_restart_of_redis_keeps_received_messages(start: Start, tmp_path: Path) -> None:
+    """With its data: messages received before the restart are folded after it, once."""
     server = RedisServer(tmp_path, append_only=True)
     server.start()
     try:
@@ -176,16 +178,16 @@ def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
             client.config_set("maxmemory", 1)
             for _ in range(10):
                 publish(client, "a")
-            wait_until(lambda: made.stats.received == other.stats.received == 12, 20, "heard by both, not folded")
+            wait_until(lambda: made.stats.received == other.stats.received == 12, 20, "received by both, not folded")
         server.stop()
         server.start()
         with connect(server.url) as client:
             wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "healed")
-            wait_until(lambda: counters(client) == {"a": 11, "b": 1}, HEALED_SECONDS, "what was heard before")
+            wait_until(lambda: counters(client) == {"a": 11, "b": 1}, HEALED_SECONDS, "what was received before")
             for _ in range(100):
                 assert publish(client, "after")
             wait_until(lambda: counters(client).get("after") == 100, 20, "what came after")
-            wait_until(lambda: sweep_asked(client), 20, "a sweep asked for")
+            wait_until(lambda: sweep_requested(client), 20, "a sweep requested")
             made.stop()
             other.stop()
             assert counters(client) == {"a": 11, "b": 1, "after": 100}
@@ -196,8 +198,8 @@ def test_redis_is_restarted(start: Start, tmp_path: Path) -> None:
         server.stop()
 
 
-def test_redis_stands_still(start: Start, world: World) -> None:
-    """For longer than a lease and any heartbeat: whatever is sent again meanwhile counts once."""
+def test_paused_redis_counts_once(start: Start, world: World) -> None:
+    """For longer than a lease and any heartbeat: every command that is sent again counts once."""
     made, other = start(), start()
     for number in range(1000):
         publish(world.client, f"v{number}")
@@ -210,8 +212,8 @@ def test_redis_stands_still(start: Start, world: World) -> None:
     assert world.counters() == {f"v{number}": 1 for number in range(1000)} | {"after": 100}
 
 
-def test_one_that_stands_by_forgets_a_refusal(start: Start) -> None:
-    """Redis stood still for less than a subscription bears: whoever folds nothing has nothing that is refused."""
+def test_standby_clears_its_refusal(start: Start) -> None:
+    """Redis stood still for less than a subscription tolerates: a standby has no folds that are refused."""
     made, other = start(), start()
     wait_until(lambda: {made.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one folds")
     standby = made if made.state == "standby" else other
@@ -220,24 +222,24 @@ def test_one_that_stands_by_forgets_a_refusal(start: Start) -> None:
     assert standby.state == "standby"
 
 
-def test_a_role_that_may_not_take_the_lease(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """It never says that it listens or stands by, says why once, and goes on as soon as it may."""
+def test_role_without_the_lease_script_reconnects(start: Start, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It never reports that it listens or stands by, logs the reason once, and resumes once it has the right."""
     acl: Any = world.client.execute_command
     rights: Any = ("ACL SETUSER", "narrow", "on", ">secret", "~*", "&*", "+@all")
     acl(*rights)
     address = world.stores.redis.url.rpartition("//")[2]
-    one = start(redis_url=f"redis://narrow:secret@{address}")
+    narrow = start(redis_url=f"redis://narrow:secret@{address}")
     try:
         caplog.clear()
         acl(*rights, "-eval", "-evalsha")
-        wait_until(lambda: one.state == "reconnecting", HEALED_SECONDS, "it was refused")
+        wait_until(lambda: narrow.state == "reconnecting", HEALED_SECONDS, "it was refused")
         before = refusals(world.client)
         wait_until(lambda: refusals(world.client) > before + 4, HEALED_SECONDS, "more attempts")
         assert [record.getMessage().partition(" channel=")[0] for record in caplog.records] == ["not listening"]
         acl(*rights)
-        wait_until(lambda: one.state == "listening", HEALED_SECONDS, "it may")
+        wait_until(lambda: narrow.state == "listening", HEALED_SECONDS, "it may")
     finally:
-        one.stop()
+        narrow.stop()
         acl("ACL DELUSER", "narrow")
 
 
@@ -247,8 +249,8 @@ def refusals(client: redis.Redis) -> int:
     return int(stats["total_error_replies"])
 
 
-def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
-    """It notices when it wakes, counts the loss, asks for a sweep and goes on."""
+def test_slow_subscriber_is_dropped_by_redis(start: Start, world: World) -> None:
+    """It notices when it wakes, counts the loss, requests a sweep and resumes."""
     before: Any = world.client.config_get("client-output-buffer-limit")
     world.client.config_set("client-output-buffer-limit", "pubsub 65536 65536 1")
     try:
@@ -267,7 +269,7 @@ def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
                 pipeline.execute()
         made.thaw()
         wait_until(lambda: made.stats.losses == {"closed": 1}, 30, "the loss noticed")
-        wait_until(lambda: sweep_asked(world.client), 30, "a sweep asked for")
+        wait_until(lambda: sweep_requested(world.client), 30, "a sweep requested")
         wait_until(lambda: publish(world.client, "after"), 30, "a listener again")
         for _ in range(100):
             publish(world.client, "after")
@@ -275,14 +277,14 @@ def test_redis_drops_a_slow_listener(start: Start, world: World) -> None:
         made.stop()
     finally:
         world.client.config_set("client-output-buffer-limit", before["client-output-buffer-limit"])
-    found = world.counters()
-    assert found.pop("after") == 101
-    assert found["a"] > 1
-    assert all(found[vod_id] <= sent[vod_id] for vod_id in found)
+    counted = world.counters()
+    assert counted.pop("after") == 101
+    assert counted["a"] > 1
+    assert all(counted[vod_id] <= sent[vod_id] for vod_id in counted)
 
 
-def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far more ids than may be in memory, faster than they are folded, for the holder and for one that stands by."""
+def test_memory_is_bounded(start: Start, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far more ids than may be in memory, faster than they are folded, for holder and standby."""
     limit, sent = 2_000, 60_000
     monkeypatch.setattr(subscriber_module, "MAX_IDS", limit)
     monkeypatch.setattr(subscriber_module, "READ_BYTES", 1 << 16, raising=False)
@@ -302,7 +304,7 @@ def test_memory_stays_flat(start: Start, world: World, monkeypatch: pytest.Monke
                 pipeline.publish(CHANNEL, message(str(number)))
             pipeline.execute()
     wait_until(lambda: holder.stats.folded_views == sent, 60, "all folded")
-    wait_until(lambda: standby.stats.received == sent, 60, "all heard by the standby")
+    wait_until(lambda: standby.stats.received == sent, 60, "all received by the standby")
     assert counters(world.client) == {str(number): 1 for number in range(sent)}
     # A read, and what Redis delivers before the next cut, come on top of the limit.
     assert limit < most["holder"] < sent / 2
@@ -356,8 +358,8 @@ HOSTILE: list[tuple[bytes, str]] = [
 ]
 
 
-def test_hostile_messages(start: Start, world: World) -> None:
-    """Amid good ones, from a real Redis: each is rejected with its reason, and the good ones count."""
+def test_hostile_messages_are_rejected(start: Start, world: World) -> None:
+    """Among valid ones, from a real Redis: each is rejected with its reason, and the valid ones count."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
     noise = [random.Random(f"{seed}{n}").randbytes(n % 300) for n in range(500)]
@@ -380,8 +382,8 @@ def test_hostile_messages(start: Start, world: World) -> None:
     assert made.state == "listening"
 
 
-def test_redis_is_emptied(start: Start, world: World, redis_url: str) -> None:
-    """Amid traffic, with a holder and one that stands by: both go on, and what is published afterwards counts once."""
+def test_emptied_redis_counts_later_messages_once(start: Start, world: World, redis_url: str) -> None:
+    """Under traffic, with a holder and a standby: both continue, and messages published afterwards count once."""
     made = [start(), start()]
     with Publisher(redis_url, "before") as publisher:
         for round_ in range(3):
@@ -392,15 +394,15 @@ def test_redis_is_emptied(start: Start, world: World, redis_url: str) -> None:
         sent = publisher.sent.total()
         wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "traffic")
     wait_until(lambda: publish(world.client, "last") and "last" in world.counters(), 20, "the last one")
-    for one in made:
-        one.stop()
+    for running in made:
+        running.stop()
     after = {vod_id: views for vod_id, views in publisher.sent.items() if vod_id.startswith("after2-")}
     assert {vod_id: views for vod_id, views in world.counters().items() if vod_id in after} == after
     assert all(views <= publisher.sent[vod_id] for vod_id, views in world.counters().items() if vod_id != "last")
 
 
 @pytest.mark.usefixtures("hurried")
-def test_announcements_and_a_take_over(start: Start, world: World, redis_url: str) -> None:
+def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, redis_url: str) -> None:
     """Counters are the producers'; the changed set misses no VOD."""
     holder, standby = start(pubsub_mode="announce"), start(pubsub_mode="announce")
     with Publisher(redis_url, "v", vods=5000, counts=True) as publisher:
@@ -420,13 +422,13 @@ def test_announcements_and_a_take_over(start: Start, world: World, redis_url: st
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("whole", [True, False], ids=["one stays whole", "all suffer"])
-def test_anything_goes(start: Start, world: World, redis_url: str, *, whole: bool) -> None:
-    """Connections are killed, leases end and are stolen, subscribers are frozen, in any order."""
+def test_random_disturbances_count_nothing_twice(start: Start, world: World, redis_url: str, *, whole: bool) -> None:
+    """Connections are killed, leases expire and are stolen, subscribers are frozen, in any order."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
     chance = random.Random(seed)
     made = [start()]
-    spared = {int(one["id"]) for one in clients(world.client, "pubsub")} if whole else set[int]()
+    spared = {int(row["id"]) for row in clients(world.client, "pubsub")} if whole else set[int]()
     made += [start(), start()]
     with Publisher(redis_url, "v", vods=40, pause=0.005) as publisher:
         wait_until(lambda: publisher.sent.total() > 2000, 20, "traffic")
@@ -434,26 +436,26 @@ def test_anything_goes(start: Start, world: World, redis_url: str, *, whole: boo
             disturb(chance, world.client, made[1:] if whole else made, spared)
             sent = publisher.sent.total() + chance.randrange(600)
             wait_until(lambda sent=sent: publisher.sent.total() >= sent, 20, "traffic")  # type: ignore[misc]
-        for one in made:
-            one.thaw()
+        for running in made:
+            running.thaw()
     wait_until(lambda: publish(world.client, "last") and "last" in world.counters(), 30, "the last one")
-    for one in sorted(made, key=lambda one: one.state == "listening"):
-        one.stop()
-    found = world.counters()
-    del found["last"]
-    doubled = {v: (views, publisher.sent[v]) for v, views in found.items() if views > publisher.sent[v]}
+    for running in sorted(made, key=lambda running: running.state == "listening"):
+        running.stop()
+    counted = world.counters()
+    del counted["last"]
+    doubled = {v: (views, publisher.sent[v]) for v, views in counted.items() if views > publisher.sent[v]}
     assert doubled == {}
-    assert sum(found.values()) > 0  # how much is missed where nobody listens is a matter of chance
+    assert sum(counted.values()) > 0  # how much is missed where nobody listens is a matter of chance
     if whole:
         assert made[0].stats.losses == {}
-        assert found == publisher.sent
+        assert counted == publisher.sent
 
 
 def clients(client: redis.Redis, kind: str) -> list[dict[str, str]]:
     """Return the connections of subscribers: those on which they listen (`pubsub`) or send commands (`normal`)."""
-    found: Any = client.client_list(_type=kind)
+    connections: Any = client.client_list(_type=kind)
     own = str(client.client_id())
-    return [one for one in found if one["name"] == "viewer-pipeline" and one["id"] != own]
+    return [row for row in connections if row["name"] == "viewer-pipeline" and row["id"] != own]
 
 
 def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], spared: set[int]) -> None:
@@ -461,14 +463,14 @@ def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], 
     seconds, microseconds = client.time()
     now = seconds * 1000 + microseconds // 1000
     deed = chance.choice(["kill one", "kill all", "kill commands", "expire", "steal", "vanish", "freeze", "thaw"])
-    listeners = [int(one["id"]) for one in clients(client, "pubsub") if int(one["id"]) not in spared]
+    listeners = [int(row["id"]) for row in clients(client, "pubsub") if int(row["id"]) not in spared]
     killed: list[int] = []
     if deed == "kill one":
         killed = chance.sample(listeners, min(1, len(listeners)))
     elif deed == "kill all":
         killed = listeners
     elif deed == "kill commands":
-        killed = [int(one["id"]) for one in clients(client, "normal")]
+        killed = [int(row["id"]) for row in clients(client, "normal")]
     elif deed == "expire":
         client.hset(SUBSCRIBER, "expires", now)
     elif deed == "steal":
@@ -480,7 +482,7 @@ def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], 
     elif deed == "freeze":
         chance.choice(victims).freeze()
     else:
-        for one in victims:
-            one.thaw()
+        for victim in victims:
+            victim.thaw()
     for number in killed:
         client.client_kill_filter(_id=str(number))

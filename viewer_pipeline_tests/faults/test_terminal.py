@@ -31,20 +31,20 @@ def subscribes(world: World) -> bool:
 def stops(worker: WorkerProcess) -> bool:
     """Whether /health says that it stops."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as answer:
-            return bool(json.load(answer)["status"] == "stopping")
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
+            return bool(json.load(response)["status"] == "stopping")
     except urllib.error.HTTPError as error:
         return bool(json.load(error)["status"] == "stopping")
 
 
-def test_closed_terminal(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """What was received is flushed, although SIGHUP comes again, with SIGTERM, and nothing can be logged any more."""
+def test_closed_terminal_stops_in_order(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """Received messages are flushed, although SIGHUP comes again, with SIGTERM, and nothing can be logged any more."""
     with (
         Terminal(tmp_path / "terminal.log") as terminal,
         WorkerProcess(tmp_path, database_url, redis_url, prefix=terminal.prefix) as worker,
     ):
         worker.log = terminal.log
-        wait_until(lambda: worker.said(*READY), 60, "the worker listens")
+        wait_until(lambda: worker.has_logged(*READY), 60, "the worker listens")
         with psycopg.connect(database_url) as connection:
             connection.execute(LOCK)  # it has to stop for as long as the test looks
             for _ in range(100):
@@ -60,8 +60,10 @@ def test_closed_terminal(tmp_path: Path, database_url: str, redis_url: str, worl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds what a process has open in /proc")
-def test_closed_streams(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """No connection takes their place, where a stray line would be sent to a server; the null device does."""
+def test_closed_streams_are_replaced_by_the_null_device(
+    tmp_path: Path, database_url: str, redis_url: str, world: World
+) -> None:
+    """No connection takes their descriptors, where a stray line would be sent to a server."""
     with WorkerProcess(
         tmp_path, database_url, redis_url, prefix=shell('exec "$@" 0<&- 1>&- 2>&-'), LOG_LEVEL="debug"
     ) as worker:
@@ -72,8 +74,8 @@ def test_closed_streams(tmp_path: Path, database_url: str, redis_url: str, world
     assert world.totals() == {"received": 5}
 
 
-def test_nobody_reads_its_log(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """A full pipe does not delay a stop. It was started under nohup, so that SIGHUP does nothing."""
+def test_full_log_pipe_does_not_delay_a_stop(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """The worker was started under nohup, so SIGHUP does nothing."""
     reader, writer = os.pipe()
     ignoring = shell('trap "" HUP; exec "$@"')
     with WorkerProcess(tmp_path, database_url, redis_url, prefix=ignoring, stderr=writer) as worker:
@@ -88,8 +90,8 @@ def test_nobody_reads_its_log(tmp_path: Path, database_url: str, redis_url: str,
     assert world.totals() == {"received": 5}
 
 
-def test_its_log_has_no_reader(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
-    """As after `worker 2>&1 | head -1`: the exit status says that nothing was lost."""
+def test_log_pipe_without_a_reader(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """As after `worker 2>&1 | head -1`: the exit status reports that nothing was lost."""
     reader, writer = os.pipe()
     with WorkerProcess(tmp_path, database_url, redis_url, stderr=writer) as worker:
         os.close(writer)

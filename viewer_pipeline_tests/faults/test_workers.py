@@ -64,7 +64,7 @@ def counted(client: redis.Redis, sent: Counter[str]) -> Counter[str]:
 
 def assert_all_counted_once(fleet: Fleet, publisher: Publisher) -> None:
     """Wait until all is folded; then compare per VOD."""
-    assert publisher.unheard == 0
+    assert publisher.undelivered == 0
     assert publisher.sent.total() > 0
     sent = publisher.sent
     wait_until(lambda: counted(fleet.client, sent).total() >= sent.total(), 20, f"{sent.total()} views")
@@ -74,8 +74,8 @@ def assert_all_counted_once(fleet: Fleet, publisher: Publisher) -> None:
     assert counted(fleet.client, sent) == sent
 
 
-def test_the_holder_is_frozen_and_wakes(fleet: Fleet, server: RedisServer) -> None:
-    """The other takes over with all that it heard; the woken one folds nothing and stands by."""
+def test_frozen_holder_is_replaced(fleet: Fleet, server: RedisServer) -> None:
+    """The standby takes over with all that it received; the woken worker folds nothing and stands by."""
     with Publisher(server.url, "frozen") as publisher:
         fleet.have(2)
         wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
@@ -83,8 +83,8 @@ def test_the_holder_is_frozen_and_wakes(fleet: Fleet, server: RedisServer) -> No
         frozen.send(signal.SIGSTOP)
         try:
             fleet.wait_for_another(frozen, TAKE_OVER_SECONDS)
-            taken = publisher.sent.total()
-            wait_until(lambda: publisher.sent.total() > taken + 1000, 20, "views under the new holder")
+            sent = publisher.sent.total()
+            wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "views under the new holder")
         finally:
             frozen.send(signal.SIGCONT)
         woken = publisher.sent.total()
@@ -93,8 +93,8 @@ def test_the_holder_is_frozen_and_wakes(fleet: Fleet, server: RedisServer) -> No
     assert fleet.holder() != frozen.pid
 
 
-def test_the_holder_is_killed_and_started_again(fleet: Fleet, server: RedisServer) -> None:
-    """What the dead one had not folded is folded by the one that stood by, not by the one that came late."""
+def test_killed_holder_is_replaced_by_the_standby(fleet: Fleet, server: RedisServer) -> None:
+    """Unfolded messages of the killed worker are folded by the standby, not by the worker that was started later."""
     with Publisher(server.url, "killed") as publisher:
         fleet.have(2)
         wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
@@ -102,13 +102,13 @@ def test_the_holder_is_killed_and_started_again(fleet: Fleet, server: RedisServe
         assert fleet.end(killed, signal.SIGKILL) == -signal.SIGKILL
         fleet.start()
         fleet.wait_for_another(killed, TAKE_OVER_SECONDS)
-        taken = publisher.sent.total()
-        wait_until(lambda: publisher.sent.total() > taken + 1000, 20, "views under the new holder")
+        sent = publisher.sent.total()
+        wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "views under the new holder")
     assert_all_counted_once(fleet, publisher)
 
 
-def test_the_holder_is_stopped(fleet: Fleet, server: RedisServer) -> None:
-    """It gives the lease back at once, and the other goes on where it ended."""
+def test_stopped_holder_hands_over(fleet: Fleet, server: RedisServer) -> None:
+    """It releases the lease at once, and the standby continues where it ended."""
     with Publisher(server.url, "stopped") as publisher:
         fleet.have(2)
         for _ in range(2):
@@ -121,8 +121,8 @@ def test_the_holder_is_stopped(fleet: Fleet, server: RedisServer) -> None:
     assert_all_counted_once(fleet, publisher)
 
 
-def test_rolling(fleet: Fleet, server: RedisServer) -> None:
-    """Whatever happens to one at a time, in whatever order: with whole ones beside it no view is lost or doubled."""
+def test_rolling_restarts_lose_no_view(fleet: Fleet, server: RedisServer) -> None:
+    """One worker at a time is frozen, killed or stopped, in random order: no view is lost or doubled."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
     chance = random.Random(seed)

@@ -37,14 +37,14 @@ def token(folds: FoldStore) -> str:
     return "mine"
 
 
-def attempt(folds: FoldStore, token: str, who: str, last_message_ms: int = 0, **knows: Any) -> LeaseResult:
-    """Try for the lease, and again with what the first answer said about turns."""
+def attempt(folds: FoldStore, token: str, worker: str, last_message_ms: int = 0, **knows: Any) -> LeaseResult:
+    """Try for the lease, and again with the term that the first result returned."""
     lease = folds.acquire_or_renew(
-        claim(SOME_LEDGER, SPACE, token, who, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
+        claim(SOME_LEDGER, SPACE, token, worker, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
     )
     if lease.outcome == "held_by_other":
         lease = folds.acquire_or_renew(
-            claim(SOME_LEDGER, SPACE, token, who, lease.term, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
+            claim(SOME_LEDGER, SPACE, token, worker, lease.term, last_message_ms=last_message_ms, **knows), HOUR_MS, 0
         )
     return lease
 
@@ -56,8 +56,8 @@ def take_over(world: World, folds: FoldStore) -> str:
     return "theirs"
 
 
-def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
-    """It is taken, kept, refused to another, given back; and it never expires as a key."""
+def test_lease_has_one_holder(folds: FoldStore, world: World) -> None:
+    """It is acquired, renewed, refused to another worker, released; and it never expires as a key."""
     assert attempt(folds, "a", "host:1", 0) == ("acquired", 0, 1, SOME_LEDGER.key)
     assert attempt(folds, "b", "host:2", 0) == ("held_by_other", 0, 1, SOME_LEDGER.key)
     assert attempt(folds, "a", "host:1", 12345) == ("renewed", 0, 1, SOME_LEDGER.key)
@@ -69,8 +69,8 @@ def test_the_lease_has_one_holder(folds: FoldStore, world: World) -> None:
     assert world.client.ttl("viewer:subscriber") == -1
 
 
-def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: World) -> None:
-    """By whoever comes; the old holder is refused from then on, whatever it believes."""
+def test_expired_lease_is_acquired_by_another(folds: FoldStore, token: str, world: World) -> None:
+    """The old holder is refused from then on."""
     number = folds.cut(SPACE, token, 0)
     take_over(world, folds)
     with pytest.raises(LeaseLost):
@@ -81,8 +81,8 @@ def test_a_lease_that_is_over_is_taken(folds: FoldStore, token: str, world: Worl
     assert world.counters() == {}
 
 
-def test_a_release_is_heard(folds: FoldStore, token: str, world: World) -> None:
-    """So that those who stand by need not wait for the lease to run out."""
+def test_release_notifies_subscribers(folds: FoldStore, token: str, world: World) -> None:
+    """Standby workers need not wait for the lease to expire."""
     listener: Any = world.client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
     listener.subscribe(CUTS)
     wait_until(partial(listener.get_message, timeout=1), 20, "subscribed")
@@ -93,16 +93,16 @@ def test_a_release_is_heard(folds: FoldStore, token: str, world: World) -> None:
     listener.close()
 
 
-def test_a_fold_that_is_sent_twice_counts_once(folds: FoldStore, token: str, world: World) -> None:
-    """As redis-py does after a timeout; also a segment of several scripts."""
+def test_repeated_fold_counts_once(folds: FoldStore, token: str, world: World) -> None:
+    """As redis-py repeats it after a timeout; also a segment of several scripts."""
     number = folds.cut(SPACE, token, 0)
     assert folds.fold(token, number, LARGE, 1).written
     assert not folds.fold(token, number, LARGE, 1).written
     assert world.counters() == dict(LARGE)
 
 
-def test_another_goes_on_with_a_segment(folds: FoldStore, token: str, world: World) -> None:
-    """Its first part was written when the holder died: the other parts are written, that one is not again."""
+def test_begun_segment_is_resumed_by_another(folds: FoldStore, token: str, world: World) -> None:
+    """The holder died after the first part: the other parts are written, that one is not again."""
     number = folds.cut(SPACE, token, 0)
     die_after(folds, 1, token, number, LARGE)
     assert 0 < len(world.counters()) < len(LARGE)
@@ -110,8 +110,8 @@ def test_another_goes_on_with_a_segment(folds: FoldStore, token: str, world: Wor
     assert world.counters() == dict(LARGE)
 
 
-def test_another_that_heard_less_goes_on_with_a_segment(folds: FoldStore, token: str, world: World) -> None:
-    """It has another number of parts: no view is counted twice all the same."""
+def test_begun_segment_is_resumed_by_a_worker_that_received_less(folds: FoldStore, token: str, world: World) -> None:
+    """It has another number of parts, and yet no view counts twice."""
     number = folds.cut(SPACE, token, 0)
     die_after(folds, 2, token, number, LARGE)
     less = Counter(dict(list(LARGE.items())[:300]))
@@ -133,8 +133,8 @@ def _die() -> None:
     raise KeyboardInterrupt
 
 
-def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore, token: str) -> None:
-    """Whoever listens sees the same messages between two cuts, so a segment's number is enough to count it once."""
+def test_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore, token: str) -> None:
+    """Each receives the same messages between two cuts, so a segment's number is enough to count it once."""
     listeners: list[Any] = [world.client.pubsub() for _ in range(2)]  # type: ignore[no-untyped-call]  # redis-py
     for listener in listeners:
         listener.subscribe(CHANNEL, CUTS)
@@ -145,24 +145,24 @@ def test_two_subscribers_cut_at_the_same_messages(world: World, folds: FoldStore
         if number % 7 == 0:
             folds.cut(SPACE, token, 0)
     last = folds.cut(SPACE, token, 0)
-    heard: list[list[tuple[bytes, bytes]]] = [[], []]
-    for listener, messages in zip(listeners, heard, strict=True):
+    received: list[list[tuple[bytes, bytes]]] = [[], []]
+    for listener, messages in zip(listeners, received, strict=True):
         while not messages or messages[-1] != (CUTS.encode(), b"%d 0" % last):
             message: Any = listener.get_message(timeout=1)
             if message:
                 messages.append((message["channel"], message["data"]))
         listener.close()
-    assert heard[0] == heard[1]
+    assert received[0] == received[1]
 
 
-def test_cuts_go_on_above_what_was_folded(folds: FoldStore, token: str, world: World) -> None:
+def test_cut_numbers_rise_above_folded_segments(folds: FoldStore, token: str, world: World) -> None:
     """A Redis that lost its last writes must not take a new segment for an old one."""
     world.client.hset("viewer:subscriber", mapping={"cut": 3, "folded": 9})
     assert folds.cut(SPACE, token, 0) == 10
     assert folds.fold(token, 10, Counter(a=1), 1).written
 
 
-def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: World) -> None:
+def test_cut_numbers_rise_above_received_cuts(folds: FoldStore, token: str, world: World) -> None:
     """A Redis that was emptied: the holder's segments keep their numbers, and the key space its id."""
     folds.cut(SPACE, token, 0)
     world.client.flushall()
@@ -173,15 +173,15 @@ def test_cuts_go_on_above_what_was_heard(folds: FoldStore, token: str, world: Wo
     assert folds.key_space() == SPACE
 
 
-def test_a_key_space_of_another_id(folds: FoldStore, token: str, world: World) -> None:
-    """Nobody would hear the cut: it is refused, so that the subscriber subscribes anew."""
+def test_cut_in_another_key_space_is_refused(folds: FoldStore, token: str, world: World) -> None:
+    """No worker would receive the cut, so the subscriber subscribes anew."""
     world.client.hset("viewer:subscriber", "id", "other")
     with pytest.raises(KeySpaceChanged):
         folds.cut(SPACE, token, 0)
 
 
-def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, token: str, world: World) -> None:
-    """And counts once when it is sent again."""
+def test_refused_fold_counts_nothing(folds: FoldStore, token: str, world: World) -> None:
+    """It counts once when it is sent again."""
     number = folds.cut(SPACE, token, 0)
     world.client.config_set("maxmemory", 1)
     with pytest.raises(Exception, match="refuses writes"):
@@ -191,8 +191,8 @@ def test_a_fold_on_a_redis_that_refuses_writes_counts_nothing(folds: FoldStore, 
     assert world.counters() == {"a": 1}
 
 
-def test_the_parts_fit_the_script(folds: FoldStore, token: str) -> None:
-    """A part written before is answered with 0, one of another holder with -1, one cut otherwise with -2."""
+def test_fold_script_returns_an_outcome_for_each_part(folds: FoldStore, token: str) -> None:
+    """0 for a part that was written before, -1 for another holder, -2 for another number of parts."""
     number = folds.cut(SPACE, token, 0)
     keys = ["viewer:subscriber", "viewer:changed", PREFIX + "a"]
 
@@ -207,8 +207,8 @@ def test_the_parts_fit_the_script(folds: FoldStore, token: str) -> None:
     assert fold(token, 2, 2) == [0]
 
 
-def test_out_of_memory_is_no_lasting_refusal(folds: FoldStore, world: World) -> None:
-    """redis-py tells it by the type of its error, not in words: it is worth trying again."""
+def test_out_of_memory_is_a_transient_error(folds: FoldStore, world: World) -> None:
+    """redis-py shows it by the type of its error, not in its text."""
     world.client.config_set("maxmemory", 1)
     with pytest.raises(RedisRefusesWrites):
         folds.key_space()

@@ -73,8 +73,8 @@ def publish(client: redis.Redis, vod_id: str, count: int = 1) -> None:
     assert client.publish(CHANNEL, orjson.dumps({"vodId": vod_id, "count": count})) >= 1
 
 
-def test_messages_carry_the_views(listen: Listen, world: World) -> None:
-    """Mode increment: counters are raised, VODs are marked changed with the time."""
+def test_increment_mode_raises_counters(listen: Listen, world: World) -> None:
+    """VODs are marked changed with the time."""
     with listen():
         for number in range(1000):
             publish(world.client, f"v{number % 7}", 2)
@@ -85,8 +85,8 @@ def test_messages_carry_the_views(listen: Listen, world: World) -> None:
     assert abs((world.stores.redis.now() - oldest).total_seconds()) < 60
 
 
-def test_messages_announce_what_is_counted_already(listen: Listen, world: World) -> None:
-    """Mode announce: nothing is added, the VOD is marked changed."""
+def test_announce_mode_marks_vods_changed(listen: Listen, world: World) -> None:
+    """Counters are not raised."""
     with listen(pubsub_mode="announce"):
         world.send("a", 1)
         publish(world.client, "a")
@@ -94,24 +94,24 @@ def test_messages_announce_what_is_counted_already(listen: Listen, world: World)
     assert world.client.zrange("viewer:changed", 0, -1) == [b"a"]
 
 
-def test_the_first_announcement_sets_the_time(listen: Listen, world: World) -> None:
-    """Later ones do not make pending views younger."""
+def test_changed_set_keeps_the_first_announcement_time(listen: Listen, world: World) -> None:
+    """Later announcements do not make pending views younger."""
     world.client.zadd("viewer:changed", {"a": 1000})
     with listen():
         publish(world.client, "a")
     assert world.client.zscore("viewer:changed", "a") == 1000
 
 
-def test_a_stop_folds_what_was_heard(listen: Listen, world: World) -> None:
-    """Also what arrives while messages keep coming."""
+def test_stop_folds_received_messages(listen: Listen, world: World) -> None:
+    """Also messages that arrive during the stop."""
     with listen():
         for _ in range(50):
             publish(world.client, "a")
     assert world.counters() == {"a": 50}
 
 
-def test_others_on_the_server_do_not_disturb(listen: Listen, world: World) -> None:
-    """Pub/sub knows no databases: cuts of another deployment, and rubbish on our own channel, change nothing."""
+def test_foreign_messages_change_nothing(listen: Listen, world: World) -> None:
+    """Pub/sub knows no databases: cuts of another deployment and invalid cuts on our own channel are ignored."""
     with listen():
         ours: Any = world.client.pubsub_channels("viewer:cuts:*")
         cuts, alone = sorted(ours, key=len)  # the other shows on which server the subscription is
@@ -125,8 +125,8 @@ def test_others_on_the_server_do_not_disturb(listen: Listen, world: World) -> No
     assert world.counters() == {"a": 100}
 
 
-def test_a_redis_that_refuses_writes_for_a_while(listen: Listen, world: World) -> None:
-    """The subscriber goes on hearing, keeps what it heard, and folds it afterwards."""
+def test_refused_writes_keep_messages_in_memory(listen: Listen, world: World) -> None:
+    """The subscriber keeps receiving, and folds once Redis accepts writes."""
     with listen():
         publish(world.client, "a")
         wait_until(lambda: world.counters() == {"a": 1}, 20, "the first message")
@@ -134,11 +134,11 @@ def test_a_redis_that_refuses_writes_for_a_while(listen: Listen, world: World) -
         for _ in range(200):
             publish(world.client, "a")
         world.client.config_set("maxmemory", 0)
-        wait_until(lambda: world.counters() == {"a": 201}, 20, "what was heard meanwhile")
+        wait_until(lambda: world.counters() == {"a": 201}, 20, "what was received meanwhile")
 
 
 def test_refused_views_are_recorded_each_time(listen: Listen, world: World) -> None:
-    """A counter that cannot be raised: all its views are accounted for, not the first ones only."""
+    """Of a counter that cannot be raised: all its views, not only the first ones."""
     world.client.lpush(PREFIX + "list", "x")
     with listen():
         for round_ in range(3):
@@ -151,8 +151,8 @@ def test_refused_views_are_recorded_each_time(listen: Listen, world: World) -> N
     assert world.rows("SELECT sum(value::int) FROM viewer.rejected") == [(15,)]
 
 
-def test_messages_that_are_none_are_rejected(listen: Listen, world: World) -> None:
-    """Each with its reason, beside good ones, and some of each reason only."""
+def test_invalid_messages_are_rejected(listen: Listen, world: World) -> None:
+    """Each with its reason, beside valid ones; a limited number of each reason is stored."""
     bad = [b"no json", b"[1]", b'{"vodId": 5, "count": 1}', b'{"vodId": "a", "count": 1.5}', b"\xff", b""]
     with listen() as made:
         for payload in [*bad, *(b"junk %d" % n for n in range(3 * MAX_ROWS_PER_REASON))]:
@@ -169,7 +169,7 @@ def test_messages_that_are_none_are_rejected(listen: Listen, world: World) -> No
     }
 
 
-def test_a_counter_that_cannot_be_raised_is_rejected(listen: Listen, world: World) -> None:
+def test_unraisable_counters_are_rejected(listen: Listen, world: World) -> None:
     """Another type, or an overflow: the views of the message are recorded, others count."""
     world.client.lpush(PREFIX + "list", "x")
     world.client.set(PREFIX + "full", 2**63 - 1)
@@ -183,7 +183,7 @@ def test_a_counter_that_cannot_be_raised_is_rejected(listen: Listen, world: Worl
     assert world.client.zrange("viewer:changed", 0, -1) == [b"good"]
 
 
-def test_subscribing_asks_for_a_sweep(listen: Listen, world: World) -> None:
+def test_subscribing_requests_a_sweep(listen: Listen, world: World) -> None:
     """Messages may have been missed before."""
     with listen():
         assert (world.stores.redis.asked_sweep() or b"").endswith(
@@ -191,7 +191,7 @@ def test_subscribing_asks_for_a_sweep(listen: Listen, world: World) -> None:
         )
 
 
-def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: World) -> None:
+def test_lost_subscription_reconnects_and_requests_a_sweep(listen: Listen, world: World) -> None:
     """The connection is killed between two messages: both count, once."""
     with listen() as made:
         publish(world.client, "a")
@@ -204,8 +204,8 @@ def test_a_lost_subscription_heals_and_asks_for_a_sweep(listen: Listen, world: W
     assert world.counters() == {"a": 2}
 
 
-def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: World) -> None:
-    """Messages in memory when the connection breaks are not lost, however often that happens."""
+def test_messages_before_a_loss_are_folded_once(listen: Listen, world: World) -> None:
+    """Messages in memory survive any number of broken connections."""
     sent = 0
     with listen():
         for _ in range(20):
@@ -216,7 +216,7 @@ def test_what_was_heard_before_a_loss_is_folded_once(listen: Listen, world: Worl
     assert 0 < world.counters()["a"] <= sent
 
 
-def test_messages_with_the_confirmation_are_heard_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_with_the_confirmation_are_received_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published while the subscription was confirmed and nobody read yet: in one piece with the confirmation."""
     subscription = Subscription(connect(world.stores.redis.url, protocol=2), [CHANNEL, "viewer:cuts:x"])
     read, sent = subscription.read, [b"%d" % number for number in range(13)]
@@ -229,17 +229,17 @@ def test_messages_with_the_confirmation_are_heard_once(world: World, monkeypatch
         return read(timeout)
 
     monkeypatch.setattr(subscription, "read", read_late)
-    heard: list[tuple[bytes, bytes]] = []
+    received: list[tuple[bytes, bytes]] = []
     try:
         subscription.open()
-        while len(heard) < len(sent):
-            heard += subscription.read(1)
+        while len(received) < len(sent):
+            received += subscription.read(1)
     finally:
         subscription.close()
-    assert heard == [(CHANNEL.encode(), payload) for payload in sent]
+    assert received == [(CHANNEL.encode(), payload) for payload in sent]
 
 
-def test_the_changed_set_is_read_in_pages(world: World) -> None:
+def test_changed_set_is_read_in_pages(world: World) -> None:
     """Oldest announcement first, all of them."""
     ids = {f"id{n:05d}": n for n in range(2500)}
     world.client.zadd("viewer:changed", ids)

@@ -1,4 +1,4 @@
-"""Folding of a channel by two subscribers: cuts, segments, a lease with a token, and what Redis may forget.
+"""Folding of a channel by two subscribers: cuts, segments, a lease with a token, and what Redis may lose.
 
 A fold raises counters and nothing else, as a producer does: so it is modelled apart from the flush. One step is one
 script of Redis, or a subscriber that reads one message of its connection. A script that a subscriber has sent may run
@@ -18,23 +18,23 @@ from viewer_pipeline_tests.model.explore import without_cycles
 
 RULES = {
     "number": "fold a segment although it was folded before",
-    "taken": "the holder keeps views without a number also of a connection that is older than its lease",
-    "unnumbered": "fold before a cut was heard on this connection: it may add to the last segment",
+    "acquired": "the holder keeps views without a number also of a connection that is older than its lease",
+    "unnumbered": "fold before a cut was received on this connection: it may add to the last segment",
     "unsequenced": "one that stands by keeps views without a number, and folds them under its next cut",
 }
 
 
 class Sub(NamedTuple):
-    """One subscriber: what it heard and nobody, as far as it knows, has folded."""
+    """One subscriber: what it received and nobody, as far as it knows, has folded."""
 
     alive: bool = True
     token: int = 0  # of its lease; 0: none
     at: int = 0  # how far it has read the stream
-    numbered: bool = False  # a cut was heard on this connection
-    last: int = 0  # number of the last cut that was heard
+    numbered: bool = False  # a cut was received on this connection
+    last: int = 0  # number of the last cut that was received
     open: frozenset[int] = frozenset()  # messages since then
-    predates_lease: bool = False  # the connection is older than the lease, and no cut was heard since
-    unsequenced: frozenset[int] = frozenset()  # heard on a connection that broke before its first cut
+    predates_lease: bool = False  # the connection is older than the lease, and no cut was received since
+    unsequenced: frozenset[int] = frozenset()  # received on a connection that broke before its first cut
     segments: tuple[tuple[int, frozenset[int]], ...] = ()
     sent: tuple[int, int, frozenset[int]] | None = None  # a fold on its way: token, number, messages
 
@@ -69,13 +69,13 @@ def _explore(rule: str, first: Channel) -> tuple[int, str, list[str]]:
     queue = deque([first])
     while queue:
         now = queue.popleft()
-        if said := violation(now):
+        if message := violation(now):
             trace = []
             before = came[now]
             while before is not None:
                 trace.append(before[1])
                 before = came[before[0]]
-            return len(came), said, trace[::-1]
+            return len(came), message, trace[::-1]
         for label, after in successors(now, rule):
             if after not in came:
                 came[after] = now, label
@@ -84,7 +84,7 @@ def _explore(rule: str, first: Channel) -> tuple[int, str, list[str]]:
 
 
 def violation(now: Channel) -> str:
-    """Say which message was counted twice, or lost although nothing was."""
+    """Return which message was counted twice, or lost although nothing failed."""
     for message, times in enumerate(now.counted, 1):
         if times > 1:
             return f"message {message} was counted {times} times"
@@ -98,9 +98,8 @@ def lost(now: Channel) -> list[int]:
     held = set[int]()
     for sub in now.subs:
         if sub.alive:
-            held |= (
-                sub.open | sub.unsequenced | {m for _, some in sub.segments for m in some} | set(now.stream[sub.at :])
-            )
+            segments = {m for _, messages in sub.segments for m in messages}
+            held |= sub.open | sub.unsequenced | segments | set(now.stream[sub.at :])
         if sub.sent:
             held |= sub.sent[2]
     return [m for m in range(1, len(now.counted) + 1) if not now.counted[m - 1] and m not in held]
@@ -123,19 +122,19 @@ def successors(now: Channel, rule: str) -> Iterator[tuple[str, Channel]]:
 
 def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Channel]]:
     if sub.sent:
-        answered = _answered(sub, refused=rule != "token" and sub.sent[0] != now.holder)
-        yield "its fold arrives", _fold(_with(now, n, answered), sub.sent, rule)
+        replied = _on_reply(sub, refused=rule != "token" and sub.sent[0] != now.holder)
+        yield "its fold arrives", _fold(_with(now, n, replied), sub.sent, rule)
         if now.resent:
             yield "its fold arrives, and is sent again", _fold(now, sub.sent, rule)._replace(resent=now.resent - 1)
     if not sub.alive:
         return
     if sub.at < len(now.stream):
-        yield "hears", _with(now, n, _hear(sub, now.stream[sub.at], now.folded))
+        yield "receives", _with(now, n, _receive(sub, now.stream[sub.at], now.folded))
     if not now.holder and now.leases:
         token = now.tokens + 1
         kept = tuple(segment for segment in sub.segments if segment[0] > now.folded)
-        taken = sub._replace(token=token, unsequenced=frozenset(), segments=kept, predates_lease=not sub.numbered)
-        yield "takes the lease", _with(now, n, taken)._replace(holder=token, tokens=token, leases=now.leases - 1)
+        acquired = sub._replace(token=token, unsequenced=frozenset(), segments=kept, predates_lease=not sub.numbered)
+        yield "takes the lease", _with(now, n, acquired)._replace(holder=token, tokens=token, leases=now.leases - 1)
     if sub.token and sub.token == now.holder and now.cuts:
         number = max(now.cut, now.folded, sub.last) + 1
         yield "cuts", now._replace(stream=(*now.stream, -number), cut=number, cuts=now.cuts - 1)
@@ -150,11 +149,11 @@ def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Ch
         yield "dies", _with(now, n, dead)._replace(crashes=now.crashes - 1)
 
 
-def _hear(sub: Sub, heard: int, folded: int) -> Sub:
+def _receive(sub: Sub, received: int, folded: int) -> Sub:
     sub = sub._replace(at=sub.at + 1)
-    if heard > 0:
-        return sub._replace(open=sub.open | {heard})
-    number, views = -heard, sub.open | sub.unsequenced
+    if received > 0:
+        return sub._replace(open=sub.open | {received})
+    number, views = -received, sub.open | sub.unsequenced
     segments = _add(sub.segments, number, views)
     pruned = tuple(segment for segment in segments if segment[0] > folded)
     return sub._replace(
@@ -166,7 +165,7 @@ def _interrupted(sub: Sub, end: int, rule: str) -> Sub:
     """Lose the connection: what was published and not read is missed."""
     if sub.numbered:
         sub = sub._replace(segments=_add(sub.segments, sub.last + 1, sub.open))
-    elif rule == "unsequenced" or (sub.token and (not sub.predates_lease or rule == "taken")):
+    elif rule == "unsequenced" or (sub.token and (not sub.predates_lease or rule == "acquired")):
         sub = sub._replace(unsequenced=sub.unsequenced | sub.open)
     return sub._replace(open=frozenset(), numbered=False, predates_lease=False, at=end)
 
@@ -191,8 +190,8 @@ def _fold(now: Channel, sent: tuple[int, int, frozenset[int]], rule: str) -> Cha
     return now._replace(counted=counted, folded=max(number, now.folded))
 
 
-def _answered(sub: Sub, *, refused: bool) -> Sub:
-    """Forget the segment, unless another holds the lease: that one may not have it."""
+def _on_reply(sub: Sub, *, refused: bool) -> Sub:
+    """Drop the segment, unless another holds the lease: that one may not have it."""
     assert sub.sent is not None
     kept = tuple(segment for segment in sub.segments if refused or segment[0] != sub.sent[1])
     return sub._replace(sent=None, segments=kept)

@@ -23,7 +23,7 @@ SOME_LEDGER = LedgerIdentity("5f1c", "7", 5, "db:5432/views")
 
 
 def claim(
-    ledger: LedgerIdentity, key_space: str, token: str, holder: str = "test", term: int = 0, **known: Any
+    ledger: LedgerIdentity, key_space: str, token: str, worker: str = "test", term: int = 0, **known: Any
 ) -> LeaseRequest:
     """Return the request of a subscriber of this ledger."""
-    return LeaseRequest(key_space, token, holder, term, ledger=ledger, **known)
+    return LeaseRequest(key_space, token, worker, term, ledger=ledger, **known)

@@ -29,7 +29,7 @@ from viewer_pipeline_tests.support.waiting import wait_until
 
 CHANNEL = "view_count_updates"
 SUBSCRIBER = "viewer:subscriber"
-AT_ONCE = 40  # messages that a publisher sends in one go
+PIPELINE_MESSAGES = 40  # messages that a publisher sends in one go
 
 
 def message(vod_id: str, count: int = 1) -> bytes:
@@ -117,12 +117,12 @@ class Running:
 
 
 class Publisher:
-    """Publishes from a thread as fast as it is told, and remembers what. A context manager."""
+    """Publishes from a thread at a given pace, and counts what it sent. A context manager."""
 
     def __init__(self, url: str, name: str, *, vods: int = 50, pause: float = 0.01, counts: bool = False) -> None:
         self.sent: Counter[str] = Counter()
         self.name = name
-        self.unheard = 0  # messages that no subscriber could have heard
+        self.undelivered = 0  # messages that no subscriber could have received
         self._url, self._vods, self._pause, self._counts = url, vods, pause, counts
         self._random = random.Random(name)
         self._stop = threading.Event()
@@ -149,14 +149,14 @@ class Publisher:
             client.client_setname("publisher")  # not to be taken for a subscriber
             while not self._stop.wait(self._pause):
                 with self._lock, client.pipeline(transaction=False) as pipeline:
-                    ids = [f"{self.name}{self._random.randrange(self._vods)}" for _ in range(AT_ONCE)]
+                    ids = [f"{self.name}{self._random.randrange(self._vods)}" for _ in range(PIPELINE_MESSAGES)]
                     for vod_id in ids:
                         if self._counts:
                             pipeline.incr("vod:views:" + vod_id)
                         pipeline.publish(CHANNEL, message(vod_id))
-                    answers: Any = pipeline.execute()
+                    receivers: Any = pipeline.execute()
                     self.sent.update(ids)
-                    self.unheard += sum(not heard for heard in answers)
+                    self.undelivered += sum(not count for count in receivers)
 
 
 class Worker:
@@ -210,16 +210,16 @@ class Fleet:
         return worker
 
     def have(self, count: int) -> None:
-        """Have so many of them, each of which has heard all that is still to be folded."""
+        """Have so many of them, each of which has received all that is still to be folded."""
         while len(self.workers) > count:
             worker = next(worker for worker in self.workers if worker.pid != self.holder())
             worker.end()
             self.workers.remove(worker)
         while len(self.workers) < count:
             self.start()
-        wait_until(lambda: self._hearers() == count, 60, f"{count} subscribers")
-        cut = self._figure("cut")
-        wait_until(lambda: self._figure("folded") >= cut + 2, 60, "what all of them heard from its beginning")
+        wait_until(lambda: self._subscriber_count() == count, 60, f"{count} subscribers")
+        cut = self._number("cut")
+        wait_until(lambda: self._number("folded") >= cut + 2, 60, "what all of them received from its beginning")
 
     def holder(self) -> int:
         """Return the process id of the holder of the lease; 0 if there is none."""
@@ -239,12 +239,12 @@ class Fleet:
         """Wait until another worker has the lease."""
         wait_until(lambda: self.holder() not in (0, than.pid), seconds, "another to take over")
 
-    def _hearers(self) -> int:
+    def _subscriber_count(self) -> int:
         name = RedisNames.of(DEFAULT_PREFIX).cuts_channel((self._field("id") or b"").decode())
-        answer: Any = self.client.pubsub_numsub(name)
-        return int(answer[0][1])
+        reply: Any = self.client.pubsub_numsub(name)
+        return int(reply[0][1])
 
-    def _figure(self, name: str) -> int:
+    def _number(self, name: str) -> int:
         return int(self._field(name) or 0)
 
     def _field(self, name: str) -> Any:

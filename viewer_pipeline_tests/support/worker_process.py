@@ -71,14 +71,14 @@ class WorkerProcess:
         lines = self.log.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
-    def said(self, *events: str) -> bool:
+    def has_logged(self, *events: str) -> bool:
         """Whether it has logged one of these events."""
         assert self.process.poll() is None, self.log.read_text()
         return any(line["event"] in events for line in self.events())
 
     def wait_until_ready(self) -> None:
         """Wait until it listens or stands by."""
-        wait_until(lambda: self.said(*READY), 60, "the worker listens")
+        wait_until(lambda: self.has_logged(*READY), 60, "the worker listens")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
         """Send a signal; return the exit status."""
@@ -87,10 +87,10 @@ class WorkerProcess:
 
     def last_event(self) -> dict[str, Any]:
         """Return the last line of its log, which is an event."""
-        found: dict[str, Any] = json.loads(self.log.read_text().splitlines()[-1])
-        return found
+        last: dict[str, Any] = json.loads(self.log.read_text().splitlines()[-1])
+        return last
 
 
 def publish(client: redis.Redis, vod_id: str, count: int = 1, channel: str = "view_count_updates") -> int:
-    """Publish as a producer does; return how many subscribers heard it."""
+    """Publish as a producer does; return how many subscribers received it."""
     return int(client.publish(channel, json.dumps({"vodId": vod_id, "count": count})))

@@ -32,8 +32,8 @@ LONG = "longer than 4096 bytes"
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_views(payload: bytes, view: tuple[str, int]) -> None:
-    """Other fields are fine."""
+def test_parse_view_accepts_valid_messages(payload: bytes, view: tuple[str, int]) -> None:
+    """Other fields are ignored."""
     assert parse_view(payload) == view
 
 
@@ -108,16 +108,16 @@ def test_views(payload: bytes, view: tuple[str, int]) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_messages_that_do_not_count(payload: bytes, reason: str) -> None:
-    """Each is refused with its reason, and with that error only."""
+def test_parse_view_rejects_invalid_messages(payload: bytes, reason: str) -> None:
+    """Each with its reason, and by InvalidMessage only."""
     with pytest.raises(InvalidMessage) as caught:
         parse_view(payload)
     assert str(caught.value) == reason
 
 
 @given(payload=st.binary() | st.text().map(str.encode))
-def test_no_message_does_harm(payload: bytes) -> None:
-    """Whatever bytes come in, they are refused as no view."""
+def test_parse_view_rejects_arbitrary_bytes(payload: bytes) -> None:
+    """Any bytes at all raise InvalidMessage."""
     with pytest.raises(InvalidMessage):
         parse_view(payload)
 
@@ -129,8 +129,8 @@ def json_values() -> st.SearchStrategy[object]:
 
 
 @given(vod_id=st.text(max_size=260) | json_values(), count=st.integers(-(2**65), 2**65) | json_values())
-def test_what_counts_is_what_was_said(vod_id: object, count: object) -> None:
-    """A message counts just when its id and its count are good, and then for these."""
+def test_parse_view_accepts_exactly_valid_ids_and_counts(vod_id: object, count: object) -> None:
+    """A message counts if and only if its id and its count are valid, and then for these."""
     payload = json.dumps({"vodId": vod_id, "count": count}).encode()
     good_id = isinstance(vod_id, str) and 1 <= len(vod_id) <= 255 and "\x00" not in vod_id
     good_count = isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= 1_000_000

@@ -56,8 +56,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         ),
     ],
 )
-def test_signals(clock: Clock, sent: list[tuple[int, float]], done: list[str]) -> None:
-    """SIGHUP begins a stop and is no request; requests in a burst are one."""
+def test_stop_signals_begin_a_stop_or_exit(clock: Clock, sent: list[tuple[int, float]], done: list[str]) -> None:
+    """SIGHUP begins a stop and is no request; requests in a burst count as one."""
     calls: list[str] = []
     signal.signal(SIGHUP, signal.SIG_DFL)
     handle_stop_signals(
@@ -69,8 +69,8 @@ def test_signals(clock: Clock, sent: list[tuple[int, float]], done: list[str]) -
     assert calls == done
 
 
-def test_under_nohup(clock: Clock) -> None:
-    """A SIGHUP that was ignored at the start does nothing."""
+def test_ignored_sighup_stays_ignored(clock: Clock) -> None:
+    """A SIGHUP that was ignored at the start, as under nohup, does nothing."""
     signal.signal(SIGHUP, signal.SIG_IGN)
     calls: list[int] = []
     handle_stop_signals(calls.append, calls.append)
@@ -82,8 +82,8 @@ def test_under_nohup(clock: Clock) -> None:
     assert calls == [SIGTERM]
 
 
-def test_a_signal_at_any_step_of_a_wait() -> None:
-    """The handler runs on the thread that waits: with an Event, it waits for itself for ever after some dozens."""
+def test_stop_request_wakes_a_wait_at_any_moment() -> None:
+    """The handler runs on the thread that waits: with an Event, it would soon wait for itself for ever."""
     moments = random.Random(13)
     for _ in range(REQUESTS):
         request = StopRequest()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 
 Status = Literal["healthy", "unknown", "degraded", "unhealthy"]
 STATUSES: tuple[Status, ...] = ("healthy", "unknown", "degraded", "unhealthy")  # from best to worst

@@ -13,7 +13,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 
 QUIET = ("alembic",)  # four lines for each of two schemas, at every start

@@ -8,7 +8,7 @@ import click
 
 from viewer_pipeline.cli import bench, flush, history, inspect, pipelines, processes, reconcile, stack, target
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 from viewer_pipeline.standard_streams import open_closed_streams
 
 COMMANDS: tuple[click.Command, ...] = (

@@ -26,7 +26,8 @@ from viewer_pipeline.flush.identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.postgres import (
     IN_RECOVERY,

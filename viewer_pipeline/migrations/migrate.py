@@ -18,7 +18,8 @@ from sqlalchemy.schema import CreateSchema
 
 from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, PostgresUnavailable
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings, hide_password
+from viewer_pipeline.redaction import hide_password
+from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings
 
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
 ARGUMENTS = {"application_name": "viewer-pipeline", "connect_timeout": 10, "client_encoding": "utf8"}

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 
 log = logging.getLogger("viewer_pipeline.question")
 

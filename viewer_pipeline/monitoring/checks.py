@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from viewer_pipeline.monitoring.background_probe import Question
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 
 State = Literal["healthy", "degraded", "unhealthy"]
 ORDER: tuple[State, ...] = ("healthy", "degraded", "unhealthy")

@@ -18,7 +18,8 @@ from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.flush.ledger import postgres_errors
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import open_connection
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"

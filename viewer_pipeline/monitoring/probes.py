@@ -29,7 +29,8 @@ from viewer_pipeline.monitoring.rules import (
     judge_subscriber,
     judge_unsettled,
 )
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 
 REDIS_SECONDS = 0.7  # less than a check may take, so that its answer names the server's silence

@@ -22,7 +22,8 @@ from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.listener import read_listener
 from viewer_pipeline.monitoring.rules import judge_incidents, judge_marker
 from viewer_pipeline.monitoring.stall_reasons import why_nothing
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 
 FLUSHES = 5

@@ -10,7 +10,7 @@ from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG, trigger_of
 from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 from viewer_pipeline.timestamps import format_timestamp
 
 MAX_REASON_CHARACTERS = 300

@@ -10,7 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_views
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from viewer_pipeline.flush.adoption import How
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.services import Stack
 from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals

@@ -10,7 +10,8 @@ from typing import Any
 import redis
 
 from viewer_pipeline.errors import NotDurable, RedisRefusesWrites, SettingsError, TransientError
-from viewer_pipeline.settings import Settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 
 TRUE_WAITAOF = 8  # Redis: the first version whose WAITAOF waits for the disk also with `appendfsync everysec`

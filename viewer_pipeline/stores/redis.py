@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptEr
 from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
-from viewer_pipeline.settings import hide_password, without_password
+from viewer_pipeline.redaction import hide_password, without_password
 from viewer_pipeline.stores.refusals import is_refusal, leave_refusing
 from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
 

@@ -15,7 +15,8 @@ import redis
 from viewer_pipeline.monitoring.doctor.examine import Doctor
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.redis_names import RedisNames
-from viewer_pipeline.settings import PubSubMode, Settings
+from viewer_pipeline.setting_types import PubSubMode
+from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.producers import Kind, Producer, flushes_going_on
 from viewer_pipeline_tests.support.subscribers import CHANNEL, Running
 from viewer_pipeline_tests.support.waiting import wait_until

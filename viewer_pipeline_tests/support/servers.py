@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.settings import hide_password
+from viewer_pipeline.redaction import hide_password
 from viewer_pipeline.stack.postgres_server import find_binaries
 from viewer_pipeline.stack.redis_server import find_binary
 from viewer_pipeline.stores.redis import connect

@@ -12,7 +12,7 @@ from viewer_pipeline.monitoring.doctor.evidence import Evidence, Sight
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.doctor.pubsub_mode import Heard, judge_producers
 from viewer_pipeline.monitoring.doctor.traffic import Folds, Traffic
-from viewer_pipeline.settings import PubSubMode
+from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline_tests.support.subscribers import message
 
 CHANNEL, CUTS = b"views", b"viewer:cuts:x"

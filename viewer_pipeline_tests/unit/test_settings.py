@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.settings import Settings, load_settings, without_password
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.settings import Settings, load_settings
 
 DEFAULTS: dict[str, object] = {
     "database_url": None,

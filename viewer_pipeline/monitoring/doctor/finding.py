@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from viewer_pipeline.settings import without_password
+from viewer_pipeline.redaction import without_password
 
 State = Literal["ok", "note", "warning", "problem"]
 ORDER: tuple[State, ...] = ("ok", "note", "warning", "problem")

@@ -9,7 +9,7 @@ from viewer_pipeline.ingest.shared_channel import REMEDY
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.monitoring.listener import read_listener
 from viewer_pipeline.redis_names import presence_channel
-from viewer_pipeline.settings import PubSubMode
+from viewer_pipeline.setting_types import PubSubMode
 
 
 class Listeners(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from viewer_pipeline.monitoring.doctor.evidence import Evidence
 from viewer_pipeline.monitoring.doctor.finding import Finding, State
-from viewer_pipeline.settings import PubSubMode
+from viewer_pipeline.setting_types import PubSubMode
 
 Needs = Literal["announce", "increment", "mixed", "unknown", "no traffic"]
 

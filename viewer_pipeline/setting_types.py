@@ -1,0 +1,87 @@
+"""The types of settings: which values a variable accepts, and the message on what is expected. Pure.
+
+URLs are checked without a library's parser: those cite the password in their errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from croniter import croniter
+from pydantic import AfterValidator, Field
+
+from viewer_pipeline.identifiers import parse_column, parse_table
+from viewer_pipeline.postgres_url import PostgresUrl
+
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+
+
+def _url(*schemes: str) -> AfterValidator:
+    expected = f"expected a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}"
+
+    def check(url: str) -> str:
+        if not url.startswith(tuple(scheme + "://" for scheme in schemes)):
+            raise ValueError(expected)
+        if re.search(r"\s", url):
+            raise ValueError(f"{expected} and has no blanks (write %20)")
+        if not _ports_are_valid(url):
+            raise ValueError(f"{expected}, with a port between 1 and 65535 if any")
+        return url
+
+    return AfterValidator(check)
+
+
+def _ports_are_valid(url: str) -> bool:
+    authority = re.split(r"[/?]", url.partition("://")[2].rpartition("@")[2], maxsplit=1)[0]
+    ports = re.findall(r":([^:,\]]*)(?=,|$)", authority)
+    return all(not port or (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535) for port in ports)
+
+
+def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def _check_encoded_login(url: str) -> None:
+    # libpq would take the rest of the password for the host, and cite it in its errors.
+    login = re.split(r"[/?]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[0]
+    if "@" in login:
+        raise ValueError("expected @ in user and password to be written as %40")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", login):
+        raise ValueError("expected % in user and password to be written as %25")
+
+
+def _check_sentinel_service(url: str) -> None:
+    path = url.partition("://")[2].rpartition("@")[2].partition("?")[0].split("/")
+    if "+sentinel://" in url and not (
+        2 <= len(path) <= 3 and all(path[:2]) and re.fullmatch(r"\d*", path[-1] if path[2:] else "")
+    ):
+        raise ValueError("expected redis+sentinel://host:port,host:port/service/db, the db a number or left out")
+
+
+def _check_cron(expression: str) -> None:
+    # As Dagster reads it: five fields, and no 30th of February.
+    valid = len(expression.split()) == 5 and croniter.is_valid(expression)
+    if valid:
+        fields = croniter.expand(expression)[0]
+        valid = not (fields[3] == [2] and fields[2] in ([30], [31]))
+    if not valid:
+        raise ValueError("expected five cron fields such as `* * * * *`")
+
+
+DatabaseUrl = Annotated[str, _url(*POSTGRES_SCHEMES), _parsed_by(_check_encoded_login), _parsed_by(PostgresUrl.of)]
+RedisUrl = Annotated[str, _url(*REDIS_SCHEMES), _parsed_by(_check_sentinel_service)]
+WebhookUrl = Annotated[str, _url("https", "http")]
+RedisName = Annotated[str, Field(min_length=1, max_length=200)]
+TableName = Annotated[str, _parsed_by(parse_table)]
+ColumnName = Annotated[str, _parsed_by(parse_column)]
+CronExpression = Annotated[str, _parsed_by(_check_cron)]
+PubSubMode = Literal["increment", "announce"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]

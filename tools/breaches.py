@@ -435,8 +435,8 @@ BREACHES = (
         "daily",
         "a day that is added up again is added to what is there",
         "viewer_pipeline/history/daily.py",
-        '("delete_daily_views", "insert_daily_views", "note_rollup")',
-        '("insert_daily_views", "note_rollup")',
+        '("delete_daily_views", "insert_daily_views", "record_rollup")',
+        '("insert_daily_views", "record_rollup")',
         (DAILY,),
         also=(
             (
@@ -458,15 +458,16 @@ BREACHES = (
         "retention",
         "days that are not added up are dropped",
         "viewer_pipeline/history/retention.py",
-        "    if one.rolled_up is None:\n",
-        '    if (one.rolled_up or 0) < one.last_flush:\n        return ""\n    if one.rolled_up is None:\n',
+        "    if ledger_day.rolled_up is None:\n",
+        '    if (ledger_day.rolled_up or 0) < ledger_day.last_flush:\n        return ""\n'
+        "    if ledger_day.rolled_up is None:\n",
         (RETENTION,),
     ),
     Breach(
         "retention",
         "days that are not settled are dropped",
         "viewer_pipeline/history/retention.py",
-        "    if one.last_flush > settled:\n",
+        "    if ledger_day.last_flush > settled:\n",
         "    if False:\n",
         (RETENTION,),
     ),

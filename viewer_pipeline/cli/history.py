@@ -64,12 +64,12 @@ def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -
 def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, again: bool) -> Baseline | None:
     """Take it from the named source; without one return the present baseline, None where there is none."""
     from viewer_pipeline.flush.ledger import Ledger
-    from viewer_pipeline.history.baseline import take_counts, take_from_target, taken_baseline
+    from viewer_pipeline.history.baseline import read_baseline, take_counts, take_from_target
     from viewer_pipeline.history.counts_file import read_counts
 
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
-        present = taken_baseline(connection)
+        present = read_baseline(connection)
         if present is not None and not again:
             return present
         if from_target:

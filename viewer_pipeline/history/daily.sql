@@ -1,13 +1,14 @@
 -- name: rollup_window
--- From which day on a window can be rolled up (before it the ledger is not whole), and up to which flush.
+-- Return the first day of a window that can be rolled up (the ledger of earlier days is incomplete), and the last flush.
 SELECT greatest(from_day, %(start)s::date), (SELECT coalesce(max(seq), 0) FROM viewer.flush) FROM viewer.ledger_kept
 
 -- name: delete_daily_views
--- Forget the days of a window, to add them up anew.
+-- Delete the days of a window, which are then rolled up again.
 DELETE FROM viewer.daily_views WHERE day >= %(start)s AND day < %(end)s
 
 -- name: insert_daily_views
--- Add up the ledger by day (UTC) and VOD. Repairs are no views. What no bigint can hold, the check daily_equals_ledger tells.
+-- Roll up the ledger by day (UTC) and VOD. Repairs are no views. If a sum exceeds bigint, the check daily_equals_ledger
+-- reports it.
 INSERT INTO viewer.daily_views (day, vod_id, views)
 SELECT (f.taken_at AT TIME ZONE 'UTC')::date, c.vod_id COLLATE "C", least(sum(c.delta), 9223372036854775807)
 FROM viewer.flush AS f
@@ -18,8 +19,8 @@ WHERE f.taken_at >= %(start)s::date::timestamp AT TIME ZONE 'UTC'
     AND f.seq <= %(through)s AND NOT starts_with(f.mode, 'reconcile')
 GROUP BY 1, 2
 
--- name: note_rollup
--- Note for each day of a window up to which flush it is added up, days without any flush included.
+-- name: record_rollup
+-- Record for each day of a window the last flush that is rolled up, also for days without flushes.
 INSERT INTO viewer.daily_rollup AS r (day, last_flush, vods, views)
 SELECT day::date, coalesce(l.last_flush, 0), coalesce(d.vods, 0), coalesce(d.views, 0)
 FROM generate_series(%(start)s::date, %(end)s::date - 1, interval '1 day') AS day
@@ -38,26 +39,26 @@ LEFT JOIN (
 ON CONFLICT (day) DO UPDATE
 SET rolled_at = clock_timestamp(), last_flush = excluded.last_flush, vods = excluded.vods, views = excluded.views
 
--- name: bound_rollup
--- For one transaction over a day of perhaps ten million ledger entries: memory of the server bounded, time to finish.
+-- name: set_rollup_limits
+-- For this transaction, which may read ten million ledger entries: bounded memory of the server, and time to finish.
 SELECT
     set_config('work_mem', '64MB', true), set_config('hash_mem_multiplier', '1', true),
     set_config('statement_timeout', %(milliseconds)s, true), set_config('lock_timeout', '10min', true),
     set_config('jit', 'off', true)
 
--- name: lock_daily
--- One at a time rolls up, or says up to which day the ledger is kept; until the transaction ends.
+-- name: lock_rollup
+-- Exclude other transactions that roll up days or prune the ledger, until this one ends.
 SELECT pg_advisory_xact_lock(7310579122)
 
 -- name: rolled_up_days
--- What is noted of the days of a window, whether its ledger is whole, and what the ledger says that it should be.
-SELECT r.day, r.vods, r.views, r.last_flush, r.day >= k.from_day, l.flushes, coalesce(l.views, 0), coalesce(l.behind, 0)
+-- Return the recorded rollups of a window, whether the ledger of each day is kept, and its views according to the ledger.
+SELECT r.day, r.vods, r.views, r.last_flush, r.day >= k.from_day, l.flushes, coalesce(l.views, 0), coalesce(l.late_flushes, 0)
 FROM viewer.daily_rollup AS r
 CROSS JOIN viewer.ledger_kept AS k
 CROSS JOIN LATERAL (
     SELECT
         count(*) AS flushes, sum(f.views) FILTER (WHERE f.seq <= r.last_flush) AS views,
-        count(*) FILTER (WHERE f.seq > r.last_flush) AS behind
+        count(*) FILTER (WHERE f.seq > r.last_flush) AS late_flushes
     FROM viewer.flush AS f
     WHERE f.taken_at >= r.day::timestamp AT TIME ZONE 'UTC' AND f.taken_at < (r.day + 1)::timestamp AT TIME ZONE 'UTC'
         AND NOT starts_with(f.mode, 'reconcile')
@@ -65,16 +66,16 @@ CROSS JOIN LATERAL (
 WHERE r.day >= %(start)s AND r.day < %(end)s
 ORDER BY r.day
 
--- name: sum_daily_views
--- The views of each day of a window, from the rows themselves.
+-- name: views_per_day
+-- Return the views of each day of a window, summed from daily_views.
 SELECT day, sum(views) FROM viewer.daily_views WHERE day >= %(start)s AND day < %(end)s GROUP BY day
 
 -- name: top_of_day
--- The most viewed VODs of a day.
+-- Return the most viewed VODs of a day.
 SELECT vod_id, views FROM viewer.daily_views WHERE day = %(day)s ORDER BY views DESC, vod_id LIMIT %(limit)s
 
 -- name: views_per_hour
--- Views of a day by the hour (UTC) in which their counters were read.
+-- Return the views of a day by the hour (UTC) in which their counters were read.
 SELECT extract(hour FROM taken_at AT TIME ZONE 'UTC')::int, sum(views)
 FROM viewer.flush
 WHERE taken_at >= %(day)s::date::timestamp AT TIME ZONE 'UTC'
@@ -83,7 +84,7 @@ WHERE taken_at >= %(day)s::date::timestamp AT TIME ZONE 'UTC'
 GROUP BY 1
 
 -- name: stale_days
--- Days from one on whose ledger is kept and has flushes that are not added up yet. (Flushes commit in the order of seq.)
+-- Return the days whose ledger is kept and has flushes not rolled up yet. (Flushes commit in the order of seq.)
 SELECT f.day
 FROM (
     SELECT (taken_at AT TIME ZONE 'UTC')::date AS day, max(seq) AS last_flush
@@ -99,5 +100,5 @@ WHERE f.day >= k.from_day AND f.last_flush > coalesce(r.last_flush, 0)
 ORDER BY f.day
 
 -- name: is_rolled_up
--- Whether a day was ever added up.
+-- Return whether a day was ever rolled up.
 SELECT EXISTS (SELECT FROM viewer.daily_rollup WHERE day = %(day)s)

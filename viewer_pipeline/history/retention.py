@@ -1,7 +1,8 @@
-"""What of the ledger is dropped: days that are old, added up and settled; and how.
+"""Retention: prune days of the ledger that are old, rolled up and settled; prune old rejected input and parked views.
 
-First the day from which the ledger is whole moves forward, alone with who rolls days up; then the flushes before it are
-deleted in chunks, each with its sums kept. Wherever this stops, the next time goes on (docs/adr/0009).
+First the day from which the ledger is complete moves forward, while no other transaction rolls up days. Then earlier
+flushes are deleted in chunks, each added to `pruned_flushes`. After an interruption the next run continues
+(docs/adr/0009).
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.history.daily import ONE_DAY, alone
+from viewer_pipeline.history.daily import ONE_DAY, exclusive_rollup
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)
 
-FLUSHES_AT_ONCE, BATCHES_AT_ONCE = 200, 20_000  # of one transaction: about 0.1 s
-REJECTED_AT_ONCE = 10_000
+CHUNK_FLUSHES, CHUNK_BATCHES = 200, 20_000  # of one transaction: about 0.1 s
+CHUNK_ROWS = 10_000
 
 
 class LedgerDay(NamedTuple):
-    """The flushes of a day; `rolled_up`: the last one that is added up, None where the day never was.
+    """The flushes of a day; `rolled_up`: the last one that is rolled up, None if the day never was.
 
-    `whole`: else its flushes are being dropped, and those that came too late to be added up are all that will stay.
+    `complete`: False if its flushes are being pruned; then only flushes that came too late for the rollup are kept.
     """
 
     day: date
@@ -36,100 +37,101 @@ class LedgerDay(NamedTuple):
     views: int
     last_flush: int
     rolled_up: int | None
-    whole: bool
+    complete: bool
 
 
 class LedgerPlan(NamedTuple):
-    """Which days can be dropped, `before` not included; and why no more of those that are old, in words."""
+    """The days that can be pruned, all before `before`; and the reason if an old day cannot."""
 
     before: date
     days: list[LedgerDay]
     settled: int
-    why_no_more: str
+    stop_reason: str
 
 
 class Pruned(NamedTuple):
-    """What was deleted."""
+    """The number of deleted rows."""
 
     flushes: int = 0
     batches: int = 0
     views: int = 0
-    ended: bool = True  # else the time was over
+    ended: bool = True  # False if the time was over before all rows were deleted
 
 
 def settled_through(marker: Marker | None) -> int:
-    """Return the last flush of which nothing is left to subtract from Redis."""
+    """Return the last flush that is subtracted from Redis completely."""
     if marker is None:
         return 0
     return marker.seq if marker.batch >= marker.of else marker.seq - 1
 
 
 def plan_ledger(connection: psycopg.Connection, limit: date, marker: Marker | None) -> LedgerPlan:
-    """Return which days before `limit` can be dropped: all before the first that is not added up or not settled."""
+    """Return the days before `limit` that can be pruned: up to the first that is not rolled up or not settled."""
     settled = settled_through(marker)
     days: list[LedgerDay] = []
     for day, flushes, batches, views, *rest in connection.execute(SQL["ledger_days"], {"before": limit}):
-        one = LedgerDay(day, flushes, int(batches), int(views), *rest)
-        if why := _why_not(one, settled, marker):
-            return LedgerPlan(day, days, settled, why)
-        days.append(one)
+        ledger_day = LedgerDay(day, flushes, int(batches), int(views), *rest)
+        if reason := _stop_reason(ledger_day, settled, marker):
+            return LedgerPlan(day, days, settled, reason)
+        days.append(ledger_day)
     return LedgerPlan(limit, days, settled, "")
 
 
-def _why_not(one: LedgerDay, settled: int, marker: Marker | None) -> str:
-    if not one.whole:
+def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> str:
+    day = ledger_day.day
+    if not ledger_day.complete:
         return ""
-    if one.rolled_up is None:
-        return f"{one.day} was never added up: materialize daily_views for it"
-    if one.rolled_up < one.last_flush:
-        return f"{one.day} got flushes after it was added up: materialize daily_views for it"
-    if one.last_flush > settled:
-        where = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
-        return f"{one.day} is not settled: its last flush is {one.last_flush}, {where}"
+    if ledger_day.rolled_up is None:
+        return f"{day} was never rolled up: materialize daily_views for it"
+    if ledger_day.rolled_up < ledger_day.last_flush:
+        return f"{day} has flushes that came after its rollup: materialize daily_views for it"
+    if ledger_day.last_flush > settled:
+        position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
+        return f"{day} is not settled: its last flush is {ledger_day.last_flush}, {position}"
     return ""
 
 
 def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | None, seconds: float) -> Pruned:
-    """Drop what can be dropped before `limit`, in chunks, for at most so many seconds (and one chunk)."""
-    with alone(connection):
+    """Prune the ledger before `limit` as far as possible, in chunks, for at most this time (and one chunk)."""
+    with exclusive_rollup(connection):
         plan = plan_ledger(connection, limit, marker)
         connection.execute(SQL["keep_ledger_from"], {"day": plan.before})
-    deadline, done = time.monotonic() + seconds, Pruned()
-    parameters = {"settled": plan.settled, "flushes": FLUSHES_AT_ONCE, "batches": BATCHES_AT_ONCE}
+    deadline, pruned = time.monotonic() + seconds, Pruned()
+    params = {"settled": plan.settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:
-        flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **parameters)
-        done = Pruned(done.flushes + flushes, done.batches + batches, done.views + int(views))
+        flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
+        pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + int(views))
         if not flushes or time.monotonic() > deadline:
-            return done._replace(ended=not flushes)
+            return pruned._replace(ended=not flushes)
 
 
 def prune_rejected(connection: psycopg.Connection, days: int) -> int:
-    """Forget rejected input that is older than so many days; return how many rows."""
-    done = 0
-    while gone := connection.execute(SQL["prune_rejected"], {"days": days, "some": REJECTED_AT_ONCE}).rowcount:
-        done += gone
-    return done
+    """Delete rejected input that is older than this many days; return the number of rows."""
+    rows = 0
+    while deleted := connection.execute(SQL["prune_rejected"], {"days": days, "limit": CHUNK_ROWS}).rowcount:
+        rows += deleted
+    return rows
 
 
-def old_rejected(connection: psycopg.Connection, days: int) -> int:
-    """Count what `prune_rejected` would forget."""
+def count_old_rejected(connection: psycopg.Connection, days: int) -> int:
+    """Count the rows that `prune_rejected` would delete."""
     return int(fetch_one(connection, SQL["count_old_rejected"], days=days)[0])
 
 
 def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
-    """Give up all parked views of VODs without a row that are older than so many days; sweeps give up some, too."""
+    """Prune all parked views of VODs without a row that are older than this many days. Sweeps prune a part of them."""
     vods = views = 0
-    while (gone := prune_parked(connection, target, days)).vods:
-        vods, views = vods + gone.vods, views + gone.views
+    while (pruned := prune_parked(connection, target, days)).vods:
+        vods, views = vods + pruned.vods, views + pruned.views
     return ParkedViews(vods, views)
 
 
-def old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
-    """Count what `prune_all_parked` would give up."""
+def count_old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+    """Count the views that `prune_all_parked` would prune."""
     ((vods, views),) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": days})
     return ParkedViews(int(vods), int(views))
 
 
 def first_day_kept(today: date, days: int) -> date:
-    """Return the day before which the ledger is old."""
+    """Return the first day of the ledger that is kept."""
     return today - ONE_DAY * days

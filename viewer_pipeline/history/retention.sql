@@ -1,6 +1,6 @@
 -- name: ledger_days
--- Days before one that have flushes: how many, up to which one, up to which one the day is added up, and whether its
--- ledger is whole.
+-- Return the days before one that have flushes: their number, the last flush, the last flush that is rolled up, and
+-- whether the ledger of the day is complete.
 SELECT
     (f.taken_at AT TIME ZONE 'UTC')::date, count(*), sum(f.batches), sum(f.views), max(f.seq), max(r.last_flush),
     (f.taken_at AT TIME ZONE 'UTC')::date >= max(k.from_day)
@@ -11,12 +11,12 @@ WHERE f.taken_at < %(before)s::date::timestamp AT TIME ZONE 'UTC' AND NOT starts
 GROUP BY 1 ORDER BY 1
 
 -- name: keep_ledger_from
--- Say from which day on the ledger is whole. It only moves forward.
+-- Set the day from which the ledger is complete. It only moves forward.
 UPDATE viewer.ledger_kept SET from_day = greatest(from_day, %(day)s) RETURNING from_day
 
 -- name: prune_ledger
--- Delete some flushes of days that are final, and settled; their sums stay. Never a repair, which is its own record, nor
--- the newest flush, whose number the next one follows. Returns how many flushes, batches and views.
+-- Delete a chunk of settled flushes of pruned days, and add them to pruned_flushes. Never deletes a repair, which has no
+-- other record, nor the newest flush, whose number the next one follows. Returns numbers of flushes, batches and views.
 WITH old AS MATERIALIZED (
     SELECT f.seq, sum(f.batches) OVER (ORDER BY f.taken_at, f.seq) - f.batches AS batches_before
     FROM (
@@ -36,7 +36,7 @@ WITH old AS MATERIALIZED (
 ), flushes AS (
     DELETE FROM viewer.flush AS f USING chunk WHERE f.seq = chunk.seq
     RETURNING f.seq, f.mode, f.counters, f.views, f.committed_at
-), noted AS (
+), recorded AS (
     INSERT INTO viewer.pruned_flushes AS p (mode, flushes, counters, views, last_seq, last_committed_at)
     SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at) FROM flushes GROUP BY mode
     ON CONFLICT (mode) DO UPDATE SET
@@ -49,20 +49,20 @@ WITH old AS MATERIALIZED (
 SELECT (SELECT count(*) FROM flushes), (SELECT count(*) FROM batches), (SELECT coalesce(sum(views), 0) FROM flushes)
 
 -- name: prune_rejected
--- Forget some rejected input of long ago; not what was parked and given up, which explains a total.
+-- Delete a chunk of old rejected input; not the records of discarded and pruned views, which explain totals.
 DELETE FROM viewer.rejected WHERE digest IN (
     SELECT digest FROM viewer.rejected
     WHERE seen_at < now() - make_interval(days => %(days)s) AND source <> 'parked'
-    LIMIT %(some)s
+    LIMIT %(limit)s
 )
 
 -- name: count_old_rejected
--- How much rejected input is older than so many days.
+-- Count rejected input that is older than this many days.
 SELECT count(*) FROM viewer.rejected
 WHERE seen_at < now() - make_interval(days => %(days)s) AND source <> 'parked'
 
 -- name: count_old_parked
--- How many VODs without a row have parked views that are older than so many days, and how many views.
+-- Count the VODs without a row whose parked views are older than this many days, and these views.
 SELECT count(*), coalesce(sum(c.views), 0) FROM viewer.parked AS c
 WHERE c.first_seen < now() - make_interval(days => %(days)s)
     AND c.updated_at < now() - make_interval(days => %(days)s)

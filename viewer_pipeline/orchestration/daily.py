@@ -12,7 +12,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.history.daily import (
     ONE_DAY,
     Day,
-    RolledUp,
+    RollupResult,
     Window,
     roll_up,
     rolled_up_days,
@@ -66,7 +66,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     with retry_only_transient(), Ledger.of(settings).connect() as connection:
         result = roll_up(connection, window)
         context.log.info(
-            f"rolled up {len(result.added_up)} days, {len(result.final)} are final: {format_window(window)}"
+            f"rolled up {len(result.rolled_up)} days, {len(result.final)} are final: {format_window(window)}"
         )
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
@@ -74,7 +74,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     yield dg.MaterializeResult(check_results=checks)
 
 
-def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RolledUp, day: Day) -> None:
+def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
     """Add the metadata of one day to its own materialization."""
     top = [
         dg.TableRecord({"vod_id": vod_id, "views": views})

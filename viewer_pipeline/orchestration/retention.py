@@ -12,9 +12,9 @@ from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.retention import (
     LedgerPlan,
+    count_old_parked,
+    count_old_rejected,
     first_day_kept,
-    old_parked,
-    old_rejected,
     plan_ledger,
     prune_all_parked,
     prune_ledger,
@@ -54,8 +54,8 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
             pruned = prune_ledger(connection, limit, marker, MAX_SECONDS)
             metadata |= {"flushes": pruned.flushes, "batches": pruned.batches, "views": pruned.views}
             metadata["complete"] = pruned.ended
-    if plan.why_no_more:
-        context.log.warning(plan.why_no_more)
+    if plan.stop_reason:
+        context.log.warning(plan.stop_reason)
     return _report(context, config, metadata)
 
 
@@ -66,7 +66,7 @@ def _plan_metadata(plan: LedgerPlan) -> dict[str, Any]:
         "flushes": sum(day.flushes for day in plan.days),
         "batches": sum(day.batches for day in plan.days),
         "views": sum(day.views for day in plan.days),
-        "notes": plan.why_no_more or "no old day was kept",
+        "notes": plan.stop_reason or "no old day was kept",
     }
 
 
@@ -94,9 +94,9 @@ def prune_old_input(context: dg.OpExecutionContext, config: RetentionConfig, set
     with retry_only_transient(), ledger.connect() as connection:
         target = ledger.target(connection)
         if days := settings.rejected_retention_days:
-            metadata["rejected"] = (old_rejected if config.dry_run else prune_rejected)(connection, days)
+            metadata["rejected"] = (count_old_rejected if config.dry_run else prune_rejected)(connection, days)
         if target is not None and (days := settings.parked_retention_days):
-            parked = (old_parked if config.dry_run else prune_all_parked)(connection, target, days)
+            parked = (count_old_parked if config.dry_run else prune_all_parked)(connection, target, days)
             metadata |= {"parked_vods": parked.vods, "parked_views": parked.views}
     _report(context, config, metadata or {"notes": "no retention period is set: both are kept for ever"})
 

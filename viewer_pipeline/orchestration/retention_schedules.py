@@ -8,7 +8,7 @@ import dagster as dg
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.retention import first_day_kept, old_parked, old_rejected, plan_ledger
+from viewer_pipeline.history.retention import count_old_parked, count_old_rejected, first_day_kept, plan_ledger
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
@@ -60,7 +60,7 @@ def _ledger_skip_reason(settings: Settings) -> str:
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
         marker = own_marker(stores.redis, stores.ledger, connection)
         plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
-    return "" if plan.days else plan.why_no_more or f"no flush is older than {days} days"
+    return "" if plan.days else plan.stop_reason or f"no flush is older than {days} days"
 
 
 def _runs_skip_reason(settings: Settings) -> str:
@@ -77,8 +77,8 @@ def _input_skip_reason(settings: Settings) -> str:
         return NO_RETENTION_PERIOD
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
-        if rejected_days and old_rejected(connection, rejected_days):
+        if rejected_days and count_old_rejected(connection, rejected_days):
             return ""
         target = ledger.target(connection)
-        old = target is not None and parked_days and old_parked(connection, target, parked_days).vods
+        old = target is not None and parked_days and count_old_parked(connection, target, parked_days).vods
     return "" if old else "nothing is old"

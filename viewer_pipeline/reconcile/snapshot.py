@@ -10,7 +10,7 @@ import psycopg
 
 from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.stores.postgres import ANSWER_SECONDS, allow_long_reads, open_connection, patient
+from viewer_pipeline.stores.postgres import long_transaction, open_connection
 
 READ_SECONDS = 3600  # for one read of everything: 10 million totals take a minute or two
 MEMORY = "64MB"  # of the server for each sort or hash; the rest spills to its disk
@@ -22,8 +22,7 @@ def open_snapshot(url: str) -> Iterator[psycopg.Connection]:
     with postgres_errors(url), open_connection(PostgresUrl.of(url)) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        with patient(connection, READ_SECONDS + ANSWER_SECONDS), connection.transaction():
-            allow_long_reads(connection, READ_SECONDS, MEMORY)
+        with long_transaction(connection, READ_SECONDS, MEMORY):
             yield connection
 
 

@@ -114,14 +114,17 @@ def read_only_reason(connection: psycopg.Connection) -> str:
     return IN_RECOVERY if standby else READ_ONLY if read_only else ""
 
 
-def allow_long_reads(connection: psycopg.Connection, seconds: float, memory: str) -> None:
-    """For this transaction: let statements take so many seconds, and sort and hash in so much memory ("64MB")."""
-    connection.execute(SQL["allow_long_reads"], {"timeout": f"{seconds:.0f}s", "memory": memory})
+@contextmanager
+def long_transaction(connection: psycopg.Connection, seconds: float, memory: str) -> Iterator[None]:
+    """Open a transaction whose statements may take this long, and sort and hash in this much memory ("64MB")."""
+    with with_timeout(connection, seconds + ANSWER_SECONDS), connection.transaction():
+        connection.execute(SQL["allow_long_reads"], {"timeout": f"{seconds:.0f}s", "memory": memory})
+        yield
 
 
 @contextmanager
-def patient(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Wait so long for each answer. The statement's own time-out is the caller's to set, a little shorter."""
+def with_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Wait this long for each answer. The caller sets the server's own time-out, a little shorter."""
     assert isinstance(connection, BoundedConnection), "from open_connection"
     before = connection.answer_seconds
     connection.answer_seconds = seconds

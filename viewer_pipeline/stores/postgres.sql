@@ -1,7 +1,8 @@
 -- name: allow_long_reads
--- For the rest of this transaction: statements that read everything, sorting and hashing in memory of this size first.
-SELECT set_config('statement_timeout', %(timeout)s, TRUE), set_config('idle_in_transaction_session_timeout', %(timeout)s, TRUE),
-    set_config('work_mem', %(memory)s, TRUE)
+-- For this transaction: time for statements that read everything, and memory of the server for each sort or hash.
+SELECT
+    set_config('statement_timeout', %(timeout)s, TRUE), set_config('work_mem', %(memory)s, TRUE),
+    set_config('idle_in_transaction_session_timeout', %(timeout)s, TRUE)
 
 -- name: set_local
 -- For this transaction: what a connection through PgBouncer cannot be opened with.

@@ -259,12 +259,12 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     for number in range(3):
         history.flush(at(first + ONE * number), {"a": number + 1, "b": 1})
     for _ in range(6):  # from then on psycopg would prepare the statements
-        assert len(history.roll_up(first, first + ONE * 3).added_up) == 3
+        assert len(history.roll_up(first, first + ONE * 3).rolled_up) == 3
     expected = {(first + ONE * number, vod_id): 1 for number in range(3) for vod_id in ("a", "b")}
     expected |= {(first + ONE * number, "a"): number + 1 for number in range(3)}
     assert History(world).daily() == expected
-    assert history.ask(stale_days, first, first + ONE * 2) == []
-    assert history.ask(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60) == Pruned(2, 2, 5)
+    assert history.call(stale_days, first, first + ONE * 2) == []
+    assert history.call(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60) == Pruned(2, 2, 5)
     assert (world.seqs(), History(world).daily()) == ([3], expected)
     assert traces(pgbouncer) == {NONE}
 

@@ -37,7 +37,13 @@ from viewer_pipeline.flush.steps import Mode, Persisted, Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
-from viewer_pipeline.history.retention import old_parked, old_rejected, prune_all_parked, prune_ledger, prune_rejected
+from viewer_pipeline.history.retention import (
+    count_old_parked,
+    count_old_rejected,
+    prune_all_parked,
+    prune_ledger,
+    prune_rejected,
+)
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.doctor.examine import Doctor
@@ -165,7 +171,7 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
         today = datetime.now(UTC).date()
-        assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).added_up == [today - ONE_DAY, today]
+        assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).rolled_up == [today - ONE_DAY, today]
         assert stale_days(connection, today - ONE_DAY, today) == []
         assert {one.outcome for one in read_run_metrics(connection)} == {"committed"}
     forget(narrow)
@@ -185,10 +191,10 @@ def forget(narrow: Narrow) -> None:
         marker = RedisStore(client, narrow.settings.require_redis_url(), PREFIX).marker()
         roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38))
         assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60).flushes > 0
-        assert old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
+        assert count_old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
         target = narrow.ledger.target(connection)
         assert target is not None
-        assert old_parked(connection, target, 1) == prune_all_parked(connection, target, 1) == (0, 0)
+        assert count_old_parked(connection, target, 1) == prune_all_parked(connection, target, 1) == (0, 0)
 
 
 def test_everything_in_postgresql(narrow: Narrow) -> None:

@@ -1,4 +1,4 @@
-"""What is dropped of the ledger, and when; what must survive it."""
+"""Retention: which days of the ledger are pruned, and what must be kept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from viewer_pipeline.history.daily import Window, stale_days
 from viewer_pipeline.history.retention import (
     LedgerPlan,
     Pruned,
+    count_old_rejected,
     first_day_kept,
-    old_rejected,
     plan_ledger,
     prune_ledger,
     prune_rejected,
@@ -37,25 +37,25 @@ def history(world: World) -> History:
 
 
 def three_days(history: History) -> None:
-    """Commit two flushes on each of three days, two batches each, and add the days up."""
+    """Commit two flushes of two batches on each of three days, and roll the days up."""
     for number in range(6):
         history.flush(at(MARCH + ONE * (number // 2)), {"a": number + 1, "b": 1, "c": 1})
     history.roll_up(MARCH, MARCH + ONE * 3)
 
 
 def prune(history: History, limit: date, marker: Marker | None = FOREVER) -> Pruned:
-    """Prune what is older than `limit`."""
-    pruned: Pruned = history.ask(prune_ledger, limit, marker, 60)
+    """Prune the ledger before `limit`."""
+    pruned: Pruned = history.call(prune_ledger, limit, marker, 60)
     return pruned
 
 
 def kept_from(history: History) -> str:
-    """Return what ledger_kept says."""
+    """Return the day from which the ledger is complete."""
     return str(history.world.rows("SELECT from_day::text FROM viewer.ledger_kept")[0][0])
 
 
-def test_old_days_go_and_daily_views_stay(history: History) -> None:
-    """Flushes and batches of whole days; the ledger says from when on it is whole."""
+def test_prune_ledger_keeps_daily_views(history: History) -> None:
+    """Flushes and batches of whole days are deleted, their daily views are kept and final."""
     three_days(history)
     rows = history.daily()
     assert prune(history, MARCH + ONE * 2) == Pruned(4, 8, 1 + 2 + 3 + 4 + 4 * 2)
@@ -68,33 +68,33 @@ def test_old_days_go_and_daily_views_stay(history: History) -> None:
     assert prune(history, MARCH + ONE * 2) == Pruned()
 
 
-def test_the_newest_flush_stays(history: History) -> None:
-    """However old: the next number follows it, and Redis' marker is compared with it."""
+def test_prune_ledger_keeps_the_newest_flush(history: History) -> None:
+    """The next flush continues its number, and the marker in Redis is compared with it."""
     three_days(history)
     assert prune(history, MARCH + ONE * 9).flushes == 5
     assert history.world.seqs() == [6]
     assert history.flush(at(MARCH + ONE * 9), {"a": 1}) == 7
 
 
-def test_a_day_that_is_not_added_up_stays(history: History) -> None:
-    """And all after it: the ledger is whole from one day on. Why is said."""
+def test_prune_ledger_stops_at_a_day_that_is_not_rolled_up(history: History) -> None:
+    """Later days are kept too, because the ledger is complete from one day on; the plan has the reason."""
     for number in range(3):
         history.flush(at(MARCH + ONE * number), {"a": 1})
     history.roll_up(MARCH, MARCH + ONE)
     history.roll_up(MARCH + ONE * 2, MARCH + ONE * 3)
-    plan: LedgerPlan = history.ask(plan_ledger, MARCH + ONE * 3, FOREVER)
+    plan: LedgerPlan = history.call(plan_ledger, MARCH + ONE * 3, FOREVER)
     assert [day.day for day in plan.days] == [MARCH]
-    assert plan.why_no_more == "2026-03-02 was never added up: materialize daily_views for it"
+    assert plan.stop_reason == "2026-03-02 was never rolled up: materialize daily_views for it"
     assert prune(history, MARCH + ONE * 3).flushes == 1
     assert kept_from(history) == "2026-03-02"
 
 
-def test_a_day_with_a_late_flush_stays(history: History) -> None:
-    """Until it is added up again."""
+def test_prune_ledger_keeps_a_stale_day(history: History) -> None:
+    """A day with a late flush is kept until it is rolled up again."""
     three_days(history)
     late = history.flush(at(MARCH, "23:59:59.9"), {"a": 100})
     assert prune(history, MARCH + ONE * 3) == Pruned()
-    assert history.ask(stale_days, MARCH, MARCH + ONE * 3) == [Window(MARCH, MARCH + ONE)]
+    assert history.call(stale_days, MARCH, MARCH + ONE * 3) == [Window(MARCH, MARCH + ONE)]
     history.roll_up(MARCH, MARCH + ONE)
     history.flush(at(MARCH + ONE * 3), {"a": 1})
     assert prune(history, MARCH + ONE).flushes == 3
@@ -102,8 +102,8 @@ def test_a_day_with_a_late_flush_stays(history: History) -> None:
     assert history.daily()[MARCH, "a"] == 1 + 2 + 100
 
 
-def test_a_flush_that_is_too_late_for_its_day_holds_nothing_up(history: History) -> None:
-    """A clock that went wrong: the day is final, so it stays in the ledger, which is pruned on."""
+def test_prune_ledger_keeps_a_flush_of_a_pruned_day(history: History) -> None:
+    """A flush that comes after its day was pruned (a wrong clock) is kept, and later days are pruned nevertheless."""
     three_days(history)
     assert prune(history, MARCH + ONE).flushes == 2
     late = history.flush(at(MARCH), {"a": 100})
@@ -114,26 +114,26 @@ def test_a_flush_that_is_too_late_for_its_day_holds_nothing_up(history: History)
 
 
 @pytest.mark.parametrize("marker", [None, Marker(1, 2, 2), Marker(2, 1, 2)])
-def test_a_day_that_is_not_settled_stays(history: History, marker: Marker | None) -> None:
-    """Its batches are what the next run subtracts from Redis."""
+def test_prune_ledger_stops_at_a_day_that_is_not_settled(history: History, marker: Marker | None) -> None:
+    """The next run still has to subtract its batches from Redis."""
     three_days(history)
     assert prune(history, MARCH + ONE * 3, marker) == Pruned()
-    plan: LedgerPlan = history.ask(plan_ledger, MARCH + ONE * 3, marker)
-    where = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
-    assert plan.why_no_more == f"2026-03-01 is not settled: its last flush is 2, {where}"
+    plan: LedgerPlan = history.call(plan_ledger, MARCH + ONE * 3, marker)
+    position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
+    assert plan.stop_reason == f"2026-03-01 is not settled: its last flush is 2, {position}"
     assert settled_through(Marker(2, 2, 2)) == 2
 
 
-def test_what_is_not_settled_any_more_stays(history: History) -> None:
-    """A Redis that fell back after the day had moved: the rest of the day is subtracted from it first."""
+def test_prune_ledger_keeps_flushes_after_a_rollback_of_redis(history: History) -> None:
+    """If Redis falls back to an older marker during the pruning, flushes after that marker are kept."""
     three_days(history)
     history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE * 3)
     assert prune(history, MARCH + ONE * 3, Marker(4, 1, 2)).flushes == 3
     assert history.world.seqs() == [4, 5, 6]
 
 
-def test_repairs_stay(history: History) -> None:
-    """They are in no daily views: the ledger is their only record. Between two flushes of their day, and after them."""
+def test_prune_ledger_keeps_repairs(history: History) -> None:
+    """Repairs are not in the daily views: the ledger is their only record."""
     seqs = [
         history.flush(at(MARCH), {"a": 7}, mode=mode) for mode in ("sweep", "reconcile", "changed", "reconcile_target")
     ]
@@ -143,20 +143,20 @@ def test_repairs_stay(history: History) -> None:
     assert history.world.seqs() == [seqs[1], seqs[3], newest]
 
 
-def test_pruning_that_stopped_half_way_goes_on(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In chunks of few flushes or few batches, until the time is over; nothing is deleted before the day has moved."""
+def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It deletes in chunks, bounded by flushes and by batches, until its time is over; the next call continues."""
     three_days(history)
-    monkeypatch.setattr(retention, "FLUSHES_AT_ONCE", 1)
-    assert history.ask(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, ended=False)
+    monkeypatch.setattr(retention, "CHUNK_FLUSHES", 1)
+    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, ended=False)
     assert kept_from(history) == "2026-03-04"
-    monkeypatch.setattr(retention, "FLUSHES_AT_ONCE", 200)
-    monkeypatch.setattr(retention, "BATCHES_AT_ONCE", 3)
-    assert history.ask(prune_ledger, MARCH + ONE * 3, FOREVER, -1).flushes == 2
+    monkeypatch.setattr(retention, "CHUNK_FLUSHES", 200)
+    monkeypatch.setattr(retention, "CHUNK_BATCHES", 3)
+    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1).flushes == 2
     assert prune(history, MARCH + ONE * 3) == Pruned(2, 4, 4 + 5 + 4)
 
 
-def test_metrics_survive(history: History) -> None:
-    """A worker that goes on, one that starts anew, and one that missed what was deleted say the same sums."""
+def test_metrics_include_pruned_flushes(history: History) -> None:
+    """A running worker, a new one, and one that missed the deleted flushes report the same counters."""
     going_on, slow = LedgerFigures(history.world.stores.ledger), LedgerFigures(history.world.stores.ledger)
     history.flush(at(MARCH), {"a": 1})
     slow.read()
@@ -167,15 +167,15 @@ def test_metrics_survive(history: History) -> None:
     assert prune(history, MARCH + ONE * 9).flushes == 4
     assert expected.flushes == Counter(sweep=5)
     assert expected.views == Counter(sweep=45)
-    for figures in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
-        assert figures.read() == expected
+    for stats in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
+        assert stats.read() == expected
     history.flush(at(MARCH + ONE * 5), {"a": 100})
-    for figures in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
-        assert figures.read().views == Counter(sweep=145)
+    for stats in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
+        assert stats.read().views == Counter(sweep=145)
 
 
-def test_a_month_is_pruned_while_flushes_commit(world: World, history: History) -> None:
-    """None of them fails, no view is lost, and the sums are those of all that ever was."""
+def test_prune_ledger_while_flushes_commit(world: World, history: History) -> None:
+    """No flush fails, no view is lost, and metrics include all flushes."""
     today = datetime.now(UTC).date()
     past = Counter[str]()
     for number in range(30):
@@ -197,24 +197,24 @@ def test_a_month_is_pruned_while_flushes_commit(world: World, history: History) 
         try:
             pruned = Pruned()
             while pruned.flushes < 30:
-                some: Pruned = history.ask(prune_ledger, first_day_kept(today, 30), FOREVER, 0)
-                pruned = Pruned(pruned.flushes + some.flushes, 0, pruned.views + some.views)
+                chunk: Pruned = history.call(prune_ledger, first_day_kept(today, 30), FOREVER, 0)
+                pruned = Pruned(pruned.flushes + chunk.flushes, 0, pruned.views + chunk.views)
         finally:
             done.set()
         flushed = flushing.result()
     assert pruned.views == past.total()
     world.assert_all_persisted()
-    sums = LedgerFigures(world.stores.ledger).read()
-    assert sums.views.total() == world.sent.total()
-    assert sums.flushes.total() == 30 + flushed
+    metrics = LedgerFigures(world.stores.ledger).read()
+    assert metrics.views.total() == world.sent.total()
+    assert metrics.flushes.total() == 30 + flushed
     assert len(world.seqs()) == flushed
 
 
-def test_rejected_input_is_forgotten(world: World, history: History) -> None:
-    """The old; but for what says that parked views were given up."""
-    row = "INSERT INTO viewer.rejected VALUES (%s, %s, 'x', '1', 'why', now() - make_interval(days => %s))"
+def test_prune_rejected_keeps_records_of_parked_views(world: World, history: History) -> None:
+    """Old rejected input is deleted, but not the records of discarded or pruned parked views."""
+    row = "INSERT INTO viewer.rejected VALUES (%s, %s, 'x', '1', 'reason', now() - make_interval(days => %s))"
     for number, (source, days) in enumerate([("message", 9), ("counter", 9), ("parked", 9), ("message", 1)]):
         world.execute(row, bytes([number]), source, days)
-    assert history.ask(old_rejected, 5) == 2
-    assert history.ask(prune_rejected, 5) == 2
+    assert history.call(count_old_rejected, 5) == 2
+    assert history.call(prune_rejected, 5) == 2
     assert world.rows("SELECT source FROM viewer.rejected ORDER BY source") == [("message",), ("parked",)]

@@ -56,7 +56,7 @@ def test_ledger_job_reports_why_a_day_is_kept(dagster: DagsterWorld, dagster_set
     history.flush(at(old), {"a": 10})
     metadata = run(dagster, dagster_settings, "prune_ledger_days")
     assert (metadata["flushes"], metadata["kept_from"]) == (0, old.isoformat())
-    assert metadata["notes"] == f"{old} was never added up: materialize daily_views for it"
+    assert metadata["notes"] == f"{old} was never rolled up: materialize daily_views for it"
 
 
 def test_run_history_job_deletes_old_runs(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
@@ -100,7 +100,7 @@ def test_ledger_schedule_requests_or_skips(dagster: DagsterWorld, dagster_settin
     history, old = History(world), datetime.now(UTC).date() - ONE * 40
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == "no flush is older than 30 days"
     history.flush(at(old), {"a": 10})
-    reason = f"{old} was never added up: materialize daily_views for it"
+    reason = f"{old} was never rolled up: materialize daily_views for it"
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == reason
     history.roll_up(old, old + ONE)
     reason = f"{old} is not settled: its last flush is 1, Redis has no marker"

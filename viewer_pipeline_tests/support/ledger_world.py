@@ -1,4 +1,4 @@
-"""A ledger with a past: flushes at chosen moments, and what is made of them."""
+"""A ledger with flushes at chosen times, and functions of the history called on it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from uuid import uuid4
 from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Batch, Flush, last_flush
-from viewer_pipeline.history.daily import RolledUp, Window, roll_up
+from viewer_pipeline.history.daily import RollupResult, Window, roll_up
 from viewer_pipeline_tests.support.world import World
 
 ONE = timedelta(days=1)
 
 
 def at(day: date, clock: str = "12:00:00") -> datetime:
-    """Return a moment (UTC) of a day."""
+    """Return a time (UTC) of a day."""
     return datetime.fromisoformat(f"{day}T{clock}+00:00")
 
 
 class History:
-    """A ledger with a past."""
+    """A ledger with flushes at chosen times."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     def flush(self, taken_at: datetime, views: dict[str, int], mode: str = "sweep") -> int:
-        """Commit one flush whose counters were read at some moment; two counters a batch. Return its seq."""
+        """Commit a flush whose counters were read at this time, two counters a batch. Return its number."""
         ledger, ids = self.world.stores.ledger, sorted(views)
         with ledger.connect() as connection:
             base = last_flush(connection).seq
@@ -42,15 +42,15 @@ class History:
             assert ledger.commit(connection, new) is not None
         return base + 1
 
-    def carry(self, taken_at: datetime, views: dict[str, int]) -> None:
-        """Send views and carry them over in one flush, as if their counters had been read at some moment."""
+    def send_and_flush(self, taken_at: datetime, views: dict[str, int]) -> None:
+        """Send views and flush them, as if their counters had been read at this time."""
         for vod_id, count in views.items():
             self.world.send(vod_id, count)
         snapshot = flush.drain(self.world.stores, self.world.request(batch_size=100, flush_max_counters=100))
         snapshot = replace(snapshot, taken_at=taken_at)
         flush.bulk_upsert(self.world.stores, snapshot, aggregate(snapshot.readings))
 
-    def roll_up(self, start: date, end: date) -> RolledUp:
+    def roll_up(self, start: date, end: date) -> RollupResult:
         """Roll days up, `end` not included."""
         with self.world.stores.ledger.connect() as connection:
             return roll_up(connection, Window(start, end))
@@ -60,7 +60,7 @@ class History:
         rows = self.world.rows("SELECT day, vod_id, views FROM viewer.daily_views")
         return {(day, vod_id): views for day, vod_id, views in rows}
 
-    def ask(self, question: Callable[..., Any], *arguments: object) -> Any:
-        """Ask PostgreSQL."""
+    def call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call a function with a connection to the ledger."""
         with self.world.stores.ledger.connect() as connection:
-            return question(connection, *arguments)
+            return function(connection, *arguments)

@@ -78,7 +78,7 @@ BREACHES = (
     Breach(
         "R1",
         "totals are committed apart from the ledger",
-        "viewer_pipeline/flush/ledger.py",
+        "viewer_pipeline/flush/transaction.py",
         "        return upsert(connection, flush)\n",
         "        pass\n    return upsert(connection, flush)\n",
     ),
@@ -92,19 +92,20 @@ BREACHES = (
     Breach(
         "R3",
         "the next number is taken whatever was committed since the read",
-        "viewer_pipeline/flush/steps.py",
-        "        flush = _flush_of(snapshot, base, after, rows)\n",
-        "        with ledger.connect() as other:\n"
-        "            base = max(base, last_flush(other).seq)\n"
-        "        flush = _flush_of(snapshot, base, None, rows)\n",
+        "viewer_pipeline/flush/commit.py",
+        "            flush = plan_flush(snapshot, base, after, rows)\n",
+        "            from viewer_pipeline.flush.ledger_queries import last_flush\n"
+        "            with stores.ledger.connect() as other:\n"
+        "                base = max(base, last_flush(other).seq)\n"
+        "            flush = plan_flush(snapshot, base, None, rows)\n",
     ),
     Breach(
         "R3",
         "counters are read before what the ledger holds is settled",
-        "viewer_pipeline/flush/steps.py",
-        "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n",
+        "viewer_pipeline/flush/drain.py",
+        "            marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)\n",
         "            early = redis.read(_candidates(stores.redis, request))\n"
-        "            marker, findings.settled_before = settle_through(redis, connection, marker, last.seq, findings)\n"
+        "            marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)\n"
         "            redis.read = lambda *_: early\n",
     ),
     Breach(
@@ -131,14 +132,14 @@ BREACHES = (
     Breach(
         "R6",
         "a new number is above the ledger's only",
-        "viewer_pipeline/flush/steps.py",
+        "viewer_pipeline/flush/drain.py",
         "            base = max(last.seq, marker.seq)\n",
         "            base = last.seq\n",
     ),
     Breach(
         "R6",
         "a run goes on although the ledger that it read from was rolled back",
-        "viewer_pipeline/flush/ledger.sql",
+        "viewer_pipeline/flush/transaction.sql",
         "%(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)",
         "TRUE",
     ),
@@ -153,7 +154,7 @@ BREACHES = (
     Breach(
         "R7",
         "the wait is for what was there before the counters were read",
-        "viewer_pipeline/flush/steps.py",
+        "viewer_pipeline/flush/drain.py",
         "        readings = redis.read(_candidates(stores.redis, request))\n",
         "        redis.durability.wait(redis._client, redis.url)\n"
         "        redis.durability = type(redis.durability)()\n"
@@ -225,15 +226,15 @@ BREACHES = (
     ),
     Breach(
         "epoch",
-        "flushes of another epoch are not passed over",
+        "flushes of another epoch are not skipped",
         "viewer_pipeline/flush/settle.py",
-        "batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due",
+        "batch if batch.epoch == marker.epoch else batch.skipped() for batch in due",
         "batch for batch in due",
     ),
     Breach(
         "epoch",
         "no second look after the last read",
-        "viewer_pipeline/flush/steps.py",
+        "viewer_pipeline/flush/drain.py",
         "    if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:\n",
         "    if False:\n",
     ),
@@ -281,11 +282,12 @@ BREACHES = (
         "R1",
         "the user's table is written apart from the ledger",
         "viewer_pipeline/flush/ledger.py",
-        "            return _transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
+        "            return transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
+        "            from viewer_pipeline.flush.transaction import claim, copy_batches\n"
         "            with connection.transaction():\n"
-        "                if not _claim(connection, flush):\n"
+        "                if not claim(connection, flush):\n"
         "                    return None\n"
-        "                _copy_batches(connection, flush.batches)\n"
+        "                copy_batches(connection, flush.batches)\n"
         "            with connection.transaction():\n"
         "                return add_to_target(connection, target, flush.seq, flush.counters)\n",
         (TARGET_FAULTS,),
@@ -349,7 +351,7 @@ BREACHES = (
     Breach(
         "hints",
         "an announcement is taken back although new views came in",
-        "viewer_pipeline/flush/lua/forget.lua",
+        "viewer_pipeline/flush/lua/discard.lua",
         "if type(value) ~= 'string' or not string.match(value, '^[1-9]%d*$') then",
         "if true then",
         (AMBIGUOUS,),
@@ -393,7 +395,7 @@ BREACHES = (
     Breach(
         "repair",
         "a repair is subtracted from Redis",
-        "viewer_pipeline/flush/ledger.sql",
+        "viewer_pipeline/flush/ledger_queries.sql",
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,\n"
         "    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,\n",
         "    b.vod_ids, b.deltas,\n",
@@ -590,7 +592,7 @@ BREACHES = (
         "R19",
         "adopt believes the marker alone: what else refuses the owner stays",
         "viewer_pipeline/flush/adoption.py",
-        "{before, *said} == {identity.key}",
+        "{before, *recorded} == {identity.key}",
         "before == identity.key",
         (PIPELINES,),
     ),
@@ -598,7 +600,7 @@ BREACHES = (
         "R20",
         "flushes that are gone are forgotten with the run that noticed",
         "viewer_pipeline/flush/settle.py",
-        "        marker = noting_lost(connection, marker)\n",
+        "        marker = add_missing(connection, marker)\n",
         "        pass\n",
         (PIPELINES,),
     ),
@@ -628,7 +630,7 @@ BREACHES = (
     Breach(
         "R19",
         "counters that were read before an adoption are committed",
-        "viewer_pipeline/flush/steps.py",
+        "viewer_pipeline/flush/drain.py",
         "(now.epoch, now.ledger) != (marker.epoch, marker.ledger)",
         "now.epoch != marker.epoch",
         (PIPELINES,),
@@ -661,7 +663,7 @@ BREACHES = (
         "R20",
         "adopt asks for no history",
         "viewer_pipeline/flush/adoption.py",
-        '    if misfit and how != "from-here":\n',
+        '    if misfit and mode != "from-here":\n',
         "    if False:\n",
         (PIPELINES,),
     ),
@@ -958,7 +960,7 @@ BREACHES = (
     Breach(
         "standby",
         "a PostgreSQL that refuses writes fails a run for good",
-        "viewer_pipeline/flush/ledger.py",
+        "viewer_pipeline/stores/postgres_errors.py",
         "        if refuses_writes(error):\n",
         "        if False:\n",
         (POSTGRES_FAILOVER,),

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up
 from viewer_pipeline.history.retention import prune_ledger
 from viewer_pipeline.migrations.migrate import migrate

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 from viewer_pipeline.bench.rig import Rig, fill, ids_of, rig
-from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.request import Request
 
 PIPELINE = 20_000
 

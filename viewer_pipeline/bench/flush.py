@@ -9,7 +9,7 @@ import psycopg
 
 from viewer_pipeline.bench.rig import Seconds, fill, ids_of, rig, write_raw
 from viewer_pipeline.bench.watch import Watched, watch
-from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.request import Request
 
 RAW_TABLE = (
     "CREATE TABLE raw_counts (LIKE viewer.vod_view_counts INCLUDING ALL)",

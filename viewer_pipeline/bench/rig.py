@@ -18,9 +18,11 @@ import psycopg
 import redis
 
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Request, bulk_upsert, drain
+from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.ports import free_port

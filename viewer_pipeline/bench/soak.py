@@ -22,7 +22,8 @@ import redis
 
 from viewer_pipeline.bench.redis_pair import RedisPair
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.ledger import Ledger, totals
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
@@ -245,7 +246,7 @@ class _Soak:
             with connect(url) as client, Ledger(settings.require_database_url()).connect() as connection:
                 values: Any = client.mget([prefix + vod_id for vod_id in vod_ids])
                 pending += sum(int(value or 0) for value in values)
-                RedisStore(client, url, prefix).ask_for_sweep("soak: the end")
+                RedisStore(client, url, prefix).request_sweep("soak: the end")
                 persisted.update({prefix + vod_id: views for vod_id, views in totals(connection, vod_ids).items()})
         return persisted, pending
 

@@ -12,7 +12,7 @@ from typing import Self
 import psycopg
 
 from viewer_pipeline.bench.rig import Rig, fill, ids_of, rig, write_raw
-from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.request import Request
 from viewer_pipeline.target.table import TargetNames
 
 VOD = TargetNames.parse("public.Vod", "id", "viewCount")

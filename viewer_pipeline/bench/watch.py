@@ -14,7 +14,7 @@ import psycopg
 import redis
 
 from viewer_pipeline.bench.rig import PREFIX, Rig, fill
-from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.request import Request
 
 RUNS = 3
 

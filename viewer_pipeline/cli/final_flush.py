@@ -6,7 +6,7 @@ import time
 from math import ceil
 
 from viewer_pipeline.errors import NotFlushed
-from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.settings import Settings
 
@@ -21,8 +21,8 @@ def flush_pending(settings: Settings, deadline: float) -> str:
     time of the monotonic clock. Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
     """
     with Stores.open(settings) as stores:
-        precheck = look_for_counters(stores)
-    if not precheck.work:
+        precheck = find_pending_work(stores)
+    if not precheck.exists:
         return "nothing was pending"
     from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 

@@ -89,10 +89,10 @@ def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[st
     """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises SettingsError for a bad id."""
     import orjson
 
-    from viewer_pipeline.flush.counters import why_no_id
+    from viewer_pipeline.flush.counters import id_error
     from viewer_pipeline.stores.redis import connect, redis_errors
 
-    if reason := why_no_id(vod_id):
+    if reason := id_error(vod_id):
         raise SettingsError(f"VOD_ID={vod_id[:40]!r}: {reason}")
     url, subscribers = settings.require_redis_url(), 0
     with connect(url) as client, redis_errors(url):

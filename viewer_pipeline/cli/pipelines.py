@@ -56,15 +56,15 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
     from viewer_pipeline.flush.adoption import retire as retire_pipeline
     from viewer_pipeline.flush.ledger import Ledger
+    from viewer_pipeline.flush.redis_store import RedisStore
     from viewer_pipeline.stores.redis import connect
 
     if not prefix:
         raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
     settings = command_settings()
-    url = settings.require_redis_url()
     ledger = Ledger.of(settings) if keep_counters else None
-    with connect(url) as client:
-        retired = retire_pipeline(client, url, prefix, settled_by=ledger)
+    with connect(settings.require_redis_url()) as client:
+        retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
     if as_json:
         echo_json({"prefix": prefix, "retired": retired})
     elif retired:

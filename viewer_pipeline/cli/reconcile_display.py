@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from viewer_pipeline.flush.ledger import Flush
+from viewer_pipeline.flush.ledger_rows import Flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import compare
 from viewer_pipeline.reconcile.adjust import Adjuster

@@ -19,7 +19,7 @@ from viewer_pipeline.standard_streams import tolerate_write_errors
 from viewer_pipeline.stop_signals import handle_stop_signals
 
 if TYPE_CHECKING:
-    from viewer_pipeline.flush.adoption import How  # imports pandas, which most commands do not need
+    from viewer_pipeline.flush.adoption import AdoptionMode  # imports pandas, which most commands do not need
 
 
 @click.command()
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     type=click.Choice(["continue", "settle-newer", "from-here"]),
     help="First give the counters in Redis to this database, as the command `adopt` does.",
 )
-def up(ui_host: str, adopt: How | None) -> None:
+def up(ui_host: str, adopt: AdoptionMode | None) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
     from viewer_pipeline.stack.up import run_up
 

@@ -1,4 +1,4 @@
-"""Giving the counters of a prefix to another database, and forgetting a pipeline that is gone."""
+"""Adoption: give the counters of a prefix to another database. Retirement: discard a pipeline that is gone."""
 
 from __future__ import annotations
 
@@ -6,77 +6,78 @@ from typing import Literal, NamedTuple
 from uuid import uuid4
 
 import psycopg
-import redis
 
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
-from viewer_pipeline.flush.findings import Findings
 from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger import LastFlush, Ledger, find_flush, last_flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import find_flush, last_flush
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.ownership import check_history, own_marker, same_ledger
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.redis_names import RedisNames
-from viewer_pipeline.stores.redis import Script, as_text, redis_errors
+from viewer_pipeline.stores.redis import Script, as_text
 
 ADOPT, RETIRE = (Script.load("flush/claim", name) for name in ("flush/adopt", "flush/retire"))
 ALIVE, REFUSED = -1, -2
 
-How = Literal["continue", "settle-newer", "from-here"]
-PAGE = "docs/how-to/clones.md says what each means"
+AdoptionMode = Literal["continue", "settle-newer", "from-here"]
+PAGE = "docs/how-to/clones.md explains each"
 
 
 class Adoption(NamedTuple):
-    """What `adopt` did. `before`: the ledger that Redis belonged to; None where it belonged to none."""
+    """The result of `adopt`. `before`: the ledger that Redis belonged to; None if it belonged to none."""
 
     prefix: str
     before: str | None
     ledger: str
     place: str
     changed: bool
-    from_here: bool  # began at the end of this ledger; else goes on where Redis was settled to
-    flush: int  # where the marker stands
+    from_here: bool  # continues from the end of this ledger; else from where Redis was settled
+    flush: int  # of the marker
 
 
-def adopt(stores: Stores, how: How = "continue") -> Adoption:
+def adopt(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
     """Give the counters of this prefix to this ledger, which another one has settled so far.
 
     `continue`: this ledger ends with the flush up to which Redis was settled, so every view is counted once.
-    `settle-newer`: it has flushes after that one as well, which were read from this Redis and are still to be
-    subtracted. `from-here`: it begins at its own end, nothing that it has is subtracted, and what the other database
-    has counted stays there alone. Raises CannotAdopt where that does not fit, or a worker of the other one is alive;
-    PostgresRefusesWrites on a standby.
+    `settle-newer`: it also has later flushes, which were read from this Redis and are still to be subtracted.
+    `from-here`: it continues from its own end, none of its flushes is subtracted, and what the other database has
+    counted stays there alone. Raises CannotAdopt if the mode does not fit, or while a worker of the other database is
+    alive; PostgresRefusesWrites on a standby.
     """
     redis, prefix = stores.redis, stores.redis.prefix_text
     with stores.ledger.connect() as connection:
         identity, last = stores.ledger.identity(connection), last_flush(connection)
         marker = redis.marker()
-        entries = {one.prefix: one.ledger for one in redis.known_pipelines()}
-        said = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
-        before = marker.ledger if marker else next(iter(said), None)
+        entries = {pipeline.prefix: pipeline.ledger for pipeline in redis.known_pipelines()}
+        recorded = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
+        before = marker.ledger if marker else next(iter(recorded), None)
         if before is None:
             redis.register(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
         misfit = _misfit(connection, marker, identity, last)
         ours = same_ledger(before, identity.key)
         newer = last.seq - marker.seq if marker and not misfit and not ours else 0
-        _require_that_it_fits(how, misfit, newer, marker)
+        _require_mode_fits(mode, misfit, newer, marker)
         if ours and identity.system == UNKNOWN:
-            identity = identity._replace(system=before.split("/")[1])  # what is known by now stays so
-        settled = prefix in entries and {before, *said} == {identity.key}  # else what differs would refuse it for ever
-        if ours and how != "from-here" and settled:
+            identity = identity._replace(system=before.split("/")[1])  # a known one is kept
+        consistent = prefix in entries and {before, *recorded} == {identity.key}  # else a run would be refused for ever
+        if ours and mode != "from-here" and consistent:
             return Adoption(prefix, before, before, identity.place, False, False, marker.seq if marker else 0)
-        _adopt(redis, identity, last, marker, from_here=how == "from-here")
+        _adopt(redis, identity, last, marker, from_here=mode == "from-here")
         if marker and marker.seq > last.seq:
-            record_incidents(connection, Findings(postgres_was_rolled_back=True), "adopt")
-    flush = last.seq if how == "from-here" or not marker else marker.seq
-    return Adoption(prefix, before, identity.key, identity.place, True, how == "from-here", flush)
+            record_incidents(connection, RunNotes(postgres_rolled_back=True), "adopt")
+    flush = last.seq if mode == "from-here" or not marker else marker.seq
+    return Adoption(prefix, before, identity.key, identity.place, True, mode == "from-here", flush)
 
 
 def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: LedgerIdentity, last: LastFlush) -> str:
-    """Say why this ledger does not contain the flush up to which Redis was settled; empty where it does."""
+    """Return why this ledger does not contain the flush up to which Redis was settled; empty if it does."""
     if marker is None or not marker.seq:
         return ""
     settled = f"Redis was settled up to flush {marker.seq} ({marker.flush_id or 'of unknown id'})"
@@ -86,17 +87,17 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
     try:
         check_history(connection, marker, identity.place)
     except PipelineRefused:
-        return f"{settled}, and this ledger has other flushes: it is another copy, and both went on"
+        return f"{settled}, and this ledger has other flushes: it is another copy, and both were written to"
     committed, _standby, _read_only = find_flush(connection, marker.flush_id)
     return "" if committed else f"{settled}, which this ledger does not contain"
 
 
-def _require_that_it_fits(how: How, misfit: str, newer: int, marker: Marker | None) -> None:
-    if misfit and how != "from-here":
-        raise CannotAdopt(f"{misfit}; `--from-here` begins at the end of this ledger all the same; {PAGE}")
-    if how == "from-here" and not misfit and not newer:
-        raise CannotAdopt("this ledger fits what Redis was settled by; leave `--from-here` away, or views count twice")
-    if newer and how == "continue":
+def _require_mode_fits(mode: AdoptionMode, misfit: str, newer: int, marker: Marker | None) -> None:
+    if misfit and mode != "from-here":
+        raise CannotAdopt(f"{misfit}; `--from-here` continues from the end of this ledger all the same; {PAGE}")
+    if mode == "from-here" and not misfit and not newer:
+        raise CannotAdopt("Redis was settled by this ledger; omit `--from-here`, or views count twice")
+    if newer and mode == "continue":
         at = marker.seq if marker else 0
         raise CannotAdopt(
             f"this ledger has {newer} flushes after flush {at}, up to which Redis was settled; if they were read from"
@@ -125,14 +126,15 @@ def _adopt(
         raise MarkerMoved("a run of the other database settled meanwhile; stop its daemon and its runs first")
 
 
-def retire(client: redis.Redis, url: str, prefix: str, *, settled_by: Ledger | None = None) -> bool:
-    """Forget a pipeline that is gone, with its keys; return whether it was known.
+def retire(redis: RedisStore, prefix: str, *, settled_by: Ledger | None = None) -> bool:
+    """Discard a pipeline that is gone, with its keys; return whether it was in the registry.
 
-    Counters that are left would be counted by whoever comes next. Some of them may be committed and not settled yet.
-    So there must be none; or `settled_by` is the ledger of that pipeline: then it is settled first, and the rest is
-    left to the next one. Raises CannotAdopt, also while its worker is alive; PipelineRefused for another ledger.
+    The next pipeline would count the remaining counters, and some of them may be committed and unsettled. So there must
+    be none; or `settled_by` is the ledger of that pipeline: it is settled first, and the rest is left to the next
+    pipeline. Raises CannotAdopt, also while its worker is alive; PipelineRefused for another ledger.
     """
-    names, store = RedisNames.of(prefix), RedisStore(client, url, prefix)
+    store = redis.of_prefix(prefix)
+    names = store.names
     if settled_by is not None:
         _settle(store, settled_by)
     elif left := next((ids for ids in store.swept() if ids), None):
@@ -141,8 +143,7 @@ def retire(client: redis.Redis, url: str, prefix: str, *, settled_by: Ledger | N
             f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
             " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
         )
-    with redis_errors(url):
-        outcome, *rest = RETIRE.run(client, [*names.claimed_keys(), names.changed], [prefix])
+    outcome, *rest = store.run_script(RETIRE, [*names.claimed_keys(), names.changed], [prefix])
     if outcome == ALIVE:
         raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
     return bool(outcome)
@@ -153,6 +154,6 @@ def _settle(store: RedisStore, ledger: Ledger) -> None:
     with ledger.connect() as connection:
         marker, last = own_marker(store, ledger, connection), last_flush(connection)
         if marker is not None:
-            settle_through(store, connection, marker, last.seq, Findings())
+            settle_through(store, connection, marker, last.seq)
         elif last.seq:
             raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

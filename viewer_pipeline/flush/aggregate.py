@@ -1,18 +1,19 @@
-"""From readings to a DataFrame. Pure: no I/O."""
+"""Step 2, aggregate: from readings to a DataFrame of one delta per VOD. Pure: no I/O."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from viewer_pipeline.flush.counters import MAX_COUNT, MAX_ID_CHARACTERS, is_positive_integer, why_no_count, why_no_id
-from viewer_pipeline.flush.readings import Readings, Reject
+from viewer_pipeline.flush.counters import MAX_COUNT, MAX_ID_CHARACTERS, count_error, id_error, is_positive_integer
+from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.rejects import Reject
 
-SIFT_ROWS = 1000  # rows that are looked at together; one bad row among them costs a closer look at these only
+BATCH_ROWS = 1000  # rows that are validated together; an invalid row among them costs a loop over these only
 
 _are_counts = re.compile(rb"(?:[1-9][0-9]{0,17}\n)*[1-9][0-9]{0,17}").fullmatch  # 18 digits always fit int64
 
@@ -25,7 +26,7 @@ class Aggregate:
     rejects: list[Reject] = field(default_factory=list)
     rejected: list[bytes] = field(default_factory=list)  # raw ids of the rejects
     idle: list[bytes] = field(default_factory=list)  # raw ids whose counter is gone or zero
-    seconds: float = 0.0  # that aggregate() took
+    seconds: float = 0.0  # duration of aggregate()
 
     @property
     def views(self) -> int:
@@ -36,21 +37,21 @@ class Aggregate:
 def aggregate(readings: Readings) -> Aggregate:
     """Turn readings into one delta per VOD.
 
-    SCAN may return a key twice: one reading of a key counts, two are not summed. Zero and missing counters are
-    idle; whatever is no positive int64, or no id that PostgreSQL can hold, is a reject.
+    SCAN may return a key twice: each key counts once. Zero and missing counters are idle; a value that is no positive
+    int64, or an id that PostgreSQL cannot hold, is a reject.
     """
     started = time.perf_counter()
-    found = _Found()
+    columns = _Columns()
     raws, values = _unique_and_sorted(readings)
-    for at in range(0, len(raws), SIFT_ROWS):
-        rows = raws[at : at + SIFT_ROWS], values[at : at + SIFT_ROWS]
-        if not found.add_good(*rows):
-            found.add_each(*rows, readings.types)
-    frame = counts_frame(found.ids, found.deltas)
-    return Aggregate(frame, found.rejects, found.rejected, found.idle, time.perf_counter() - started)
+    for at in range(0, len(raws), BATCH_ROWS):
+        rows = raws[at : at + BATCH_ROWS], values[at : at + BATCH_ROWS]
+        if not columns.add_if_valid(*rows):
+            columns.add_each(*rows, readings.types)
+    frame = counts_frame(columns.ids, columns.deltas)
+    return Aggregate(frame, columns.rejects, columns.rejected, columns.idle, time.perf_counter() - started)
 
 
-class _Found:
+class _Columns:
     """The columns of an Aggregate while they are filled."""
 
     def __init__(self) -> None:
@@ -60,8 +61,8 @@ class _Found:
         self.rejected: list[bytes] = []
         self.idle: list[bytes] = []
 
-    def add_good(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
-        """Add these rows if every one of them is good, which is told over all at once; else add none."""
+    def add_if_valid(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
+        """Add these rows if all of them are valid, which one pass over the joined text shows; else add none."""
         if None in values:
             return False
         counts = b"\n".join(values)  # type: ignore[arg-type]  # holds no None
@@ -78,13 +79,13 @@ class _Found:
         self.deltas += map(int, values)  # type: ignore[arg-type]
         return True
 
-    def add_each(self, raws: Sequence[bytes], values: Sequence[bytes | None], types: dict[bytes, str]) -> None:
-        """Add these rows one by one, each to where it belongs."""
+    def add_each(self, raws: Sequence[bytes], values: Sequence[bytes | None], types: Mapping[bytes, str]) -> None:
+        """Add these rows one by one: to the frame, the idle ids or the rejects."""
         for raw, value in zip(raws, values, strict=True):
             kind = types.get(raw, "none") if value is None else ""
             if kind in ("none", "string") or value == b"0":  # a string: it came after the values were read
                 self.idle.append(raw)
-            elif reason := _why_rejected(raw, value, kind):
+            elif reason := _reject_reason(raw, value, kind):
                 self.rejects.append(Reject.of("counter", raw, value or b"", reason))
                 self.rejected.append(raw)
             else:
@@ -92,13 +93,13 @@ class _Found:
                 self.deltas.append(int(value or b""))
 
 
-def _why_rejected(raw: bytes, value: bytes | None, kind: str) -> str | None:
+def _reject_reason(raw: bytes, value: bytes | None, kind: str) -> str | None:
     if value is None:
         return f"key is a {kind}, not a string"
     if not is_positive_integer(value) or int(value) > MAX_COUNT:
-        return why_no_count(value)
+        return count_error(value)
     try:
-        return why_no_id(raw.decode())
+        return id_error(raw.decode())
     except UnicodeDecodeError:
         return "id is not UTF-8"
 

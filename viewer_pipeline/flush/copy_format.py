@@ -7,7 +7,7 @@ of a flush's own time, a quarter of a second for 100 000 counters against 30 ms 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _INT8_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
 _LENGTHS = [struct.pack(">i", length) for length in range(1021)]  # 255 characters are 1020 bytes at most
 
 
-def batch_rows(rows: Iterable[tuple[int, int, list[str], list[int]]]) -> bytes:
+def batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int]]]) -> bytes:
     """Return (seq, batch, vod_ids, deltas) rows as COPY data, header and trailer included."""
     parts = [HEADER]
     for seq, batch, vod_ids, deltas in rows:
@@ -31,16 +31,16 @@ def batch_rows(rows: Iterable[tuple[int, int, list[str], list[int]]]) -> bytes:
     return b"".join(parts)
 
 
-def _text_array(values: list[str]) -> bytes:
+def _text_array(values: Sequence[str]) -> bytes:
     elements = _text_elements_alike(values) or _text_elements(values)
     return _array(_ARRAY_HEADER_BYTES + len(elements), 1, 0, OID_TEXT, len(values), 1) + elements
 
 
-def _text_elements(values: list[str]) -> bytes:
+def _text_elements(values: Sequence[str]) -> bytes:
     return b"".join([part for raw in map(str.encode, values) for part in (_LENGTHS[len(raw)], raw)])
 
 
-def _text_elements_alike(values: list[str]) -> bytes | None:
+def _text_elements_alike(values: Sequence[str]) -> bytes | None:
     """Return the same bytes in a fifth of the time where all ids are ASCII of one length, as generated ids are."""
     length = len(values[0]) if values else 0
     header = _LENGTHS[length].decode("latin-1")
@@ -49,7 +49,7 @@ def _text_elements_alike(values: list[str]) -> bytes | None:
     return elements if alike else None
 
 
-def _int8_array(values: list[int]) -> bytes:
+def _int8_array(values: Sequence[int]) -> bytes:
     elements = np.empty(len(values), _INT8_ELEMENT)
     elements["length"] = 8
     elements["value"] = values

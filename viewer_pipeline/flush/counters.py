@@ -1,4 +1,4 @@
-"""Key names, and what is a count and what is not. Pure."""
+"""Counters: key names, and which ids and values are valid. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 MAX_ID_CHARACTERS = 255
 MAX_COUNT = 2**63 - 1  # what a Redis counter and a PostgreSQL bigint hold
 
-# Just what Redis itself accepts for INCR: no sign, blank, leading zero or underscore, all of which int() takes.
+# What Redis accepts for INCR: no sign, blank, leading zero or underscore, all of which int() accepts.
 is_positive_integer = re.compile(rb"[1-9][0-9]{0,18}").fullmatch
 _is_integer = re.compile(rb"-?[1-9][0-9]*|0").fullmatch
 _GLOB_CHARACTERS = re.compile(r"([*?\[\]\\])")
@@ -18,8 +18,8 @@ def counter_pattern(prefix: str) -> str:
     return _GLOB_CHARACTERS.sub(r"\\\1", prefix) + "*"
 
 
-def why_no_id(vod_id: str) -> str | None:
-    """Return why PostgreSQL or we cannot keep this id, or None for a good one."""
+def id_error(vod_id: str) -> str | None:
+    """Return why PostgreSQL or this program cannot store an id; None for a valid one."""
     if not vod_id:
         return "empty id"
     if len(vod_id) > MAX_ID_CHARACTERS:
@@ -39,8 +39,8 @@ def _surrogate(text: str) -> bool:
     return False
 
 
-def why_no_count(value: bytes) -> str:
-    """Return why this value of a counter is no positive int64."""
+def count_error(value: bytes) -> str:
+    """Return why the value of a counter is no positive int64."""
     if not _is_integer(value):
         return "value is not an integer"
     if value.startswith(b"-"):

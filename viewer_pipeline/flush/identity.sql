@@ -1,11 +1,9 @@
 -- name: ledger_identity
--- ledger_identity
--- Which ledger this is, and whether this role may read PostgreSQL's system identifier.
+-- The id of this ledger, and whether this role may read PostgreSQL's system identifier.
 SELECT l.ledger_id::text, d.oid::bigint, has_function_privilege('pg_control_system()', 'EXECUTE')
 FROM viewer.ledger AS l, pg_database AS d
 WHERE d.datname = current_database()
 
 -- name: system_identifier
--- system_identifier
--- Made by initdb; a physical copy has the same.
+-- PostgreSQL's system identifier, created by initdb; a physical copy has the same.
 SELECT system_identifier::text FROM pg_control_system()

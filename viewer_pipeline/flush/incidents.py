@@ -1,13 +1,14 @@
-"""Incidents: what a run found that a person must look at. They stay open until somebody acknowledges them."""
+"""Incidents: what a run detected and an operator must examine. Each stays open until it is acknowledged."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 import psycopg
 
-from viewer_pipeline.flush.findings import Findings
+from viewer_pipeline.flush.notes import MAX_NAMED_COUNTERS, RunNotes
 from viewer_pipeline.stores.queries import named_queries
 
 SQL = named_queries(__name__)
@@ -25,20 +26,18 @@ class Incident(NamedTuple):
     first_seen: datetime
     last_seen: datetime
     occasions: int
-    views: int  # that it is about, as far as that is known
+    views: int  # affected views, as far as known
 
 
-def record_incidents(connection: psycopg.Connection, findings: Findings, run_id: str) -> None:
-    """Open an incident for each kind that a run has found, or add to the one that is open; tell nothing twice."""
-    for kind, message, views in _found(findings):
-        new = views - findings.told.get(kind, 0)
-        if kind not in findings.told or new:
-            connection.execute(SQL["open_incident"], {"kind": kind, "message": message, "run_id": run_id, "views": new})
-            findings.told[kind] = views
+def record_incidents(connection: psycopg.Connection, notes: RunNotes, run_id: str) -> None:
+    """Open an incident for each kind in the notes, or add to the open one. Call it once for each step's notes."""
+    for kind, message, views in _incidents(notes):
+        parameters = {"kind": kind, "message": message, "run_id": run_id, "views": views}
+        connection.execute(SQL["open_incident"], parameters)
 
 
 def open_incidents(connection: psycopg.Connection) -> list[Incident]:
-    """Read what nobody has acknowledged yet, the latest first."""
+    """Return the incidents that nobody has acknowledged, latest first."""
     return [
         Incident(kind, message, run_id, first_seen, last_seen, occasions, int(views))
         for kind, message, run_id, first_seen, last_seen, occasions, views in connection.execute(SQL["open_incidents"])
@@ -46,18 +45,16 @@ def open_incidents(connection: psycopg.Connection) -> list[Incident]:
 
 
 def acknowledge(connection: psycopg.Connection, kinds: list[Kind]) -> int:
-    """Close the open incidents of these kinds; return how many there were."""
+    """Close the open incidents of these kinds; return their number."""
     return connection.execute(SQL["acknowledge_incidents"], {"kinds": list(kinds)}).rowcount
 
 
-def _found(findings: Findings) -> list[tuple[Kind, str, int]]:
-    found: list[tuple[Kind, str, int]] = []
-    if findings.postgres_was_rolled_back:
-        found.append(("postgres_rolled_back", "the marker in Redis was ahead of the ledger", 0))
-    if findings.redis_was_emptied or findings.passed_over:
+def _incidents(notes: RunNotes) -> Iterator[tuple[Kind, str, int]]:
+    if notes.postgres_rolled_back:
+        yield "postgres_rolled_back", "the marker in Redis was ahead of the ledger", 0
+    if notes.redis_emptied or notes.skipped_views:
         message = "Redis had no marker, or one of another origin, although the ledger has flushes"
-        found.append(("redis_emptied", message, findings.passed_over))
-    if findings.drift:
-        message = f"counters held fewer views than were read from them, e.g. {', '.join(findings.drifted[:5])}"
-        found.append(("drift", message, findings.drift))
-    return found
+        yield "redis_emptied", message, notes.skipped_views
+    if notes.drift:
+        names = ", ".join(notes.drifted[:MAX_NAMED_COUNTERS])
+        yield "drift", f"counters held fewer views than were read from them, e.g. {names}", notes.drift

@@ -1,4 +1,4 @@
-"""Whether the marker in Redis belongs to this ledger: asked before anything of it is used."""
+"""Ownership: whether the marker in Redis belongs to this ledger. Checked before anything of it is used."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import psycopg
 
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
-from viewer_pipeline.flush.ledger import LastFlush, Ledger
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.registry import Pipeline
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 from viewer_pipeline.stores.queries import named_queries
@@ -16,17 +18,17 @@ from viewer_pipeline.stores.queries import named_queries
 SQL = named_queries(__name__)
 
 
-def same_ledger(one: str, other: str) -> bool:
-    """Whether two identities are of one ledger, as in claim.lua: an unknown system identifier fits any."""
-    if one.count("/") != 2 or other.count("/") != 2:  # somebody wrote something else there
+def same_ledger(identity: str, other: str) -> bool:
+    """Whether two identities are of the same ledger, as in claim.lua: an unknown system identifier matches any."""
+    if identity.count("/") != 2 or other.count("/") != 2:  # another program wrote to the key
         return False
-    (id_of_one, system, oid), (id_of_other, other_system, other_oid) = one.split("/"), other.split("/")
+    (ledger_id, system, oid), (other_id, other_system, other_oid) = identity.split("/"), other.split("/")
     same_system = system == other_system or UNKNOWN in (system, other_system)
-    return id_of_one == id_of_other and oid == other_oid and same_system
+    return ledger_id == other_id and oid == other_oid and same_system
 
 
 def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> Marker | None:
-    """Read the marker; None where there is none. Raises PipelineRefused where it is not of this ledger."""
+    """Return the marker; None if there is none. Raises PipelineRefused if it belongs to another ledger."""
     if marker := redis.marker():
         identity = ledger.identity(connection)
         if marker.ledger and not same_ledger(marker.ledger, identity.key):
@@ -36,9 +38,9 @@ def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection
 
 
 def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> PipelineRefused | None:
-    """Return why a run would be refused now; None if it would not. Writes nothing."""
+    """Return the error with which a run would be refused now; None if it would not. Writes nothing."""
     names, identity = redis.names, ledger.identity(connection)
-    own, *old = redis.hash_fields(
+    own, *old = redis.read_hashes(
         (names.marker, ("format", "seq")), (OLD_MARKER, ("format", "seq")), (OLD_SUBSCRIBER, ("format", "id"))
     )
     known = redis.known_pipelines()
@@ -47,8 +49,9 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
         return refusal(names.prefix, identity, b"old", b"")
     if own[0] not in (None, FORMAT.encode()):
         return refusal(names.prefix, identity, b"format", own[0])
-    if found := next(filter(None, (_conflict(names.prefix, identity, entry, new=new) for entry in known)), None):
-        return found
+    conflicts = (_conflict(names.prefix, identity, entry, new=new) for entry in known)
+    if conflict := next(filter(None, conflicts), None):
+        return conflict
     try:
         own_marker(redis, ledger, connection)
     except PipelineRefused as error:
@@ -57,7 +60,7 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
 
 
 def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bool) -> PipelineRefused | None:
-    """Return why an entry of the registry stands against this pipeline, as claim.lua sees it; None if it does not."""
+    """Return the refusal because of an entry of the registry, by the rules of claim.lua; None if there is none."""
     ours = same_ledger(entry.ledger, identity.key)
     if entry.prefix == prefix and not ours:
         return refusal(prefix, identity, b"ledger", f"{entry.ledger} {entry.place}".encode())
@@ -68,11 +71,11 @@ def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bo
     return None
 
 
-def noting_lost(connection: psycopg.Connection, marker: Marker) -> Marker:
-    """Return the marker with the flushes up to its own that the ledger has not; as it is where there are none.
+def add_missing(connection: psycopg.Connection, marker: Marker) -> Marker:
+    """Return the marker with the flushes up to its own that the ledger lacks; unchanged if it lacks none.
 
-    The run that saw the marker ahead of the ledger may have died between its commit and the first batch that says so.
-    (Flushes that retention has dropped look the same, and no ledger that goes on has them.)
+    The run that detected the marker ahead of the ledger may have died between its commit and the first batch that
+    records them. (Flushes that retention has deleted look the same, and no ledger in use has them.)
     """
     row = connection.execute(SQL["newest_through"], {"seq": marker.seq}).fetchone()
     newest = row[0] if row else None
@@ -80,11 +83,11 @@ def noting_lost(connection: psycopg.Connection, marker: Marker) -> Marker:
 
 
 def check_history(connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None) -> None:
-    """Raise PipelineRefused where Redis was settled by a copy of this ledger that has another history.
+    """Raise PipelineRefused if Redis was settled by a copy of this ledger with another history.
 
     A physical copy of a database has the same identity. But two copies that are both written to have different flushes
-    under the same number; and one that went on from an older state has lost flushes that the other still has. `last`
-    spares a query in the usual case: Redis is settled up to the ledger's end.
+    under the same number; and a copy that continued from an older state lacks flushes that the other has. `last` saves
+    a query in the usual case: Redis is settled through the end of the ledger.
     """
     at_the_end = last is not None and marker[:1] == last[:1] and marker.flush_id == str(last.flush_id or "")
     if at_the_end and not any(marker.missing):

@@ -1,4 +1,4 @@
-"""Why Redis refuses a pipeline, in words: what the scripts that begin with claim.lua answer."""
+"""Refusals of a pipeline by Redis: the replies of the scripts that begin with claim.lua, as errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT = "2"  # of marker and subscriber, in Redis: as in claim.lua
 
 
 def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -> PipelineRefused:
-    """Return the error for a reason (`old`, `format`, `overlap`, `second`, `ledger`) and what it is about."""
+    """Return the error for a reason (`old`, `format`, `overlap`, `second`, `ledger`) and its detail."""
     about = as_text(detail)
     match reason:
         case b"old":

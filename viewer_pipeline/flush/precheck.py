@@ -1,13 +1,12 @@
-"""Is there anything for a sweep to do? Asked before a run is launched, because a run costs seconds of CPU."""
+"""Whether there is work for a sweep. Checked before a run is launched, because a run costs seconds of CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import unrecorded
-from viewer_pipeline.flush.readings import Reject
-from viewer_pipeline.flush.redis_store import SCAN_COUNT
+from viewer_pipeline.flush.counter_reader import SCAN_COUNT
+from viewer_pipeline.flush.rejects import Reject, unrecorded
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.parked import ready_parked
 
@@ -15,11 +14,11 @@ MAX_SCANS = 1000  # a million keys, about a second
 
 
 @dataclass(frozen=True)
-class Look:
-    """Whether a sweep would persist or record something, as far as a bounded scan can tell, and why."""
+class PendingWork:
+    """Whether a sweep would persist or record something, as far as a bounded scan shows, and the reason."""
 
-    work: bool
-    said: str
+    exists: bool
+    reason: str
 
 
 def _ready_parked(stores: Stores) -> list[str]:
@@ -28,25 +27,25 @@ def _ready_parked(stores: Stores) -> list[str]:
         return ready_parked(connection, target) if target else []
 
 
-def look_for_counters(stores: Stores, max_scans: int = MAX_SCANS) -> Look:
-    """Scan for counters that a sweep would persist, parked views that it would count, rejects that are not on record.
+def find_pending_work(stores: Stores, max_scans: int = MAX_SCANS) -> PendingWork:
+    """Scan for counters that a sweep would persist, parked views that it would count, and unrecorded rejects.
 
-    Writes nothing but how far it has looked at parked views.
+    Writes nothing but the cursor of the scan of parked views.
     """
     rejects: list[Reject] = []
     for scans, ids in enumerate(stores.redis.swept(), 1):
         if ids:
-            found = aggregate(stores.redis.read([ids]))
-            if len(found.frame):
-                return Look(True, f"found counters to flush, e.g. {found.frame['vod_id'].iloc[0]!r}")
-            rejects += found.rejects
+            aggregated = aggregate(stores.redis.read([ids]))
+            if len(aggregated.frame):
+                return PendingWork(True, f"found counters to flush, e.g. {aggregated.frame['vod_id'].iloc[0]!r}")
+            rejects += aggregated.rejects
         if scans >= max_scans:
-            return Look(True, f"no counter among the first {scans * SCAN_COUNT} keys; the rest is for a sweep to tell")
+            return PendingWork(True, f"no counter among the first {scans * SCAN_COUNT} keys; a sweep scans the rest")
     if parked := _ready_parked(stores):
-        return Look(True, f"found {len(parked)} parked VODs whose row is there by now, e.g. {parked[0]!r}")
+        return PendingWork(True, f"found {len(parked)} parked VODs whose row exists by now, e.g. {parked[0]!r}")
     if rejects:
         with stores.ledger.connect() as connection:
             if fresh := unrecorded(connection, rejects):
-                return Look(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
+                return PendingWork(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
     known = f", beside {len(rejects)} rejected ones" if rejects else ""
-    return Look(False, f"no key {stores.redis.prefix_text}* holds views{known}: nothing to flush")
+    return PendingWork(False, f"no key {stores.redis.prefix_text}* holds views{known}: nothing to flush")

@@ -1,4 +1,4 @@
-"""The pipelines that one Redis knows, and making one known before it reads anything."""
+"""The registry: the pipelines of one Redis. A pipeline is entered before it reads anything."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import Script, as_text, connect, redis_errors
 
-START_SECONDS = 3.0  # for the question at the start of a process
+START_SECONDS = 3.0  # time-out at the start of a process
 
 REGISTER = Script.load("flush/claim", "flush/register")
 
 
 class Pipeline(NamedTuple):
-    """One pipeline that Redis knows: its counter prefix, its ledger and the place of that ledger's database."""
+    """One entry: counter prefix, ledger, and the place of that ledger's database."""
 
     prefix: str
     ledger: str
@@ -29,11 +29,11 @@ class Pipeline(NamedTuple):
 
 
 def require_pipeline(settings: Settings) -> None:
-    """Make the pipeline of the settings known to its Redis. Raises PipelineRefused.
+    """Enter the pipeline of the settings in the registry of its Redis. Raises PipelineRefused.
 
-    Servers that cannot be asked now are asked again by every run and by the worker; /health says what is wrong.
+    If a server is unreachable now, every run and the worker try again; /health reports the error.
     """
-    ledger, url = Ledger(settings.require_database_url()), settings.require_redis_url()
+    ledger, url = Ledger.of(settings), settings.require_redis_url()
     with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
         try:
             with ledger.connect(any_server=True) as connection:
@@ -46,7 +46,7 @@ def require_pipeline(settings: Settings) -> None:
 
 
 def register(client: redis.Redis, url: str, prefix: str, identity: LedgerIdentity) -> str:
-    """Make a pipeline known; return its ledger as Redis knows it. Raises PipelineRefused."""
+    """Enter a pipeline in the registry; return its ledger as Redis stores it. Raises PipelineRefused."""
     names = RedisNames.of(prefix)
     with redis_errors(url):
         outcome, *rest = REGISTER.run(client, names.claimed_keys(), [prefix, identity.key, identity.place])
@@ -56,12 +56,12 @@ def register(client: redis.Redis, url: str, prefix: str, identity: LedgerIdentit
 
 
 def known_pipelines(client: redis.Redis, url: str) -> list[Pipeline]:
-    """Return all pipelines that this Redis knows, by prefix."""
+    """Return all entries, by prefix."""
     with redis_errors(url):
         prefixes: Any = client.hkeys(REGISTRY_KEY)
         values: Any = client.hmget(REGISTRY_KEY, prefixes) if prefixes else []
-    found = []
+    pipelines = []
     for prefix, value in zip(prefixes, values, strict=True):
         ledger, _, place = as_text(value).partition(" ")
-        found.append(Pipeline(as_text(prefix), ledger, place))
-    return sorted(found)
+        pipelines.append(Pipeline(as_text(prefix), ledger, place))
+    return sorted(pipelines)

@@ -20,7 +20,7 @@ from viewer_pipeline.stores.queries import named_queries
 SQL = named_queries(__name__)
 
 if TYPE_CHECKING:  # imports pandas, which the worker does not need
-    from viewer_pipeline.flush.steps import Persisted
+    from viewer_pipeline.flush.report import RunReport
 
 log = logging.getLogger("viewer_pipeline.run_metrics")
 
@@ -92,15 +92,15 @@ def add_run_metrics(connection: psycopg.Connection, metrics: Sequence[RunMetric]
         connection.execute(SQL["add_run_metrics"], {"metrics": Jsonb(rows)})
 
 
-def record_run(ledger: Ledger, persisted: Persisted) -> None:
-    """Add what a run committed, and how often another one was first, to the sums. Once, at the end of the run.
+def record_run(ledger: Ledger, report: RunReport) -> None:
+    """Count what a run committed, and how often another run was first. Once, at the end of the run.
 
-    Best effort: what goes wrong is logged. Nothing is written for a run that has nothing to tell.
+    Best effort: an error is logged. Nothing is written for an idle run. The duration of a recovered flush is unknown.
     """
-    mode, findings = persisted.snapshot.request.mode, persisted.findings
-    seconds = [findings.flush_seconds.get(seq, 0.0) for seq in persisted.seqs]
-    committed = RunMetric.of_flushes(mode, seconds, findings.drift)
-    _record(ledger, [committed, RunMetric.of_events(mode, "superseded", findings.superseded)])
+    mode, notes = report.snapshot.request.mode, report.notes
+    seconds = [committed.seconds for committed in report.committed] + [0.0] * len(report.recovered)
+    committed = RunMetric.of_flushes(mode, seconds, notes.drift)
+    _record(ledger, [committed, RunMetric.of_events(mode, "superseded", notes.superseded)])
 
 
 def record_failure(ledger: Ledger, mode: str) -> None:

@@ -1,64 +1,87 @@
-"""Settling of committed flushes, in order, beside the next transaction.
+"""Step 4, settle: subtract committed batches from Redis, in order, beside the next transaction.
 
-PostgreSQL works on flush k + 1 while Redis is lowered by flush k: half a second of every 100 000 counters. The
-transaction never waits for Redis, nor Redis for it, and at most two flushes are committed and unsettled at any time.
-Why that keeps the protocol: docs/adr/0001-settle-beside-the-next-transaction.md.
+PostgreSQL works on flush k + 1 while Redis settles flush k: half a second of every 100 000 counters. Neither waits for
+the other, and at most two flushes are committed and unsettled at any time. Why that keeps the protocol:
+docs/adr/0001-settle-beside-the-next-transaction.md.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psycopg
 
-from viewer_pipeline.errors import MarkerMoved, PipelineRefused
-from viewer_pipeline.flush.findings import Findings
-from viewer_pipeline.flush.ledger import Batch, Flush, Ledger, Totals, batches_beyond
-from viewer_pipeline.flush.ownership import check_history, noting_lost
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.errors import MarkerMoved, PipelineRefused, ViewerPipelineError
+from viewer_pipeline.flush.incidents import record_incidents
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import batches_beyond
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.notes import RunNotes
+from viewer_pipeline.flush.ownership import add_missing, check_history
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.totals_channel import publish_totals
+from viewer_pipeline.logs import event
 from viewer_pipeline.stores.redis import as_text
 
-MARKER_TRIES = 20  # how often settling starts again because another run is at it
-SETTLE_PAGE = 500  # batches of the ledger held in memory at once
+log = logging.getLogger("viewer_pipeline.settle")
+
+MARKER_TRIES = 20  # how often settling starts again because another run settles, too
+PAGE_SIZE = 500  # batches of the ledger in memory
 
 
-def settle_through(
-    redis: RedisStore, connection: psycopg.Connection, marker: Marker, through: int, findings: Findings
-) -> tuple[Marker, int]:
-    """Subtract what the ledger holds beyond the marker, up to flush `through`.
+class SettledThrough(NamedTuple):
+    """The result of settling from the ledger: where the marker stands, and how many batches were unsettled."""
 
-    Batches of another epoch are passed over: they were read from a Redis that was emptied since, or the ledger is not
-    the one that this Redis was settled by, so its counters hold other views.
+    marker: Marker
+    batches: int
+    notes: RunNotes
 
-    Returns where the marker stands then, and how many batches were due. Raises MarkerMoved where it vanished, or where
-    other runs keep moving it.
+
+def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Marker, through: int) -> SettledThrough:
+    """Subtract what the ledger holds beyond the marker, through flush `through`.
+
+    Batches of another epoch are skipped: they were read from a Redis that was emptied since, or Redis was settled by
+    another ledger, so its counters hold other views. Raises MarkerMoved if the marker vanished, or if other runs keep
+    moving it.
     """
-    refusals = batches = 0
+    refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
-        marker = noting_lost(connection, marker)
-    while due := batches_beyond(connection, marker.seq, marker.batch, through, SETTLE_PAGE):
-        ours = [batch if batch.epoch == marker.epoch else batch.passed_over() for batch in due]
-        moved = settle_batches(redis, marker, ours, findings)
+        marker = add_missing(connection, marker)
+    while due := batches_beyond(connection, marker.seq, marker.batch, through, PAGE_SIZE):
+        ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
+        moved, page_notes = settle_batches(redis, marker, ours)
+        notes += page_notes
         if moved is None:
             refusals += 1
-            moved = moved_marker(redis, connection, marker)
+            moved = current_marker(redis, connection, marker)
             if moved is None or refusals > MARKER_TRIES:
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
             batches += len(due)
-            findings.passed_over += sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
+            skipped = sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
+            notes += RunNotes(skipped_views=skipped)
         marker = moved
-    return marker, batches
+    return SettledThrough(marker, batches, notes)
 
 
-def moved_marker(redis: RedisStore, connection: psycopg.Connection, known: Marker) -> Marker | None:
-    """Read where the marker is by now.
+def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) -> tuple[Marker | None, RunNotes]:
+    """Settle batches that follow `marker`; return where it stands then, None if one was refused."""
+    settled = redis.settle(marker, batches)
+    drifted = tuple(map(as_text, settled.drifted))
+    notes = RunNotes(settled_already=settled.already, drift=settled.drift, drifted=drifted)
+    return None if settled.refused else settled.marker, notes
 
-    Raises PipelineRefused where it was given to another ledger meanwhile, or a copy of this one has settled there.
+
+def current_marker(redis: RedisStore, connection: psycopg.Connection, known: Marker) -> Marker | None:
+    """Return the marker as it is now.
+
+    Raises PipelineRefused if it was given to another ledger meanwhile, or a copy of this ledger has settled there.
     """
     marker = redis.marker()
     if marker is not None and marker.ledger != known.ledger:
@@ -68,23 +91,17 @@ def moved_marker(redis: RedisStore, connection: psycopg.Connection, known: Marke
     return marker
 
 
-def settle_batches(redis: RedisStore, marker: Marker, batches: list[Batch], findings: Findings) -> Marker | None:
-    """Settle batches that follow `marker`; return where it stands then, None when one was refused."""
-    settled = redis.settle(marker, batches)
-    findings.settled_already += settled.already
-    findings.drift += settled.drift
-    findings.drifted += map(as_text, settled.drifted)
-    return None if settled.refused else settled.marker
-
-
 class Settler:
-    """Settles flushes on one thread of its own. Leaving the `with` block waits for the last of them."""
+    """Settles the flushes of a run on a thread of its own, and publishes their totals.
 
-    def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, findings: Findings) -> None:
-        self.marker = marker  # where it stands after what was settled last
-        self.seconds = 0.0
-        self.findings = findings
-        self._redis, self._ledger = redis, ledger
+    Leaving the `with` block waits for the last flush and records the incidents, also after an error.
+    """
+
+    def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, run_id: str) -> None:
+        self.marker = marker  # after the flush that was settled last
+        self.notes = RunNotes()
+        self.seconds = dict[int, float]()  # per flush
+        self._redis, self._ledger, self._run_id = redis, ledger, run_id
         self._thread = ThreadPoolExecutor(1, "settler")
         self._unsettled: Future[None] | None = None
 
@@ -99,9 +116,10 @@ class Settler:
                 self.wait()
         finally:
             self._thread.shutdown()
+            self._record_incidents()
 
     def add(self, flush: Flush, totals: Totals) -> None:
-        """Begin to settle a committed flush, and then to publish its totals, once the one before it is through.
+        """Start to settle a committed flush, then to publish its totals, once the flush before it is settled.
 
         Raises what settling that one raised.
         """
@@ -115,19 +133,32 @@ class Settler:
             self._unsettled = None
 
     def _settle_and_publish(self, flush: Flush, totals: Totals) -> None:
+        started = time.perf_counter()
         self._settle(flush)
-        publish_totals(self._redis, flush, totals, self.findings)
+        self.seconds[flush.seq] = time.perf_counter() - started
+        # A Redis that does not reply delays settling once, not at every flush.
+        already_failed = bool(self.notes.unpublished)
+        self.notes += RunNotes(unpublished=1) if already_failed else publish_totals(self._redis, flush, totals)
 
     def _settle(self, flush: Flush) -> None:
-        started = time.perf_counter()
-        moved = settle_batches(self._redis, self.marker, flush.batches, self.findings)
+        moved, notes = settle_batches(self._redis, self.marker, flush.batches)
+        self.notes += notes
         if moved is None:
             with self._ledger.connect() as connection:
-                current = moved_marker(self._redis, connection, self.marker)
+                current = current_marker(self._redis, connection, self.marker)
                 if current is None:
                     raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
-                moved, _ = settle_through(self._redis, connection, current, flush.seq, self.findings)
+                moved, _, notes = settle_through(self._redis, connection, current, flush.seq)
+            self.notes += notes
         self.marker = moved
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
-        self.findings.flush_seconds[flush.seq] = self.findings.flush_seconds.get(flush.seq, 0.0) + seconds
+
+    def _record_incidents(self) -> None:
+        """Record what settling noted, over a new connection: that of the run may be lost."""
+        if not (self.notes.drift or self.notes.skipped_views):
+            return
+        try:
+            with self._ledger.connect() as connection:
+                record_incidents(connection, self.notes, self._run_id)
+        except ViewerPipelineError as error:
+            log.warning(event("incidents not recorded", reason=error, notes="; ".join(self.notes.sentences())))
+            raise

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from viewer_pipeline.errors import BadCounts
-from viewer_pipeline.flush.counters import MAX_COUNT, why_no_id
+from viewer_pipeline.flush.counters import MAX_COUNT, id_error
 
 HEADER = ["vod_id", "count"]
 MAX_REPORTED = 10  # invalid lines in a message
@@ -78,7 +78,7 @@ def _row_error(row: list[str]) -> str | None:
     if len(row) != len(HEADER):
         return f"expected 2 fields, not {len(row)}"
     vod_id, count = row
-    if error := why_no_id(vod_id):
+    if error := id_error(vod_id):
         return error
     if not (count.isascii() and count.isdigit() and int(count[:20]) <= MAX_COUNT and len(count) <= len(str(MAX_COUNT))):
         return f"count {count[:40]!r}: expected a whole number of 0 to {MAX_COUNT}"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history.daily import ONE_DAY, exclusive_rollup
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import ParkedViews, prune_parked

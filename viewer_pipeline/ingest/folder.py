@@ -7,8 +7,8 @@ import logging
 import time
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
-from viewer_pipeline.flush.readings import Reject
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.cut_delivery import CutDelivery
 from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
 from viewer_pipeline.ingest.lease import LeaseKeeper
@@ -141,7 +141,7 @@ class Folder:
             self._stats.takeovers += 1
             self.sweep_due = True
         if self.lease.held and self.sweep_due:
-            self.store.ask_for_sweep("subscribed or took over; messages may have been missed before")
+            self.store.request_sweep("subscribed or took over; messages may have been missed before")
             self.sweep_due = False
         if self.lease.held:
             self.shared_channel.check(self.key_space)

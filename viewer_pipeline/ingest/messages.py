@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from viewer_pipeline.flush.counters import why_no_id
+from viewer_pipeline.flush.counters import id_error
 
 MAX_MESSAGE_BYTES = 4096
 # One message must not make the views of others in its segment overflow the counter.
@@ -47,7 +47,7 @@ def parse_view(payload: bytes) -> tuple[str, int]:
 
 
 def _checked(vod_id: str, count: int) -> tuple[str, int]:
-    if reason := why_no_id(vod_id):
+    if reason := id_error(vod_id):
         raise InvalidMessage(f"vodId: {reason}")
     if count > MAX_MESSAGE_COUNT:
         raise InvalidMessage(f"count is over {MAX_MESSAGE_COUNT}")

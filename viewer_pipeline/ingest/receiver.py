@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
 from viewer_pipeline.ingest.rejections import Rejections

@@ -7,8 +7,8 @@ import threading
 from collections import Counter
 
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
-from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.rejects import Reject, record_message_rejects
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.rejections")

@@ -17,10 +17,10 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresFailed
-from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.postgres_errors import postgres_errors
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
 RUNS = 3  # last flush runs that are looked at

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.incidents import Kind, open_incidents
-from viewer_pipeline.flush.ledger import Ledger, last_flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.flush.run_metrics import (
     RejectedRows,
     RunMetric,

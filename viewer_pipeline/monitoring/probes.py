@@ -11,9 +11,11 @@ from redis.exceptions import NoPermissionError
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.ledger import Ledger, last_flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Check, Checks, Result, Results
 from viewer_pipeline.monitoring.dagster_rules import NAMES, Clock, judge_dagster

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from viewer_pipeline.flush.incidents import Incident, Kind
-from viewer_pipeline.flush.ledger import LastFlush
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Result, State
 from viewer_pipeline.monitoring.dagster_rules import in_words

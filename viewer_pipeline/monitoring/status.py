@@ -12,7 +12,8 @@ from rich.table import Table
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.ledger import Ledger, last_flush, recent_flushes, sums
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import last_flush, ledger_summary, recent_flushes
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_metrics import rejected_by_reason
@@ -49,7 +50,7 @@ def _read_stores(settings: Settings) -> dict[str, Any]:
         last = last_flush(connection)
         refused = find_refusal(store, ledger, connection)
         flushes = recent_flushes(connection, FLUSHES)
-        persisted = sums(connection)
+        persisted = ledger_summary(connection)
         reasons: Counter[str] = Counter()
         for row in rejected_by_reason(connection):
             reasons[row.reason] += row.rows

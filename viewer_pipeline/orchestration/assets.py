@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from viewer_pipeline.flush.steps import CHECKS
+from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.ops import (
     ASSET,
     FlushConfig,

@@ -11,12 +11,15 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
-from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
-from viewer_pipeline.flush.ledger import top_of_flushes
+from viewer_pipeline.flush.drain import Snapshot
+from viewer_pipeline.flush.ledger_queries import top_of_flushes
+from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.run_metrics import record_run
-from viewer_pipeline.flush.steps import CHECKS, Persisted, Request, Snapshot
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
@@ -82,7 +85,7 @@ def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings
         parked_retention_days=settings.parked_retention_days,
     )
     with retry_only_transient(), Stores.open(settings) as stores:
-        snapshot = flush.drain(stores, request)
+        snapshot = drain.drain(stores, request)
     context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
 
@@ -103,19 +106,19 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), retry_policy=TRANSIENT, tags={"kind": "postgres"})
 def bulk_upsert(
     context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, settings: SettingsResource
-) -> Persisted:
+) -> RunReport:
     """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
     with retry_only_transient(), Stores.open(settings) as stores:
-        persisted = flush.bulk_upsert(stores, snapshot, aggregated)
-    for sentence in persisted.findings.sentences():
+        persisted = commit.bulk_upsert(stores, snapshot, aggregated)
+    for sentence in persisted.notes.sentences():
         context.log.warning(sentence)
     if persisted.left_over:
         context.log.warning("other runs kept committing first; the next run flushes the rest")
     context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
     if persisted.unparked.vods:
         context.log.info(f"counted {persisted.unparked.views} parked views of {persisted.unparked.vods} VODs")
-    if persisted.found:
-        context.log.info(f"{len(persisted.found)} of these flushes were committed by an earlier attempt of this step")
+    if persisted.recovered:
+        context.log.info(f"{len(persisted.recovered)} of these flushes are of an earlier attempt of this step")
     return persisted
 
 
@@ -128,12 +131,12 @@ def bulk_upsert(
     tags={"kind": "postgres"},
 )
 def verify_consistency(
-    context: dg.OpExecutionContext, persisted: Persisted, settings: SettingsResource
+    context: dg.OpExecutionContext, persisted: RunReport, settings: SettingsResource
 ) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
     with retry_only_transient(), Stores.open(settings) as stores:
-        results = flush.verify(stores, persisted)
+        results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
             top = top_of_flushes(connection, persisted.seqs, TOP_VODS)
             parked = parked_of_flushes(connection, persisted.seqs)
@@ -147,9 +150,9 @@ def verify_consistency(
 
 
 def _metadata(
-    persisted: Persisted, top: list[tuple[str, int, int]], parked: ParkedViews, verify_seconds: float
+    persisted: RunReport, top: list[tuple[str, int, int]], parked: ParkedViews, verify_seconds: float
 ) -> dict[str, Any]:
-    snapshot, findings = persisted.snapshot, persisted.findings
+    snapshot, notes = persisted.snapshot, persisted.notes
     oldest = (datetime.now(UTC) - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
     numbers = {
         "counters": persisted.counters,
@@ -159,8 +162,8 @@ def _metadata(
         "parked": parked.views,
         "unparked": persisted.unparked.views,
         "rejected": len(persisted.rejects),
-        "drift": findings.drift,
-        "settled_before": findings.settled_before,
+        "drift": notes.drift,
+        "settled_before": notes.settled_before,
         "oldest_pending_seconds": max(0.0, oldest),
         "drain_seconds": snapshot.seconds,
         "aggregate_seconds": persisted.aggregate_seconds,
@@ -174,6 +177,6 @@ def _metadata(
         "mode": snapshot.request.mode,
         **numbers,
         "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
-        "notes": "; ".join(findings.sentences()) or "nothing out of the ordinary",
+        "notes": "; ".join(notes.sentences()) or "nothing out of the ordinary",
         "top_vods": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
     }

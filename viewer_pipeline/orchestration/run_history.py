@@ -17,10 +17,10 @@ from typing import NamedTuple
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.postgres_errors import postgres_errors
 from viewer_pipeline.stores.queries import named_queries
 
 SQL = named_queries(__name__)

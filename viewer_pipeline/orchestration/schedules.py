@@ -6,7 +6,7 @@ from datetime import UTC, date
 import dagster as dg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.daily import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.orchestration import decorators
@@ -33,10 +33,10 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     if reason := blocking_run(context.instance):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
-        precheck = look_for_counters(stores)
-    return (
-        flush_request(FlushMode.sweep, f"schedule: {precheck.said}") if precheck.work else dg.SkipReason(precheck.said)
-    )
+        pending = find_pending_work(stores)
+    if not pending.exists:
+        return dg.SkipReason(pending.reason)
+    return flush_request(FlushMode.sweep, f"schedule: {pending.reason}")
 
 
 @decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=RUNNING)

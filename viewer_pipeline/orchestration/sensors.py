@@ -28,7 +28,7 @@ def view_count_updates_sensor(
     if reason := blocking_run(context.instance):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
-        sweep = stores.redis.asked_sweep()
+        sweep = stores.redis.sweep_request()
         changed, oldest = stores.redis.pending()
     if sweep is not None:
         return flush_request(FlushMode.sweep, f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}")

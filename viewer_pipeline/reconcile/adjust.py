@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID, uuid4
 
 import psycopg
 
-from viewer_pipeline.flush.findings import Findings
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger import Batch, Flush, LastFlush, Totals, last_flush
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, LastFlush, Totals
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.ownership import own_marker
-from viewer_pipeline.flush.redis_store import Marker
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
@@ -36,7 +37,7 @@ class Adjuster:
     connection: psycopg.Connection
     run_id: str
     batch_size: int
-    findings: Findings = field(default_factory=Findings)
+    rollback_recorded: bool = False
 
     def commit(
         self,
@@ -57,8 +58,7 @@ class Adjuster:
             if not deltas:
                 return None
             if marker and marker.seq > last.seq:  # this flush hides the rollback from later runs
-                self.findings.postgres_was_rolled_back = True
-                record_incidents(self.connection, self.findings, self.run_id)
+                self._record_rollback()
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
                 totals = self.stores.ledger.commit(self.connection, flush, upsert)
@@ -90,6 +90,12 @@ class Adjuster:
     def _settle(self, flush: Flush, totals: Totals) -> None:
         """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""
         if marker := self._marker():
-            settle_through(self.stores.redis, self.connection, marker, flush.seq, self.findings)
-            record_incidents(self.connection, self.findings, self.run_id)
-        publish_totals(self.stores.redis, flush, totals, self.findings)
+            settled = settle_through(self.stores.redis, self.connection, marker, flush.seq)
+            record_incidents(self.connection, settled.notes, self.run_id)
+        publish_totals(self.stores.redis, flush, totals)
+
+    def _record_rollback(self) -> None:
+        """Record once that the marker was ahead of the ledger."""
+        if not self.rollback_recorded:
+            record_incidents(self.connection, RunNotes(postgres_rolled_back=True), self.run_id)
+            self.rollback_recorded = True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
-from viewer_pipeline.flush.ledger import sums
+from viewer_pipeline.flush.ledger_queries import ledger_summary
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.compare_redis import compare_counters, compare_marker
@@ -154,7 +154,7 @@ def _adjuster(stores: Stores, request: ReconcileRequest) -> Iterator[Adjuster]:
 
 def _result(stores: Stores, report: DifferenceReport, seconds: float) -> ReconcileResult:
     with stores.ledger.connect() as connection:
-        ledger_sums = sums(connection)
+        summary = ledger_summary(connection)
     return ReconcileResult(
         {kind: report.differences[kind] for kind in KINDS},
         {kind: report.repaired[kind] for kind in KINDS},
@@ -162,8 +162,8 @@ def _result(stores: Stores, report: DifferenceReport, seconds: float) -> Reconci
         report.flushes,
         report.notes,
         report.skipped,
-        ledger_sums.vods,
-        ledger_sums.rejected,
+        summary.vods,
+        summary.rejected,
         report.path,
         seconds,
         datetime.now(UTC),

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import psycopg
 
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import LastFlush, last_flush
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.report import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks

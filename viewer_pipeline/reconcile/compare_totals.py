@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 
 from viewer_pipeline.flush.counters import MAX_COUNT
-from viewer_pipeline.flush.ledger import last_flush
+from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.reconcile.report import Difference, DifferenceReport
 from viewer_pipeline.reconcile.snapshot import open_snapshot, stream_rows
 from viewer_pipeline.stores.queries import fetch_one, named_queries

@@ -9,14 +9,15 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals
+from viewer_pipeline.flush.ledger_rows import Flush, Totals
+from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
 from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
 from viewer_pipeline.reconcile.report import DifferenceReport, Kind
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import Target
-from viewer_pipeline.target.upsert import LOCK_TIMEOUT, blames_rows, hold_all_to_their_word
+from viewer_pipeline.target.upsert import LOCK_TIMEOUT, is_row_error, set_constraints_immediate
 
 SQL = named_queries(__name__)
 
@@ -28,7 +29,7 @@ def repair_totals(adjuster: Adjuster, report: DifferenceReport, point: SnapshotP
     for vods in chunks(report.repairable("total"), BATCH_ROWS):
         plan = _TotalsPlan(adjuster.connection, point, vods)
         try:
-            flush = adjuster.commit("reconcile", plan, adjust_totals)
+            flush = adjuster.commit("reconcile", plan, add_to_totals)
         except StaleRead:
             continue  # other runs kept committing first
         _record(report, "total", flush, len(vods) - plan.unexplained)
@@ -68,7 +69,7 @@ def _repair_rows(adjuster: Adjuster, target: Target, rows: Sequence[list[str]], 
     try:
         flush = adjuster.commit("reconcile_target", plan, plan.write)
     except (StaleRead, psycopg.Error) as error:
-        if isinstance(error, psycopg.Error) and not blames_rows(error):
+        if isinstance(error, psycopg.Error) and not is_row_error(error):
             raise
         if len(rows) > 1:
             middle = len(rows) // 2
@@ -110,7 +111,7 @@ class TargetPlan:
 
 def write_target(connection: psycopg.Connection, target: Target, flush: Flush, counts: Mapping[str, int]) -> Totals:
     """Add the batches to rows that still have these counts. Raises StaleRead if any row has another count."""
-    hold_all_to_their_word(connection, LOCK_TIMEOUT)
+    set_constraints_immediate(connection, LOCK_TIMEOUT)
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]
     deltas = [delta for batch in flush.batches for delta in batch.deltas]
     params: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "counts": [counts[vod_id] for vod_id in ids]}

@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.flush.ledger import postgres_errors
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.stores.postgres import long_transaction, open_connection
+from viewer_pipeline.stores.postgres_errors import postgres_errors
 
 READ_SECONDS = 3600  # for one read of everything: 10 million totals take a minute or two
 MEMORY = "64MB"  # of the server for each sort or hash; the rest spills to its disk

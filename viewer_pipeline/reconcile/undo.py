@@ -10,7 +10,9 @@ import psycopg
 
 from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
 from viewer_pipeline.flush.counters import MAX_COUNT
-from viewer_pipeline.flush.ledger import Flush, Totals, adjust_totals, totals
+from viewer_pipeline.flush.ledger_queries import totals
+from viewer_pipeline.flush.ledger_rows import Flush, Totals
+from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
 from viewer_pipeline.reconcile.repair import write_target
 from viewer_pipeline.stores.queries import named_queries
@@ -86,5 +88,5 @@ class _UndoPlan:
 
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         if self.target is None or self.adjustment.mode == "reconcile":
-            return adjust_totals(connection, flush)
+            return add_to_totals(connection, flush)
         return write_target(connection, self.target, flush, self.counts)

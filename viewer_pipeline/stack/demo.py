@@ -14,7 +14,8 @@ import orjson
 import redis
 
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.flush.ledger import Ledger, recent_flushes, sums, totals
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import ledger_summary, recent_flushes, totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
@@ -131,7 +132,7 @@ class _Traffic:
                 self._send(bursts.pop(), lambda number: number % 2 == 0)
                 if not bursts:
                     on_progress("all sent; requesting a sweep instead of waiting for the next full minute")
-                    self._store.ask_for_sweep("demo: counters raised by INCR alone")
+                    self._store.request_sweep("demo: counters raised by INCR alone")
             time.sleep(0.3)
         on_counts(self.sent.total(), persisted)
         return self._report(start_seconds, time.monotonic() - started)
@@ -158,16 +159,16 @@ class _Traffic:
 
     def _persisted(self) -> int:
         with self._ledger.connect() as connection:
-            return sums(connection).persisted
+            return ledger_summary(connection).persisted
 
     def _report(self, start_seconds: float, seconds: float) -> DemoReport:
         ids = sorted(set(self._views))
         with self._ledger.connect() as connection:
-            persisted, all_sums = totals(connection, ids), sums(connection)
+            persisted, summary = totals(connection, ids), ledger_summary(connection)
             flushes = len(recent_flushes(connection, 1_000_000))
         counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
         pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}
         with open_instance(self._settings) as instance:
             runs = flush_runs(instance)
-        parked, rejected = all_sums.parked, all_sums.rejected
+        parked, rejected = summary.parked, summary.rejected
         return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, start_seconds, seconds)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
-from viewer_pipeline.flush.adoption import How, adopt
+from viewer_pipeline.flush.adoption import AdoptionMode, adopt
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.registry import require_pipeline
 from viewer_pipeline.flush.stores import Stores
@@ -49,7 +49,7 @@ class Stack:
         background: bool = False,
         ui: bool = True,
         ui_host: str = LOOPBACK,
-        adopt: How | None = None,
+        adopt: AdoptionMode | None = None,
     ) -> None:
         """Prepare it; nothing is started yet.
 

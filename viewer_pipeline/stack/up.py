@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from viewer_pipeline.flush.adoption import How
+from viewer_pipeline.flush.adoption import AdoptionMode
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -13,7 +13,7 @@ from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
 
 
 def run_up(
-    settings: Settings, on_progress: Callable[[str], None], ui_host: str = LOOPBACK, adopt: How | None = None
+    settings: Settings, on_progress: Callable[[str], None], ui_host: str = LOOPBACK, adopt: AdoptionMode | None = None
 ) -> None:
     """Run the stack; stop it in order on SIGTERM, SIGINT or SIGHUP. Exit status 1 if the worker failed to.
 

@@ -22,10 +22,10 @@ from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import (
     LOCK_TIMEOUT,
     PATIENT,
-    blames_rows,
     find_rows_by_id,
-    hold_all_to_their_word,
-    why_refused,
+    is_row_error,
+    refusal_reason,
+    set_constraints_immediate,
 )
 
 SQL = named_queries(__name__)
@@ -138,22 +138,22 @@ def _apply(
         with connection.transaction():
             rows = _transact(connection, target, vod_ids)
     except psycopg.Error as error:
-        if not blames_rows(error):
+        if not is_row_error(error):
             raise
         if len(vod_ids) > 1:
             middle = len(vod_ids) // 2
             yield from _apply(connection, target, vod_ids[:middle], until)
             yield from _apply(connection, target, vod_ids[middle:], until)
             return
-        log.warning(event("parked views refused", vod=vod_ids[0], reason=why_refused(error)))
-        connection.execute(SQL["refuse_parked"], {"vod_ids": list(vod_ids), "reason": why_refused(error)})
+        log.warning(event("parked views refused", vod=vod_ids[0], reason=refusal_reason(error)))
+        connection.execute(SQL["refuse_parked"], {"vod_ids": list(vod_ids), "reason": refusal_reason(error)})
     else:
         yield ParkedViews(len(rows), sum(rows.values()))
 
 
 def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
     """Lock first, without waiting; then, with all of them held, count."""
-    hold_all_to_their_word(connection, LOCK_TIMEOUT)
+    set_constraints_immediate(connection, LOCK_TIMEOUT)
     locked = connection.execute(target.statement(SQL["lock_parked"]), {"vod_ids": list(vod_ids)})
     held = [vod_id for (vod_id,) in locked]
     rows = connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": held})

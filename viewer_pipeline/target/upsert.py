@@ -32,7 +32,7 @@ _NOT_OF_A_ROW = re.compile("0[8AB]|2[568D]|3[DF]|4[02]|5[34578]|72|F0|HV|XX")
 _NOT_OF_A_FUNCTION = re.compile("08|25|40|5[378]|XX00[12]")
 
 
-def blames_rows(error: psycopg.Error) -> bool:
+def is_row_error(error: psycopg.Error) -> bool:
     """Whether it may be some rows only that cannot be written: locked by somebody, or refused."""
     if isinstance(error, pg.LockNotAvailable):
         return True
@@ -46,7 +46,7 @@ def find_rows_by_id(connection: psycopg.Connection, lock_timeout: str) -> None:
     connection.execute(SQL["find_rows_by_id"], {"lock_timeout": lock_timeout})
 
 
-def hold_all_to_their_word(connection: psycopg.Connection, lock_timeout: str) -> None:
+def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str) -> None:
     """For this transaction: find rows by the index; let deferred constraints of the user speak up at once."""
     find_rows_by_id(connection, lock_timeout)
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -62,11 +62,11 @@ def add_to_target(
     return lambda: dict(rows.fetchall())
 
 
-def add_what_it_takes(
+def upsert_bisecting(
     connection: psycopg.Connection, target: Target, seq: int, counters: int
 ) -> Callable[[], dict[str, int]]:
     """Do the same where rows are to blame: park those that are locked or refused."""
-    hold_all_to_their_word(connection, SHORT_LOCK_TIMEOUT)
+    set_constraints_immediate(connection, SHORT_LOCK_TIMEOUT)
     totals = dict[str, int]()
     _Stretches(connection, target, seq, totals).add(0, counters)
     return lambda: totals
@@ -90,12 +90,12 @@ class _Stretches:
             with self.connection.transaction():
                 self.totals |= dict(self.connection.execute(statement, stretch, binary=True).fetchall())
         except psycopg.Error as error:
-            if not blames_rows(error):
+            if not is_row_error(error):
                 raise
             if isinstance(error, pg.LockNotAvailable):
                 self.tries -= TRIES_OF_A_WAIT
             if take == 1 or self.tries <= 0:
-                self._park(stretch | {"reason": why_refused(error)})
+                self._park(stretch | {"reason": refusal_reason(error)})
             else:
                 self.add(skip, take // 2)
                 self.add(skip + take // 2, take - take // 2)
@@ -106,6 +106,6 @@ class _Stretches:
         find_rows_by_id(self.connection, SHORT_LOCK_TIMEOUT)
 
 
-def why_refused(error: psycopg.Error) -> str:
+def refusal_reason(error: psycopg.Error) -> str:
     """Return the reason that is kept with parked views."""
     return f"refused: {str(error).strip().partition(chr(10))[0]}"[:REASON_CHARACTERS]

@@ -18,7 +18,7 @@ import redis
 from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
-from viewer_pipeline.flush.steps import CHECKS
+from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.warm import run
@@ -424,7 +424,7 @@ def test_a_database_that_does_not_own_the_counters(
             refused = run(copy, "up")
             assert (refused.returncode, "viewer-pipeline adopt" in refused.stderr) == (2, True)
             assert world.counters() == {"a": 4}
-            assert "leave `--from-here` away" in complaint(run(copy, "adopt", "--from-here"), 1)
+            assert "omit `--from-here`" in complaint(run(copy, "adopt", "--from-here"), 1)
             assert run(copy, "adopt", "--from-here", "--settle-newer").returncode == 2
             done = json_of(run(copy, "adopt", "--json"))
             assert (done["prefix"], done["changed"], done["from_here"], done["flush"]) == ("vod:views:", True, False, 1)

@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush import ledger, transaction
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.ledger_rows import Totals
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.postgres import BoundedConnection
 from viewer_pipeline_tests.support.proxy import Proxy
@@ -50,7 +52,7 @@ def proxy(database_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
-def flush_through(world: World, proxy: Proxy) -> Persisted | PostgresUnavailable:
+def flush_through(world: World, proxy: Proxy) -> RunReport | PostgresUnavailable:
     """Run a flush whose ledger is behind the proxy; return what came of it, in finite time."""
     url = proxy.url(world.stores.ledger.url) + "?connect_timeout=2"
     behind = World(Stores(world.stores.redis, Ledger(url)))
@@ -70,14 +72,14 @@ def test_the_answer_is_lost(world: World, proxy: Proxy, needle: bytes) -> None:
     proxy.lose_reply_to(needle)
     found = flush_through(world, proxy)
     assert proxy.lost_replies == 1
-    assert isinstance(found, Persisted if needle == COMMIT else PostgresUnavailable)
+    assert isinstance(found, RunReport if needle == COMMIT else PostgresUnavailable)
     if needle == COMMIT:
         assert world.seqs() == [1]
         assert world.counters() == {}
     else:
         assert world.seqs() == []
         assert world.counters() == dict(world.sent)
-    assert world.flush().findings.settled_before == 0
+    assert world.flush().notes.settled_before == 0
     world.assert_all_persisted()
 
 
@@ -88,7 +90,7 @@ def test_the_answer_never_comes(world: World, proxy: Proxy, needle: bytes) -> No
     proxy.fall_silent_at(needle, deliver=True)
     found = flush_through(world, proxy)
     assert proxy.silenced == 1
-    assert isinstance(found, Persisted if needle == COMMIT else PostgresUnavailable)
+    assert isinstance(found, RunReport if needle == COMMIT else PostgresUnavailable)
     if needle == COMMIT:  # found by looking it up, and settled
         assert world.seqs() == [1]
         assert world.counters() == {}
@@ -107,7 +109,7 @@ def test_the_answer_to_the_first_of_two_commits_is_lost(world: World, proxy: Pro
     proxy.lose_reply_to(COMMIT)
     assert isinstance(flush_through(world, proxy), PostgresUnavailable)
     assert world.seqs() == [1]
-    assert world.flush().findings.settled_before in (0, 2)
+    assert world.flush().notes.settled_before in (0, 2)
     world.assert_all_persisted()
 
 
@@ -123,14 +125,14 @@ def test_the_request_comes_late(world: World, proxy: Proxy, needle: bytes) -> No
     wait_until(lambda: not backends(world), 10, "the late request to be executed")
     assert world.seqs() == ([1] if needle == COMMIT else [])
     done = world.flush(flush_max_counters=4)
-    assert done.findings.settled_before == (2 if needle == COMMIT else 0)
+    assert done.notes.settled_before == (2 if needle == COMMIT else 0)
     world.assert_all_persisted()
 
 
 def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
     """The lookup of the COMMIT finds no PostgreSQL either: the run fails, and the next one finds the flush."""
     world.send_many(7)
-    transact = ledger._transact
+    transact = transaction.transact
 
     def commit_and_fall_silent(*arguments: Any) -> Any:
         transact(*arguments)
@@ -138,12 +140,12 @@ def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
         raise psycopg.OperationalError("the answer was lost")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "_transact", commit_and_fall_silent)
+        patch.setattr(ledger, "transact", commit_and_fall_silent)
         found = flush_through(world, proxy)
     assert "timeout expired" in str(found)
     proxy.heal()
     assert world.seqs() == [1]
-    assert world.flush().findings.settled_before == 2
+    assert world.flush().notes.settled_before == 2
     world.assert_all_persisted()
 
 
@@ -207,19 +209,19 @@ def test_a_stopped_backend_holds_up_the_next_run_and_no_longer(world: World, mon
 @contextmanager
 def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run a flush whose backend is stopped before it reads the COMMIT, and wake it in the end."""
-    snapshot = flush.drain(world.stores, world.request())
-    original, stopped = ledger._add_to_totals, list[int]()
+    snapshot = drain(world.stores, world.request())
+    original, stopped = transaction.add_to_totals, list[int]()
 
-    def stop_after(connection: psycopg.Connection, *arguments: Any) -> ledger.Totals:
+    def stop_after(connection: psycopg.Connection, *arguments: Any) -> Totals:
         totals = original(connection, *arguments)
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)
         return totals
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_add_to_totals", stop_after)
+        patch.setattr(ledger, "add_to_totals", stop_after)
         with pytest.raises(PostgresUnavailable):
-            flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+            bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     try:
         yield
     finally:

@@ -17,14 +17,17 @@ import redis
 
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush import redis_store
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.ledger import Batch, LastFlush
-from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, FORGET, SETTLE, SWEPT, Marker, RedisStore
+from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, SWEPT, RedisStore
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Persisted, Snapshot
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
@@ -65,10 +68,10 @@ AGAIN = {
     "scan": Call.of("SCAN"),
     "settle": SETTLED,
     "publish": Call.of("PUBLISH"),
-    "forget": Call(FORGET.sha.encode()),
+    "discard": Call(DISCARD.sha.encode()),
     "sweep done": Call(SWEPT.sha.encode()),
 }
-SILENT = ["settle", "publish", "forget", "sweep done"]
+SILENT = ["settle", "publish", "discard", "sweep done"]
 
 Fault = Literal["cut", "lost", "late", "unanswered"]
 
@@ -84,7 +87,7 @@ class Proxied(World):
 
     def drain(self) -> tuple[Snapshot, Aggregate]:
         """Take the first two steps of a run."""
-        snapshot = flush.drain(self.stores, self.request())
+        snapshot = drain(self.stores, self.request())
         return snapshot, aggregate(snapshot.readings)
 
 
@@ -116,14 +119,14 @@ def scene(world: World) -> None:
     world.send("a", 1)
     world.client.zadd("viewer:changed", {"idle": 1})
     world.client.set(PREFIX + "idle", 0)
-    world.stores.redis.ask_for_sweep("before")
+    world.stores.redis.request_sweep("before")
     world.flush()
     left_unsettled(world)
     world.send_many(5)
     world.client.set(PREFIX + "bad", "x")
     world.client.set(PREFIX + "idle", 0)
     world.client.zadd("viewer:changed", {"idle": 1, "bad": 1})
-    world.stores.redis.ask_for_sweep("test")
+    world.stores.redis.request_sweep("test")
 
 
 def left_unsettled(world: World) -> None:
@@ -153,7 +156,7 @@ def happened(proxy: Proxy) -> int:
     return proxy.cut_requests + proxy.lost_replies + proxy.silenced
 
 
-def outcome(do: Callable[[], Persisted]) -> Persisted | RedisUnavailable:
+def outcome(do: Callable[[], RunReport]) -> RunReport | RedisUnavailable:
     """Return what came of a run."""
     try:
         return do()
@@ -165,7 +168,7 @@ def assert_whole(world: World) -> None:
     """After one more run every view is persisted once, and nothing waits to be done again."""
     world.send("late", 1)
     done = world.flush()
-    assert done.findings.drift == 0
+    assert done.notes.drift == 0
     counters = world.counters()
     counters.pop("idle", None)
     assert counters == {}
@@ -198,12 +201,12 @@ def test_a_call_is_sent_again(world: World, proxy: Proxy, patient: Proxied, name
     scene(world)
     planned = patient.drain() if name != "scan" else None
     strike(proxy, fault, AGAIN[name], 1)
-    done = patient.flush() if planned is None else flush.bulk_upsert(patient.stores, *planned)
+    done = patient.flush() if planned is None else bulk_upsert(patient.stores, *planned)
     assert happened(proxy) == 1
-    assert (done.views, done.findings.drift, done.findings.unpublished) == (15, 0, 0)
-    assert done.findings.settled_already == (2 if (name, fault) == ("settle", "lost") else 0)
+    assert (done.views, done.notes.drift, done.notes.unpublished) == (15, 0, 0)
+    assert done.notes.settled_already == (2 if (name, fault) == ("settle", "lost") else 0)
     assert world.totals() == dict(world.sent)
-    assert all(check.passed for check in flush.verify(patient.stores, done))
+    assert all(check.passed for check in verify(patient.stores, done))
     assert_whole(world)
 
 
@@ -213,16 +216,16 @@ def test_all_tries_break_off(world: World, proxy: Proxy, patient: Proxied, name:
     scene(world)
     planned = patient.drain() if name != "scan" else None
     strike(proxy, fault, AGAIN[name], TRIES)
-    found = outcome(patient.flush if planned is None else lambda: flush.bulk_upsert(patient.stores, *planned))
+    found = outcome(patient.flush if planned is None else lambda: bulk_upsert(patient.stores, *planned))
     assert happened(proxy) == TRIES
     if name == "publish":  # never fails a flush
-        assert isinstance(found, Persisted)
-        assert found.findings.unpublished == 2
+        assert isinstance(found, RunReport)
+        assert found.notes.unpublished == 2
     else:
         assert isinstance(found, RedisUnavailable)
     if planned is not None:
-        done = flush.bulk_upsert(patient.stores, *planned)
-        assert (done.views, done.findings.drift) == (15, 0)
+        done = bulk_upsert(patient.stores, *planned)
+        assert (done.views, done.notes.drift) == (15, 0)
     assert_whole(world)
 
 
@@ -234,17 +237,17 @@ def test_every_settling_script_breaks_off(
     monkeypatch.setattr(redis_store, "PIPELINE_SCRIPTS", 1)
     world.send_many(20)
     planned = patient.drain()
-    settle_some = RedisStore._settle_some
+    settle_some = RedisStore._send_settle_scripts
 
     def struck(*arguments: Any) -> Any:
         strike(proxy, fault, SETTLED, 1)
         return settle_some(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RedisStore, "_settle_some", struck)
-        done = flush.bulk_upsert(patient.stores, *planned)
+        patch.setattr(RedisStore, "_send_settle_scripts", struck)
+        done = bulk_upsert(patient.stores, *planned)
     assert happened(proxy) == 10
-    assert (done.findings.drift, done.findings.settled_already) == (0, 10 if fault == "lost" else 0)
+    assert (done.notes.drift, done.notes.settled_already) == (0, 10 if fault == "lost" else 0)
     world.assert_all_persisted()
 
 
@@ -255,19 +258,19 @@ def test_a_pipeline_breaks_off_half_way(world: World, proxy: Proxy, patient: Pro
     for letter in "ab":  # so many bytes that each half is sent in several pieces
         for number in range(half):
             world.send(f"{letter}{'-' * 200}{number:03d}")
-    snapshot = flush.drain(patient.stores, world.request(batch_size=size, flush_max_counters=2 * half))
+    snapshot = drain(patient.stores, world.request(batch_size=size, flush_max_counters=2 * half))
     strike(proxy, "cut", Call(b"vod:views:b"), times)
-    found = outcome(lambda: flush.bulk_upsert(patient.stores, snapshot, aggregate(snapshot.readings)))
+    found = outcome(lambda: bulk_upsert(patient.stores, snapshot, aggregate(snapshot.readings)))
     assert proxy.cut_requests == times
     if times == TRIES:
         assert isinstance(found, RedisUnavailable)
         marker = world.marker()
         assert marker is not None
         assert 0 < marker.batch <= half // size
-        assert world.flush().findings.settled_before == 2 * half // size - marker.batch
+        assert world.flush().notes.settled_before == 2 * half // size - marker.batch
     else:
-        assert isinstance(found, Persisted)
-        assert 0 < found.findings.settled_already <= half // size
+        assert isinstance(found, RunReport)
+        assert 0 < found.notes.settled_already <= half // size
     world.assert_all_persisted()
 
 
@@ -280,8 +283,8 @@ def test_a_new_marker_whose_answer_is_lost(world: World, proxy: Proxy, patient: 
     strike(proxy, "lost", ONCE["begin"], 1)
     assert isinstance(outcome(patient.flush), RedisUnavailable)
     assert world.marker() == Marker(2, 2, 2)
-    assert world.flush().findings.redis_was_emptied
-    assert not world.flush().findings.redis_was_emptied
+    assert world.flush().notes.redis_emptied
+    assert not world.flush().notes.redis_emptied
     with world.stores.ledger.connect() as connection:
         assert [(found.kind, found.occasions) for found in open_incidents(connection)] == [("redis_emptied", 1)]
     world.assert_all_persisted()
@@ -306,13 +309,13 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "read": lambda store: store.read([[b"a"], [b"b"]]),
     "now": lambda store: store.now(),
     "pending": lambda store: store.pending(),
-    "ask_for_sweep": lambda store: store.ask_for_sweep("test"),
+    "request_sweep": lambda store: store.request_sweep("test"),
     "require_writes": lambda store: store.require_writes(),
-    "asked_sweep": lambda store: store.asked_sweep(),
-    "sweep_done": lambda store: store.sweep_done(b"asked", "ledger"),
+    "sweep_request": lambda store: store.sweep_request(),
+    "complete_sweep": lambda store: store.complete_sweep(b"asked", "ledger"),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),
     "publish_totals": lambda store: store.publish_totals([b"one", b"two"]),
-    "forget": lambda store: store.forget("ledger", [b"a"], [b"b"]),
+    "discard": lambda store: store.discard_changed("ledger", [b"a"], [b"b"]),
     "one_server": begin_on_one_server,
 }
 
@@ -366,13 +369,13 @@ def test_a_slow_answer_is_awaited(world: World, proxy: Proxy, patient: Proxied) 
     scene(world)
     planned = patient.drain()
     strike(proxy, "unanswered", SETTLED, 1)
-    done = list[Persisted]()
-    thread = threading.Thread(target=lambda: done.append(flush.bulk_upsert(patient.stores, *planned)))
+    done = list[RunReport]()
+    thread = threading.Thread(target=lambda: done.append(bulk_upsert(patient.stores, *planned)))
     thread.start()
     wait_until(lambda: proxy.silenced, SECONDS, "an answer held back")
     proxy.heal()
     thread.join(SECONDS)
-    assert done[0].findings.settled_already == 0
+    assert done[0].notes.settled_already == 0
     assert done[0].views == 15
     assert_whole(world)
 
@@ -399,9 +402,9 @@ def test_a_call_is_not_answered_once(world: World, proxy: Proxy, hasty: Proxied,
     scene(world)
     planned = hasty.drain()
     strike(proxy, fault, AGAIN[name], 1)
-    done = flush.bulk_upsert(hasty.stores, *planned)
+    done = bulk_upsert(hasty.stores, *planned)
     assert happened(proxy) == 1
-    assert (done.views, done.findings.drift, done.findings.unpublished) == (15, 0, 0)
+    assert (done.views, done.notes.drift, done.notes.unpublished) == (15, 0, 0)
     assert world.totals() == dict(world.sent)
     world.send_many(5)
     hear_late(world, proxy, hasty, fault, AGAIN[name])
@@ -416,7 +419,7 @@ def test_settling_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, 
     scene(world)
     planned = hasty.drain()
     strike(proxy, fault, SETTLED, TRIES)
-    assert isinstance(outcome(lambda: flush.bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
+    assert isinstance(outcome(lambda: bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
     assert happened(proxy) == TRIES
     assert world.seqs() in ([1, 2, 3], [1, 2, 3, 4])
     if first == "the next run":
@@ -429,18 +432,18 @@ def test_settling_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, 
     assert_whole(world)
 
 
-@pytest.mark.parametrize("name", ["forget", "sweep done"])
+@pytest.mark.parametrize("name", ["discard", "sweep done"])
 def test_the_end_of_a_run_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, name: str) -> None:
     """The run fails although all is counted; heard late, it takes back nothing that was announced or asked since."""
     scene(world)
     planned = hasty.drain()
     strike(proxy, "late", AGAIN[name], TRIES)
-    assert isinstance(outcome(lambda: flush.bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
+    assert isinstance(outcome(lambda: bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
     assert world.totals() == dict(world.sent)
     world.send("idle", 4, announce=True)
-    world.stores.redis.ask_for_sweep("newer")
+    world.stores.redis.request_sweep("newer")
     hear_late(world, proxy, hasty, "late", AGAIN[name])
-    assert b"newer" in (world.stores.redis.asked_sweep() or b"")
+    assert b"newer" in (world.stores.redis.sweep_request() or b"")
     assert world.client.zscore("viewer:changed", "idle") is not None
     assert world.flush("changed").views == 4
     assert_whole(world)
@@ -459,7 +462,7 @@ def test_totals_are_heard_late(world: World, proxy: Proxy, hasty: Proxied) -> No
         world.send_many(3)
         planned = hasty.drain()
         strike(proxy, "late", AGAIN["publish"], 1)
-        flush.bulk_upsert(hasty.stores, *planned)
+        bulk_upsert(hasty.stores, *planned)
         world.send_many(3)
         world.flush()
         hear_late(world, proxy, hasty, "late", AGAIN["publish"])

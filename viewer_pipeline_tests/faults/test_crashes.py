@@ -9,12 +9,14 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import PostgresFailed
-from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
-from viewer_pipeline.flush.ledger import SQL
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush import transaction
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger_rows import Batch
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline_tests.support.world import World
 
 
@@ -33,7 +35,7 @@ def flush_and_die(world: World) -> None:
         world.flush()
 
 
-def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> Persisted:
+def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> RunReport:
     """Run the next flush, undisturbed, while more views have come in."""
     monkeypatch.undo()
     world.send("vod0000", 10)
@@ -51,39 +53,39 @@ def test_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: st
     flush_and_die(world)
     assert world.seqs() == []
     assert world.counters() == dict(world.sent)
-    assert heal(world, monkeypatch).findings.settled_before == 0
+    assert heal(world, monkeypatch).notes.settled_before == 0
 
 
 def test_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is touched; the next run starts over."""
     world.send_many(7)
-    flush.drain(world.stores, world.request())
+    drain(world.stores, world.request())
     assert world.seqs() == []
     heal(world, monkeypatch)
 
 
-@pytest.mark.parametrize("point", ["_claim", "_copy_batches"])
+@pytest.mark.parametrize("point", ["claim", "copy_batches"])
 def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """PostgreSQL rolls back, Redis is whole."""
     world.send_many(7)
-    monkeypatch.setattr(ledger, point, die)
+    monkeypatch.setattr(transaction, point, die)
     flush_and_die(world)
     assert (world.seqs(), world.totals()) == ([], {})
     assert world.counters() == dict(world.sent)
-    assert heal(world, monkeypatch).findings.settled_before == 0
+    assert heal(world, monkeypatch).notes.settled_before == 0
 
 
 def test_inside_the_transaction_of_a_later_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first flush of a run is committed, the second rolled back: only what was committed is settled."""
     world.send_many(7)
-    original, calls = ledger._copy_batches, iter([False, True])
+    original, calls = transaction.copy_batches, iter([False, True])
 
-    def die_at_second(connection: psycopg.Connection, batches: list[ledger.Batch]) -> None:
+    def die_at_second(connection: psycopg.Connection, batches: list[Batch]) -> None:
         if next(calls):
             raise Died
         original(connection, batches)
 
-    monkeypatch.setattr(ledger, "_copy_batches", die_at_second)
+    monkeypatch.setattr(transaction, "copy_batches", die_at_second)
     flush_and_die(world)
     assert world.seqs() == [1]
     assert world.totals() == {f"vod{n:04d}": 3 for n in range(4)}
@@ -98,7 +100,7 @@ def test_after_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPa
     assert world.seqs() == [1]
     assert world.counters() == dict(world.sent)
     assert world.marker() == Marker(0, 0, 0)
-    assert heal(world, monkeypatch).findings.settled_before == 2
+    assert heal(world, monkeypatch).notes.settled_before == 2
 
 
 def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +110,7 @@ def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest
     flush_and_die(world)
     monkeypatch.undo()
     done = world.flush()
-    assert (done.counters, done.findings.settled_before) == (0, 1)
+    assert (done.counters, done.notes.settled_before) == (0, 1)
     world.assert_all_persisted()
 
 
@@ -138,7 +140,7 @@ def test_half_way_through_settling(world: World, monkeypatch: pytest.MonkeyPatch
         world.flush(flush_max_counters=8)
     assert world.marker() == Marker(1, settled, 4)
     assert len(world.counters()) == 8 - 2 * settled
-    assert heal(world, monkeypatch).findings.settled_before == 4 - settled
+    assert heal(world, monkeypatch).notes.settled_before == 4 - settled
 
 
 def test_after_settling_before_verifying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +148,7 @@ def test_after_settling_before_verifying(world: World, monkeypatch: pytest.Monke
     world.send_many(7)
     world.flush()
     world.assert_all_persisted()
-    assert heal(world, monkeypatch).findings.settled_before == 0
+    assert heal(world, monkeypatch).notes.settled_before == 0
 
 
 def test_dying_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import LastFlush, last_flush
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline_tests.support.world import World
@@ -25,7 +27,7 @@ def empty(world: World) -> None:
 
 def drained(world: World, **options: Any) -> Any:
     """Take the first two steps of a run."""
-    snapshot = flush.drain(world.stores, world.request(**options))
+    snapshot = drain(world.stores, world.request(**options))
     return snapshot, aggregate(snapshot.readings)
 
 
@@ -44,12 +46,12 @@ def test_emptied_between_reading_the_ledger_and_making_the_marker(
         world.client.flushall()
         world.send_many(4, 7)
         with pytest.raises(MarkerMoved):  # it commits one flush, and finds no marker to settle it by
-            flush.bulk_upsert(world.stores, *other)
+            bulk_upsert(world.stores, *other)
         return begin(store, *arguments)
 
     monkeypatch.setattr(RedisStore, "begin", emptied_first)
     done = world.flush()
-    assert done.findings.redis_was_emptied
+    assert done.notes.redis_emptied
     assert world.marker() is not None
     world.flush()
     world.assert_all_persisted()
@@ -65,11 +67,11 @@ def test_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.undo()
         world.client.flushall()
         world.send_many(4, 7)
-        flush.drain(world.stores, world.request())  # another run begins: it makes the marker, or settles
+        drain(world.stores, world.request())  # another run begins: it makes the marker, or settles
         settle(settler, *arguments)
 
     monkeypatch.setattr(Settler, "_settle", emptied_first)
-    flush.bulk_upsert(world.stores, *planned)
+    bulk_upsert(world.stores, *planned)
     world.flush()
     world.assert_all_persisted()
 
@@ -87,8 +89,8 @@ def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch:
     world.sent.update({f"vod{number:04d}": 3 for number in range(4)})  # persisted above, and emptied afterwards
     world.send_many(4, 7)
     done = world.flush()
-    assert done.findings.passed_over == 12
-    assert "12 views of the ledger were not subtracted" in "; ".join(done.findings.sentences())
+    assert done.notes.skipped_views == 12
+    assert "12 views of the ledger were not subtracted" in "; ".join(done.notes.sentences())
     world.assert_all_persisted()
 
 
@@ -98,7 +100,7 @@ def test_a_ledger_of_another_origin(world: World) -> None:
     world.flush()
     world.client.hset("viewer:settled", mapping={"epoch": "of another", "flush": 0, "batch": 0, "batches": 0})
     world.send_many(4, 7)
-    assert world.flush().findings.passed_over == 12
+    assert world.flush().notes.skipped_views == 12
     world.assert_all_persisted()
 
 
@@ -121,8 +123,8 @@ def test_rolled_back_while_a_run_is_at_work(world: World) -> None:
     world.execute("UPDATE viewer.vod_view_counts SET view_count = 3, last_flush = 1")
     for vod_id in list(world.sent):
         world.sent[vod_id] = 6  # 3 persisted, 3 pending, as the servers have it now
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert done.findings.superseded == 1
+    done = bulk_upsert(world.stores, *planned)
+    assert done.notes.superseded == 1
     world.assert_all_persisted()
 
 
@@ -145,7 +147,7 @@ def test_emptied_while_counters_are_read(world: World, monkeypatch: pytest.Monke
         world.client.flushall()
         world.send_many(4, 7)
         if other_run:
-            flush.drain(world.stores, world.request())
+            drain(world.stores, world.request())
         return read(store, *arguments)
 
     monkeypatch.setattr(RedisStore, "read", emptied_first)
@@ -160,8 +162,8 @@ def test_emptied_and_begun_anew_before_a_commit(world: World) -> None:
     world.client.flushall()
     world.stores.redis.begin("another run", LastFlush(0, 0), world.identity)
     world.send_many(4, 7)
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert done.findings.passed_over == 12
+    done = bulk_upsert(world.stores, *planned)
+    assert done.notes.skipped_views == 12
     assert world.counters() == {f"vod{number:04d}": 7 for number in range(4)}
     world.flush()
     world.assert_all_persisted()

@@ -19,11 +19,15 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import LastFlush, last_flush
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.monitoring.rules import judge_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -109,7 +113,7 @@ def test_failover_to_a_replica_that_lacks_views(pair: Pair) -> None:
     """With the wait, nothing that the replica lacks is committed; after the failover the law holds per VOD."""
     before = pair.on(pair.primary, ONE_REPLICA)
     before.send_many(3)
-    assert before.flush().findings.settled_before == 0
+    assert before.flush().notes.settled_before == 0
     before.send_many(3)
     pair.wait_for_link()
     pair.link.blackhole()
@@ -122,7 +126,7 @@ def test_failover_to_a_replica_that_lacks_views(pair: Pair) -> None:
     pair.promote()
     after = pair.on(pair.replica, Durability())
     after.send("late", 1)
-    found = after.flush().findings
+    found = after.flush().notes
     assert (found.drift, found.settled_before) == (0, 0)
     after.assert_all_persisted()
 
@@ -131,16 +135,16 @@ def test_failover_to_a_replica_that_lacks_the_settling(pair: Pair) -> None:
     """What was read had reached it: it is settled there again from the ledger, exactly, amid new views."""
     before = pair.on(pair.primary, ONE_REPLICA)
     before.send_many(3)
-    snapshot = flush.drain(before.stores, before.request())
+    snapshot = drain(before.stores, before.request())
     pair.link.blackhole()
-    flush.bulk_upsert(before.stores, snapshot, aggregate(snapshot.readings))
+    bulk_upsert(before.stores, snapshot, aggregate(snapshot.readings))
     assert before.counters() == {}
     pair.promote()
     after = pair.on(pair.replica, Durability())
     assert after.marker() == Marker(0, 0, 0)
     after.send_many(3)
-    found = after.flush().findings
-    assert (found.settled_before, found.drift, found.passed_over, found.redis_was_emptied) == (2, 0, 0, False)
+    found = after.flush().notes
+    assert (found.settled_before, found.drift, found.skipped_views, found.redis_emptied) == (2, 0, 0, False)
     after.assert_all_persisted()
 
 
@@ -171,7 +175,7 @@ def test_failover_between_settling_and_reading(pair: Pair, monkeypatch: pytest.M
                 with pytest.raises(RedisUnavailable):
                     moved.flush()
             assert moved.seqs() == [1, 2]
-            assert moved.flush().findings.settled_before == 2
+            assert moved.flush().notes.settled_before == 2
     after = pair.on(pair.replica, Durability())
     after.assert_all_persisted()
 
@@ -197,8 +201,8 @@ def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
         "degraded",
         "Redis was emptied or replaced: it has no marker, the ledger has flush 1; the next run makes one",
     )
-    found = after.flush().findings
-    assert found.redis_was_emptied
+    found = after.flush().notes
+    assert found.redis_emptied
     assert found.sentences()[0].startswith("Redis had no marker although the ledger has flushes")
     assert after.totals() == {"vod0000": 11, "vod0001": 6, "vod0002": 6, "only there": 7}
 
@@ -218,9 +222,9 @@ def test_without_the_wait_a_marker_that_fell_back_is_settled_again(pair: Pair) -
     pair.promote()
     after = pair.on(pair.replica, Durability())
     done = after.flush()
-    assert done.findings.settled_before == 2
-    assert (done.findings.drift, sorted(done.findings.drifted)) == (12, ["only there", "vod0000"])
-    results = {check.name: check.passed for check in flush.verify(after.stores, done)}
+    assert done.notes.settled_before == 2
+    assert (done.notes.drift, sorted(done.notes.drifted)) == (12, ["only there", "vod0000"])
+    results = {check.name: check.passed for check in verify(after.stores, done)}
     assert not results["no_drift"]
     after.assert_all_persisted()
 
@@ -253,7 +257,7 @@ def test_the_wait_covers_what_was_written_through_other_connections(pair: Pair) 
     """Replication is one stream: a write after the last read is acknowledged with all that came before it."""
     strict = pair.on(pair.primary, ONE_REPLICA)
     strict.send_many(7)
-    snapshot = flush.drain(strict.stores, strict.request())
+    snapshot = drain(strict.stores, strict.request())
     pair.link.cut()
     replica = pair.on(pair.replica, Durability())
     assert replica.counters() == dict(strict.sent)
@@ -487,13 +491,13 @@ def assert_exact_after_power_loss(made: Powered, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Durability, "wait", wait_and_look)
     made.world.send_many(7)
-    assert made.world.flush().findings.drift == 0
+    assert made.world.flush().notes.drift == 0
     made.world.assert_all_persisted()
     made.cut_power(on_disk.pop())
     assert on_disk == []
     made.world.send_many(7)
-    found = made.world.flush().findings
-    assert (found.settled_before, found.drift, found.redis_was_emptied) == (4, 0, False)
+    found = made.world.flush().notes
+    assert (found.settled_before, found.drift, found.redis_emptied) == (4, 0, False)
     made.world.assert_all_persisted()
 
 
@@ -551,9 +555,9 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
     made.world.flush()
     made.cut_power(before)
     done = made.world.flush()
-    assert done.findings.settled_before == 2
-    assert (done.findings.drift, sorted(done.findings.drifted)) == (9, ["vod0000", "vod0001", "vod0002"])
-    results = {check.name: check.passed for check in flush.verify(made.world.stores, done)}
+    assert done.notes.settled_before == 2
+    assert (done.notes.drift, sorted(done.notes.drifted)) == (9, ["vod0000", "vod0001", "vod0002"])
+    results = {check.name: check.passed for check in verify(made.world.stores, done)}
     assert not results["no_drift"]
     made.world.assert_all_persisted()
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counters import MAX_COUNT
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.request import Mode
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Mode
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
@@ -59,7 +61,7 @@ class Scene:
         world.client.rpush(PREFIX + "a list", "x")
         world.client.set(PREFIX + "idle", 0)
         world.client.zadd("viewer:changed", {"abc": 1, "a list": 1, "idle": 1, "gone": 1})
-        world.stores.redis.ask_for_sweep("test")
+        world.stores.redis.request_sweep("test")
 
     def restore(self) -> None:
         """Put both servers back."""
@@ -104,10 +106,10 @@ def run(stores: Stores, mode: Mode) -> None:
     """Run a whole flush, on connections of its own."""
     url = stores.redis.url
     with client_of_threads(url) as client:
-        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
-        snapshot = flush.drain(own, World.request(mode))
-        persisted = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
-        assert [check for check in flush.verify(own, persisted) if not check.passed] == []
+        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url, stores.ledger.target_names))
+        snapshot = drain(own, World.request(mode))
+        persisted = bulk_upsert(own, snapshot, aggregate(snapshot.readings))
+        assert [check for check in verify(own, persisted) if not check.passed] == []
 
 
 def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
@@ -158,7 +160,7 @@ def test_a_flush_killed_at_every_call(
             world.send("vod0001", 10, announce=True)
             world.send("late", 1, announce=True)
             done = world.flush()
-            assert done.findings.drift == 0
+            assert done.notes.drift == 0
             scene.assert_nothing_fell(totals)
             scene.assert_whole()
         except AssertionError as error:

@@ -17,11 +17,13 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest import cut_delivery
 from viewer_pipeline.ingest.lease import GRACE_MS
 from viewer_pipeline.ingest.stats import SubscriberStats
@@ -350,19 +352,19 @@ def refusing(worker: WorkerProcess) -> set[str]:
 def test_failover_after_the_last_read(pair: RedisPair, behind: World, *, leads: bool) -> None:
     """What is committed is settled on the new primary: by the same step where it is there, else by the next attempt."""
     behind.send_many(20)
-    snapshot = flush.drain(behind.stores, behind.request())
+    snapshot = drain(behind.stores, behind.request())
     aggregated = aggregate(snapshot.readings)
     pair.demote()
     if leads:
         pair.lead_to_the_new()
     else:
         with pytest.raises(RedisRefusesWrites, match="it is a replica"):
-            flush.bulk_upsert(behind.stores, snapshot, aggregated)
+            bulk_upsert(behind.stores, snapshot, aggregated)
         assert behind.seqs() in ([1], [1, 2])
         pair.lead_to_the_new()
-    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregated)  # over the connections that there were
-    assert persisted.findings.drift == 0
-    assert all(check.passed for check in flush.verify(behind.stores, persisted))
+    persisted = bulk_upsert(behind.stores, snapshot, aggregated)  # over the connections that there were
+    assert persisted.notes.drift == 0
+    assert all(check.passed for check in verify(behind.stores, persisted))
     behind.assert_all_persisted()
     assert tcp_port(behind.client) == pair.servers[1].port
 
@@ -370,8 +372,8 @@ def test_failover_after_the_last_read(pair: RedisPair, behind: World, *, leads: 
 def test_failover_during_settling(pair: RedisPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused pipeline of scripts is sent again from its start, and subtracts each batch once."""
     behind.send_many(12)
-    snapshot = flush.drain(behind.stores, behind.request(flush_max_counters=12))
-    settle = behind.stores.redis._settle_some
+    snapshot = drain(behind.stores, behind.request(flush_max_counters=12))
+    settle = behind.stores.redis._send_settle_scripts
     groups = list[int]()
 
     def demote_between(marker: Any, batches: Any) -> Any:
@@ -382,10 +384,10 @@ def test_failover_during_settling(pair: RedisPair, behind: World, monkeypatch: p
         return settle(marker, batches)
 
     monkeypatch.setattr("viewer_pipeline.flush.redis_store.PIPELINE_SCRIPTS", 2)
-    monkeypatch.setattr(behind.stores.redis, "_settle_some", demote_between)
-    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+    monkeypatch.setattr(behind.stores.redis, "_send_settle_scripts", demote_between)
+    persisted = bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert groups == [2, 2, 2]
-    assert persisted.findings.drift == 0
+    assert persisted.notes.drift == 0
     behind.assert_all_persisted()
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Mode
+from viewer_pipeline.flush.request import Mode
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.calls import fork, joined
@@ -41,13 +42,13 @@ def flush_rounds(number: int, together: threading.Barrier, stores: Stores) -> Co
             together.wait()
             try:
                 mode = MODES[(number + turn) % len(MODES)]
-                snapshot = flush.drain(own, World.request(mode, flush_max_counters=8))
-                done = flush.bulk_upsert(own, snapshot, aggregate(snapshot.readings))
+                snapshot = drain(own, World.request(mode, flush_max_counters=8))
+                done = bulk_upsert(own, snapshot, aggregate(snapshot.readings))
             except TransientError as error:  # others kept the marker moving, or took all connections
                 became[type(error).__name__] += 1
             else:
-                became += Counter(flushes=1, views=done.views, superseded=done.findings.superseded)
-                assert done.findings.drift == 0
+                became += Counter(flushes=1, views=done.views, superseded=done.notes.superseded)
+                assert done.notes.drift == 0
     return became
 
 
@@ -81,7 +82,7 @@ def test_a_hundred_flushers(world: World, tmp_path: Path, add_to_summary: Callab
         world.sent[f"vod{number % VODS:04d}"] += 2 * (1 + number % 3)
     became = sum((Counter(json.loads(path.read_text(encoding="utf-8"))) for path in told), Counter[str]())
     done = world.flush()
-    assert done.findings.drift == 0
+    assert done.notes.drift == 0
     world.assert_conserved()
     world.assert_all_persisted()
     assert became["views"] + done.views <= world.sent.total()

@@ -20,8 +20,9 @@ from redis.retry import Retry
 from viewer_pipeline.errors import PostgresUnavailable, TransientError
 from viewer_pipeline.flush import redis_store
 from viewer_pipeline.flush import settle as settler
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
@@ -179,7 +180,7 @@ class Play:
         """Fold and flush once more, undisturbed."""
         self._fold(self.world.client, "last")
         done = self.world.flush(**BATCHES)
-        assert (done.left_over, done.findings.drift) == (False, 0)
+        assert (done.left_over, done.notes.drift) == (False, 0)
         self._look()
         self.world.assert_conserved()
         self.world.assert_all_persisted()
@@ -192,9 +193,9 @@ class Play:
         url = self.world.stores.redis.url
         with client_of_threads(url, retry=Retry(NoBackoff(), 3)) as client:
             stores = Stores(RedisStore(client, url, PREFIX), Ledger(self.world.stores.ledger.url))
-            snapshot = flush.drain(stores, World.request(run_id=actor.name, **BATCHES))
-            done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
-            assert done.findings.drift == 0, "counters held less than they should"
+            snapshot = drain(stores, World.request(run_id=actor.name, **BATCHES))
+            done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+            assert done.notes.drift == 0, "counters held less than they should"
 
     def _subscribe(self, actor: Actor) -> None:
         with client_of_threads(self.world.stores.redis.url, retry=Retry(NoBackoff(), 3)) as client:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.flush.ledger import LastFlush
+from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.registry import register
 from viewer_pipeline.flush.stores import Stores
@@ -154,8 +154,8 @@ def test_a_flush_is_not_committed(pipeline: Stores) -> None:
 
 def test_a_run_that_was_frozen_takes_no_pending_vod_out_of_the_changed_set(pipeline: Stores, old: OldPrograms) -> None:
     """What is pending stays announced; a request for a sweep stays unless it is the very one that was fulfilled."""
-    pipeline.redis.ask_for_sweep("a reason")
+    pipeline.redis.request_sweep("a reason")
     with nothing_changes(pipeline):
         assert old.remove_empty({name.decode(): 0 for name in counters(pipeline) if name != b"broken"}) == 0
         assert old.swept(b"1 an older request") == 0
-    assert pipeline.redis.asked_sweep() is not None
+    assert pipeline.redis.sweep_request() is not None

@@ -22,12 +22,13 @@ from click.testing import CliRunner
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
-from viewer_pipeline.flush.readings import Reject
-from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.rejects import Reject, record_message_rejects
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import stale_days
@@ -354,10 +355,10 @@ def test_the_answer_to_a_commit_is_lost(world: World, tmp_path: Path, where: Whe
         world.send_many(3)
         proxy.lose_reply_to(COMMIT)
         found = pooled.flush()
-        assert isinstance(found, Persisted)
+        assert isinstance(found, RunReport)
         assert (proxy.lost_replies, world.seqs(), world.counters()) == (1, [1], {})
         world.send_many(5)
-        assert pooled.flush().findings.settled_before == 0
+        assert pooled.flush().notes.settled_before == 0
     world.assert_all_persisted()
 
 
@@ -367,10 +368,10 @@ def test_a_commit_that_never_arrives(world: World, tmp_path: Path, where: Where)
     for proxy, pooled in where(world, tmp_path):
         pooled.stores.ledger.url += "&socket_timeout=1"
         world.send_many(3)
-        snapshot = flush.drain(pooled.stores, pooled.request())
+        snapshot = drain(pooled.stores, pooled.request())
         proxy.fall_silent_at(COMMIT, deliver=False)
         with pytest.raises(PostgresUnavailable, match=r"no answer within 1\.25 s"):
-            flush.bulk_upsert(pooled.stores, snapshot, aggregate(snapshot.readings))
+            bulk_upsert(pooled.stores, snapshot, aggregate(snapshot.readings))
         assert proxy.silenced == 1
         assert world.seqs() == []
         proxy.heal()

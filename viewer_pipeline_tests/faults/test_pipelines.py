@@ -17,14 +17,17 @@ import redis
 
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, MarkerUnreadable, PipelineRefused
 from viewer_pipeline.flush import adoption
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.adoption import adopt, retire
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.ledger import Ledger, last_flush
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
@@ -149,13 +152,13 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
         folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
     if first == "v:eu:":  # the second one's counters do not begin with it
-        assert retire(one.client, one.stores.redis.url, first)
+        assert retire(one.stores.redis, first)
     else:
         with pytest.raises(CannotAdopt, match=re.escape(f"counters of {first!r} are left")):
-            retire(one.client, one.stores.redis.url, first)
+            retire(one.stores.redis, first)
         with pytest.raises(PipelineRefused):
-            retire(one.client, one.stores.redis.url, first, settled_by=other.stores.ledger)
-        assert retire(one.client, one.stores.redis.url, first, settled_by=one.stores.ledger)
+            retire(one.stores.redis, first, settled_by=other.stores.ledger)
+        assert retire(one.stores.redis, first, settled_by=one.stores.ledger)
     other.flush()
     other.assert_all_persisted()
     with pytest.raises(PipelineRefused, match="overlap"):
@@ -170,7 +173,7 @@ def test_what_is_left_of_a_retired_pipeline(world: World) -> None:
     with patch.object(Settler, "add", lambda *_: None):
         world.flush()
     world.send_many(4, 1)
-    assert retire(world.client, world.stores.redis.url, PREFIX, settled_by=world.stores.ledger)
+    assert retire(world.stores.redis, PREFIX, settled_by=world.stores.ledger)
     assert world.counters() == {f"vod{n:04d}": 1 for n in range(4)}
     world.flush()
     world.assert_all_persisted()
@@ -181,10 +184,10 @@ def test_a_pipeline_that_is_alive_is_not_retired(world: World) -> None:
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     with pytest.raises(CannotAdopt, match="worker host:1"):
-        retire(world.client, world.stores.redis.url, PREFIX)
+        retire(world.stores.redis, PREFIX)
     folds.release("token", folds.key_space())
-    assert retire(world.client, world.stores.redis.url, PREFIX)
-    assert not retire(world.client, world.stores.redis.url, PREFIX)
+    assert retire(world.stores.redis, PREFIX)
+    assert not retire(world.stores.redis, PREFIX)
 
 
 def test_a_prefix_with_braces(another: MakeWorld) -> None:
@@ -395,7 +398,7 @@ def test_a_ledger_of_another_origin_is_adopted_from_here_only(world: World, anot
         shop.flush()
     with pytest.raises(PipelineRefused, match="settles the counters shop:views:"):
         World(Stores(RedisStore(other.client, other.stores.redis.url, "new:"), other.stores.ledger), "new:").flush()
-    assert retire(other.client, other.stores.redis.url, SHOP)
+    assert retire(other.stores.redis, SHOP)
     with pytest.raises(CannotAdopt, match="from-here"):
         adopt(other.stores)
     adopt(other.stores, "from-here")
@@ -416,7 +419,7 @@ def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld
         adopt(copy.stores)
     assert not adopt(copy.stores, "settle-newer").from_here
     copy.sent = Counter(world.sent)
-    assert copy.flush().findings.settled_before == 2
+    assert copy.flush().notes.settled_before == 2
     copy.assert_all_persisted()
 
 
@@ -450,7 +453,7 @@ def test_from_here_is_refused_where_it_would_count_twice(world: World, another: 
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     for stores in (copy.stores, world.stores):
-        with pytest.raises(CannotAdopt, match="leave `--from-here` away"):
+        with pytest.raises(CannotAdopt, match="omit `--from-here`"):
             adopt(stores, "from-here")
 
 
@@ -497,7 +500,7 @@ def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeW
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     world.send_many(4)
-    snapshot = flush.drain(world.stores, world.request())
+    snapshot = drain(world.stores, world.request())
     settle = Settler._settle
 
     def adopted_first(settler: Settler, *arguments: Any) -> None:
@@ -506,7 +509,7 @@ def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeW
         settle(settler, *arguments)
 
     with patch.object(Settler, "_settle", adopted_first), pytest.raises(PipelineRefused, match="during this run"):
-        flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+        bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     copy.sent = Counter(world.sent)
     copy.flush()
     copy.assert_all_persisted()
@@ -558,7 +561,7 @@ def test_a_standby_that_lags_is_no_recovery(world: World, monkeypatch: pytest.Mo
     world.send_many(3)
     world.flush()
     world.send_many(3)
-    monkeypatch.setattr(flush, "last_flush", lambda _: lagging)
+    monkeypatch.setattr("viewer_pipeline.flush.drain.last_flush", lambda _: lagging)
     assert world.flush().left_over
     monkeypatch.undo()
     world.send_many(3)
@@ -599,7 +602,7 @@ def test_the_original_notices_a_physical_copy_that_went_on(world: World, another
     world.send_many(2)
     world.flush()
     world.send_many(2)
-    assert copy.flush().findings.postgres_was_rolled_back
+    assert copy.flush().notes.postgres_rolled_back
     copy.send_many(2)
     copy.flush()
     world.send_many(2)
@@ -619,7 +622,7 @@ def test_a_copy_is_noticed_although_the_first_run_after_a_recovery_died(world: W
     world.flush()
     world.send_many(2)
     with patch.object(Settler, "add", lambda *_: None):
-        assert recovered.flush().findings.postgres_was_rolled_back
+        assert recovered.flush().notes.postgres_rolled_back
     world.send_many(2)
     recovered.flush()
     marker = world.stores.redis.marker()
@@ -638,12 +641,12 @@ def test_two_physical_copies_flush_at_once(world: World, another: MakeWorld) -> 
     world.flush()
     copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
     world.send_many(4)
-    planned = flush.drain(world.stores, world.request())
-    copied = flush.drain(copy.stores, copy.request())
+    planned = drain(world.stores, world.request())
+    copied = drain(copy.stores, copy.request())
     world.send_many(4, 1)
-    flush.bulk_upsert(world.stores, planned, aggregate(planned.readings))
+    bulk_upsert(world.stores, planned, aggregate(planned.readings))
     with pytest.raises(PipelineRefused, match="another copy of this database"):
-        flush.bulk_upsert(copy.stores, copied, aggregate(copied.readings))
+        bulk_upsert(copy.stores, copied, aggregate(copied.readings))
     world.flush()
     world.assert_all_persisted()
 
@@ -657,10 +660,10 @@ def test_recovery_to_a_point_in_time_needs_no_adoption(world: World) -> None:
         world.execute("DELETE FROM viewer.flush_batch WHERE seq > %s", kept)
         world.execute("DELETE FROM viewer.flush WHERE seq > %s", kept)
         world.send("a", 1)
-        assert world.flush().findings.postgres_was_rolled_back
+        assert world.flush().notes.postgres_rolled_back
         assert world.counters() == {}
         world.send("a", 1)
-        assert not world.flush().findings.postgres_was_rolled_back
+        assert not world.flush().notes.postgres_rolled_back
     assert world.seqs() == [1, 6, 7]
 
 

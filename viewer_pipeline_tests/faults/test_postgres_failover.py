@@ -11,18 +11,21 @@ import pytest
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresRefusesWrites, PostgresUnavailable
-from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import Ledger, postgres_errors, record_rejects
-from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.rejects import Reject, record_rejects
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.postgres_server import PostgresServer
+from viewer_pipeline.stores.postgres_errors import postgres_errors
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -62,8 +65,8 @@ def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> No
         behind.flush()
     pair.lead_to(pair.primary)
     done = behind.flush()
-    assert not done.findings.postgres_was_rolled_back
-    assert done.findings.settled_before == 0
+    assert not done.notes.postgres_rolled_back
+    assert done.notes.settled_before == 0
     behind.assert_all_persisted()
 
 
@@ -102,7 +105,7 @@ def leads_to(pooler: PgBouncer, server: PostgresServer, pair: PostgresPair) -> b
 def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: World) -> None:
     """The step fails and may be tried again; it then finds the new primary. Nothing is counted twice."""
     behind.send_many(7)
-    snapshot = flush.drain(behind.stores, behind.request())
+    snapshot = drain(behind.stores, behind.request())
     aggregated = aggregate(snapshot.readings)
     with behind.stores.ledger.connect() as connection:
         pair.catch_up()
@@ -111,18 +114,18 @@ def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: W
             record_rejects(connection, [Reject.of("message", b"x", b"", "a test")])
         assert connection.closed  # whatever the step does next, not on this connection
     with pytest.raises(PostgresRefusesWrites, match="read-only"):
-        flush.bulk_upsert(behind.stores, snapshot, aggregated)
+        bulk_upsert(behind.stores, snapshot, aggregated)
     pair.promote()
     pair.lead_to(pair.standby)
-    persisted = flush.bulk_upsert(behind.stores, snapshot, aggregated)
-    assert all(check.passed for check in flush.verify(behind.stores, persisted))
+    persisted = bulk_upsert(behind.stores, snapshot, aggregated)
+    assert all(check.passed for check in verify(behind.stores, persisted))
     behind.assert_all_persisted()
 
 
 def test_between_two_flushes_of_a_step(pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is committed and settled, the second refused: the next attempt goes on from the ledger."""
     behind.send_many(7)
-    snapshot = flush.drain(behind.stores, behind.request())
+    snapshot = drain(behind.stores, behind.request())
     aggregated = aggregate(snapshot.readings)
     commit = Ledger.commit
 
@@ -135,11 +138,11 @@ def test_between_two_flushes_of_a_step(pair: PostgresPair, behind: World, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "commit", commit_and_fence)
         with pytest.raises(PostgresRefusesWrites, match="cannot execute INSERT in a read-only transaction"):
-            flush.bulk_upsert(behind.stores, snapshot, aggregated)
+            bulk_upsert(behind.stores, snapshot, aggregated)
     assert behind.seqs() == [1]
     pair.promote()
     pair.lead_to(pair.standby)
-    flush.bulk_upsert(behind.stores, snapshot, aggregated)
+    bulk_upsert(behind.stores, snapshot, aggregated)
     behind.assert_all_persisted()
 
 
@@ -148,10 +151,10 @@ def test_a_lagging_standby_does_not_know_of_a_commit(
 ) -> None:
     """R8: that it has no such flush means nothing. The outcome stays unknown, and the next run finds it."""
     behind.send_many(3)
-    snapshot = flush.drain(behind.stores, behind.request())
+    snapshot = drain(behind.stores, behind.request())
     pair.catch_up()
     pair.fall_behind()
-    copy = ledger._copy_batches
+    copy = transaction.copy_batches
 
     def copy_and_lead_away(*arguments: Any) -> None:
         copy(*arguments)
@@ -159,14 +162,14 @@ def test_a_lagging_standby_does_not_know_of_a_commit(
         pair.lead_to(pair.standby)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_copy_batches", copy_and_lead_away)
+        patch.setattr(transaction, "copy_batches", copy_and_lead_away)
         with pytest.raises(PostgresRefusesWrites, match=r"in recovery .*, so whether flush .* is not known"):
-            flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+            bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert pair.proxy.lost_replies == 1
     assert behind.counters() == dict(behind.sent)
     pair.lead_to(pair.primary)
     assert behind.seqs() == [1]
-    assert behind.flush().findings.settled_before == 2
+    assert behind.flush().notes.settled_before == 2
     behind.assert_all_persisted()
 
 
@@ -175,10 +178,10 @@ def test_a_commit_that_the_new_primary_never_got(
 ) -> None:
     """R8: the old primary, read-only by now, holds the flush. Believed, its views would be subtracted and lost."""
     behind.send_many(3)
-    snapshot = flush.drain(behind.stores, behind.request())
+    snapshot = drain(behind.stores, behind.request())
     pair.catch_up()
     pair.separate()
-    holds, copy = Ledger.holds, ledger._copy_batches
+    holds, copy = Ledger.holds, transaction.copy_batches
 
     def copy_and_lose_the_answer(*arguments: Any) -> None:
         copy(*arguments)
@@ -189,10 +192,10 @@ def test_a_commit_that_the_new_primary_never_got(
         return holds(self, flush_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_copy_batches", copy_and_lose_the_answer)
+        patch.setattr(transaction, "copy_batches", copy_and_lose_the_answer)
         patch.setattr(Ledger, "holds", fence_and_look_up)
         with pytest.raises(PostgresRefusesWrites, match=r"read-only, so whether flush .* is not known"):
-            flush.bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
+            bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert behind.seqs() == [1]
     pair.promote()
     pair.lead_to(pair.standby)

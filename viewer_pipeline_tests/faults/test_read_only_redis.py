@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from viewer_pipeline.errors import RedisRefusesWrites, RedisUnavailable, TransientError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
@@ -102,13 +103,13 @@ def test_within_a_run(world: World, redis_server: Redis, way: Callable[..., obje
     """After the last read: at most two flushes are committed and unsettled, and the next run settles them first."""
     world.send_many(20)
     run = impatient(world)
-    snapshot = flush.drain(run.stores, run.request())
+    snapshot = drain(run.stores, run.request())
     with way(world, redis_server) as error:  # type: ignore[attr-defined]
         with pytest.raises(error):
-            flush.bulk_upsert(run.stores, snapshot, aggregate(snapshot.readings))
+            bulk_upsert(run.stores, snapshot, aggregate(snapshot.readings))
         assert world.seqs() in ([1], [1, 2])
         assert world.counters() == dict(world.sent)
         committed = len(world.seqs())
-    assert world.flush().findings.settled_before in (0, 2 * committed)  # what was held back may go through at last
+    assert world.flush().notes.settled_before in (0, 2 * committed)  # what was held back may go through at last
     world.assert_all_persisted()
     run.client.close()

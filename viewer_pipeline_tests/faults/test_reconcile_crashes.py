@@ -29,7 +29,9 @@ class OpenWorld(ConnectedWorld, TargetWorld):
 def repair(stores: Stores, reports: Path) -> ReconcileResult:
     """Reconcile with repair, on connections of its own, in batches of one VOD."""
     with client_of_threads(stores.redis.url) as client:
-        own = Stores(RedisStore(client, stores.redis.url, PREFIX), Ledger(stores.ledger.url, stores.ledger.names))
+        own = Stores(
+            RedisStore(client, stores.redis.url, PREFIX), Ledger(stores.ledger.url, stores.ledger.target_names)
+        )
         return reconcile(own, ReconcileRequest(uuid4().hex, reports, repair=True, exclusive=True, batch_size=1))
 
 

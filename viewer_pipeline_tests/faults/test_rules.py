@@ -19,14 +19,18 @@ from viewer_pipeline.errors import (
     PostgresUnavailable,
     RedisRefusesWrites,
 )
-from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import commit, ledger, transaction
 from viewer_pipeline.flush import settle as settler
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
-from viewer_pipeline.flush.ledger import SQL, Flush, HeldFlush, batches_beyond
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.ledger_queries import batches_beyond
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import Snapshot
+from viewer_pipeline.flush.transaction import SQL
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -34,7 +38,7 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 
 def drained(world: World, **options: Any) -> tuple[Snapshot, Aggregate]:
     """Take the first two steps of a run."""
-    snapshot = flush.drain(world.stores, world.request(**options))
+    snapshot = drain(world.stores, world.request(**options))
     return snapshot, aggregate(snapshot.readings)
 
 
@@ -61,10 +65,10 @@ def test_r3_a_snapshot_is_dropped_when_another_run_was_first(world: World) -> No
     """Two runs read the same counters; the second to commit drains again and finds nothing left of them."""
     world.send_many(3)
     first, second = drained(world), drained(world)
-    flush.bulk_upsert(world.stores, *first)
+    bulk_upsert(world.stores, *first)
     world.send("vod0000", 1)
-    done = flush.bulk_upsert(world.stores, *second)
-    assert (done.views, done.findings.superseded, done.left_over) == (1, 1, False)
+    done = bulk_upsert(world.stores, *second)
+    assert (done.views, done.notes.superseded, done.left_over) == (1, 1, False)
     world.assert_all_persisted()
 
 
@@ -80,7 +84,7 @@ def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ledger.Ledger, "commit", interrupted)
     done = world.flush()
-    assert done.findings.superseded == 1
+    assert done.notes.superseded == 1
     world.assert_all_persisted()
 
 
@@ -89,9 +93,9 @@ def test_r3_a_snapshot_is_dropped_also_where_numbers_have_a_gap(world: World) ->
     world.send("a", 5)
     first = drained(world)
     world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
-    flush.bulk_upsert(world.stores, *drained(world))
-    done = flush.bulk_upsert(world.stores, *first)
-    assert (world.seqs(), done.views, done.findings.superseded) == ([16], 0, 1)
+    bulk_upsert(world.stores, *drained(world))
+    done = bulk_upsert(world.stores, *first)
+    assert (world.seqs(), done.views, done.notes.superseded) == ([16], 0, 1)
     world.assert_all_persisted()
 
 
@@ -100,10 +104,10 @@ def test_at_most_two_flushes_are_unsettled(world: World, monkeypatch: pytest.Mon
     world.send_many(20)
     original, committed = settler.settle_batches, list[int]()
 
-    def settle_slowly(redis: Any, marker: Marker, batches: list[ledger.Batch], findings: Any) -> Any:
+    def settle_slowly(redis: Any, marker: Marker, batches: list[Batch]) -> Any:
         seen = max(len(world.seqs()) for _ in range(50))  # a while in which too many would be committed
         committed.append(seen - batches[0].seq)
-        return original(redis, marker, batches, findings)
+        return original(redis, marker, batches)
 
     monkeypatch.setattr(settler, "settle_batches", settle_slowly)
     world.flush()
@@ -118,20 +122,20 @@ def test_r3_two_transactions_at_once(world: World) -> None:
     first, second = drained(world), drained(world)
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
-        planned = flush._flush_of(first[0], first[0].base, None, first[1].frame)
-        assert ledger._claim(connection, planned)
-        thread = threading.Thread(target=lambda: outcome.append(flush.bulk_upsert(world.stores, *second)))
+        planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame)
+        assert transaction.claim(connection, planned)
+        thread = threading.Thread(target=lambda: outcome.append(bulk_upsert(world.stores, *second)))
         thread.start()
         while not world.rows(
             "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
         ):
             assert thread.is_alive()
-        ledger._copy_batches(connection, planned.batches)
+        transaction.copy_batches(connection, planned.batches)
         connection.execute(SQL["upsert_totals"], {"seq": planned.seq})
         connection.commit()
     thread.join(30)
-    assert outcome[0].findings.superseded == 1
-    assert outcome[0].findings.settled_before == 2
+    assert outcome[0].notes.superseded == 1
+    assert outcome[0].notes.settled_before == 2
     world.assert_all_persisted()
 
 
@@ -140,7 +144,7 @@ def test_r3_gives_up_after_some_tries_and_loses_nothing(world: World, monkeypatc
     world.send_many(3)
     monkeypatch.setattr(ledger.Ledger, "commit", lambda *_: None)
     done = world.flush()
-    assert (done.left_over, done.findings.superseded) == (True, flush.SUPERSEDED_TRIES)
+    assert (done.left_over, done.notes.superseded) == (True, commit.SUPERSEDED_TRIES)
     monkeypatch.undo()
     world.flush()
     world.assert_all_persisted()
@@ -199,13 +203,13 @@ def test_r6_a_postgres_that_was_rolled_back(world: World) -> None:
     world.execute("UPDATE viewer.vod_view_counts SET view_count = 1, last_flush = 1")
     world.send("a", 8)
     done = world.flush()
-    assert done.findings.postgres_was_rolled_back
+    assert done.notes.postgres_rolled_back
     assert world.seqs() == [1, 4]
     assert world.totals() == {"a": 9}  # 1 from the backup, 8 new; 6 were lost with PostgreSQL's own data
     assert world.counters() == {}
     world.send("a", 1)
     done = world.flush()
-    assert not done.findings.postgres_was_rolled_back
+    assert not done.notes.postgres_rolled_back
     assert world.totals() == {"a": 10}
 
 
@@ -221,8 +225,8 @@ def test_a_marker_behind_the_ledger_is_settled_again(world: World) -> None:
     for key, value in older.items():
         world.client.restore(key, 0, value)
     done = world.flush()
-    assert done.findings.settled_before == 4 - 1
-    assert done.findings.drift == 0
+    assert done.notes.settled_before == 4 - 1
+    assert done.notes.drift == 0
     world.assert_all_persisted()
 
 
@@ -233,8 +237,8 @@ def test_a_redis_that_was_emptied(world: World) -> None:
     world.client.flushall()
     world.send("a", 2)
     done = world.flush()
-    assert done.findings.redis_was_emptied
-    assert done.findings.drift == 0
+    assert done.notes.redis_emptied
+    assert done.notes.drift == 0
     world.assert_all_persisted()
 
 
@@ -244,7 +248,7 @@ def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
     planned = drained(world)
     world.client.delete("viewer:settled")
     with pytest.raises(MarkerMoved, match="vanished before flush 1"):
-        flush.bulk_upsert(world.stores, *planned)
+        bulk_upsert(world.stores, *planned)
     assert world.totals() == {"a": 5}
 
 
@@ -260,13 +264,13 @@ def test_a_marker_that_is_none_is_left_alone(world: World) -> None:
 def test_r8_a_commit_whose_answer_was_lost_is_looked_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flush was committed: it is settled and not repeated."""
     world.send_many(3)
-    transact = ledger._transact
+    transact = transaction.transact
 
     def lose_the_answer(*arguments: Any) -> Any:
         assert transact(*arguments) is not None
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "_transact", lose_the_answer)
+    monkeypatch.setattr(ledger, "transact", lose_the_answer)
     done = world.flush()
     assert (done.seqs, done.views) == ([1], 9)
     world.assert_all_persisted()
@@ -279,7 +283,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
     def lose_the_connection(*_: Any) -> bool:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "_transact", lose_the_connection)
+    monkeypatch.setattr(ledger, "transact", lose_the_connection)
     with pytest.raises(PostgresUnavailable):
         world.flush()
     assert world.seqs() == []
@@ -290,20 +294,20 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
     """Dagster retries the step with the snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
     planned = drained(world)
-    transact = ledger._transact
+    transact = transaction.transact
 
     def lose_all(*arguments: Any) -> bool:
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_transact", lose_all)
+        patch.setattr(ledger, "transact", lose_all)
         patch.setattr(ledger.Ledger, "holds", lambda *_: False)
         with pytest.raises(PostgresUnavailable):
-            flush.bulk_upsert(world.stores, *planned)
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert (done.counted, done.found) == ([], [HeldFlush(1, 3, 9, 2)])
-    assert done.findings.superseded == 0  # by nobody else
+            bulk_upsert(world.stores, *planned)
+    done = bulk_upsert(world.stores, *planned)
+    assert (done.committed, done.recovered) == ([], [FlushRow(1, 3, 9, 2)])
+    assert done.notes.superseded == 0  # by nobody else
     world.assert_all_persisted()
 
 
@@ -316,7 +320,7 @@ def test_r10_nothing_that_counts_expires(world: World) -> None:
     world.flush()
     folds.fold("mine", folds.cut("test", "mine", 1), Counter(b=2, c=3), 1)
     world.sent.update(b=2, c=3)
-    world.stores.redis.ask_for_sweep("test")
+    world.stores.redis.request_sweep("test")
     keys: Any = world.client.keys("*")
     ours = ["viewer:changed", "viewer:pipelines", "viewer:settled", "viewer:subscriber", PREFIX + "b", PREFIX + "c"]
     assert {key.decode(): world.client.ttl(key) for key in keys} == dict.fromkeys(ours, -1)
@@ -385,8 +389,8 @@ def test_a_counter_that_was_lowered_by_somebody_is_reported(world: World) -> Non
     world.send("b", 5)
     planned = drained(world)
     world.client.decrby(PREFIX + "a", 3)
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert (done.findings.drift, done.findings.drifted) == (3, ["a"])
+    done = bulk_upsert(world.stores, *planned)
+    assert (done.notes.drift, done.notes.drifted) == (3, ("a",))
     assert world.counters() == {}
     assert world.totals() == {"a": 5, "b": 5}
 
@@ -402,9 +406,9 @@ def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World
         world.client.lpush(PREFIX + "a", *value)
     elif value is not None:
         world.client.set(PREFIX + "a", value)
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert done.findings.drifted == ["a"]
-    assert done.findings.drift == 5
+    done = bulk_upsert(world.stores, *planned)
+    assert done.notes.drifted == ("a",)
+    assert done.notes.drift == 5
     assert world.totals() == {"a": 5, "b": 5}
     assert world.client.exists(PREFIX + "b") == 0
     assert world.marker() == Marker(1, 1, 1)
@@ -415,18 +419,18 @@ def test_drift_whose_answer_was_lost_is_said_to_be_unknown(world: World, monkeyp
     world.send_many(4)
     planned = drained(world)
     world.client.decrby(PREFIX + "vod0000", 3)
-    settle_some = RedisStore._settle_some
+    settle_some = RedisStore._send_settle_scripts
 
     def lose_the_answers(*arguments: Any) -> Any:
         settle_some(*arguments)
         return settle_some(*arguments)
 
-    monkeypatch.setattr(RedisStore, "_settle_some", lose_the_answers)
-    done = flush.bulk_upsert(world.stores, *planned)
-    assert (done.findings.drift, done.findings.settled_already) == (0, 2)
-    (said,) = done.findings.sentences()
-    assert said.startswith("2 batches were settled already, by another run or by a script whose answer was lost")
-    check = flush.verify(world.stores, done)[-1]
+    monkeypatch.setattr(RedisStore, "_send_settle_scripts", lose_the_answers)
+    done = bulk_upsert(world.stores, *planned)
+    assert (done.notes.drift, done.notes.settled_already) == (0, 2)
+    (said,) = done.notes.sentences()
+    assert said.startswith("2 batches were settled already, by another run or by a script whose reply was lost")
+    check = verify(world.stores, done)[-1]
     assert check.message == "drift is 0 views; of 2 batches it is not known"
 
 
@@ -438,7 +442,7 @@ def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> No
     world.send("a", 1)
     world.client.delete("viewer:changed")
     world.client.set("viewer:changed", "taken")
-    flush.bulk_upsert(world.stores, *planned)
+    bulk_upsert(world.stores, *planned)
     world.client.set(PREFIX + "bad", "abc")
     assert world.totals() == {"a": 5, "b": 5}
     assert world.counters() == {"a": 1}
@@ -450,8 +454,8 @@ def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> No
 def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -> None:
     """A deltas argument of another length is an error before the first write."""
     world.send("a", 5)
-    flush.drain(world.stores, world.request())
-    planned = ledger.Batch(1, 1, 1, world.stores.redis.now(), ["a"], [1, 2])
+    drain(world.stores, world.request())
+    planned = Batch(1, 1, 1, world.stores.redis.now(), ["a"], [1, 2])
     with pytest.raises(Exception, match="2 deltas for 1 counters"):
         world.stores.redis.settle(world.at(0, 0, 0), [planned])
     assert world.marker() == Marker(0, 0, 0)
@@ -474,5 +478,5 @@ def test_flush_ids_are_unique(world: World) -> None:
     """A lookup by flush_id finds this flush and no other."""
     world.send("a", 1)
     done = world.flush()
-    assert world.stores.ledger.holds(done.counted[0].flush.flush_id)
+    assert world.stores.ledger.holds(done.committed[0].flush.flush_id)
     assert not world.stores.ledger.holds(uuid4())

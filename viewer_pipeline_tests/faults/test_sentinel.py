@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisFailed, RedisUnavailable, TransientError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import LastFlush
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.stats import SubscriberStats
@@ -136,12 +137,12 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
     with connect(watched.url, seconds=1) as client:
         here = World(Stores(RedisStore(client, watched.url, PREFIX, durability=durability), world.stores.ledger))
         here.send_many(7)
-        snapshot = flush.drain(here.stores, here.request())
+        snapshot = drain(here.stores, here.request())
         assert "takes writes" in probes.redis()["redis"].said
         watched.fail_over()
         for last in (False, False, True):  # as Dagster tries the step again
             try:
-                flush.bulk_upsert(here.stores, snapshot, aggregate(snapshot.readings))
+                bulk_upsert(here.stores, snapshot, aggregate(snapshot.readings))
                 break
             except TransientError:
                 if last:

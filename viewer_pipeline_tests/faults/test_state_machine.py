@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush import transaction
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
@@ -59,9 +59,9 @@ def die(*_: Any, **__: Any) -> Any:
 # Each is the last thing that a flush does.
 DEATHS: dict[str, tuple[Any, str]] = {
     "before the counters are read": (RedisStore, "pending"),
-    "inside the transaction": (ledger, "_copy_batches"),
+    "inside the transaction": (transaction, "copy_batches"),
     "before settling": (Settler, "add"),
-    "in the middle of settling": (RedisStore, "_settle_some"),
+    "in the middle of settling": (RedisStore, "_send_settle_scripts"),
     "after settling": (RedisStore, "forget"),
 }
 
@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
     def settle(self) -> None:
         """Drain and stop: what was committed is settled, nothing else happens."""
         before = self.world.totals()
-        flush.drain(self.world.stores, self.world.request())
+        drain(self.world.stores, self.world.request())
         assert self.world.totals() == before
         self.world.sent = Counter(self.views)
         self.world.assert_conserved()

@@ -9,8 +9,9 @@ from itertools import count
 import pytest
 
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
@@ -28,12 +29,12 @@ def flush_until(stopped: threading.Event, collisions: list[int], redis_url: str,
         stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
         while not stopped.is_set():
             try:
-                snapshot = flush.drain(stores, World.request(flush_max_counters=8))
-                done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+                snapshot = drain(stores, World.request(flush_max_counters=8))
+                done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
             except TransientError:  # others kept the marker moving; the views are still there
                 continue
-            if done.findings.superseded:
-                collisions.append(done.findings.superseded)
+            if done.notes.superseded:
+                collisions.append(done.notes.superseded)
 
 
 @pytest.mark.parametrize("flushers", [2, 20])

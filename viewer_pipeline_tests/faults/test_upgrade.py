@@ -67,10 +67,10 @@ def test_every_view_counts_once(stored: Stored) -> None:
     assert stored.migrate() == MigrationResult(BEFORE, AFTER, redis_moved=True)
     persisted = stored.flush()
     assert stored.totals() == stored.expected["sent"]
-    assert persisted.findings.drift == 0
-    assert persisted.findings.settled_before == stored.expected["unsettled"]["batches"]
+    assert persisted.notes.drift == 0
+    assert persisted.notes.settled_before == stored.expected["unsettled"]["batches"]
     emptied = stored.expected["marker"].get("untold") == "1"
-    assert persisted.findings.redis_was_emptied is emptied
+    assert persisted.notes.redis_emptied is emptied
     assert stored.rows("SELECT kind FROM viewer.incident") == ([("redis_emptied",)] if emptied else [])
     assert stored.flush().views == 0
     assert stored.totals() == stored.expected["sent"]
@@ -150,7 +150,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
     half = stored.expected["half_folded"]
     folds, _ = take_lease(stored)
     folds.fold("new", half["segment"], Counter(half["written"]) + Counter(half["not_written"]), 1)
-    assert stored.flush().findings.settled_before == stored.expected["unsettled"]["batches"]
+    assert stored.flush().notes.settled_before == stored.expected["unsettled"]["batches"]
     assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
 
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.flush.copy_format import batch_rows
-from viewer_pipeline.flush.ledger import SQL
+from viewer_pipeline.flush.transaction import SQL
 
 MAX_BIGINT = 2**63 - 1
 MAX_INTEGER = 2**31 - 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 
@@ -33,7 +34,7 @@ def test_a_second_flush_adds(world: World) -> None:
 def test_nothing_to_do_writes_nothing(world: World) -> None:
     """An empty run leaves no row in the ledger."""
     done = world.flush()
-    assert done.counted == []
+    assert done.committed == []
     assert world.seqs() == []
 
 
@@ -41,7 +42,7 @@ def test_large_snapshots_are_cut_into_flushes_and_batches(world: World) -> None:
     """Ten counters at four a flush and two a batch: three flushes of two, two and one batch."""
     world.send_many(10)
     done = world.flush()
-    assert [len(counted.flush.batches) for counted in done.counted] == [2, 2, 1]
+    assert [len(counted.flush.batches) for counted in done.committed] == [2, 2, 1]
     assert world.seqs() == [1, 2, 3]
     world.assert_all_persisted()
 
@@ -49,9 +50,9 @@ def test_large_snapshots_are_cut_into_flushes_and_batches(world: World) -> None:
 def test_views_that_arrive_during_a_flush_stay(world: World) -> None:
     """What comes in between read and settle is pending afterwards (rule R2)."""
     world.send("a", 5, announce=True)
-    snapshot = flush.drain(world.stores, world.request())
+    snapshot = drain(world.stores, world.request())
     world.send("a", 3)
-    flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert world.counters() == {"a": 3}
     assert world.client.zscore("viewer:changed", "a") is not None
     world.assert_conserved()
@@ -62,9 +63,9 @@ def test_views_that_arrive_during_a_flush_stay(world: World) -> None:
 def test_age_of_what_is_pending_starts_anew(world: World) -> None:
     """A VOD that is always hot is not reported as pending since its first announcement ever."""
     world.send("a", 5, announce=True)
-    snapshot = flush.drain(world.stores, world.request())
+    snapshot = drain(world.stores, world.request())
     world.send("a", 3)
-    flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     score = world.client.zscore("viewer:changed", "a")
     assert score == int(snapshot.taken_at.timestamp() * 1000)
 
@@ -234,12 +235,12 @@ def test_a_prefix_with_pattern_characters_matches_only_itself(world: World) -> N
 
 def test_a_sweep_that_was_asked_for_is_taken_back_when_done(world: World) -> None:
     """A request that came in meanwhile stays."""
-    world.stores.redis.ask_for_sweep("first")
+    world.stores.redis.request_sweep("first")
     world.flush("changed")
-    assert world.stores.redis.asked_sweep() is not None
-    snapshot = flush.drain(world.stores, world.request("sweep"))
-    world.stores.redis.ask_for_sweep("second")
-    flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
-    assert b"second" in (world.stores.redis.asked_sweep() or b"")
+    assert world.stores.redis.sweep_request() is not None
+    snapshot = drain(world.stores, world.request("sweep"))
+    world.stores.redis.request_sweep("second")
+    bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert b"second" in (world.stores.redis.sweep_request() or b"")
     world.flush("sweep")
-    assert world.stores.redis.asked_sweep() is None
+    assert world.stores.redis.sweep_request() is None

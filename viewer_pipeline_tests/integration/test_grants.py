@@ -24,17 +24,20 @@ from viewer_pipeline.cli.flush import send_views
 from viewer_pipeline.cli.grants.statements import grants_for
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.findings import Findings
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import acknowledge, open_incidents, record_incidents
-from viewer_pipeline.flush.ledger import Ledger, record_message_rejects
-from viewer_pipeline.flush.precheck import look_for_counters
-from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.notes import RunNotes
+from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.rejects import Reject, record_message_rejects
+from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.request import Mode, Request
 from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
-from viewer_pipeline.flush.steps import Mode, Persisted, Request
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
 from viewer_pipeline.history.retention import (
@@ -115,15 +118,15 @@ def narrow(
     owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "") -> Persisted:
+def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "") -> RunReport:
     """Run a whole flush, as the ops do; a view of `meanwhile` comes in after the counters were read."""
     url = narrow.settings.require_redis_url()
     stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
-    snapshot = flush.drain(stores, Request(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
+    snapshot = drain(stores, Request(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
     if meanwhile:
         narrow.owner.send(meanwhile)
-    done = flush.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
-    assert [check for check in flush.verify(stores, done) if not check.passed] == []
+    done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+    assert [check for check in verify(stores, done) if not check.passed] == []
     record_run(stores.ledger, done)
     return done
 
@@ -140,7 +143,7 @@ def do_everything(narrow: Narrow) -> None:
         flush_once(narrow, client, meanwhile=known)
         owner.add_vods(late)
         owner.send(ghost, 1)
-        look_for_counters(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
+        find_pending_work(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
         assert flush_once(narrow, client).unparked == (1, 2)
         compare(narrow, client, known)
     assert owner.target()[late] == 2
@@ -160,14 +163,14 @@ def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
 
 def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
     """Do what is done beside the flushes."""
-    findings = Findings(drift=1, drifted=["a"])
+    notes = RunNotes(drift=1, drifted=("a",))
     with narrow.ledger.connect() as connection:
         assert discard_parked(connection, ghost, "by hand") == 3
         target = narrow.ledger.target(connection)
         assert target is not None
         prune_parked(connection, target, 1)
         assert record_message_rejects(connection, [Reject.of("message", bad.encode(), b"", "no view")], 10_000) == 1
-        record_incidents(connection, findings, "run")
+        record_incidents(connection, notes, "run")
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
         today = datetime.now(UTC).date()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -66,8 +67,8 @@ def test_drift(world: World, *, retried: bool) -> None:
     """With the views that it is about, once, also where the step is repeated."""
     world.send("a", 5)
     world.send("b", 5)
-    snapshot = flush.drain(world.stores, world.request())
+    snapshot = drain(world.stores, world.request())
     world.client.decrby(PREFIX + "a", 3)
     for _ in range(2 if retried else 1):
-        flush.bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+        bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert opened(world) == {"drift": (1, 3)}

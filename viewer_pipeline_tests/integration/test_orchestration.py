@@ -13,13 +13,13 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.flush import ledger
-from viewer_pipeline.flush import steps as flush
-from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush import ledger, transaction
+from viewer_pipeline.flush.precheck import find_pending_work
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.run_metrics import RunMetric, buckets_of, read_run_metrics
 from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.steps import CHECKS, Persisted
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import CHECKS, verify
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
 from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
@@ -187,26 +187,24 @@ def test_check_no_drift_can_fail(runner: Runner, world: World, monkeypatch: pyte
 
 
 def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
-    verify = flush.verify
-
-    def tamper_and_verify(stores: Stores, persisted: Persisted) -> list[CheckResult]:
+    def tamper_and_verify(stores: Stores, persisted: RunReport) -> list[CheckResult]:
         tamper(stores)
         return verify(stores, persisted)
 
-    monkeypatch.setattr(flush, "verify", tamper_and_verify)
+    monkeypatch.setattr("viewer_pipeline.flush.verify.verify", tamper_and_verify)
 
 
 def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadlock in the transaction: the step is repeated, the views are counted once."""
     world.send("a", 5)
-    transact, fails = ledger._transact, iter([True])
+    transact, fails = transaction.transact, iter([True])
 
     def fail_at_first(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(ledger, "_transact", fail_at_first)
+    monkeypatch.setattr(ledger, "transact", fail_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -218,14 +216,14 @@ def test_a_connection_that_refuses_writes_is_not_used_again(
 ) -> None:
     """The server set it read-only: the step is repeated on a new one, the views are counted once."""
     world.send("a", 5)
-    transact, refused = ledger._transact, iter([True])
+    transact, refused = transaction.transact, iter([True])
 
     def refuse_at_first(connection: psycopg.Connection, *arguments: Any) -> Any:
         if next(refused, False):
             connection.execute("SET default_transaction_read_only = on")
         return transact(connection, *arguments)
 
-    monkeypatch.setattr(ledger, "_transact", refuse_at_first)
+    monkeypatch.setattr(ledger, "transact", refuse_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -236,14 +234,14 @@ def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.Monke
     """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
     runner.settings = runner.settings.changed(flush_max_counters=4, batch_size=2)
     world.send_many(10)
-    transact, fails = ledger._transact, iter([False, True])
+    transact, fails = transaction.transact, iter([False, True])
 
     def fail_at_second(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(ledger, "_transact", fail_at_second)
+    monkeypatch.setattr(ledger, "transact", fail_at_second)
 
 
 def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:
@@ -265,7 +263,7 @@ def test_a_retried_step_reports_what_its_first_attempt_committed(
     assert metadata["notes"] == "nothing out of the ordinary"
     assert len(metadata["top_vods"].records) == 10
     assert checks(result) == dict.fromkeys(CHECKS, True)
-    found = "flushes [1] were found in the ledger, committed by an earlier attempt of the step"
+    found = "flushes [1] were committed by an earlier attempt of the step"
     assert said_by(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {found}"
     world.assert_all_persisted()
 
@@ -398,7 +396,7 @@ def test_sensor_flushes_what_changed(instance: dg.DagsterInstance, redis_url: st
 
 def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, world: World) -> None:
     """A subscriber that may have missed messages asks for a sweep."""
-    world.stores.redis.ask_for_sweep("subscribed")
+    world.stores.redis.request_sweep("subscribed")
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
@@ -504,9 +502,9 @@ def test_schedule_sweeps_what_nobody_announced(
 def test_schedule_launches_a_sweep_where_a_bounded_scan_cannot_tell(world: World) -> None:
     """Among too many keys it does not look to the end."""
     world.client.mset({f"other:{number}": 1 for number in range(5000)})
-    found = look_for_counters(world.stores, max_scans=2)
-    assert found.work
-    assert "no counter among the first 2000 keys" in found.said
+    found = find_pending_work(world.stores, max_scans=2)
+    assert found.exists
+    assert "no counter among the first 2000 keys" in found.reason
 
 
 def test_dagster_yaml_makes_an_instance(database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

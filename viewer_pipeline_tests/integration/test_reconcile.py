@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import CannotUndo
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_metrics import flushes_since
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.reconcile import compare_totals, repair
 from viewer_pipeline.reconcile.adjust import Adjuster
@@ -170,8 +170,8 @@ def test_next_flush_settles_an_unsettled_repair(world: World, reports: Path, mon
     assert (world.counters(), world.marker()) == ({"a": 5}, Marker(0, 0, 0))
     done = world.flush()
     assert world.totals() == {"a": 5}
-    assert (done.findings.settled_before, done.findings.passed_over, done.findings.drift) == (2, 0, 0)
-    assert [check for check in flush.verify(world.stores, done) if not check.passed] == []
+    assert (done.notes.settled_before, done.notes.skipped_views, done.notes.drift) == (2, 0, 0)
+    assert [check for check in verify(world.stores, done) if not check.passed] == []
     assert run(world, reports).differences == NO_DIFFERENCES
 
 

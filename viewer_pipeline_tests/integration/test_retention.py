@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history import retention
 from viewer_pipeline.history.daily import Window, stale_days
 from viewer_pipeline.history.retention import (

@@ -120,7 +120,7 @@ def test_the_latest_materialization_of_each_day_stays(past: Past, world: World) 
 def test_failed_runs_stay_longer(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are what somebody looks for."""
     with monkeypatch.context() as patch:
-        patch.setattr("viewer_pipeline.flush.steps.drain", fail)
+        patch.setattr("viewer_pipeline.flush.drain.drain", fail)
         failed = [past.flush(8, ok=False), past.flush(31, ok=False)]
     latest = past.flush()
     assert past.forget().runs == 1

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from viewer_pipeline.flush.ledger import record_message_rejects, record_rejects
-from viewer_pipeline.flush.readings import Reject
+from viewer_pipeline.flush.rejects import Reject, record_message_rejects, record_rejects
 from viewer_pipeline.flush.run_metrics import (
     BOUNDS,
     RejectedRows,

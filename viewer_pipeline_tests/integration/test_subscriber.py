@@ -186,7 +186,7 @@ def test_unraisable_counters_are_rejected(listen: Listen, world: World) -> None:
 def test_subscribing_requests_a_sweep(listen: Listen, world: World) -> None:
     """Messages may have been missed before."""
     with listen():
-        assert (world.stores.redis.asked_sweep() or b"").endswith(
+        assert (world.stores.redis.sweep_request() or b"").endswith(
             b"subscribed or took over; messages may have been missed before"
         )
 
@@ -198,7 +198,7 @@ def test_lost_subscription_reconnects_and_requests_a_sweep(listen: Listen, world
         wait_until(lambda: world.counters() == {"a": 1}, 20, "the first message")
         world.client.hdel("viewer:subscriber", "sweep")
         world.client.client_kill_filter(_type="pubsub")
-        wait_until(lambda: world.stores.redis.asked_sweep() is not None, 20, "a sweep asked for")
+        wait_until(lambda: world.stores.redis.sweep_request() is not None, 20, "a sweep asked for")
         wait_until(lambda: made.stats.state == "listening", 20, "listening again")
         publish(world.client, "a")
     assert world.counters() == {"a": 2}

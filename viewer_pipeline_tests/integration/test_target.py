@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.target import parked as target_parked
 from viewer_pipeline.target import upsert as target_upsert
 from viewer_pipeline.target.table import TargetNames
@@ -41,7 +41,7 @@ def test_views_are_added_to_the_table(vods: TargetWorld) -> None:
     done = vods.flush()
     assert vods.target() == {"a": 15, "b": 14, "c": 10}
     assert vods.totals() == {"a": 5, "b": 4}
-    assert [check for check in flush.verify(vods.stores, done) if not check.passed] == []
+    assert [check for check in verify(vods.stores, done) if not check.passed] == []
     assert vods.rows('SELECT "id", "title", "s3Key" FROM "Vod" ORDER BY 1') == before
     vods.assert_conserved()
 
@@ -54,7 +54,7 @@ def test_deleted_and_late_vods(vods: TargetWorld) -> None:
     vods.execute("""DELETE FROM public."Vod" WHERE "id" = 'deleted'""")
     done = vods.flush()
     assert (done.counters, done.views) == (3, 15)
-    assert [check for check in flush.verify(vods.stores, done) if not check.passed] == []
+    assert [check for check in verify(vods.stores, done) if not check.passed] == []
     vods.assert_target_is({"there": 5})
     assert reasons(vods) == {"deleted": MADE_UP, "late": MADE_UP}
     vods.add_vods("late")
@@ -83,12 +83,12 @@ def test_the_sweep_is_launched_for_parked_views(vods: TargetWorld) -> None:
     """A row that came is a reason for a sweep; parked views without a row are none."""
     vods.send("late", 5)
     vods.flush()
-    assert not look_for_counters(vods.stores).work
+    assert not find_pending_work(vods.stores).exists
     vods.add_vods("late")
-    look = look_for_counters(vods.stores)
-    assert (look.work, look.said) == (True, "found 1 parked VODs whose row is there by now, e.g. 'late'")
+    pending = find_pending_work(vods.stores)
+    assert (pending.exists, pending.reason) == (True, "found 1 parked VODs whose row exists by now, e.g. 'late'")
     vods.flush()
-    assert not look_for_counters(vods.stores).work
+    assert not find_pending_work(vods.stores).exists
 
 
 def test_overflow_beside_healthy_rows(vods: TargetWorld) -> None:
@@ -103,7 +103,7 @@ def test_overflow_beside_healthy_rows(vods: TargetWorld) -> None:
     vods.send("full", 5)
     vods.flush()
     assert vods.target() == {"full": INT4, "healthy": 1}
-    assert not look_for_counters(vods.stores).work
+    assert not find_pending_work(vods.stores).exists
     vods.execute('ALTER TABLE public."Vod" ALTER COLUMN "viewCount" TYPE bigint')
     again = TargetWorld(vods.stores)
     again.sent = vods.sent
@@ -140,7 +140,7 @@ def test_ids_of_type_uuid(world_of: MakeWorld) -> None:
     assert world.target() == {str(one): 3, str(other): 7}
     assert world.totals() == {str(one): 2, str(other): 3, str(other).upper(): 4}
     assert sorted(reasons(world).values()) == [*["no id of type uuid"] * 3, 'no row in "viewer"."video"']
-    assert [check for check in flush.verify(world.stores, done) if not check.passed] == []
+    assert [check for check in verify(world.stores, done) if not check.passed] == []
     world.assert_conserved()
 
 
@@ -227,8 +227,8 @@ def test_rows_that_are_refused(vods: TargetWorld) -> None:
         "vod0007": 'refused: new row for relation "Vod" violates check constraint "sane"',
         "ghost": MADE_UP,
     }
-    assert [check for check in flush.verify(vods.stores, done) if not check.passed] == []
-    assert not look_for_counters(vods.stores).work  # they are not tried again within the hour
+    assert [check for check in verify(vods.stores, done) if not check.passed] == []
+    assert not find_pending_work(vods.stores).exists  # they are not tried again within the hour
     vods.execute('DROP TRIGGER refuse ON public."Vod"')
     vods.execute("UPDATE viewer.parked SET refused_at = now() - interval '61 minutes'")
     assert vods.flush().unparked == (1, 3)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline.flush.precheck import look_for_counters
+from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.target import parked
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 
@@ -28,7 +28,7 @@ def test_ids_that_are_one_vod_and_have_no_room_together(world_of: MakeWorld) -> 
     world.send("07", 4)
     world.flush()
     assert world.flush().unparked == (0, 0)
-    assert not look_for_counters(world.stores).work
+    assert not find_pending_work(world.stores).exists
     assert set(reasons(world).values()) == {'"viewer"."video"."viewCount" would be over integer'}
 
 
@@ -43,7 +43,7 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
     said = 'row in "public"."Vod" was not written: a trigger skipped it, or it went at that moment'
     assert reasons(vods) == {"a": said}
     assert vods.flush().unparked == (0, 0)
-    assert not look_for_counters(vods.stores).work
+    assert not find_pending_work(vods.stores).exists
     assert reasons(vods) == {"a": said}
     vods.execute('DROP TRIGGER odd ON public."Vod"; UPDATE viewer.parked SET refused_at = NULL')
     vods.flush()

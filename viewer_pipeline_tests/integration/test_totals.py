@@ -14,7 +14,8 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import ledger, transaction
+from viewer_pipeline.flush.ledger_queries import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
@@ -129,7 +130,7 @@ def test_a_message_comes_after_commit_and_settling(world: World, ear: Ear, monke
         sent = list(messages)
         said = counts([orjson.loads(message) for message in sent])
         with world.stores.ledger.connect() as connection:
-            stored = ledger.totals(connection, list(said))
+            stored = totals(connection, list(said))
         seen.append((said == stored, [vod_id for vod_id in said if world.client.exists(PREFIX + vod_id)]))
         original(store, sent)
 
@@ -159,7 +160,7 @@ def test_a_redis_that_refuses_to_publish_fails_no_flush(muted: World, caplog: py
     muted.assert_all_persisted()
     (record,) = caplog.records
     assert record.getMessage().startswith(f"totals not published channel={CHANNEL} flush=1 reason=")
-    (said,) = done.findings.sentences()
+    (said,) = done.notes.sentences()
     assert said.startswith("totals of 3 flushes were not published: Redis refused a command: ")
     assert "permission" in said
     assert PASSWORD not in record.getMessage() + said
@@ -182,13 +183,13 @@ def test_a_commit_whose_answer_was_lost_publishes_nothing(
 ) -> None:
     """Its totals went with the answer; the flush is settled, and a line in the log says so."""
     world.send("a", 5)
-    transact = ledger._transact
+    transact = transaction.transact
 
     def lose_the_answer(*arguments: Any) -> Any:
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "_transact", lose_the_answer)
+    monkeypatch.setattr(ledger, "transact", lose_the_answer)
     world.flush()
     world.assert_all_persisted()
     assert ear.heard() == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -11,13 +11,12 @@ from unittest.mock import patch
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
-from viewer_pipeline.flush import ledger, ownership, redis_store
-from viewer_pipeline.flush import settle as settler
-from viewer_pipeline.flush import steps as flush
+from viewer_pipeline.flush import commit, drain, ledger, ledger_queries, ownership, redis_store, settle, transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
-from viewer_pipeline.flush.steps import Request
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
@@ -104,8 +103,8 @@ class Actor:
 
     def _run(self) -> None:
         try:
-            snapshot = flush.drain(self._stores, self._request)
-            flush.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
+            snapshot = drain.drain(self._stores, self._request)
+            commit.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
         except (Died, MarkerMoved, PipelineRefused, PostgresUnavailable):
             pass  # what a run may end with
         except BaseException as error:  # noqa: BLE001 - told by the rehearsal
@@ -143,16 +142,16 @@ class HeldRedis(RedisStore):
         with self._actor.call("check"):
             return super().confirm(*arguments)
 
-    def values(self, ids: list[bytes]) -> list[bytes | None]:
+    def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Held back."""
         with self._actor.call(f"read {ids[0].decode()[1:]}"):
             return super().values(ids)
 
-    def _settle_some(self, marker: Marker, batches: Any) -> list[list[Any]]:
+    def _send_settle_scripts(self, marker: Marker, batches: Any) -> list[list[Any]]:
         with self._actor.call("settle") as named:
-            answers = super()._settle_some(marker, batches)
+            answers = super()._send_settle_scripts(marker, batches)
             if "twice" in named:
-                super()._settle_some(marker, batches)
+                super()._send_settle_scripts(marker, batches)
             return answers
 
 
@@ -222,14 +221,15 @@ class Rehearsal:
         """Make every step; AssertionError where the code makes another one than the model."""
         HeldLedger.actors.clear()
         with (
-            patch.object(flush, "last_flush", _held(ledger.last_flush, "look")),
-            patch.object(settler, "batches_beyond", _held(ledger.batches_beyond, "list")),
-            patch.object(ledger, "_transact", _held_transaction(ledger._transact)),
-            patch.object(flush, "check_history", lambda *_: None),
-            patch.object(settler, "check_history", lambda *_: None),
-            patch.object(flush, "READ_COUNT", 1),
+            patch.object(drain, "last_flush", _held(ledger_queries.last_flush, "look")),
+            patch.object(settle, "batches_beyond", _held(ledger_queries.batches_beyond, "list")),
+            patch.object(ledger, "transact", _held_transaction(transaction.transact)),
+            patch.object(drain, "check_history", lambda *_: None),
+            patch.object(settle, "check_history", lambda *_: None),
+            patch.object(drain, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
-            patch.object(flush, "SUPERSEDED_TRIES", self._first.runs[0].tries),
+            patch.object(drain, "DRAIN_TRIES", self._first.runs[0].tries),
+            patch.object(commit, "SUPERSEDED_TRIES", self._first.runs[0].tries),
         ):
             try:
                 for step, after in way:

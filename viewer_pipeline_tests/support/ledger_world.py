@@ -8,9 +8,11 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger import Batch, Flush, last_flush
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import Batch, Flush
 from viewer_pipeline.history.daily import RollupResult, Window, roll_up
 from viewer_pipeline_tests.support.world import World
 
@@ -46,9 +48,9 @@ class History:
         """Send views and flush them, as if their counters had been read at this time."""
         for vod_id, count in views.items():
             self.world.send(vod_id, count)
-        snapshot = flush.drain(self.world.stores, self.world.request(batch_size=100, flush_max_counters=100))
+        snapshot = drain(self.world.stores, self.world.request(batch_size=100, flush_max_counters=100))
         snapshot = replace(snapshot, taken_at=taken_at)
-        flush.bulk_upsert(self.world.stores, snapshot, aggregate(snapshot.readings))
+        bulk_upsert(self.world.stores, snapshot, aggregate(snapshot.readings))
 
     def roll_up(self, start: date, end: date) -> RollupResult:
         """Roll days up, `end` not included."""

@@ -14,11 +14,13 @@ from uuid import uuid4
 import psycopg
 import redis
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.steps import Persisted, Request
+from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import revision
 from viewer_pipeline.redis_names import RedisNames
@@ -66,10 +68,10 @@ class Stored:
         """Upgrade both servers."""
         return migrate_servers(self.settings, lambda _: None, exclusive=alone)
 
-    def flush(self) -> Persisted:
+    def flush(self) -> RunReport:
         """Run a sweep with small batches and flushes."""
-        snapshot = flush.drain(self.stores, Request(uuid4().hex, batch_size=4, flush_max_counters=20))
-        return flush.bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
+        snapshot = drain(self.stores, Request(uuid4().hex, batch_size=4, flush_max_counters=20))
+        return bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
 
     def totals(self) -> dict[str, int]:
         """Persisted counts."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.steps import Persisted
+from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.world import World
@@ -62,7 +62,7 @@ class TargetWorld(World):
         assert self.totals() == expected
         self.assert_conserved()
 
-    def in_thread(self, **options: Any) -> Future[Persisted]:
+    def in_thread(self, **options: Any) -> Future[RunReport]:
         """Begin a flush on another thread."""
         pool = ThreadPoolExecutor(1)
         try:

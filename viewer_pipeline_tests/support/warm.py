@@ -28,7 +28,8 @@ SLOW_IMPORTS = (
     "pandas",
     "alembic.command",
     "rich.console",
-    "viewer_pipeline.flush.steps",
+    "viewer_pipeline.flush.commit",
+    "viewer_pipeline.flush.verify",
     "viewer_pipeline.monitoring.status",
 )
 MAX_MESSAGE_BYTES = 1 << 20

@@ -10,12 +10,14 @@ from uuid import uuid4
 import psycopg
 import redis
 
-from viewer_pipeline.flush import steps as flush
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.identity import LedgerIdentity
-from viewer_pipeline.flush.redis_store import Marker
-from viewer_pipeline.flush.steps import Mode, Persisted, Request
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.request import Mode, Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.claims import identity_of
 
@@ -48,11 +50,11 @@ class World:
         for number in range(vods):
             self.send(f"vod{number:04d}", views)
 
-    def flush(self, mode: Mode = "sweep", **options: Any) -> Persisted:
+    def flush(self, mode: Mode = "sweep", **options: Any) -> RunReport:
         """Run a whole flush in this process."""
         request = self.request(mode, **options)
-        snapshot = flush.drain(self.stores, request)
-        return flush.bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
+        snapshot = drain(self.stores, request)
+        return bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
 
     @staticmethod
     def request(mode: Mode = "sweep", **options: Any) -> Request:

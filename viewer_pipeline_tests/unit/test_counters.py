@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from viewer_pipeline.flush.counters import (
     MAX_COUNT,
+    count_error,
     counter_pattern,
+    id_error,
     is_positive_integer,
-    why_no_count,
-    why_no_id,
 )
 
 
@@ -80,20 +80,20 @@ def test_positive_integers(value: bytes) -> None:
 def test_values_that_are_no_count(value: bytes, reason: str) -> None:
     """Each is refused, and with the reason that fits."""
     assert not is_positive_integer(value)
-    assert why_no_count(value) == reason
+    assert count_error(value) == reason
 
 
 def test_int64_ends_within_nineteen_digits() -> None:
     """Nineteen digits alone do not make an int64; the reason for those above is the same."""
     assert MAX_COUNT == 9_223_372_036_854_775_807
     assert is_positive_integer(str(MAX_COUNT + 1).encode())
-    assert why_no_count(str(MAX_COUNT + 1).encode()) == "value is over int64"
+    assert count_error(str(MAX_COUNT + 1).encode()) == "value is over int64"
 
 
 @pytest.mark.parametrize("vod_id", ["a", " ", "\n", "a:b", "😀", "\uffff", "x" * 255, "😀" * 255])
 def test_good_ids(vod_id: str) -> None:
     """Any text of 1 to 255 characters, however many bytes they have."""
-    assert why_no_id(vod_id) is None
+    assert id_error(vod_id) is None
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_good_ids(vod_id: str) -> None:
 )
 def test_bad_ids(vod_id: str, reason: str) -> None:
     """What PostgreSQL or we cannot keep, with the reason."""
-    assert why_no_id(vod_id) == reason
+    assert id_error(vod_id) == reason

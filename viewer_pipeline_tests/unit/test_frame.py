@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from viewer_pipeline.flush import aggregate as frame
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, slices
-from viewer_pipeline.flush.readings import Readings, Reject, printable
+from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.rejects import Reject, printable
 
 MAX = 2**63 - 1
 
 # --- the oracle: one reading after the other, by other means than the code ------------------------------------------
 
 
-def why_no_count(value: bytes) -> str | None:
+def count_error(value: bytes) -> str | None:
     """Return why a value is no count; canonical decimal is what int() and str() turn into one another."""
     try:
         number = int(value)
@@ -32,7 +33,7 @@ def why_no_count(value: bytes) -> str | None:
     return "value is over int64" if number > MAX else None
 
 
-def why_no_id(raw: bytes) -> str | None:
+def id_error(raw: bytes) -> str | None:
     """Return why an id cannot be kept."""
     try:
         text = raw.decode()
@@ -54,7 +55,7 @@ def oracle(readings: Readings) -> tuple[list[tuple[str, int]], list[tuple[bytes,
             idle.append(raw)
         elif value is None:
             rejects.append((raw, f"key is a {kind}, not a string"))
-        elif reason := why_no_count(value) or why_no_id(raw):
+        elif reason := count_error(value) or id_error(raw):
             rejects.append((raw, reason))
         else:
             counts.append((raw.decode(), int(value)))
@@ -120,7 +121,7 @@ GOOD_READINGS = readings_of(GOOD_IDS, GOOD_VALUES)
 @example(readings=Readings([b"a"], [None], {b"a": "string"}), chunk=1)
 def test_chunks_agree_with_single_rows(readings: Readings, chunk: int) -> None:
     """However rows are looked at together, each comes to where it belongs by itself, and every id to one place."""
-    with patch.object(frame, "SIFT_ROWS", chunk):
+    with patch.object(frame, "BATCH_ROWS", chunk):
         assert_as_the_oracle_says(readings, aggregate(readings))
 
 
@@ -145,7 +146,7 @@ def test_an_odd_id_among_good_ones(raw: bytes) -> None:
 @given(readings=GOOD_READINGS, chunk=st.integers(1, 6))
 def test_good_rows_are_taken_whole(readings: Readings, chunk: int) -> None:
     """Where nothing is wrong, the views of all counters are the views of the frame."""
-    with patch.object(frame, "SIFT_ROWS", chunk):
+    with patch.object(frame, "BATCH_ROWS", chunk):
         found = aggregate(readings)
     read = dict(zip(readings.ids, readings.values, strict=True))
     assert found.views == sum(int(value or b"") for value in read.values())

@@ -11,8 +11,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from viewer_pipeline import migrations
-from viewer_pipeline.flush.ledger import LastFlush
-from viewer_pipeline.flush.redis_store import Marker
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.checks import Result, Results
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, NAMES, Clock, in_words, judge_dagster, judge_runs

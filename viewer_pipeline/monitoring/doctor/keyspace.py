@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
 
-from viewer_pipeline.flush.counters import is_positive_integer, why_no_count
-from viewer_pipeline.flush.redis_store import READ_COUNT, SCAN_COUNT, RedisStore
+from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT
+from viewer_pipeline.flush.counters import count_error, is_positive_integer
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.monitoring.doctor.finding import Finding
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text
@@ -67,7 +68,7 @@ def _look_at(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[
             if value is None and (kind := readings.types.get(raw, "none")) != "none":
                 bad[name] = f"is a {kind}"
             elif value is not None and value != b"0" and not is_positive_integer(value):
-                bad[name] = why_no_count(value)
+                bad[name] = count_error(value)
     return expiring, bad
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from viewer_pipeline.errors import MarkerUnreadable
-from viewer_pipeline.flush.redis_store import MARKER_FIELDS, Marker, marker_of
+from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.monitoring.doctor.traffic import Folds
 from viewer_pipeline.redis_names import RedisNames
 
@@ -44,6 +44,6 @@ def _is_number(value: bytes | None) -> bool:
 
 def _marker(fields: list[bytes | None]) -> Marker | None:
     try:
-        return marker_of(fields)
+        return parse_marker(fields)
     except MarkerUnreadable:
         return None

@@ -11,8 +11,10 @@ import redis
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.counters import counter_pattern
-from viewer_pipeline.flush.ledger import Ledger, batches_beyond
-from viewer_pipeline.flush.redis_store import Marker, RedisStore
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import batches_beyond
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.monitoring.doctor.evidence import Evidence, Sight
 from viewer_pipeline.monitoring.doctor.look import Look
 from viewer_pipeline.monitoring.doctor.traffic import Traffic

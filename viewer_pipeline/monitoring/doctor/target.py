@@ -21,7 +21,7 @@ LARGEST = "SELECT coalesce(max({count}), 0)::bigint FROM {table}"
 def examine_target(ledger: Ledger) -> Iterator[Finding]:
     """Look at it. Raises PostgresUnavailable, PostgresFailed."""
     with ledger.connect(any_server=True) as connection:
-        if ledger.names is None:
+        if ledger.target_names is None:
             what = "TARGET_TABLE is not set: totals are in viewer.vod_view_counts alone"
             yield Finding("target", "note", what, "docs/how-to/own-table.md, if you want them in a table of your own")
         else:

@@ -1,4 +1,4 @@
--- forget: take ids out of the changed set whose counter holds nothing to flush at this moment. Safe to repeat.
+-- discard: remove ids out of the changed set whose counter holds nothing to flush at this moment. Safe to repeat.
 -- KEYS: marker, changed set, then counters.  ARGV: ledger; length of the counter prefix; 1 to take them out whatever the
 --       counters hold.
 -- Returns how many were taken out. A counter that has views by now keeps its member; so do all, if the marker belongs to

@@ -1,0 +1,146 @@
+"""Step 3, bulk upsert: commit the frame flush by flush, each settled beside the next transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pandas as pd
+import psycopg
+
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate, slices
+from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import flushes_of_run
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow, Totals
+from viewer_pipeline.flush.notes import RunNotes
+from viewer_pipeline.flush.rejects import record_rejects
+from viewer_pipeline.flush.report import CommittedFlush, RunReport
+from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.target.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
+
+SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
+
+
+def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> RunReport:
+    """Commit the frame flush by flush, and settle each.
+
+    If another run committed since `base` was fixed, the snapshot is discarded and drained again, SUPERSEDED_TRIES
+    times; the counters are all still there. So it is after an earlier attempt of this step, with the same snapshot,
+    that committed before it failed: its flushes are reported as recovered.
+    """
+    request, base, notes = snapshot.request, snapshot.base, snapshot.notes
+    attempts, recovered = list[_Attempt](), list[FlushRow]()
+    with stores.ledger.connect() as connection:
+        while notes.superseded < SUPERSEDED_TRIES:
+            record_rejects(connection, aggregated.rejects)  # not in the flush's transaction: locks no row of its
+            attempt = _commit_and_settle(stores, connection, snapshot, aggregated)
+            attempts.append(attempt)
+            notes += attempt.notes
+            if attempt.complete:
+                break
+            known, recovered = recovered, _recovered(connection, request, base, attempts)
+            snapshot = drain(stores, request)
+            aggregated = aggregate(snapshot.readings)
+            notes += snapshot.notes + RunNotes(superseded=int(recovered == known))
+    unparked = _retry_parked(stores.ledger, request)
+    stores.redis.discard_changed(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
+    if attempts[-1].complete:
+        stores.redis.complete_sweep(snapshot.sweep_request, snapshot.marker.ledger)
+    return RunReport(
+        snapshot,
+        [flush for attempt in attempts for flush in attempt.committed],
+        recovered,
+        aggregated.rejects,
+        notes,
+        left_over=not attempts[-1].complete,
+        aggregate_seconds=aggregated.seconds,
+        upsert_seconds=sum(attempt.upsert_seconds for attempt in attempts),
+        settle_seconds=sum(attempt.settle_seconds for attempt in attempts),
+        unparked=unparked,
+    )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One pass over a frame. `complete`: no other run committed first."""
+
+    committed: tuple[CommittedFlush, ...]
+    complete: bool
+    notes: RunNotes
+    upsert_seconds: float
+    settle_seconds: float
+
+
+def _commit_and_settle(
+    stores: Stores, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate
+) -> _Attempt:
+    """Commit every slice of the frame; stop as soon as another run was first."""
+    base, after, complete, superseded_seconds = snapshot.base, snapshot.after, True, 0.0
+    committed = list[tuple[Flush, pd.DataFrame, float]]()
+    with Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id) as settler:
+        for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
+            flush = plan_flush(snapshot, base, after, rows)
+            totals, seconds = _commit(stores.ledger, connection, flush)
+            if totals is None:
+                complete, superseded_seconds = False, seconds
+                break
+            settler.add(flush, totals)
+            committed.append((flush, rows, seconds))
+            base, after = flush.seq, flush.flush_id
+    return _Attempt(
+        tuple(
+            CommittedFlush(flush, rows, seconds + settler.seconds.get(flush.seq, 0.0))
+            for flush, rows, seconds in committed
+        ),
+        complete,
+        settler.notes,
+        sum(seconds for _, _, seconds in committed) + superseded_seconds,
+        sum(settler.seconds.values()),
+    )
+
+
+def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tuple[Totals | None, float]:
+    """Commit one flush; return its totals, None if another run was first, and the seconds it took."""
+    started = time.perf_counter()
+    totals = ledger.commit(connection, flush)
+    return totals, time.perf_counter() - started
+
+
+def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
+    """Return the flush that commits these rows of the frame: the number after `base`, cut into batches."""
+    request, seq, epoch, flush_id = snapshot.request, base + 1, snapshot.marker.epoch, uuid4()
+    ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
+    starts, origin = range(0, len(ids), size), (epoch, str(flush_id))
+    batches = [
+        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], *origin)
+        for number, at in enumerate(starts, 1)
+    ]
+    return Flush(seq, base, flush_id, request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
+
+
+def _recovered(
+    connection: psycopg.Connection, request: Request, base: int, attempts: Iterable[_Attempt]
+) -> list[FlushRow]:
+    """Return the flushes of this run above `base` that none of these attempts committed."""
+    committed = {committed.flush.seq for attempt in attempts for committed in attempt.committed}
+    return [row for row in flushes_of_run(connection, request.run_id, base) if row.seq not in committed]
+
+
+def _retry_parked(ledger: Ledger, request: Request) -> ParkedViews:
+    """In a sweep, count parked views whose rows exist by now, and prune those that waited too long."""
+    if ledger.target_names is None or request.mode != "sweep":
+        return NO_VIEWS
+    # A new connection: that of the flushes may be lost with the reply to the last COMMIT.
+    with ledger.connect() as connection:
+        target = ledger.target(connection)
+        if target is None:
+            return NO_VIEWS
+        unparked = count_ready(connection, target)
+        if request.parked_retention_days is not None:
+            prune_parked(connection, target, request.parked_retention_days)
+        return unparked

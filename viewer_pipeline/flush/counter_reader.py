@@ -1,0 +1,157 @@
+"""Reads of one pipeline's Redis: candidates, counters, the changed set, and fields of its hashes. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+
+from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.registry import Pipeline, known_pipelines
+from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.redis import as_text, redis_errors
+
+SCAN_COUNT = 1000  # keys per SCAN call: holds Redis for about 0.2 ms
+READ_COUNT = 1000  # counters per MGET: about 0.2 ms
+
+
+class CounterReader:
+    """The counters and the changed set of one pipeline."""
+
+    def __init__(self, client: redis.Redis, url: str, prefix: str) -> None:
+        self._client = client
+        self.url = url
+        self.names = RedisNames.of(prefix)
+        self.prefix_text = prefix
+        self.prefix = prefix.encode()
+        self._pattern = counter_pattern(prefix)
+
+    def changed(self) -> Iterator[list[bytes]]:
+        """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
+        start = 0
+        while True:
+            with redis_errors(self.url):
+                try:
+                    ids: Any = self._client.zrange(self.names.changed, start, start + READ_COUNT - 1)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise
+                    return  # another program took the name: sweeps find all counters
+            yield ids
+            if len(ids) < READ_COUNT:
+                return
+            start += READ_COUNT
+
+    def swept(self) -> Iterator[list[bytes]]:
+        """Yield, per SCAN call over all keys, the raw ids of the counters in it; ids may come twice."""
+        cursor, cut = 0, len(self.prefix)
+        keys: Any
+        while True:
+            with redis_errors(self.url):
+                cursor, keys = self._client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
+            yield [key[cut:] for key in keys]
+            if cursor == 0:
+                return
+
+    def read(self, candidates: Iterable[Sequence[bytes]]) -> Readings:
+        """Read the counters of these ids, and the type of what is no string, while further candidates are collected."""
+        ids: list[bytes] = []
+        values: list[bytes | None] = []
+        reader = ThreadPoolExecutor(1, "reader")
+        try:
+            pages = [(page, reader.submit(self.values, page)) for page in candidates if page]
+            for page, read in pages:
+                values += read.result()
+                ids += page
+        finally:
+            reader.shutdown(cancel_futures=True)  # after an error, each of the others would wait for its time-out
+        missing = [raw for raw, value in zip(ids, values, strict=True) if value is None] if None in values else []
+        return Readings(ids, values, self._types(missing))
+
+    def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        """Return the counters of these ids in one MGET; None where a key is missing or no string."""
+        with redis_errors(self.url):
+            values: Any = self._client.mget([self.prefix + raw for raw in ids])
+        return list(values)
+
+    def seconds_to_live(self, ids: Iterable[bytes]) -> list[int]:
+        """Return the TTL of each counter: -1 where it does not expire, -2 where there is none."""
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+            for raw in ids:
+                pipe.ttl(self.prefix + raw)
+            return list(pipe.execute())
+
+    def count_keys(self) -> int:
+        """Return the number of keys of this Redis database, whatever their names."""
+        with redis_errors(self.url):
+            keys: Any = self._client.dbsize()
+        return int(keys)
+
+    def subscriber_counts(self, *channels: str) -> list[int]:
+        """Return the number of subscribers of each channel, without those of patterns."""
+        with redis_errors(self.url):
+            counts: Any = self._client.pubsub_numsub(*channels)
+        return [int(count) for _, count in counts]
+
+    def hash_fields(self, key: str, fields: Sequence[str]) -> list[bytes | None]:
+        """Return fields of a hash; None where a field is missing."""
+        with redis_errors(self.url):
+            values: Any = self._client.hmget(key, list(fields))
+        return list(values)
+
+    def read_hashes(self, *hashes: tuple[str, Sequence[str]]) -> list[list[bytes | None]]:
+        """Return fields of each (key, fields), in one round trip; None where a field is missing."""
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+            for key, fields in hashes:
+                pipe.hmget(key, list(fields))
+            return list(pipe.execute())
+
+    def subscriber_fields(self, fields: Sequence[str]) -> list[bytes | None]:
+        """Return fields of the hash `viewer:subscriber`; None where a field is missing."""
+        return self.hash_fields(self.names.subscriber, fields)
+
+    def lease_ledger(self) -> str | None:
+        """Return the ledger that the lease was last acquired for; None if it never was."""
+        (ledger,) = self.subscriber_fields(["ledger"])
+        return as_text(ledger) if ledger is not None else None
+
+    def sweep_request(self) -> bytes | None:
+        """Return the pending request for a sweep: the time (ns), a blank, the reason. None if there is none."""
+        return self.subscriber_fields(["sweep"])[0]
+
+    def known_pipelines(self) -> list[Pipeline]:
+        """Return all pipelines in the registry of this Redis, by prefix."""
+        return known_pipelines(self._client, self.url)
+
+    def now(self) -> datetime:
+        """Return the time of the Redis server, in UTC."""
+        with redis_errors(self.url):
+            seconds, microseconds = self._client.time()
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+    def pending(self) -> tuple[int, datetime | None]:
+        """Return the number of VODs in the changed set, and when the oldest was announced."""
+        with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+            pipe.zcard(self.names.changed)
+            pipe.zrange(self.names.changed, 0, 0, withscores=True)
+            try:
+                count, oldest = pipe.execute()
+            except redis.ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                count, oldest = 0, []  # another program took the name: sweeps find all counters
+        return count, datetime.fromtimestamp(oldest[0][1] / 1000, UTC) if oldest else None
+
+    def _types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        types: dict[bytes, str] = {}
+        for page in chunks(ids, READ_COUNT):
+            with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
+                for raw in page:
+                    pipe.type(self.prefix + raw)
+                types.update(zip(page, (kind.decode() for kind in pipe.execute()), strict=True))
+        return types

@@ -1,0 +1,116 @@
+"""Step 1, drain: settle what earlier runs left, then read the counters. Rules: docs/flush-protocol.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import psycopg
+
+from viewer_pipeline.errors import MarkerMoved
+from viewer_pipeline.flush.counter_reader import READ_COUNT
+from viewer_pipeline.flush.incidents import record_incidents
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.notes import RunNotes
+from viewer_pipeline.flush.ownership import check_history
+from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.settle import settle_through
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.stores.chunks import chunks
+
+DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The counters as they were read, once everything through flush `base` was settled."""
+
+    request: Request
+    base: int
+    after: UUID | None  # the newest flush of the ledger at that time
+    marker: Marker
+    readings: Readings
+    taken_at: datetime
+    oldest: datetime | None  # when the oldest pending VOD was announced
+    sweep_request: bytes | None  # the request for a sweep that this one fulfils
+    notes: RunNotes
+    seconds: float
+
+
+def drain(stores: Stores, request: Request) -> Snapshot:
+    """Settle what earlier runs left, then read the counters.
+
+    Writes nothing but the marker. `base` is fixed, and everything through it settled, before the first counter is read
+    (rules R3, R6). Redis has accepted a write before anything can be committed (R11), and has made durable what was
+    read, if that is configured (R7). All of it on one connection.
+    """
+    for _ in range(DRAIN_TRIES):
+        if snapshot := _drain_once(stores, request):
+            return snapshot
+    raise MarkerMoved("Redis was emptied or fell back while its counters were read, again and again")
+
+
+def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
+    """Drain; None if the snapshot must be discarded, because Redis was emptied or fell back meanwhile.
+
+    The counters may then hold views that nothing of this run can be subtracted from: committed, they would count twice.
+    """
+    started = time.perf_counter()
+    with stores.redis.one_server() as redis:
+        with stores.ledger.connect() as connection:
+            stores.ledger.target(connection)  # before anything is written: the table may be unusable
+            last, marker, notes = _begin(redis, stores.ledger, connection, request.run_id)
+            base = max(last.seq, marker.seq)
+            marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)
+            notes += settle_notes + RunNotes(settled_before=settled_before)
+            record_incidents(connection, notes, request.run_id)
+        _, oldest = stores.redis.pending()
+        sweep_request = stores.redis.sweep_request() if request.mode == "sweep" else None
+        readings = redis.read(_candidates(stores.redis, request))
+        now = redis.confirm(request.run_id, marker, notes.redis_emptied)
+    if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:
+        return None
+    taken_at, seconds = stores.redis.now(), time.perf_counter() - started
+    return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, sweep_request, notes, seconds)
+
+
+class _Begun(NamedTuple):
+    last: LastFlush
+    marker: Marker
+    notes: RunNotes
+
+
+def _begin(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str) -> _Begun:
+    """Read the newest flush and the marker, which is created if there is none."""
+    identity = ledger.identity(connection)
+    last, emptied = last_flush(connection), False
+    while True:
+        made, marker = redis.begin(run_id, last, identity)
+        check_history(connection, marker, identity.place, last)
+        emptied |= made and last.seq > 0
+        if marker.seq <= last.seq:
+            return _Begun(last, marker, RunNotes(redis_emptied=emptied))
+        newest = last_flush(connection)
+        if newest.seq <= last.seq:
+            notes = RunNotes(redis_emptied=emptied, postgres_rolled_back=True)
+            return _Begun(last, marker._replace(missing=(last.seq, marker.seq)), notes)
+        last = newest  # another run committed in between: start again
+
+
+def _candidates(redis: RedisStore, request: Request) -> Iterable[Sequence[bytes]]:
+    match request.mode:
+        case "ids":
+            return [[vod_id.encode() for vod_id in page] for page in chunks(request.vod_ids, READ_COUNT)]
+        case "changed":
+            return redis.changed()
+        case "sweep":
+            return redis.swept()

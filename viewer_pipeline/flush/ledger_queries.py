@@ -1,0 +1,66 @@
+"""Reads of the ledger and the totals. Each function runs the named query of ledger_queries.sql."""
+
+from __future__ import annotations
+
+import psycopg
+
+from viewer_pipeline.flush.ledger_rows import Batch, BatchDigest, FlushRow, LastFlush, LedgerSummary, RecentFlush
+from viewer_pipeline.stores.queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
+
+
+def find_flush(connection: psycopg.Connection, flush_id: str) -> tuple[bool, bool, bool]:
+    """Return whether this server holds a flush, whether it is a standby, and whether it is read-only."""
+    committed, standby, read_only = fetch_one(connection, SQL["find_flush"], flush_id=flush_id or None)
+    return committed, standby, read_only
+
+
+def last_flush(connection: psycopg.Connection) -> LastFlush:
+    """Return the newest flush."""
+    row = connection.execute(SQL["last_flush"]).fetchone()
+    return LastFlush(*row) if row else LastFlush(0, 0)
+
+
+def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
+    """Return at most `limit` batches after (seq, batch), through flush `through`, in settling order."""
+    parameters = {"seq": seq, "batch": batch, "through": through, "limit": limit}
+    return [Batch(*row) for row in connection.execute(SQL["batches_beyond"], parameters)]
+
+
+def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:
+    """Return the flushes above `base` that a run has committed, in order."""
+    rows = connection.execute(SQL["flushes_of_run"], {"run_id": run_id, "base": base})
+    return [FlushRow(seq, counters, int(views), batches) for seq, counters, views, batches in rows]
+
+
+def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[BatchDigest]:
+    """Return a digest of each batch of these flushes."""
+    rows = connection.execute(SQL["batch_digests"], {"seqs": seqs})
+    return [BatchDigest(seq, number, counters, int(views), digest) for seq, number, counters, views, digest in rows]
+
+
+def totals_behind(connection: psycopg.Connection, seqs: list[int]) -> list[tuple[int, str, int | None]]:
+    """Return up to 20 of (seq, vod id, last flush of its total) where a total does not carry its flush."""
+    return list(connection.execute(SQL["totals_behind"], {"seqs": seqs}))
+
+
+def top_of_flushes(connection: psycopg.Connection, seqs: list[int], limit: int) -> list[tuple[str, int, int]]:
+    """Return (vod id, views in these flushes, total) of the VODs with the most views."""
+    rows = connection.execute(SQL["top_of_flushes"], {"seqs": seqs, "limit": limit})
+    return [(vod_id, int(views), int(total or 0)) for vod_id, views, total in rows]
+
+
+def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:
+    """Return the last flushes, newest first."""
+    return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
+
+
+def ledger_summary(connection: psycopg.Connection) -> LedgerSummary:
+    """Return how much is persisted, parked and rejected."""
+    return LedgerSummary(*map(int, fetch_one(connection, SQL["ledger_summary"])))
+
+
+def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:
+    """Return the totals of those of these VODs that have one."""
+    return dict(connection.execute(SQL["totals"], {"vod_ids": vod_ids}).fetchall())

@@ -1,0 +1,79 @@
+-- name: find_flush
+-- Whether a flush was committed (rule R8), and whether this server can know it: a standby lags behind, and a primary
+-- that was set read-only may hold what the new primary never received.
+SELECT
+    EXISTS (SELECT FROM viewer.flush WHERE flush_id = %(flush_id)s),
+    pg_is_in_recovery(),
+    current_setting('transaction_read_only') = 'on'
+
+-- name: last_flush
+-- The newest flush of the ledger: no row in a new database.
+SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1
+
+-- name: batches_beyond
+-- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis: they come without
+-- counters, so the marker advances and nothing is subtracted.
+SELECT
+    b.seq, b.batch, f.batches, f.taken_at,
+    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,
+    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,
+    f.epoch, f.flush_id::text
+FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
+WHERE (b.seq, b.batch) > (%(seq)s, %(batch)s) AND b.seq <= %(through)s
+ORDER BY b.seq, b.batch
+LIMIT %(limit)s
+
+-- name: flushes_of_run
+-- The flushes of a run above a flush, in order; without the adjustments of `reconcile` by the same run.
+SELECT seq, counters, views, batches FROM viewer.flush
+WHERE seq > %(base)s AND run_id = %(run_id)s AND NOT starts_with(mode, 'reconcile')
+ORDER BY seq
+
+-- name: batch_digests
+-- Counters, views and a digest of each batch of some flushes, in order.
+SELECT b.seq, b.batch, count(*), sum(c.delta),
+    sha256(convert_to(string_agg(c.vod_id || E'\x1f' || c.delta, E'\n' ORDER BY c.n), 'UTF8'))
+FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) WITH ORDINALITY AS c (vod_id, delta, n)
+WHERE b.seq = ANY(%(seqs)s)
+GROUP BY b.seq, b.batch
+ORDER BY b.seq, b.batch
+
+-- name: totals_behind
+-- VODs of some flushes whose total (or parked row) carries neither that flush nor a later one. No row if all is well.
+SELECT b.seq, c.vod_id, t.last_flush
+FROM viewer.flush_batch AS b
+CROSS JOIN unnest(b.vod_ids) AS c (vod_id)
+LEFT JOIN viewer.vod_view_counts AS t ON t.vod_id = c.vod_id
+LEFT JOIN viewer.parked AS p ON p.vod_id = c.vod_id
+WHERE b.seq = ANY(%(seqs)s)
+    AND coalesce(greatest(t.last_flush, p.last_flush), 0) < b.seq
+LIMIT 20
+
+-- name: top_of_flushes
+-- The VODs with the most views in some flushes, with their totals.
+SELECT c.vod_id, sum(c.delta) AS views, max(t.view_count) AS total
+FROM viewer.flush_batch AS b
+CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+LEFT JOIN viewer.vod_view_counts AS t ON t.vod_id = c.vod_id
+WHERE b.seq = ANY(%(seqs)s)
+GROUP BY c.vod_id
+ORDER BY views DESC, c.vod_id
+LIMIT %(limit)s
+
+-- name: recent_flushes
+-- The last flushes, newest first.
+SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id
+FROM viewer.flush ORDER BY seq DESC LIMIT %(limit)s
+
+-- name: ledger_summary
+-- How much is persisted, parked and rejected.
+SELECT
+    (SELECT count(*) FROM viewer.vod_view_counts),
+    (SELECT coalesce(sum(view_count - baseline), 0) FROM viewer.vod_view_counts),
+    (SELECT count(*) FROM viewer.parked),
+    (SELECT coalesce(sum(views), 0) FROM viewer.parked),
+    (SELECT count(*) FROM viewer.rejected)
+
+-- name: totals
+-- The totals of some VODs.
+SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = ANY(%(vod_ids)s)

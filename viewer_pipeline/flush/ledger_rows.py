@@ -1,0 +1,116 @@
+"""Rows of the ledger as values: flushes, their batches, and what is read back of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import psycopg
+
+
+class Batch(NamedTuple):
+    """The unit of settling: one script subtracts `deltas[i]` views from the counter of `vod_ids[i]`."""
+
+    seq: int
+    number: int  # 1 .. of
+    of: int  # number of batches of the flush
+    taken_at: datetime
+    vod_ids: Sequence[str]
+    deltas: Sequence[int]
+    epoch: str = ""  # of the marker when the counters were read
+    flush_id: str = ""
+
+    def skipped(self) -> Batch:
+        """Return the batch without counters: it advances the marker and subtracts nothing."""
+        return self._replace(vod_ids=[], deltas=[])
+
+
+class LastFlush(NamedTuple):
+    """The newest flush of the ledger; (0, 0) in a new database."""
+
+    seq: int
+    batches: int
+    flush_id: UUID | None = None
+
+
+# Returns the new total of each VOD of a flush whose views were not parked. Called by the settling thread: to make ten
+# thousand Python objects of a result takes time that the next transaction can use.
+Totals = Callable[[], dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Flush:
+    """A transaction to commit: `batches` under the number `seq`, provided that nothing was committed above `base`.
+
+    Also provided that the flush `after`, the newest one when `base` was fixed, is still in the ledger. Otherwise
+    PostgreSQL was rolled back in between, perhaps with the flush that the counters were settled by.
+    """
+
+    seq: int
+    base: int
+    flush_id: UUID
+    run_id: str
+    mode: str
+    taken_at: datetime
+    batches: Sequence[Batch]
+    after: UUID | None = None
+    epoch: str = ""
+
+    @property
+    def counters(self) -> int:
+        """Number of counters."""
+        return sum(len(batch.vod_ids) for batch in self.batches)
+
+    @property
+    def views(self) -> int:
+        """Sum of the deltas, in views."""
+        return sum(sum(batch.deltas) for batch in self.batches)
+
+
+# The part of a flush's transaction after the ledger: adds to the totals, and to the target table.
+Upsert = Callable[[psycopg.Connection, Flush], Totals]
+
+
+class FlushRow(NamedTuple):
+    """One row of `viewer.flush`."""
+
+    seq: int
+    counters: int
+    views: int
+    batches: int
+
+
+class BatchDigest(NamedTuple):
+    """The content of one batch, as a digest to compare."""
+
+    seq: int
+    number: int
+    counters: int
+    views: int
+    sha256: bytes
+
+
+class LedgerSummary(NamedTuple):
+    """Numbers of VODs and views: persisted, parked, rejected."""
+
+    vods: int
+    persisted: int
+    parked_vods: int
+    parked: int
+    rejected: int
+
+
+class RecentFlush(NamedTuple):
+    """One row of `viewer.flush`, for people."""
+
+    seq: int
+    mode: str
+    taken_at: datetime
+    committed_at: datetime
+    counters: int
+    views: int
+    batches: int
+    run_id: str

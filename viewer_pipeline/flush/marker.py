@@ -1,0 +1,58 @@
+"""The marker in Redis: the last batch that was subtracted from the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from viewer_pipeline.errors import MarkerUnreadable
+from viewer_pipeline.flush.ledger_rows import Batch
+from viewer_pipeline.stores.redis import as_text
+
+MARKER_FIELDS = (
+    "flush",
+    "batch",
+    "batches",
+    "epoch",
+    "flush_id",
+    "ledger",
+    "missing",
+)  # of the hash, as the scripts return it
+MAX_SEQ = 2**53  # Lua's numbers are exact up to here
+
+
+class Marker(NamedTuple):
+    """The last batch that was subtracted: `batch` of the `of` batches of flush `seq`.
+
+    `epoch` is created with the marker: another one means that Redis was emptied in between. `ledger` is the ledger
+    whose batches are subtracted, `flush_id` the id of its flush `seq`.
+    """
+
+    seq: int
+    batch: int
+    of: int
+    epoch: str = ""
+    flush_id: str = ""
+    ledger: str = ""
+    # Flushes above the first number, through the second, that the ledger lacked when Redis was last settled, because
+    # it had been restored from a backup. (0, 0): none.
+    missing: tuple[int, int] = (0, 0)
+
+    def at(self, batch: Batch) -> Marker:
+        """Return the marker after this batch was subtracted."""
+        return self._replace(seq=batch.seq, batch=batch.number, of=batch.of, flush_id=batch.flush_id)
+
+
+def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
+    """Return the marker from the values of MARKER_FIELDS; None if there is none. Raises MarkerUnreadable."""
+    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(as_text, fields[3:6]), fields[6]
+    if all(field is None for field in numbers):
+        return None
+    try:
+        seq, batch, of = (int(field or b"") for field in numbers)
+        after, through = map(int, (missing or b"0 0").split())
+    except ValueError:
+        raise MarkerUnreadable(f"flush, batch, batches, missing = {[*numbers, missing]!r}") from None
+    if seq > MAX_SEQ:
+        raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
+    return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through))

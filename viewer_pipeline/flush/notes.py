@@ -1,0 +1,57 @@
+"""What a run observed beside its work: a server that was reset, drift, batches that another run settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_NAMED_COUNTERS = 5
+
+
+@dataclass(frozen=True)
+class RunNotes:
+    """Returned by each step; the notes of a run are their sum."""
+
+    settled_before: int = 0  # batches that an earlier run had committed and not settled
+    settled_already: int = 0  # batches settled by another run, or by a script whose reply was lost: drift unknown
+    drift: int = 0  # views missing from counters
+    drifted: tuple[str, ...] = ()  # ids of those counters
+    redis_emptied: bool = False  # Redis had no marker although the ledger has flushes
+    postgres_rolled_back: bool = False  # the marker was ahead of the ledger
+    skipped_views: int = 0  # views of flushes that were read from another Redis than this one
+    superseded: int = 0  # how often another run committed first
+    unpublished: int = 0  # flushes whose totals were not published, or not all
+    publish_error: str = ""
+
+    def __add__(self, other: RunNotes) -> RunNotes:
+        """Return the notes of two steps."""
+        return RunNotes(
+            self.settled_before + other.settled_before,
+            self.settled_already + other.settled_already,
+            self.drift + other.drift,
+            self.drifted + other.drifted,
+            self.redis_emptied or other.redis_emptied,
+            self.postgres_rolled_back or other.postgres_rolled_back,
+            self.skipped_views + other.skipped_views,
+            self.superseded + other.superseded,
+            self.unpublished + other.unpublished,
+            self.publish_error or other.publish_error,
+        )
+
+    def sentences(self) -> list[str]:
+        """Return one sentence per note, for operators."""
+        names = ", ".join(self.drifted[:MAX_NAMED_COUNTERS])
+        sentences = {
+            "Redis had no marker although the ledger has flushes: Redis was emptied or replaced": self.redis_emptied,
+            "the marker was ahead of the ledger: PostgreSQL was rolled back, e.g. restored from a backup": (
+                self.postgres_rolled_back
+            ),
+            f"{self.skipped_views} views of the ledger were not subtracted: they were read from a Redis that was"
+            " emptied or replaced since": self.skipped_views,
+            f"settled {self.settled_before} batches that an earlier run had committed": self.settled_before,
+            f"{self.settled_already} batches were settled already, by another run or by a script whose reply was"
+            " lost": self.settled_already,
+            f"counters held {self.drift} views less than they should: another program lowered {names}": self.drift,
+            f"another run committed first, {self.superseded} times; drained again": self.superseded,
+            f"totals of {self.unpublished} flushes were not published: {self.publish_error}": self.unpublished,
+        }
+        return [sentence for sentence, applies in sentences.items() if applies]

@@ -1,0 +1,33 @@
+-- name: insert_rejects
+-- Record rejects, each once.
+INSERT INTO viewer.rejected (digest, source, subject, value, reason)
+SELECT * FROM unnest(%(digests)s::bytea[], %(sources)s::text[], %(subjects)s::text[], %(values)s::text[], %(reasons)s::text[])
+ON CONFLICT (digest) DO NOTHING
+
+-- name: lock_message_rejects
+-- Until the transaction ends, no other worker counts recorded messages or adds to them.
+SELECT pg_advisory_xact_lock(hashtextextended('viewer.rejected', 0))
+
+-- name: insert_message_rejects
+-- Record rejects in order, each once, while fewer than `keep` rows of their source and reason exist.
+WITH new AS (
+    SELECT n.*, row_number() OVER (PARTITION BY n.source, n.reason ORDER BY n.nth) AS nth_of_reason
+    FROM unnest(%(digests)s::bytea[], %(sources)s::text[], %(subjects)s::text[], %(values)s::text[], %(reasons)s::text[])
+        WITH ORDINALITY AS n (digest, source, subject, value, reason, nth)
+    WHERE NOT EXISTS (SELECT FROM viewer.rejected AS r WHERE r.digest = n.digest)
+), recorded AS (
+    SELECT source, reason, (
+        SELECT count(*) FROM (
+            SELECT FROM viewer.rejected AS r WHERE r.source = n.source AND r.reason = n.reason LIMIT %(keep)s
+        ) AS kept
+    ) AS rows
+    FROM (SELECT DISTINCT source, reason FROM new) AS n
+)
+INSERT INTO viewer.rejected (digest, source, subject, value, reason)
+SELECT digest, source, subject, value, reason FROM new JOIN recorded USING (source, reason)
+WHERE recorded.rows + new.nth_of_reason <= %(keep)s
+ON CONFLICT (digest) DO NOTHING
+
+-- name: recorded_rejects
+-- Which of these rejects are recorded already.
+SELECT digest FROM viewer.rejected WHERE digest = ANY(%(digests)s)

@@ -1,0 +1,69 @@
+"""What one run committed and observed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from viewer_pipeline.flush.drain import Snapshot
+from viewer_pipeline.flush.ledger_rows import Flush, FlushRow
+from viewer_pipeline.flush.notes import RunNotes
+from viewer_pipeline.flush.rejects import Reject
+from viewer_pipeline.target.parked import NO_VIEWS, ParkedViews
+
+
+@dataclass(frozen=True)
+class CommittedFlush:
+    """A committed and settled flush, with the rows of the frame that it took."""
+
+    flush: Flush
+    frame: pd.DataFrame
+    seconds: float  # transaction and settling
+
+    @property
+    def row(self) -> FlushRow:
+        """Its row of the ledger, as it was intended."""
+        return FlushRow(self.flush.seq, self.flush.counters, self.flush.views, len(self.flush.batches))
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The result of a run. `left_over`: other runs kept committing first; the next run takes the rest."""
+
+    snapshot: Snapshot
+    committed: Sequence[CommittedFlush]  # by this attempt of the step
+    recovered: Sequence[FlushRow]  # committed by an earlier attempt of the same step, which then failed
+    rejects: Sequence[Reject]
+    notes: RunNotes
+    left_over: bool
+    aggregate_seconds: float
+    upsert_seconds: float
+    settle_seconds: float
+    unparked: ParkedViews = NO_VIEWS  # parked views that were counted
+
+    @property
+    def flushes(self) -> list[FlushRow]:
+        """All flushes, in order."""
+        return sorted([*self.recovered, *(committed.row for committed in self.committed)])
+
+    @property
+    def counters(self) -> int:
+        """Number of persisted counters."""
+        return sum(flush.counters for flush in self.flushes)
+
+    @property
+    def views(self) -> int:
+        """Number of persisted views."""
+        return sum(flush.views for flush in self.flushes)
+
+    @property
+    def batches(self) -> int:
+        """Number of committed batches."""
+        return sum(flush.batches for flush in self.flushes)
+
+    @property
+    def seqs(self) -> list[int]:
+        """Numbers of the flushes, in order."""
+        return [flush.seq for flush in self.flushes]

@@ -1,0 +1,20 @@
+"""What one run is to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["changed", "sweep", "ids"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request of one run. `vod_ids` are for the mode `ids` alone."""
+
+    run_id: str
+    mode: Mode = "sweep"
+    vod_ids: tuple[str, ...] = ()
+    batch_size: int = 100
+    flush_max_counters: int = 10_000
+    parked_retention_days: int | None = None

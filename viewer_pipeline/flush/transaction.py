@@ -1,0 +1,68 @@
+"""The transaction of a flush: claim the number, copy the batches, add to the totals. All or nothing (rule R1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals, Upsert
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
+
+LEDGER_FORMAT = 2  # of a row of viewer.flush; version 0.1.0 writes none, and the ledger refuses a row without
+
+
+def transact(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> Totals | None:
+    """Commit a flush in one transaction; None if another run committed first, then nothing was written."""
+    with connection.transaction():
+        if not claim(connection, flush):
+            return None
+        copy_batches(connection, flush.batches)
+        return upsert(connection, flush)
+
+
+def claim(connection: psycopg.Connection, flush: Flush) -> bool:
+    """Insert the row of the flush; return whether its number was still free (rules R3, R6)."""
+    claimed = connection.execute(
+        SQL["insert_flush"],
+        {
+            "seq": flush.seq,
+            "base": flush.base,
+            "flush_id": flush.flush_id,
+            "run_id": flush.run_id,
+            "mode": flush.mode,
+            "taken_at": flush.taken_at,
+            "counters": flush.counters,
+            "views": flush.views,
+            "batches": len(flush.batches),
+            "epoch": flush.epoch,
+            "after": flush.after,
+            "format": LEDGER_FORMAT,
+        },
+    )
+    return claimed.fetchone() is not None
+
+
+def copy_batches(connection: psycopg.Connection, batches: Sequence[Batch]) -> None:
+    """Copy the batches into the ledger."""
+    from viewer_pipeline.flush.copy_format import batch_rows  # noqa: PLC0415 - numpy, which the worker does not need
+
+    with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
+        copy.write(batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
+
+
+def add_to_totals(connection: psycopg.Connection, flush: Flush) -> Totals:
+    """Add a flush to the totals alone, without the target table."""
+    return _upsert_totals(connection, flush, SQL["upsert_totals"])
+
+
+def add_to_totals_parking(connection: psycopg.Connection, flush: Flush) -> Totals:
+    """Add a flush to the totals; park the views of VODs whose total would exceed bigint."""
+    return _upsert_totals(connection, flush, SQL["upsert_totals_parking"])
+
+
+def _upsert_totals(connection: psycopg.Connection, flush: Flush, query: str) -> Totals:
+    rows = connection.execute(query, {"seq": flush.seq}, binary=True)
+    return lambda: dict(rows.fetchall())

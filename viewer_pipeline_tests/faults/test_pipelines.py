@@ -423,6 +423,26 @@ def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld
     copy.assert_all_persisted()
 
 
+def test_both_servers_restored_into_another_database(world: World, another: MakeWorld) -> None:
+    """Redis is the older backup: what the ledger has beyond it is settled again, as docs/operations.md describes."""
+    world.send_many(4)
+    world.flush()
+    world.send_many(4, 3)
+    backup = keys_of(world)
+    world.send_many(4, 5)
+    world.flush()
+    restored = another(PREFIX, like=world.stores.ledger.url)
+    world.client.flushall()
+    for key, value in backup.items():
+        world.client.restore(key, 0, value)
+    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+        adopt(restored.stores)
+    adopt(restored.stores, "settle-newer")
+    assert restored.flush().findings.drift == 5 * 4
+    restored.sent = Counter(world.sent)
+    restored.assert_all_persisted()
+
+
 def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeWorld) -> None:
     """Its new flushes have the epoch of this Redis, and were never in it: nothing is subtracted for them."""
     world.send_many(4)

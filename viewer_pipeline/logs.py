@@ -1,6 +1,7 @@
 """Log lines: one event each, as key=value or JSON, never a password.
 
-A message is an `event`, so the same call reads well in a terminal, as JSON, and among the events of a Dagster run.
+A message is an `event`, so that the same call reads well in a terminal, as JSON, and in the event log of a Dagster run
+(docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -22,30 +23,31 @@ _NEEDS_QUOTES = re.compile(r'[\s"=\\]|[^\x20-\x7e]|^$')
 
 
 class Event:
-    """What happened, in a few words, and its figures. As text: `words key=value …`."""
+    """The name of an event and its fields. As text: `name key=value …`."""
 
-    def __init__(self, words: str, fields: dict[str, Any]) -> None:
-        self.words, self.fields = words, fields
+    def __init__(self, name: str, fields: dict[str, Any]) -> None:
+        self.name, self.fields = name, fields
 
     def __str__(self) -> str:
-        return " ".join([self.words, *(f"{key}={_quoted(value)}" for key, value in self.fields.items())])
+        pairs = (f"{key}={_quoted(value)}" for key, value in self.fields.items())
+        return without_password(" ".join([self.name, *pairs]))
 
 
-def event(words: str, **fields: Any) -> Event:
+def event(event_name: str, /, **fields: Any) -> Event:
     """Return a message for a logger: `log.info(event("folded", segment=3, views=120))`."""
-    return Event(words, fields)
+    return Event(event_name, fields)
 
 
 class Record(logging.LogRecord):
-    """Remembers its event: Dagster puts a text of its own in place of the message while a run goes on."""
+    """Keeps its event: during a run Dagster overwrites the message with a text of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.said = self.msg if isinstance(self.msg, Event) else None
+        self.event = self.msg if isinstance(self.msg, Event) else None
 
 
 class TextFormatter(logging.Formatter):
-    """`time=… level=… logger=… event="…" key=value …`, one line an event."""
+    """One line for each event: `time=… level=… logger=… event="…" key=value …`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -53,7 +55,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the same keys."""
+    """One line for each event: a JSON object with the same keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -61,12 +63,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def formatter(settings: Settings) -> logging.Formatter:
-    """Return what LOG_FORMAT asks for."""
+    """Return the formatter for LOG_FORMAT."""
     return JsonFormatter() if settings.log_format == "json" else TextFormatter()
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """Send the lines of all loggers of this process to stderr, as LOG_LEVEL and LOG_FORMAT say."""
+    """Send the lines of all loggers of this process to stderr, with LOG_LEVEL and LOG_FORMAT."""
     logging.setLogRecordFactory(Record)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(settings))
@@ -76,21 +78,21 @@ def log_to_stderr(settings: Settings) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    said = record.said if isinstance(record, Record) else None
-    words, fields = (said.words, said.fields) if said else (record.getMessage(), {})
-    found: dict[str, Any] = {
+    event = record.event if isinstance(record, Record) else None
+    name, fields = (event.name, event.fields) if event else (record.getMessage(), {})
+    line: dict[str, Any] = {
         "time": format_timestamp(datetime.fromtimestamp(record.created, UTC)),
         "level": record.levelname.lower(),
         "logger": record.name,
-        "event": words,
+        "event": name,
         **fields,
     }
     if record.exc_info and record.exc_info[0] is not None:
-        found["exception"] = "".join(traceback.format_exception(*record.exc_info)).strip()
-    return {key: without_password(value) if isinstance(value, str) else _plain(value) for key, value in found.items()}
+        line["exception"] = "".join(traceback.format_exception(*record.exc_info)).strip()
+    return {key: _redacted(value) for key, value in line.items()}
 
 
-def _plain(value: Any) -> Any:
+def _redacted(value: Any) -> Any:
     return value if isinstance(value, int | float | bool | None) else without_password(str(value))
 
 

@@ -17,10 +17,10 @@ URL = "postgresql://user:Geheim7@host:5432/db"
 
 @pytest.fixture(autouse=True)
 def _loggers_as_before() -> Iterator[None]:
-    """Put back what `log_to_stderr` changes."""
+    """Restore what `log_to_stderr` changes."""
     root = logging.getLogger()
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
-    # A run in this process has set levels of its own: Dagster does, for its logger and for those that it manages.
+    # An earlier run in this process has set levels: Dagster does, for its own logger and for managed ones.
     levels = {logger: logger.level for logger in map(logging.getLogger, ("viewer_pipeline", "dagster"))}
     for logger in levels:
         logger.setLevel(logging.NOTSET)
@@ -39,8 +39,8 @@ def record(message: Any, *arguments: Any, **more: Any) -> logging.LogRecord:
     return made
 
 
-def test_text() -> None:
-    """Keys in front are the same for all; values with blanks or quotes are quoted."""
+def test_text_line() -> None:
+    """The first keys are the same in all lines; values with blanks or quotes are quoted."""
     line = TextFormatter().format(record(event("not listening", channel="a b", tries=3, empty="", none=None)))
     assert line == (
         'time=2027-01-15T08:00:00.250Z level=warning logger=viewer_pipeline.test event="not listening"'
@@ -50,17 +50,17 @@ def test_text() -> None:
 
 @pytest.mark.parametrize("value", ["two\nlines", 'quo"te', "a=b", "back\\slash", "\x1b[31mred", "ü"])
 def test_one_event_is_one_line(value: str) -> None:
-    """Whatever a producer put into a value: nobody can forge a line."""
+    """A value from a producer cannot forge a line."""
     line = TextFormatter().format(record(event("rejected", subject=value)))
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line.partition(" subject=")[2]) == value
 
 
-def test_json() -> None:
-    """The same keys, figures as figures."""
-    found = json.loads(JsonFormatter().format(record(event("folded", segment=3, ratio=0.5, ok=True, reason=None))))
-    assert found == {
+def test_json_line() -> None:
+    """The same keys; numbers stay numbers."""
+    line = json.loads(JsonFormatter().format(record(event("folded", segment=3, ratio=0.5, ok=True, reason=None))))
+    assert line == {
         "time": "2027-01-15T08:00:00.250Z",
         "level": "warning",
         "logger": "viewer_pipeline.test",
@@ -72,14 +72,14 @@ def test_json() -> None:
     }
 
 
-def test_lines_of_others() -> None:
+def test_lines_of_other_libraries() -> None:
     """A library's line becomes an event as it is."""
     assert json.loads(JsonFormatter().format(record("%s took %d s", "it", 3)))["event"] == "it took 3 s"
 
 
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 def test_no_password(formatter: logging.Formatter) -> None:
-    """Neither in words, nor in values, errors, arguments or tracebacks."""
+    """Neither in names, nor in fields, errors, arguments or tracebacks."""
     error = ValueError(f"cannot connect to {URL}")
     lines = [
         record(event(f"lost {URL}", url=URL, reason=error)),
@@ -87,26 +87,26 @@ def test_no_password(formatter: logging.Formatter) -> None:
         record(event("failed"), exc_info=(ValueError, error, None)),
     ]
     for line in lines:
-        said = formatter.format(line)
-        assert "Geheim7" not in said
-        assert "user:***@host" in said
-        assert "\n" not in said
+        text = formatter.format(line)
+        assert "Geheim7" not in text
+        assert "user:***@host" in text
+        assert "\n" not in text
 
 
-def test_as_an_event_of_a_run() -> None:
-    """Dagster shows the text of the message, and puts its own in place of it."""
-    line = record(event("settled", flush=3))
-    assert line.getMessage() == "settled flush=3"
+def test_event_of_a_run() -> None:
+    """Dagster stores the text of the message, redacted, and overwrites it with its own."""
+    line = record(event("settled", flush=3, url=URL))
+    assert line.getMessage() == "settled flush=3 url=postgresql://user:***@host:5432/db"
     line.msg = "flush_views - 4711 - settled flush=3"
-    found = json.loads(JsonFormatter().format(line))
-    assert (found["event"], found["flush"]) == ("settled", 3)
+    fields = json.loads(JsonFormatter().format(line))
+    assert (fields["event"], fields["flush"]) == ("settled", 3)
 
 
-@pytest.mark.parametrize(("level", "heard"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_level(level: str, heard: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """LOG_LEVEL holds for all loggers, ours and others."""
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_level(level: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL applies to all loggers, ours and others."""
     log_to_stderr(Settings(log_level=level, log_format="json"))
     for number, logger in enumerate(("viewer_pipeline.a", "dagster", "else", "viewer_pipeline.b")):
-        logging.getLogger(logger).log((10, 20, 30, 40)[number], event("said"))
+        logging.getLogger(logger).log((10, 20, 30, 40)[number], event("started"))
     lines = capsys.readouterr().err.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["said"] * heard
+    assert [json.loads(line)["event"] for line in lines] == ["started"] * count

@@ -438,7 +438,7 @@ def test_both_servers_restored_into_another_database(world: World, another: Make
     with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
         adopt(restored.stores)
     adopt(restored.stores, "settle-newer")
-    assert restored.flush().findings.drift == 5 * 4
+    assert restored.flush().notes.drift == 5 * 4
     restored.sent = Counter(world.sent)
     restored.assert_all_persisted()
 

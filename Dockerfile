@@ -1,6 +1,6 @@
 # One image for every role: worker (the default), code-server, daemon, webserver, migrate, up, and all other commands.
 #   docker build --tag viewer-pipeline .
-# For a build that can be repeated, name the base by its digest: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:…
+# For a reproducible build, name the base by its digest: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -9,22 +9,22 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /build
 RUN python -m venv /opt/viewer-pipeline
 ENV PATH=/opt/viewer-pipeline/bin:$PATH
-# Dependencies first: they change less often than the code. Every file is the one whose hash the lock has.
+# Dependencies first: they change less often than the code. pip verifies the hashes of the lock.
 COPY requirements.image.lock ./
 RUN python -m pip install --require-hashes --no-deps --only-binary :all: --requirement requirements.image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY viewer_pipeline viewer_pipeline
-# What only builds the package is of no use later; pip could only do harm.
+# Remove what only the build needs, and pip.
 RUN python -m pip install --no-deps --no-build-isolation . \
     && python -m pip uninstall --yes hatchling pathspec pluggy trove-classifiers setuptools pip
 
 FROM ${PYTHON_IMAGE}
-# Hands signals on to the one process, whose process id is not 1 then, and buries what that process leaves behind.
+# Forwards signals to the process, whose id is not 1 then, and reaps its orphans.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends 'tini=0.19.*' \
     && rm -rf /var/lib/apt/lists/*
-# A fixed id: volumes and security policies name it. VIEWER_HOME is for the reports of `reconcile`, on a volume; all else
-# that is written is below /tmp, so the root file system may be read-only.
+# A fixed id, for volumes and security policies. VIEWER_HOME is a volume for the reports of `reconcile`; everything else is
+# written below /tmp, so the root file system can be read-only.
 RUN groupadd --gid 10001 viewer \
     && useradd --uid 10001 --gid viewer --no-create-home --home-dir /tmp --shell /usr/sbin/nologin viewer \
     && install --directory --owner viewer --group viewer --mode 0750 /var/lib/viewer-pipeline
@@ -40,7 +40,7 @@ ENV PATH=/opt/viewer-pipeline/bin:$PATH \
 WORKDIR /opt/viewer-pipeline
 USER 10001:10001
 EXPOSE 3000 3003 4000
-# Asks /health of the worker. Other roles have their own: `healthcheck code-server`, `daemon`, `webserver`.
+# Requests /health of the worker. For other roles: `healthcheck code-server`, `daemon`, `webserver`.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["viewer-pipeline", "healthcheck"]
 STOPSIGNAL SIGTERM

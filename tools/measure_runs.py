@@ -29,7 +29,7 @@ from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect as connect_redis
-from viewer_pipeline_tests.support.past_runs import DAY_SECONDS, a_day, size
+from viewer_pipeline_tests.support.past_runs import DAY_SECONDS, insert_day, table_bytes
 from viewer_pipeline_tests.support.waiting import wait_until
 
 # A simulated day takes seconds, in which autovacuum must get its turn as it does in a day: when something is due.
@@ -58,7 +58,7 @@ def one_day(
     connection: psycopg.Connection, instance: dg.DagsterInstance, run_id: str, runs: int, ends: float
 ) -> tuple[int, float]:
     """Plant a day, and delete what is old at its end; return how many runs that was and the seconds it took."""
-    a_day(connection, run_id, runs, ends)
+    insert_day(connection, run_id, runs, ends)
     started = time.perf_counter()
     with patch("time.time", lambda: ends):
         gone = prune_runs(connection, instance, Ages(7, 30), MAX_SECONDS)
@@ -98,7 +98,7 @@ def main() -> None:
                     connection.execute("SELECT pg_stat_force_next_flush()")  # what was done is told before it is asked
                     wait_until(lambda: is_vacuumed(connection), 600, "autovacuum to be done")
                 runs = instance.get_runs_count()
-                said = f"{gone} deleted in {seconds:.1f} s, {runs} kept, {size(connection) / 1e6:.0f} MB"
+                said = f"{gone} deleted in {seconds:.1f} s, {runs} kept, {table_bytes(connection) / 1e6:.0f} MB"
                 say(f"day {day}: {said}")
 
 

@@ -1,4 +1,4 @@
-"""`viewer-pipeline demo` as the wheel installs it: the verdict, the exit status, and that nothing is left of it."""
+"""`viewer-pipeline demo` as the wheel installs it: its report, its exit status, and no leftovers."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ VIEWS, VODS = 300, 20
 
 
 def demo(program: Path, tmp_path: Path, status: int, *options: str) -> dict[str, Any]:
-    """Run a small demo, hold it to leaving nothing behind, and return its report."""
+    """Run a small demo, assert that it leaves nothing behind, and return its report."""
     scratch, home = tmp_path / "scratch", tmp_path / "home"
     scratch.mkdir()
     home.mkdir()
-    words = ["demo", "--views", str(VIEWS), "--vods", str(VODS), "--json", *options]
-    done = subprocess.run(
-        [program, *words],
+    arguments = ["demo", "--views", str(VIEWS), "--vods", str(VODS), "--json", *options]
+    result = subprocess.run(
+        [program, *arguments],
         env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(scratch)},
         cwd=home,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.count("\n")) == (status, 1), done.stderr
-    assert "Traceback" not in done.stderr
+    assert (result.returncode, result.stdout.count("\n")) == (status, 1), result.stderr
+    assert "Traceback" not in result.stderr
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the demo has ended")
     assert list(scratch.iterdir()) == []
     assert list(home.iterdir()) == []
-    report: dict[str, Any] = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(result.stdout)
     return report
 
 
 @pytest.mark.timeout(240)
-def test_every_view_arrives_once(program: Path, tmp_path: Path) -> None:
+def test_demo_counts_every_view_once(program: Path, tmp_path: Path) -> None:
     """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none is lost or counted twice."""
     report = demo(program, tmp_path, 0)
     assert (report["exact"], report["lost"], report["duplicated"]) == (True, 0, 0)
@@ -52,8 +52,8 @@ def test_every_view_arrives_once(program: Path, tmp_path: Path) -> None:
     assert report["flushes"] >= 1
 
 
-def test_closed_terminal(program: Path, tmp_path: Path) -> None:
-    """The servers that it has started end, and nothing is left of it."""
+def test_demo_ends_with_its_terminal(program: Path, tmp_path: Path) -> None:
+    """If the terminal is closed, the servers end and no files are left."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(scratch), "TERM": "xterm"}
@@ -66,8 +66,8 @@ def test_closed_terminal(program: Path, tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_a_demo_that_cannot_finish_tells_the_truth(program: Path, tmp_path: Path) -> None:
-    """Exit status 1; what is on its way in Redis is called so, neither persisted nor lost nor counted twice."""
+def test_demo_reports_a_time_limit(program: Path, tmp_path: Path) -> None:
+    """Exit status 1; pending views are reported as left in Redis, and not as persisted, lost or duplicated."""
     report = demo(program, tmp_path, 1, "--time-limit", "0.1")
     sent, persisted = sum(report["sent"].values()), sum(report["persisted"].values())
     assert not report["exact"]

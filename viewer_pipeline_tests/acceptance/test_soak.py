@@ -1,4 +1,4 @@
-"""The whole stack under fire, from outside."""
+"""`viewer-pipeline soak`: the whole stack under injected faults."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ SECONDS = 20
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to strike at in /proc")
-def test_every_view_is_counted_once(tmp_path: Path) -> None:
-    """Something was killed or paused, much was sent, and all of it is persisted; the seed is printed."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
+def test_soak_counts_every_view_once(tmp_path: Path) -> None:
+    """Processes were killed or paused, and every view is persisted once; the seed is printed."""
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     command = [sys.executable, "-m", "viewer_pipeline.cli", "soak", "--minutes", str(SECONDS / 60), "--json"]
-    done = subprocess.run(
-        command, env={**kept, "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, check=False
+    result = subprocess.run(
+        command, env={**environment, "HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert "seed " in done.stderr
-    report = json.loads(done.stdout)
-    assert (done.returncode, report["exact"], report["lost"], report["duplicated"]) == (0, True, {}, {}), done.stderr
+    assert "seed " in result.stderr
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["exact"], report["lost"], report["duplicated"]) == (0, True, {}, {}), (
+        result.stderr
+    )
     assert report["sent"] == report["persisted"] > 10_000
     assert sum(report["kills"].values()) + sum(report["pauses"].values()) > 0

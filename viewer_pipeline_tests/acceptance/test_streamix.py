@@ -1,4 +1,4 @@
-"""The case to serve first: Streamix's producers and its table, `up` in announce mode, VODs that come and go meanwhile.
+"""The main use case: Streamix's producers and table, `up` in announce mode, VODs inserted and deleted meanwhile.
 
 VIEWER_TEST_STREAMIX_SECONDS=60 sends for a minute instead of some seconds.
 """
@@ -29,23 +29,23 @@ from viewer_pipeline_tests.support.world import PREFIX
 SECONDS = float(os.environ.get("VIEWER_TEST_STREAMIX_SECONDS", "8"))
 PER_SECOND = 5000
 VODS = 1000
-CHANGES = 10  # VODs that are deleted on the way, and as many that are made after their first views
+CHANGES = 10  # VODs that are deleted during the test, and as many that are inserted after their first views
 SESSION_SECONDS = 86_400
-AT_ONCE = 100
+BATCH_VIEWS = 100
 
 
-def produce(redis_url: str, vod_ids: list[str], changed: Any, told: Any) -> None:
-    """Count views as Streamix's web app does, at a rate; tell how many of which VOD, and how long it took.
+def produce(redis_url: str, vod_ids: list[str], changed: Any, results: Any) -> None:
+    """Count views as Streamix's web app does, at a constant rate; put the views by VOD and the duration into `results`.
 
-    For SECONDS, and until the VODs have changed; a machine that is busy may take its time for that.
+    Runs for SECONDS, and until the VODs have changed, which takes longer on a busy machine.
     """
-    chosen, sent, started = random.Random(3), Counter[str](), time.monotonic()
+    generator, sent, started = random.Random(3), Counter[str](), time.monotonic()
     with connect(redis_url) as client:
-        while (passed := time.monotonic() - started) < SECONDS or not (changed.is_set() or passed > SECONDS + 120):
-            while sent.total() < passed * PER_SECOND:
+        while (elapsed := time.monotonic() - started) < SECONDS or not (changed.is_set() or elapsed > SECONDS + 120):
+            while sent.total() < elapsed * PER_SECOND:
                 pipe = client.pipeline(transaction=False)
-                for vod_id in chosen.choices(vod_ids, k=AT_ONCE):
-                    session = f"vod:session:{vod_id}:{chosen.randrange(10**6)}"
+                for vod_id in generator.choices(vod_ids, k=BATCH_VIEWS):
+                    session = f"vod:session:{vod_id}:{generator.randrange(10**6)}"
                     pipe.get(session)
                     pipe.setex(session, SESSION_SECONDS, "1")
                     pipe.incr(PREFIX + vod_id)
@@ -53,14 +53,14 @@ def produce(redis_url: str, vod_ids: list[str], changed: Any, told: Any) -> None
                     sent[vod_id] += 1
                 pipe.execute()
             time.sleep(0.005)
-    told.put((dict(sent), time.monotonic() - started))
+    results.put((dict(sent), time.monotonic() - started))
 
 
 @pytest.mark.timeout(300 + SECONDS)
-def test_every_view_in_the_table_or_parked(
+def test_streamix_views_are_in_the_table_or_parked(
     stores: Stores, client: redis.Redis, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:
-    """Exactly: what was sent to each VOD is in its row, or parked where it has none."""
+    """All views of each VOD are in its row, or parked if it has none."""
     world, late = TargetWorld(stores), [f"late{number:04d}" for number in range(CHANGES)]
     world.make_streamix()
     vod_ids = [f"vod{number:04d}" for number in range(VODS)]
@@ -75,45 +75,48 @@ def test_every_view_in_the_table_or_parked(
     with up(environment) as stack:
         stack.wait_for_ui()
         spawn = multiprocessing.get_context("spawn")
-        told: Any = spawn.Queue()
+        results: Any = spawn.Queue()
         changed = spawn.Event()
-        producer = spawn.Process(target=produce, args=(stores.redis.url, vod_ids + late, changed, told))
+        producer = spawn.Process(target=produce, args=(stores.redis.url, vod_ids + late, changed, results))
         producer.start()
-        gone = _come_and_go(world, late, vod_ids[:CHANGES])
+        deleted = _replace_vods(world, late, vod_ids[:CHANGES])
         changed.set()
-        sent, seconds = told.get(timeout=SECONDS + 120)
+        sent, seconds = results.get(timeout=SECONDS + 120)
         producer.join(30)
         stack.stop()
     world.sent = Counter(sent)
-    run_until_swept(environment, world)
+    sweep_until_empty(environment, world)
     assert client.keys(PREFIX + "*") == []
     world.assert_conserved()
-    expected = {vod_id: views for vod_id, views in sent.items() if vod_id not in gone}
+    expected = {vod_id: views for vod_id, views in sent.items() if vod_id not in deleted}
     assert world.target() == expected
     parked = world.parked()
-    assert set(parked) <= set(gone)
-    assert {vod_id: world.totals()[vod_id] + parked.get(vod_id, 0) for vod_id in gone} == {v: sent[v] for v in gone}
+    assert set(parked) <= set(deleted)
+    assert {vod_id: world.totals()[vod_id] + parked.get(vod_id, 0) for vod_id in deleted} == {
+        vod_id: sent[vod_id] for vod_id in deleted
+    }
+    before = sum(world.totals()[vod_id] for vod_id in deleted)
     add_to_summary(
         f"Streamix: {sum(sent.values())} views in {seconds:.0f} s; in the table {sum(expected.values())}, parked"
-        f" {sum(parked.values())} of {len(gone)} deleted VODs, which had {sum(world.totals()[v] for v in gone)} before"
+        f" {sum(parked.values())} of {len(deleted)} deleted VODs, which had {before} before"
     )
 
 
-def _come_and_go(world: TargetWorld, late: list[str], doomed: list[str]) -> list[str]:
-    """Once flushes were committed, delete VODs and make others, one at a time; return which were deleted."""
+def _replace_vods(world: TargetWorld, inserted: list[str], deleted: list[str]) -> list[str]:
+    """After the first flushes, insert and delete VODs one at a time; return the deleted ones."""
     flushed = "SELECT count(*) FROM viewer.vod_view_counts"
     wait_until(lambda: world.rows(flushed)[0][0] >= VODS, 120, "flushes")
     assert world.rows("SELECT count(*) FROM viewer.parked") != [(0,)]
-    for comes, goes in zip(late, doomed, strict=True):
-        world.add_vods(comes)
-        world.execute('DELETE FROM public."Vod" WHERE "id" = %s', goes)
-    return doomed
+    for new, old in zip(inserted, deleted, strict=True):
+        world.add_vods(new)
+        world.execute('DELETE FROM public."Vod" WHERE "id" = %s', old)
+    return deleted
 
 
-def run_until_swept(environment: dict[str, str], world: TargetWorld) -> None:
-    """Sweep by hand what `up` left to the next sweep, until there is nothing more to do."""
+def sweep_until_empty(environment: dict[str, str], world: TargetWorld) -> None:
+    """Sweep the counters that `up` left to the next sweep, until there are none."""
     for _ in range(3):
-        done = run(environment, "flush")
-        assert done.returncode == 0, done.stderr
+        result = run(environment, "flush")
+        assert result.returncode == 0, result.stderr
         if not world.counters():
             return

@@ -1,4 +1,4 @@
-"""`viewer-pipeline up`, from outside: the whole stack, from its banner to an orderly stop."""
+"""`viewer-pipeline up`: the whole stack, from its banner to a stop in order."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ CHANNEL = "view_count_updates"
 
 
 def totals(url: str) -> dict[str, int]:
-    """Persisted views by VOD."""
+    """Return the persisted views by VOD."""
     with psycopg.connect(url) as connection:
         return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
 
 
-def let_the_code_server_die(stack: Stack, urls: dict[str, str]) -> None:
-    """While a flush waits: its run is marked as failed, so that the next one does not wait until its time is over."""
+def kill_the_code_server(stack: Stack, urls: dict[str, str]) -> None:
+    """Kill it during a flush: the run is marked as failed, so the next one need not wait for its maximum runtime."""
     with psycopg.connect(urls["database_url"], autocommit=True) as watching:
 
         def statuses() -> list[Any]:
             return watching.execute("SELECT status FROM dagster.runs ORDER BY id").fetchall()
 
-        wait_until(lambda: set(statuses()) == {("SUCCESS",)}, 90, "no run is under way")
+        wait_until(lambda: set(statuses()) == {("SUCCESS",)}, 90, "no run is active")
         before = totals(urls["database_url"])
         with psycopg.connect(urls["database_url"]) as locking, connect(urls["redis_url"]) as client:
             locking.execute("LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE")
@@ -54,23 +54,23 @@ def let_the_code_server_die(stack: Stack, urls: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(420)
-def test_the_whole_stack(tmp_path: Path) -> None:
-    """Views arrive by both ways, other commands find the servers, a second stack is refused.
+def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
+    """Views arrive both ways, other commands find the servers, a second stack is refused.
 
-    The code server dies on the way, and at the end the terminal is closed, which loses nothing: one stack for all of
-    it, because each costs ten seconds of CPU.
+    The code server is killed during a flush, and at the end the terminal is closed; no view is lost. One test for all
+    of it, because each stack takes ten seconds of CPU.
     """
     home = tmp_path / "a viewer home"
     with (
         Terminal(tmp_path / "terminal.log") as terminal,
         up(variables(tmp_path, VIEWER_HOME=str(home)), terminal.prefix, terminal.log) as stack,
     ):
-        wait_until(lambda: stack.said("(migrating)"), 60, "both servers")
+        wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
         urls = running_servers(home)
         assert urls.keys() == {"database_url", "redis_url"}
 
         with connect(urls["redis_url"]) as client:
-            assert client.incr(PREFIX + "vod_456") == 1  # before anybody listens: found by the first sweep
+            assert client.incr(PREFIX + "vod_456") == 1  # before the worker has subscribed: the first sweep reads it
             ui = stack.wait_for_ui()
             assert client.publish(CHANNEL, '{"vodId":"vod_123","count":1}') == 1
             sent: dict[str, Any] = json.loads(stack.run("send", "vod_789", "--count", "2", "--json").stdout)
@@ -89,12 +89,12 @@ def test_the_whole_stack(tmp_path: Path) -> None:
             assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
             assert running_servers(home) == urls
 
-            let_the_code_server_die(stack, urls)
+            kill_the_code_server(stack, urls)
             for number in range(100):
                 client.publish(CHANNEL, json.dumps({"vodId": f"late_{number % 3}", "count": 1}))
                 client.incr(PREFIX + f"late_{number % 3}")
         terminal.close()
-        stack.process.send_signal(signal.SIGHUP)  # as a shell does that was started in the terminal, after the kernel
+        stack.process.send_signal(signal.SIGHUP)  # as the shell of the terminal does, after the kernel
         assert stack.process.wait(90) == 0
     assert "Traceback" not in stack.log.read_text()
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the stack has ended")

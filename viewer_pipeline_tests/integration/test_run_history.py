@@ -19,7 +19,7 @@ from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, PrunedR
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
-from viewer_pipeline_tests.support.past_runs import a_day, size
+from viewer_pipeline_tests.support.past_runs import insert_day, table_bytes
 from viewer_pipeline_tests.support.world import World
 
 WEEK = Ages(7, 30)
@@ -188,11 +188,11 @@ def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], N
     run_id, per_day, sizes = past.flush(), 150, []
     with run_history.connect(past.settings) as connection:
         for _ in range(16):
-            a_day(connection, run_id, per_day)
+            insert_day(connection, run_id, per_day)
             connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])
             prune_runs(connection, past.instance, WEEK, 60)
             connection.execute("VACUUM")
-            sizes.append(size(connection))
+            sizes.append(table_bytes(connection))
         assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
     add_to_summary(
         f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day"

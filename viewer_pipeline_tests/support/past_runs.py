@@ -1,4 +1,4 @@
-"""Days of runs planted in Dagster's history: each like one that was run, with events, tags and results of checks."""
+"""Insert copies of a run into Dagster's history, with its events, tags and check results."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 
 import psycopg
 
-# A run begins every so many seconds. Its row is written anew as its status changes: that leaves dead rows, too.
+# The runs are spread evenly over the day. Each status change updates the row, which leaves dead rows as in production.
 COPIES = (
     """
     CREATE TEMPORARY TABLE copies AS
-    SELECT gen_random_uuid()::text AS id, %(ended)s + n * %(apart)s AS ended, %(run)s AS of
+    SELECT gen_random_uuid()::text AS id, %(ended)s + n * %(interval)s AS ended, %(run)s AS of
     FROM generate_series(1, %(n)s) AS n
     """,
     """
@@ -44,17 +44,17 @@ SIZE = """
 DAY_SECONDS = 86_400
 
 
-def a_day(connection: psycopg.Connection, run_id: str, runs: int, ends: float | None = None) -> None:
-    """Write the history of a day that ends now, or when it is said: so many runs like this one."""
-    apart = DAY_SECONDS / runs
-    values = {"run": run_id, "ended": (ends or time.time()) - apart * runs, "apart": apart, "n": runs}
+def insert_day(connection: psycopg.Connection, run_id: str, runs: int, ends: float | None = None) -> None:
+    """Insert a day of runs, all copies of one run; the day ends now, or at `ends`."""
+    interval = DAY_SECONDS / runs
+    params = {"run": run_id, "ended": (ends or time.time()) - interval * runs, "interval": interval, "n": runs}
     with connection.transaction():
         for statement in COPIES:
-            connection.execute(statement.encode(), values if "%(" in statement else None)
+            connection.execute(statement.encode(), params if "%(" in statement else None)
 
 
-def size(connection: psycopg.Connection) -> int:
-    """Return the bytes that Dagster's tables take on disk, with their indexes."""
+def table_bytes(connection: psycopg.Connection) -> int:
+    """Return the size of Dagster's tables on disk in bytes, with their indexes."""
     row = connection.execute(SIZE).fetchone()
     assert row is not None
     return int(row[0])

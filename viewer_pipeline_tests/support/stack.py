@@ -1,4 +1,4 @@
-"""`viewer-pipeline up` from outside, for the tests that need the whole stack."""
+"""`viewer-pipeline up` as a subprocess, for tests that need the whole stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BANNER = r"Dagster UI +(http://[^\s/]+)"
 
 
 def variables(directory: Path, **settings: str) -> dict[str, str]:
-    """Return what `up` is to find in its environment: its home below a directory, a short interval, and settings."""
+    """Return the environment for `up`: its home below a directory, a short interval, and these settings."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(directory),
@@ -33,7 +33,7 @@ def variables(directory: Path, **settings: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that was started, and perhaps has ended."""
+    """A stack that was started."""
 
     environment: dict[str, str]
     log: Path
@@ -44,32 +44,32 @@ class Stack:
         """Its VIEWER_HOME."""
         return Path(self.environment["VIEWER_HOME"])
 
-    def said(self, pattern: str) -> str:
-        """Return the group of a pattern in its log, empty where it is not there yet. It must be alive."""
+    def find_in_log(self, pattern: str) -> str:
+        """Return the group of a pattern in its log, empty if there is no match yet. Asserts that it runs."""
         assert self.process.poll() is None, self.log.read_text()
-        found = re.search(pattern, self.log.read_text())
-        return found[1] if found else ""
+        match = re.search(pattern, self.log.read_text())
+        return match[1] if match else ""
 
     def wait_for_ui(self) -> str:
-        """Wait for the banner, after which all of it runs; return the URL of the UI, without a slash at its end."""
-        wait_until(lambda: self.said(BANNER), 180, "the banner of `up`")
-        return self.said(BANNER)
+        """Wait for the banner, the last step of a start; return the URL of the UI without a final slash."""
+        wait_until(lambda: self.find_in_log(BANNER), 180, "the banner of `up`")
+        return self.find_in_log(BANNER)
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command beside it, with the same environment."""
-        return run(self.environment, *words)
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command with the same environment."""
+        return run(self.environment, *arguments)
 
     def stop(self) -> None:
-        """Stop it in order, as SIGTERM does; it must end well."""
+        """Stop it with SIGTERM, and assert exit status 0."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(90) == 0, self.log.read_text()
 
 
 @contextmanager
 def up(environment: dict[str, str], prefix: Sequence[str] = (), log: Path | None = None) -> Iterator[Stack]:
-    """Start the stack; whatever happens, end it.
+    """Start the stack, and end it with the context.
 
-    `prefix`: a command that becomes `up`, with other standard streams; `log`: where it writes then.
+    `prefix`: a command that executes `up` with other standard streams; `log`: the file it writes to then.
     """
     log = log or Path(environment["HOME"], "up.log")
     with log.open("ab") as output:

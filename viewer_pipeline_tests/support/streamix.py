@@ -1,4 +1,4 @@
-"""Tables as Prisma makes them for Streamix, from a description of their columns; and a world that counts into them."""
+"""Tables as Prisma creates them for Streamix, and a world whose ledger counts into them."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ VOD = TargetNames.parse("public.Vod", "id", "viewCount")
 
 
 class TargetWorld(World):
-    """The world of a ledger that adds to a table of the user's."""
+    """A world whose ledger adds views to a table of the user."""
 
     def __init__(self, stores: Stores, names: TargetNames = VOD) -> None:
         super().__init__(Stores(stores.redis, Ledger(stores.ledger.url, names)))
         self.names = names
 
     def make_streamix(self) -> None:
-        """Make the tables of Streamix."""
+        """Create the tables of Streamix."""
         self.execute(SCHEMA)
 
     def add_vods(self, *vod_ids: str, count: int = 0) -> None:
-        """Make VODs."""
+        """Insert VODs."""
         self.execute(NEW_VODS, count, list(vod_ids))
 
     def target(self) -> dict[str, Any]:
-        """Return the counts of the user's table, by id as text; those that are zero or null left out."""
+        """Return the counts of the user's table by id as text, without zeros and nulls."""
         id_column, count = self.names.id_column, self.names.count_column
         rows = self.rows(f'SELECT "{id_column}"::text, "{count}" FROM {self.names.table} WHERE "{count}" <> 0')
         return dict(rows)
 
     def assert_target_is(self, expected: dict[str, int]) -> None:
-        """The user's table and the totals have these counts; the rest of what was sent is parked or pending."""
+        """Assert that target and totals have these counts, and that other views are parked or pending."""
         assert self.target() == expected
         assert self.totals() == expected
         self.assert_conserved()
 
     def in_thread(self, **options: Any) -> Future[RunReport]:
-        """Begin a flush on another thread."""
+        """Start a flush on another thread."""
         pool = ThreadPoolExecutor(1)
         try:
             return pool.submit(self.flush, **options)
@@ -71,13 +71,13 @@ class TargetWorld(World):
             pool.shutdown(wait=False)
 
     def rest(self, counted: dict[str, int]) -> dict[str, int]:
-        """Return what was sent beside these counts."""
+        """Return the views that were sent in addition to these counts."""
         return dict(self.sent - Counter(counted))
 
 
-MakeWorld = Callable[..., TargetWorld]  # of a table made by a statement
+MakeWorld = Callable[..., TargetWorld]  # of a table that a statement creates
 
 
 def reasons(world: TargetWorld) -> dict[str, str]:
-    """Return why views are parked, by VOD."""
+    """Return the reasons of parked views, by VOD."""
     return dict(world.rows("SELECT vod_id, reason FROM viewer.parked"))

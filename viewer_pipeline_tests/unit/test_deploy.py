@@ -1,4 +1,4 @@
-"""What is in deploy/ is what its programs take, and agrees with the code: commands, ports, settings, metrics."""
+"""Files in deploy/ are valid for their programs and agree with the code: commands, ports, settings, metrics."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from viewer_pipeline_tests.support.kubernetes_models import model_of, wrong_obje
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-OBJECTS: list[dict[str, Any]] = [one for file in MANIFESTS for one in yaml.safe_load_all(file.read_text("utf-8"))]
+OBJECTS: list[dict[str, Any]] = [
+    manifest for file in MANIFESTS for manifest in yaml.safe_load_all(file.read_text("utf-8"))
+]
 DEPLOYMENTS = {
-    one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]
-    for one in OBJECTS
-    if one["kind"] == "Deployment"
+    manifest["metadata"]["labels"]["app.kubernetes.io/component"]: manifest["spec"]
+    for manifest in OBJECTS
+    if manifest["kind"] == "Deployment"
 }
 RULES = DEPLOY / "prometheus/viewer-pipeline.rules.yaml"
 DASHBOARD = DEPLOY / "grafana/viewer-pipeline.json"
-OTHER_METRICS = {"up", "process_resident_memory_bytes"}  # Prometheus' own, and the client library's
+OTHER_METRICS = {"up", "process_resident_memory_bytes"}  # of Prometheus itself, and of the client library
 OTHER_LABELS = {"job", "instance", "le"}
-VARIABLES = {"$__rate_interval": "5m"}  # that Grafana puts in
+VARIABLES = {"$__rate_interval": "5m"}  # that Grafana replaces
 
 
-@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
-def test_kubernetes_takes_it(one: dict[str, Any]) -> None:
-    """Every field is known to its API and of its type, and none that it needs is missing."""
+@pytest.mark.parametrize("manifest", OBJECTS, ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}")
+def test_kubernetes_objects_are_valid(manifest: dict[str, Any]) -> None:
+    """Every field exists in the API and has its type, and no required field is missing."""
     pytest.importorskip("lightkube.models", reason="lightkube-models is not installed")
-    assert list(wrong_object(one, model_of(one), one["kind"])) == []
+    assert list(wrong_object(manifest, model_of(manifest), manifest["kind"])) == []
 
 
-def test_kubernetes_would_refuse_what_is_wrong() -> None:
-    """The check above can fail."""
+def test_kubernetes_validation_detects_errors() -> None:
+    """The validation of the test above can fail."""
     pytest.importorskip("lightkube.models", reason="lightkube-models is not installed")
     text = next(file for file in MANIFESTS if file.name == "daemon.yaml").read_text("utf-8")
     for right, bad in (
@@ -55,30 +57,30 @@ def test_kubernetes_would_refuse_what_is_wrong() -> None:
         ("capabilities: {drop: [ALL]}", "capabilities: {drop: ALL}"),
     ):
         assert text.count(right) == 1
-        one = yaml.safe_load(text.replace(right, bad))
-        assert list(wrong_object(one, model_of(one), "Deployment")) != [], bad
+        manifest = yaml.safe_load(text.replace(right, bad))
+        assert list(wrong_object(manifest, model_of(manifest), "Deployment")) != [], bad
 
 
-def test_kubernetes_runs_the_roles() -> None:
-    """The commands of the image, with those options that they have; code server and daemon once."""
+def test_kubernetes_runs_all_roles() -> None:
+    """Each Deployment runs a command that exists, with its options; code server and daemon have one replica."""
     assert DEPLOYMENTS.keys() == {"worker", "code-server", "daemon", "webserver"}
     for role, spec in DEPLOYMENTS.items():
         (container,) = spec["template"]["spec"]["containers"]
         assert container["name"] == container["args"][0] == role
-        accepts(container["args"])
+        assert_command_exists(container["args"])
     for role in ("code-server", "daemon"):
         assert (DEPLOYMENTS[role]["replicas"], DEPLOYMENTS[role]["strategy"]) == (1, {"type": "Recreate"})
 
 
-def accepts(words: list[str]) -> None:
+def assert_command_exists(arguments: list[str]) -> None:
     """Assert that `viewer-pipeline` has this command with these options."""
-    command: Command = main.commands[words[0]]
-    with command.make_context(words[0], list(words[1:])):
+    command: Command = main.commands[arguments[0]]
+    with command.make_context(arguments[0], list(arguments[1:])):
         pass
 
 
-def test_kubernetes_lets_them_do_no_more_than_their_work() -> None:
-    """Not root, nothing to write but two volumes, no capabilities, no token; limits of memory, the same image."""
+def test_kubernetes_pods_have_least_privileges() -> None:
+    """No root, no capabilities, no token, a read-only root file system, two volumes, memory limits, the same image."""
     for spec in DEPLOYMENTS.values():
         pod = spec["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -95,27 +97,27 @@ def test_kubernetes_lets_them_do_no_more_than_their_work() -> None:
             assert container["resources"]["limits"].keys() == {"memory"}
 
 
-def test_kubernetes_selectors_find_their_pods() -> None:
-    """Deployments their own, Services and policies those of their component, by ports that are there."""
+def test_kubernetes_selectors_match_their_pods() -> None:
+    """Selectors of Deployments and Services match the labels of their component, and their ports exist."""
     pods = {role: spec["template"]["metadata"]["labels"] for role, spec in DEPLOYMENTS.items()}
     for spec in DEPLOYMENTS.values():
         assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
-    for one in OBJECTS:
-        if one["kind"] == "Service":
-            (role,) = [role for role, labels in pods.items() if one["spec"]["selector"].items() <= labels.items()]
-            named = {
+    for manifest in OBJECTS:
+        if manifest["kind"] == "Service":
+            (role,) = [role for role, labels in pods.items() if manifest["spec"]["selector"].items() <= labels.items()]
+            ports = {
                 port["name"]: port["containerPort"]
                 for port in DEPLOYMENTS[role]["template"]["spec"]["containers"][0]["ports"]
             }
-            assert [(p["targetPort"], p["port"]) for p in one["spec"]["ports"]] == list(named.items())
-    names = [one["metadata"]["name"] for one in OBJECTS if one["kind"] == "Service"]
+            assert [(p["targetPort"], p["port"]) for p in manifest["spec"]["ports"]] == list(ports.items())
+    names = [manifest["metadata"]["name"] for manifest in OBJECTS if manifest["kind"] == "Service"]
     for role in ("daemon", "webserver"):
         args = DEPLOYMENTS[role]["template"]["spec"]["containers"][0]["args"]
         assert args[args.index("--code-server") + 1].split(":")[0] in names
 
 
-def test_kubernetes_restarts_nothing_because_a_server_is_away() -> None:
-    """Liveness asks /ping, never /health; the daemon has none. Whoever stops has the time to."""
+def test_kubernetes_liveness_does_not_depend_on_servers() -> None:
+    """Liveness requests /ping and not /health; the daemon has no liveness probe. The worker has time to stop."""
     probes = {role: spec["template"]["spec"]["containers"][0] for role, spec in DEPLOYMENTS.items()}
     assert (
         probes["worker"]["livenessProbe"]["httpGet"]["path"]
@@ -128,21 +130,21 @@ def test_kubernetes_restarts_nothing_because_a_server_is_away() -> None:
     assert DEPLOYMENTS["worker"]["template"]["spec"]["terminationGracePeriodSeconds"] * 1000 > limit_ms
 
 
-def test_kubernetes_settings_are_settings() -> None:
-    """Each is a variable of ours with a value that it takes."""
-    (data,) = [one["data"] for one in OBJECTS if one["kind"] == "ConfigMap"]
+def test_kubernetes_settings_are_valid() -> None:
+    """Each key of the ConfigMap is one of our variables, with a valid value."""
+    (data,) = [manifest["data"] for manifest in OBJECTS if manifest["kind"] == "ConfigMap"]
     Settings(_env_file=None, **{name.lower(): value for name, value in data.items()})
     assert data.keys() <= {name.upper() for name in Settings.model_fields}
 
 
-def test_systemd_runs_the_roles() -> None:
-    """One unit each, which the target wants; the worker is stopped before the code server."""
+def test_systemd_runs_all_roles() -> None:
+    """One unit for each role, which the target wants; the worker is stopped before the code server."""
     commands = {}
     for unit in UNITS:
         text = unit.read_text("utf-8")
-        (said,) = re.findall(r"^ExecStart=/opt/viewer-pipeline/bin/viewer-pipeline (.*)$", text, re.MULTILINE)
-        accepts(said.split())
-        commands[unit.name] = said.split()[0]
+        (arguments,) = re.findall(r"^ExecStart=/opt/viewer-pipeline/bin/viewer-pipeline (.*)$", text, re.MULTILINE)
+        assert_command_exists(arguments.split())
+        commands[unit.name] = arguments.split()[0]
         for variable in re.findall(r"^Environment=(\w+)=", text, re.MULTILINE):
             assert variable.lower() in Settings.model_fields
     assert commands == {f"viewer-pipeline-{role}.service": role for role in DEPLOYMENTS}
@@ -155,30 +157,30 @@ def test_systemd_runs_the_roles() -> None:
     assert int(grace) * 1000 > limit_ms
 
 
-def test_systemd_takes_the_units() -> None:
-    """As systemd-analyze reads them, in a tree of its own; that the program is not there is no fault of theirs."""
+def test_systemd_units_are_valid() -> None:
+    """`systemd-analyze verify` reports nothing but the missing program."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")
     units = [*UNITS, DEPLOY / "systemd/viewer-pipeline.target"]
-    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=60)
-    ours = [line for line in done.stderr.splitlines() if "viewer-pipeline" in line]
+    result = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False, timeout=60)
+    ours = [line for line in result.stderr.splitlines() if "viewer-pipeline" in line]
     assert [line for line in ours if "is not executable" not in line] == []
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Return every query of the alerts and of the dashboard, with where it is."""
+    """Yield the name of each alert and panel, and its query."""
     for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"]:
         yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
     for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
         yield from ((panel["title"], target["expr"]) for target in panel["targets"])
 
 
-@pytest.mark.parametrize(("where", "query"), list(expressions()))
-def test_queries_name_what_exists(where: str, query: str) -> None:
-    """Metrics, labels and their kinds: rates of counters, never of gauges."""
+@pytest.mark.parametrize(("place", "query"), list(expressions()))
+def test_queries_use_existing_metrics(place: str, query: str) -> None:
+    """Metrics and labels exist, and rates are of counters, never of gauges."""
     named = set(re.findall(r"\b((?:viewer|process)_\w+|up)\b(?=[{\s)\[])", query))
-    assert named, where
+    assert named, place
     for name in named - OTHER_METRICS:
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         family = FAMILIES[base]
@@ -192,8 +194,8 @@ def test_queries_name_what_exists(where: str, query: str) -> None:
         assert set(group.replace(" ", "").split(",")) <= labels | OTHER_LABELS
 
 
-def test_alerts_say_what_to_do() -> None:
-    """Each has a severity that means something, and text."""
+def test_alerts_have_severity_and_text() -> None:
+    """Each alert has a known severity, a summary and a description, and a test for promtool."""
     rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
     assert {rule["labels"]["severity"] for rule in rules} == {"page", "ticket"}
     assert all(rule["annotations"].keys() == {"summary", "description"} for rule in rules)
@@ -202,32 +204,36 @@ def test_alerts_say_what_to_do() -> None:
     assert [{case["alertname"] for case in test["alert_rule_test"]} for test in tested] == [names, names]
 
 
-def test_prometheus_asks_the_worker() -> None:
-    """On the port of compose, and by the name of Kubernetes' Service."""
+def test_prometheus_scrapes_the_worker() -> None:
+    """On the port of docker-compose.yaml, and by the name of the Kubernetes Service."""
     jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yaml").read_text("utf-8"))["scrape_configs"]
     port = Settings.model_fields["health_check_port"].default
     assert jobs[0]["static_configs"] == [{"targets": [f"127.0.0.1:{port}"]}]
     assert f"127.0.0.1:{port}:{port}" in read_compose(POSTGRES_PASSWORD="secret")["services"]["worker"]["ports"]
     (sd,) = jobs[1]["dns_sd_configs"]
     assert sd["port"] == port
-    assert sd["names"][0].split(".")[0] in [one["metadata"]["name"] for one in OBJECTS if one["kind"] == "Service"]
-    assert all(job["job_name"].startswith("viewer-pipeline") for job in jobs)  # what alerts and dashboard select by
+    assert sd["names"][0].split(".")[0] in [
+        manifest["metadata"]["name"] for manifest in OBJECTS if manifest["kind"] == "Service"
+    ]
+    assert all(job["job_name"].startswith("viewer-pipeline") for job in jobs)  # alerts and dashboard select by it
 
 
 @pytest.mark.parametrize(
-    "words", [("check", "config", "prometheus.yaml"), ("test", "rules", "viewer-pipeline.rules.test.yaml")]
+    "arguments", [("check", "config", "prometheus.yaml"), ("test", "rules", "viewer-pipeline.rules.test.yaml")]
 )
-def test_promtool(words: tuple[str, ...]) -> None:
-    """It takes the configuration, and every alert fires when it should and is silent when all is well."""
+def test_promtool_accepts_rules_and_configuration(arguments: tuple[str, ...]) -> None:
+    """The configuration is valid; every alert fires in its test, and none in the test without faults."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
-    done = subprocess.run([promtool, *words], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(
+        [promtool, *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_promtool_parses_the_queries_of_the_dashboard(tmp_path: Path) -> None:
-    """As rules that nobody uses."""
+    """They are checked as recording rules."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
@@ -237,12 +243,12 @@ def test_promtool_parses_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
     file = tmp_path / "dashboard.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_dashboard_is_one() -> None:
-    """Every panel has an id, a place of its own and the data source that one chooses."""
+def test_dashboard_is_consistent() -> None:
+    """Every panel has a unique id, a place of its own and the selected data source."""
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
@@ -250,11 +256,11 @@ def test_the_dashboard_is_one() -> None:
     assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {
         f"${{{variable['name']}}}"
     }
-    taken = [
+    cells = [
         (x, y)
         for panel in panels
         for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
-    assert len(taken) == len(set(taken))
-    assert max(x for x, _ in taken) < 24
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24

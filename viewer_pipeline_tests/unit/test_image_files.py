@@ -1,4 +1,4 @@
-"""Dockerfile, .dockerignore, docker-compose.yaml and the image's lock keep their rules, and linters accept them."""
+"""Rules for Dockerfile, .dockerignore, docker-compose.yaml and the lock of the image; and their linters."""
 
 from __future__ import annotations
 
@@ -21,118 +21,118 @@ from viewer_pipeline_tests.support.containers import ROOT, not_ignored, of, read
 
 COMPOSE: dict[str, Any] = read_compose(POSTGRES_PASSWORD="secret")
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = {name: one for name, one in SERVICES.items() if one["image"] == "viewer-pipeline"}
+OURS = {name: service for name, service in SERVICES.items() if service["image"] == "viewer-pipeline"}
 STAGES = read_dockerfile((ROOT / "Dockerfile").read_text(encoding="utf-8"))
 LAST = STAGES[-1]
 
 
 def pins(lock: str) -> list[tuple[Requirement, frozenset[str]]]:
-    """Return what a lock pins: requirements with their markers, of one name several with markers apart; and hashes."""
+    """Return the requirements of a lock with their hashes; a name may occur several times with different markers."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found = []
+    requirements = []
     for entry in re.sub(r"\\\n", "", text).splitlines():
-        said, *hashes = entry.split("--hash=")
-        found.append((Requirement(said.strip()), frozenset(one.strip() for one in hashes)))
-    return found
+        requirement, *hashes = entry.split("--hash=")
+        requirements.append((Requirement(requirement.strip()), frozenset(value.strip() for value in hashes)))
+    return requirements
 
 
-def needed(names: list[str]) -> set[str]:
-    """Return these packages and all that they need here, by what is installed."""
-    found, left = set[str](), [Requirement(name) for name in names]
-    while left:
-        requirement = left.pop()
+def dependencies(names: list[str]) -> set[str]:
+    """Return these packages and their dependencies on this platform, according to the installed metadata."""
+    packages, queue = set[str](), [Requirement(name) for name in names]
+    while queue:
+        requirement = queue.pop()
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         key = name + "".join(sorted(f"[{extra}]" for extra in requirement.extras))
-        if key in found:
+        if key in packages:
             continue
-        found |= {key, name}
-        for said in importlib.metadata.requires(name) or []:
-            one = Requirement(said)
+        packages |= {key, name}
+        for text in importlib.metadata.requires(name) or []:
+            dependency = Requirement(text)
             extras = ["", *requirement.extras]
-            if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras):
-                one.marker = None
-                left.append(one)
-    return {name for name in found if "[" not in name}
+            if dependency.marker is None or any(dependency.marker.evaluate({"extra": extra}) for extra in extras):
+                dependency.marker = None
+                queue.append(dependency)
+    return {name for name in packages if "[" not in name}
 
 
-def test_the_lock_of_the_image_is_the_lock() -> None:
-    """The same versions and hashes as the tests run on. (Else: make lock)."""
-    whole = {(one.name, str(one.specifier)): hashes for one, hashes in pins("requirements.lock")}
-    image = {(one.name, str(one.specifier)): hashes for one, hashes in pins("requirements.image.lock")}
-    assert {pin for pin, hashes in image.items() if whole.get(pin) != hashes or not hashes} == set()
+def test_image_lock_is_part_of_the_lock() -> None:
+    """It has the versions and hashes that the tests use. (If not: make lock)."""
+    complete = {(pin.name, str(pin.specifier)): hashes for pin, hashes in pins("requirements.lock")}
+    image = {(pin.name, str(pin.specifier)): hashes for pin, hashes in pins("requirements.image.lock")}
+    assert {pin for pin, hashes in image.items() if complete.get(pin) != hashes or not hashes} == set()
 
 
-def test_the_image_gets_what_the_package_needs_and_no_more() -> None:
-    """No servers, no test tools; what builds the package is removed."""
+def test_image_contains_runtime_dependencies_only() -> None:
+    """No servers and no test tools; the packages that build ours are removed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    locked = [one for one, _ in pins("requirements.image.lock")]
-    here = {one.name for one in locked if one.marker is None or one.marker.evaluate()}
-    runtime, builders = needed(project["dependencies"]), needed(project["optional-dependencies"]["image"])
-    assert sorted(here) == sorted(runtime | builders)
+    locked = [requirement for requirement, _ in pins("requirements.image.lock")]
+    installed = {pin.name for pin in locked if pin.marker is None or pin.marker.evaluate()}
+    runtime, builders = dependencies(project["dependencies"]), dependencies(project["optional-dependencies"]["image"])
+    assert sorted(installed) == sorted(runtime | builders)
     (removed,) = re.findall(r"pip uninstall --yes (.*)", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
     assert set(removed.split()) >= builders - runtime | {"pip"}
 
 
 def test_locks_name_no_index() -> None:
-    """Where packages come from is the business of whoever installs."""
+    """The user who installs chooses the index."""
     for lock in ("requirements.lock", "requirements.image.lock"):
         assert not re.search(
             r"^\s*(--?(extra-)?index|-i\b|--find)|://", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE
         )
 
 
-def test_the_image_is_built_in_two_stages_on_one_named_base() -> None:
-    """A slim one with a version, the same for both; what is copied over is the environment alone."""
+def test_image_is_built_in_two_stages() -> None:
+    """Both use the same slim base with a version; only the environment is copied to the second."""
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", base)
     assert [stage[0].text.split()[0] for stage in STAGES] == ["${PYTHON_IMAGE}"] * 2
-    assert [one.text for one in of(LAST, "COPY")] == ["--from=build /opt/viewer-pipeline /opt/viewer-pipeline"]
-    installs = [one.text for stage in STAGES for one in of(stage, "RUN") if "pip install" in one.text]
+    assert [step.text for step in of(LAST, "COPY")] == ["--from=build /opt/viewer-pipeline /opt/viewer-pipeline"]
+    installs = [step.text for stage in STAGES for step in of(stage, "RUN") if "pip install" in step.text]
     assert len(installs) == 2
-    assert all("--require-hashes" in said or "--no-build-isolation" in said for said in installs)
-    assert all("--no-deps" in said for said in installs)
+    assert all("--require-hashes" in command or "--no-build-isolation" in command for command in installs)
+    assert all("--no-deps" in command for command in installs)
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
-    """A fixed number, which Kubernetes can see is not root; the user is made with the same."""
+def test_image_runs_as_an_unprivileged_user() -> None:
+    """A fixed numeric id, which Kubernetes can tell from root; the user is created with the same id."""
     (user,) = of(LAST, "USER")
     assert user.text == "10001:10001"
-    (made,) = [one.text for one in of(LAST, "RUN") if "useradd" in one.text]
-    assert "--uid 10001" in made
-    assert "--gid 10001" in made
-    names = [one.name for one in LAST]
+    (useradd,) = [step.text for step in of(LAST, "RUN") if "useradd" in step.text]
+    assert "--uid 10001" in useradd
+    assert "--gid 10001" in useradd
+    names = [step.name for step in LAST]
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
 
 
-def test_signals_arrive() -> None:
-    """No shell between the engine and the process."""
-    assert [one.words() for one in of(LAST, "ENTRYPOINT")] == [["tini", "--", "viewer-pipeline"]]
-    assert [one.words() for one in of(LAST, "CMD")] == [["worker"]]
-    assert [one.text for one in of(LAST, "STOPSIGNAL")] == ["SIGTERM"]
+def test_image_forwards_signals() -> None:
+    """No shell runs between the container engine and the process."""
+    assert [step.words() for step in of(LAST, "ENTRYPOINT")] == [["tini", "--", "viewer-pipeline"]]
+    assert [step.words() for step in of(LAST, "CMD")] == [["worker"]]
+    assert [step.text for step in of(LAST, "STOPSIGNAL")] == ["SIGTERM"]
 
 
-def test_the_image_asks_health() -> None:
-    """By our own command, in exec form."""
+def test_image_has_a_health_check() -> None:
+    """It runs our own command, in exec form."""
     (check,) = of(LAST, "HEALTHCHECK")
     options, _, command = check.text.partition(" CMD ")
     assert json.loads(command) == ["viewer-pipeline", "healthcheck"]
     assert {"--interval=30s", "--timeout=10s"} <= set(options.split())
 
 
-def test_hadolint() -> None:
-    """It has nothing to say."""
-    found = shutil.which("hadolint", path=f"{sysconfig.get_path('scripts')}:{sysconfig.get_path('purelib')}/bin")
-    hadolint = found or shutil.which("hadolint")
+def test_hadolint_reports_nothing() -> None:
+    """The linter of Dockerfiles accepts ours."""
+    wheel = shutil.which("hadolint", path=f"{sysconfig.get_path('scripts')}:{sysconfig.get_path('purelib')}/bin")
+    hadolint = wheel or shutil.which("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed: it has no wheel for this platform")
-    done = subprocess.run([hadolint, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    result = subprocess.run([hadolint, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_nothing_private_gets_into_the_build() -> None:
-    """Code and what builds it; no settings with passwords, no history, no data."""
+def test_build_context_contains_nothing_private() -> None:
+    """Only the code and what builds it; no settings with passwords, no Git history, no data."""
     paths = [
         ".env", ".git/config", ".viewer/postgres.password", "env.example", "viewer_pipeline_tests/conftest.py",
         "docs/health.md", ".venv/bin/python", "viewer_pipeline/__pycache__/cli.cpython-311.pyc", "requirements.lock",
@@ -141,38 +141,47 @@ def test_nothing_private_gets_into_the_build() -> None:
     ]  # fmt: skip
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8")
     assert not_ignored(ignore, paths) == paths[-4:]
-    copied = {word for one in of(STAGES[0], "COPY") for word in one.words()[:-1]}
+    copied = {path for step in of(STAGES[0], "COPY") for path in step.words()[:-1]}
     assert {path.split("/")[0] for path in not_ignored(ignore, [f"{name}/x" for name in copied])} == copied
 
 
-def test_compose_is_a_compose_file() -> None:
-    """As the compose specification has it, and every reference leads somewhere."""
+def test_compose_file_is_valid() -> None:
+    """It matches the Compose specification, and every dependency exists."""
     compose_spec = pytest.importorskip("compose_spec", reason="compose-spec has no wheel for this platform")
     compose_spec.PyCompose.from_json(json.dumps(COMPOSE)).validate()
     for service in SERVICES.values():
         assert service.get("depends_on", {}).keys() <= SERVICES.keys()
 
 
-def test_compose_has_every_role_of_the_image() -> None:
-    """Each with memory, restarts, a health check, and nothing that it may do or write beyond its work."""
-    assert [one["command"][0] for one in OURS.values()] == ["migrate", "code-server", "daemon", "webserver", "worker"]
-    for name, one in OURS.items():
-        assert one["read_only"] is True
-        assert one["cap_drop"] == ["ALL"]
-        assert one["security_opt"] == ["no-new-privileges:true"]
-        assert one["environment"] == OURS["worker"]["environment"]
+def test_compose_runs_all_roles() -> None:
+    """Each has a memory limit, a restart policy, a health check, and least privileges."""
+    assert [service["command"][0] for service in OURS.values()] == [
+        "migrate",
+        "code-server",
+        "daemon",
+        "webserver",
+        "worker",
+    ]
+    for name, service in OURS.items():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["environment"] == OURS["worker"]["environment"]
         if name != "migrate":
-            assert one["healthcheck"]["test"][:4] == ["CMD", "viewer-pipeline", "healthcheck", name]
-    assert {name: one["restart"] for name, one in SERVICES.items()} == {
+            assert service["healthcheck"]["test"][:4] == ["CMD", "viewer-pipeline", "healthcheck", name]
+    assert {name: service["restart"] for name, service in SERVICES.items()} == {
         **dict.fromkeys(SERVICES, "unless-stopped"),
         "migrate": "no",
     }
-    assert all("mem_limit" in one and ("healthcheck" in one) for one in SERVICES.values())
+    assert all("mem_limit" in service and "healthcheck" in service for service in SERVICES.values())
 
 
-def test_compose_waits_for_what_is_needed() -> None:
-    """PostgreSQL and Redis answer, the schema is made, the code server serves; and the worker is stopped before it."""
-    needs = {name: {other: n["condition"] for other, n in one["depends_on"].items()} for name, one in OURS.items()}
+def test_compose_starts_in_order() -> None:
+    """Servers, schema, code server, then the others; the worker is stopped before the code server."""
+    needs = {
+        name: {other: dependency["condition"] for other, dependency in service["depends_on"].items()}
+        for name, service in OURS.items()
+    }
     healthy, done = "service_healthy", "service_completed_successfully"
     servers = {"migrate": done, "postgres": healthy, "redis": healthy}
     assert needs == {
@@ -184,17 +193,17 @@ def test_compose_waits_for_what_is_needed() -> None:
     }
 
 
-def test_compose_is_open_to_this_machine_alone() -> None:
-    """The UI has no login, Redis and PostgreSQL are for the containers."""
-    ports = [port for one in SERVICES.values() for port in one.get("ports", [])]
+def test_compose_publishes_ports_to_this_machine_only() -> None:
+    """The UI has no login; Redis and PostgreSQL are not published."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert sorted(ports) == ["127.0.0.1:3000:3000", "127.0.0.1:3003:3003"]
     assert f":{UI_PORT}" in ports[0] + ports[1]
-    words = [word for one in OURS.values() for word in one["command"]]
-    assert str(CODE_SERVER_PORT) in words
+    arguments = [argument for service in OURS.values() for argument in service["command"]]
+    assert str(CODE_SERVER_PORT) in arguments
 
 
-def test_compose_keeps_counters() -> None:
-    """On disk, and never evicted; each server on a volume of its own."""
+def test_compose_persists_counters() -> None:
+    """Redis keeps them on disk and does not evict them; each server has a volume."""
     command = SERVICES["redis"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert (options["--appendonly"], options["--maxmemory-policy"]) == ("yes", "noeviction")
@@ -203,21 +212,21 @@ def test_compose_keeps_counters() -> None:
     assert COMPOSE["volumes"].keys() == {"postgres", "redis", "reports"}
 
 
-def test_compose_knows_no_password() -> None:
-    """It is asked for, and what else is set is a setting."""
+def test_compose_contains_no_password() -> None:
+    """The password is a required variable; the other variables are settings."""
     text = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
     assert text.count("${POSTGRES_PASSWORD:?") == text.count("POSTGRES_PASSWORD:?") == 2
     assert OURS["worker"]["environment"].keys() <= {name.upper() for name in Settings.model_fields}
 
 
-def test_compose_gives_time_to_stop() -> None:
-    """The worker's grace is longer than what it takes at most."""
+def test_compose_gives_the_worker_time_to_stop() -> None:
+    """Its grace period is longer than SHUTDOWN_TIMEOUT_MS."""
     limit_ms: int = Settings.model_fields["shutdown_timeout_ms"].default
     assert seconds(OURS["worker"]["stop_grace_period"]) * 1000 > limit_ms
 
 
-def test_every_path_of_the_files_is_there() -> None:
-    """What comments name."""
+def test_pages_named_in_comments_exist() -> None:
+    """Dockerfile and docker-compose.yaml name pages of the documentation."""
     for name in ("Dockerfile", "docker-compose.yaml"):
         named = re.findall(r"docs/[\w/.-]+\.md", (ROOT / name).read_text(encoding="utf-8"))
         assert [path for path in named if not Path(ROOT, path).exists()] == []

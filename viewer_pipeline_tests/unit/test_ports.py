@@ -1,4 +1,4 @@
-"""Ports that are chosen now and opened later."""
+"""Reservation of ports that another process opens later."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, free_port
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
-def test_two_that_start_at_once_choose_different_ports() -> None:
-    """Although nobody listens yet; what was released is free again."""
-    one, other = PortClaims(), PortClaims()
-    usual = one.port()
+def test_concurrent_claims_choose_different_ports() -> None:
+    """A reserved port is not chosen although nothing listens yet; a released port is free again."""
+    first, other = PortClaims(), PortClaims()
+    usual = first.port()
     assert other.port(usual) != usual
-    one.release()
+    first.release()
     other.release()
     assert other.port(usual) == usual
     other.release()
 
 
-def test_a_port_that_is_listened_on_is_not_chosen() -> None:
-    """By whatever program."""
+def test_claims_avoid_a_port_in_use() -> None:
+    """Whatever program listens on it."""
     with socket.create_server((LOOPBACK, 0)) as server:
-        taken, claims = server.getsockname()[1], PortClaims()
-        assert claims.port(taken) != taken
+        used, claims = server.getsockname()[1], PortClaims()
+        assert claims.port(used) != used
         claims.release()
 
 
-def test_a_claimed_port_can_be_opened() -> None:
-    """The claim is no listener."""
+def test_claimed_port_can_be_opened() -> None:
+    """A reservation does not listen on the port."""
     claims = PortClaims()
     with socket.create_server((LOOPBACK, claims.port(free_port()))):
         claims.release()

@@ -1,4 +1,4 @@
-"""Check results: the one shape of /health, the doctor, asset checks and reconciliations."""
+"""Check results: the one shape of /health, status, the doctor, asset checks and reconciliations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_FAILING_ROWS = 20
 class CheckResult:
     """The result of one check.
 
-    `healthy`: nothing to do. `unknown`: it cannot be told from here; the remedy says how to find out. `degraded`: it
-    works, and somebody should look. `unhealthy`: it does not work, or counts are not what they should be.
+    `healthy`: nothing is wrong. `unknown`: this program cannot determine it; the remedy tells how to find out.
+    `degraded`: it works, and somebody should look. `unhealthy`: it does not work, or counts are wrong.
 
     Attributes:
-        name: which check, as docs/health.md, docs/how-to/doctor.md or the asset graph lists it.
+        name: the check, as docs/health.md, docs/how-to/doctor.md or the asset graph lists it.
         message: one sentence for operators.
-        details: figures and offending rows, as JSON takes them.
-        remedy: what to do about it; empty where there is nothing to do.
+        details: measurements and failing rows, as JSON takes them.
+        remedy: what to do; empty where there is nothing to do.
 
     """
 
@@ -52,14 +52,15 @@ class CheckResult:
         return list(self.details.get("failing_rows", []))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it, below its name; without the passwords of what it cites."""
+        """Return it as JSON has it, below its name. Passwords in the texts are masked."""
         message, remedy = without_password(self.message), without_password(self.remedy)
         return {"status": self.status, "message": message, "remedy": remedy, "details": self.details}
 
 
 def worst_status(results: Iterable[CheckResult]) -> Status:
-    """Return the status of the whole: that of the worst check."""
-    return max((result.status for result in results), key=STATUSES.index, default="healthy")
+    """Return the status of the whole: that of the worst check. Unknown checks count as healthy."""
+    known = (result.status for result in results if result.status != "unknown")
+    return max(known, key=STATUSES.index, default="healthy")
 
 
 def checks_to_dict(results: Iterable[CheckResult]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Ask one process whether it does its work: for the health checks of containers, without curl and in half a second.
+"""The health checks of containers: whether one process of this machine works, in half a second and without curl.
 
-Each is asked what only it can answer, over the way that others use. Nothing here restarts anything.
+Each role is checked over the interface that its clients use. Nothing here restarts a process.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK, connect_host
 
 ANSWER_SECONDS = 5.0
-GRPC_SERVICE = "DagsterApi"  # what Dagster's code server calls itself
+GRPC_SERVICE = "DagsterApi"  # the service name of Dagster's code server
 
 
 class NotHealthy(ViewerPipelineError):
     """Not healthy"""
 
 
-def ask(role: str, settings: Settings, port: int | None = None) -> str:
-    """Ask the process of this role on this machine, on its usual port or on this one; return what it says.
+def check_process(role: str, settings: Settings, port: int | None = None) -> str:
+    """Check the process of this role, on its usual port or on this one; return its status.
 
-    Raises NotHealthy; of the daemon PostgresUnavailable as well.
+    Raises NotHealthy; for the daemon PostgresUnavailable as well.
     """
     return ROLES[role](settings, port)
 
 
-def ask_worker(settings: Settings, port: int | None) -> str:
-    """Ask `/health`; return its status. Raises NotHealthy with what is wrong, where it answers 503 or not at all."""
+def check_worker(settings: Settings, port: int | None) -> str:
+    """Request `/health`; return its status. Raises NotHealthy with the failing checks where it does not answer 200."""
     code, body = _get(connect_host(settings.health_check_host), port or settings.health_check_port, "/health")
-    said: dict[str, Any] = json.loads(body)
-    wrong = [f"{name}: {check['said']}" for name, check in said["checks"].items() if check["state"] != "healthy"]
+    health: dict[str, Any] = json.loads(body)
+    failing = [
+        f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "healthy"
+    ]
+    summary = "; ".join([str(health["status"]), *failing])
     if code != http.client.OK:
-        raise NotHealthy("; ".join([str(said["status"]), *wrong]))
-    return "; ".join([str(said["status"]), *wrong])
+        raise NotHealthy(summary)
+    return summary
 
 
-def ask_code_server(_settings: Settings, port: int | None) -> str:
-    """Ask the code server by gRPC's own health protocol; it serves once our definitions are loaded."""
+def check_code_server(_settings: Settings, port: int | None) -> str:
+    """Check it by gRPC's own health protocol; it serves once our definitions are loaded."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
     from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -62,15 +65,15 @@ def ask_code_server(_settings: Settings, port: int | None) -> str:
     return "serving"
 
 
-def ask_daemon(settings: Settings, _port: int | None) -> str:
-    """Look for its signs of life in Dagster's storage. Raises NotHealthy; PostgresUnavailable."""
+def check_daemon(settings: Settings, _port: int | None) -> str:
+    """Check its heartbeats in Dagster's storage. Raises NotHealthy, PostgresUnavailable."""
     if dead := dead_daemons(read_heartbeats(settings), time.time()):
-        raise NotHealthy(f"no sign of life for {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
+        raise NotHealthy(f"no heartbeat for {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
     return "alive"
 
 
-def ask_webserver(_settings: Settings, port: int | None) -> str:
-    """Ask the UI's server for its version: it needs no storage for it."""
+def check_webserver(_settings: Settings, port: int | None) -> str:
+    """Request the version of the UI's server, for which it needs no storage."""
     code, _ = _get(LOOPBACK, port or UI_PORT, "/server_info")
     if code != http.client.OK:
         raise NotHealthy(f"the webserver answers {code}")
@@ -78,10 +81,10 @@ def ask_webserver(_settings: Settings, port: int | None) -> str:
 
 
 ROLES: dict[str, Callable[[Settings, int | None], str]] = {
-    "worker": ask_worker,
-    "code-server": ask_code_server,
-    "daemon": ask_daemon,
-    "webserver": ask_webserver,
+    "worker": check_worker,
+    "code-server": check_code_server,
+    "daemon": check_daemon,
+    "webserver": check_webserver,
 }
 
 

@@ -4,49 +4,50 @@ from __future__ import annotations
 
 import click
 
+from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json, echo_progress
+from viewer_pipeline.cli.options import as_json, echo_json
 from viewer_pipeline.flush.incidents import KINDS, Kind
+from viewer_pipeline.timestamps import format_timestamp
 
 
 @click.command()
 @as_json
 def status(as_json: bool) -> None:
-    """Show what is pending, settled, parked and rejected, which processes run, and why nothing was done."""
-    from viewer_pipeline.monitoring.status import read_status, show_status
+    """Show what is pending, persisted, parked and rejected, which checks fail, and why nothing was persisted."""
+    from viewer_pipeline.monitoring.status import read_status
+    from viewer_pipeline.monitoring.status_report import print_status
 
-    state = read_status(command_settings())
+    pipeline_status = read_status(command_settings())
     if as_json:
-        echo_json(state)
+        echo_json(pipeline_status.to_dict())
     else:
-        show_status(state)
+        print_status(pipeline_status)
 
 
 @click.command()
 @click.option(
-    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0.1, 3600), help="How long to listen."
+    "--watch-producers",
+    type=click.FloatRange(1, 300),
+    metavar="SECONDS",
+    help="Watch Redis with MONITOR, which slows it down, to tell which PUBSUB_MODE the producers need.",
 )
 @as_json
-def doctor(seconds: float, as_json: bool) -> None:
-    """Look at settings, servers, keys, producers and Dagster; say what is wrong, why it matters, and what to do.
+def doctor(watch_producers: float | None, as_json: bool) -> None:
+    """Check settings, servers, keys, producers and Dagster; report reasons and remedies. Changes nothing.
 
-    Listens to the producers to tell which PUBSUB_MODE they need. Writes nothing. Exit status 1 if something must be
-    fixed.
+    Exit status 1 if a check is unhealthy.
     """
-    from viewer_pipeline.monitoring.doctor.examine import Doctor
-    from viewer_pipeline.monitoring.doctor.finding import verdict
-    from viewer_pipeline.monitoring.doctor.show import show_findings
+    from viewer_pipeline.monitoring.doctor.examine import examine
+    from viewer_pipeline.monitoring.doctor.report import print_report
 
-    patient = Doctor(command_settings(), seconds)
-    if not as_json:
-        echo_progress(f"looking, and listening to the producers for {seconds:g} s …")
-    findings = patient.examine()
+    results = examine(command_settings(), watch_producers or 0.0)
+    status = worst_status(results)
     if as_json:
-        shown = [finding.shown() for finding in findings]
-        echo_json({"verdict": verdict(findings), "findings": shown})
+        echo_json({"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)})
     else:
-        show_findings(findings)
-    if verdict(findings) == "problem":
+        print_report(results)
+    if status == "unhealthy":
         raise SystemExit(1)
 
 

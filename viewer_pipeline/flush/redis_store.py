@@ -184,9 +184,16 @@ class RedisStore(CounterReader):
                 pipe.execute()
 
     def require_writes(self) -> None:
-        """Write something harmless. Raises RedisRefusesWrites if Redis refuses it."""
+        """Send a write that changes nothing: ZADD with XX of a member that is missing.
+
+        Raises RedisRefusesWrites if Redis refuses it.
+        """
         with redis_errors(self.url):
-            self._client.hset(self.names.subscriber, "checked", time.time_ns() // 1_000_000)
+            try:
+                self._client.zadd(self.names.changed, {"": 0}, xx=True)
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):  # another program uses the name, and writes are accepted
+                    raise
 
     def run_script(self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
         """Run a script on this Redis and return its reply."""

@@ -36,7 +36,6 @@ class SubscriberState:
     part: int = 0
     parts: int = 0
     sweep: str = ""  # a request for a sweep: time (ns), a blank, the reason
-    checked: int = 0  # when a program last tested that Redis accepts writes
     until: str = ""  # a sentence where version 0.1.0 expects a number, so that it refuses to run
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A question to a server that may never answer: asked on a thread of its own, awaited for as long as one likes."""
+"""Probes of servers that may never answer: each runs on a thread of its own, and the caller limits its wait."""
 
 from __future__ import annotations
 
@@ -13,92 +13,93 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
 from viewer_pipeline.redaction import without_password
 
-log = logging.getLogger("viewer_pipeline.question")
+log = logging.getLogger("viewer_pipeline.probe")
 
-REUSED_SECONDS = 0.5  # an answer younger than this serves again: bounds what a flood of requests costs the servers
+MIN_INTERVAL_SECONDS = 0.5  # a younger result is used again: limits what a flood of requests costs the servers
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
-    """What came back: a value, or None and why there is none, in words without a password."""
+class ProbeResult(Generic[T]):
+    """A value; or None and the error, as a sentence without a password."""
 
     value: T | None
-    why_none: str = ""
+    error: str = ""
 
 
-class Question(Generic[T]):
-    """At most one call of `find` is under way, however often it is asked: a server that hangs piles nothing up.
+class BackgroundProbe(Generic[T]):
+    """Runs `read` on a thread. At most one call runs at a time, so a server that hangs piles nothing up.
 
-    A call that hangs is not cut off from here. It ends when its server goes on, when the connection breaks, or when its
-    client gives up (postgres_client.ANSWER_SECONDS, probes.REDIS_SECONDS). The next call makes its own way there.
+    A call that hangs is not interrupted. It ends when its server continues, when the connection breaks, or when the
+    client times out. The next call opens a new connection.
     """
 
-    def __init__(self, name: str, find: Callable[[], T]) -> None:
+    def __init__(self, name: str, read: Callable[[], T]) -> None:
         self.name = name
-        self._find = find
+        self._read = read
         self._changed = threading.Condition()
-        self._asked: float | None = None  # since when a call is under way
-        self._answer: Answer[T] = Answer(None, "not asked yet")
-        self._answered = float("-inf")
+        self._started: float | None = None  # when the call that runs now began
+        self._result: ProbeResult[T] = ProbeResult(None, "no result yet")
+        self._ended = float("-inf")
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"question {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"probe {name}", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, once the call that is under way ends."""
+        """End the thread as soon as no call runs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def ask(self) -> None:
-        """Begin a call, unless one is under way or the last answer still serves."""
+    def refresh(self) -> None:
+        """Begin a call, unless one runs or the last result is young enough."""
         with self._changed:
             now = time.monotonic()
-            if self._asked is None and now - self._answered >= REUSED_SECONDS:
-                self._asked = now
+            if self._started is None and now - self._ended >= MIN_INTERVAL_SECONDS:
+                self._started = now
                 self._changed.notify_all()
 
-    def answer(self, seconds: float) -> Answer[T]:
-        """Return the answer, or say that there is none once the call that is under way has had so long.
+    def result(self, seconds: float) -> ProbeResult[T]:
+        """Return the last result; wait for the call that runs until `seconds` after its start, then return an error.
 
-        A call that has had it before is not awaited again, so a server that hangs makes one request wait, not all.
+        A call that has exceeded its time is not waited for again: a server that hangs delays one request, not all.
         """
         with self._changed:
-            if self._asked is not None:
-                self._changed.wait_for(lambda: self._asked is None, max(0.0, self._asked + seconds - time.monotonic()))
-            if self._asked is None:
-                return self._answer
-            return Answer(None, f"no answer for {time.monotonic() - self._asked:.1f} s")
+            if self._started is not None:
+                remaining = max(0.0, self._started + seconds - time.monotonic())
+                self._changed.wait_for(lambda: self._started is None, remaining)
+            if self._started is None:
+                return self._result
+            return ProbeResult(None, f"no answer for {time.monotonic() - self._started:.1f} s")
 
     def _run(self) -> None:
-        while self._await_question():
-            answer = self._call()
+        while self._wait_for_refresh():
+            result = self._call()
             with self._changed:
-                self._answer, self._answered, self._asked = answer, time.monotonic(), None
+                self._result, self._ended, self._started = result, time.monotonic(), None
                 self._changed.notify_all()
 
-    def _await_question(self) -> bool:
+    def _wait_for_refresh(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._asked is not None)
+            self._changed.wait_for(lambda: self._closed or self._started is not None)
             return not self._closed
 
-    def _call(self) -> Answer[T]:
+    def _call(self) -> ProbeResult[T]:
         try:
-            return Answer(self._find())
+            return ProbeResult(self._read())
         except ViewerPipelineError as error:
-            return Answer(None, without_password(str(error)))
-        except Exception as error:  # a fault of ours must not silence the check, nor show its insides to the world
-            log.exception(event("a question failed", name=self.name))
-            return Answer(None, f"could not be found out ({type(error).__name__}); see the worker's log")
+            return ProbeResult(None, without_password(str(error)))
+        except Exception as error:  # a bug must not silence the check, nor expose a traceback over HTTP
+            log.exception(event("a probe failed", name=self.name))
+            return ProbeResult(None, f"the probe failed ({type(error).__name__}); see the log of this process")
 
 
-def ask_all(questions: list[Question[T]], seconds: float) -> list[Answer[T]]:
-    """Ask them side by side, and wait at most so long for all together."""
-    for question in questions:
-        question.ask()
-    return [question.answer(seconds) for question in questions]
+def refresh_all(probes: list[BackgroundProbe[T]], seconds: float) -> list[ProbeResult[T]]:
+    """Run all probes side by side and return their results, within `seconds` for all together."""
+    for probe in probes:
+        probe.refresh()
+    return [probe.result(seconds) for probe in probes]

@@ -1,4 +1,4 @@
-"""Which state Dagster's daemons, sensor, schedule and runs are in, and how to say it. Pure."""
+"""The rules for Dagster's daemons, sensor, schedule and runs. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from croniter import croniter
 
-from viewer_pipeline.monitoring.checks import Result, Results, State
+from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.timestamps import format_duration
 
-# What our dagster.yaml makes Dagster run; a test holds it to the instance.
+# What our dagster.yaml makes Dagster run; a test compares it with the instance.
 DAEMONS = (
     "SENSOR",
     "SCHEDULER",
@@ -25,125 +26,134 @@ DAEMONS = (
 TOLERANCE_SECONDS = 120.0  # heartbeats come every 30 s; Dagster itself waits for half an hour
 COORDINATOR, LAUNCHERS = "QUEUED_RUN_COORDINATOR", ("SENSOR", "SCHEDULER")
 NEVER_RAN = "Dagster has never run on this database"
-NAMES = (*(f"daemon_{daemon.lower()}" for daemon in DAEMONS), "sensor", "sweep", "flush_runs")
-FAILURES_IN_A_ROW = 3  # flush runs that failed; after so many it is no hiccup
+MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
+
+START = "start Dagster's daemon, or `viewer-pipeline up`"
+AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
+RUN = "look at the run in Dagster's UI"
+
+
+def daemon_check(daemon: str) -> str:
+    """Return the name of the check of a daemon."""
+    return f"daemon_{daemon.lower()}"
+
+
+DAGSTER_CHECKS = (*map(daemon_check, DAEMONS), "sensor", "sweep", "flush_runs")
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The times, Unix seconds, that the readings are held against."""
+    """The times, in Unix seconds, that the readings are compared with."""
 
     now: float
-    born: float  # when this worker was started; Dagster may be starting as well
+    started: float  # when this process started; Dagster may be starting as well
     sensor_due: float  # a sensor that runs has ticked since
     sweep_due: float
 
     @classmethod
-    def of(cls, settings: Settings, now: float, born: float) -> Clock:
-        """Read off when sensor and schedule must have ticked, with the tolerance of the daemons."""
+    def of(cls, settings: Settings, now: float, started: float) -> Clock:
+        """Compute when sensor and schedule must have ticked, with the tolerance of the daemons."""
         late = now - TOLERANCE_SECONDS
         sweep_due = float(croniter(settings.sweep_cron, late).get_prev(float))
-        return cls(now, born, late - settings.sensor_interval_seconds, sweep_due)
+        return cls(now, started, late - settings.sensor_interval_seconds, sweep_due)
 
     @property
-    def grown(self) -> bool:
-        """Whether Dagster has had the time to show itself."""
-        return self.now - self.born > TOLERANCE_SECONDS
+    def settled_in(self) -> bool:
+        """Whether Dagster has had the time to start."""
+        return self.now - self.started > TOLERANCE_SECONDS
 
 
 def dead_daemons(heartbeats: Mapping[str, Heartbeat], now: float) -> list[str]:
-    """Return those of DAEMONS that gave no sign of life within TOLERANCE_SECONDS before `now` (Unix time)."""
+    """Return those of DAEMONS whose last heartbeat is older than TOLERANCE_SECONDS at `now` (Unix time)."""
     return [name for name in DAEMONS if _age(heartbeats.get(name), now) > TOLERANCE_SECONDS]
 
 
-def judge_dagster(reading: DagsterReading | None, clock: Clock) -> Results:
-    """Judge everything of Dagster's."""
-    found = reading or DagsterReading({}, None, None, [])
-    dead = dead_daemons(found.heartbeats, clock.now)
+def evaluate_dagster(reading: DagsterReading | None, clock: Clock) -> list[CheckResult]:
+    """Return the results of all DAGSTER_CHECKS. A reading of None: Dagster has never run on this database."""
+    known = reading or DagsterReading({}, None, None, [])
+    dead = dead_daemons(known.heartbeats, clock.now)
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
-    due = ((found.sensor, clock.sensor_due), (found.sweep, clock.sweep_due))
-    none_fires = not any(one and one.running and not _late(one.tick, since) for one, since in due)
-    results = {
-        f"daemon_{name.lower()}": _daemon(found.heartbeats.get(name), name, clock, none_launches=none_launches)
-        for name in DAEMONS
-    }
-    if reading is None:
-        results = {name: Result(result.state, NEVER_RAN) for name, result in results.items()}
-    for name, what, (one, since) in zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), due, strict=True):
-        results[name] = _instigator(what, one, since, clock, none_fires=none_fires)
-    results["flush_runs"] = judge_runs(found.runs, clock.now)
-    return results
+    due = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
+    none_fires = not any(item and item.running and not _late(item.tick, since) for item, since in due)
+    results = []
+    for name in DAEMONS:
+        result = _evaluate_daemon(known.heartbeats.get(name), name, clock, none_launches=none_launches)
+        if reading is None:
+            result = CheckResult(result.name, result.status, NEVER_RAN, remedy=START)
+        results.append(result)
+    for name, subject, (item, since) in zip(
+        ("sensor", "sweep"), ("the sensor", "the sweep schedule"), due, strict=True
+    ):
+        results.append(_evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires))
+    return [*results, evaluate_runs(known.runs, clock.now)]
 
 
-def judge_runs(runs: list[FlushRun], now: float) -> Result:
-    """Judge the last flush runs that have ended, newest first."""
+def evaluate_runs(runs: list[FlushRun], now: float) -> CheckResult:
+    """Evaluate the last flush runs that have ended, newest first."""
     if not runs:
-        return Result("healthy", "no flush run has ended yet")
+        return CheckResult("flush_runs", "healthy", "no flush run has ended yet")
     last = runs[0]
-    figures = {"last_run": last.run_id, "seconds_since_last": _seconds(now - last.ended)}
+    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": _seconds(now - last.ended)}
     if last.success:
-        return Result("healthy", "the last flush run succeeded", figures)
-    in_a_row = next((number for number, run in enumerate(runs) if run.success), len(runs))
-    state: State = "unhealthy" if in_a_row >= FAILURES_IN_A_ROW else "degraded"
-    said = "the last flush run failed" if in_a_row == 1 else f"the last {in_a_row} flush runs failed"
-    return Result(state, f"{said}: {last.why}", {**figures, "failed_in_a_row": in_a_row})
+        return CheckResult("flush_runs", "healthy", "the last flush run succeeded", details)
+    failures = next((number for number, run in enumerate(runs) if run.success), len(runs))
+    status: Status = "unhealthy" if failures >= MAX_FAILURES else "degraded"
+    subject = "the last flush run failed" if failures == 1 else f"the last {failures} flush runs failed"
+    details["failed_in_a_row"] = failures
+    return CheckResult("flush_runs", status, f"{subject}: {last.error}", details, RUN)
 
 
-def _age(beat: Heartbeat | None, now: float) -> float:
-    return float("inf") if beat is None else max(0.0, now - beat.at)
+def _age(heartbeat: Heartbeat | None, now: float) -> float:
+    return float("inf") if heartbeat is None else max(0.0, now - heartbeat.at)
 
 
-def _daemon(beat: Heartbeat | None, name: str, clock: Clock, *, none_launches: bool) -> Result:
-    needed = name == COORDINATOR or name in LAUNCHERS
-    bad: State = "unhealthy" if needed and none_launches and clock.grown else "degraded"
+def _evaluate_daemon(beat: Heartbeat | None, daemon: str, clock: Clock, *, none_launches: bool) -> CheckResult:
+    name = daemon_check(daemon)
+    needed = daemon == COORDINATOR or daemon in LAUNCHERS
+    worse: Status = "unhealthy" if needed and none_launches and clock.settled_in else "degraded"
     if beat is None:
-        return Result(bad, "has never been seen" if clock.grown else "has not been seen yet")
+        message = "no heartbeat was ever recorded" if clock.settled_in else "no heartbeat yet"
+        return CheckResult(name, worse, message, remedy=START)
     age = _age(beat, clock.now)
-    figures = {"heartbeat_age_seconds": _seconds(age)}
+    details = {"heartbeat_age_seconds": _seconds(age)}
     if age > TOLERANCE_SECONDS:
-        return Result(bad, f"has not been seen for {in_words(age)}", figures)
+        return CheckResult(name, worse, f"no heartbeat for {format_duration(age)}", details, START)
     if beat.error:
-        return Result("degraded", f"lives, and reports: {beat.error}", figures)
-    return Result("healthy", f"seen {in_words(age)} ago", figures)
+        return CheckResult(name, "degraded", f"runs, and reports an error: {beat.error}", details, "see its log")
+    return CheckResult(name, "healthy", f"last heartbeat {format_duration(age)} ago", details)
 
 
 def _late(tick: Tick | None, since: float) -> bool:
     return tick is not None and tick.at < since
 
 
-def _instigator(what: str, one: Instigator | None, since: float, clock: Clock, *, none_fires: bool) -> Result:
-    bad: State = "unhealthy" if none_fires and clock.grown else "degraded"
-    if one is None:
-        return Result(bad, f"Dagster has not met {what} yet")
-    figures = {"running": one.running} | _tick_figures(one.tick, clock.now)
-    if not one.running:
-        other = "; nothing launches flushes" if none_fires else ""
-        return Result("unhealthy" if none_fires else bad, f"{what} was stopped in Dagster's UI{other}", figures)
-    if one.tick is None:
-        return Result("healthy", f"{what} runs and has not ticked yet", figures)
-    ago = in_words(clock.now - one.tick.at)
-    if _late(one.tick, since):
-        return Result(bad, f"{what} has not ticked for {ago}", figures)
-    if one.tick.status == "FAILURE":
-        return Result("degraded", f"the last tick of {what}, {ago} ago, failed: {one.tick.said}", figures)
-    return Result("healthy", f"{what} runs; last tick {ago} ago", figures)
+def _evaluate_instigator(
+    name: str, subject: str, item: Instigator | None, since: float, clock: Clock, *, none_fires: bool
+) -> CheckResult:
+    worse: Status = "unhealthy" if none_fires and clock.settled_in else "degraded"
+    if item is None:
+        return CheckResult(name, worse, f"Dagster has not registered {subject} yet", remedy=START)
+    details = {"running": item.running} | _tick_details(item.tick, clock.now)
+    if not item.running:
+        message = f"{subject} was stopped in Dagster's UI" + ("; nothing launches flushes" if none_fires else "")
+        return CheckResult(name, "unhealthy" if none_fires else worse, message, details, AUTOMATION)
+    if item.tick is None:
+        return CheckResult(name, "healthy", f"{subject} runs and has not ticked yet", details)
+    ago = format_duration(clock.now - item.tick.at)
+    if _late(item.tick, since):
+        return CheckResult(name, worse, f"{subject} has not ticked for {ago}", details, START)
+    if item.tick.status == "FAILURE":
+        message = f"the last tick of {subject}, {ago} ago, failed: {item.tick.message}"
+        return CheckResult(name, "degraded", message, details, AUTOMATION)
+    return CheckResult(name, "healthy", f"{subject} runs; last tick {ago} ago", details)
 
 
-def _tick_figures(tick: Tick | None, now: float) -> dict[str, object]:
+def _tick_details(tick: Tick | None, now: float) -> dict[str, object]:
     if tick is None:
         return {}
-    skipped = {"skip_reason": tick.said} if tick.status == "SKIPPED" else {}
+    skipped = {"skip_reason": tick.message} if tick.status == "SKIPPED" else {}
     return {"last_tick": tick.status.lower(), "seconds_since_tick": _seconds(now - tick.at), **skipped}
 
 
 def _seconds(seconds: float) -> float:
     return round(max(0.0, seconds), 1)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time for people: `12 s`, `5 min`, `3 h`, `2 days`."""
-    seconds = max(0.0, seconds)
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86_400:.0f} days"

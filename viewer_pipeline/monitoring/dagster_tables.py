@@ -1,7 +1,7 @@
-"""What Dagster's own tables say of its daemons, the sensor, the schedule and the flush runs.
+"""Reads the state of daemons, sensor, schedule and flush runs from Dagster's own tables.
 
-Read by SQL, because importing Dagster more than doubles what the worker takes to start (docs/adr/0005). A test holds
-every reading to what Dagster's API says of the same tables, so an upgrade that changes them goes red.
+By SQL, because importing Dagster more than doubles the start-up time of the worker (docs/adr/0005). A test compares
+every value with what Dagster's API returns, so it fails when an upgrade of Dagster changes the tables.
 """
 
 from __future__ import annotations
@@ -21,37 +21,20 @@ from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import open_connection
 from viewer_pipeline.stores.postgres_errors import postgres_errors
+from viewer_pipeline.stores.queries import named_queries
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
-RUNS = 3  # last flush runs that are looked at
-SENTENCE_CHARACTERS = 300
+MAX_RUNS = 3  # of the last flush runs
+MAX_ERROR_CHARACTERS = 300
 
-HEARTBEATS = "SELECT body FROM daemon_heartbeats"
-INSTIGATORS = "SELECT selector_id, status, instigator_body FROM instigators"
-LAST_TICK = """
-    SELECT tick_body FROM job_ticks WHERE selector_id = %(selector)s AND status <> 'STARTED'
-    ORDER BY timestamp DESC LIMIT 1
-"""
-LAST_RUNS = """
-    SELECT run_id, status = 'SUCCESS', end_time FROM runs
-    WHERE pipeline_name = %(job)s AND status IN ('SUCCESS', 'FAILURE') ORDER BY id DESC LIMIT %(limit)s
-"""
-RUNNING = """
-    SELECT run_id, pipeline_name, start_time FROM runs
-    WHERE status IN ('STARTING', 'STARTED', 'CANCELING') AND start_time IS NOT NULL ORDER BY id
-"""
-FAILURES = """
-    SELECT event FROM event_logs
-    WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
-"""
-MAY_LOOK = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s"
+SQL = named_queries(__name__)
 
 _OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The last sign of life of a daemon, Unix time in seconds, and what it complained about lately."""
+    """The last heartbeat of a daemon (Unix time in seconds), and the error that it reported with it."""
 
     daemon: str
     at: float
@@ -60,16 +43,16 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Tick:
-    """The last finished evaluation of a sensor or schedule; `said` is the skip reason or the error."""
+    """The last finished evaluation of a sensor or schedule; `message` is the skip reason or the error."""
 
     status: str  # SKIPPED, SUCCESS or FAILURE
     at: float
-    said: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class Instigator:
-    """The sensor or the schedule, as Dagster's daemon has met it."""
+    """The sensor or the schedule, as Dagster's daemon has registered it."""
 
     running: bool  # False: somebody stopped it in the UI
     tick: Tick | None
@@ -77,17 +60,17 @@ class Instigator:
 
 @dataclass(frozen=True)
 class FlushRun:
-    """A flush run that has ended; `why` it failed is known of the last one only."""
+    """A flush run that has ended. `error` is read for the last run only."""
 
     run_id: str
     success: bool
     ended: float
-    why: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class RunningRun:
-    """A run that has started and not ended, as far as Dagster knows; `started` is Unix time."""
+    """A run that has started and not ended, according to Dagster; `started` is Unix time."""
 
     run_id: str
     job: str
@@ -96,7 +79,7 @@ class RunningRun:
 
 @dataclass(frozen=True)
 class DagsterReading:
-    """All of it, at one moment. Runs newest first; canceled ones are none."""
+    """Everything, read at one moment. Runs are newest first, without canceled ones."""
 
     heartbeats: dict[str, Heartbeat]
     sensor: Instigator | None
@@ -105,9 +88,9 @@ class DagsterReading:
 
 
 def read_dagster(settings: Settings) -> DagsterReading | None:
-    """Read Dagster's tables; None where there are none: Dagster has never run on this database.
+    """Read Dagster's tables; None where they do not exist: Dagster has never run on this database.
 
-    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
+    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
     """
     with connect(settings) as connection:
         try:
@@ -120,9 +103,9 @@ def read_dagster(settings: Settings) -> DagsterReading | None:
 
 
 def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
-    """Read the daemons' signs of life alone; none where Dagster has never run.
+    """Read the heartbeats of the daemons; none where Dagster has never run.
 
-    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
+    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
     """
     with connect(settings) as connection:
         try:
@@ -133,13 +116,13 @@ def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
 
 
 def read_running(settings: Settings) -> list[RunningRun]:
-    """Read the runs that Dagster takes for running; none where it has never run.
+    """Read the runs that are running according to Dagster; none where it has never run.
 
-    Raises PostgresUnavailable; PostgresFailed where this role may not see them.
+    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
     """
     with connect(settings) as connection:
         try:
-            return [RunningRun(*row) for row in connection.execute(RUNNING)]
+            return [RunningRun(*row) for row in connection.execute(SQL["running_runs"])]
         except pg.UndefinedTable:
             _require_usage(settings, connection)
             return []
@@ -153,67 +136,67 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection]:
 
 
 def _require_usage(settings: Settings, connection: psycopg.Connection) -> None:
-    """Raise PostgresFailed where the tables may be there: the search path leaves out a schema that one may not use."""
+    """Raise PostgresFailed where the tables may exist: a search path skips a schema that the role may not use."""
     schema = settings.dagster_storage().schema
-    if connection.execute(MAY_LOOK, {"schema": schema}).fetchone() == (False,):
+    if connection.execute(SQL["has_usage"], {"schema": schema}).fetchone() == (False,):
         raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
 
 
-def sentence_of(error: dict[str, Any]) -> str:
-    """Return the first line of one of Dagster's stored errors that says the cause, without a password.
+def error_message(error: dict[str, Any]) -> str:
+    """Return the first line of an error that Dagster stored, without a password.
 
-    Of a chain it takes the first error of ours, whose text is made for people, else the innermost.
+    Of a chain, it is the first error of ours, whose text is written for operators, else the innermost.
     """
     chain = [error]
     while cause := chain[-1].get("cause"):
         chain.append(cause)
     messages = [str(link.get("message") or link.get("cls_name") or "unknown error").strip() for link in chain]
-    message = next((said for said in messages if _OUR_ERROR.match(said)), messages[-1])
+    message = next((message for message in messages if _OUR_ERROR.match(message)), messages[-1])
     line = _OUR_ERROR.sub("", message).partition("\n")[0].strip()
-    return without_password(line)[:SENTENCE_CHARACTERS]
+    return without_password(line)[:MAX_ERROR_CHARACTERS]
 
 
 def _heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
-    beats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(HEARTBEATS)]
-    return {beat.daemon: beat for beat in beats}
+    heartbeats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(SQL["heartbeats"])]
+    return {heartbeat.daemon: heartbeat for heartbeat in heartbeats}
 
 
 def _heartbeat(body: dict[str, Any]) -> Heartbeat:
     errors = body.get("errors") or []
-    return Heartbeat(body["daemon_type"], float(body["timestamp"]), sentence_of(errors[0]) if errors else "")
+    return Heartbeat(body["daemon_type"], float(body["timestamp"]), error_message(errors[0]) if errors else "")
 
 
 def _instigator(connection: psycopg.Connection, name: str) -> Instigator | None:
-    """Find it by name; of several (the code location was renamed) the one that ticked last."""
-    found = [
+    """Read it by name; of several (the code location was renamed), return the one that ticked last."""
+    instigators = [
         Instigator(status != "STOPPED", _last_tick(connection, selector))
-        for selector, status, body in connection.execute(INSTIGATORS).fetchall()
+        for selector, status, body in connection.execute(SQL["instigators"]).fetchall()
         if orjson.loads(body)["origin"]["job_name"] == name
     ]
-    return max(found, key=lambda one: one.tick.at if one.tick else 0.0, default=None)
+    return max(instigators, key=lambda item: item.tick.at if item.tick else 0.0, default=None)
 
 
 def _last_tick(connection: psycopg.Connection, selector: str) -> Tick | None:
-    row = connection.execute(LAST_TICK, {"selector": selector}).fetchone()
+    row = connection.execute(SQL["last_tick"], {"selector": selector}).fetchone()
     if row is None:
         return None
     body = orjson.loads(row[0])
-    said = sentence_of(body["error"]) if body.get("error") else without_password(body.get("skip_reason") or "")
-    return Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), said)
+    message = error_message(body["error"]) if body.get("error") else without_password(body.get("skip_reason") or "")
+    return Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), message)
 
 
 def _last_runs(connection: psycopg.Connection) -> list[FlushRun]:
-    rows = connection.execute(LAST_RUNS, {"job": JOB, "limit": RUNS}).fetchall()
+    rows = connection.execute(SQL["last_runs"], {"job": JOB, "limit": MAX_RUNS}).fetchall()
     return [
-        FlushRun(run_id, success, float(ended or 0), "" if success or number else _why_failed(connection, run_id))
+        FlushRun(run_id, success, float(ended or 0), "" if success or number else _run_error(connection, run_id))
         for number, (run_id, success, ended) in enumerate(rows)
     ]
 
 
-def _why_failed(connection: psycopg.Connection, run_id: str) -> str:
-    row = connection.execute(FAILURES, {"run_id": run_id}).fetchone()
+def _run_error(connection: psycopg.Connection, run_id: str) -> str:
+    row = connection.execute(SQL["run_failure"], {"run_id": run_id}).fetchone()
     if row is None:
         return "no reason is recorded"
-    happened = orjson.loads(row[0])["dagster_event"]
-    error = (happened.get("event_specific_data") or {}).get("error")
-    return sentence_of(error or {"message": happened.get("message")})
+    failure = orjson.loads(row[0])["dagster_event"]
+    error = (failure.get("event_specific_data") or {}).get("error")
+    return error_message(error or {"message": failure.get("message")})

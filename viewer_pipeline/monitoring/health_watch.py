@@ -1,4 +1,4 @@
-"""The log tells when a check changes its state, also where nobody asks for `/health`."""
+"""Logs when the status of a check changes, also where nobody requests `/health`."""
 
 from __future__ import annotations
 
@@ -6,41 +6,48 @@ import logging
 import threading
 from collections.abc import Callable
 
+from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.logs import event
-from viewer_pipeline.monitoring.checks import Checks, Results, State
+from viewer_pipeline.monitoring.check_runner import Checks
 
 log = logging.getLogger("viewer_pipeline.health")
 
 WATCH_SECONDS = 10.0
-LEVELS: dict[State, int] = {"healthy": logging.INFO, "degraded": logging.WARNING, "unhealthy": logging.ERROR}
+LEVELS: dict[Status, int] = {
+    "healthy": logging.INFO,
+    "unknown": logging.WARNING,
+    "degraded": logging.WARNING,
+    "unhealthy": logging.ERROR,
+}
 
 
 class HealthWatch:
-    """Asks all checks every WATCH_SECONDS, on a thread of its own."""
+    """Runs all checks every WATCH_SECONDS, on a thread of its own."""
 
     def __init__(self, checks: Checks, stopping: Callable[[], bool]) -> None:
         self._checks, self._stopping = checks, stopping
-        self._states: dict[str, State] = {}
+        self._statuses: dict[str, Status] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-watch", daemon=True)
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """End the thread."""
         self._stop.set()
 
-    def look(self, results: Results) -> None:
-        """Log what is not as it was. What is healthy at first is no news, nor what a stop brings about."""
+    def log_changes(self, results: list[CheckResult]) -> None:
+        """Log every status that differs from the last one; a first one that is not healthy; nothing during a stop."""
         if self._stopping():
             return
-        for name, result in results.items():
-            if result.state != self._states.get(name, "healthy"):
-                log.log(LEVELS[result.state], event("health", check=name, state=result.state, said=result.said))
-            self._states[name] = result.state
+        for result in results:
+            if result.status != self._statuses.get(result.name, "healthy"):
+                line = event("health", check=result.name, status=result.status, message=result.message)
+                log.log(LEVELS[result.status], line)
+            self._statuses[result.name] = result.status
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
-            self.look(self._checks.results())
+            self.log_changes(self._checks.results())

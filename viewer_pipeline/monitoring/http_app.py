@@ -10,31 +10,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from viewer_pipeline.monitoring.checks import Checks, worst
+from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
+from viewer_pipeline.monitoring.check_runner import Checks
 from viewer_pipeline.monitoring.metrics import CONTENT_TYPE, Metrics
 from viewer_pipeline.timestamps import format_timestamp
 
 SERVICE = "viewer-worker"
+STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")
 
 
 def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -> Starlette:
-    """Return the application. Every answer comes within a second; none tells secrets, versions or stack traces."""
+    """Return the application. It answers within a second, without secrets, versions or stack traces."""
 
     async def ping(_request: Request) -> Response:
-        """Say that the process lives. On the event loop, so that no thread has to be free for it."""
-        return JSONResponse(_said("ok"))
+        """Answer 200 while the process serves. Runs on the event loop, so it needs no free thread."""
+        return JSONResponse(_body("healthy"))
 
     def health(_request: Request) -> Response:
-        """Say whether views are heard and persisted; 503 where they are not, or the worker is stopping."""
-        if stopping():
-            return JSONResponse({**_said("stopping"), "checks": {}}, status_code=503)
-        results = checks.results()
-        status = worst(results)
-        body = {**_said(status), "checks": {name: result.shown() for name, result in results.items()}}
+        """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
+        results = [STOPPING] if stopping() else checks.results()
+        status = worst_status(results)
+        body = {**_body(status), "checks": checks_to_dict(results)}
         return JSONResponse(body, status_code=503 if status == "unhealthy" else 200)
 
     def show_metrics(_request: Request) -> Response:
-        """Give figures to Prometheus."""
+        """Answer a scrape of Prometheus."""
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     app = Starlette(
@@ -44,6 +44,5 @@ def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -
     return app
 
 
-def _said(status: str) -> dict[str, Any]:
-    timestamp = format_timestamp()
-    return {"status": status, "timestamp": timestamp, "service": SERVICE}
+def _body(status: str) -> dict[str, Any]:
+    return {"status": status, "timestamp": format_timestamp(), "service": SERVICE}

@@ -13,28 +13,30 @@ from starlette.applications import Starlette
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.monitoring.check_runner import Check, Checks
 from viewer_pipeline.monitoring.health_watch import HealthWatch
 from viewer_pipeline.monitoring.http_app import health_app
 from viewer_pipeline.monitoring.metrics import Metrics
 from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.rules import evaluate_subscriber
 from viewer_pipeline.settings import Settings
 
 BACKLOG = 128
-STOP_SECONDS = 2  # how long requests that are under way may take at a stop
+STOP_SECONDS = 2  # time limit of running requests at a stop
 
 
 class HealthServer:
-    """Holds its port from the moment it is made; answers from `start` to `stop`."""
+    """Binds its port when it is made; serves from `start` to `stop`."""
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
-        """Bind. Raises SettingsError, which names what to change."""
+        """Bind. Raises SettingsError, which names the setting to change."""
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
                 log_config=None,  # our own loggers and format
-                log_level="error",  # not each request that is none: whoever scans ports would fill the log
+                log_level="error",  # no line for each invalid request: a port scan would fill the log
                 access_log=False,  # probes come every few seconds
                 server_header=False,  # no versions
                 date_header=False,
@@ -44,14 +46,14 @@ class HealthServer:
             )
         )
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
-        self.closing = ExitStack()  # what ends with it
+        self.closing = ExitStack()  # is closed with the server
 
     def start(self) -> None:
-        """Start to answer."""
+        """Start to serve."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the requests that are under way, and give the port back. Safe to call twice."""
+        """Finish running requests and release the port. Safe to call twice."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS + 1)
@@ -62,10 +64,15 @@ class HealthServer:
         self._server.run(sockets=[self._socket])
 
 
-def serve(settings: Settings, figures: SubscriberStats, stopping: Callable[[], bool]) -> HealthServer:
-    """Bind HEALTH_CHECK_PORT, start the checks, and answer until `stop`. Raises SettingsError."""
-    probes = Probes(settings, figures)
-    checks, metrics = probes.checks(), Metrics(settings, figures, probes.client)
+def health_checks(probes: Probes, stats: SubscriberStats) -> list[Check]:
+    """Return the checks of /health: the shared ones, and that of the subscriber of this process."""
+    return [*probes.checks(), Check(("subscriber",), lambda: [evaluate_subscriber(stats)])]
+
+
+def serve(settings: Settings, stats: SubscriberStats, stopping: Callable[[], bool]) -> HealthServer:
+    """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
+    probes = Probes(settings)
+    checks, metrics = Checks(health_checks(probes, stats)), Metrics(settings, stats, probes.store)
     app = health_app(checks, metrics, stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     watch = HealthWatch(checks, stopping)
@@ -92,11 +99,11 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        raise SettingsError(_why_not(error, host, port)) from None
+        raise SettingsError(_bind_error(error, host, port)) from None
     return listening
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _bind_error(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"HEALTH_CHECK_PORT={port}: is in use on {host}; stop what listens there, or choose another port"
     if error.errno == errno.EADDRNOTAVAIL:

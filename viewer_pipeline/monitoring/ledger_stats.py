@@ -1,4 +1,4 @@
-"""Sums over the ledger that grow with it, so that a scrape reads only what came since the last."""
+"""Running totals over the ledger: a scrape reads only the flushes since the last one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from viewer_pipeline.flush.run_metrics import (
 
 
 class LedgerReading(NamedTuple):
-    """What PostgreSQL says now: sums over the ledger by mode, sums that runs recorded, rejects, incidents."""
+    """One reading of PostgreSQL: totals over the ledger by mode, metrics that runs recorded, rejects, incidents."""
 
     flushes: Counter[str]
     counters: Counter[str]
@@ -34,40 +34,40 @@ class LedgerReading(NamedTuple):
 
 
 @dataclass
-class _Sums:
-    through: int = 0  # the last flush in them
+class _Totals:
+    through: int = 0  # the last flush that is included
     flushes: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
     last_at: float | None = None
 
 
-class LedgerFigures:
-    """Remembers the sums of the flushes it has seen. For one thread."""
+class LedgerStats:
+    """Keeps totals over the flushes that it has read. For one thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._sums = _Sums()
+        self._totals = _Totals()
 
     def read(self) -> LedgerReading:
-        """Read what is new. Raises PostgresUnavailable, SchemaMissing."""
+        """Read what was committed since the last call. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect() as connection:
             self._add_new(connection)
             recorded, rejected = read_run_metrics(connection), rejected_by_reason(connection)
             incidents = [incident.kind for incident in open_incidents(connection)]
-        sums = self._sums
-        by_mode = Counter(sums.flushes), Counter(sums.counters), Counter(sums.views)
-        return LedgerReading(*by_mode, sums.last_at, recorded, rejected, incidents)
+        totals = self._totals
+        by_mode = Counter(totals.flushes), Counter(totals.counters), Counter(totals.views)
+        return LedgerReading(*by_mode, totals.last_at, recorded, rejected, incidents)
 
     def _add_new(self, connection: psycopg.Connection) -> None:
-        through = self._sums.through
-        # Restored from a backup; or retention deleted what was never read, which only the sums over all of it tell.
+        through = self._totals.through
+        # PostgreSQL was restored from a backup, or retention deleted flushes that were never read: begin again.
         if last_flush(connection).seq < through or pruned_through(connection) > through:
-            self._sums = _Sums()
-        sums = self._sums
-        for new in flushes_since(connection, sums.through):
-            sums.flushes[new.mode] += new.flushes
-            sums.counters[new.mode] += new.counters
-            sums.views[new.mode] += new.views
-            sums.through = max(sums.through, new.last_seq)
-            sums.last_at = max(sums.last_at or 0.0, new.last_committed_at.timestamp())
+            self._totals = _Totals()
+        totals = self._totals
+        for new in flushes_since(connection, totals.through):
+            totals.flushes[new.mode] += new.flushes
+            totals.counters[new.mode] += new.counters
+            totals.views[new.mode] += new.views
+            totals.through = max(totals.through, new.last_seq)
+            totals.last_at = max(totals.last_at or 0.0, new.last_committed_at.timestamp())

@@ -1,4 +1,4 @@
-"""SubscriberStats for Prometheus, found at each scrape: of the ledger, of Redis, of Dagster, and of this worker."""
+"""Samples for Prometheus, read at each scrape: of the ledger, of Redis, of Dagster, and of this worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, get_args
 
-import redis
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -18,10 +17,10 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_metrics import BOUNDS, RunMetric
 from viewer_pipeline.ingest.stats import State, SubscriberStats
-from viewer_pipeline.monitoring.background_probe import Question, ask_all
+from viewer_pipeline.monitoring.background_probe import BackgroundProbe, refresh_all
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster
-from viewer_pipeline.monitoring.ledger_stats import LedgerFigures, LedgerReading
+from viewer_pipeline.monitoring.ledger_stats import LedgerReading, LedgerStats
 from viewer_pipeline.monitoring.metric_families import FAMILIES, Family
 from viewer_pipeline.monitoring.pending import Pending, read_pending
 from viewer_pipeline.settings import Settings
@@ -29,23 +28,22 @@ from viewer_pipeline.settings import Settings
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SCRAPE_SECONDS = 0.8
 
-Figure = float | RunMetric  # a histogram is made of the latter
-Values = dict[tuple[str, ...], Figure]  # values of the labels -> figure
+Sample = float | RunMetric  # a histogram is made of the latter
+Values = dict[tuple[str, ...], Sample]  # values of the labels -> sample
 Samples = dict[str, Values]  # by the name of the metric
 
 
 class Metrics(Collector):
-    """Asks all servers side by side at each scrape. What cannot be known in time is left out, and its `_up` is 0."""
+    """Reads all servers side by side at each scrape. What is not read in time is left out, and its `_up` is 0."""
 
-    def __init__(self, settings: Settings, figures: SubscriberStats, client: redis.Redis) -> None:
-        """`client`: that of the probes. They write, so it does not stay with a server that was demoted."""
-        self._figures = figures
-        store = RedisStore(client, settings.require_redis_url(), settings.counter_prefix)
-        ledger = LedgerFigures(Ledger(settings.require_database_url()))
-        self._questions: list[Question[Any]] = [
-            Question("metrics of redis", lambda: of_redis(read_pending(store))),
-            Question("metrics of postgres", lambda: of_ledger(ledger.read())),
-            Question("metrics of dagster", lambda: of_dagster(read_dagster(settings), time.time())),
+    def __init__(self, settings: Settings, stats: SubscriberStats, store: RedisStore) -> None:
+        """`store`: that of the probes, which test writes, so it leaves a server that was demoted."""
+        self._stats = stats
+        ledger = LedgerStats(Ledger.of(settings))
+        self._probes: list[BackgroundProbe[Any]] = [
+            BackgroundProbe("metrics of redis", lambda: of_redis(read_pending(store))),
+            BackgroundProbe("metrics of postgres", lambda: of_ledger(ledger.read())),
+            BackgroundProbe("metrics of dagster", lambda: of_dagster(read_dagster(settings), time.time())),
         ]
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -53,53 +51,53 @@ class Metrics(Collector):
 
     def start(self) -> None:
         """Start the threads."""
-        for question in self._questions:
-            question.start()
+        for probe in self._probes:
+            probe.start()
 
     def close(self) -> None:
         """End the threads."""
-        for question in self._questions:
-            question.close()
+        for probe in self._probes:
+            probe.close()
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format, within SCRAPE_SECONDS."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families that are known now."""
-        samples = of_worker(self._figures)
-        answers = ask_all(self._questions, SCRAPE_SECONDS)
-        for name, answer in zip(("redis", "postgres", "dagster"), answers, strict=True):
-            samples |= {f"viewer_{name}_up": {(): float(answer.value is not None)}} | (answer.value or {})
+        """Yield the families that could be read."""
+        samples = of_worker(self._stats)
+        results = refresh_all(self._probes, SCRAPE_SECONDS)
+        for name, result in zip(("redis", "postgres", "dagster"), results, strict=True):
+            samples |= {f"viewer_{name}_up": {(): float(result.value is not None)}} | (result.value or {})
         for name, values in samples.items():
             yield _family(FAMILIES[name], values)
 
 
-def of_worker(figures: SubscriberStats) -> Samples:
-    """Return what this worker did since it was started."""
-    rejected = dict(figures.rejected)
-    losses = dict(figures.losses)
-    heard: Values = {} if figures.last_message is None else {(): figures.last_message}
+def of_worker(stats: SubscriberStats) -> Samples:
+    """Return the samples of this worker, since its start."""
+    rejected = dict(stats.rejected)
+    losses = dict(stats.losses)
+    last_message: Values = {} if stats.last_message is None else {(): stats.last_message}
     return {
         "viewer_messages_total": {
-            ("accepted",): figures.accepted,
+            ("accepted",): stats.accepted,
             ("rejected",): sum(rejected.values()),
         },
         "viewer_messages_rejected_total": {(reason,): count for reason, count in rejected.items()},
-        "viewer_folds_total": {(): figures.folded},
-        "viewer_folded_views_total": {(): figures.folded_views},
-        "viewer_dropped_views_total": {(): figures.dropped_views},
+        "viewer_folds_total": {(): stats.folded},
+        "viewer_folded_views_total": {(): stats.folded_views},
+        "viewer_dropped_views_total": {(): stats.dropped_views},
         "viewer_subscription_losses_total": {(loss,): count for loss, count in losses.items()},
-        "viewer_lease_takeovers_total": {(): figures.takeovers},
-        "viewer_lease_held": {(): float(figures.holds_lease)},
-        "viewer_subscriber_state": {(state,): float(state == figures.state) for state in get_args(State)},
-        "viewer_views_in_memory": {(): figures.in_memory},
-        "viewer_last_message_timestamp_seconds": heard,
+        "viewer_lease_takeovers_total": {(): stats.takeovers},
+        "viewer_lease_held": {(): float(stats.holds_lease)},
+        "viewer_subscriber_state": {(state,): float(state == stats.state) for state in get_args(State)},
+        "viewer_views_in_memory": {(): stats.in_memory},
+        "viewer_last_message_timestamp_seconds": last_message,
     }
 
 
 def of_redis(pending: Pending) -> Samples:
-    """Return what is pending."""
+    """Return the samples of what is pending."""
     return {
         "viewer_pending_counters": {(): pending.vods},
         "viewer_pending_counters_read": {(): pending.read},
@@ -109,24 +107,26 @@ def of_redis(pending: Pending) -> Samples:
 
 
 def of_ledger(reading: LedgerReading) -> Samples:
-    """Return what was persisted and rejected. The ledger tells what was committed, whatever became of the run."""
-    ended: Values = {(one.mode, one.outcome): one.count for one in reading.recorded if one.outcome != "committed"}
-    committed = [one for one in reading.recorded if one.outcome == "committed"]
+    """Return the samples of what was persisted and rejected. Commits are those of the ledger, even if a run died."""
+    ended: Values = {
+        (metric.mode, metric.outcome): metric.count for metric in reading.recorded if metric.outcome != "committed"
+    }
+    committed = [metric for metric in reading.recorded if metric.outcome == "committed"]
     last: Values = {} if reading.last_flush_at is None else {(): reading.last_flush_at}
     return {
         "viewer_flushes_total": ended | {(mode, "committed"): count for mode, count in reading.flushes.items()},
         "viewer_views_persisted_total": {(mode,): views for mode, views in reading.views.items()},
         "viewer_counters_persisted_total": {(mode,): count for mode, count in reading.counters.items()},
         "viewer_last_flush_timestamp_seconds": last,
-        "viewer_flush_seconds": {(one.mode,): one for one in committed},
-        "viewer_drift_views_total": {(one.mode,): one.drift for one in committed},
+        "viewer_flush_seconds": {(metric.mode,): metric for metric in committed},
+        "viewer_drift_views_total": {(metric.mode,): metric.drift for metric in committed},
         "viewer_rejected_rows": {(row.source, row.reason): row.rows for row in reading.rejected},
         "viewer_open_incidents": {(kind,): float(kind in reading.incidents) for kind in KINDS},
     }
 
 
 def of_dagster(reading: DagsterReading | None, now: float) -> Samples:
-    """Return which daemons live; none where Dagster has never run."""
+    """Return the samples of the daemons; all 0 where Dagster has never run."""
     dead = dead_daemons(reading.heartbeats if reading else {}, now)
     return {"viewer_daemon_up": {(daemon,): float(daemon not in dead) for daemon in DAEMONS}}
 
@@ -135,7 +135,7 @@ def _family(family: Family, values: Values) -> Metric:
     if family.kind == "histogram":
         return _histogram(family, values)
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.said, labels=family.labels)
+    metric = kind(family.name, family.help, labels=family.labels)
     for labels, value in values.items():
         assert not isinstance(value, RunMetric), f"{family.name} is no histogram"
         metric.add_metric(labels, value)
@@ -143,7 +143,7 @@ def _family(family: Family, values: Values) -> Metric:
 
 
 def _histogram(family: Family, values: Values) -> Metric:
-    metric = HistogramMetricFamily(family.name, family.said, labels=family.labels)
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     for labels, value in values.items():
         assert isinstance(value, RunMetric), f"{family.name} is a histogram"
         bounds = (*map(str, BOUNDS), "+Inf")

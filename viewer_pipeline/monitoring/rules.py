@@ -1,160 +1,190 @@
-"""Which state Redis, PostgreSQL, the subscriber and the flushes are in, and how to say it. Pure."""
+"""The rules of /health, status and the doctor: what a measurement means, and what to do about it. Pure."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
+from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.checks import Result, State
-from viewer_pipeline.monitoring.dagster_rules import in_words
 from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
+from viewer_pipeline.timestamps import format_duration
 
-REVISION = "0009"  # of the schema, at least; a test holds it to the migrations
+REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
     "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
     "redis_emptied": "Redis was emptied or replaced",
-    "drift": "counters were lowered by somebody else, or fell back",
+    "drift": "counters were lowered by another program, or fell back",
 }
-ACKNOWLEDGE = "docs/how-to tells what to do, `viewer-pipeline acknowledge` closes it"
-RESTART_SECONDS = 60.0  # a server that was restarted is worth a look, also one that starts again and again
-UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; a run that died is settled by the next
+RESTART_SECONDS = 60.0  # how long a restart is reported, which also reveals a server that restarts again and again
+UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run dies, the next one settles
+FULL_SHARE = 0.8  # of maxmemory
+
+PRIMARY = "let REDIS_URL lead to the primary, or name its Sentinels; see docs/how-to/failover-behind-one-address.md"
+WRITES = "the message has the reason: check memory, disk, replicas and the log of Redis"
+EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
+INFO = "allow this user the command INFO; `viewer-pipeline grants` prints all rights it needs"
+WORKER = "start `viewer-pipeline worker` or `viewer-pipeline up`"
+MIGRATE = "run `viewer-pipeline migrate`"
 
 
-def judge_replication(replication: dict[str, Any], round_trip_ms: float) -> Result:
-    """Judge what INFO replication says: flushes need a primary."""
-    figures = {"round_trip_ms": round_trip_ms}
-    if replication.get("role") == "slave":
-        return Result("unhealthy", "Redis is a replica: counters cannot be settled on it", figures)
-    return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
-
-
-def judge_memory(memory: dict[str, Any]) -> Result:
-    """Judge what INFO memory says: an evicted counter is a lost count."""
-    policy = str(memory.get("maxmemory_policy", ""))
-    figures = {"maxmemory_policy": policy} | {
-        name: memory[name] for name in ("maxmemory", "used_memory") if name in memory
-    }
-    if policy.startswith("allkeys-"):
-        said = (
-            f"maxmemory-policy {policy} evicts counters when memory is full, and their views are lost; set noeviction"
+def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> CheckResult:
+    """Whether flushes can settle: Redis is a primary and accepts writes. `refusal`: the error of a test write."""
+    details = {"round_trip_ms": round_trip_ms}
+    if info.get("role") == "slave":
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        return CheckResult(
+            "redis", "unhealthy", f"Redis refuses writes: it is a replica of {primary}", details, PRIMARY
         )
-        return Result("degraded", said, figures)
+    if refusal:
+        return CheckResult("redis", "unhealthy", refusal, details, WRITES)
+    return CheckResult("redis", "healthy", f"answers in {round_trip_ms} ms and accepts writes", details)
+
+
+def evaluate_memory(info: dict[str, Any]) -> CheckResult:
+    """Whether Redis may evict counters, or is about to refuse writes (rule R10)."""
+    policy = str(info.get("maxmemory_policy", ""))
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    details = {"maxmemory_policy": policy, "maxmemory": limit, "used_memory": used}
+    if not policy:
+        return CheckResult("redis_memory", "unknown", "maxmemory-policy is unknown: INFO is refused", remedy=INFO)
+    if policy.startswith("allkeys-"):
+        message = f"maxmemory-policy {policy} evicts counters when memory is full, and their views are lost"
+        return CheckResult("redis_memory", "degraded", message, details, EVICTION)
     if policy.startswith("volatile-"):
-        said = f"maxmemory-policy {policy} evicts only keys that expire, and no counter does"
-        return Result("healthy", said, figures)
-    said = (
-        "maxmemory-policy noeviction: no counter is evicted" if policy else "Redis does not tell its maxmemory-policy"
-    )
-    return Result("healthy", said, figures)
+        message = f"maxmemory-policy {policy} evicts only keys that expire, and counters do not expire"
+        return CheckResult("redis_memory", "healthy", message, details)
+    if limit and used >= FULL_SHARE * limit:
+        message = f"{used / limit:.0%} of maxmemory is used; when it is full, Redis refuses writes"
+        return CheckResult("redis_memory", "degraded", message, details, "raise maxmemory, or let other keys expire")
+    return CheckResult("redis_memory", "healthy", f"maxmemory-policy {policy}: no counter is evicted", details)
 
 
-def judge_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_ms: float) -> Result:
-    """Judge whether flushes can be committed. `revision`: of the schema `viewer`, empty where it is missing."""
-    figures = {"round_trip_ms": round_trip_ms}
+def evaluate_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_ms: float) -> CheckResult:
+    """Whether flushes can commit. `revision`: of the schema `viewer`, empty where the schema is missing."""
+    details = {"round_trip_ms": round_trip_ms}
+    message, remedy = f"answers in {round_trip_ms} ms and accepts writes", ""
+    status: Status = "healthy"
     if standby:
-        return Result("unhealthy", f"PostgreSQL refuses writes: {IN_RECOVERY}", figures)
-    if read_only:
-        return Result("unhealthy", f"PostgreSQL refuses writes: {READ_ONLY}", figures)
-    if revision < REVISION:
-        lacks = f"at revision {revision}, and {REVISION} is needed" if revision else "missing"
-        return Result("unhealthy", f"the schema `viewer` is {lacks}; run `viewer-pipeline migrate`", figures)
-    return Result("healthy", f"answers in {round_trip_ms} ms and takes writes", figures)
+        status, message = "unhealthy", f"PostgreSQL refuses writes: {IN_RECOVERY}"
+        remedy = "name the primary in DATABASE_URL"
+    elif read_only:
+        status, message = "unhealthy", f"PostgreSQL refuses writes: {READ_ONLY}"
+        remedy = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only = off"
+    elif not revision:
+        status, message, remedy = "unhealthy", "the schema `viewer` is missing", MIGRATE
+    elif revision < REVISION:
+        message = f"the schema `viewer` is at revision {revision}, and {REVISION} is needed"
+        status, remedy = "unhealthy", MIGRATE
+    elif revision > REVISION:
+        message += f"; the schema `viewer` is at revision {revision}, newer than {REVISION} of this program"
+        remedy = "upgrade Viewer Pipeline on this machine"
+    return CheckResult("postgres", status, message, details, remedy)
 
 
-def judge_incidents(incidents: list[Incident]) -> Result:
-    """Say what a run found and nobody has acknowledged: PostgreSQL rolled back is worse than what Redis alone lost."""
-    figures = {"open": [incident.kind for incident in incidents]}
+def evaluate_restart(result: CheckResult, up_seconds: float | None, process_seconds: float) -> CheckResult:
+    """Report for a while that a server restarted, although it is healthy again.
+
+    A server that started just before this process did not restart: Redis reports whole seconds, rounded down.
+    """
+    if result.status != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, process_seconds - 1):
+        return result
+    return replace(result, status="degraded", message=f"{result.message}; restarted {format_duration(up_seconds)} ago")
+
+
+def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
+    """Whether an incident is open. A rollback of PostgreSQL is worse than a loss in Redis."""
+    details = {"open": [incident.kind for incident in incidents]}
     if not incidents:
-        return Result("healthy", "nothing that somebody must look at", figures)
-    bad: State = "unhealthy" if any(one.kind == "postgres_rolled_back" for one in incidents) else "degraded"
-    return Result(bad, f"{'; '.join(incident_said(one) for one in incidents)}; {ACKNOWLEDGE}", figures)
+        return CheckResult("incidents", "healthy", "no incident is open", details)
+    rolled_back = any(incident.kind == "postgres_rolled_back" for incident in incidents)
+    message = "; ".join(describe_incident(incident) for incident in incidents)
+    remedy = "follow the page of the incident in docs/how-to, then run `viewer-pipeline acknowledge`"
+    return CheckResult("incidents", "unhealthy" if rolled_back else "degraded", message, details, remedy)
 
 
-def incident_said(incident: Incident) -> str:
-    """Say one incident."""
-    ago = in_words(time.time() - incident.last_seen.timestamp())
+def describe_incident(incident: Incident) -> str:
+    """Return one incident as a sentence."""
+    ago = format_duration(time.time() - incident.last_seen.timestamp())
     views = f", {incident.views} views" if incident.views else ""
     return f"{INCIDENTS[incident.kind]} {ago} ago (run {incident.run_id[:8]}{views})"
 
 
-def judge_restart(result: Result, up_seconds: float | None, worker_seconds: float) -> Result:
-    """Say for a while that a server was restarted under this worker: whoever watches it mends that in no time.
-
-    One that was started just before the worker was not: Redis tells whole seconds, and may leave out most of one.
-    """
-    if result.state != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, worker_seconds - 1):
-        return result
-    return Result("degraded", f"{result.said}; it was restarted {in_words(up_seconds)} ago", result.figures)
-
-
-def judge_subscriber(figures: SubscriberStats) -> Result:
-    """Judge whether somebody hears what is published now."""
+def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:
+    """Whether this process, or another worker, receives what is published now."""
     now = time.time()
-    heard = figures.last_message
-    shown = {
-        "subscriber": figures.state,
-        "seconds_in_state": round(now - figures.since, 1),
-        "seconds_since_message": None if heard is None else round(max(0.0, now - heard), 1),
-        "views_in_memory": figures.in_memory,
+    silent = None if stats.last_message is None else max(0.0, now - stats.last_message)
+    details = {
+        "state": stats.state,
+        "seconds_in_state": round(now - stats.since, 1),
+        "seconds_since_message": None if silent is None else round(silent, 1),
+        "views_in_memory": stats.in_memory,
     }
-    last = "no message yet" if heard is None else f"last message {in_words(now - heard)} ago"
-    if figures.refusal_reason:
-        return Result("unhealthy", f"what is heard stays in memory: {figures.refusal_reason}", shown)
-    match figures.state:
+    if stats.refusal_reason:
+        message = f"received views stay in memory: {stats.refusal_reason}"
+        return CheckResult("subscriber", "unhealthy", message, details, "see the checks redis and marker")
+    match stats.state:
         case "listening":
-            return Result("healthy", f"listening; {last}", shown)
+            last = "no message yet" if silent is None else f"last message {format_duration(silent)} ago"
+            return CheckResult("subscriber", "healthy", f"listening; {last}", details)
         case "standby":
-            return Result("healthy", "standing by: another worker listens, and this one follows when it ends", shown)
+            message = "standing by: another worker folds, and this one takes over when that one ends"
+            return CheckResult("subscriber", "healthy", message, details)
         case "reconnecting":
-            said = f"reconnecting: {figures.reason or 'the subscription was lost'}; what is published now is missed"
-            return Result("unhealthy", said, shown)
+            reason = stats.reason or "the subscription was lost"
+            message = f"reconnecting: {reason}; messages that are published now are missed"
+            return CheckResult("subscriber", "unhealthy", message, details, "see the check redis")
         case _:
-            return Result("degraded", f"{figures.state}; nobody listens here yet", shown)
+            return CheckResult("subscriber", "degraded", f"{stats.state}; not subscribed yet", details)
 
 
-def judge_freshness(pending: int, age: float | None, limit: float) -> Result:
-    """Judge the age of the oldest pending view, in seconds; None where nothing is pending."""
-    figures = {"pending_vods": pending, "oldest_pending_seconds": age, "limit_seconds": limit}
+def evaluate_freshness(pending: int, age: float | None, limit: float) -> CheckResult:
+    """Whether the oldest pending view is younger than the limit. `age`: in seconds; None where nothing is pending."""
+    details = {"pending_vods": pending, "oldest_pending_seconds": age, "limit_seconds": limit}
     if age is None:
-        return Result("healthy", "nothing is pending", figures)
-    said = f"{pending} VODs are pending, the oldest for {in_words(age)}"
+        return CheckResult("freshness", "healthy", "nothing is pending", details)
+    message = f"{pending} VODs are pending, the oldest for {format_duration(age)}"
     if age > limit:
-        return Result("unhealthy", f"{said}: longer than {in_words(limit)}", figures)
-    return Result("healthy", said, figures)
+        message = f"{message}: longer than {format_duration(limit)}"
+        return CheckResult("freshness", "unhealthy", message, details, "`viewer-pipeline status` shows the reasons")
+    return CheckResult("freshness", "healthy", message, details)
 
 
-def judge_marker(marker: Marker | None, last: LastFlush, refused: str = "") -> Result:
-    """Judge where the marker stands against the ledger. It was read first, so a flush in between puts it behind.
+def evaluate_marker(marker: Marker | None, last: LastFlush, refusal: str = "") -> CheckResult:
+    """Whether the marker fits the ledger. It was read first, so a flush in between only leaves it behind.
 
-    `refused`: why this ledger must not use this Redis; empty where it may.
+    `refusal`: why this ledger must not use this Redis; empty where it may.
     """
-    figures = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
-    if refused:
-        return Result("unhealthy", refused, figures)
+    details = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
+    if refusal:
+        remedy = "see docs/how-to/clones.md and docs/how-to/shared-redis.md"
+        return CheckResult("marker", "unhealthy", refusal, details, remedy)
     if marker is None and last.seq:
-        said = (
-            f"Redis was emptied or replaced: it has no marker, the ledger has flush {last.seq}; the next run makes one"
-        )
-        return Result("degraded", said, figures)
+        message = f"Redis was emptied or replaced: the ledger ends at flush {last.seq}, and Redis has no marker"
+        remedy = "none: the next run creates a marker; see docs/how-to/redis-emptied.md"
+        return CheckResult("marker", "degraded", message, details, remedy)
     if marker is not None and marker.seq > last.seq:
-        said = (
+        message = (
             f"PostgreSQL was rolled back, e.g. restored from a backup: Redis has settled flush {marker.seq}, the ledger"
             f" ends at {last.seq}; the views of the flushes in between are in neither"
         )
-        return Result("unhealthy", said, figures)
-    return Result("healthy", "the marker is not ahead of the ledger", figures)
+        remedy = "restore the newer PostgreSQL if you can; see docs/how-to/postgresql-rolled-back.md"
+        return CheckResult("marker", "unhealthy", message, details, remedy)
+    return CheckResult("marker", "healthy", "the marker is not ahead of the ledger", details)
 
 
-def judge_unsettled(flushes: int, age: float | None) -> Result:
-    """Judge flushes that are committed and not subtracted from Redis; `age` in seconds of the oldest."""
-    figures = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
+def evaluate_unsettled(flushes: int, age: float | None) -> CheckResult:
+    """Whether committed flushes are subtracted from Redis in time. `age`: of the oldest that is not, in seconds."""
+    details = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
     if not flushes or age is None:
-        return Result("healthy", "every flush is settled", figures)
-    said = f"{flushes} flushes are committed and not settled, the oldest for {in_words(age)}"
+        return CheckResult("unsettled", "healthy", "every flush is settled", details)
+    message = f"{flushes} flushes are committed and not settled, the oldest for {format_duration(age)}"
     if age < UNSETTLED_SECONDS:
-        return Result("healthy", said, figures)
-    return Result("degraded", f"{said}: readers see their views twice until the next run settles them", figures)
+        return CheckResult("unsettled", "healthy", message, details)
+    message = f"{message}: readers who add counters and totals count their views twice"
+    remedy = "none if runs succeed: the next run settles them first; see the check flush_runs"
+    return CheckResult("unsettled", "degraded", message, details, remedy)

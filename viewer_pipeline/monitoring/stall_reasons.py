@@ -1,69 +1,73 @@
-"""Why nothing was persisted lately, in words. Pure."""
+"""Why nothing was persisted recently, as sentences. Pure."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from viewer_pipeline.monitoring.dagster_rules import COORDINATOR, LAUNCHERS, NEVER_RAN, in_words
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger_rows import RecentFlush
+from viewer_pipeline.monitoring.dagster_rules import COORDINATOR, LAUNCHERS, NEVER_RAN, daemon_check
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.timestamps import format_duration
 
-LATELY_SECONDS = 60.0  # a flush that is younger: something was done
+RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
+
+Results = Mapping[str, CheckResult]
 
 
-def why_nothing(found: dict[str, Any], settings: Settings, now: float) -> list[str]:
-    """Return the reasons, obstacles first; empty when a flush was committed lately. `found` as of `read_status`."""
-    flushes = found["flushes"]
-    if flushes and now - flushes[0]["committed_at"].timestamp() < LATELY_SECONDS:
+def stall_reasons(
+    flushes: Sequence[RecentFlush], pending_vods: int, checks: Results, settings: Settings, now: float
+) -> list[str]:
+    """Return the reasons, obstacles first; empty if a flush was committed recently. `flushes`: newest first."""
+    age = now - flushes[0].committed_at.timestamp() if flushes else None
+    if age is not None and age < RECENT_SECONDS:
         return []
-    since = f"for {in_words(now - flushes[0]['committed_at'].timestamp())}" if flushes else "so far"
-    reasons = [*_obstacles(found), *_skips(found), *_silence(found, settings)]
-    if found["pending_vods"] and not _obstacles(found):
-        every = settings.sensor_interval_seconds
-        reasons.append(f"{found['pending_vods']} VODs wait for the sensor, which looks every {every} s")
+    obstacles = _obstacles(checks)
+    reasons = [*obstacles, *_skips(checks), *_silence(pending_vods, checks, settings)]
+    if pending_vods and not obstacles:
+        interval = settings.sensor_interval_seconds
+        reasons.append(f"{pending_vods} VODs wait for the sensor, which ticks every {interval} s")
+    since = "so far" if age is None else f"for {format_duration(age)}"
     return [f"nothing was persisted {since}:", *reasons]
 
 
-def _obstacles(found: dict[str, Any]) -> list[str]:
-    """Return what keeps flushes from being launched or from succeeding."""
-    if not found["dagster"]:
-        return [_once(found["daemons"])]
-    said = _dead(found["daemons"])
-    said += [found[name]["said"] for name in ("sensor", "sweep") if found[name]["state"] != "healthy"]
-    if found["flush_runs"]["state"] != "healthy":
-        said.append(found["flush_runs"]["said"])
-    return said
+def _obstacles(checks: Results) -> list[str]:
+    """Return what prevents flushes from being launched or from succeeding."""
+    coordinator = checks[daemon_check(COORDINATOR)]
+    if coordinator.message == NEVER_RAN:
+        return [f"{NEVER_RAN}: {coordinator.remedy}"]
+    others = (checks[name] for name in ("sensor", "sweep", "flush_runs"))
+    return [*_daemons(checks), *(check.message for check in others if not check.passed)]
 
 
-def _dead(daemons: dict[str, Any]) -> list[str]:
-    """Say which daemons are dead or complain; all of them in one line, because they are one process."""
-    bad = {name: daemons[name]["said"] for name in (COORDINATOR, *LAUNCHERS) if daemons[name]["state"] != "healthy"}
-    if len(bad) > len(LAUNCHERS) and len(set(bad.values())) == 1:
-        return [f"Dagster's daemon {bad[COORDINATOR]}"]
-    return [f"Dagster's daemon {name} {said}" for name, said in bad.items()]
+def _daemons(checks: Results) -> list[str]:
+    """Return the failing daemons that launch flushes; in one line if all report the same, for they are one process."""
+    names = (COORDINATOR, *LAUNCHERS)
+    failing = {name: check.message for name in names if not (check := checks[daemon_check(name)]).passed}
+    if len(failing) == len(names) and len(set(failing.values())) == 1:
+        return [f"Dagster's daemon: {failing[COORDINATOR]}"]
+    return [f"Dagster's daemon {name}: {message}" for name, message in failing.items()]
 
 
-def _once(daemons: dict[str, Any]) -> str:
-    said = str(daemons[COORDINATOR]["said"])
-    return f"{said}: start its daemon, or `viewer-pipeline up`" if said == NEVER_RAN else said
-
-
-def _skips(found: dict[str, Any]) -> list[str]:
-    """Return what sensor and sweep said when they looked last."""
-    names = {"sensor": "the sensor", "sweep": "the sweep"}
+def _skips(checks: Results) -> list[str]:
+    """Return the skip reasons of the last ticks of sensor and sweep."""
     return [
-        f"{names[name]} skipped {in_words(found[name]['seconds_since_tick'])} ago: {found[name]['skip_reason']}"
-        for name in names
-        if found[name].get("skip_reason")
+        f"the {name} skipped {format_duration(details['seconds_since_tick'])} ago: {details['skip_reason']}"
+        for name in ("sensor", "sweep")
+        if (details := checks[name].details).get("skip_reason")
     ]
 
 
-def _silence(found: dict[str, Any], settings: Settings) -> list[str]:
-    """Return whether anything was heard at all."""
-    said = []
-    if not found["subscriber"]["listens"]:
-        said.append(f"nobody listens to {settings.pubsub_channel}: start `viewer-pipeline worker`")
-    if not found["pending_vods"]:
-        silent = found["subscriber"]["seconds_since_message"]
-        last = "no message was heard yet" if silent is None else f"the last message was heard {in_words(silent)} ago"
-        said.append(f"nothing is waiting: no VOD is announced, and {last}")
-    return said
+def _silence(pending_vods: int, checks: Results, settings: Settings) -> list[str]:
+    """Return whether anything was received at all."""
+    subscriber = checks["subscriber"].details
+    reasons = []
+    if not subscriber.get("holder"):
+        reasons.append(f"no worker listens to {settings.pubsub_channel}: start `viewer-pipeline worker`")
+    if not pending_vods:
+        silent = subscriber.get("seconds_since_message")
+        last = (
+            "no message was received yet" if silent is None else f"the last message came {format_duration(silent)} ago"
+        )
+        reasons.append(f"nothing is pending: no VOD is announced, and {last}")
+    return reasons

@@ -28,7 +28,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.monitoring.rules import judge_marker
+from viewer_pipeline.monitoring.rules import evaluate_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary, wheel_binary
@@ -196,11 +196,9 @@ def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
     after = pair.on(pair.replica, Durability())
     with after.stores.ledger.connect() as connection:
         last = last_flush(connection)
-    told = judge_marker(after.marker(), last)
-    assert (told.state, told.said) == (
-        "degraded",
-        "Redis was emptied or replaced: it has no marker, the ledger has flush 1; the next run makes one",
-    )
+    check = evaluate_marker(after.marker(), last)
+    message = "Redis was emptied or replaced: the ledger ends at flush 1, and Redis has no marker"
+    assert (check.status, check.message) == ("degraded", message)
     found = after.flush().notes
     assert found.redis_emptied
     assert found.sentences()[0].startswith("Redis had no marker although the ledger has flushes")

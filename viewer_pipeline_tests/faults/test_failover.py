@@ -26,12 +26,12 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest import cut_delivery
 from viewer_pipeline.ingest.lease import GRACE_MS
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.refusals import refusals_of
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import RedisPair, replication
 from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, Running, message
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -337,8 +337,8 @@ def refusing(worker: WorkerProcess) -> set[str]:
                 checks = json.load(response)["checks"]
         except urllib.error.HTTPError as error:
             checks = json.load(error)["checks"]
-        assert "takes writes" not in checks["redis"]["said"]
-        names.update(name for name, check in checks.items() if "refuses writes" in check["said"])
+        assert "accepts writes" not in checks["redis"]["message"]
+        names.update(name for name, check in checks.items() if "refuses writes" in check["message"])
         return names
 
     wait_until(lambda: {"redis", "subscriber"} <= failing_checks(), HEALED_SECONDS, "both checks say it")
@@ -463,16 +463,16 @@ def tcp_port(client: redis.Redis) -> int:
 
 
 def test_health_moves_to_the_new_primary(pair: RedisPair, database_url: str) -> None:
-    """It never reports "takes writes" of a server that refuses them, and heals by itself."""
-    probes = Probes(Settings(redis_url=pair.url, database_url=database_url), SubscriberStats())
-    assert "takes writes" in probes.redis()["redis"].said
+    """It never reports "accepts writes" of a server that refuses them, and heals by itself."""
+    probes = Probes(Settings(redis_url=pair.url, database_url=database_url))
+    assert "accepts writes" in by_name(probes.redis())["redis"].message
     pair.demote()
     for _ in range(2):
-        result = probes.redis()["redis"]
-        assert (result.state, "refuses writes" in result.said) == ("unhealthy", True)
-        assert "takes writes" not in result.said
+        result = by_name(probes.redis())["redis"]
+        assert (result.status, "refuses writes" in result.message) == ("unhealthy", True)
+        assert "accepts writes" not in result.message
     pair.lead_to_the_new()
-    assert "takes writes" in probes.redis()["redis"].said
+    assert "accepts writes" in by_name(probes.redis())["redis"].message
     probes.close()
 
 

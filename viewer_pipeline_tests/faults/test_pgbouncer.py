@@ -33,7 +33,6 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.history.daily import stale_days
 from viewer_pipeline.history.retention import Pruned, prune_ledger
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes
@@ -42,6 +41,7 @@ from viewer_pipeline.reconcile.compare import ReconcileRequest, ReconcileResult,
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_together import flush_until
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.pgbouncer import POOL_SIZE, PgBouncer
 from viewer_pipeline_tests.support.proxy import Proxy
@@ -283,14 +283,14 @@ def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: s
     migrate_all(settings)
     world.send_many(3)
     behind(world, pgbouncer).flush()
-    probes = Probes(settings, SubscriberStats())
+    probes = Probes(settings)
     try:
         for _ in range(7):
-            found = probes.postgres() | probes.settling() | probes.freshness()
-        states = {name: found[name].state for name in ("marker", "unsettled", "incidents", "freshness")}
-        assert states == dict.fromkeys(states, "healthy")
-        assert "takes writes" in found["postgres"].said
-        assert probes.dagster()["daemon_sensor"].said == NEVER_RAN
+            results = by_name([*probes.postgres(), *probes.settling(), *probes.freshness()])
+        statuses = {name: results[name].status for name in ("marker", "unsettled", "incidents", "freshness")}
+        assert statuses == dict.fromkeys(statuses, "healthy")
+        assert "accepts writes" in results["postgres"].message
+        assert by_name(probes.dagster())["daemon_sensor"].message == NEVER_RAN
     finally:
         probes.close()
 

@@ -12,12 +12,13 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.ingest.fold_store import FoldStore
-from viewer_pipeline.monitoring.doctor.listener import judge_shared_channel, read_listeners
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.monitoring.rules import judge_subscriber
+from viewer_pipeline.monitoring.rules import evaluate_subscriber
+from viewer_pipeline.monitoring.subscribers import evaluate_shared_channel, read_subscribers
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
@@ -45,7 +46,7 @@ def of(database_url: str, redis_url: str, **more: Any) -> Settings:
 
 
 def publish(client: redis.Redis, channel: str, vod_id: str, times: int) -> None:
-    """Publish views one by ours_running."""
+    """Publish views one by one."""
     for _ in range(times):
         client.publish(channel, message(vod_id))
 
@@ -82,19 +83,18 @@ def test_pipelines_on_a_shared_channel_are_reported(
     def logged(words: str) -> bool:
         return any(words in record.getMessage() for record in caplog.records)
 
-    def shared() -> object:
-        space = FoldStore(world.client, redis_url, world.prefix, increment=True).key_space()
-        return judge_shared_channel(read_listeners(world.stores.redis, CHANNEL, space), CHANNEL, "increment")
+    def shared() -> CheckResult:
+        return evaluate_shared_channel(read_subscribers(world.stores.redis, CHANNEL), CHANNEL, "increment")
 
     with Running(ours) as ours_running:
-        assert getattr(shared(), "state", "") == "ok"
+        assert shared().status == "healthy"
         with Running(shadow) as other:
             ours_running.subscriber.folder.shared_channel._due = 0.0
             wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "a line in the log")
             assert logged("PUBSUB_CHANNEL")
             result = shared()
-            assert getattr(result, "state", "") == "warning"
-            assert "PUBSUB_CHANNEL" in getattr(result, "do", "")
+            assert result.status == "degraded"
+            assert "PUBSUB_CHANNEL" in result.remedy
             publish(world.client, CHANNEL, "a", 7)
             wait_until(lambda: ours_running.stats.folded_views == other.stats.folded_views == 7, 20, "both counted")
     with redis.Redis.from_url(other_redis) as client:
@@ -125,12 +125,12 @@ def test_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, ot
         wait_until(lambda: other.stats.received == before + 5, 20, "received by the stranger")
         wait_until(lambda: "are settled by the database" in other.stats.refusal_reason, 20, "the refusal")
         assert other.state == "standby"
-        result = judge_subscriber(other.stats)
-        assert (result.state, world.identity.place in result.said) == ("unhealthy", True)
-        probes = Probes(stranger, other.stats)
+        result = evaluate_subscriber(other.stats)
+        assert (result.status, world.identity.place in result.message) == ("unhealthy", True)
+        probes = Probes(stranger)
         stack.callback(probes.close)
-        marker = probes.settling()["marker"]
-        assert (marker.state, world.identity.place in marker.said) == ("unhealthy", True)
+        marker = by_name(probes.settling())["marker"]
+        assert (marker.status, world.identity.place in marker.message) == ("unhealthy", True)
     assert other.stats.folded == 0
     assert count(world.client, "vod:views:a") == 5
 
@@ -158,9 +158,9 @@ def test_first_worker_waits_for_postgres(world: World, redis_url: str) -> None:
             wait_until(lambda: "PostgreSQL has not answered yet" in first.stats.refusal_reason, 20, "the reason")
             publish(world.client, CHANNEL, "a", 4)
             wait_until(lambda: first.stats.in_memory == 4, 20, "kept in memory")
-            assert judge_subscriber(first.stats).state == "unhealthy"
+            assert evaluate_subscriber(first.stats).status == "unhealthy"
             assert count(world.client, "vod:views:a") == 0
             proxy.heal()
             wait_until(lambda: first.stats.folded_views == 4, 30, "folded once it is known")
-            assert judge_subscriber(first.stats).state == "healthy"
+            assert evaluate_subscriber(first.stats).status == "healthy"
     assert count(world.client, "vod:views:a") == 4

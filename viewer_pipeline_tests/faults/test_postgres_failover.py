@@ -20,12 +20,12 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject, record_rejects
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stores.postgres_errors import postgres_errors
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -217,19 +217,19 @@ def test_several_hosts_none_of_which_takes_writes(pair: PostgresPair) -> None:
 
 
 def test_health_follows(pair: PostgresPair, redis_url: str) -> None:
-    """It never says "takes writes" of a server that refuses them, and heals by itself."""
-    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url), SubscriberStats())
-    assert "takes writes" in probes.postgres()["postgres"].said
+    """It never says "accepts writes" of a server that refuses them, and heals by itself."""
+    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url))
+    assert "accepts writes" in by_name(probes.postgres())["postgres"].message
     pair.lead_to(pair.standby)
-    result = probes.postgres()["postgres"]
-    assert (result.state, result.said) == ("unhealthy", "PostgreSQL refuses writes: it is in recovery (a standby)")
+    result = by_name(probes.postgres())["postgres"]
+    assert (result.status, result.message) == ("unhealthy", "PostgreSQL refuses writes: it is in recovery (a standby)")
     with pytest.raises(PostgresRefusesWrites):
         probes.settling()
     pair.lead_to(pair.primary)
-    assert "takes writes" in probes.postgres()["postgres"].said
+    assert "accepts writes" in by_name(probes.postgres())["postgres"].message
     pair.fence()
-    result = probes.postgres()["postgres"]
-    assert (result.state, result.said) == ("unhealthy", "PostgreSQL refuses writes: its transactions are read-only")
+    result = by_name(probes.postgres())["postgres"]
+    assert (result.status, result.message) == ("unhealthy", "PostgreSQL refuses writes: its transactions are read-only")
     probes.close()
 
 

@@ -18,7 +18,6 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
@@ -26,6 +25,7 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stack.redis_server import RedisServer, find_binary
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.claims import identity_of
 from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -133,12 +133,12 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
     """Committed on one primary, settled on the next: exact with the wait; also health follows."""
     durability = Durability(replicas=1)
     settings = Settings(redis_url=watched.url, database_url=world.stores.ledger.url, redis_wait_replicas=1)
-    probes = Probes(settings, SubscriberStats())
+    probes = Probes(settings)
     with connect(watched.url, seconds=1) as client:
         here = World(Stores(RedisStore(client, watched.url, PREFIX, durability=durability), world.stores.ledger))
         here.send_many(7)
         snapshot = drain(here.stores, here.request())
-        assert "takes writes" in probes.redis()["redis"].said
+        assert "accepts writes" in by_name(probes.redis())["redis"].message
         watched.fail_over()
         for last in (False, False, True):  # as Dagster tries the step again
             try:
@@ -154,7 +154,7 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
         assert client.info("server")["tcp_port"] == watched.servers[1].port
         here.send("late")
         here.flush()
-        assert "takes writes" in probes.redis()["redis"].said
+        assert "accepts writes" in by_name(probes.redis())["redis"].message
         here.assert_all_persisted()
 
 
@@ -195,15 +195,15 @@ def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: st
     """The old primary keeps its clients: a script that it refuses, in whatever words, goes to the new one."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
     with connect(watched.url, seconds=1, retries=2) as client, Running(settings) as running:
-        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings, SubscriberStats())
-        assert "takes writes" in probes.redis()["redis"].said
+        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings)
+        assert "accepts writes" in by_name(probes.redis())["redis"].message
         store.begin("before", LastFlush(0, 0), identity_of(database_url))
         wait_until(lambda: running.state == "listening", FAILOVER_SECONDS, "it folds")
         watched.demote()
         store.begin("after", LastFlush(0, 0), identity_of(database_url))
         assert client.info("server")["tcp_port"] == watched.servers[1].port
-        assert "refuses writes" in probes.redis()["redis"].said  # it tries once, over the connection that it has
-        assert "takes writes" in probes.redis()["redis"].said
+        assert "refuses writes" in by_name(probes.redis())["redis"].message  # over the open connection
+        assert "accepts writes" in by_name(probes.redis())["redis"].message
         wait_until(lambda: running.stats.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
 
         def is_folded() -> bool:

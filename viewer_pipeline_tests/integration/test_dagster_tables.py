@@ -1,4 +1,4 @@
-"""Dagster's tables read by SQL, held to what its own API says of them: an upgrade that changes them goes red here."""
+"""Dagster's tables read by SQL, compared with its own API: fails when an upgrade changes them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ OURS = f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis:/
 
 
 def reading(settings: Settings) -> DagsterReading:
-    """Read; there are tables."""
-    found = read_dagster(settings)
-    assert found is not None
-    return found
+    """Read tables that exist."""
+    reading = read_dagster(settings)
+    assert reading is not None
+    return reading
 
 
 def test_names_are_those_of_the_definitions() -> None:
-    """The worker does not import Dagster, so it writes them once more."""
+    """The worker does not import Dagster, so it repeats them."""
     assert (view_count_updates_sensor.name, sweep_schedule.name) == (SENSOR, SWEEP)
     assert defs.resolve_job_def(JOB).name == JOB
 
@@ -51,14 +51,14 @@ def test_daemons_are_those_that_dagster_yaml_requires(dagster: DagsterWorld) -> 
     assert sorted(DAEMONS) == sorted(dagster.instance.get_required_daemon_types())
 
 
-def test_nothing_where_dagster_never_ran(dagster_settings: Settings) -> None:
+def test_reading_is_none_where_dagster_never_ran(dagster_settings: Settings) -> None:
     """The schema is there, its tables are not."""
     assert read_dagster(dagster_settings) is None
 
 
 @pytest.mark.usefixtures("dagster")
-def test_a_role_that_may_not_look(dagster_settings: Settings, world: World) -> None:
-    """It says so, and not that Dagster has never run: tables that one may not see are there all the same."""
+def test_role_without_usage(dagster_settings: Settings, world: World) -> None:
+    """An error, and not "Dagster has never run": the tables exist, although this role does not see them."""
     role = "narrow_" + os.urandom(6).hex()
     world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
     try:
@@ -78,14 +78,14 @@ def test_an_empty_instance(dagster: DagsterWorld, dagster_settings: Settings) ->
 
 
 def test_heartbeats(dagster: DagsterWorld, dagster_settings: Settings) -> None:
-    """Time and complaint of each, as Dagster itself reads them."""
+    """Time and error of each, as Dagster itself reads them."""
     dagster.beat("SENSOR", 300)
     dagster.beat("SCHEDULER", error=OURS)
     api = dagster.instance.get_daemon_heartbeats()
-    found = reading(dagster_settings).heartbeats
-    assert {name: beat.at for name, beat in found.items()} == {name: beat.timestamp for name, beat in api.items()}
-    assert found["SENSOR"].error == ""
-    assert found["SCHEDULER"].error == "Redis does not answer: redis://:***@host:1/0: refused"
+    state = reading(dagster_settings).heartbeats
+    assert {name: beat.at for name, beat in state.items()} == {name: beat.timestamp for name, beat in api.items()}
+    assert state["SENSOR"].error == ""
+    assert state["SCHEDULER"].error == "Redis does not answer: redis://:***@host:1/0: refused"
 
 
 @pytest.mark.parametrize(("sensor", "sweep"), [(True, True), (False, True), (True, False), (False, False)])
@@ -93,11 +93,11 @@ def test_running_or_stopped(dagster: DagsterWorld, dagster_settings: Settings, s
     """As the UI shows it; before the first tick there is none."""
     dagster.register(sensor=sensor, sweep=sweep)
     api = {state.name: state.is_running for state in dagster.instance.all_instigator_state()}
-    found = reading(dagster_settings)
-    assert found.sensor is not None
-    assert found.sweep is not None
-    assert (found.sensor.tick, found.sweep.tick) == (None, None)
-    assert {SENSOR: found.sensor.running, SWEEP: found.sweep.running} == api == {SENSOR: sensor, SWEEP: sweep}
+    state = reading(dagster_settings)
+    assert state.sensor is not None
+    assert state.sweep is not None
+    assert (state.sensor.tick, state.sweep.tick) == (None, None)
+    assert {SENSOR: state.sensor.running, SWEEP: state.sweep.running} == api == {SENSOR: sensor, SWEEP: sweep}
 
 
 def test_last_ticks(dagster: DagsterWorld, dagster_settings: Settings) -> None:
@@ -107,49 +107,49 @@ def test_last_ticks(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     dagster.tick(SENSOR, 5, skip="no VOD was announced")
     dagster.tick(SWEEP, 5, error=error_of("Error occurred during the evaluation\n", error_of(OURS)))
     dagster.tick(SWEEP, 90, skip="older")
-    found = reading(dagster_settings)
-    for name, one in ((SENSOR, found.sensor), (SWEEP, found.sweep)):
+    state = reading(dagster_settings)
+    for name, item in ((SENSOR, state.sensor), (SWEEP, state.sweep)):
         (api,) = dagster.instance.get_ticks(origin(name).get_id(), selector_id(name), limit=1)
-        assert one is not None
-        assert one.tick is not None
-        assert (one.tick.status, one.tick.at) == (api.status.value, api.timestamp)
-    assert found.sensor is not None
-    assert found.sensor.tick is not None
-    assert found.sensor.tick.said == "no VOD was announced"
-    assert found.sweep is not None
-    assert found.sweep.tick == Tick(
+        assert item is not None
+        assert item.tick is not None
+        assert (item.tick.status, item.tick.at) == (api.status.value, api.timestamp)
+    assert state.sensor is not None
+    assert state.sensor.tick is not None
+    assert state.sensor.tick.message == "no VOD was announced"
+    assert state.sweep is not None
+    assert state.sweep.tick == Tick(
         "FAILURE",
-        found.sweep.tick.at if found.sweep.tick else 0,
+        state.sweep.tick.at if state.sweep.tick else 0,
         "Redis does not answer: redis://:***@host:1/0: refused",
     )
 
 
 def test_runs_that_succeed_and_fail(dagster: DagsterWorld, dagster_settings: Settings) -> None:
-    """A real flush, then one without Redis: newest first, and why it failed in one line without the password."""
+    """A real flush, then one without Redis: newest first, and its error in one line without the password."""
     good = run_flush(dagster.instance, dagster_settings, FlushMode.sweep, trigger="test")
     without_redis = dagster_settings.changed(redis_url=f"redis://:{SECRET}@127.0.0.1:1/0")
     bad = run_flush(dagster.instance, without_redis, FlushMode.sweep, trigger="test")
-    found = reading(dagster_settings).runs
+    runs = reading(dagster_settings).runs
     records = dagster.instance.get_run_records(dg.RunsFilter(job_name=JOB))
-    assert [(run.run_id, run.ended) for run in found] == [(r.dagster_run.run_id, r.end_time) for r in records]
-    assert [(run.run_id, run.success) for run in found] == [(bad.run_id, False), (good.run_id, True)]
-    assert found[0].why.startswith("Redis does not answer: redis://:***@127.0.0.1:1/0: ")
-    assert SECRET not in found[0].why
-    assert time.time() - found[0].ended < 60
+    assert [(run.run_id, run.ended) for run in runs] == [(r.dagster_run.run_id, r.end_time) for r in records]
+    assert [(run.run_id, run.success) for run in runs] == [(bad.run_id, False), (good.run_id, True)]
+    assert runs[0].error.startswith("Redis does not answer: redis://:***@127.0.0.1:1/0: ")
+    assert SECRET not in runs[0].error
+    assert time.time() - runs[0].ended < 60
 
 
 def test_a_run_whose_process_ended(dagster: DagsterWorld, dagster_settings: Settings) -> None:
-    """It has no error, but a reason."""
+    """Dagster recorded no exception, but a message."""
     dagster.run(dg.DagsterRunStatus.SUCCESS)
     dagster.run(dg.DagsterRunStatus.FAILURE)
-    found = reading(dagster_settings).runs
-    assert [(run.success, run.why) for run in found] == [(False, "its process ended"), (True, "")]
+    runs = reading(dagster_settings).runs
+    assert [(run.success, run.error) for run in runs] == [(False, "its process ended"), (True, "")]
 
 
 def test_dagster_storage_of_its_own(dagster_settings: Settings, database_url: str, dagster: DagsterWorld) -> None:
     """DAGSTER_DATABASE_URL is taken as it is: here with the schema among its options."""
     dagster.beat("SENSOR")
     elsewhere = f"{database_url}?options=-csearch_path%3Ddagster"
-    found = reading(dagster_settings.changed(dagster_database_url=elsewhere))
-    assert list(found.heartbeats) == ["SENSOR"]
+    state = reading(dagster_settings.changed(dagster_database_url=elsewhere))
+    assert list(state.heartbeats) == ["SENSOR"]
     assert read_dagster(dagster_settings.changed(dagster_database_url=database_url)) is None

@@ -47,10 +47,9 @@ from viewer_pipeline.history.retention import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.monitoring.doctor.examine import Doctor
-from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
+from viewer_pipeline.monitoring.doctor.examine import examine
+from viewer_pipeline.monitoring.ledger_stats import LedgerStats
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.orchestration.instance import open_instance
@@ -178,10 +177,10 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         assert stale_days(connection, today - ONE_DAY, today) == []
         assert {one.outcome for one in read_run_metrics(connection)} == {"committed"}
     forget(narrow)
-    LedgerFigures(narrow.ledger).read()
-    probes = Probes(narrow.settings, SubscriberStats())
+    LedgerStats(narrow.ledger).read()
+    probes = Probes(narrow.settings)
     with closing(probes):
-        assert {result.state for result in (probes.postgres() | probes.settling()).values()} == {"healthy"}
+        assert {result.status for result in [*probes.postgres(), *probes.settling()]} == {"healthy"}
     read_status(narrow.settings)
 
 
@@ -253,10 +252,9 @@ def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
     send_views(narrow.settings, "sent", 2, "both")
     assert run_of_dagster(narrow.settings)
     assert migrate(narrow.settings.require_database_url(), with_dagster=True)[0] is not None
-    wrong = {
-        finding.name: finding.what for finding in Doctor(narrow.settings, 0.3).examine() if finding.state == "problem"
-    }
-    assert set(wrong) == {"postgres_durability", "dagster_daemons", "sensor", "sweep"}  # as the tests have them
+    unhealthy = {result.name for result in examine(narrow.settings) if result.status == "unhealthy"}
+    launchers = {f"daemon_{name}" for name in ("sensor", "scheduler", "queued_run_coordinator")}
+    assert unhealthy == {"postgres_durability", *launchers, "sensor", "sweep"}  # no daemon runs, and fsync is off
     assert {command.partition("|")[0] for command in COMMANDS} - calls(client) == set()
 
 

@@ -1,4 +1,4 @@
-"""`viewer-pipeline healthcheck`: what each role is asked, and that the answer can be no."""
+"""`viewer-pipeline healthcheck`: each role when it works and when it does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, ask
+from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, check_process
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
@@ -26,50 +26,52 @@ from viewer_pipeline_tests.support.waiting import wait_until
 SETTINGS = Settings(_env_file=None)
 
 
-def test_the_worker(dagster: DagsterWorld, http: HttpWorld) -> None:
-    """Healthy and degraded are good enough; what is wrong is said; unhealthy and stopping are not."""
+def test_worker_check(dagster: DagsterWorld, http: HttpWorld) -> None:
+    """Healthy and degraded pass, with the failing checks; unhealthy and stopping do not."""
     dagster.beat_all()
     dagster.register()
     http.start()
     http.health()
-    assert ask("worker", http.settings, http.port).startswith(("healthy", "degraded; "))
+    assert check_process("worker", http.settings, http.port).startswith(("healthy", "degraded; "))
     http.stats.refusal_reason = "Redis does not take it"
-    said = "subscriber: what is heard stays in memory: Redis does not take it"
-    wait_until(lambda: said in complaint(http), 10, "an answer that is not the one before")
-    assert complaint(http).startswith("Not healthy: unhealthy; ")
+    message = "subscriber: received views stay in memory: Redis does not take it"
+    wait_until(lambda: message in error_of_worker(http), 10, "a result that is newer")
+    assert error_of_worker(http).startswith("Not healthy: unhealthy; ")
     http.stats.refusal_reason = ""
     http.stopping = True
-    assert complaint(http) == "Not healthy: stopping"
+    assert error_of_worker(http).startswith("Not healthy: unhealthy; subscriber: the worker is stopping")
 
 
-def complaint(http: HttpWorld) -> str:
-    """Return what the health check of the worker says is wrong."""
+def error_of_worker(http: HttpWorld) -> str:
+    """Return the error of the health check of the worker."""
     try:
-        ask("worker", http.settings, http.port)
+        check_process("worker", http.settings, http.port)
     except NotHealthy as error:
         return str(error)
     return ""
 
 
-def test_nobody_is_there(dagster_settings: Settings) -> None:
-    """Every role says so in a sentence; of the daemon, that Dagster has never run."""
+def test_processes_that_do_not_run(dagster_settings: Settings) -> None:
+    """Every role is reported as not healthy."""
     for role in ROLES:
         with pytest.raises(NotHealthy):
-            ask(role, dagster_settings, free_port())
+            check_process(role, dagster_settings, free_port())
 
 
-def test_the_daemon(dagster: DagsterWorld, dagster_settings: Settings) -> None:
-    """All daemons gave a sign of life; one that gave none for long is named. PostgreSQL away is no answer either."""
+def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+    """All heartbeats are young; a daemon with an old one is named; PostgreSQL out of reach is an error."""
     dagster.beat_all()
-    assert ask("daemon", dagster_settings) == "alive"
+    assert check_process("daemon", dagster_settings) == "alive"
     dagster.beat("SENSOR", TOLERANCE_SECONDS + 5)
-    with pytest.raises(NotHealthy, match=r"no sign of life for 120 s of SENSOR$"):
-        ask("daemon", dagster_settings)
+    with pytest.raises(NotHealthy, match=r"no heartbeat for 120 s of SENSOR$"):
+        check_process("daemon", dagster_settings)
     with pytest.raises(PostgresUnavailable):
-        ask("daemon", dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{free_port()}/viewer"))
+        check_process(
+            "daemon", dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{free_port()}/viewer")
+        )
 
 
-def test_the_code_server() -> None:
+def test_code_server_check() -> None:
     """By gRPC's health protocol: serving, not yet serving, another server."""
     servicer = health.HealthServicer()
     server = grpc.server(ThreadPoolExecutor(1))
@@ -78,12 +80,12 @@ def test_the_code_server() -> None:
     server.start()
     try:
         with pytest.raises(NotHealthy, match="not_found"):
-            ask("code-server", SETTINGS, port)
+            check_process("code-server", SETTINGS, port)
         servicer.set(GRPC_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
         with pytest.raises(NotHealthy, match="does not serve"):
-            ask("code-server", SETTINGS, port)
+            check_process("code-server", SETTINGS, port)
         servicer.set(GRPC_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        assert ask("code-server", SETTINGS, port) == "serving"
+        assert check_process("code-server", SETTINGS, port) == "serving"
     finally:
         server.stop(None).wait()
 
@@ -113,12 +115,12 @@ def webserver() -> Iterator[int]:
         thread.join()
 
 
-def test_the_webserver(webserver: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webserver_check(webserver: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers, or answers with an error."""
-    assert ask("webserver", SETTINGS, webserver) == "serving"
+    assert check_process("webserver", SETTINGS, webserver) == "serving"
     monkeypatch.setattr(Webserver, "code", 500)
     with pytest.raises(NotHealthy, match="the webserver answers 500"):
-        ask("webserver", SETTINGS, webserver)
+        check_process("webserver", SETTINGS, webserver)
 
 
 def test_where_a_server_is_asked() -> None:

@@ -22,7 +22,7 @@ from viewer_pipeline.history.retention import (
     prune_rejected,
     settled_through,
 )
-from viewer_pipeline.monitoring.ledger_stats import LedgerFigures
+from viewer_pipeline.monitoring.ledger_stats import LedgerStats
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 
@@ -157,7 +157,7 @@ def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch)
 
 def test_metrics_include_pruned_flushes(history: History) -> None:
     """A running worker, a new one, and one that missed the deleted flushes report the same counters."""
-    going_on, slow = LedgerFigures(history.world.stores.ledger), LedgerFigures(history.world.stores.ledger)
+    going_on, slow = LedgerStats(history.world.stores.ledger), LedgerStats(history.world.stores.ledger)
     history.flush(at(MARCH), {"a": 1})
     slow.read()
     for number in range(1, 5):
@@ -167,10 +167,10 @@ def test_metrics_include_pruned_flushes(history: History) -> None:
     assert prune(history, MARCH + ONE * 9).flushes == 4
     assert expected.flushes == Counter(sweep=5)
     assert expected.views == Counter(sweep=45)
-    for stats in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
+    for stats in (going_on, slow, LedgerStats(history.world.stores.ledger)):
         assert stats.read() == expected
     history.flush(at(MARCH + ONE * 5), {"a": 100})
-    for stats in (going_on, slow, LedgerFigures(history.world.stores.ledger)):
+    for stats in (going_on, slow, LedgerStats(history.world.stores.ledger)):
         assert stats.read().views == Counter(sweep=145)
 
 
@@ -204,7 +204,7 @@ def test_prune_ledger_while_flushes_commit(world: World, history: History) -> No
         flushed = flushing.result()
     assert pruned.views == past.total()
     world.assert_all_persisted()
-    metrics = LedgerFigures(world.stores.ledger).read()
+    metrics = LedgerStats(world.stores.ledger).read()
     assert metrics.views.total() == world.sent.total()
     assert metrics.flushes.total() == 30 + flushed
     assert len(world.seqs()) == flushed

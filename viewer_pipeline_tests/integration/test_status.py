@@ -1,8 +1,9 @@
-"""What `status` reads and prints, and why it says nothing was done."""
+"""`viewer-pipeline status`: its lines, its JSON, and the reasons of a stall."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import dagster as dg
@@ -10,9 +11,10 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
-from viewer_pipeline.monitoring.status import read_status, show_status
+from viewer_pipeline.monitoring.status import read_status
+from viewer_pipeline.monitoring.status_report import print_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
@@ -28,15 +30,20 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, heard_ago_ms: int = 300
     client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - heard_ago_ms})
 
 
-def printed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """Return the printed lines by the word they begin with; `why` has all its lines."""
-    show_status(read_status(settings))
-    lines = capsys.readouterr().out.splitlines()
-    found = {line[:10].strip(): line[11:] for line in lines if line[:10].strip()}
-    if "why" in found:
-        start = next(number for number, line in enumerate(lines) if line.startswith("why"))
-        found["why"] = "\n".join(line[11:] for line in lines[start:])
-    return found
+def lines_of(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Return the printed lines by the word they begin with; `stalled` has all its lines."""
+    print_status(read_status(settings))
+    printed = capsys.readouterr().out.splitlines()
+    lines = {line[:10].strip(): line[11:] for line in printed if line[:10].strip()}
+    if "stalled" in lines:
+        start = next(number for number, line in enumerate(printed) if line.startswith("stalled"))
+        lines["stalled"] = "\n".join(line[11:] for line in printed[start:])
+    return lines
+
+
+def stall_reasons_of(settings: Settings) -> list[str]:
+    """Return the reasons, without the heading."""
+    return list(read_status(settings).stall_reasons[1:])
 
 
 @pytest.fixture
@@ -51,127 +58,146 @@ def well(dagster: DagsterWorld, client: redis.Redis) -> DagsterWorld:
 
 
 @pytest.mark.usefixtures("well")
-def test_nothing_was_sent(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """All is well: the last reasons of sensor and sweep, and that nothing is waiting."""
-    found = printed(dagster_settings, capsys)
-    assert found["subscriber"].startswith("host:7 listens; last message ")
-    assert found["daemons"] == "all 8 of Dagster live"
-    assert found["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
-    assert found["runs"] == "no flush run has ended yet"
-    why = found["why"].splitlines()
-    assert why[0] == "nothing was persisted so far:"
-    assert why[1].startswith("the sensor skipped ")
-    assert why[1].endswith(" ago: no VOD was announced since the last flush")
-    assert why[2].endswith(" ago: no key vod:views:* holds views: nothing to flush")
-    assert why[3].startswith("nothing is waiting: no VOD is announced, and the last message was heard ")
-    assert len(why) == 4
+def test_status_without_views(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """All is well: the reasons are the skip reasons of sensor and sweep, and that nothing is pending."""
+    lines = lines_of(dagster_settings, capsys)
+    assert lines["subscriber"].startswith("host:7 listens; last message ")
+    assert lines["daemons"] == "all 8 of Dagster are running"
+    assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
+    assert lines["runs"] == "no flush run has ended yet"
+    reasons = lines["stalled"].splitlines()
+    assert reasons[0] == "nothing was persisted so far:"
+    assert reasons[1].startswith("the sensor skipped ")
+    assert reasons[1].endswith(" ago: no VOD was announced since the last flush")
+    assert reasons[2].endswith(" ago: no key vod:views:* holds views: nothing to flush")
+    assert reasons[3].startswith("nothing is pending: no VOD is announced, and the last message came ")
+    assert len(reasons) == 4
 
 
 @pytest.mark.usefixtures("well")
-def test_something_was_done(
+def test_status_after_a_flush(
     dagster_settings: Settings, world: World, client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A flush a moment ago needs no reasons; rejects are told by reason."""
+    """No reasons of a stall; rejects by reason."""
     listens(client)
     world.send("a", 5)
     client.mset({PREFIX + "bad": "abc", PREFIX + "worse": "x", PREFIX + "less": "-3"})
     world.flush()
-    found = printed(dagster_settings, capsys)
-    assert "why" not in found
-    assert found["persisted"] == "5 views of 1 VODs"
-    assert found["rejected"] == "3 inputs (table viewer.rejected): 2 value is not an integer; 1 value is negative"
-    assert found["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
+    lines = lines_of(dagster_settings, capsys)
+    assert "stalled" not in lines
+    assert lines["persisted"] == "5 views of 1 VODs"
+    assert lines["rejected"] == "3 inputs (table viewer.rejected): 2 value is not an integer; 1 value is negative"
+    assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 
 
-def test_dagster_never_ran(dagster_settings: Settings, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its tables are missing: the rest is shown, and what to start."""
+def test_status_where_dagster_never_ran(
+    dagster_settings: Settings, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rest is shown, and what to start."""
     world.send("a", 5, announce=True)
-    found = printed(dagster_settings, capsys)
-    assert found["pending"].startswith("1 announced VODs, the oldest for ")
-    assert found["daemons"] == "Dagster has never run on this database"
-    why = found["why"].splitlines()
-    assert why[1] == "Dagster has never run on this database: start its daemon, or `viewer-pipeline up`"
-    assert "nobody listens to view_count_updates: start `viewer-pipeline worker`" in why
-    assert found["subscriber"].startswith("nobody listens: messages that are published now are missed")
+    lines = lines_of(dagster_settings, capsys)
+    assert lines["pending"].startswith("1 announced VODs, the oldest for ")
+    assert lines["daemons"] == "Dagster has never run on this database"
+    reasons = stall_reasons_of(dagster_settings)
+    assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
+    assert "no worker listens to view_count_updates: start `viewer-pipeline worker`" in reasons
+    assert lines["subscriber"].startswith("no worker listens: messages that are published now are missed")
 
 
-def test_daemon_not_seen(well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line for all of them: they are one process."""
-    well.beat_all(ago=310)
-    found = printed(dagster_settings, capsys)
-    assert found["daemons"] == "has not been seen for 5 min"
-    assert found["why"].splitlines()[1] == "Dagster's daemon has not been seen for 5 min"
-
-
-def test_one_daemon_not_seen(
+def test_status_without_heartbeats(
     well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its name."""
+    """One line for all daemons: they are one process."""
+    well.beat_all(ago=310)
+    assert lines_of(dagster_settings, capsys)["daemons"] == "no heartbeat for 5 min"
+    assert stall_reasons_of(dagster_settings)[0] == "Dagster's daemon: no heartbeat for 5 min"
+
+
+def test_status_without_the_heartbeat_of_one_daemon(
+    well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named."""
     well.beat("SCHEDULER", ago=310)
-    found = printed(dagster_settings, capsys)
-    assert found["daemons"] == "SCHEDULER: has not been seen for 5 min"
-    assert found["why"].splitlines()[1] == "Dagster's daemon SCHEDULER has not been seen for 5 min"
+    assert lines_of(dagster_settings, capsys)["daemons"] == "SCHEDULER: no heartbeat for 5 min"
+    assert stall_reasons_of(dagster_settings)[0] == "Dagster's daemon SCHEDULER: no heartbeat for 5 min"
 
 
-def test_sensor_stopped(well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the UI."""
+def test_stall_reason_is_a_stopped_sensor(well: DagsterWorld, dagster_settings: Settings) -> None:
+    """It was stopped in the UI."""
     well.register(sensor=False)
-    assert "the sensor was stopped in Dagster's UI" in printed(dagster_settings, capsys)["why"].splitlines()
+    assert "the sensor was stopped in Dagster's UI" in stall_reasons_of(dagster_settings)
 
 
-def test_failures(well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the last run and the last tick, with their reasons and without passwords."""
+def test_stall_reasons_are_failures(
+    well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last run and the last tick, with their errors and without passwords."""
     cause = error_of(f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@h:1: no\n")
     well.tick(SENSOR, error=error_of("Error occurred\n", cause))
     well.run(dg.DagsterRunStatus.FAILURE)
-    why = printed(dagster_settings, capsys)["why"]
-    assert "the last flush run failed: its process ended" in why.splitlines()
-    assert "failed: Redis does not answer: redis://:***@h:1: no" in why
-    assert SECRET not in why
+    reasons = lines_of(dagster_settings, capsys)["stalled"]
+    assert "the last flush run failed: its process ended" in reasons.splitlines()
+    assert "failed: Redis does not answer: redis://:***@h:1: no" in reasons
+    assert SECRET not in reasons
 
 
 @pytest.mark.usefixtures("well")
-def test_views_that_wait(dagster_settings: Settings, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is wrong: the sensor has its interval."""
+def test_stall_reason_is_the_interval_of_the_sensor(dagster_settings: Settings, world: World) -> None:
+    """Nothing is wrong."""
     world.send("a", 5, announce=True)
-    assert "1 VODs wait for the sensor, which looks every 30 s" in printed(dagster_settings, capsys)["why"].splitlines()
+    assert "1 VODs wait for the sensor, which ticks every 30 s" in stall_reasons_of(dagster_settings)
 
 
 @pytest.mark.usefixtures("well")
-def test_lease_that_ran_out(dagster_settings: Settings, client: redis.Redis) -> None:
-    """The worker is gone without a word."""
+def test_lease_that_expired(dagster_settings: Settings, client: redis.Redis) -> None:
+    """The worker died: nobody holds the lease."""
     listens(client, left_ms=-1)
-    found = read_status(dagster_settings)["subscriber"]
-    assert (found["listens"], found["who"]) == (False, None)
-
-
-def test_dagster_storage_out_of_reach(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """It has a database of its own: the rest is shown."""
-    elsewhere = dagster_settings.changed(dagster_database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/x")
-    found = printed(elsewhere, capsys)
-    assert found["persisted"] == "0 views of 0 VODs"
-    assert "Dagster's storage" in found["daemons"]
-    assert "s3cret" not in str(found)
+    check = read_status(dagster_settings).checks["subscriber"]
+    assert (check.status, check.details["holder"]) == ("degraded", None)
 
 
 @pytest.mark.usefixtures("well")
-def test_restored_postgres(dagster_settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lease_of_a_worker_without_subscription(dagster_settings: Settings) -> None:
+    """It died a moment ago, and its lease has not expired yet."""
+    check = read_status(dagster_settings).checks["subscriber"]
+    assert (check.status, check.details["holder"]) == ("degraded", "host:7")
+    assert "no worker is subscribed to the cuts" in check.message
+
+
+def test_status_without_the_storage_of_dagster(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has a database of its own, which is out of reach: the rest is shown."""
+    elsewhere = dagster_settings.changed(dagster_database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/x")
+    lines = lines_of(elsewhere, capsys)
+    assert lines["persisted"] == "0 views of 0 VODs"
+    assert "Dagster's storage" in lines["daemons"]
+    assert "s3cret" not in str(lines)
+
+
+@pytest.mark.usefixtures("well")
+def test_status_of_a_restored_postgres(
+    dagster_settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The marker is ahead of the ledger."""
     client.hset("viewer:settled", mapping={"flush": 7, "batch": 1, "batches": 1})
-    assert "; PostgreSQL was rolled back" in printed(dagster_settings, capsys)["marker"]
+    assert "; PostgreSQL was rolled back" in lines_of(dagster_settings, capsys)["marker"]
 
 
 @pytest.mark.usefixtures("well")
-def test_json(dagster_settings: Settings, world: World) -> None:
-    """Everything has a plain form; reasons are sentences."""
+def test_status_as_json(dagster_settings: Settings, world: World) -> None:
+    """Checks by name, timestamps in ISO 8601 with Z, reasons as sentences."""
     world.send("a", 5)
     world.flush()
     with psycopg.connect(dagster_settings.require_database_url()) as connection:
         connection.execute("UPDATE viewer.flush SET committed_at = now() - interval '1 hour'")
-    found = json.loads(json.dumps(read_status(dagster_settings), default=str))
-    assert set(found["daemons"]) == set(DAEMONS)
-    assert {check["state"] for check in found["daemons"].values()} == {"healthy"}
-    assert found["sensor"]["skip_reason"] == "no VOD was announced since the last flush"
-    assert found["dagster"] is True
-    assert found["subscriber"]["who"] == "host:7"
-    assert found["why"][0] == "nothing was persisted for 60 min:"
+        connection.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('drift', 'm', 'r', 7)")
+    state = json.loads(json.dumps(read_status(dagster_settings).to_dict()))
+    checks = state["checks"]
+    assert {checks[daemon_check(daemon)]["status"] for daemon in DAEMONS} == {"healthy"}
+    assert checks["sensor"]["details"]["skip_reason"] == "no VOD was announced since the last flush"
+    assert checks["subscriber"]["details"]["holder"] == "host:7"
+    assert state["status"] == "degraded"
+    assert state["stall_reasons"][0] == "nothing was persisted for 60 min:"
+    (flush,), (incident,) = state["flushes"], state["incidents"]
+    times = [state["timestamp"], flush["taken_at"], flush["committed_at"]]
+    times += [incident["first_seen_at"], incident["last_seen_at"]]
+    assert [time for time in times if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)] == []

@@ -79,14 +79,14 @@ class HttpWorld:
         while True:
             response = self.request("/health")
             health = response.json()
-            late = any(LATE.search(check["said"]) for check in health["checks"].values())
+            late = any(LATE.search(check["message"]) for check in health["checks"].values())
             if self.hangs or not late or time.monotonic() > deadline:
                 return response.status, health["status"], health["checks"]
 
     def check(self, name: str) -> tuple[int, str, str]:
-        """Return status code of the whole, state and sentence of one check."""
+        """Return status code of the whole, status and message of one check."""
         code, _, checks = self.health()
-        return code, checks[name]["state"], checks[name]["said"]
+        return code, checks[name]["status"], checks[name]["message"]
 
     def _assert_nothing_secret(self, text: str) -> None:
         password = str(conninfo_to_dict(self.settings.require_database_url()).get("password"))

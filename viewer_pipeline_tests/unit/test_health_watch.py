@@ -1,4 +1,4 @@
-"""One line per change of a check's state."""
+"""One line in the log for each change of a check's status."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import logging
 
 import pytest
 
-from viewer_pipeline.monitoring.checks import Checks, Result
+from viewer_pipeline.checks import CheckResult, Status
+from viewer_pipeline.monitoring.check_runner import Checks
 from viewer_pipeline.monitoring.health_watch import HealthWatch
 
 
-def test_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Not what is healthy from the start, nor a sentence that changes while the state stays."""
+def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """No line for a check that begins healthy, nor for a message that changes while the status stays."""
     watch = HealthWatch(Checks([]), lambda: False)
     caplog.set_level(logging.INFO)
-    for state, said in (
+    steps: list[tuple[Status, str]] = [
         ("healthy", "answers in 1 ms"),
         ("unhealthy", "no answer for 1 s"),
         ("unhealthy", "no answer for 11 s"),
         ("healthy", "answers in 2 ms"),
         ("healthy", "answers in 3 ms"),
-    ):
-        watch.look({"redis": Result(state, said), "postgres": Result("healthy", "answers")})  # type: ignore[arg-type]
+    ]
+    for status, message in steps:
+        watch.log_changes([CheckResult("redis", status, message), CheckResult("postgres", "healthy", "answers")])
     assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
-        ("ERROR", 'health check=redis state=unhealthy said="no answer for 1 s"'),
-        ("INFO", 'health check=redis state=healthy said="answers in 2 ms"'),
+        ("ERROR", 'health check=redis status=unhealthy message="no answer for 1 s"'),
+        ("INFO", 'health check=redis status=healthy message="answers in 2 ms"'),
     ]
 
 
-def test_a_stop_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """That nobody listens while the worker stops is meant so."""
-    HealthWatch(Checks([]), lambda: True).look({"subscriber": Result("degraded", "stopping")})
+def test_stop_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that stops is not subscribed, as intended."""
+    HealthWatch(Checks([]), lambda: True).log_changes([CheckResult("subscriber", "degraded", "stopping")])
     assert caplog.records == []

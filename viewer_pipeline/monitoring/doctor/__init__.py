@@ -1,1 +1,1 @@
-"""The doctor: looks at servers, settings and producers, writes nothing, and says what is wrong and what to do."""
+"""The doctor: runs the checks of /health and slower ones, writes nothing, and tells what to do about each result."""

@@ -1,22 +1,42 @@
-"""The clocks of both servers and of this machine. Pure."""
+"""The clocks of both servers and of this machine."""
 
 from __future__ import annotations
 
-from viewer_pipeline.monitoring.doctor.finding import Finding
+import time
+from datetime import datetime
 
-APART_SECONDS = 2.0
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.stores.queries import fetch_one
+
+MAX_SECONDS = 2.0
 
 
-def judge_clocks(postgres: float | None, redis: float | None) -> Finding | None:
-    """Judge by how many seconds the servers are before this machine; None for one that is out of reach."""
-    known = {name: ahead for name, ahead in (("PostgreSQL", postgres), ("Redis", redis)) if ahead is not None}
-    if not known:
-        return None
-    clocks = {"this machine": 0.0, **known}
+def check_clocks(store: RedisStore, ledger: Ledger) -> CheckResult:
+    """Read both clocks and compare them. Raises PostgresUnavailable, RedisUnavailable."""
+    with ledger.connect(any_server=True) as connection:
+        fetch_one(connection, "SELECT 1")  # connects
+        asked = time.time()
+        (postgres,) = fetch_one(connection, "SELECT clock_timestamp()")
+        postgres_ahead = _seconds_ahead(postgres, asked)
+    store.now()  # connects
+    asked = time.time()
+    return evaluate_clocks(postgres_ahead, _seconds_ahead(store.now(), asked))
+
+
+def evaluate_clocks(postgres_ahead: float, redis_ahead: float) -> CheckResult:
+    """Evaluate by how many seconds the clocks of the servers are ahead of this machine's. Pure."""
+    clocks = {"this machine": 0.0, "PostgreSQL": postgres_ahead, "Redis": redis_ahead}
     apart = round(max(clocks.values()) - min(clocks.values()), 3)
-    said = ", ".join(f"{name} {'+' if ahead >= 0 else '-'}{abs(ahead):.3f} s" for name, ahead in known.items())
-    figures = {"apart_seconds": apart}
-    if apart > APART_SECONDS:
-        do = "let NTP set the clocks of all machines"
-        return Finding("clock", "warning", f"clocks are {apart} s apart; against this machine: {said}", do, figures)
-    return Finding("clock", "ok", f"clocks agree; against this machine: {said}", figures=figures)
+    message = f"against this machine: PostgreSQL {postgres_ahead:+.3f} s, Redis {redis_ahead:+.3f} s"
+    details = {"apart_seconds": apart}
+    if apart > MAX_SECONDS:
+        message = f"clocks are {apart} s apart; {message}"
+        return CheckResult("clock", "degraded", message, details, "let NTP set the clocks of all machines")
+    return CheckResult("clock", "healthy", f"clocks agree; {message}", details)
+
+
+def _seconds_ahead(server: datetime, asked: float) -> float:
+    """Return how far a server's clock is ahead of this machine's; it was asked at `asked` and has answered just now."""
+    return round(server.timestamp() - (asked + time.time()) / 2, 3)

@@ -1,4 +1,4 @@
-"""Settings that are usable and do not go together. Pure."""
+"""Settings that are valid and contradict each other. Pure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Iterator
 
 from croniter import croniter
 
-from viewer_pipeline.monitoring.doctor.finding import Finding
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.settings import Settings
 
 RARE_SWEEP_SECONDS = 3600.0
 
 
-def judge_settings(settings: Settings) -> Finding:
-    """Judge them; that they can be read was seen before."""
-    odd = list(_odd(settings))
-    if odd:
-        return Finding("settings", "warning", "; ".join(odd), "change them, or leave them if that is meant")
-    return Finding("settings", "ok", "all can be read")
+def evaluate_settings(settings: Settings) -> CheckResult:
+    """Evaluate settings in combination; each of them alone is valid."""
+    contradictions = list(_contradictions(settings))
+    if contradictions:
+        remedy = "change them, or leave them if that is intended"
+        return CheckResult("settings", "degraded", "; ".join(contradictions), remedy=remedy)
+    return CheckResult("settings", "healthy", "all settings are valid")
 
 
-def _odd(settings: Settings) -> Iterator[str]:
+def _contradictions(settings: Settings) -> Iterator[str]:
     for name, parameters in settings.dropped_parameters().items():
         yield f"unknown parameters in {name.upper()} are dropped: {parameters}"
     interval, limit = settings.batch_interval_ms / 1000, settings.freshness_limit_seconds
@@ -29,8 +30,8 @@ def _odd(settings: Settings) -> Iterator[str]:
     if settings.flush_max_counters is not None and settings.flush_max_counters < settings.batch_size:
         yield f"FLUSH_MAX_COUNTERS={settings.flush_max_counters} is below BATCH_SIZE={settings.batch_size}"
     if settings.parked_retention_days is not None and settings.target_table is None:
-        yield "PARKED_RETENTION_DAYS is set without TARGET_TABLE, so nothing waits for a row"
+        yield "PARKED_RETENTION_DAYS is set without TARGET_TABLE, so no views are parked"
     times = croniter(settings.sweep_cron, 0)
     first = times.get_next(float)
     if settings.pubsub_mode == "announce" and times.get_next(float) - first > RARE_SWEEP_SECONDS:
-        yield f"a message that is lost waits for the sweep, which is rare: SWEEP_CRON={settings.sweep_cron}"
+        yield f"a lost message delays its views until the next sweep, which is rare: SWEEP_CRON={settings.sweep_cron}"

@@ -1,0 +1,71 @@
+"""Runs checks side by side, each within its time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.monitoring.background_probe import BackgroundProbe
+
+HEALTH_SECONDS = 0.8  # /health answers within a second, even if a server hangs
+
+
+@dataclass(frozen=True)
+class Check:
+    """One probe, and the checks that it decides.
+
+    Attributes:
+        names: the checks. The probe may leave out those that do not apply.
+        probe: reads once and returns the results.
+        seconds: its time limit. If it fails or exceeds the limit, every check of `names` is unhealthy.
+        needs: checks that are a precondition. If one of them is unhealthy and the probe fails, `names` are unknown.
+        remedy: what to do if the probe fails.
+
+    """
+
+    names: tuple[str, ...]
+    probe: Callable[[], list[CheckResult]]
+    seconds: float = HEALTH_SECONDS
+    needs: tuple[str, ...] = ()
+    remedy: str = ""
+
+    def failed(self, error: str, unhealthy: set[str]) -> list[CheckResult]:
+        """Return the results of a probe that failed, when the checks `unhealthy` are."""
+        if cause := next((name for name in self.needs if name in unhealthy), ""):
+            return [CheckResult(name, "unknown", f"not checked, because {cause} is unhealthy") for name in self.names]
+        return [CheckResult(name, "unhealthy", error, remedy=self.remedy) for name in self.names]
+
+
+class Checks:
+    """All checks, each on a thread of its own."""
+
+    def __init__(self, checks: Sequence[Check]) -> None:
+        self.checks = tuple(checks)
+        self._probes = [BackgroundProbe("/".join(check.names), check.probe) for check in checks]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for probe in self._probes:
+            probe.start()
+
+    def close(self) -> None:
+        """End the threads."""
+        for probe in self._probes:
+            probe.close()
+
+    def results(self) -> list[CheckResult]:
+        """Run all checks side by side; return within the longest time limit."""
+        for probe in self._probes:
+            probe.refresh()
+        results: list[CheckResult] = []
+        failures: list[tuple[Check, str]] = []
+        for check, probe in zip(self.checks, self._probes, strict=True):
+            outcome = probe.result(check.seconds)
+            if outcome.value is None:
+                failures.append((check, outcome.error))
+            else:
+                results += outcome.value
+        unhealthy = {result.name for result in results if result.status == "unhealthy"}
+        unhealthy |= {name for check, _ in failures for name in check.names}
+        return results + [result for check, error in failures for result in check.failed(error, unhealthy)]

@@ -1,0 +1,31 @@
+-- name: heartbeats
+-- The last heartbeat of each daemon.
+SELECT body FROM daemon_heartbeats
+
+-- name: instigators
+-- Sensors and schedules that Dagster's daemon has registered.
+SELECT selector_id, status, instigator_body FROM instigators
+
+-- name: last_tick
+-- The last evaluation of a sensor or schedule that has ended.
+SELECT tick_body FROM job_ticks WHERE selector_id = %(selector)s AND status <> 'STARTED'
+ORDER BY timestamp DESC LIMIT 1
+
+-- name: last_runs
+-- The last runs of a job that have ended.
+SELECT run_id, status = 'SUCCESS', end_time FROM runs
+WHERE pipeline_name = %(job)s AND status IN ('SUCCESS', 'FAILURE') ORDER BY id DESC LIMIT %(limit)s
+
+-- name: running_runs
+-- Runs that have started and not ended.
+SELECT run_id, pipeline_name, start_time FROM runs
+WHERE status IN ('STARTING', 'STARTED', 'CANCELING') AND start_time IS NOT NULL ORDER BY id
+
+-- name: run_failure
+-- The first failure of a run.
+SELECT event FROM event_logs
+WHERE run_id = %(run_id)s AND dagster_event_type IN ('STEP_FAILURE', 'PIPELINE_FAILURE') ORDER BY id LIMIT 1
+
+-- name: has_usage
+-- Whether this role may use a schema; no row where there is no such schema.
+SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %(schema)s

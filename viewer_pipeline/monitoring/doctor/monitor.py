@@ -1,0 +1,100 @@
+"""What happens to the counters and on the channel, read from Redis's `MONITOR` for a limited time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.redis import as_text, connect, redis_errors
+
+COMMAND_SECONDS = 3.0
+POLL_SECONDS = 0.5
+MAX_COMMANDS = 500_000  # Redis buffers what a MONITOR client has not read yet, so their number is limited, too
+
+LINE = re.compile(
+    rb'[\d.]+ \[(\d+) (.*?)\] ("(?:INCR|INCRBY|PUBLISH|EVAL|EVALSHA|FCALL)" .*)', re.IGNORECASE | re.DOTALL
+)
+WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)", re.DOTALL)
+ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
+
+
+Source = Literal["message", "producer", "worker"]
+
+
+class Views(NamedTuple):
+    """Views of one VOD: in a message, added to the counter by a producer, or added by a worker that folds."""
+
+    at: float  # seconds since the beginning
+    vod_id: str
+    views: int
+    source: Source
+
+
+def monitored_views(settings: Settings, seconds: float) -> Iterator[Views]:
+    """Yield what MONITOR shows of the counters and the channel of this pipeline; other commands are dropped.
+
+    Ends after `seconds`, even if Redis hangs, or after MAX_COMMANDS. Raises RedisUnavailable; RedisFailed where this
+    user may not run MONITOR.
+    """
+    url, parser = settings.require_redis_url(), _Parser(settings)
+    with redis_errors(url), connect(url, seconds=COMMAND_SECONDS, retries=0) as client, client.monitor() as monitor:
+        parser.database = int(client.connection_pool.connection_kwargs.get("db") or 0)
+        started, commands = time.monotonic(), 0
+        while (elapsed := time.monotonic() - started) < seconds and commands < MAX_COMMANDS:
+            if monitor.connection.can_read(timeout=min(POLL_SECONDS, seconds - elapsed)):
+                commands += 1
+                if views := parser.parse(monitor.connection.read_response()):
+                    yield views._replace(at=time.monotonic() - started)
+
+
+class _Parser:
+    """Parses the lines of MONITOR. A script's own line comes before those of the commands that it executes."""
+
+    def __init__(self, settings: Settings) -> None:
+        names = RedisNames.of(settings.counter_prefix)
+        self.database = 0
+        self._prefix, self._channel = names.prefix.encode(), settings.pubsub_channel.encode()
+        self._own_keys = {key.encode() for key in names.own}
+        self._in_own_script = False
+
+    def parse(self, line: bytes) -> Views | None:
+        """Return the views of a line; None for a line that has none."""
+        match = LINE.fullmatch(line)
+        if match is None:
+            return None
+        database, client = int(match[1]), match[2]
+        name, *arguments = map(_unescape, WORD.findall(match[3]))
+        if client != b"lua":
+            self._in_own_script = not self._own_keys.isdisjoint(arguments)
+        match name.upper(), arguments:
+            case b"PUBLISH", [channel, payload] if channel == self._channel:
+                return _message(payload)
+            case ((b"INCR" | b"INCRBY"), [key, *amount]) if key.startswith(self._prefix) and database == self.database:
+                source: Source = "worker" if self._in_own_script else "producer"
+                views = int(amount[0]) if amount and amount[0].isdigit() else 1
+                return Views(0.0, as_text(key.removeprefix(self._prefix)), views, source)
+        return None
+
+
+def _message(payload: bytes) -> Views | None:
+    try:
+        vod_id, views = parse_view(payload)
+    except InvalidMessage:
+        return None
+    return Views(0.0, vod_id, views, "message")
+
+
+def _unescape(word: bytes) -> bytes:
+    """Return a word as the client sent it, without the escapes of MONITOR."""
+
+    def character(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        return bytes([int(code[1:], 16)]) if len(code) > 1 else ESCAPED.get(code, code)
+
+    return ESCAPE.sub(character, word)

@@ -1,0 +1,117 @@
+"""Slow checks of PostgreSQL: version, latency, encoding, durability, privileges."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Self
+
+import psycopg
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.stores.privileges import TABLES
+from viewer_pipeline.stores.queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
+
+ROUND_TRIPS = 7
+OLDEST = 14  # major version
+SLOW_MS = 20.0
+
+
+@dataclass(frozen=True)
+class PostgresReading:
+    """The state of a server, read at one moment."""
+
+    missing_rights: tuple[str, ...]  # as GRANT takes them
+    latency_ms: float
+    version_number: int  # 180001
+    version: str
+    encoding: str
+    fsync: bool
+    full_page_writes: bool
+    synchronous_commit: str
+    role: str
+
+    @classmethod
+    def read(cls, ledger: Ledger) -> Self:
+        """Read it. Raises PostgresUnavailable, PostgresFailed."""
+        with ledger.connect(any_server=True) as connection:
+            settings = fetch_one(connection, SQL["server_settings"])
+            round_trips = []
+            for _ in range(ROUND_TRIPS):
+                started = time.perf_counter()
+                fetch_one(connection, "SELECT 1")
+                round_trips.append(time.perf_counter() - started)
+            missing = _missing_rights(connection)
+        return cls(missing, round(median(round_trips) * 1000, 2), *settings)
+
+
+def check_postgres(ledger: Ledger) -> list[CheckResult]:
+    """Read the server and evaluate it. Raises PostgresUnavailable, PostgresFailed."""
+    return evaluate_server(PostgresReading.read(ledger))
+
+
+def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
+    may_use = connection.execute(SQL["may_use_schema"]).fetchone()
+    if may_use is None:  # there is no schema
+        return ()
+    pairs = [(table, privilege) for table, privileges in TABLES.items() for privilege in privileges]
+    parameters = {"tables": [table for table, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
+    rows = connection.execute(SQL["missing_privileges"], parameters)
+    missing = tuple(f"{privilege} ON viewer.{table}" for table, privilege in rows)
+    return missing if may_use[0] else ("USAGE ON SCHEMA viewer", *missing)
+
+
+def evaluate_server(reading: PostgresReading) -> list[CheckResult]:
+    """Evaluate everything. Pure."""
+    return [_version(reading), _latency(reading), _encoding(reading), _durability(reading), _privileges(reading)]
+
+
+def _version(reading: PostgresReading) -> CheckResult:
+    name, message = "postgres_version", f"version {reading.version}"
+    if reading.version_number // 10_000 < OLDEST:
+        return CheckResult(name, "unhealthy", f"{message}, older than {OLDEST}", remedy=f"upgrade to {OLDEST} or newer")
+    return CheckResult(name, "healthy", message)
+
+
+def _latency(reading: PostgresReading) -> CheckResult:
+    name, message = "postgres_latency", f"SELECT 1 takes {reading.latency_ms} ms"
+    details = {"latency_ms": reading.latency_ms}
+    if reading.latency_ms > SLOW_MS:
+        remedy = "run worker and Dagster near the database; lower FLUSH_MAX_COUNTERS if people edit the same rows"
+        return CheckResult(name, "degraded", message, details, remedy)
+    return CheckResult(name, "healthy", message, details)
+
+
+def _encoding(reading: PostgresReading) -> CheckResult:
+    name, message = "postgres_encoding", f"the database is encoded in {reading.encoding}"
+    if reading.encoding != "UTF8":
+        return CheckResult(name, "unhealthy", message, remedy="create a database with ENCODING 'UTF8' and move there")
+    return CheckResult(name, "healthy", message)
+
+
+def _durability(reading: PostgresReading) -> CheckResult:
+    name, commit = "postgres_durability", reading.synchronous_commit
+    if not reading.fsync:
+        return CheckResult(name, "unhealthy", "fsync is off: a crash may destroy the database", remedy="set fsync = on")
+    if commit == "off":
+        message = "synchronous_commit is off: a crash loses the last commits"
+        return CheckResult(name, "unhealthy", message, remedy=f"ALTER ROLE {reading.role} SET synchronous_commit = on")
+    if not reading.full_page_writes:
+        remedy = "set full_page_writes = on, unless your file system never tears a page"
+        return CheckResult(name, "degraded", "full_page_writes is off: a crash may tear pages", remedy=remedy)
+    if commit == "local":
+        message = "synchronous_commit is local: a failover to a standby may lose commits"
+        return CheckResult(name, "degraded", message, remedy="set it to on if you fail over to synchronous standbys")
+    return CheckResult(name, "healthy", f"fsync is on, synchronous_commit is {commit}")
+
+
+def _privileges(reading: PostgresReading) -> CheckResult:
+    name, missing = "postgres_privileges", reading.missing_rights
+    if missing:
+        message = f"role {reading.role} lacks {', '.join(missing)}"
+        return CheckResult(name, "unhealthy", message, remedy="run what `viewer-pipeline grants` prints, as the owner")
+    return CheckResult(name, "healthy", f"role {reading.role} may do what a flush does")

@@ -1,0 +1,18 @@
+-- name: server_settings
+-- Version, encoding and durability settings of the server, and the role of this connection.
+SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
+    current_setting('server_encoding'), current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on',
+    current_setting('synchronous_commit'), current_user
+
+-- name: may_use_schema
+-- Whether this role may use the schema `viewer`; no row where the schema is missing.
+SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'viewer'
+
+-- name: missing_privileges
+-- Privileges on tables of the schema `viewer` that this role lacks.
+SELECT needed.name, needed.privilege
+FROM unnest(%(tables)s::text[], %(privileges)s::text[]) AS needed (name, privilege)
+JOIN pg_class AS c ON c.relname = needed.name
+JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'viewer'
+WHERE NOT has_table_privilege(c.oid, needed.privilege)
+ORDER BY 1, 2

@@ -1,0 +1,56 @@
+"""Why each check of the doctor matters, in the order of its report. docs/how-to/doctor.md lists every name."""
+
+from __future__ import annotations
+
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+
+GROUPS: dict[str, dict[str, str]] = {
+    "settings": {
+        "settings": "with settings that contradict each other, one of them has no effect",
+    },
+    "PostgreSQL": {
+        "postgres": "flushes are committed in it",
+        "postgres_version": "other versions are not tested",
+        "postgres_latency": "a flush makes a dozen round trips, and holds row locks during some of them",
+        "postgres_encoding": "ids are Unicode; another encoding cannot hold all of them",
+        "postgres_durability": "a commit that PostgreSQL loses in a crash is already subtracted from Redis: lost views",
+        "postgres_privileges": "a flush fails at the first right that its role lacks",
+        "clock": "ages, leases and /health compare the clocks of servers and workers; no count depends on them",
+    },
+    "target table": {
+        "target": "a flush adds the views to it in its own transaction, and fails where it cannot",
+        "target_room": "views that exceed the type of the column are parked, and the table does not show them",
+        "parked": "parked views are kept, and the table does not show them",
+    },
+    "Redis": {
+        "redis": "views are counted in it",
+        "redis_memory": "an evicted counter is a lost count, and a full Redis refuses views",
+        "redis_version": "other versions are not tested",
+        "redis_latency": "draining and settling are round trips",
+        "redis_cluster": "a script may touch one hash slot only, so counters cannot be settled in a cluster",
+        "redis_persistence": "pending views are in Redis alone; what it loses in a crash is lost",
+        "redis_durability": "flushes wait for what REDIS_WAIT_* name, so this Redis must be able to confirm it",
+    },
+    "counters": {
+        "freshness": "views that stay pending are not persisted",
+        "marker": "counters that two databases settle, or two pipelines count, are lost or counted twice",
+        "unsettled": "readers who add counters and totals count unsettled views twice",
+        "incidents": "views may be lost",
+        "ledger_identity": "it distinguishes a restored or cloned database from the original",
+        "keyspace": "a sweep scans all keys, counters or not",
+        "expiring_counters": "a counter that expires takes its views with it",
+        "counter_values": "a value that is no count is never flushed, only recorded in viewer.rejected",
+    },
+    "producers": {
+        "pubsub_mode": "with the wrong PUBSUB_MODE every view counts twice, or not at all",
+        "shared_channel": "each pipeline that counts the messages of a channel counts every one of them",
+        "subscriber": "a message is delivered only to clients subscribed at that moment",
+    },
+    "Dagster": {
+        **{daemon_check(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
+        "sensor": "it flushes what was announced",
+        "sweep": "it flushes what was not announced",
+        "flush_runs": "they persist the views",
+    },
+}
+REASONS = {name: reason for group in GROUPS.values() for name, reason in group.items()}

@@ -1,0 +1,161 @@
+"""Slow checks of Redis: version, latency, cluster mode, persistence, durability."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import redis
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, SettingsError
+from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.rules import INFO
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.durability import Durability
+from viewer_pipeline.stores.redis import redis_errors
+
+ROUND_TRIPS = 7
+CONFIG = ("appendfsync", "save")
+OLDEST = (6, 2)
+SLOW_MS = 10.0
+DURABLE = "set appendonly yes; see docs/how-to/redis-durability.md"
+LOST = {"always": "nothing", "everysec": "the views of the last second", "no": "the views of half a minute"}
+
+
+@dataclass(frozen=True)
+class RedisReading:
+    """The state of a server, read at one moment."""
+
+    latency_ms: float
+    info: dict[str, Any]  # empty where INFO is refused
+    config: dict[str, str]  # empty where CONFIG is refused, as in managed services
+    wait_error: str = ""  # why REDIS_WAIT_* cannot be honoured
+
+
+def check_redis(probes: Probes) -> list[CheckResult]:
+    """Read the server and evaluate it. Raises RedisUnavailable, RedisFailed."""
+    client, settings = probes.client, probes.settings
+    with redis_errors(probes.redis_url):
+        client.ping()  # connects
+        round_trips = []
+        for _ in range(ROUND_TRIPS):
+            started = time.perf_counter()
+            client.ping()
+            round_trips.append(time.perf_counter() - started)
+        info, config = probes.info(), _read_config(client)
+    latency_ms = round(median(round_trips) * 1000, 2)
+    return evaluate_server(RedisReading(latency_ms, info, config, _wait_error(client, settings)), settings)
+
+
+def _read_config(client: redis.Redis) -> dict[str, str]:
+    config: dict[str, str] = {}
+    for name in CONFIG:
+        try:
+            values: Any = client.config_get(name)
+        except redis.ResponseError:
+            return {}
+        config |= {_text(key): _text(value) for key, value in values.items()}
+    return config
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _wait_error(client: redis.Redis, settings: Settings) -> str:
+    try:
+        Durability.of(settings).require(client, settings.require_redis_url())
+    except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
+        return str(error)
+    return ""
+
+
+def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResult]:
+    """Evaluate everything. Pure."""
+    return [
+        _version(reading.info),
+        _latency(reading.latency_ms),
+        _cluster(reading.info),
+        _persistence(reading),
+        _durability(reading, Durability.of(settings)),
+    ]
+
+
+def _unknown(name: str) -> CheckResult:
+    return CheckResult(name, "unknown", "this user may not run INFO", remedy=INFO)
+
+
+def _version(info: dict[str, Any]) -> CheckResult:
+    if not info:
+        return _unknown("redis_version")
+    compatible = str(info.get("redis_version", ""))  # of a Valkey, the Redis that it is compatible with
+    message = f"{info.get('server_name', 'redis')} {info.get('valkey_version', compatible)}"
+    if tuple(map(int, re.findall(r"\d+", compatible)[:2])) < OLDEST:
+        return CheckResult("redis_version", "unhealthy", f"{message}, older than 6.2", remedy="upgrade to 6.2 or newer")
+    return CheckResult("redis_version", "healthy", message)
+
+
+def _latency(latency_ms: float) -> CheckResult:
+    message, details = f"PING takes {latency_ms} ms", {"latency_ms": latency_ms}
+    if latency_ms > SLOW_MS:
+        return CheckResult("redis_latency", "degraded", message, details, "run worker and Dagster near this Redis")
+    return CheckResult("redis_latency", "healthy", message, details)
+
+
+def _cluster(info: dict[str, Any]) -> CheckResult:
+    if not info:
+        return _unknown("redis_cluster")
+    if info.get("cluster_enabled"):
+        remedy = "use a Redis that is not in cluster mode for the counters"
+        return CheckResult("redis_cluster", "unhealthy", "cluster mode is on, which is not supported", remedy=remedy)
+    return CheckResult("redis_cluster", "healthy", "cluster mode is off")
+
+
+def _persistence(reading: RedisReading) -> CheckResult:
+    """Evaluate which views a power cut would lose."""
+    info, name = reading.info, "redis_persistence"
+    if not info:
+        return _unknown(name)
+    fsync, save = reading.config.get("appendfsync", "unknown"), reading.config.get("save")
+    details = {"appendonly": bool(info.get("aof_enabled")), "appendfsync": fsync, "save": save}
+    if info.get("aof_enabled"):
+        message = (
+            f"append-only file, appendfsync {fsync}: a power cut loses {LOST.get(fsync, 'what is not synced yet')}"
+        )
+        if fsync == "no":
+            return CheckResult(name, "degraded", message, details, "CONFIG SET appendfsync everysec")
+        return CheckResult(name, "healthy", message, details)
+    if save == "":
+        message = "neither append-only file nor snapshots: a restart loses all pending views"
+        return CheckResult(name, "degraded", message, details, DURABLE)
+    snapshots = (
+        f"snapshots only (save {save})"
+        if save
+        else "no append-only file, and CONFIG is refused, so snapshots are unknown"
+    )
+    message = f"{snapshots}: a crash loses the pending views since the last one"
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        message += "; the last snapshot failed"
+    return CheckResult(name, "degraded", message, details, DURABLE)
+
+
+def _durability(reading: RedisReading, durability: Durability) -> CheckResult:
+    """Evaluate whether this Redis can confirm what REDIS_WAIT_* name."""
+    name, connected = "redis_durability", reading.info.get("connected_slaves")
+    remedy = "see docs/how-to/redis-durability.md; until then no flush succeeds"
+    if reading.wait_error:
+        return CheckResult(name, "unhealthy", reading.wait_error, remedy=remedy)
+    if connected is not None and connected < durability.replicas:
+        message = f"REDIS_WAIT_REPLICAS={durability.replicas}, and {connected} replicas are connected"
+        return CheckResult(name, "unhealthy", message, remedy=remedy)
+    if not durability.asked_for:
+        message = "flushes wait for no replica and no file: after a failover or a crash, Redis may hold older counters"
+        remedy = "where that matters, REDIS_WAIT_REPLICAS or REDIS_WAIT_AOF; see docs/how-to/redis-durability.md"
+        return CheckResult(name, "healthy", message, remedy=remedy)
+    waits = [f"REDIS_WAIT_REPLICAS={durability.replicas}"] * bool(durability.replicas)
+    waits += ["REDIS_WAIT_AOF=1"] * durability.aof
+    return CheckResult(name, "healthy", f"this Redis can confirm {' and '.join(waits)}")

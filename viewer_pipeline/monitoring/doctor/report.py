@@ -1,0 +1,52 @@
+"""The doctor's report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from viewer_pipeline.checks import STATUSES, CheckResult, Status, worst_status
+from viewer_pipeline.monitoring.doctor.reasons import GROUPS, REASONS
+from viewer_pipeline.redaction import without_password
+
+STYLES: dict[Status, Style] = {
+    "healthy": Style(color="green"),
+    "unknown": Style(color="blue"),
+    "degraded": Style(color="yellow"),
+    "unhealthy": Style(color="red", bold=True),
+}
+WIDTH = max(len(status) for status in STATUSES)
+
+
+def print_report(results: Sequence[CheckResult], console: Console | None = None) -> None:
+    """Print the results by group; for those that are not healthy also the reason why they matter, and the remedy."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    for group, names in GROUPS.items():
+        members = [result for result in results if result.name in names]
+        if members:
+            console.print(Text(group, style=Style(bold=True)))
+        for _, equal in groupby(members, key=lambda result: (result.status, result.message, result.remedy)):
+            _print_result(console, list(equal))
+    console.print(_summary(results))
+
+
+def _print_result(console: Console, equal: list[CheckResult]) -> None:
+    """Print results that differ in their names only as one."""
+    result, names = equal[0], ", ".join(result.name for result in equal)
+    message = f"  {names}: {without_password(result.message)}"
+    console.print(Text.assemble("  ", (f"{result.status:<{WIDTH}}", STYLES[result.status]), message))
+    indent = " " * (WIDTH + 4)
+    if not result.passed:
+        console.print(Text(f"{indent}reason: {REASONS[result.name]}"))
+    if result.remedy:
+        console.print(Text(f"{indent}remedy: {without_password(result.remedy)}"))
+
+
+def _summary(results: Sequence[CheckResult]) -> Text:
+    counts = [(status, sum(result.status == status for result in results)) for status in reversed(STATUSES)]
+    numbers = ", ".join(f"{number} {status}" for status, number in counts if number)
+    return Text(f"{numbers}: the whole is {worst_status(results)}", style=Style(bold=True))

@@ -1,0 +1,14 @@
+-- name: server_state
+-- Whether a flush could commit, whether the schema is there, and for how many seconds the server has been up.
+SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+    to_regclass('viewer.alembic_version') IS NOT NULL,
+    extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8
+
+-- name: schema_revision
+-- The migration that ran last.
+SELECT version_num FROM viewer.alembic_version
+
+-- name: unsettled
+-- Flushes beyond a position of the marker, and the age of the oldest in seconds.
+SELECT count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8 FROM viewer.flush
+WHERE seq > %(seq)s OR (seq = %(seq)s AND batches > %(batch)s)

@@ -1,0 +1,80 @@
+"""The status for a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from rich.console import Console
+from rich.table import Table
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+from viewer_pipeline.monitoring.status import PipelineStatus
+from viewer_pipeline.redaction import without_password
+from viewer_pipeline.timestamps import format_duration
+
+WIDTH = 10
+REMAINING = ("redis", "redis_memory", "postgres", "freshness", "unsettled")  # shown only where something is wrong
+
+
+def print_status(status: PipelineStatus) -> None:
+    """Print one line for each subject, the last flushes, and the reasons of a stall."""
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    for name, text in _lines(status):
+        console.print(without_password(f"{name:<{WIDTH}} {text}"))
+    table = Table("flush", "mode", "taken at (UTC)", "counters", "views", "batches", title="last flushes")
+    for flush in status.flushes:
+        taken_at = flush.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
+    console.print(table if status.flushes else "no flush yet")
+    for number, reason in enumerate(status.stall_reasons):
+        console.print(without_password(f"{'' if number else 'stalled':<{WIDTH}} {reason}"))
+
+
+def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
+    """Return (name, text) of each line above the table."""
+    age = f", the oldest for {format_duration(status.oldest_pending_seconds or 0)}" if status.pending_vods else ""
+    checks = status.checks
+    return [
+        ("pending", f"{status.pending_vods} announced VODs{age}"),
+        ("persisted", f"{status.summary.persisted} views of {status.summary.vods} VODs"),
+        ("parked", f"{status.summary.parked} views of {status.summary.parked_vods} VODs"),
+        ("rejected", _rejected(status)),
+        ("marker", _marker(status)),
+        *([("incidents", checks["incidents"].message)] if status.incidents else []),
+        *((name, checks[name].message) for name in REMAINING if not checks[name].passed),
+        ("subscriber", checks["subscriber"].message),
+        *(("" if number else "daemons", text) for number, text in enumerate(_daemons(checks))),
+        ("sensor", _with_skip_reason(checks["sensor"])),
+        ("sweep", _with_skip_reason(checks["sweep"])),
+        ("runs", checks["flush_runs"].message),
+    ]
+
+
+def _rejected(status: PipelineStatus) -> str:
+    reasons = sorted(status.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    listed = "; ".join(f"{count} {reason}" for reason, count in reasons)
+    return f"{status.summary.rejected} inputs (table viewer.rejected){': ' if listed else ''}{listed}"
+
+
+def _marker(status: PipelineStatus) -> str:
+    marker, check = status.marker, status.checks["marker"]
+    position = f"flush {marker.seq}, batch {marker.batch} of {marker.of}" if marker else "none"
+    unsettled = "" if status.is_settled else " (not settled)"
+    problem = "" if check.passed else f"; {check.message}"
+    return f"{position}; the ledger's last flush is {status.last_flush.seq}{unsettled}{problem}"
+
+
+def _daemons(checks: dict[str, CheckResult]) -> list[str]:
+    """Return one line if all daemons are well, or all report the same; else one for each that is not."""
+    failing = {name: check.message for name in DAEMONS if not (check := checks[daemon_check(name)]).passed}
+    if not failing:
+        return [f"all {len(DAEMONS)} of Dagster are running"]
+    if len(failing) == len(DAEMONS) and len(set(failing.values())) == 1:
+        return [next(iter(failing.values()))]
+    return [f"{name}: {message}" for name, message in failing.items()]
+
+
+def _with_skip_reason(check: CheckResult) -> str:
+    skip_reason = check.details.get("skip_reason")
+    return f"{check.message}{f', skipped: {skip_reason}' if skip_reason else ''}"

@@ -1,0 +1,172 @@
+"""Background probes that hang, fail, or are refreshed too often; and checks that run side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from viewer_pipeline.checks import CheckResult, Status, worst_status
+from viewer_pipeline.errors import RedisUnavailable
+from viewer_pipeline.monitoring import background_probe
+from viewer_pipeline.monitoring.background_probe import BackgroundProbe, ProbeResult
+from viewer_pipeline.monitoring.check_runner import Check, Checks
+from viewer_pipeline_tests.support.check_results import by_name
+from viewer_pipeline_tests.support.waiting import wait_until
+
+
+@contextmanager
+def started(read: Callable[[], int]) -> Iterator[BackgroundProbe[int]]:
+    """Start a probe; close it at the end."""
+    probe = BackgroundProbe("test", read)
+    probe.start()
+    try:
+        yield probe
+    finally:
+        probe.close()
+
+
+def refreshed(probe: BackgroundProbe[int], seconds: float) -> ProbeResult[int]:
+    """Refresh a probe and return its result."""
+    probe.refresh()
+    return probe.result(seconds)
+
+
+def test_probe_that_hangs_runs_once() -> None:
+    """Three refreshes make one call; the error has its duration; the value comes when the server continues."""
+    calls: list[int] = []
+    server_continues = threading.Event()
+
+    def read() -> int:
+        calls.append(1)
+        server_continues.wait(30)
+        return 7
+
+    with started(read) as probe:
+        for _ in range(3):
+            assert refreshed(probe, 0.1).error.startswith("no answer for ")
+        assert len(calls) == 1
+        server_continues.set()
+        assert probe.result(30) == ProbeResult(7)
+
+
+def test_probe_that_hangs_is_waited_for_once() -> None:
+    """A caller that comes after the time limit of the call gets the error at once."""
+    server_continues = threading.Event()
+    with started(lambda: int(server_continues.wait(60))) as probe:
+        assert refreshed(probe, 2).error.startswith("no answer for ")
+        for _ in range(100):  # would take minutes otherwise
+            assert refreshed(probe, 2).error.startswith("no answer for ")
+        server_continues.set()
+
+
+def test_young_result_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within MIN_INTERVAL_SECONDS a refresh makes no call; later, it does."""
+    calls = iter(range(10))
+    with started(lambda: next(calls)) as probe:
+        monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 3600)
+        assert [refreshed(probe, 30), refreshed(probe, 30)] == [ProbeResult(0), ProbeResult(0)]
+        monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 0)
+        assert refreshed(probe, 30) == ProbeResult(1)
+
+
+def test_errors_have_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors of ours with their message; a bug by its type only, with its traceback in the log."""
+
+    def unreachable() -> int:
+        raise RedisUnavailable("redis://me:hid:den@host:1/0: refused")
+
+    def faulty() -> int:
+        raise KeyError("hidden")
+
+    with started(unreachable) as probe:
+        expected = ProbeResult[int](None, "Redis does not answer: redis://me:***@host:1/0: refused")
+        assert refreshed(probe, 30) == expected
+    with started(faulty) as probe:
+        assert refreshed(probe, 30) == ProbeResult(None, "the probe failed (KeyError); see the log of this process")
+    assert "hidden" in caplog.text
+
+
+def test_close_ends_the_thread() -> None:
+    """The thread does not outlive the server that it belongs to."""
+    with started(lambda: 1) as probe:
+        assert probe._thread.is_alive()
+    wait_until(lambda: not probe._thread.is_alive(), 30, "the thread ended")
+
+
+def test_checks_run_side_by_side() -> None:
+    """A probe that hangs makes its checks unhealthy after its own time limit; other checks have their results."""
+    server_continues = threading.Event()
+
+    def hangs() -> list[CheckResult]:
+        server_continues.wait(30)
+        return []
+
+    checks = Checks(
+        [
+            Check(("a", "b"), hangs, seconds=0.1, remedy="start it"),
+            Check(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
+        ]
+    )
+    checks.start()
+    results = by_name(checks.results())
+    server_continues.set()
+    checks.close()
+    assert {name: result.status for name, result in results.items()} == {
+        "a": "unhealthy",
+        "b": "unhealthy",
+        "c": "degraded",
+    }
+    assert results["a"].message.startswith("no answer for ")
+    assert results["b"].remedy == "start it"
+
+
+def test_check_whose_precondition_failed_is_unknown() -> None:
+    """Not if only another check failed; then it is unhealthy."""
+
+    def refused() -> list[CheckResult]:
+        raise RedisUnavailable("refused")
+
+    checks = Checks(
+        [
+            Check(("redis",), lambda: [CheckResult("redis", "unhealthy", "a replica")], 30),
+            Check(("dependent",), refused, 30, needs=("redis",)),
+            Check(("independent",), refused, 30, needs=("postgres",)),
+        ]
+    )
+    checks.start()
+    results = by_name(checks.results())
+    checks.close()
+    assert (results["dependent"].status, results["independent"].status) == ("unknown", "unhealthy")
+    assert results["dependent"].message == "not checked, because redis is unhealthy"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"),
+    [
+        ([], "healthy"),
+        (["healthy"], "healthy"),
+        (["healthy", "degraded"], "degraded"),
+        (["unhealthy", "degraded"], "unhealthy"),
+        (["unknown", "healthy"], "healthy"),
+        (["unknown", "degraded"], "degraded"),
+    ],
+)
+def test_worst_status(statuses: list[Status], worst: Status) -> None:
+    """The whole is as bad as its worst check; unknown checks do not count."""
+    assert worst_status(CheckResult("check", status, "") for status in statuses) == worst
+
+
+def test_result_as_json_has_no_password() -> None:
+    """Neither in the message nor in the remedy."""
+    result = CheckResult(
+        "redis", "unhealthy", "redis://me:s3cret@host:1 refused", {"a": 1}, "try postgres://you:pa55@x"
+    )
+    assert result.to_dict() == {
+        "status": "unhealthy",
+        "message": "redis://me:***@host:1 refused",
+        "remedy": "try postgres://you:***@x",
+        "details": {"a": 1},
+    }

@@ -1,0 +1,383 @@
+"""The rules of /health: status and message for each measurement."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from viewer_pipeline import migrations
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.monitoring.dagster_rules import (
+    DAEMONS,
+    DAGSTER_CHECKS,
+    Clock,
+    daemon_check,
+    evaluate_dagster,
+    evaluate_runs,
+)
+from viewer_pipeline.monitoring.dagster_tables import (
+    DagsterReading,
+    FlushRun,
+    Heartbeat,
+    Instigator,
+    Tick,
+    error_message,
+)
+from viewer_pipeline.monitoring.rules import (
+    REVISION,
+    evaluate_freshness,
+    evaluate_marker,
+    evaluate_memory,
+    evaluate_postgres,
+    evaluate_redis,
+    evaluate_restart,
+    evaluate_subscriber,
+    evaluate_unsettled,
+)
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.timestamps import format_duration, format_timestamp
+from viewer_pipeline_tests.support.check_results import by_name
+
+NOW = 1_800_000_030.0  # half a minute after a full minute
+LATER = Clock.of(Settings(), NOW, NOW - 3600)  # in a process that has run for long
+EARLY = Clock.of(Settings(), NOW, NOW - 10)  # in one that started just now, perhaps together with Dagster
+
+
+def dagster(**changes: Any) -> DagsterReading:
+    """Return a reading of a healthy Dagster, with these changes."""
+    healthy: dict[str, Any] = {
+        "heartbeats": {name: Heartbeat(name, NOW - 5) for name in DAEMONS},
+        "sensor": Instigator(running=True, tick=Tick("SUCCESS", NOW - 5)),
+        "sweep": Instigator(running=True, tick=Tick("SKIPPED", NOW - 30, "nothing to flush")),
+        "runs": [FlushRun("r1", success=True, ended=NOW - 9)],
+    }
+    return DagsterReading(**{**healthy, **changes})
+
+
+def heartbeats(*dead: str, ago: float = 300) -> dict[str, Heartbeat]:
+    """Return heartbeats of all daemons, those of `dead` old."""
+    return {name: Heartbeat(name, NOW - (ago if name in dead else 5)) for name in DAEMONS}
+
+
+def evaluated(reading: DagsterReading | None, clock: Clock = LATER) -> dict[str, CheckResult]:
+    """Return the results for Dagster by name."""
+    return by_name(evaluate_dagster(reading, clock))
+
+
+def failing(results: dict[str, CheckResult]) -> dict[str, str]:
+    """Return the statuses that are not healthy; each of these results has a remedy."""
+    assert [result for result in results.values() if not result.passed and not result.remedy] == []
+    return {name: result.status for name, result in results.items() if not result.passed}
+
+
+def test_healthy_dagster() -> None:
+    """Every check has a result, with details."""
+    results = evaluated(dagster())
+    assert set(results) == set(DAGSTER_CHECKS)
+    assert failing(results) == {}
+    details = {"heartbeat_age_seconds": 5.0}
+    assert results["daemon_sensor"] == CheckResult("daemon_sensor", "healthy", "last heartbeat 5 s ago", details)
+    assert results["sweep"].details == {
+        "running": True, "last_tick": "skipped", "seconds_since_tick": 30.0, "skip_reason": "nothing to flush"
+    }  # fmt: skip
+    assert results["flush_runs"].details == {"last_run": "r1", "seconds_since_last": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("dead", "statuses"),
+    [
+        (["MONITORING"], {"daemon_monitoring": "degraded"}),
+        (["SENSOR"], {"daemon_sensor": "degraded"}),
+        (["SCHEDULER"], {"daemon_scheduler": "degraded"}),
+        (["SENSOR", "SCHEDULER"], {"daemon_sensor": "unhealthy", "daemon_scheduler": "unhealthy"}),
+        (["QUEUED_RUN_COORDINATOR"], {"daemon_queued_run_coordinator": "unhealthy"}),
+        (
+            ["QUEUED_RUN_COORDINATOR", "ASSET"],
+            {"daemon_queued_run_coordinator": "unhealthy", "daemon_asset": "degraded"},
+        ),
+    ],
+)
+def test_dead_daemons(dead: list[str], statuses: dict[str, str]) -> None:
+    """Unhealthy where nothing can launch flushes any more, else degraded."""
+    results = evaluated(dagster(heartbeats=heartbeats(*dead)))
+    assert failing(results) == statuses
+    assert results[daemon_check(dead[0])].message == "no heartbeat for 5 min"
+
+
+def test_tolerance_of_heartbeats() -> None:
+    """120 s, no more."""
+    assert failing(evaluated(dagster(heartbeats=heartbeats("ASSET", ago=120)))) == {}
+    assert failing(evaluated(dagster(heartbeats=heartbeats("ASSET", ago=121)))) == {"daemon_asset": "degraded"}
+
+
+def test_dagster_that_never_ran() -> None:
+    """Degraded while it may be starting, then unhealthy."""
+    early, later = evaluated(None, EARLY), evaluated(None)
+    assert set(failing(early).values()) == {"degraded"}
+    needed = {"daemon_sensor", "daemon_scheduler", "daemon_queued_run_coordinator", "sensor", "sweep"}
+    assert {name for name, status in failing(later).items() if status == "unhealthy"} == needed
+    assert later["daemon_sensor"].message == "Dagster has never run on this database"
+    assert later["flush_runs"].message == "no flush run has ended yet"
+
+
+def test_daemon_without_a_first_heartbeat() -> None:
+    """Degraded in the first 120 s of the process, also the run coordinator."""
+    name, beats = "daemon_queued_run_coordinator", heartbeats()
+    del beats["QUEUED_RUN_COORDINATOR"]
+    early, later = (evaluated(dagster(heartbeats=beats), clock)[name] for clock in (EARLY, LATER))
+    assert (early.status, early.message) == ("degraded", "no heartbeat yet")
+    assert (later.status, later.message) == ("unhealthy", "no heartbeat was ever recorded")
+
+
+def test_daemon_that_reports_an_error() -> None:
+    """It runs, and somebody should look."""
+    beats = {**heartbeats(), "SENSOR": Heartbeat("SENSOR", NOW, "code location does not load")}
+    results = evaluated(dagster(heartbeats=beats))
+    assert failing(results) == {"daemon_sensor": "degraded"}
+    assert results["daemon_sensor"].message == "runs, and reports an error: code location does not load"
+
+
+STOPPED = Instigator(running=False, tick=Tick("SUCCESS", NOW - 5))
+
+
+def test_instigators_stopped_in_the_ui() -> None:
+    """One: degraded; both: nothing launches flushes."""
+    results = evaluated(dagster(sensor=STOPPED))
+    assert failing(results) == {"sensor": "degraded"}
+    assert results["sensor"].message == "the sensor was stopped in Dagster's UI"
+    results = evaluated(dagster(sensor=STOPPED, sweep=STOPPED), EARLY)
+    assert failing(results) == {"sensor": "unhealthy", "sweep": "unhealthy"}
+    assert results["sweep"].message == "the sweep schedule was stopped in Dagster's UI; nothing launches flushes"
+
+
+def test_tick_that_failed() -> None:
+    """Degraded, with the error."""
+    failed = Instigator(running=True, tick=Tick("FAILURE", NOW - 4, "Redis does not answer"))
+    results = evaluated(dagster(sensor=failed))
+    assert failing(results) == {"sensor": "degraded"}
+    assert results["sensor"].message == "the last tick of the sensor, 4 s ago, failed: Redis does not answer"
+
+
+@pytest.mark.parametrize(
+    ("sensor_ago", "sweep_ago", "statuses"),
+    [
+        (149, 30, {}),
+        (151, 30, {"sensor": "degraded"}),  # 30 s between ticks, and the tolerance
+        (5, 150, {}),
+        (5, 210, {"sweep": "degraded"}),  # it was due in the minute before the last two
+        (151, 210, {"sensor": "unhealthy", "sweep": "unhealthy"}),
+    ],
+)
+def test_missing_ticks(sensor_ago: float, sweep_ago: float, statuses: dict[str, str]) -> None:
+    """The code location does not load, for example: the daemon runs, and nothing is evaluated."""
+    reading = dagster(
+        sensor=Instigator(running=True, tick=Tick("SUCCESS", NOW - sensor_ago)),
+        sweep=Instigator(running=True, tick=Tick("SUCCESS", NOW - sweep_ago)),
+    )
+    assert failing(evaluated(reading)) == statuses
+
+
+def test_no_tick_yet() -> None:
+    """A daily sweep runs long before it ticks."""
+    assert failing(evaluated(dagster(sweep=Instigator(running=True, tick=None)))) == {}
+
+
+def runs(*outcomes: bool) -> list[FlushRun]:
+    """Return runs, newest first."""
+    return [FlushRun(f"r{n}", success, NOW - 10 * n, "" if success else "error") for n, success in enumerate(outcomes)]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "message"),
+    [
+        ([], "healthy", "no flush run has ended yet"),
+        ([True, False, False], "healthy", "the last flush run succeeded"),
+        ([False, True, False], "degraded", "the last flush run failed: error"),
+        ([False, False, True], "degraded", "the last 2 flush runs failed: error"),
+        ([False, False], "degraded", "the last 2 flush runs failed: error"),
+        ([False, False, False], "unhealthy", "the last 3 flush runs failed: error"),
+    ],
+)
+def test_flush_runs(outcomes: list[bool], status: str, message: str) -> None:
+    """One failure may be transient, three in a row are not."""
+    result = evaluate_runs(runs(*outcomes), NOW)
+    assert (result.status, result.message) == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("info", "status", "message"),
+    [
+        ({"maxmemory_policy": "noeviction"}, "healthy", "maxmemory-policy noeviction: no counter is evicted"),
+        ({"maxmemory_policy": "volatile-lru"}, "healthy", "maxmemory-policy volatile-lru evicts only keys that expire"),
+        ({"maxmemory_policy": "allkeys-lru"}, "degraded", "maxmemory-policy allkeys-lru evicts counters"),
+        ({"maxmemory_policy": "allkeys-random"}, "degraded", "maxmemory-policy allkeys-random evicts counters"),
+        ({}, "unknown", "maxmemory-policy is unknown"),
+        ({"maxmemory_policy": "noeviction", "maxmemory": 1250, "used_memory": 999}, "healthy", "maxmemory-policy"),
+        ({"maxmemory_policy": "noeviction", "maxmemory": 1250, "used_memory": 1000}, "degraded", "80% of maxmemory"),
+        ({"maxmemory_policy": "volatile-lru", "maxmemory": 1000, "used_memory": 1000}, "healthy", "maxmemory-policy"),
+    ],
+)
+def test_redis_memory(info: dict[str, Any], status: str, message: str) -> None:
+    """Eviction of counters, and a memory that is nearly full without eviction."""
+    result = evaluate_memory(info)
+    assert (result.status, bool(result.remedy)) == (status, status != "healthy")
+    assert result.message.startswith(message)
+
+
+def test_redis_that_refuses_writes() -> None:
+    """A replica by its role, also one that accepts writes; else with the error of the test write."""
+    replica = {"role": "slave", "master_host": "a", "master_port": 1}
+    result = evaluate_redis(replica, 1.0, "")
+    assert (result.status, result.message) == ("unhealthy", "Redis refuses writes: it is a replica of a:1")
+    result = evaluate_redis({"role": "master"}, 1.0, "Redis refuses writes: OOM")
+    assert (result.status, result.message) == ("unhealthy", "Redis refuses writes: OOM")
+    result = evaluate_redis({}, 1.0, "")
+    assert result == CheckResult("redis", "healthy", "answers in 1.0 ms and accepts writes", {"round_trip_ms": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("standby", "read_only", "revision", "message"),
+    [
+        (True, True, REVISION, "PostgreSQL refuses writes: it is in recovery (a standby)"),
+        (False, True, REVISION, "PostgreSQL refuses writes: its transactions are read-only"),
+        (False, False, "", "the schema `viewer` is missing"),
+        (False, False, "0001", f"the schema `viewer` is at revision 0001, and {REVISION} is needed"),
+    ],
+)
+def test_postgres_that_cannot_commit(standby: bool, read_only: bool, revision: str, message: str) -> None:
+    """Unhealthy, with the reason and a remedy."""
+    result = evaluate_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=1)
+    assert (result.status, result.message, bool(result.remedy)) == ("unhealthy", message, True)
+
+
+def test_revision_is_that_of_the_migrations() -> None:
+    """A newer schema is healthy, and reported: the database is migrated before the workers are."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+    result = evaluate_postgres(standby=False, read_only=False, revision="9999", round_trip_ms=1)
+    assert (result.status, f"revision 9999, newer than {REVISION}" in result.message) == ("healthy", True)
+
+
+@pytest.mark.parametrize(
+    ("stats", "status", "message"),
+    [
+        (SubscriberStats(), "degraded", "starting; not subscribed yet"),
+        (SubscriberStats(state="listening"), "healthy", "listening; no message yet"),
+        (SubscriberStats(state="standby"), "healthy", "standing by: another worker folds"),
+        (
+            SubscriberStats(state="reconnecting", reason="closed"),
+            "unhealthy",
+            "reconnecting: closed; messages that are published now are missed",
+        ),
+        (SubscriberStats(state="listening", refusal_reason="OOM"), "unhealthy", "received views stay in memory: OOM"),
+        (SubscriberStats(state="stopping"), "degraded", "stopping; not subscribed yet"),
+    ],
+)
+def test_subscriber(stats: SubscriberStats, status: str, message: str) -> None:
+    """Each of its states."""
+    result = evaluate_subscriber(stats)
+    assert result.status == status
+    assert result.message.startswith(message)
+
+
+def test_subscriber_reports_the_age_of_the_last_message() -> None:
+    """In the message and in the details."""
+    result = evaluate_subscriber(SubscriberStats(state="listening", last_message=time.time() - 300))
+    assert result.message == "listening; last message 5 min ago"
+    assert result.details["seconds_since_message"] >= 300
+
+
+def test_freshness() -> None:
+    """The age of the oldest pending view against its limit."""
+    assert evaluate_freshness(0, None, 300).message == "nothing is pending"
+    details = {"pending_vods": 2, "oldest_pending_seconds": 300, "limit_seconds": 300}
+    expected = CheckResult("freshness", "healthy", "2 VODs are pending, the oldest for 5 min", details)
+    assert evaluate_freshness(2, 300, 300) == expected
+    old = evaluate_freshness(2, 301, 300)
+    assert (old.status, old.message) == ("unhealthy", "2 VODs are pending, the oldest for 5 min: longer than 5 min")
+
+
+@pytest.mark.parametrize(
+    ("marker", "last", "status", "message"),
+    [
+        (None, 0, "healthy", "the marker is not ahead"),
+        (None, 3, "degraded", "Redis was emptied or replaced"),
+        (Marker(3, 1, 1), 3, "healthy", "the marker is not ahead"),
+        (Marker(2, 1, 1), 3, "healthy", "the marker is not ahead"),
+        (Marker(4, 1, 1), 3, "unhealthy", "PostgreSQL was rolled back, e.g. restored from a backup"),
+    ],
+)
+def test_marker(marker: Marker | None, last: int, status: str, message: str) -> None:
+    """A marker behind the ledger is normal; one ahead of it, or none, is not."""
+    result = evaluate_marker(marker, LastFlush(last, 1 if last else 0))
+    assert (result.status, bool(result.remedy)) == (status, status != "healthy")
+    assert result.message.startswith(message)
+
+
+def test_marker_of_a_refused_pipeline() -> None:
+    """The refusal comes before everything else."""
+    result = evaluate_marker(None, LastFlush(3, 1), "the counters belong to another database")
+    assert (result.status, result.message) == ("unhealthy", "the counters belong to another database")
+
+
+@pytest.mark.parametrize(("age", "status"), [(None, "healthy"), (59.0, "healthy"), (60.0, "degraded")])
+def test_unsettled(age: float | None, status: str) -> None:
+    """The next run has a minute to settle."""
+    assert evaluate_unsettled(0 if age is None else 2, age).status == status
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")]
+)
+def test_format_duration(seconds: float, text: str) -> None:
+    """In one unit, rounded."""
+    assert format_duration(seconds) == text
+
+
+def test_format_timestamp() -> None:
+    """ISO 8601 in UTC, with milliseconds and Z."""
+    moment = datetime(2026, 11, 24, 9, 30, 0, 123_456, timezone(timedelta(hours=1)))
+    assert format_timestamp(moment) == "2026-11-24T08:30:00.123Z"
+
+
+def test_error_message_of_dagster() -> None:
+    """The first error of ours in the chain, else the innermost; one line."""
+    ours = {"message": "viewer_pipeline.errors.SchemaMissing: run migrate: x\n", "cause": {"message": "pg: inner"}}
+    assert error_message({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
+    cause = {"message": "KeyError: 'a'\nmore", "cause": None}
+    assert error_message({"message": "outer", "cause": cause}) == "KeyError: 'a'"
+    assert error_message({"message": None, "cls_name": "Odd"}) == "Odd"
+
+
+@pytest.mark.parametrize(
+    ("up_seconds", "process_seconds", "status"),
+    [
+        (5, 100, "degraded"),
+        (5, 6.1, "degraded"),
+        (5, 5.9, "healthy"),
+        (0, 0.3, "healthy"),
+        (61, 100, "healthy"),
+        (None, 100, "healthy"),
+    ],
+)
+def test_server_that_restarted(up_seconds: float | None, process_seconds: float, status: str) -> None:
+    """Degraded for a minute, and only if the process is older than the server."""
+    result = evaluate_restart(CheckResult("redis", "healthy", "answers"), up_seconds, process_seconds)
+    assert result.status == status
+    assert result.message == ("answers; restarted 5 s ago" if status == "degraded" else "answers")
+
+
+def test_restart_does_not_hide_an_error() -> None:
+    """A result that is worse stays."""
+    unhealthy = CheckResult("redis", "unhealthy", "a replica")
+    assert evaluate_restart(unhealthy, 1, 100) is unhealthy

@@ -282,12 +282,12 @@ BREACHES = (
         "R1",
         "the user's table is written apart from the ledger",
         "viewer_pipeline/flush/ledger.py",
-        "            return transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
-        "            from viewer_pipeline.flush.transaction import claim, copy_batches\n"
+        "            return transaction.transact("
+        "connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))\n",
         "            with connection.transaction():\n"
-        "                if not claim(connection, flush):\n"
+        "                if not transaction.claim(connection, flush):\n"
         "                    return None\n"
-        "                copy_batches(connection, flush.batches)\n"
+        "                transaction.copy_batches(connection, flush.batches)\n"
         "            with connection.transaction():\n"
         "                return add_to_target(connection, target, flush.seq, flush.counters)\n",
         (TARGET_FAULTS,),
@@ -326,10 +326,10 @@ BREACHES = (
     ),
     Breach(
         "target",
-        "ids that are one in the table's type are not added up",
+        "ids that are equal in the table's type are not merged",
         "viewer_pipeline/target/table.py",
-        '_SUMS = "SELECT key, sum(delta) AS delta FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY key"',
-        '_SUMS = "SELECT key, delta FROM due WHERE key IS NOT NULL ORDER BY key"',
+        '_MERGED = "SELECT key, sum(delta) AS delta FROM due WHERE key IS NOT NULL GROUP BY key ORDER BY key"',
+        '_MERGED = "SELECT key, delta FROM due WHERE key IS NOT NULL ORDER BY key"',
         (TARGET,),
     ),
     Breach(

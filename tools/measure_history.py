@@ -104,7 +104,7 @@ def main() -> None:
             migrate(server.url, with_dagster=False)
             with Ledger(server.url).connect() as connection:
                 connection.execute("SET statement_timeout = 0")
-                connection.answer_seconds = 3600  # type: ignore[attr-defined]  # of what fills
+                connection.reply_seconds = 3600  # type: ignore[attr-defined]  # of what fills
                 timed(f"filling {entries} entries", fill, connection, entries)
                 window = Window(DAY, DAY + ONE_DAY)
                 for _ in range(2):

@@ -7,8 +7,8 @@ class ViewerPipelineError(Exception):
     """Viewer Pipeline failed"""
 
     def __init__(self, detail: str = "") -> None:
-        said = (type(self).__doc__ or type(self).__name__).strip()
-        super().__init__(f"{said}: {detail}" if detail else said)
+        message = (type(self).__doc__ or type(self).__name__).strip()
+        super().__init__(f"{message}: {detail}" if detail else message)
 
 
 class SettingsError(ViewerPipelineError):

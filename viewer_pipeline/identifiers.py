@@ -1,11 +1,11 @@
-"""Names of SQL objects as people write them in settings: `Vod`, `"Vod"`, `shop.video`, `"my schema"."a table"`."""
+"""Names of SQL objects in settings: `Vod`, `"Vod"`, `shop.video`, `"my schema"."a table"`."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-MAX_BYTES = 63  # PostgreSQL cuts longer names, so they would name something else
+MAX_BYTES = 63  # PostgreSQL truncates longer names, which would then name another object
 
 _PART = re.compile(r'"((?:[^"\x00]|"")+)"|([^".\s\x00]+)')
 
@@ -21,23 +21,23 @@ class TableName(NamedTuple):
 
 
 def quoted(name: str) -> str:
-    """Return a name as SQL takes it, whatever characters it has."""
+    """Return a name quoted for SQL, whatever its characters."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def parse_names(text: str, at_most: int) -> list[str]:
-    """Split `a.b` into its names, each taken exactly as it stands: nothing is folded to lower case.
+    """Split `a.b` into its names, each exactly as written: nothing is folded to lower case.
 
-    A name with dots, blanks or quotes stands in double quotes, a double quote in it is written twice.
-    Raises ValueError with what is expected.
+    A name with dots, blanks or quotes is written in double quotes, a double quote in it twice. Raises ValueError with
+    the expected form.
     """
     names, at = list[str](), 0
     while True:
-        found = _PART.match(text, at)
-        if found is None:
+        part = _PART.match(text, at)
+        if part is None:
             raise ValueError(f"expected {_expected(at_most)}")
-        names.append(_checked(found[1].replace('""', '"') if found[1] else found[2]))
-        at = found.end()
+        names.append(_checked(part[1].replace('""', '"') if part[1] else part[2]))
+        at = part.end()
         if at == len(text):
             break
         if text[at] != "." or len(names) == at_most:
@@ -47,19 +47,19 @@ def parse_names(text: str, at_most: int) -> list[str]:
 
 
 def parse_table(text: str) -> TableName:
-    """Read `table` or `schema.table`. Raises ValueError."""
+    """Parse `table` or `schema.table`. Raises ValueError."""
     *schema, table = parse_names(text, 2)
     return TableName(schema[0] if schema else None, table)
 
 
 def parse_column(text: str) -> str:
-    """Read one column's name. Raises ValueError."""
+    """Parse the name of a column. Raises ValueError."""
     return parse_names(text, 1)[0]
 
 
 def _expected(at_most: int) -> str:
-    what = "a column's name" if at_most == 1 else "table or schema.table"
-    return f'{what}; a name with other characters in double quotes, such as "my ""odd"" name"'
+    form = "a column's name" if at_most == 1 else "table or schema.table"
+    return f'{form}; a name with other characters in double quotes, such as "my ""odd"" name"'
 
 
 def _checked(name: str) -> str:

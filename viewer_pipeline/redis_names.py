@@ -11,15 +11,17 @@ from typing import NamedTuple, Self
 DEFAULT_PREFIX = "vod:views:"
 REGISTRY_KEY = "viewer:pipelines"  # hash: counter prefix -> its ledger and database
 MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"
-PRESENCE = "viewer:counting:"  # nobody publishes on it: those that count the messages of a channel subscribe to it
+PRESENCE = (
+    "viewer:counting:"  # nothing is published on it: workers that count the messages of a channel subscribe to it
+)
 KEY_NAMESPACES = (CHANGED, REGISTRY_KEY, MARKER, SUBSCRIBER)
 CHANNEL_NAMESPACES = (CUTS, PRESENCE)
-# Version 0.1.0 had these two names whatever its prefix; what it finds there now makes it refuse to run.
+# Version 0.1.0 used these names with every prefix; their present content makes it refuse to run.
 OLD_MARKER, OLD_SUBSCRIBER, OLD_CHANGED = MARKER, SUBSCRIBER, CHANGED
 
 
 class RedisNames(NamedTuple):
-    """The keys of one pipeline. `cuts`: what the name of its channel for cuts begins with."""
+    """The keys of one pipeline. `cuts`: the prefix of its channel for cuts."""
 
     prefix: str
     marker: str
@@ -29,7 +31,7 @@ class RedisNames(NamedTuple):
 
     @classmethod
     def of(cls, prefix: str) -> Self:
-        """Return the names that belong to a counter prefix. Different prefixes have different names."""
+        """Return the names for a counter prefix. Different prefixes have different names."""
         if prefix == DEFAULT_PREFIX:
             return cls(prefix, MARKER, CHANGED, SUBSCRIBER, CUTS)
         ending = escape(prefix)
@@ -37,23 +39,23 @@ class RedisNames(NamedTuple):
 
     @property
     def own(self) -> tuple[str, str, str]:
-        """Return its keys beside the counters."""
+        """The keys of the pipeline, without the counters."""
         return self.changed, self.marker, self.subscriber
 
     def cuts_channel(self, key_space: str) -> str:
-        """Return the channel of the cuts of a key space, by its id."""
+        """Return the channel for cuts of a key space."""
         return self.cuts + key_space
 
     def claimed_keys(self) -> tuple[str, ...]:
-        """Return the keys that are read and written when this pipeline makes itself known."""
+        """Return the keys that a script reads and writes to enter this pipeline in the registry."""
         return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER, self.marker, self.subscriber
 
 
 def escape(prefix: str) -> str:
-    """Return a prefix without braces, which would become a hash tag in a Redis Cluster. Reversible."""
-    return re.sub(r"[%{}]", lambda found: f"%{ord(found[0]):02X}", prefix)
+    """Return a prefix without braces, which Redis Cluster would read as a hash tag. Reversible."""
+    return re.sub(r"[%{}]", lambda brace: f"%{ord(brace[0]):02X}", prefix)
 
 
 def presence_channel(channel: str) -> str:
-    """Return the channel that subscribers are on if they count the messages of `channel`."""
+    """Return the channel to which workers subscribe that count the messages of `channel`."""
     return PRESENCE + channel

@@ -12,10 +12,10 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.ledger_queries import find_flush
 from viewer_pipeline.flush.ledger_rows import Flush, Totals, Upsert
-from viewer_pipeline.flush.transaction import add_to_totals, add_to_totals_parking, transact
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import without_password
@@ -67,7 +67,9 @@ class Ledger:
         PostgresUnavailable or PostgresRefusesWrites: the next attempt finds its flush in the ledger, or does not.
         """
         try:
-            return self._commit(connection, flush) if upsert is None else transact(connection, flush, upsert)
+            return (
+                self._commit(connection, flush) if upsert is None else transaction.transact(connection, flush, upsert)
+            )
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.holds(flush.flush_id):
                 log.warning(event("reply to a COMMIT lost, flush committed", flush=flush.seq, reason=first_line(error)))
@@ -100,16 +102,16 @@ class Ledger:
         target = self.target(connection)
         if target is None:
             try:
-                return transact(connection, flush, add_to_totals)
+                return transaction.transact(connection, flush, transaction.add_to_totals)
             except pg.NumericValueOutOfRange:
-                return transact(connection, flush, add_to_totals_parking)
+                return transaction.transact(connection, flush, transaction.add_to_totals_parking)
         try:
-            return transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
+            return transaction.transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
         except psycopg.Error as error:
             if not is_row_error(error):
                 raise
             log.warning(event("target table refused rows", flush=flush.seq, reason=first_line(error)))
-        return transact(connection, flush, lambda c, f: upsert_bisecting(c, target, f.seq, f.counters))
+        return transaction.transact(connection, flush, lambda c, f: upsert_bisecting(c, target, f.seq, f.counters))
 
 
 def require_target(settings: Settings) -> None:

@@ -50,7 +50,7 @@ def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: b
     target = ledger.target(connection)
     if target is None:
         raise SettingsError("TARGET_TABLE is not set, so there is no table to take the counts from")
-    return _take(connection, f"target {target.said}", partial(_insert_from_target, connection, target), again=again)
+    return _take(connection, f"target {target.sql_name}", partial(_insert_from_target, connection, target), again=again)
 
 
 def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False) -> Baseline:

@@ -9,7 +9,7 @@ from viewer_pipeline.reconcile.report import Difference, DifferenceReport
 from viewer_pipeline.reconcile.snapshot import open_snapshot, stream_rows
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import all_ready_parked, apply_parked
-from viewer_pipeline.target.table import MOST, Target
+from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
 
@@ -27,8 +27,8 @@ def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
             report.notes.append(f"the target was not compared: {NO_BASELINE}")
             return
         for vod_ids, views, count in stream_rows(connection, target.statement(SQL["reconcile_target"])):
-            fits = 0 <= views <= MOST[target.count_type]
-            message = f"in {target.said}" if fits else f"in {target.said}, whose column cannot hold the total"
+            fits = 0 <= views <= MAX_COUNTS[target.count_type]
+            message = f"in {target.sql_name}" if fits else f"in {target.sql_name}, whose column cannot hold the total"
             ids = sorted(vod_ids)
             report.add(Difference("target", ids[0], int(views), count, message, fits, json.dumps(ids)))
 

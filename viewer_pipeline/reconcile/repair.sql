@@ -41,7 +41,7 @@ ORDER BY a.vod_id
 -- name: target_adjustments
 -- Return the deltas to some rows of the user's table. Columns: id, delta, the current count, and whether the column can
 -- hold the total.
-SELECT s.vod_id, s.views - coalesce(t.{count}, 0), coalesce(t.{count}, 0), s.views BETWEEN 0 AND {most}
+SELECT s.vod_id, s.views - coalesce(t.{count}, 0), coalesce(t.{count}, 0), s.views BETWEEN 0 AND {max_count}
 FROM (
     SELECT {key} AS key, min(c.vod_id) AS vod_id, sum(c.view_count) AS views
     FROM viewer.vod_view_counts AS c

@@ -16,7 +16,7 @@ from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
 from viewer_pipeline.reconcile.repair import write_target
 from viewer_pipeline.stores.queries import named_queries
-from viewer_pipeline.target.table import MOST, Target
+from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
 
@@ -68,7 +68,9 @@ class _UndoPlan:
     def __call__(self) -> dict[str, int]:
         """Return the deltas negated, if the counts allow that. Raises CannotUndo."""
         self.counts = self._counts()
-        limit = MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MOST[self.target.count_type]
+        limit = (
+            MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MAX_COUNTS[self.target.count_type]
+        )
         negated = {vod_id: -delta for vod_id, delta in self.adjustment.deltas.items()}
         for vod_id, delta in negated.items():
             if vod_id not in self.counts or not 0 <= self.counts[vod_id] + delta <= limit:

@@ -40,8 +40,8 @@ IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are 
 
 # The wait at this end exceeds the server's own statement_timeout, so that the server's reason arrives where it has one.
 MARGIN = 1.25
-ANSWER_SECONDS = MARGIN * STATEMENT_SECONDS
-LOOK_SECONDS = 0.1
+REPLY_SECONDS = MARGIN * STATEMENT_SECONDS
+POLL_SECONDS = 0.1
 
 SQL = named_queries(__name__)
 
@@ -49,13 +49,13 @@ T = TypeVar("T")
 
 
 class BoundedConnection(psycopg.Connection[TupleRow]):
-    """Gives up and closes itself where an answer takes longer than `answer_seconds`: OperationalError.
+    """Gives up and closes itself where an answer takes longer than `reply_seconds`: OperationalError.
 
     libpq knows no such bound. statement_timeout is the server's, and a server that is stopped keeps none;
     tcp_user_timeout is the kernel's, which acknowledges what a stopped process does not read.
     """
 
-    answer_seconds = ANSWER_SECONDS
+    reply_seconds = REPLY_SECONDS
     local_settings: Mapping[str, str] = MappingProxyType({})  # for each transaction
 
     @contextmanager
@@ -69,20 +69,20 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
                 self.execute(SQL["set_local"], {"names": names, "values": values})
             yield transaction
 
-    def wait(self, gen: PQGen[T], interval: float = LOOK_SECONDS, timeout: float | None = None) -> T:
+    def wait(self, gen: PQGen[T], interval: float = POLL_SECONDS, timeout: float | None = None) -> T:
         """Do what psycopg does, which lets every statement, COPY and COMMIT pass through here; to an end."""
         return super().wait(self._bounded(gen), interval, timeout)
 
     def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
         """Pass on what psycopg waits for. It looks in every `interval`, whether anything came or not."""
-        deadline = time.monotonic() + self.answer_seconds
+        deadline = time.monotonic() + self.reply_seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
                     self.close()
-                    raise psycopg.OperationalError(f"no answer within {self.answer_seconds:g} s")
+                    raise psycopg.OperationalError(f"no answer within {self.reply_seconds:g} s")
                 wanted = gen.send(ready)
         except StopIteration as done:
             result: T = done.value
@@ -117,7 +117,7 @@ def read_only_reason(connection: psycopg.Connection) -> str:
 @contextmanager
 def long_transaction(connection: psycopg.Connection, seconds: float, memory: str) -> Iterator[None]:
     """Open a transaction whose statements may take this long, and sort and hash in this much memory ("64MB")."""
-    with with_timeout(connection, seconds + ANSWER_SECONDS), connection.transaction():
+    with with_timeout(connection, seconds + REPLY_SECONDS), connection.transaction():
         connection.execute(SQL["allow_long_reads"], {"timeout": f"{seconds:.0f}s", "memory": memory})
         yield
 
@@ -126,12 +126,12 @@ def long_transaction(connection: psycopg.Connection, seconds: float, memory: str
 def with_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
     """Wait this long for each answer. The caller sets the server's own time-out, a little shorter."""
     assert isinstance(connection, BoundedConnection), "from open_connection"
-    before = connection.answer_seconds
-    connection.answer_seconds = seconds
+    before = connection.reply_seconds
+    connection.reply_seconds = seconds
     try:
         yield
     finally:
-        connection.answer_seconds = before
+        connection.reply_seconds = before
 
 
 def open_connection(url: PostgresUrl) -> BoundedConnection:
@@ -140,11 +140,11 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
     Through PgBouncer the server's hold in transactions only; for other statements it is this end that gives up.
     """
     settings = dict(SETTINGS)
-    if url.answer_seconds is not None:
-        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.answer_seconds):.0f}s"
+    if url.reply_seconds is not None:
+        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
     connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
-    if url.answer_seconds is not None:
-        connection.answer_seconds = max(url.answer_seconds, MARGIN * min(STATEMENT_SECONDS, url.answer_seconds))
+    if url.reply_seconds is not None:
+        connection.reply_seconds = max(url.reply_seconds, MARGIN * min(STATEMENT_SECONDS, url.reply_seconds))
     # A flush goes on where a row was edited meanwhile; at a higher level, which a role may have set, it would fail.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}

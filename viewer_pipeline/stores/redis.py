@@ -1,4 +1,4 @@
-"""The connection to Redis, its errors as ours, and Lua scripts sent by their hash."""
+"""The Redis client, its errors as ours, and Lua scripts sent by their hash."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b
 
 
 def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
-    """Return a client that waits some seconds for an answer and tries some times more; no connection is made yet.
+    """Return a client with a time-out of `seconds` per reply and `retries` further attempts. Connects when used.
 
-    Behind Sentinels it connects to the primary, and asks them again for each connection that it makes. A connection to
-    a server that refuses writes is closed; where that is a replica, the command is sent again over a new one.
-    Raises SettingsError for a URL that redis-py does not understand.
+    Behind Sentinels it connects to the primary, and queries them for each new connection. A connection to a server that
+    refuses writes is closed; if that is a replica, the command is sent again over a new one. Raises SettingsError for a
+    URL that redis-py cannot parse.
     """
     try:
         make = sentinel_client if is_sentinel(url) else redis.Redis.from_url
@@ -43,7 +43,9 @@ def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3
         )
         leave_refusing(client)
         pool = client.connection_pool
-        pool.connection_class(**pool.connection_kwargs)  # else an unknown parameter is noticed at the first command
+        pool.connection_class(
+            **pool.connection_kwargs
+        )  # reports an unknown parameter now, and not at the first command
     except (ValueError, TypeError):
         raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
     return client
@@ -51,7 +53,7 @@ def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3
 
 @contextmanager
 def redis_errors(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours: what may be tried again, and what needs a person."""
+    """Raise redis-py's errors as ours: what may be retried, and what needs a person."""
     try:
         yield
     except RedisError as error:
@@ -59,19 +61,19 @@ def redis_errors(url: str) -> Iterator[None]:
 
 
 def as_text(raw: bytes | None) -> str:
-    """Return what Redis holds as text, bytes that are no UTF-8 escaped; nothing as an empty one."""
+    """Return bytes of Redis as text, invalid UTF-8 escaped; None as an empty text."""
     return (raw or b"").decode("utf-8", "backslashreplace")
 
 
 def _as_ours(error: RedisError, where: str) -> Exception:
-    said = f"{where}: {str(error).partition(chr(10))[0]}"
+    message = f"{where}: {str(error).partition(chr(10))[0]}"
     if is_refusal(error):
-        return RedisRefusesWrites(said)
+        return RedisRefusesWrites(message)
     if isinstance(error, (AuthenticationError, AuthorizationError)):
-        return RedisFailed(said)
+        return RedisFailed(message)
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):
-        return RedisUnavailable(said)
-    return RedisFailed(said)
+        return RedisUnavailable(message)
+    return RedisFailed(message)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Script:
 
     @classmethod
     def load(cls, *names: str) -> Script:
-        """Read `<package>/<script>` from the `lua/` of that package; of several, one after the other."""
+        """Read `<package>/<script>` from the `lua/` of that package; several are concatenated."""
         parts = [name.partition("/") for name in names]
         files = [
             resources.files("viewer_pipeline").joinpath(package, "lua", f"{script}.lua") for package, _, script in parts
@@ -92,7 +94,7 @@ class Script:
         return cls(source, sha1(source.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
     def run(self, client: redis.Redis, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int]) -> Any:
-        """Run it; driver errors come out as they are."""
+        """Run it. Raises the errors of the driver."""
         try:
             return client.evalsha(self.sha, len(keys), *keys, *arguments)
         except NoScriptError:

@@ -1,4 +1,4 @@
-"""Parked views: which can be counted now, counting them once, giving them up.
+"""Parked views: find those that can be counted now, count each once, prune and discard.
 
 A VOD's views are parked in the transaction of their flush, and leave `viewer.parked` in the transaction that adds them
 to the target table and the totals. So wherever a process dies, they are in one place.
@@ -21,8 +21,8 @@ from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import (
     LOCK_TIMEOUT,
-    PATIENT,
-    find_rows_by_id,
+    OWN_LOCK_TIMEOUT,
+    force_index_scans,
     is_row_error,
     refusal_reason,
     set_constraints_immediate,
@@ -32,16 +32,16 @@ SQL = named_queries(__name__)
 
 log = logging.getLogger("viewer_pipeline.parked")
 
-NEWEST = 10_000  # parked VODs that every look takes in: their rows are likely to come
-SOME = 20_000  # and as many of all, in turn; a look takes about 0.1 s, however many are parked
-AT_ONCE = 1000  # VODs in one transaction
-PRUNE_AT_ONCE = 10_000
-REFUSED_HOURS = 1  # for which sweeps do not try again what was refused
-SWEEP_SECONDS = 20.0  # how long a sweep counts parked views: tens of thousands may be refused one by one
+NEWEST_ROWS = 10_000  # newest parked VODs, part of every scan: their rows are likely to come
+PAGE_SIZE = 20_000  # parked VODs after the cursor, in turn; a scan takes about 0.1 s, whatever the number of rows
+BATCH_ROWS = 1000  # VODs in one transaction
+PRUNE_ROWS = 10_000
+REFUSED_HOURS = 1  # during which sweeps do not retry refused views
+SWEEP_SECONDS = 20.0  # time of a sweep for parked views: tens of thousands may be refused one by one
 
 
 class ParkedViews(NamedTuple):
-    """So many views of so many VODs: parked, counted, or given up."""
+    """A number of views and of VODs: parked, counted or pruned."""
 
     vods: int
     views: int
@@ -70,45 +70,45 @@ class ParkedVod(NamedTuple):
 
 
 def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
-    """Return parked VODs whose row is there by now: of the newest, and of some others, which are others each time.
+    """Return parked VODs whose row exists by now: of the newest, and of the page after the cursor.
 
-    As long as there are some, the next look is at the same; so what a look found, the run after it finds as well.
+    The cursor moves on only if there are none, so the run after a precheck finds the same VODs.
     """
-    after = fetch_one(connection, SQL["next_look"])[0]
-    page = {"after": after, "some": SOME}
-    ready = _ids(connection, target, {**page, "newest": NEWEST, "hours": REFUSED_HOURS})
+    after = fetch_one(connection, SQL["parked_cursor"])[0]
+    page = {"after": after, "limit": PAGE_SIZE}
+    ready = _ready_ids(connection, target, {**page, "newest": NEWEST_ROWS, "hours": REFUSED_HOURS})
     if not ready:
-        _look_on(connection)
+        _advance_cursor(connection)
     return ready
 
 
-def _look_on(connection: psycopg.Connection) -> None:
-    """Let the next look go on where this one ends."""
-    after = fetch_one(connection, SQL["next_look"])[0]
-    end = fetch_one(connection, SQL["parked_page"], after=after, some=SOME)[0]
-    connection.execute(SQL["note_look"], {"after": end or ""})
+def _advance_cursor(connection: psycopg.Connection) -> None:
+    """Let the next scan start where this page ends."""
+    after = fetch_one(connection, SQL["parked_cursor"])[0]
+    end = fetch_one(connection, SQL["parked_page"], after=after, limit=PAGE_SIZE)[0]
+    connection.execute(SQL["move_parked_cursor"], {"after": end or ""})
 
 
 def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator[list[str]]:
-    """Yield all of them, some at a time; also those that were refused just now: who asks has mended it, perhaps."""
+    """Yield all of them, page by page; also those refused within the hour: the operator may have repaired the table."""
     after: str | None = ""
     while after is not None:
-        page = {"after": after, "some": SOME}
-        yield _ids(connection, target, {**page, "newest": 0, "hours": 0})
+        page = {"after": after, "limit": PAGE_SIZE}
+        yield _ready_ids(connection, target, {**page, "newest": 0, "hours": 0})
         (after,) = fetch_one(connection, SQL["parked_page"], **page)
 
 
 def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
-    """Count what one look finds, and look again, until it finds nothing that it can count, or its time is over.
+    """Scan and count, until a scan finds nothing that can be counted, or SWEEP_SECONDS are over.
 
-    The next one goes on then: what was refused is not tried again so soon.
+    The next sweep continues then: refused views are not retried within the hour.
     """
     vods = views = 0
     until = time.monotonic() + SWEEP_SECONDS
     while time.monotonic() < until and (ready := ready_parked(connection, target)):
         applied = apply_parked(connection, target, ready, until)
         if not applied.vods and time.monotonic() < until:
-            _look_on(connection)  # else one row that somebody holds would hold the looks at all others back
+            _advance_cursor(connection)  # else one locked row would keep the scan from all others
             break
         vods, views = vods + applied.vods, views + applied.views
     return ParkedViews(vods, views)
@@ -117,14 +117,14 @@ def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
 def apply_parked(
     connection: psycopg.Connection, target: Target, vod_ids: Sequence[str], until: float = math.inf
 ) -> ParkedViews:
-    """Count the parked views of these VODs, each once: those whose row is there, has room, and is not locked.
+    """Count the parked views of these VODs, each once: those whose row exists, has room, and is not locked.
 
-    Atomic for each VOD. What the table refuses stays parked, with the reason, and is not tried again for an hour.
-    None is begun after `until`, a time of the monotonic clock.
+    Atomic for each VOD. What the table refuses stays parked, with the reason, and is not retried for an hour. No
+    transaction starts after `until`, a time of the monotonic clock.
     """
     vods = views = 0
-    for some in chunks(vod_ids, AT_ONCE):
-        for applied in _apply(connection, target, some, until):
+    for batch in chunks(vod_ids, BATCH_ROWS):
+        for applied in _apply(connection, target, batch, until):
             vods, views = vods + applied.vods, views + applied.views
     return ParkedViews(vods, views)
 
@@ -136,7 +136,7 @@ def _apply(
         return
     try:
         with connection.transaction():
-            rows = _transact(connection, target, vod_ids)
+            rows = _lock_and_count(connection, target, vod_ids)
     except psycopg.Error as error:
         if not is_row_error(error):
             raise
@@ -151,45 +151,45 @@ def _apply(
         yield ParkedViews(len(rows), sum(rows.values()))
 
 
-def _transact(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
-    """Lock first, without waiting; then, with all of them held, count."""
+def _lock_and_count(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
+    """Lock the rows, without waiting; then count those that are locked."""
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     locked = connection.execute(target.statement(SQL["lock_parked"]), {"vod_ids": list(vod_ids)})
-    held = [vod_id for (vod_id,) in locked]
-    rows = connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": held})
+    locked_ids = [vod_id for (vod_id,) in locked]
+    rows = connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": locked_ids})
     return {vod_id: int(views) for vod_id, views in rows}
 
 
 def apply_all_to_totals(connection: psycopg.Connection) -> ParkedViews:
-    """Count all parked views into the totals alone: for who has no target table any more. Each once, some at a time."""
+    """Count all parked views, each once, into the totals alone: without a target table any more. Page by page."""
     vods = views = 0
-    while (some := ParkedViews(*map(int, fetch_one(connection, SQL["apply_parked_to_totals"], some=AT_ONCE)))).vods:
-        vods, views = vods + some.vods, views + some.views
+    while (page := ParkedViews(*map(int, fetch_one(connection, SQL["apply_parked_to_totals"], limit=BATCH_ROWS)))).vods:
+        vods, views = vods + page.vods, views + page.views
     return ParkedViews(vods, views)
 
 
 def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
-    """Return what these flushes have parked, as far as it is parked still."""
+    """Return what these flushes have parked and is still parked."""
     return ParkedViews(*map(int, fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs))))
 
 
 def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
-    """Give up some parked views of VODs without a row that have none younger than so many days; return how many."""
+    """Prune parked views of VODs without a row, if all are older than so many days; return how many. One page."""
     with connection.transaction():
-        find_rows_by_id(connection, PATIENT)
-        parameters = {"days": days, "some": PRUNE_AT_ONCE}
+        force_index_scans(connection, OWN_LOCK_TIMEOUT)
+        parameters = {"days": days, "limit": PRUNE_ROWS}
         ((vods, views),) = connection.execute(target.statement(SQL["prune_parked"]), parameters)
     return ParkedViews(int(vods), int(views))
 
 
 def discard_parked(connection: psycopg.Connection, vod_id: str, reason: str) -> int | None:
-    """Give the parked views of a VOD up, on record in `viewer.rejected`; return them, None where there were none."""
+    """Discard the parked views of a VOD, recorded in `viewer.rejected`; return how many, None if there were none."""
     row = connection.execute(SQL["discard_parked"], {"vod_id": vod_id, "reason": reason}).fetchone()
     return int(row[0]) if row else None
 
 
 def parked_by_reason(connection: psycopg.Connection) -> list[ParkedSum]:
-    """Sum parked views up by reason."""
+    """Return parked views by reason."""
     rows = connection.execute(SQL["parked_by_reason"])
     return [ParkedSum(reason, vods, int(views), oldest) for reason, vods, views, oldest in rows]
 
@@ -200,7 +200,7 @@ def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod
     return [ParkedVod(vod_id, int(views), *rest) for vod_id, views, *rest in rows]
 
 
-def _ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:
+def _ready_ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:
     with connection.transaction():
-        find_rows_by_id(connection, PATIENT)
+        force_index_scans(connection, OWN_LOCK_TIMEOUT)
         return [vod_id for (vod_id,) in connection.execute(target.statement(SQL["parked_ready"]), page)]

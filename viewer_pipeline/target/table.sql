@@ -1,5 +1,5 @@
 -- name: describe_target
--- What the catalog says of a table, its id and its count column, for the role that asks. No row: no such table.
+-- The catalog's description of a table, its id and its count column, for the current role. No row: no such table.
 SELECT
     n.nspname, c.relname, c.relkind::text, row_security_active(c.oid),
     EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid AND r.ev_type = '2' AND r.ev_enabled IN ('O', 'A')),

@@ -1,26 +1,26 @@
--- name: find_rows_by_id
--- For the rest of this transaction: find rows of the user's table by their ids, in the order of the ids, however many
--- they are; and do not wait long for a row that somebody else has locked, because others wait for those that we have.
+-- name: force_index_scans
+-- For the rest of this transaction: find rows of the user's table by their ids, in the order of the ids, whatever their
+-- number; and bound the wait for a locked row, because other transactions wait for the rows that this one has locked.
 SELECT set_config('enable_seqscan', 'off', TRUE), set_config('lock_timeout', %(lock_timeout)s, TRUE)
 
 -- name: upsert_target
--- Add (part of) the batches of one flush to the user's table and to the totals; park what that table cannot take.
--- Returns ids and totals of what was counted. `key` is the id in the type of the table's column, NULL where it has
--- none; `sums` adds up ids that are the same in that type, and may leave out rows that somebody else has locked.
--- Rows are locked in the order of their ids, from here to the COMMIT.
+-- Add a range of the counters of one flush to the user's table and to the totals; park what that table cannot take.
+-- Returns the ids and totals of the counted VODs. `key` is the id in the type of the table's column, NULL if the type
+-- has no such value; `merged` has one row per key, and may omit rows that another transaction has locked. Rows are
+-- locked in the order of their ids, until the COMMIT.
 WITH due AS MATERIALIZED (
     SELECT c.vod_id, c.delta, {key} AS key
     FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
     WHERE b.seq = %(seq)s
     ORDER BY c.vod_id COLLATE "C"
     OFFSET %(skip)s LIMIT %(take)s
-), sums AS MATERIALIZED (
-    {sums}
+), merged AS MATERIALIZED (
+    {merged}
 ), touched AS (
     UPDATE {table} AS t
     SET {count} = coalesce(t.{count}, 0) + s.delta
-    FROM sums AS s
-    WHERE t.{id} = s.key AND coalesce(t.{count}, 0) <= {most} - s.delta
+    FROM merged AS s
+    WHERE t.{id} = s.key AND coalesce(t.{count}, 0) <= {max_count} - s.delta
     RETURNING s.key
 ), counted AS (
     INSERT INTO viewer.vod_view_counts AS t (vod_id, view_count, last_flush, updated_at)
@@ -39,14 +39,14 @@ WITH due AS MATERIALIZED (
         CASE
             WHEN due.key IS NULL THEN {no_key}
             WHEN NOT EXISTS (SELECT FROM {table} AS t WHERE t.{id} = due.key) THEN {no_row}
-            WHEN sums.key IS NULL THEN {locked}
+            WHEN merged.key IS NULL THEN {locked}
             WHEN EXISTS (
-                SELECT FROM {table} AS t WHERE t.{id} = due.key AND coalesce(t.{count}, 0) > {most} - sums.delta
+                SELECT FROM {table} AS t WHERE t.{id} = due.key AND coalesce(t.{count}, 0) > {max_count} - merged.delta
             ) THEN {no_room}
             ELSE {not_written}
         END,
         %(seq)s, statement_timestamp()
-    FROM due LEFT JOIN sums USING (key) LEFT JOIN touched USING (key)
+    FROM due LEFT JOIN merged USING (key) LEFT JOIN touched USING (key)
     WHERE touched.key IS NULL
     ORDER BY due.vod_id COLLATE "C"
     ON CONFLICT (vod_id) DO UPDATE SET
@@ -57,8 +57,8 @@ WITH due AS MATERIALIZED (
 )
 SELECT vod_id, view_count FROM counted
 
--- name: park_some
--- Park the views of some counters of a flush, because the user's table refused them.
+-- name: park_rows
+-- Park the views of a range of the counters of a flush, because the user's table refused them.
 INSERT INTO viewer.parked AS p (vod_id, views, reason, last_flush, updated_at, refused_at)
 SELECT c.vod_id, c.delta, %(reason)s, %(seq)s, statement_timestamp(), statement_timestamp()
 FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)

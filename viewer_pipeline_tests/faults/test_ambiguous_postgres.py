@@ -33,7 +33,7 @@ ENOUGH_SECONDS = 10.0  # for a run that gives up; without a bound it would take 
 LOOKED = b"The newest flush of the ledger"
 CLAIM = b"Claim the next seq"
 COPIED = b"COPY viewer.flush_batch"
-COUNTED = b"Add the batches of one flush"
+COUNTED = b"Add the batches of a flush"
 COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
 STATEMENTS = [LOOKED, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
 NAMES = ["look", "begin", "claim", "copy", "upsert", "commit"]
@@ -42,7 +42,7 @@ NAMES = ["look", "begin", "claim", "copy", "upsert", "commit"]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up soon."""
-    monkeypatch.setattr(BoundedConnection, "answer_seconds", ANSWER_SECONDS)
+    monkeypatch.setattr(BoundedConnection, "reply_seconds", ANSWER_SECONDS)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
         raise psycopg.OperationalError("the answer was lost")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "transact", commit_and_fall_silent)
+        patch.setattr(transaction, "transact", commit_and_fall_silent)
         found = flush_through(world, proxy)
     assert "timeout expired" in str(found)
     proxy.heal()
@@ -169,26 +169,26 @@ def test_a_lost_answer_at_every_flush_of_a_run(world: World, proxy: Proxy) -> No
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("name", ["_copy_batches", "_add_to_totals"], ids=["in COPY", "in COMMIT"])
+@pytest.mark.parametrize("name", ["copy_batches", "add_to_totals"], ids=["in COPY", "in COMMIT"])
 def test_a_backend_that_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The kernel acknowledges for it, so only the client's own clock ends the wait; woken, it changes nothing twice."""
     world.send_many(3)
-    step = getattr(ledger, name)
+    step = getattr(transaction, name)
     stopped = list[int]()
 
     def stop_and_go_on(connection: psycopg.Connection, *arguments: Any) -> Any:
-        after = step(connection, *arguments) if name == "_add_to_totals" else None  # the COMMIT comes next
+        after = step(connection, *arguments) if name == "add_to_totals" else None  # the COMMIT comes next
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)
         return after or step(connection, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, name, stop_and_go_on)
+        patch.setattr(transaction, name, stop_and_go_on)
         with pytest.raises(PostgresUnavailable, match="no answer within"):
             world.flush()
     os.kill(stopped[0], signal.SIGCONT)
     wait_until(lambda: not backends(world), 10, "the backend to see that its client is gone")
-    assert world.seqs() == ([1] if name == "_add_to_totals" else [])
+    assert world.seqs() == ([1] if name == "add_to_totals" else [])
     world.flush()
     world.assert_all_persisted()
 
@@ -219,7 +219,7 @@ def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iter
         return totals
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "add_to_totals", stop_after)
+        patch.setattr(transaction, "add_to_totals", stop_after)
         with pytest.raises(PostgresUnavailable):
             bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     try:

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from viewer_pipeline.errors import PostgresUnavailable, TransientError
-from viewer_pipeline.flush import redis_store
+from viewer_pipeline.flush import counter_reader
 from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
@@ -82,7 +82,7 @@ class Play:
             self.world.sent += views
         try:
             with ExitStack() as stack:
-                for module in (settler, redis_store):
+                for module in (settler, counter_reader):
                     stack.enter_context(patch.object(module, "ThreadPoolExecutor", self.scheduler.executor))
                 stack.enter_context(patch.object(segment_parts, "PART_COUNTERS", PART))
                 stack.enter_context(watching(self.scheduler))

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.flush import ledger
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
@@ -306,13 +306,13 @@ def test_a_restart_between_two_flushes(world: World, pgbouncer: PgBouncer, poole
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("step", ["_claim", "_copy_batches", "_add_to_totals"])
+@pytest.mark.parametrize("step", ["claim", "copy_batches", "add_to_totals"])
 def test_a_restart_within_a_transaction(
     world: World, pgbouncer: PgBouncer, pooled: World, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """PostgreSQL rolls back; the run fails, and the next one counts everything once."""
     world.send_many(7)
-    original, restarts = getattr(ledger, step), list[int]()
+    original, restarts = getattr(transaction, step), list[int]()
 
     def restart_and_go_on(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -322,7 +322,7 @@ def test_a_restart_within_a_transaction(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, step, restart_and_go_on)
+        patch.setattr(transaction, step, restart_and_go_on)
         with pytest.raises(PostgresUnavailable):
             pooled.flush()
     assert (restarts, world.seqs()) == ([1], [])

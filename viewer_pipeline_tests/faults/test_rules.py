@@ -270,7 +270,7 @@ def test_r8_a_commit_whose_answer_was_lost_is_looked_up(world: World, monkeypatc
         assert transact(*arguments) is not None
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "transact", lose_the_answer)
+    monkeypatch.setattr(transaction, "transact", lose_the_answer)
     done = world.flush()
     assert (done.seqs, done.views) == ([1], 9)
     world.assert_all_persisted()
@@ -283,7 +283,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
     def lose_the_connection(*_: Any) -> bool:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "transact", lose_the_connection)
+    monkeypatch.setattr(transaction, "transact", lose_the_connection)
     with pytest.raises(PostgresUnavailable):
         world.flush()
     assert world.seqs() == []
@@ -301,7 +301,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "transact", lose_all)
+        patch.setattr(transaction, "transact", lose_all)
         patch.setattr(ledger.Ledger, "holds", lambda *_: False)
         with pytest.raises(PostgresUnavailable):
             bulk_upsert(world.stores, *planned)

@@ -21,6 +21,7 @@ from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring import dagster_tables
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
@@ -148,7 +149,7 @@ def test_the_host_that_takes_writes(world: World, place: Place) -> None:
         url = f"postgresql://{name}:{QUOTED}@{LOOPBACK}:{place.port},{where}/{name}"
         migrate(url, with_dagster=True)
         world.send_many(3)
-        world.stores.ledger.url = url
+        world.stores = Stores(world.stores.redis, Ledger(url))
         world.flush()
         with create_engine(Settings(database_url=url).dagster_storage_url()).connect() as connection_of_dagster:
             assert connection_of_dagster.execute(text("SHOW default_transaction_read_only")).scalar() == "off"
@@ -158,7 +159,7 @@ def test_the_host_that_takes_writes(world: World, place: Place) -> None:
             connection.execute(sql.SQL("DROP ROLE {}").format(role))
         with psycopg.connect(here, autocommit=True) as owner:
             owner.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
-    world.stores.ledger.url = here
+    world.stores = Stores(world.stores.redis, Ledger(here))
     world.assert_all_persisted()
 
 

@@ -204,7 +204,7 @@ def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch:
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(ledger, "transact", fail_at_first)
+    monkeypatch.setattr(transaction, "transact", fail_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -223,7 +223,7 @@ def test_a_connection_that_refuses_writes_is_not_used_again(
             connection.execute("SET default_transaction_read_only = on")
         return transact(connection, *arguments)
 
-    monkeypatch.setattr(ledger, "transact", refuse_at_first)
+    monkeypatch.setattr(transaction, "transact", refuse_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -241,7 +241,7 @@ def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.Monke
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(ledger, "transact", fail_at_second)
+    monkeypatch.setattr(transaction, "transact", fail_at_second)
 
 
 def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:

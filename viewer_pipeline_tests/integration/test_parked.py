@@ -17,7 +17,7 @@ from viewer_pipeline.target.parked import (
     prune_parked,
     ready_parked,
 )
-from viewer_pipeline.target.upsert import find_rows_by_id
+from viewer_pipeline.target.upsert import force_index_scans
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 
@@ -30,8 +30,8 @@ MANY = 3000  # parked rows, of which one look takes in some hundreds
 @pytest.fixture
 def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
     """Many parked ids of VODs that nobody made; looks are small."""
-    monkeypatch.setattr(parked, "NEWEST", 200)
-    monkeypatch.setattr(parked, "SOME", 500)
+    monkeypatch.setattr(parked, "NEWEST_ROWS", 200)
+    monkeypatch.setattr(parked, "PAGE_SIZE", 500)
     vods.execute(
         "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, first_seen, updated_at)"
         " SELECT 'made up ' || to_char(n, 'FM0000'), 1, 'no row', 0, now() - n * interval '1 minute', now()"
@@ -78,10 +78,10 @@ def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
         target = made_up.stores.ledger.target(connection)
         assert target is not None
         connection.execute('ANALYZE viewer.parked; ANALYZE public."Vod"')
-        page = {"newest": 20, "some": 20, "after": "made up 1", "hours": 1}
+        page = {"newest": 20, "limit": 20, "after": "made up 1", "hours": 1}
         explain = b"EXPLAIN " + target.statement(parked.SQL["parked_ready"]).as_bytes(connection)
         with connection.transaction():
-            find_rows_by_id(connection, "20s")
+            force_index_scans(connection, "20s")
             plan = connection.execute(explain, page).fetchall()
     said = "\n".join(line for (line,) in plan)
     assert "Seq Scan" not in said, said
@@ -112,7 +112,7 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
         target = ledger.target(one)
         assert target is not None
         with one.transaction():
-            assert len(parked._transact(one, target, vod_ids)) == 2
+            assert len(parked._lock_and_count(one, target, vod_ids)) == 2
             counted = pool.submit(apply_parked, other, target, vod_ids)
             wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
         assert counted.result(20) == (0, 0)

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.target import parked as target_parked
 from viewer_pipeline.target import upsert as target_upsert
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline.target.upsert import find_rows_by_id
+from viewer_pipeline.target.upsert import force_index_scans
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -263,7 +263,7 @@ def test_a_table_that_refuses_everything(vods: TargetWorld, monkeypatch: pytest.
     """)
     vods.add_vods(*(f"vod{number:04d}" for number in range(50)))
     vods.send_many(50)
-    monkeypatch.setattr(target_upsert, "TRIES", 5)
+    monkeypatch.setattr(target_upsert, "MAX_STATEMENTS", 5)
     vods.flush(flush_max_counters=100)
     assert vods.target() == {}
     assert len(vods.parked()) == 50
@@ -380,8 +380,8 @@ def test_all_that_is_missing_is_told_at_once(vods: TargetWorld) -> None:
         GRANT SELECT ("id") ON public."Vod" TO {role}
     """)
     try:
-        poor = TargetWorld(vods.stores)
-        poor.stores.ledger.url = with_login(vods.stores.ledger.url, role, "x")
+        ledger = Ledger(with_login(vods.stores.ledger.url, role, "x"), vods.stores.ledger.target_names)
+        poor = World(Stores(vods.stores.redis, ledger))
         with pytest.raises(TargetUnusable) as raised:
             poor.flush()
     finally:
@@ -404,11 +404,11 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
     """Whatever collation the ids have there; a comparison in another one would read the whole table."""
     world = world_of(f'CREATE TABLE video (id text {collation} PRIMARY KEY, "viewCount" integer)', "video")
     world.execute("INSERT INTO video SELECT 'vod' || n, 0 FROM generate_series(1, 3000) AS n; ANALYZE video")
-    parameters = {"seq": 1, "skip": 0, "take": 10, "vod_ids": ["a"], "newest": 9, "after": "", "some": 9, "hours": 1}
+    parameters = {"seq": 1, "skip": 0, "take": 10, "vod_ids": ["a"], "newest": 9, "after": "", "limit": 9, "hours": 1}
     with world.stores.ledger.connect() as connection, connection.transaction():
         target = world.stores.ledger.target(connection)
         assert target is not None
-        find_rows_by_id(connection, "20s")
+        force_index_scans(connection, "20s")
         statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **target_upsert.SQL}[name]).as_bytes(
             connection
         )

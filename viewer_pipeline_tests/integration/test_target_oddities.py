@@ -52,8 +52,8 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
 
 def test_a_held_row_holds_back_no_others(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks go on to the next parked VODs, although one that somebody holds could be counted but for that."""
-    monkeypatch.setattr(parked, "NEWEST", 1)
-    monkeypatch.setattr(parked, "SOME", 2)
+    monkeypatch.setattr(parked, "NEWEST_ROWS", 1)
+    monkeypatch.setattr(parked, "PAGE_SIZE", 2)
     for vod_id in ("a", "b", "c", "d", "z newest"):
         vods.send(vod_id, 1)
         vods.flush()
@@ -157,8 +157,8 @@ def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple
 
 def test_retention_gives_up_no_vod_that_has_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither one whose row came and was not noticed yet, nor one whose row has no room."""
-    monkeypatch.setattr(parked, "NEWEST", 1)
-    monkeypatch.setattr(parked, "SOME", 1)
+    monkeypatch.setattr(parked, "NEWEST_ROWS", 1)
+    monkeypatch.setattr(parked, "PAGE_SIZE", 1)
     vods.add_vods("full", count=INT4)
     for vod_id in ("full", "ghost", "late", "z newest"):
         vods.send(vod_id, 5)

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.flush import ledger, transaction
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_queries import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
@@ -189,11 +189,11 @@ def test_a_commit_whose_answer_was_lost_publishes_nothing(
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(ledger, "transact", lose_the_answer)
+    monkeypatch.setattr(transaction, "transact", lose_the_answer)
     world.flush()
     world.assert_all_persisted()
     assert ear.heard() == []
-    assert "answer of a COMMIT lost, not the flush flush=1" in caplog.text
+    assert "reply to a COMMIT lost, flush committed flush=1" in caplog.text
 
 
 def test_the_example_of_the_page_works(world: World, redis_url: str) -> None:

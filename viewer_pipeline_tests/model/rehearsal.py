@@ -11,7 +11,7 @@ from unittest.mock import patch
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
-from viewer_pipeline.flush import commit, drain, ledger, ledger_queries, ownership, redis_store, settle, transaction
+from viewer_pipeline.flush import commit, drain, ledger_queries, ownership, redis_store, settle, transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
@@ -223,7 +223,7 @@ class Rehearsal:
         with (
             patch.object(drain, "last_flush", _held(ledger_queries.last_flush, "look")),
             patch.object(settle, "batches_beyond", _held(ledger_queries.batches_beyond, "list")),
-            patch.object(ledger, "transact", _held_transaction(transaction.transact)),
+            patch.object(transaction, "transact", _held_transaction(transaction.transact)),
             patch.object(drain, "check_history", lambda *_: None),
             patch.object(settle, "check_history", lambda *_: None),
             patch.object(drain, "READ_COUNT", 1),

@@ -10,7 +10,7 @@ import pytest
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.http_server import health_checks
 from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.postgres_url import PRISMAS
+from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stores.postgres import SETTINGS
 from viewer_pipeline_tests.conftest import _OURS
@@ -72,4 +72,4 @@ def test_no_setting_of_the_developer_reaches_the_tests() -> None:
 def test_the_page_on_connection_strings_has_every_parameter() -> None:
     """Prisma's, and PostgreSQL's that we set."""
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(PRISMAS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []
+    assert [name for name in sorted(PRISMA_PARAMETERS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []

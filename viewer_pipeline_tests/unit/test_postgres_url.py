@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from viewer_pipeline import postgres_url
-from viewer_pipeline.postgres_url import LIBPQ, PostgresUrl, system_authorities
+from viewer_pipeline.postgres_url import LIBPQ_PARAMETERS, PostgresUrl, system_authorities
 
 PRISMA = (
     "postgresql://u:p@host:5432/db?schema=public&sslmode=require&connection_limit=5&pool_timeout=10"
@@ -43,7 +43,7 @@ def test_the_url_of_prisma() -> None:
         "connect_timeout": "5",
         "prepare_threshold": None,
     }
-    assert (url.schema, url.pgbouncer, url.answer_seconds, url.dropped) == ("public", True, None, ())
+    assert (url.schema, url.pgbouncer, url.reply_seconds, url.dropped) == ("public", True, None, ())
     assert url.session_settings({"lock_timeout": "20s"}) == {"lock_timeout": "20s", "search_path": '"public"'}
 
 
@@ -142,7 +142,7 @@ def test_behind_pgbouncer_nothing_is_set_at_the_start() -> None:
 @pytest.mark.parametrize(("said", "seconds"), [("7", 7.0), ("0", None), ("120", 120.0)])
 def test_socket_timeout(said: str, seconds: float | None) -> None:
     """How long an answer is awaited; 0 is for ever, and then the bound is ours."""
-    assert PostgresUrl.of(f"postgresql://host?socket_timeout={said}").answer_seconds == seconds
+    assert PostgresUrl.of(f"postgresql://host?socket_timeout={said}").reply_seconds == seconds
 
 
 @pytest.mark.parametrize(
@@ -241,5 +241,5 @@ def test_whatever_the_characters(user: str, password: str, database: str, schema
 
 def test_every_parameter_of_libpq_goes_on_working() -> None:
     """None is taken for Prisma's or dropped."""
-    for name in LIBPQ - {"options"}:
+    for name in LIBPQ_PARAMETERS - {"options"}:
         assert arguments(f"postgresql://?{name}=1").get(name) == "1"

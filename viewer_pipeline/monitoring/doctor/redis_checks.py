@@ -152,7 +152,7 @@ def _durability(reading: RedisReading, durability: Durability) -> CheckResult:
     if connected is not None and connected < durability.replicas:
         message = f"REDIS_WAIT_REPLICAS={durability.replicas}, and {connected} replicas are connected"
         return CheckResult(name, "unhealthy", message, remedy=remedy)
-    if not durability.asked_for:
+    if not durability.required:
         message = "flushes wait for no replica and no file: after a failover or a crash, Redis may hold older counters"
         remedy = "where that matters, REDIS_WAIT_REPLICAS or REDIS_WAIT_AOF; see docs/how-to/redis-durability.md"
         return CheckResult(name, "healthy", message, remedy=remedy)

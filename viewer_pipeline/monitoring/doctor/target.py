@@ -11,7 +11,7 @@ from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.parked import ParkedSum, parked_by_reason
-from viewer_pipeline.target.table import MOST, Target
+from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
 
@@ -39,7 +39,7 @@ def _check_table(ledger: Ledger, connection: psycopg.Connection) -> list[CheckRe
         remedy = "correct what the message names; for rights, run what `viewer-pipeline grants` prints"
         return [CheckResult("target", "unhealthy", str(error), remedy=remedy)]
     assert target is not None, "names were given"
-    message = f"{target.said}: ids are {target.id_type}, counts {target.count_type}"
+    message = f"{target.sql_name}: ids are {target.id_type}, counts {target.count_type}"
     return [CheckResult("target", "healthy", message), evaluate_room(target, _largest_count(connection, target))]
 
 
@@ -59,13 +59,13 @@ def _largest_count(connection: psycopg.Connection, target: Target) -> int | None
 def evaluate_room(target: Target, largest: int | None) -> CheckResult:
     """Whether the largest count is well below the largest value of its type. Pure."""
     if largest is None:
-        message = f"{target.said} is too large to read its largest count within 5 s"
+        message = f"{target.sql_name} is too large to read its largest count within 5 s"
         remedy = f"read max({target.count_column}) by hand and compare it with the largest {target.count_type}"
         return CheckResult("target_room", "unknown", message, remedy=remedy)
-    limit, details = MOST[target.count_type], {"largest": largest}
+    limit, details = MAX_COUNTS[target.count_type], {"largest": largest}
     message = f"the largest count is {largest}, {target.count_type} holds {limit}"
     if largest > FULL_SHARE * limit:
-        remedy = f"ALTER TABLE {target.said} ALTER COLUMN … TYPE bigint, with the tool that owns the schema"
+        remedy = f"ALTER TABLE {target.sql_name} ALTER COLUMN … TYPE bigint, with the tool that owns the schema"
         return CheckResult("target_room", "degraded", message, details, remedy)
     return CheckResult("target_room", "healthy", message, details)
 

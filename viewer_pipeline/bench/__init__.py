@@ -1,1 +1,1 @@
-"""Benchmarks on embedded servers: figures with a reference from the same run, never a verdict."""
+"""Benchmarks on embedded servers: each measures beside a reference in the same run."""

@@ -1,4 +1,4 @@
-"""One address in front of changing servers, as a load balancer or a DNS name is."""
+"""One address in front of changing servers, like a load balancer or a DNS name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ END_SECONDS = 5.0
 
 
 class Forwarder:
-    """Forwards each new connection to the target of that moment. Connections that exist stay where they are."""
+    """Forwards each new connection to the current target. Existing connections stay with their target."""
 
     def __init__(self, target: int) -> None:
         self.target = target  # port on this machine
@@ -27,7 +27,7 @@ class Forwarder:
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(END_SECONDS)
 
     def stop(self) -> None:
-        """Close everything."""
+        """Close all connections and stop listening."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_SECONDS)

@@ -1,4 +1,4 @@
-"""A primary and its replica behind one address, whose roles can change without closing a connection."""
+"""A primary and its replica behind one address; a failover swaps their roles without closing connections."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class RedisPair:
 
     @property
     def url(self) -> str:
-        """URL of database 0 of whichever is the primary when somebody connects."""
+        """URL of database 0 of the server that is the primary at the time of the connection."""
         return f"redis://{LOOPBACK}:{self._forwarder.port}/0"
 
     def start(self) -> None:
-        """Start both, and wait until the replica has what the primary has."""
+        """Start both, and wait until the replica is in sync."""
         for server in self.servers:
             server.start()
         self._forwarder.target = self.primary.port
         self._forwarder.start()
         self._follow()
         deadline = time.monotonic() + START_SECONDS
-        while not self._in_step():
+        while not self._is_in_sync():
             if time.monotonic() > deadline:
                 raise EmbeddedServerError("the replica does not follow the primary")
             time.sleep(POLL_SECONDS)
@@ -57,7 +57,7 @@ class RedisPair:
             server.stop()
 
     def watch(self) -> None:
-        """Start a server again that has ended, in the role that it had."""
+        """Restart a server that has ended, in its previous role."""
         for server in self.servers:
             if server.process.exit_status() is None:
                 continue
@@ -69,9 +69,9 @@ class RedisPair:
             self._follow()
 
     def fail_over(self) -> bool:
-        """Change the roles; no connection is closed. False where the replica is not in step: nothing changes then."""
+        """Swap the roles without closing connections. Return False, and do nothing, if the replica is not in sync."""
         with suppress(redis.RedisError):
-            if not self._in_step():
+            if not self._is_in_sync():
                 return False
             with _client(self.primary.port) as client:
                 timeout = int(FAILOVER_SECONDS * 1000)
@@ -86,13 +86,13 @@ class RedisPair:
         return False
 
     def _follow(self) -> None:
-        """Make the replica one, if it is none: a server that is started again is its own primary."""
+        """Make the replica follow the primary, if it does not: a restarted server is a primary."""
         if _role(self.replica.port) == "master":
             with _client(self.replica.port) as client:
                 client.replicaof(LOOPBACK, str(self.primary.port))
 
-    def _in_step(self) -> bool:
-        """Whether the replica follows, and has in its append-only file what it was given at the start."""
+    def _is_in_sync(self) -> bool:
+        """Whether the replica follows, and its append-only file contains the initial copy."""
         with _client(self.replica.port) as client:
             replication: Any = client.info("replication")
             persistence: Any = client.info("persistence")
@@ -102,8 +102,8 @@ class RedisPair:
 
 def _role(port: int) -> str:
     with _client(port) as client:
-        found: Any = client.info("replication")
-    return str(found["role"])
+        replication: Any = client.info("replication")
+    return str(replication["role"])
 
 
 def _client(port: int) -> redis.Redis:

@@ -1,4 +1,4 @@
-"""Servers, counters and one flush in a process of its own, for every benchmark."""
+"""Servers, counters, and a flush in another process, for all benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import LiteralString
 
 import psycopg
 import redis
@@ -20,25 +19,24 @@ import redis
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.redis_names import DEFAULT_PREFIX
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline.target.table import TargetNames
 
-PREFIX = "vod:views:"
+PREFIX = DEFAULT_PREFIX
 RAW_STAGE = "CREATE TEMP TABLE stage (vod_id text, delta bigint) ON COMMIT DROP"
 RAW_COPY = "COPY stage (vod_id, delta) FROM STDIN (FORMAT BINARY)"
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """One flush, drain to settled. `settle` runs beside `upsert`."""
+class StepSeconds:
+    """Durations of a flush and its steps, drain to settled. `settle` runs beside `upsert`."""
 
     flush: float
     drain: float
@@ -52,20 +50,23 @@ class Seconds:
 class Rig:
     """Two servers with their default, durable settings, and a process that flushes."""
 
-    database_url: str
-    redis_url: str
+    settings: Settings
     client: redis.Redis
     process: ProcessPoolExecutor
-    target: TargetNames | None = None
 
-    def flush(self, request: Request) -> Seconds:
-        """Run one flush in the other process, and wait for it."""
-        return self.process.submit(flush_once, self.database_url, self.redis_url, request, self.target).result()
+    @property
+    def database_url(self) -> str:
+        """URL of the database."""
+        return self.settings.require_database_url()
+
+    def flush(self, request: Request) -> StepSeconds:
+        """Run a flush in the other process, and wait for it."""
+        return self.process.submit(flush_once, self.settings, request).result()
 
 
 @contextmanager
-def rig(target: TargetNames | None = None) -> Iterator[Rig]:
-    """Start the servers in a throw-away directory."""
+def rig(*, with_target: bool = False) -> Iterator[Rig]:
+    """Start the servers in a temporary directory; with a target, the settings name the table of bench_target."""
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
         postgres, server = PostgresServer(Path(home), port=free_port()), RedisServer(Path(home), port=free_port())
@@ -73,33 +74,48 @@ def rig(target: TargetNames | None = None) -> Iterator[Rig]:
             postgres.start()
             server.start()
             migrate(postgres.url, with_dagster=False)
+            settings = _settings(postgres.url, server.url, with_target=with_target)
             with connect(server.url) as client:
-                yield Rig(postgres.url, server.url, client, process, target)
+                yield Rig(settings, client, process)
         finally:
             server.stop()
             postgres.stop()
 
 
-def flush_once(database_url: str, redis_url: str, request: Request, target: TargetNames | None = None) -> Seconds:
-    """Flush once and say how long each step took."""
-    with connect(redis_url) as client:
-        stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url, target))
+def _settings(database_url: str, redis_url: str, *, with_target: bool) -> Settings:
+    """Return settings for these servers, whatever the environment says of others."""
+    return Settings(
+        _env_file=None,
+        database_url=database_url,
+        redis_url=redis_url,
+        counter_prefix=PREFIX,
+        redis_wait_replicas=0,
+        redis_wait_aof=0,
+        target_table="public.Vod" if with_target else None,
+        target_id_column="id",
+        target_count_column="viewCount",
+    )
+
+
+def flush_once(settings: Settings, request: Request) -> StepSeconds:
+    """Flush once; return the duration of each step."""
+    with Stores.open(settings) as stores:
         started = time.perf_counter()
         snapshot = drain(stores, request)
         drained = time.perf_counter()
         aggregated = aggregate(snapshot.readings)
         ready = time.perf_counter()
-        done = bulk_upsert(stores, snapshot, aggregated)
+        result = bulk_upsert(stores, snapshot, aggregated)
         ended = time.perf_counter()
-    return Seconds(
-        ended - started, drained - started, ready - drained, done.upsert_seconds, done.settle_seconds, peak_mb()
+    return StepSeconds(
+        ended - started, drained - started, ready - drained, result.upsert_seconds, result.settle_seconds, peak_mb()
     )
 
 
-def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: LiteralString) -> float:
+def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: str) -> float:
     """Write the rows with PostgreSQL alone: binary COPY into the table `stage`, then one statement that reads it.
 
-    Returns the seconds it took, without the connection.
+    Returns the duration without that of the connection.
     """
     with psycopg.connect(servers.database_url) as connection:
         started = time.perf_counter()
@@ -114,17 +130,17 @@ def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: Litera
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
 
-def ids_of(counters: int) -> list[str]:
+def make_ids(counters: int) -> list[str]:
     """Return ids as long as a cuid, in order."""
     return [f"clx{number:08d}k3j4h5g6f7d8s9" for number in range(counters)]
 
 
 def fill(client: redis.Redis, ids: list[str], deltas: list[int], *, announce: bool = False) -> None:
-    """Make the counters, and with `announce` their entries in the changed set."""
+    """Increment the counters; with `announce` also add them to the changed set."""
     pipe = client.pipeline(transaction=False)
     for number, (vod_id, delta) in enumerate(zip(ids, deltas, strict=True), 1):
         pipe.incrby(PREFIX + vod_id, delta)

@@ -1,4 +1,4 @@
-"""Two pipelines on one Redis under fire: producers at full speed while everything is killed, paused and failed over."""
+"""Two pipelines on one Redis under injected faults: all processes are killed and paused, Redis fails over."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from viewer_pipeline.stores.redis import connect
 
 PREFIXES = (DEFAULT_PREFIX, "second:views:")  # of the pipelines: each has a database and channels of its own
 VODS = 200
-SENDS = 50  # views in one go
-CALM_SECONDS = (1.0, 4.0)  # between two blows
+SENDS = 50  # views in one script
+INTERVAL_SECONDS = (1.0, 4.0)  # between two faults
 PAUSE_SECONDS = (0.5, 5.0)
-DRAIN_SECONDS = 240.0  # for what is pending at the end: after a crash PostgreSQL and Dagster take their time
+DRAIN_SECONDS = 240.0  # for pending views at the end: after a crash PostgreSQL and Dagster take long to recover
 RETRY_SECONDS = 0.1
-FAILOVERS = 0.15  # share of the blows that change the roles of the two Redis servers
+FAILOVER_SHARE = 0.15  # of the faults: failovers of Redis
 REDIS = ("redis", "redis replica")
 TARGETS = (*REDIS, "postgres", "worker", "daemon", "code server")
 WATCH_SECONDS = 0.3
 
-# Counts a producer's views once, however often it has to send them: a server that is killed answers nothing, and the
-# producer cannot know whether it had counted. KEYS: progress, then counters. ARGV: producer, number of the sending.
+# Counts the views of a request once, however often the producer sends it: if a server is killed, the producer cannot
+# know whether the request was executed. KEYS: progress, then counters. ARGV: producer, number of the request.
 SEND = """
 if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) >= tonumber(ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -54,7 +54,7 @@ return 1
 
 @dataclass(frozen=True)
 class SoakReport:
-    """What came of it; VODs by their whole key."""
+    """Result of a soak; VODs are named by their complete key."""
 
     seed: int
     minutes: float
@@ -65,31 +65,31 @@ class SoakReport:
     duplicated: dict[str, int]
     kills: dict[str, int]  # process -> how often
     pauses: dict[str, int]
-    failovers: int  # of Redis, without a connection that was closed
+    failovers: int  # of Redis, without closing connections
 
     @property
     def is_exact(self) -> bool:
-        """Whether every VOD has just the views that were sent to it, and nothing is left in Redis."""
+        """Whether every VOD has exactly the views that were sent to it, and none are left in Redis."""
         return not (self.lost or self.duplicated or self.pending) and self.sent == self.persisted
 
 
-def run_soak(settings: Settings, minutes: float, seed: int, say: Callable[[str], None]) -> SoakReport:
-    """Keep two throw-away pipelines under fire for so many minutes; wait until all is persisted; compare per VOD.
+def run_soak(settings: Settings, minutes: float, seed: int, on_progress: Callable[[str], None]) -> SoakReport:
+    """Run two throw-away pipelines under faults for this time; wait until all views are persisted; compare by VOD.
 
-    Both are on one Redis, behind an address that leads to whichever of its two servers is the primary.
+    Both use one Redis, behind an address that leads to the current primary of its two servers.
     """
     with TemporaryDirectory(prefix="viewer-soak-") as home, ExitStack() as stack:
         pair = RedisPair(Path(home))
-        say("starting two Redis servers")
+        on_progress("starting two Redis servers")
         pair.start()
         stack.callback(pair.stop)
         stacks = []
         for number, prefix in enumerate(PREFIXES):
-            made = Stack(_settings(settings, prefix, pair.url, Path(home, str(number))), background=True, ui=False)
-            made.start(say)
-            stack.callback(made.stop, lambda _: None)
-            stacks.append(made)
-        return _Soak(pair, stacks, minutes, seed, say).run()
+            pipeline = Stack(_settings(settings, prefix, pair.url, Path(home, str(number))), background=True, ui=False)
+            pipeline.start(on_progress)
+            stack.callback(pipeline.stop, lambda _: None)
+            stacks.append(pipeline)
+        return _Soak(pair, stacks, minutes, seed, on_progress).run()
 
 
 def _settings(settings: Settings, prefix: str, redis_url: str, home: Path) -> Settings:
@@ -109,8 +109,8 @@ def _settings(settings: Settings, prefix: str, redis_url: str, home: Path) -> Se
 
 
 @dataclass
-class _Blows:
-    """What was struck, and how often."""
+class _Faults:
+    """Number of injected faults, by process."""
 
     kills: Counter[str] = field(default_factory=Counter)
     pauses: Counter[str] = field(default_factory=Counter)
@@ -119,24 +119,30 @@ class _Blows:
 
 class _Soak:
     def __init__(
-        self, pair: RedisPair, stacks: list[Stack], minutes: float, seed: int, say: Callable[[str], None]
+        self, pair: RedisPair, stacks: list[Stack], minutes: float, seed: int, on_progress: Callable[[str], None]
     ) -> None:
-        self._pair, self._stacks, self._minutes, self._seed, self._say = pair, stacks, minutes, seed, say
-        self._random = random.Random(seed)  # noqa: S311 - to do the same again
-        self._blows = _Blows()
-        self._roles = threading.Lock()  # held while the roles of the Redis servers change, or one is started again
+        self._pair, self._stacks, self._minutes, self._seed, self._on_progress = (
+            pair,
+            stacks,
+            minutes,
+            seed,
+            on_progress,
+        )
+        self._random = random.Random(seed)  # noqa: S311 - repeatable
+        self._faults = _Faults()
+        self._roles = threading.Lock()  # held during a failover or a restart of a Redis server
 
     def run(self) -> SoakReport:
-        """Send and strike, then wait and compare."""
-        with self._watched(), self._producing() as collect:
-            self._strike()
+        """Send views and inject faults, then wait and compare."""
+        with self._supervised(), self._producing() as collect:
+            self._inject_faults()
             sent = collect()
-            self._say(f"{sent.total()} views sent; waiting until they are persisted")
+            self._on_progress(f"{sent.total()} views sent; waiting until they are persisted")
             return self._await(sent)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Start again what ends."""
+    def _supervised(self) -> Iterator[None]:
+        """Restart processes that end."""
         ended = threading.Event()
         threads = [threading.Thread(target=stack.watch, args=[ended], daemon=True) for stack in self._stacks]
         threads.append(threading.Thread(target=self._watch_redis, args=[ended], daemon=True))
@@ -156,7 +162,7 @@ class _Soak:
 
     @contextmanager
     def _producing(self) -> Iterator[Callable[[], Counter[str]]]:
-        """Let a producer send to each pipeline; yield what stops them and returns the views sent, by key."""
+        """Start a producer for each pipeline; yield a function that stops them and returns the views sent, by key."""
         spawn = multiprocessing.get_context("spawn")
         stop, queue = spawn.Event(), spawn.Queue()
         producers = [
@@ -181,30 +187,30 @@ class _Soak:
                 producer.join(10)
                 producer.kill()
 
-    def _strike(self) -> None:
+    def _inject_faults(self) -> None:
         end = time.monotonic() + self._minutes * 60
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, self._random.uniform(*CALM_SECONDS)))
-            if self._random.random() < FAILOVERS:
+            time.sleep(min(left, self._random.uniform(*INTERVAL_SECONDS)))
+            if self._random.random() < FAILOVER_SHARE:
                 self._fail_over()
                 continue
             name, stack = self._random.choice(TARGETS), self._random.choice(self._stacks)
             if self._random.random() < 0.5:
-                self._say(f"kill -9 {name}")
-                self._blows.kills[name] += self._signal(stack, name, signal.SIGKILL)
+                self._on_progress(f"kill -9 {name}")
+                self._faults.kills[name] += self._signal(stack, name, signal.SIGKILL)
                 continue
             seconds = self._random.uniform(*PAUSE_SECONDS)
-            self._say(f"pause {name} for {seconds:.1f} s")
+            self._on_progress(f"pause {name} for {seconds:.1f} s")
             try:
-                self._blows.pauses[name] += self._signal(stack, name, signal.SIGSTOP)
+                self._faults.pauses[name] += self._signal(stack, name, signal.SIGSTOP)
                 time.sleep(seconds)
-            finally:  # also where a signal ends the soak: a process that is paused cannot be stopped
+            finally:  # also if a signal ends the soak: a paused process cannot be stopped
                 self._signal(stack, name, signal.SIGCONT)
 
     def _fail_over(self) -> None:
-        self._say("fail over Redis; connections stay")
+        self._on_progress("fail over Redis without closing connections")
         with self._roles:
-            self._blows.failovers += self._pair.fail_over()
+            self._faults.failovers += self._pair.fail_over()
 
     def _signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
         """Signal the process itself and its children, not its reaper. Return False if it is down."""
@@ -233,43 +239,42 @@ class _Soak:
         lost, duplicated = sent - persisted, persisted - sent
         return SoakReport(
             self._seed, self._minutes, sent.total(), persisted.total(), pending, dict(lost), dict(duplicated),
-            dict(self._blows.kills), dict(self._blows.pauses), self._blows.failovers,
+            dict(self._faults.kills), dict(self._faults.pauses), self._faults.failovers,
         )  # fmt: skip
 
     def _read(self, sent: Counter[str]) -> tuple[Counter[str], int]:
-        """Return what is persisted, by key, and what is still pending."""
+        """Return the persisted views by key, and the number of pending views."""
         persisted, pending = Counter[str](), 0
         for stack in self._stacks:
-            settings, url = stack.settings, stack.settings.require_redis_url()
-            prefix = settings.counter_prefix
+            settings, prefix = stack.settings, stack.settings.counter_prefix
             vod_ids = [key.removeprefix(prefix) for key in sent if key.startswith(prefix)]
-            with connect(url) as client, Ledger(settings.require_database_url()).connect() as connection:
+            with connect(settings.require_redis_url()) as client, Ledger.of(settings).connect() as connection:
                 values: Any = client.mget([prefix + vod_id for vod_id in vod_ids])
                 pending += sum(int(value or 0) for value in values)
-                RedisStore(client, url, prefix).request_sweep("soak: the end")
+                RedisStore.of(client, settings).request_sweep("soak: end of the run")
                 persisted.update({prefix + vod_id: views for vod_id, views in totals(connection, vod_ids).items()})
         return persisted, pending
 
 
 def produce(settings: Settings, number: int, seed: int, stop: Any, sent: Any) -> None:
-    """Send views as fast as Redis takes them, each sending until it is answered; hand over what was sent, by key."""
-    chosen = random.Random(seed)  # noqa: S311 - to do the same again
+    """Send views as fast as possible, each request until Redis replies; put the views sent, by key, into `sent`."""
+    generator = random.Random(seed)  # noqa: S311 - repeatable
     counted: Counter[str] = Counter()
-    sending = 0
+    request = 0
     with connect(settings.require_redis_url(), seconds=2, retries=0) as client:
         while not stop.is_set():
-            sending += 1
-            vod_ids = [f"vod{chosen.randrange(VODS):03d}" for _ in range(SENDS)]
+            request += 1
+            vod_ids = [f"vod{generator.randrange(VODS):03d}" for _ in range(SENDS)]
             counters = [settings.counter_prefix + vod_id for vod_id in vod_ids]
             keys = ["soak:progress", *counters]
-            _until_answered(partial(client.eval, SEND, len(keys), *keys, number, sending))
+            _retry(partial(client.eval, SEND, len(keys), *keys, number, request))
             counted.update(counters)
             with suppress(redis.RedisError):  # a hint
                 client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_ids[0], "count": 1}))
     sent.put(dict(counted))
 
 
-def _until_answered(send: Callable[[], object]) -> None:
+def _retry(send: Callable[[], object]) -> None:
     while True:
         try:
             send()

@@ -72,8 +72,8 @@ def bench_options(command: F) -> F:
 @bench_options
 def bench_flush(counters: int, runs: int, as_json: bool) -> None:
     """Time a flush of existing counters, beside the same rows written by PostgreSQL alone."""
-    from viewer_pipeline.bench.flush import bench_flush as measure
-    from viewer_pipeline.bench.show import show_flush
+    from viewer_pipeline.bench.bench_flush import bench_flush as measure
+    from viewer_pipeline.bench.render import render_flush
 
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
@@ -81,7 +81,7 @@ def bench_flush(counters: int, runs: int, as_json: bool) -> None:
     if as_json:
         echo_json(asdict(stats))
     else:
-        show_flush([stats])
+        render_flush([stats])
 
 
 @bench.command("target")
@@ -90,8 +90,8 @@ def bench_flush(counters: int, runs: int, as_json: bool) -> None:
 @bench_options
 def bench_target(rows: int, counters: int, runs: int, as_json: bool) -> None:
     """Time a flush into a wide table of the user's, beside one UPDATE of the same rows, and an editor's wait."""
-    from viewer_pipeline.bench.show import show_target
-    from viewer_pipeline.bench.target import bench_target as measure
+    from viewer_pipeline.bench.bench_target import bench_target as measure
+    from viewer_pipeline.bench.render import render_target
 
     if counters > rows:
         raise click.UsageError(f"--counters {counters}: expected at most --rows, which is {rows}")
@@ -101,7 +101,7 @@ def bench_target(rows: int, counters: int, runs: int, as_json: bool) -> None:
     if as_json:
         echo_json(asdict(stats))
     else:
-        show_target(stats)
+        render_target(stats)
 
 
 @bench.command("changed")
@@ -110,14 +110,14 @@ def bench_target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 @bench_options
 def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
     """Time a flush of the changed set, in an empty Redis and beside many unrelated keys."""
-    from viewer_pipeline.bench.changed import bench_changed as measure
-    from viewer_pipeline.bench.show import show_changed
+    from viewer_pipeline.bench.bench_changed import bench_changed as measure
+    from viewer_pipeline.bench.render import render_changed
 
     stats = measure(counters, others, runs=runs)
     if as_json:
         echo_json(asdict(stats))
     else:
-        show_changed(stats)
+        render_changed(stats)
 
 
 @bench.command("reconcile")
@@ -125,14 +125,14 @@ def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
 @as_json
 def bench_reconcile(totals: int, as_json: bool) -> None:
     """Time a comparison of totals, target and ledger, repairing some, and taking a baseline, beside a plain read."""
-    from viewer_pipeline.bench.reconcile import bench_reconcile as measure
-    from viewer_pipeline.bench.show import show_reconcile
+    from viewer_pipeline.bench.bench_reconcile import bench_reconcile as measure
+    from viewer_pipeline.bench.render import render_reconcile
 
     stats = measure(totals // 10_000 * 10_000)
     if as_json:
         echo_json(asdict(stats))
     else:
-        show_reconcile(stats)
+        render_reconcile(stats)
 
 
 @bench.command("messages")
@@ -140,26 +140,32 @@ def bench_reconcile(totals: int, as_json: bool) -> None:
 @bench_options
 def bench_messages(messages: int, runs: int, as_json: bool) -> None:
     """Time the subscriber on messages through a real Redis, beside a plain redis-py loop."""
-    from viewer_pipeline.bench.messages import bench_messages as measure
-    from viewer_pipeline.bench.show import show_messages
+    from viewer_pipeline.bench.bench_messages import bench_messages as measure
+    from viewer_pipeline.bench.render import render_messages
 
     stats = measure(messages, runs=runs)
     if as_json:
         echo_json(asdict(stats))
     else:
-        show_messages(stats)
+        render_messages(stats)
 
 
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
     """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
-    from viewer_pipeline.bench.changed import bench_changed as measure_changed
-    from viewer_pipeline.bench.flush import bench_flush as measure_flush
-    from viewer_pipeline.bench.messages import bench_messages as measure_messages
-    from viewer_pipeline.bench.reconcile import bench_reconcile as measure_reconcile
-    from viewer_pipeline.bench.show import show_changed, show_flush, show_messages, show_reconcile, show_target
-    from viewer_pipeline.bench.target import bench_target as measure_target
+    from viewer_pipeline.bench.bench_changed import bench_changed as measure_changed
+    from viewer_pipeline.bench.bench_flush import bench_flush as measure_flush
+    from viewer_pipeline.bench.bench_messages import bench_messages as measure_messages
+    from viewer_pipeline.bench.bench_reconcile import bench_reconcile as measure_reconcile
+    from viewer_pipeline.bench.bench_target import bench_target as measure_target
+    from viewer_pipeline.bench.render import (
+        render_changed,
+        render_flush,
+        render_messages,
+        render_reconcile,
+        render_target,
+    )
 
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
@@ -180,8 +186,8 @@ def bench_all(runs: int, as_json: bool) -> None:
             }
         )
     else:
-        show_flush(flushes)
-        show_target(target)
-        show_changed(changed)
-        show_messages(messages)
-        show_reconcile(reconciled)
+        render_flush(flushes)
+        render_target(target)
+        render_changed(changed)
+        render_messages(messages)
+        render_reconcile(reconciled)

@@ -1,28 +1,28 @@
-"""Does the cost of a flush follow what changed, or what is stored?"""
+"""Whether the cost of a flush depends on the changed counters or on the stored keys."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
 
-from viewer_pipeline.bench.rig import Rig, fill, ids_of, rig
+from viewer_pipeline.bench.rig import Rig, fill, make_ids, rig
 from viewer_pipeline.flush.request import Request
 
 PIPELINE = 20_000
 
 
 @dataclass(frozen=True)
-class ChangedFigures:
+class ChangedStats:
     """Medians over the runs, in seconds."""
 
     counters: int
     other_keys: int
     alone: float
-    beside: float
-    ratio: float  # beside / alone
+    with_other_keys: float
+    ratio: float  # with_other_keys / alone
 
 
-def bench_changed(counters: int, others: int, *, runs: int) -> ChangedFigures:
+def bench_changed(counters: int, others: int, *, runs: int) -> ChangedStats:
     """Flush `counters` announced counters in an empty Redis, then beside `others` unrelated keys."""
     with rig() as servers:
         _median(servers, counters, 1)  # warm-up
@@ -33,12 +33,12 @@ def bench_changed(counters: int, others: int, *, runs: int) -> ChangedFigures:
             if number % PIPELINE == 0:
                 pipe.execute()
         pipe.execute()
-        beside = _median(servers, counters, runs)
-    return ChangedFigures(counters, others, alone, beside, beside / alone)
+        with_other_keys = _median(servers, counters, runs)
+    return ChangedStats(counters, others, alone, with_other_keys, with_other_keys / alone)
 
 
 def _median(servers: Rig, counters: int, runs: int) -> float:
-    ids, seconds = ids_of(counters), []
+    ids, seconds = make_ids(counters), []
     for _ in range(runs):
         fill(servers.client, ids, [3] * counters, announce=True)
         seconds.append(servers.flush(Request("bench", "changed")).flush)

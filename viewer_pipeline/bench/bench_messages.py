@@ -1,4 +1,4 @@
-"""How many messages a second the subscriber hears and folds, beside a plain redis-py loop that only parses them."""
+"""The rate at which the subscriber receives and folds messages, beside a plain redis-py loop that only parses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any
 
-from viewer_pipeline.bench.rig import PREFIX, Rig, ids_of, peak_mb, rig
+from viewer_pipeline.bench.rig import PREFIX, Rig, make_ids, peak_mb, rig
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.stats import SubscriberStats
@@ -24,25 +24,25 @@ from viewer_pipeline.stores.redis import connect
 
 VODS = 10_000
 PIPELINE = 2_000
-AHEAD = 40_000  # messages that are published and not heard yet: 5 MB, less than Redis lets wait for a subscriber
+MAX_UNRECEIVED = 40_000  # published messages: 5 MB, less than the output buffer of a subscriber in Redis
 
-Heard = Synchronized  # how many messages were heard so far
-Listen = Callable[..., "Rate"]
+Received = Synchronized  # number of messages received so far
+Receive = Callable[..., "Rate"]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one process did with the messages."""
+    """Duration, CPU time and result of one process."""
 
     seconds: float
-    cpu_seconds: float  # of the process that listens
+    cpu_seconds: float  # of the receiving process
     counted: int
     peak_mb: float
 
 
 @dataclass(frozen=True)
-class MessageFigures:
-    """Medians over the runs. Publisher and Redis share the machine, so the rate per CPU second is that of one core."""
+class MessageStats:
+    """Medians over the runs. Publisher and Redis use the same machine; the rate per CPU second is that of one core."""
 
     messages: int
     per_second: float
@@ -52,19 +52,18 @@ class MessageFigures:
     peak_mb: float
 
 
-def bench_messages(messages: int, *, runs: int) -> MessageFigures:
+def bench_messages(messages: int, *, runs: int) -> MessageStats:
     """Publish `messages` views of 10 000 VODs through a real Redis, to the subscriber and to the plain loop in turn."""
     with rig() as servers:
-        settings = Settings(database_url=servers.database_url, redis_url=servers.redis_url)
         rates: dict[str, list[Rate]] = {"subscriber": [], "plain": []}
         for _ in range(runs):
-            rates["subscriber"].append(_listen_to(servers, _subscribe, settings, messages))
-            rates["plain"].append(_listen_to(servers, _loop, settings, messages))
+            rates["subscriber"].append(_measure(servers, _subscribe, messages))
+            rates["plain"].append(_measure(servers, _loop, messages))
 
     def median(name: str, of: Callable[[Rate], float]) -> float:
         return statistics.median(of(rate) for rate in rates[name])
 
-    return MessageFigures(
+    return MessageStats(
         messages,
         per_second=median("subscriber", lambda rate: messages / rate.seconds),
         per_cpu_second=median("subscriber", lambda rate: messages / rate.cpu_seconds),
@@ -74,57 +73,57 @@ def bench_messages(messages: int, *, runs: int) -> MessageFigures:
     )
 
 
-def _listen_to(servers: Rig, listen: Listen, settings: Settings, messages: int) -> Rate:
+def _measure(servers: Rig, receive: Receive, messages: int) -> Rate:
     servers.client.flushall()
     spawn = multiprocessing.get_context("spawn")
-    heard, ready = spawn.Value("q", 0), spawn.Event()
+    received, ready = spawn.Value("q", 0), spawn.Event()
     results: Any = spawn.Queue()
-    process = spawn.Process(target=_run, args=(results, listen, settings, messages, heard, ready))
+    process = spawn.Process(target=_run, args=(results, receive, servers.settings, messages, received, ready))
     process.start()
     ready.wait()
-    _publish(servers, settings.pubsub_channel, messages, heard)
+    _publish(servers, servers.settings.pubsub_channel, messages, received)
     rate: Rate = results.get()
     process.join()
     assert rate.counted == messages, f"{rate.counted} of {messages} were counted"
     return rate
 
 
-def _publish(servers: Rig, channel: str, messages: int, heard: Any) -> None:
-    payloads = [json.dumps({"vodId": vod_id, "count": 1}) for vod_id in ids_of(VODS)]
+def _publish(servers: Rig, channel: str, messages: int, received: Any) -> None:
+    payloads = [json.dumps({"vodId": vod_id, "count": 1}) for vod_id in make_ids(VODS)]
     pipe = servers.client.pipeline(transaction=False)
     for number in range(messages):
         pipe.publish(channel, payloads[number * 7919 % VODS])
         if number % PIPELINE == PIPELINE - 1 or number == messages - 1:
             pipe.execute()
-            while number - heard.value > AHEAD:
+            while number - received.value > MAX_UNRECEIVED:
                 time.sleep(0.001)
 
 
-def _run(results: Any, listen: Listen, *arguments: Any) -> None:
-    results.put(listen(*arguments))
+def _run(results: Any, receive: Receive, *arguments: Any) -> None:
+    results.put(receive(*arguments))
 
 
-def _subscribe(settings: Settings, messages: int, heard: Heard[int], ready: Event) -> Rate:
-    figures = SubscriberStats()
-    subscriber = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), figures)
+def _subscribe(settings: Settings, messages: int, received: Received[int], ready: Event) -> Rate:
+    stats = SubscriberStats()
+    subscriber = Subscriber(settings, Rejections(Ledger.of(settings)), stats)
     thread = threading.Thread(target=subscriber.run)
     thread.start()
-    while figures.state != "listening":
+    while stats.state != "listening":
         time.sleep(0.001)
     ready.set()
     started, cpu = time.perf_counter(), time.process_time()
-    while figures.received < messages:
-        heard.value = figures.received
+    while stats.received < messages:
+        received.value = stats.received
         time.sleep(0.005)
     subscriber.stop()
     thread.join()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     with connect(settings.require_redis_url()) as client:
-        values: Any = client.mget([PREFIX + vod_id for vod_id in ids_of(VODS)])
+        values: Any = client.mget([PREFIX + vod_id for vod_id in make_ids(VODS)])
     return Rate(seconds, cpu_seconds, sum(int(value or 0) for value in values), peak_mb())
 
 
-def _loop(settings: Settings, messages: int, heard: Heard[int], ready: Event) -> Rate:
+def _loop(settings: Settings, messages: int, received: Received[int], ready: Event) -> Rate:
     views: Counter[str] = Counter()
     with connect(settings.require_redis_url()) as client:
         pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
@@ -139,7 +138,7 @@ def _loop(settings: Settings, messages: int, heard: Heard[int], ready: Event) ->
                 views[view["vodId"]] += view["count"]
                 count += 1
                 if count % 1000 == 0:
-                    heard.value = count
+                    received.value = count
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
         pubsub.close()
     return Rate(seconds, cpu_seconds, views.total(), peak_mb())

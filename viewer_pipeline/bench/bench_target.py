@@ -1,0 +1,103 @@
+"""The speed of a flush into a wide table, beside one UPDATE of the same rows, and the wait of an editor meanwhile."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from typing import Self
+
+import psycopg
+
+from viewer_pipeline.bench.rig import Rig, fill, make_ids, rig, write_raw
+from viewer_pipeline.flush.request import Request
+from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.queries import named_queries
+
+SQL = named_queries(__name__)
+
+BATCH_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class TargetStats:
+    """Medians over the runs, in seconds unless the name says otherwise."""
+
+    rows: int  # of the table
+    counters: int
+    runs: int
+    flush: float  # drain to settled: ledger, totals and the table
+    upsert: float
+    raw: float  # the same rows of the same table by binary COPY and one sorted UPDATE
+    ratio: float  # raw / flush: the median over pairs
+    counters_per_second: int
+    editor_wait: float  # the longest duration of one edit of a row during a flush, the median over runs
+    editor_wait_max: float
+
+
+def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> TargetStats:
+    """Flush `counters` counters into a table of `rows` rows `runs` times after a warm-up, beside the raw reference."""
+    request = Request("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
+    ids = make_ids(rows)
+    flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
+    raws, flushes, upserts, waits = [], [], [], []
+    with rig(with_target=True) as servers:
+        _fill_table(servers, ids)
+        for run in range(runs + 1):
+            deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
+            raws.append(write_raw(servers, flushed_ids, deltas, SQL["update_raw"]))
+            fill(servers.client, flushed_ids, deltas)
+            with _Editor(servers, flushed_ids) as editor:
+                seconds = servers.flush(request)
+            flushes.append(seconds.flush)
+            upserts.append(seconds.upsert)
+            waits.append(editor.longest)
+    pairs = list(zip(raws[1:], flushes[1:], strict=True))
+    flush = statistics.median(flushes[1:])
+    return TargetStats(
+        rows, counters, runs, flush, statistics.median(upserts[1:]), statistics.median(raws[1:]),
+        statistics.median(raw / seconds for raw, seconds in pairs), round(counters / flush),
+        statistics.median(waits[1:]), max(waits[1:]),
+    )  # fmt: skip
+
+
+def create_vod_table(connection: psycopg.Connection) -> None:
+    """Create the table `public."Vod"` with its index."""
+    connection.execute(SQL["create_vod_table"])
+    connection.execute(SQL["create_vod_index"])
+
+
+def _fill_table(servers: Rig, ids: list[str]) -> None:
+    with psycopg.connect(servers.database_url, autocommit=True) as connection:
+        create_vod_table(connection)
+        for rows in chunks(ids, BATCH_ROWS):
+            connection.execute(SQL["insert_vods"], {"ids": list(rows)})
+        connection.execute('VACUUM ANALYZE public."Vod"')
+
+
+class _Editor:
+    """Edits one row after another on a thread, and keeps the longest duration of an edit."""
+
+    def __init__(self, servers: Rig, ids: list[str]) -> None:
+        self.longest = 0.0
+        self._servers, self._ids = servers, ids
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._edit)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _edit(self) -> None:
+        generator = random.Random(11)  # noqa: S311 - any row will do
+        with psycopg.connect(self._servers.database_url, autocommit=True) as connection:
+            while not self._stop.wait(0.005):
+                started = time.perf_counter()
+                connection.execute(SQL["edit_vod"], {"id": generator.choice(self._ids)})
+                self.longest = max(self.longest, time.perf_counter() - started)

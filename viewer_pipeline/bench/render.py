@@ -1,0 +1,110 @@
+"""Results of benchmarks as tables."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from viewer_pipeline.bench.bench_changed import ChangedStats
+from viewer_pipeline.bench.bench_flush import FlushStats
+from viewer_pipeline.bench.bench_messages import MessageStats
+from viewer_pipeline.bench.bench_reconcile import ReconcileStats
+from viewer_pipeline.bench.bench_target import TargetStats
+
+WIDTH = 118
+
+
+def render_flush(sizes: list[FlushStats]) -> None:
+    """Print one row for each size."""
+    console = Console(width=WIDTH)
+    table = Table(
+        "counters", "flush s", "counters/s", "raw s", "raw / flush",
+        "drain", "aggregate", "upsert", "settle", "peak MB",
+        title="flush, drain to settled, beside the same rows by PostgreSQL alone (medians)",
+    )  # fmt: skip
+    for stats in sizes:
+        seconds = [f"{value:.2f}" for value in (stats.drain, stats.aggregate, stats.upsert, stats.settle)]
+        table.add_row(
+            f"{stats.counters:,}", f"{stats.flush:.2f}", f"{stats.counters_per_second:,}", f"{stats.raw:.2f}",
+            f"{stats.ratio:.2f}",
+            *seconds, f"{stats.peak_mb:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    first = sizes[0]
+    for stats in sizes[1:]:
+        rate = stats.counters_per_second / first.counters_per_second
+        console.print(f"rate at {stats.counters:,} counters: {rate:.2f} of that at {first.counters:,}")
+    table = Table("counters", "row locked s", "counted twice s", "script ms (median)", "script ms (longest)",
+                  title="impact on other clients: longest duration in a flush, median of three flushes")  # fmt: skip
+    for stats in sizes:
+        impact = stats.impact
+        table.add_row(
+            f"{stats.counters:,}",
+            f"{impact.row_lock_seconds:.3f}",
+            f"{impact.double_count_seconds:.3f}",
+            f"{impact.script_ms:.2f}",
+            f"{impact.script_max_ms:.1f}",
+        )
+    console.print(table)
+
+
+def render_target(stats: TargetStats) -> None:
+    """Print the flush, its reference, and how long an editor of the table waits."""
+    table = Table(
+        "rows", "counters", "flush s", "counters/s", "raw s", "raw / flush", "an edit waits s (median, longest)",
+        title="flush into a wide table of the user's, beside COPY and one sorted UPDATE of the same rows (medians)",
+    )  # fmt: skip
+    table.add_row(
+        f"{stats.rows:,}", f"{stats.counters:,}", f"{stats.flush:.2f}", f"{stats.counters_per_second:,}",
+        f"{stats.raw:.2f}",
+        f"{stats.ratio:.2f}", f"{stats.editor_wait:.3f}, {stats.editor_wait_max:.3f}",
+    )  # fmt: skip
+    Console(width=WIDTH).print(table)
+
+
+def render_changed(stats: ChangedStats) -> None:
+    """Print both times and their ratio."""
+    table = Table(
+        "changed counters",
+        "alone s",
+        f"beside {stats.other_keys:,} keys s",
+        "ratio",
+        title="flush of the changed set (medians)",
+    )
+    table.add_row(f"{stats.counters:,}", f"{stats.alone:.4f}", f"{stats.with_other_keys:.4f}", f"{stats.ratio:.2f}")
+    Console(width=WIDTH).print(table)
+
+
+def render_messages(stats: MessageStats) -> None:
+    """Print the rates of the subscriber and of the plain loop."""
+    table = Table(
+        "messages", "", "per second", "per CPU second (one core)", "peak MB",
+        title="messages through a real Redis; publisher and Redis use the same machine (medians)",
+    )  # fmt: skip
+    table.add_row(
+        f"{stats.messages:,}", "subscriber: received, checked, folded",
+        f"{stats.per_second:,.0f}", f"{stats.per_cpu_second:,.0f}",
+        f"{stats.peak_mb:.0f}",
+    )  # fmt: skip
+    table.add_row(
+        "",
+        "plain loop: get_message, json.loads",
+        f"{stats.plain_per_second:,.0f}",
+        f"{stats.plain_per_cpu_second:,.0f}",
+        "",
+    )
+    Console(width=WIDTH).print(table)
+
+
+def render_reconcile(stats: ReconcileStats) -> None:
+    """Print the durations of a comparison, of a repair and of a baseline."""
+    table = Table(
+        "totals", "compare s", "totals/s", "compare and repair s", "repaired", "baseline s", "plain read s", "peak MB",
+        title="reconcile: totals and a target against a ledger of as many entries (one run)",
+    )  # fmt: skip
+    table.add_row(
+        f"{stats.totals:,}", f"{stats.compare:.1f}", f"{stats.totals / stats.compare:,.0f}", f"{stats.repair:.1f}",
+        f"{stats.falsified:,}",
+        f"{stats.baseline:.1f}", f"{stats.raw:.2f}", f"{stats.peak_mb:.0f}",
+    )  # fmt: skip
+    Console(width=WIDTH).print(table)

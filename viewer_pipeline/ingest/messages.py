@@ -1,4 +1,4 @@
-"""What a producer publishes, and what of it counts. Pure."""
+"""The messages of the producers: parse one, or reject it with a reason. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES = 4096
 # One message must not make the views of others in its segment overflow the counter.
 MAX_MESSAGE_COUNT = 1_000_000
 
-# What nearly all messages look like: told without building an object, and free of whatever JSON allows beyond it.
+# The form of nearly all messages: parsed without building an object, and without anything else that JSON allows.
 _is_plain = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"vodId"[ \t\r\n]*:[ \t\r\n]*"([^"\\\x00-\x1f]+)"[ \t\r\n]*,'
     rb'[ \t\r\n]*"count"[ \t\r\n]*:[ \t\r\n]*([1-9][0-9]*)[ \t\r\n]*\}[ \t\r\n]*'
@@ -22,13 +22,13 @@ _is_plain = re.compile(
 
 
 class InvalidMessage(ValueError):
-    """A message that does not count; the text says why."""
+    """A message that does not count; the text is the reason."""
 
 
 def parse_view(payload: bytes) -> tuple[str, int]:
     """Return (vod id, views) of a message `{"vodId": non-empty text, "count": positive integer}`.
 
-    Other fields are fine. Raises InvalidMessage with the reason, for whatever bytes came in.
+    Other fields are ignored. Any other bytes raise InvalidMessage with the reason.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
         raise InvalidMessage(f"longer than {MAX_MESSAGE_BYTES} bytes")
@@ -55,7 +55,7 @@ def _checked(vod_id: str, count: int) -> tuple[str, int]:
 
 
 def _object(payload: bytes) -> dict[str, Any]:
-    """Parse strictly; then again to see keys that come twice, which JSON leaves open and parsers read differently."""
+    """Parse strictly; then again to find repeated keys, which JSON allows and parsers read differently."""
     try:
         message = orjson.loads(payload)
         if not isinstance(message, dict):

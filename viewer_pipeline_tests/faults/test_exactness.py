@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -23,8 +23,8 @@ from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
-from viewer_pipeline_tests.integration.test_subscriber import CHANNEL, Listening
 from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -62,17 +62,6 @@ def make(settings: Settings) -> Iterator[Make]:
             return made
 
         yield subscriber
-
-
-@contextmanager
-def listening(settings: Settings) -> Iterator[Listening]:
-    """Let a subscriber run on a thread of its own."""
-    made = Listening(settings)
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
 
 
 def message(vod_id: str) -> bytes:
@@ -139,7 +128,7 @@ def test_leave_with_a_broken_connection(settings: Settings, make: Make, world: W
     leaving = make()
     folder = leaving.folder
     folder.renew_lease()
-    with listening(settings) as standby:
+    with SubscriberThread(settings) as standby:
         number = folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0)
         folder.buffer.cut(number, 0)
         world.client.publish(CHANNEL, message("both"))
@@ -155,7 +144,7 @@ def test_leave_with_a_broken_connection(settings: Settings, make: Make, world: W
 def test_late_worker_leaves_the_lease_to_a_complete_standby(settings: Settings, folds: FoldStore, world: World) -> None:
     """A killed holder that is started again comes first; only the standby has the messages published meanwhile."""
     hold(world, folds, "killed")
-    with listening(settings) as standby:
+    with SubscriberThread(settings) as standby:
         for _ in range(2):  # the standby is whole once a segment that began after it came was folded
             number = folds.cut(folds.key_space(), "killed", 0)
             folds.fold("killed", number, Counter(before=1), 1)
@@ -163,7 +152,7 @@ def test_late_worker_leaves_the_lease_to_a_complete_standby(settings: Settings, 
         wait_until(lambda: standby.stats.received == 1, 20, "the message received")
         standby.subscriber.folder.lease._due = time.monotonic() + LEASE_SECONDS
         expire(world)
-        with listening(settings) as late:
+        with SubscriberThread(settings) as late:
             wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
             assert late.stats.state == "standby"
             world.client.publish(CHANNEL, message("after"))
@@ -175,7 +164,7 @@ def test_late_worker_without_others_takes_over(settings: Settings, folds: FoldSt
     """No other worker is subscribed: there is nothing to wait for."""
     hold(world, folds, "killed")
     expire(world)
-    with listening(settings) as late:
+    with SubscriberThread(settings) as late:
         assert late.stats.state == "listening"
         world.client.publish(CHANNEL, message("a"))
     assert world.counters() == {"a": 1}
@@ -185,7 +174,7 @@ def test_standby_notices_another_key_space(settings: Settings, folds: FoldStore,
     """Redis was emptied and another worker named it anew: what that one folded is not folded again."""
     hold(world, folds, "old")
     world.client.hset(SUBSCRIBER, "cut", 1000)
-    with listening(settings) as standby:
+    with SubscriberThread(settings) as standby:
         folds.cut(folds.key_space(), "old", 0)
         world.client.publish(CHANNEL, message("before"))
         wait_until(lambda: standby.stats.received == 1, 20, "the first message")
@@ -231,7 +220,7 @@ def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world
     holder = make()
     holder.folder.renew_lease()
     holder.folder.buffer.unsequenced.update(a=1)
-    with listening(settings) as standby:
+    with SubscriberThread(settings) as standby:
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
@@ -244,7 +233,7 @@ def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world
 def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than MAX_IDS wait in front of the next cut: the holder must read on to reach it."""
     monkeypatch.setattr(subscriber_module, "MAX_IDS", 500)
-    with listening(settings) as made, world.client.pipeline(transaction=False) as pipeline:
+    with SubscriberThread(settings) as made, world.client.pipeline(transaction=False) as pipeline:
         for number in range(20_000):
             pipeline.publish(CHANNEL, message(f"v{number}"))
         pipeline.execute()
@@ -256,7 +245,7 @@ def test_stop_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: Fo
     """No other worker has received what the dead one did not fold: the stop folds it."""
     space = folds.key_space()
     assert folds.acquire_or_renew(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "acquired"
-    with listening(settings) as standby:
+    with SubscriberThread(settings) as standby:
         world.client.publish(CHANNEL, message("a"))
         wait_until(lambda: standby.stats.received == 1, 30, "received")
         assert standby.stats.state == "standby"

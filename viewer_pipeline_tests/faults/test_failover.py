@@ -33,7 +33,7 @@ from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.refusals import refusals_of
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import RedisPair, replication
-from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -68,9 +68,9 @@ def world_at(url: str, database_url: str) -> Iterator[World]:
 
 
 @pytest.fixture
-def running(pair: RedisPair, database_url: str) -> Iterator[Running]:
+def running(pair: RedisPair, database_url: str) -> Iterator[SubscriberThread]:
     """Return a subscriber on the one address, on a thread."""
-    made = Running(Settings(redis_url=pair.url, database_url=database_url))
+    made = SubscriberThread(Settings(redis_url=pair.url, database_url=database_url))
     try:
         yield made.start()
     finally:
@@ -90,7 +90,7 @@ def lease_over_ms(client: redis.Redis) -> float:
     return float(seconds * 1000 + microseconds / 1000 - float(expires))
 
 
-def publish_and_receive(pair: RedisPair, running: Running, views: int = VIEWS) -> None:
+def publish_and_receive(pair: RedisPair, running: SubscriberThread, views: int = VIEWS) -> None:
     """Let the demoted server publish, and wait until the subscriber has received all of it."""
     before = running.stats.received
     for _ in range(views):
@@ -122,7 +122,7 @@ def publishing(client: redis.Redis, *, busy: bool) -> Iterator[Callable[[], int]
 # --- subscribers ----------------------------------------------------------------------------------------------------
 
 
-def test_subscriber_moves_to_the_new_primary(pair: RedisPair, running: Running) -> None:
+def test_subscriber_moves_to_the_new_primary(pair: RedisPair, running: SubscriberThread) -> None:
     """It keeps what it receives, and moves once the address leads to a server that accepts writes."""
     publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
@@ -140,12 +140,12 @@ def test_subscriber_moves_to_the_new_primary(pair: RedisPair, running: Running) 
     assert not running.stats.refusal_reason
     running.stop()
     assert views_of(pair.promoted, "a") == 2 * VIEWS + 1
-    assert running.remained == 0
+    assert running.remaining == 0
 
 
-def test_standby_moves_to_the_new_primary(pair: RedisPair, running: Running, database_url: str) -> None:
+def test_standby_moves_to_the_new_primary(pair: RedisPair, running: SubscriberThread, database_url: str) -> None:
     """It folds nothing, and yet leaves a server that is a replica; neither worker folds twice."""
-    with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
+    with SubscriberThread(Settings(redis_url=pair.url, database_url=database_url)) as other:
         publish_and_receive(pair, running, 1)
         wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
         pair.demote()
@@ -161,11 +161,11 @@ def test_standby_moves_to_the_new_primary(pair: RedisPair, running: Running, dat
         wait_until(lambda: views_of(pair.promoted, "a") == VIEWS + 2, HEALED_SECONDS, "the other folds")
 
 
-def test_worker_started_while_writes_are_refused(pair: RedisPair, running: Running, database_url: str) -> None:
+def test_worker_started_while_writes_are_refused(pair: RedisPair, running: SubscriberThread, database_url: str) -> None:
     """Messages received before it ever held the lease are folded on the new primary."""
     running.stop()
     pair.demote()
-    with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
+    with SubscriberThread(Settings(redis_url=pair.url, database_url=database_url)) as late:
         publish_and_receive(pair, late)
         wait_until(lambda: "refuses writes" in late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         pair.lead_to_the_new()
@@ -175,7 +175,7 @@ def test_worker_started_while_writes_are_refused(pair: RedisPair, running: Runni
 
 @pytest.mark.parametrize("failover", [False, True], ids=["out of memory", "failover"])
 def test_late_worker_lets_the_holder_go_first(
-    pair: RedisPair, running: Running, database_url: str, *, failover: bool
+    pair: RedisPair, running: SubscriberThread, database_url: str, *, failover: bool
 ) -> None:
     """The lease has been over for long when writes are accepted again, and the late worker has received less."""
     publish_and_receive(pair, running, 1)
@@ -188,7 +188,7 @@ def test_late_worker_lets_the_holder_go_first(
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     server = pair.promoted if failover else pair.primary
     wait_until(lambda: lease_over_ms(server) > GRACE_MS, HEALED_SECONDS, "the end of the lease, and longer")
-    with Running(Settings(redis_url=pair.url, database_url=database_url)) as late:
+    with SubscriberThread(Settings(redis_url=pair.url, database_url=database_url)) as late:
         wait_until(lambda: late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         running.freeze()
         tried = late.subscriber.folder.lease._due
@@ -207,7 +207,7 @@ def test_late_worker_lets_the_holder_go_first(
 
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "busy"])
 def test_subscription_on_another_server_is_noticed_by_the_holder(
-    pair: RedisPair, running: Running, *, busy: bool
+    pair: RedisPair, running: SubscriberThread, *, busy: bool
 ) -> None:
     """No command is refused, because commands reach the new primary: missing cuts show it."""
     publish_and_receive(pair, running, 1)
@@ -226,10 +226,10 @@ def test_subscription_on_another_server_is_noticed_by_the_holder(
 
 
 def test_subscription_on_another_server_is_noticed_by_a_standby(
-    pair: RedisPair, running: Running, database_url: str
+    pair: RedisPair, running: SubscriberThread, database_url: str
 ) -> None:
     """It makes no cuts: it misses the cuts of segments that the holder folds."""
-    with Running(Settings(redis_url=pair.url, database_url=database_url)) as other:
+    with SubscriberThread(Settings(redis_url=pair.url, database_url=database_url)) as other:
         publish_and_receive(pair, running, 1)
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
         wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
@@ -246,7 +246,7 @@ def test_subscription_on_another_server_is_noticed_by_a_standby(
 
 
 def test_backlog_is_not_taken_for_another_server(
-    pair: RedisPair, running: Running, monkeypatch: pytest.MonkeyPatch
+    pair: RedisPair, running: SubscriberThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cuts that wait behind many messages arrive in the end: the subscription is kept, and all is folded."""
     monkeypatch.setattr(cut_delivery, "GRACE_SECONDS", 0.0)
@@ -272,7 +272,7 @@ def test_backlog_is_not_taken_for_another_server(
 
 
 @pytest.mark.parametrize("separate", [False, True], ids=["replicated", "separate"])
-def test_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, separate: bool) -> None:
+def test_stop_while_writes_are_refused(pair: RedisPair, running: SubscriberThread, *, separate: bool) -> None:
     """The new primary answers before the deadline: no received view is lost."""
     publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
@@ -291,12 +291,12 @@ def test_stop_while_writes_are_refused(pair: RedisPair, running: Running, *, sep
     )
     pair.lead_to_the_new()
     running._thread.join(HEALED_SECONDS)
-    assert running.remained == 0
+    assert running.remaining == 0
     assert running.stats.dropped_views == 0
     assert views_of(pair.promoted, "a") == VIEWS + 1
 
 
-def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Running) -> None:
+def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: SubscriberThread) -> None:
     """It ends in time and returns how many views are lost; no worker counts them."""
     publish_and_receive(pair, running, 1)
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
@@ -304,7 +304,7 @@ def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Runni
     publish_and_receive(pair, running)
     running.subscriber.stop(time.monotonic() + 1.5)
     running._thread.join(5)
-    assert running.remained == VIEWS
+    assert running.remaining == VIEWS
     assert views_of(pair.promoted, "a") == 1
 
 
@@ -476,7 +476,7 @@ def test_health_moves_to_the_new_primary(pair: RedisPair, database_url: str) -> 
     probes.close()
 
 
-def test_demotion_that_no_command_meets(pair: RedisPair, running: Running) -> None:
+def test_demotion_that_no_command_meets(pair: RedisPair, running: SubscriberThread) -> None:
     """Commands reached the new primary already; the old one relays all messages, so none is missing here."""
     pair.primary.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call]
     pair.promoted.replicaof("NO", "ONE")

@@ -21,7 +21,7 @@ from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
-from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
@@ -61,7 +61,7 @@ def test_pipelines_with_separate_channels_fold_at_the_same_time(world: World, re
     """Each folds its own messages, and neither stands by for the other."""
     ours = of(world.stores.ledger.url, redis_url)
     shop = of(other_url, redis_url, counter_prefix=SHOP, pubsub_channel="shop", totals_channel="shop totals")
-    with Running(ours) as ours_running, Running(shop) as other:
+    with SubscriberThread(ours) as ours_running, SubscriberThread(shop) as other:
         assert (ours_running.state, other.state) == ("listening", "listening")
         publish(world.client, CHANNEL, "a", 20)
         publish(world.client, "shop", "a", 30)
@@ -86,9 +86,9 @@ def test_pipelines_on_a_shared_channel_are_reported(
     def shared() -> CheckResult:
         return evaluate_shared_channel(read_subscribers(world.stores.redis, CHANNEL), CHANNEL, "increment")
 
-    with Running(ours) as ours_running:
+    with SubscriberThread(ours) as ours_running:
         assert shared().status == "healthy"
-        with Running(shadow) as other:
+        with SubscriberThread(shadow) as other:
             ours_running.subscriber.folder.shared_channel._due = 0.0
             wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "a line in the log")
             assert logged("PUBSUB_CHANNEL")
@@ -103,7 +103,7 @@ def test_pipelines_on_a_shared_channel_are_reported(
 
 def test_message_on_the_presence_channel_is_no_cut(world: World, redis_url: str) -> None:
     """A number on the channel that shows presence ends no segment, and closes none."""
-    with Running(of(world.stores.ledger.url, redis_url)) as ours_running:
+    with SubscriberThread(of(world.stores.ledger.url, redis_url)) as ours_running:
         world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
         publish(world.client, CHANNEL, "a", 3)
         wait_until(lambda: ours_running.stats.folded_views == 3, 20, "folded")
@@ -115,8 +115,8 @@ def test_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, ot
     """Beside the pipeline's own worker, and after it: its /health names the owner of the counters."""
     stranger = of(other_url, redis_url)
     with ExitStack() as stack:
-        with Running(of(world.stores.ledger.url, redis_url)) as ours:
-            other = stack.enter_context(Running(stranger))
+        with SubscriberThread(of(world.stores.ledger.url, redis_url)) as ours:
+            other = stack.enter_context(SubscriberThread(stranger))
             wait_until(lambda: "are settled by the database" in other.stats.refusal_reason, 20, "the refusal")
             publish(world.client, CHANNEL, "a", 5)
             wait_until(lambda: ours.stats.folded_views == 5, 20, "folded by the pipeline's own")
@@ -139,10 +139,10 @@ def test_restarted_worker_folds_without_postgres(world: World, redis_url: str) -
     """Redis knows that the database at that place has its ledger, so messages are folded at once."""
     with Proxy.of(world.stores.ledger.url, 5432) as proxy:
         settings = of(proxy.url(world.stores.ledger.url), redis_url)
-        with Running(settings):
+        with SubscriberThread(settings):
             pass
         proxy.cut()
-        with Running(settings) as again:
+        with SubscriberThread(settings) as again:
             wait_until(lambda: again.state == "listening", 30, "the lease")
             publish(world.client, CHANNEL, "a", 3)
             wait_until(lambda: again.stats.folded_views == 3, 20, "folded without PostgreSQL")
@@ -154,7 +154,7 @@ def test_first_worker_waits_for_postgres(world: World, redis_url: str) -> None:
     with Proxy.of(world.stores.ledger.url, 5432) as proxy:
         settings = of(proxy.url(world.stores.ledger.url), redis_url)
         proxy.cut()
-        with Running(settings) as first:
+        with SubscriberThread(settings) as first:
             wait_until(lambda: "PostgreSQL has not answered yet" in first.stats.refusal_reason, 20, "the reason")
             publish(world.client, CHANNEL, "a", 4)
             wait_until(lambda: first.stats.in_memory == 4, 20, "kept in memory")

@@ -27,7 +27,7 @@ from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.claims import identity_of
-from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -161,7 +161,7 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
 def test_a_subscriber_follows_a_failover(watched: Watched, database_url: str) -> None:
     """It hears the new primary within seconds, and folds into it."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
-    running = Running(settings)
+    running = SubscriberThread(settings)
     try:
         running.start()
         watched.fail_over()
@@ -194,7 +194,7 @@ def test_it_says_what_is_wrong(watched: Watched) -> None:
 def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: str) -> None:
     """The old primary keeps its clients: a script that it refuses, in whatever words, goes to the new one."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
-    with connect(watched.url, seconds=1, retries=2) as client, Running(settings) as running:
+    with connect(watched.url, seconds=1, retries=2) as client, SubscriberThread(settings) as running:
         store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings)
         assert "accepts writes" in by_name(probes.redis())["redis"].message
         store.begin("before", LastFlush(0, 0), identity_of(database_url))

@@ -22,7 +22,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import Script, connect
 from viewer_pipeline_tests.support.proxy import Proxy
-from viewer_pipeline_tests.support.subscribers import CHANNEL, SUBSCRIBER, Publisher, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SUBSCRIBER, Publisher, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -30,7 +30,7 @@ HEALED_SECONDS = 60  # generous: what is asserted is that it heals, not how fast
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that run out soon, for tests that await many of them."""
     monkeypatch.setattr(lease, "LEASE_MS", 900)
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.2)
@@ -39,18 +39,18 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(redis_url: str, database_url: str) -> Iterator[Callable[..., Running]]:
+def start(redis_url: str, database_url: str) -> Iterator[Callable[..., SubscriberThread]]:
     """Return a function that starts a subscriber with some settings; it is stopped after the test."""
     with ExitStack() as running:
 
-        def started(**settings: Any) -> Running:
+        def started(**settings: Any) -> SubscriberThread:
             merged = {"database_url": database_url, "redis_url": redis_url} | settings
-            return running.enter_context(Running(Settings(**merged)))
+            return running.enter_context(SubscriberThread(Settings(**merged)))
 
         yield started
 
 
-Start = Callable[..., Running]
+Start = Callable[..., SubscriberThread]
 
 
 def counters(client: redis.Redis) -> dict[str, int]:
@@ -78,7 +78,7 @@ def lease_is_over(client: redis.Redis) -> bool:
     return int(until) < int(seconds[0]) * 1000
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("short_leases")
 @pytest.mark.parametrize("script", [FOLD, CUT, LEASE], ids=["fold", "cut", "lease"])
 def test_lost_reply_counts_once(start: Start, world: World, redis_url: str, script: Script) -> None:
     """The driver sends the script again, which Redis has run already: each view counts once."""
@@ -118,14 +118,14 @@ def test_missing_replies_count_once(
         publish(world.client, "a")
         made.stop()
     assert proxy.lost_replies == 7
-    assert made.remained == 0
+    assert made.remaining == 0
     assert world.counters() == {"a": 2} | {f"v{number}": 1 for number in range(1500)}
 
 
 def test_unreachable_redis_heals(start: Start, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off, and silent, for longer than a lease: both heal; messages received before count once."""
     monkeypatch.setattr(subscriber_module, "RECONNECT_SECONDS", (0.1, 0.5))
-    ways: dict[str, tuple[Proxy, Running, redis.Redis]] = {}
+    ways: dict[str, tuple[Proxy, SubscriberThread, redis.Redis]] = {}
     with ExitStack() as stack:
         for number, way in ((1, "cut"), (2, "blackhole")):
             url = redis_url.replace("/0", f"/{number}")
@@ -401,7 +401,7 @@ def test_emptied_redis_counts_later_messages_once(start: Start, world: World, re
     assert all(views <= publisher.sent[vod_id] for vod_id, views in world.counters().items() if vod_id != "last")
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("short_leases")
 def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, redis_url: str) -> None:
     """Counters are the producers'; the changed set misses no VOD."""
     holder, standby = start(pubsub_mode="announce"), start(pubsub_mode="announce")
@@ -420,7 +420,7 @@ def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, red
     assert {raw.decode() for page in store.changed() for raw in page} == set(publisher.sent)
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("short_leases")
 @pytest.mark.parametrize("whole", [True, False], ids=["one stays whole", "all suffer"])
 def test_random_disturbances_count_nothing_twice(start: Start, world: World, redis_url: str, *, whole: bool) -> None:
     """Connections are killed, leases expire and are stolen, subscribers are frozen, in any order."""
@@ -458,7 +458,7 @@ def clients(client: redis.Redis, kind: str) -> list[dict[str, str]]:
     return [row for row in connections if row["name"] == "viewer-pipeline" and row["id"] != own]
 
 
-def disturb(chance: random.Random, client: redis.Redis, victims: list[Running], spared: set[int]) -> None:
+def disturb(chance: random.Random, client: redis.Redis, victims: list[SubscriberThread], spared: set[int]) -> None:
     """Do something that must not matter."""
     seconds, microseconds = client.time()
     now = seconds * 1000 + microseconds // 1000

@@ -46,7 +46,7 @@ def fleet(server: RedisServer, postgres_server: Postgres, tmp_path_factory: Any)
     with connect(server.url) as client:
         fleet = Fleet(client, postgres_server.url_of(name), server.url, directory)
         try:
-            fleet.have(2)
+            fleet.scale_to(2)
             yield fleet
         finally:
             for worker in fleet.workers:
@@ -77,12 +77,12 @@ def assert_all_counted_once(fleet: Fleet, publisher: Publisher) -> None:
 def test_frozen_holder_is_replaced(fleet: Fleet, server: RedisServer) -> None:
     """The standby takes over with all that it received; the woken worker folds nothing and stands by."""
     with Publisher(server.url, "frozen") as publisher:
-        fleet.have(2)
+        fleet.scale_to(2)
         wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
         frozen = fleet.leader()
         frozen.send(signal.SIGSTOP)
         try:
-            fleet.wait_for_another(frozen, TAKE_OVER_SECONDS)
+            fleet.wait_for_takeover(frozen, TAKE_OVER_SECONDS)
             sent = publisher.sent.total()
             wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "views under the new holder")
         finally:
@@ -96,12 +96,12 @@ def test_frozen_holder_is_replaced(fleet: Fleet, server: RedisServer) -> None:
 def test_killed_holder_is_replaced_by_the_standby(fleet: Fleet, server: RedisServer) -> None:
     """Unfolded messages of the killed worker are folded by the standby, not by the worker that was started later."""
     with Publisher(server.url, "killed") as publisher:
-        fleet.have(2)
+        fleet.scale_to(2)
         wait_until(lambda: publisher.sent.total() > 1000, 20, "views on their way")
         killed = fleet.leader()
         assert fleet.end(killed, signal.SIGKILL) == -signal.SIGKILL
         fleet.start()
-        fleet.wait_for_another(killed, TAKE_OVER_SECONDS)
+        fleet.wait_for_takeover(killed, TAKE_OVER_SECONDS)
         sent = publisher.sent.total()
         wait_until(lambda: publisher.sent.total() > sent + 1000, 20, "views under the new holder")
     assert_all_counted_once(fleet, publisher)
@@ -110,14 +110,14 @@ def test_killed_holder_is_replaced_by_the_standby(fleet: Fleet, server: RedisSer
 def test_stopped_holder_hands_over(fleet: Fleet, server: RedisServer) -> None:
     """It releases the lease at once, and the standby continues where it ended."""
     with Publisher(server.url, "stopped") as publisher:
-        fleet.have(2)
+        fleet.scale_to(2)
         for _ in range(2):
             before = publisher.sent.total()
             wait_until(lambda before=before: publisher.sent.total() > before + 500, 20, "views")  # type: ignore[misc]
             stopped = fleet.leader()
             assert fleet.end(stopped, signal.SIGTERM) == 0
-            fleet.wait_for_another(stopped, 3)
-            fleet.have(2)
+            fleet.wait_for_takeover(stopped, 3)
+            fleet.scale_to(2)
     assert_all_counted_once(fleet, publisher)
 
 
@@ -129,7 +129,7 @@ def test_rolling_restarts_lose_no_view(fleet: Fleet, server: RedisServer) -> Non
     signals = [signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM]
     chance.shuffle(signals)
     with Publisher(server.url, "rolling") as publisher:
-        fleet.have(3)
+        fleet.scale_to(3)
         for number in signals:
             worker = fleet.leader() if chance.random() < 0.7 else chance.choice(fleet.workers)
             was_leader = worker.pid == fleet.holder()
@@ -140,8 +140,8 @@ def test_rolling_restarts_lose_no_view(fleet: Fleet, server: RedisServer) -> Non
                 fleet.end(worker, number)
                 fleet.start()
             if was_leader:
-                fleet.wait_for_another(worker, TAKE_OVER_SECONDS)
+                fleet.wait_for_takeover(worker, TAKE_OVER_SECONDS)
             if number == signal.SIGSTOP:
                 worker.send(signal.SIGCONT)
-            fleet.have(3)
+            fleet.scale_to(3)
     assert_all_counted_once(fleet, publisher)

@@ -28,7 +28,7 @@ from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.servers import Postgres
 from viewer_pipeline_tests.support.streamix import TargetWorld
-from viewer_pipeline_tests.support.subscribers import Running
+from viewer_pipeline_tests.support.subscribers import SubscriberThread
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 INT4 = 2**31 - 1
@@ -80,7 +80,7 @@ def test_healthy_servers(settings: Settings, dagster: DagsterWorld) -> None:
     dagster.tick(SENSOR, 3, skip="no VOD was announced")
     dagster.tick(SWEEP, 3, skip="nothing to flush")
     dagster.run(dg.DagsterRunStatus.SUCCESS)
-    with Running(settings):
+    with SubscriberThread(settings):
         results = examine(settings)
     assert {name: result.status for name, result in results.items() if not result.passed} == {
         "postgres_durability": "unhealthy",

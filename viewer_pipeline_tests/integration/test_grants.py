@@ -61,7 +61,7 @@ from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.parked import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.streamix import TargetWorld
-from viewer_pipeline_tests.support.subscribers import Running, message
+from viewer_pipeline_tests.support.subscribers import SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
@@ -228,7 +228,7 @@ def run_of_dagster(settings: Settings) -> bool:
 def fold_once(narrow: Narrow) -> None:
     """Let a worker fold what was published, bad messages too, and stop in order."""
     heard = narrow.owner.client
-    with Running(narrow.settings) as worker:
+    with SubscriberThread(narrow.settings) as worker:
         heard.publish("view_count_updates", message("folded", 3))
         heard.publish("view_count_updates", b"rubbish")
         wait_until(lambda: worker.stats.folded_views >= 3, 30, "the message is folded")

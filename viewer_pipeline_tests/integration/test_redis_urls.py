@@ -23,7 +23,7 @@ from viewer_pipeline.stack.ports import LOOPBACK, free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.certificates import Authority, Certificate
 from viewer_pipeline_tests.support.check_results import by_name
-from viewer_pipeline_tests.support.subscribers import CHANNEL, Running, message
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -112,7 +112,7 @@ def test_everything_over_tls(secured: Secured, database_url: str) -> None:
         world.send_many(7)
         world.flush()
         world.assert_all_persisted()
-        running = Running(settings)
+        running = SubscriberThread(settings)
         running.start()
         try:
             with client.pipeline(transaction=False) as pipe:
@@ -204,7 +204,7 @@ def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
         assert client.acl_whoami() == USER.encode()
         World(Stores(RedisStore(client, acl_url, PREFIX), world.stores.ledger)).flush()
     world.send_many(3)
-    running = Running(settings)
+    running = SubscriberThread(settings)
     running.start()
     try:
         listeners = [line for line in world.client.client_list() if line["sub"] != "0"]

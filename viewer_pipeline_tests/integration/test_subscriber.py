@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 import redis
 
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.rejections import MAX_ROWS_PER_REASON, Rejections
-from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.rejections import MAX_ROWS_PER_REASON
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-CHANNEL = "view_count_updates"
-
-
-class Listening:
-    """A subscriber on a thread."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.stats = SubscriberStats()
-        self.rejections = Rejections(Ledger(settings.require_database_url()))
-        self.subscriber = Subscriber(settings, self.rejections, self.stats)
-        self.thread = threading.Thread(target=self.subscriber.run)
-
-    def start(self) -> None:
-        """Start it and wait until it listens."""
-        self.rejections.start()
-        self.thread.start()
-        wait_until(lambda: self.stats.state in ("listening", "standby"), 30, "listening")
-
-    def stop(self) -> None:
-        """Stop it in order."""
-        self.subscriber.stop()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-        self.rejections.stop()
-
-
-Listen = Callable[..., Any]
+Listen = Callable[..., SubscriberThread]
 
 
 @pytest.fixture
 def listen(redis_url: str, database_url: str) -> Listen:
-    """Return a context manager that listens with some settings."""
+    """Return a function that makes a subscriber with some settings; `with` runs it."""
 
-    @contextmanager
-    def listening(**settings: Any) -> Iterator[Listening]:
-        made = Listening(Settings(**{"database_url": database_url, "redis_url": redis_url} | settings))
-        made.start()
-        try:
-            yield made
-        finally:
-            made.stop()
+    def subscriber(**settings: Any) -> SubscriberThread:
+        return SubscriberThread(Settings(**{"database_url": database_url, "redis_url": redis_url} | settings))
 
-    return listening
+    return subscriber
 
 
 def publish(client: redis.Redis, vod_id: str, count: int = 1) -> None:

@@ -22,7 +22,7 @@ from viewer_pipeline.stack.redis_server import WHEELS, RedisServer, wheel_binary
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.producers import Kind, Producer, flushes_going_on
 from viewer_pipeline_tests.support.proxy import Proxy
-from viewer_pipeline_tests.support.subscribers import CHANNEL, Running
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -76,7 +76,7 @@ CASES = [
 def test_modes(settings: Settings, world: World, scene: ExitStack, case: Case, flushing: bool) -> None:
     """Each kind of producers, while a worker folds and flushes settle."""
     if case.worker:
-        scene.enter_context(Running(settings.changed(pubsub_mode=case.worker)))
+        scene.enter_context(SubscriberThread(settings.changed(pubsub_mode=case.worker)))
     if flushing:
         world.flush()
         scene.enter_context(flushes_going_on(world))

@@ -1,4 +1,4 @@
-"""Subscribers under test: on threads that can be frozen and die, and as real processes; and who publishes to them."""
+"""Subscribers under test, on threads that can be frozen and killed, and as processes; and publishers."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def message(vod_id: str, count: int = 1) -> bytes:
 
 
 class Died(BaseException):
-    """Stands for a thread that ends here: nothing of ours catches it."""
+    """Ends a thread like a crash: no code of the pipeline catches it."""
 
 
-class Running:
+class SubscriberThread:
     """A subscriber on a thread, which can be frozen or killed between two of its steps."""
 
     def __init__(self, settings: Settings) -> None:
         self.stats = SubscriberStats()
         self.rejections = Rejections(Ledger(settings.require_database_url()))
         self.subscriber = Subscriber(settings, self.rejections, self.stats)
-        self.remained: int | None = None
+        self.remaining: int | None = None
         self._thread = threading.Thread(target=self._run)
         self._gate, self._waits = threading.Event(), threading.Event()
         self._gate.set()
@@ -68,7 +68,7 @@ class Running:
 
     @property
     def state(self) -> str:
-        """What it is doing."""
+        """The state of the subscriber."""
         return self.stats.state
 
     def start(self, seconds: float = 30) -> Self:
@@ -79,16 +79,16 @@ class Running:
         return self
 
     def freeze(self) -> None:
-        """Let it do nothing from now on, with its connections open."""
+        """Pause it, with its connections open."""
         self._gate.clear()
         assert self._waits.wait(30)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         self._gate.set()
 
     def die(self) -> None:
-        """End it where it is; it folds nothing more and gives nothing back."""
+        """End it as it is: it folds nothing more and does not release the lease."""
         self._dead = True
         self._gate.set()
         self._thread.join(30)
@@ -113,7 +113,7 @@ class Running:
 
     def _run(self) -> None:
         with suppress(Died):
-            self.remained = self.subscriber.run()
+            self.remaining = self.subscriber.run()
 
 
 class Publisher:
@@ -130,7 +130,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._run)
 
     def rename(self, name: str) -> None:
-        """Publish other ids from now on; none of the old ones comes after this returns."""
+        """Publish other ids from now on; no id of the old name follows."""
         with self._lock:
             self.name = name
 
@@ -159,7 +159,7 @@ class Publisher:
                     self.undelivered += sum(not count for count in receivers)
 
 
-class Worker:
+class FleetWorker:
     """A worker process."""
 
     def __init__(self, database_url: str, redis_url: str, directory: Path) -> None:
@@ -196,21 +196,21 @@ class Worker:
 
 
 class Fleet:
-    """Worker processes on one Redis."""
+    """FleetWorker processes on one Redis."""
 
     def __init__(self, client: redis.Redis, database_url: str, redis_url: str, directory: Path) -> None:
         self.client = client
-        self.workers: list[Worker] = []
+        self.workers: list[FleetWorker] = []
         self._urls, self._directory = (database_url, redis_url), directory
 
-    def start(self) -> Worker:
+    def start(self) -> FleetWorker:
         """Start one more, and do not wait for it."""
-        worker = Worker(*self._urls, self._directory)
+        worker = FleetWorker(*self._urls, self._directory)
         self.workers.append(worker)
         return worker
 
-    def have(self, count: int) -> None:
-        """Have so many of them, each of which has received all that is still to be folded."""
+    def scale_to(self, count: int) -> None:
+        """Run so many workers, each of which has received all that is still to be folded."""
         while len(self.workers) > count:
             worker = next(worker for worker in self.workers if worker.pid != self.holder())
             worker.end()
@@ -219,25 +219,25 @@ class Fleet:
             self.start()
         wait_until(lambda: self._subscriber_count() == count, 60, f"{count} subscribers")
         cut = self._number("cut")
-        wait_until(lambda: self._number("folded") >= cut + 2, 60, "what all of them received from its beginning")
+        wait_until(lambda: self._number("folded") >= cut + 2, 60, "segments that all of them received completely")
 
     def holder(self) -> int:
         """Return the process id of the holder of the lease; 0 if there is none."""
         return int((self._field("worker") or b":0").rpartition(b":")[2])
 
-    def leader(self) -> Worker:
+    def leader(self) -> FleetWorker:
         """Return the worker that holds the lease."""
         return next(worker for worker in self.workers if worker.pid == self.holder())
 
-    def end(self, worker: Worker, number: signal.Signals) -> int:
+    def end(self, worker: FleetWorker, number: signal.Signals) -> int:
         """End a worker by a signal; return its status."""
         worker.send(number)
         self.workers.remove(worker)
         return worker.wait()
 
-    def wait_for_another(self, than: Worker, seconds: float) -> None:
+    def wait_for_takeover(self, than: FleetWorker, seconds: float) -> None:
         """Wait until another worker has the lease."""
-        wait_until(lambda: self.holder() not in (0, than.pid), seconds, "another to take over")
+        wait_until(lambda: self.holder() not in (0, than.pid), seconds, "a takeover")
 
     def _subscriber_count(self) -> int:
         name = RedisNames.of(DEFAULT_PREFIX).cuts_channel((self._field("id") or b"").decode())

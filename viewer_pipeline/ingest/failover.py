@@ -5,13 +5,9 @@ from __future__ import annotations
 import time
 from uuid import uuid4
 
-import redis
-
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
-from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.cut_delivery import GRACE_SECONDS
-from viewer_pipeline.ingest.fold_store import FoldStore
-from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.folder import Folder
 from viewer_pipeline.ingest.subscription import SubscriptionLost
 from viewer_pipeline.stores.refusals import refusals_of
 
@@ -20,38 +16,19 @@ CHECK_SECONDS = 0.05  # between two attempts to write, once a server was demoted
 RETRY_SECONDS = 0.5  # the same, while the address leads to a server that refuses writes
 
 
-class SubscriptionLocation:
-    """Whether a subscription is on the server that commands go to, by a channel that no other client is subscribed to.
-
-    A replica of that server relays all messages, so their arrival does not show it. But producers read from PUBLISH
-    that nobody received their messages, and a count of subscribers lacks this one.
-    """
-
-    def __init__(self, folds: FoldStore, channel: str) -> None:
-        self.channel = channel
-        self._folds = folds
-        self._was_here = False  # else a proxy may answer for the server, and nothing is known
-        self._missing = 0  # how often in a row it was not
-
-    def is_elsewhere(self) -> bool:
-        """Whether it was here, and was not in the last checks. Raises RedisUnavailable."""
-        here = self._folds.numsub(self.channel) > 0
-        self._was_here |= here
-        self._missing = 0 if here else self._missing + 1
-        return self._was_here and self._missing >= MAX_MISSING
-
-
 class FailoverWatch:
     """Ends a subscription, by SubscriptionLost, once it should move to the new primary."""
 
-    def __init__(self, client: redis.Redis, store: RedisStore, folds: FoldStore, buffer: SegmentBuffer) -> None:
-        self._refusals = refusals_of(client)
-        self._store, self._folds, self._buffer = store, folds, buffer
+    def __init__(self, folder: Folder) -> None:
+        self._refusals = refusals_of(folder.client)
+        self._store, self._folds, self._buffer = folder.store, folder.folds, folder.buffer
         self._demotions = 0  # as many as there were when the subscription began
         self._due = 0.0
         self._unnumbered_until: float | None = None  # how long a cut is awaited once writes are accepted again
         self._moved = False
-        self._location = SubscriptionLocation(folds, "")
+        self._own_channel = ""  # no other client is subscribed to it
+        self._was_here = False  # else a proxy may answer for the server, and nothing is known
+        self._missing = 0  # how many checks in a row did not find the subscription
 
     def take_moved(self) -> bool:
         """Return whether this watch ended the last subscription, which was whole until then; once."""
@@ -61,8 +38,8 @@ class FailoverWatch:
     def begin(self, cuts_channel: str) -> str:
         """Begin with a new subscription; return the channel that it needs for the check of its location."""
         self._demotions, self._unnumbered_until = self._refusals.demotions, None
-        self._location = SubscriptionLocation(self._folds, f"{cuts_channel}:{uuid4().hex}")
-        return self._location.channel
+        self._own_channel, self._was_here, self._missing = f"{cuts_channel}:{uuid4().hex}", False, 0
+        return self._own_channel
 
     def check_demotion(self) -> None:
         """Leave a server that was demoted, as soon as the address leads to one that accepts writes.
@@ -85,15 +62,18 @@ class FailoverWatch:
             self._move("the server of the subscription is not the primary any more")
 
     def check_location(self) -> None:
-        """Leave a server that is not the one of the commands, also where it relays all messages.
+        """Leave a server that is not the one of the commands, by a channel that no other client is subscribed to.
 
-        Raises SubscriptionLost.
+        A replica of that server relays all messages, so their arrival does not show it. But producers read from PUBLISH
+        that nobody received their messages, and a count of subscribers lacks this one. Raises SubscriptionLost.
         """
         try:
-            elsewhere = self._location.is_elsewhere()
+            here = self._folds.numsub(self._own_channel) > 0
         except ViewerPipelineError:  # Redis is out of reach, or an ACL forbids the command
             return
-        if elsewhere and self._all_numbered():
+        self._was_here |= here
+        self._missing = 0 if here else self._missing + 1
+        if self._was_here and self._missing >= MAX_MISSING and self._all_numbered():
             self._move("the subscription is on another server than the commands")
 
     def _all_numbered(self) -> bool:

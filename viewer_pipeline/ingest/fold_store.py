@@ -189,18 +189,9 @@ class FoldStore:
         part = parts[number - 1]
         keys = [self._names.subscriber, self._names.changed, *(self._prefix + vod_id for vod_id, _ in part)]
         counts = " ".join(str(count) for _, count in part)
-        arguments: list[str | int] = [
-            fencing_token,
-            segment,
-            number,
-            len(parts),
-            now_ms,
-            int(self._increment),
-            len(self._prefix.encode()),
-            counts,
-            self._ledger,
-        ]
-        return list(self._run(FOLD, arguments, keys))
+        mode, length = int(self._increment), len(self._prefix.encode())
+        place: list[str | int] = [fencing_token, segment, number, len(parts), now_ms, mode, length]
+        return list(self._run(FOLD, [*place, counts, self._ledger], keys))
 
     def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
         with redis_errors(self._url):

@@ -53,16 +53,9 @@ class LeaseKeeper:
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):
             known = self._term
-            request = LeaseRequest(
-                key_space,
-                self.fencing_token,
-                self._worker,
-                known,
-                buffer.complete_after,
-                int(1000 * (last_message or 0)),
-                buffer.empty_through(),
-                self._ledger.identity,
-            )
+            received = buffer.complete_after, int(1000 * (last_message or 0)), buffer.empty_through()
+            token, ledger = self.fencing_token, self._ledger.identity
+            request = LeaseRequest(key_space, token, self._worker, known, *received, ledger)
             result = self._folds.acquire_or_renew(request, LEASE_MS, GRACE_MS)
             self._term = result.term
             if result.outcome != "held_by_other":

@@ -40,7 +40,7 @@ class Subscriber:
         self.folder = folder = Folder(settings, rejections, stats)
         self._channel, self._stats = settings.pubsub_channel, stats
         self._buffer, self._lease = folder.buffer, folder.lease
-        self._failover = FailoverWatch(folder.client, folder.store, folder.folds, folder.buffer)
+        self._failover = FailoverWatch(folder)
         self._shutdown = Shutdown(folder, self._channel, stats)
         self._pubsub = connect(settings.require_redis_url(), protocol=2, seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self._write_due = 0.0

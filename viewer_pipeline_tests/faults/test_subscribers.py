@@ -91,7 +91,7 @@ def test_lost_reply_counts_once(start: Start, world: World, redis_url: str, scri
             proxy.lose_reply_to(script.sha.encode())
             for number in range(10):
                 publish(world.client, f"v{number}")
-            wait_until(lambda lost=lost: proxy.lost_replies > lost, 20, "an answer lost")  # type: ignore[misc]
+            wait_until(lambda lost=lost: proxy.lost_replies > lost, 20, "a lost reply")  # type: ignore[misc]
             lost = proxy.lost_replies
             wait_until(lambda total=10 * round_ + 11: sum(world.counters().values()) >= total, 20, "all counted")  # type: ignore[misc]
         made.stop()
@@ -114,7 +114,7 @@ def test_missing_replies_count_once(
             publish(world.client, f"v{number}")
         proxy.lose_reply_to(FOLD.sha.encode(), 7)
         made.thaw()
-        wait_until(lambda: made.stats.refusal_reason, 20, "attempts without an answer")
+        wait_until(lambda: made.stats.refusal_reason, 20, "attempts without a reply")
         publish(world.client, "a")
         made.stop()
     assert proxy.lost_replies == 7

@@ -1,4 +1,4 @@
-"""Make the pages of docs that say what the code says: settings, commands, and the list of decisions.
+"""Generate the pages of docs that are made from the code: settings, commands, and the list of decisions.
 
 `python -m tools.reference` (part of `make docs`) writes them; unit/test_reference.py compares.
 """
@@ -89,7 +89,7 @@ def pages() -> dict[Path, str]:
 
 
 def settings_page() -> str:
-    """Tell of every variable: its default, what it takes, what it means."""
+    """Return the page of settings: default, accepted values and meaning of every variable."""
     lines = [
         "# Settings",
         "",
@@ -115,10 +115,10 @@ def settings_page() -> str:
 
 
 def _default_and_meaning(name: str, field: FieldInfo) -> tuple[str, str]:
-    said = field.description or ""
-    described = re.search(r" \(default: (.*)\)$", said)
-    default = f"`{field.default}`" if field.default is not None else described.group(1) if described else "none"
-    meaning = said.removesuffix(described.group()) if described else said
+    meaning = field.description or ""
+    note = re.search(r" \(default: (.*)\)$", meaning)
+    default = f"`{field.default}`" if field.default is not None else note.group(1) if note else "none"
+    meaning = meaning.removesuffix(note.group()) if note else meaning
     more = f". {MORE_ON_SETTINGS[name]}" if name in MORE_ON_SETTINGS else ""
     return default, meaning.replace("|", "\\|") + more
 
@@ -151,7 +151,7 @@ def _metadata(field: FieldInfo) -> Iterator[Any]:
 
 
 def commands_page() -> str:
-    """Tell of every command what `--help` tells."""
+    """Return the page of commands: the `--help` of every command."""
     lines = [
         "# Commands",
         "",

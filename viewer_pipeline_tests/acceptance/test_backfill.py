@@ -1,4 +1,4 @@
-"""A backfill through Dagster's own daemon, asked for as its UI does, while flushes run."""
+"""A backfill through Dagster's own daemon, requested as its UI does, while flushes run."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ query ($id: String!) {
 """
 
 
-def ask(ui: str, query: str, **variables: Any) -> dict[str, Any]:
-    """Ask Dagster's GraphQL as the UI does; return its one answer."""
+def query_graphql(ui: str, query: str, **variables: Any) -> dict[str, Any]:
+    """Query Dagster's GraphQL as the UI does; return the only result."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        (said,) = json.load(answer)["data"].values()
-    return dict(said)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        (result,) = json.load(response)["data"].values()
+    return dict(result)
 
 
 def backfill(ui: str, days: list[str]) -> None:
     """Launch one, and wait until it is done."""
     params = {"assetSelection": [{"path": ["daily_views"]}], "partitionNames": days}
-    launched = ask(ui, LAUNCH, params=params)
+    launched = query_graphql(ui, LAUNCH, params=params)
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
 
     def status() -> str:
-        return str(ask(ui, STATUS, id=launched["backfillId"])["status"])
+        return str(query_graphql(ui, STATUS, id=launched["backfillId"])["status"])
 
     wait_until(lambda: status() not in ("REQUESTED", "COMPLETING"), 200, "the backfill is done")
     assert status() == "COMPLETED_SUCCESS"
 
 
 @pytest.mark.timeout(600)
-def test_ninety_days_twice(tmp_path: Path) -> None:
+def test_backfill_of_ninety_days_twice(tmp_path: Path) -> None:
     """Each time one run, and the same rows; flushes go on meanwhile and lose nothing.
 
-    The stack was started without stdin and stdout: nothing of it is in their place.
+    The stack was started without stdin and stdout: none of its connections takes their descriptors.
     """
     start = datetime.now(UTC).date() - ONE * (DAYS + 9)
     with up(variables(tmp_path, HISTORY_START=start.isoformat()), shell('exec "$@" 0<&- 1>&-')) as stack:
@@ -83,7 +83,9 @@ def test_ninety_days_twice(tmp_path: Path) -> None:
             backfill(ui, [day.isoformat() for day in days])
             assert {key: views for key, views in history.daily().items() if key[0] <= yesterday} == rows
             wait_until(lambda: world.totals().get("meanwhile") == 5, 150, "a flush went on")
-        whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' AND value LIKE 'backfill%'"
-        assert [why.rpartition(" of ")[2] for (why,) in world.rows(whys)] == [f"{days[0]} to {days[-1]}"] * 2
+        triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' AND value LIKE 'backfill%'"
+        assert [trigger.rpartition(" of ")[2] for (trigger,) in world.rows(triggers)] == [
+            f"{days[0]} to {days[-1]}"
+        ] * 2
         events = "SELECT count(*) FROM dagster.event_logs WHERE dagster_event_type = 'ASSET_MATERIALIZATION'"
         assert world.rows(f"{events} AND partition IS NOT NULL")[0][0] >= 2 * DAYS

@@ -53,8 +53,8 @@ JSON_COMMANDS = frozenset(
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
     """What a shell hands over, with no server in it."""
-    found = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    return {**found, "HOME": str(tmp_path), "VIEWER_HOME": str(tmp_path / "viewer")}
+    variables = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**variables, "HOME": str(tmp_path), "VIEWER_HOME": str(tmp_path / "viewer")}
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ def online(environment: Environment, database_url: str, redis_url: str) -> Envir
 def json_of(done: subprocess.CompletedProcess[str], status: int = 0) -> Any:
     """Return the one JSON object on stdout."""
     assert (done.returncode, done.stdout.count("\n")) == (status, 1), done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
+    result = json.loads(done.stdout)
+    assert isinstance(result, dict)
+    return result
 
 
-def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
+def error_of(done: subprocess.CompletedProcess[str], status: int) -> str:
     """Return the one sentence on stderr of a command that failed."""
     assert (done.returncode, done.stdout) == (status, ""), done.stderr
     assert "Traceback" not in done.stderr
@@ -92,12 +92,12 @@ COMMANDS = {"": main, **{" ".join(path): command for path, command in commands(m
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_of_every_command(words: str) -> None:
-    """It says what the command does."""
-    shown = CliRunner().invoke(main, [*words.split(), "--help"])
-    said = COMMANDS[words].help
-    assert shown.exit_code == 0
-    assert said
-    assert " ".join(said.split()) in " ".join(shown.output.split())
+    """It has the description of the command."""
+    result = CliRunner().invoke(main, [*words.split(), "--help"])
+    text = COMMANDS[words].help
+    assert result.exit_code == 0
+    assert text
+    assert " ".join(text.split()) in " ".join(result.output.split())
 
 
 def test_help_from_outside(environment: Environment) -> None:
@@ -111,8 +111,8 @@ def test_help_from_outside(environment: Environment) -> None:
 
 def test_every_command_with_json_is_exercised() -> None:
     """A new command that reports is to be tested as well."""
-    found = {words for words, command in COMMANDS.items() if "as_json" in {p.name for p in command.params}}
-    assert found == JSON_COMMANDS
+    with_json = {words for words, command in COMMANDS.items() if "as_json" in {p.name for p in command.params}}
+    assert with_json == JSON_COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_every_command_with_json_is_exercised() -> None:
 )
 def test_a_missing_setting_is_named(environment: Environment, words: str, variable: str) -> None:
     """Where neither a URL is set nor `up` runs: exit status 2, and what to set."""
-    assert complaint(run(environment, *words.split()), 2).count(f"{variable} is not set") == 1
+    assert error_of(run(environment, *words.split()), 2).count(f"{variable} is not set") == 1
 
 
 BAD = {
@@ -145,19 +145,19 @@ BAD = {
 @pytest.mark.parametrize("command", ["status", "up", "demo"])
 def test_bad_settings_are_named_with_their_values(environment: Environment, command: str) -> None:
     """All of them at once, before anything is started; exit status 2, and no password."""
-    said = complaint(run({**environment, **BAD}, command), 2)
-    assert [name for name in BAD if f"{name}=" not in said] == []
-    assert [value for name, value in BAD.items() if value not in said and not name.endswith("_URL")] == []
-    assert "hidden" not in said
+    message = error_of(run({**environment, **BAD}, command), 2)
+    assert [name for name in BAD if f"{name}=" not in message] == []
+    assert [value for name, value in BAD.items() if value not in message and not name.endswith("_URL")] == []
+    assert "hidden" not in message
     assert not Path(environment["VIEWER_HOME"]).exists()
 
 
 def test_the_file_dot_env_is_read(environment: Environment) -> None:
     """Settings may stand in `.env` of the working directory; the environment comes first."""
     (Path(environment["HOME"]) / ".env").write_text("BATCH_SIZE=few\nLOG_LEVEL=chatty\n")
-    said = complaint(run({**environment, "BATCH_SIZE": "many"}, "status"), 2)
-    assert "BATCH_SIZE='many'" in said
-    assert "LOG_LEVEL='chatty'" in said
+    message = error_of(run({**environment, "BATCH_SIZE": "many"}, "status"), 2)
+    assert "BATCH_SIZE='many'" in message
+    assert "LOG_LEVEL='chatty'" in message
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])
@@ -165,9 +165,9 @@ def test_a_url_with_a_bad_port_is_a_bad_setting(online: Environment, variable: s
     """It can never work: exit status 2 with the variable's name."""
     scheme = online[variable].partition(":")[0]
     done = run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:no-number/0"}, "status")
-    said = complaint(done, 2)
-    assert variable in said
-    assert "hidden" not in said
+    message = error_of(done, 2)
+    assert variable in message
+    assert "hidden" not in message
 
 
 UNREACHABLE = [
@@ -184,18 +184,18 @@ UNREACHABLE = [
 def test_an_unreachable_server_is_one_sentence(online: Environment, words: str, variable: str) -> None:
     """Exit status 1 and which server it was; no traceback, no password."""
     scheme, port = online[variable].partition(":")[0], free_port()
-    said = complaint(run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:{port}/0"}, *words.split()), 1)
-    assert f"{scheme}://me:***@{LOOPBACK}:{port}/0" in said
-    assert "hidden" not in said
+    message = error_of(run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:{port}/0"}, *words.split()), 1)
+    assert f"{scheme}://me:***@{LOOPBACK}:{port}/0" in message
+    assert "hidden" not in message
 
 
 def test_a_wrong_password_is_one_sentence(online: Environment) -> None:
     """Exit status 1; neither the wrong password nor the good one is shown."""
     good = online["DATABASE_URL"].split("@")[0].rpartition(":")[2]
-    said = complaint(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "status"), 1)
-    assert "password authentication failed" in said
-    assert good not in said
-    assert "hidden" not in said
+    message = error_of(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "status"), 1)
+    assert "password authentication failed" in message
+    assert good not in message
+    assert "hidden" not in message
 
 
 def drop_schemas(database_url: str) -> None:
@@ -205,10 +205,10 @@ def drop_schemas(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "flush"])
-def test_a_database_without_our_schema_says_what_to_run(online: Environment, command: str) -> None:
-    """Exit status 1 and the way out."""
+def test_a_database_without_our_schema_names_the_command_to_run(online: Environment, command: str) -> None:
+    """Exit status 1 and the command to run."""
     drop_schemas(online["DATABASE_URL"])
-    assert "run `viewer-pipeline migrate`" in complaint(run(online, command), 1)
+    assert "run `viewer-pipeline migrate`" in error_of(run(online, command), 1)
 
 
 def test_migrate(online: Environment) -> None:
@@ -231,21 +231,21 @@ def test_migrate(online: Environment) -> None:
     ],
 )
 def test_send(online: Environment, client: redis.Redis, mode: str, options: list[str], how: str) -> None:
-    """A message, a counter or both, as asked for; without a wish, what PUBSUB_MODE makes producers do."""
+    """A message, a counter or both, as requested; by default as PUBSUB_MODE makes producers do."""
     published, counted = how != "incr", how != "publish"
     with client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe("view_count_updates")
         assert listener.get_message(timeout=5)["type"] == "subscribe"
         sent = json_of(run({**online, "PUBSUB_MODE": mode}, "send", "vod 1", "--count", "3", *options, "--json"))
-        message = listener.get_message(timeout=5 if published else 0)
+        published_message = listener.get_message(timeout=5 if published else 0)
     assert sent == {"vod_id": "vod 1", "count": 3, "how": how, "subscribers": int(published)}
     assert client.get(PREFIX + "vod 1") == (b"3" if counted else None)
-    received = message and json.loads(message["data"])
+    received = published_message and json.loads(published_message["data"])
     assert received == ({"vodId": "vod 1", "count": 3} if published else None)
 
 
-def test_send_says_what_it_did(online: Environment, client: redis.Redis) -> None:
-    """For people: one line, and that nobody heard it."""
+def test_send_prints_its_result(online: Environment, client: redis.Redis) -> None:
+    """One line, with the number of subscribers that received it."""
     done = run(online, "send", "vod_123", "--how", "both")
     assert done.stdout == "sent 1 views of vod_123 by both, received by 0 subscribers\n"
     assert client.get(PREFIX + "vod_123") == b"1"
@@ -254,9 +254,9 @@ def test_send_says_what_it_did(online: Environment, client: redis.Redis) -> None
 @pytest.mark.parametrize(("vod_id", "reason"), [("", "empty id"), ("x" * 256, "id longer than 255 characters")])
 def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id: str, reason: str) -> None:
     """Exit status 2, the reason, and nothing in Redis."""
-    said = complaint(run(online, "send", vod_id, "--how", "both"), 2)
-    assert "VOD_ID=" in said
-    assert reason in said
+    message = error_of(run(online, "send", vod_id, "--how", "both"), 2)
+    assert "VOD_ID=" in message
+    assert reason in message
     assert client.keys() == []
 
 
@@ -287,7 +287,7 @@ def counts(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
-    """What was pending is persisted, parked or rejected; both commands say how much, and Dagster remembers the run."""
+    """Pending views are persisted, parked or rejected; both commands report how many, and Dagster has the run."""
     with psycopg.connect(online["DATABASE_URL"]) as connection:
         connection.execute(f"INSERT INTO viewer.vod_view_counts VALUES ('full', {FULL}, 0, 0, now())")
     client.mset({PREFIX + "a": 5, PREFIX + "b": 7, PREFIX + "full": 10, PREFIX + "bad": "abc"})
@@ -362,7 +362,7 @@ def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "figure"),
+    ("words", "stat"),
     [
         ("flush --counters 100", "counters"),
         ("changed --counters 10 --others 100", "counters"),
@@ -370,10 +370,10 @@ def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> N
         ("target --counters 20 --rows 50", "counters"),
     ],
 )
-def test_bench(environment: Environment, words: str, figure: str) -> None:
-    """On servers of its own, which need no setting; figures of what was asked for."""
-    figures = json_of(run(environment, "bench", *words.split(), "--runs", "1", "--json"))
-    assert figures[figure] == int(words.split()[2])
+def test_bench(environment: Environment, words: str, stat: str) -> None:
+    """On servers of its own, which need no setting; with the requested size."""
+    stats = json_of(run(environment, "bench", *words.split(), "--runs", "1", "--json"))
+    assert stats[stat] == int(words.split()[2])
 
 
 def test_acknowledge(online: Environment, world: World) -> None:
@@ -390,21 +390,21 @@ def test_acknowledge(online: Environment, world: World) -> None:
 
 
 def test_backfill(online: Environment, world: World) -> None:
-    """Days are added up in one run, which is in Dagster's history; days that cannot be are refused."""
+    """Days are rolled up in one run, which is in Dagster's history; days outside the history are refused."""
     world.send("a", 5)
     world.flush()
     today = datetime.now(UTC).date()
     yesterday = today - timedelta(days=1)
-    found = json_of(run(online, "backfill", f"{yesterday}", "--json"))
-    assert (found["success"], found["status"]) == (True, "healthy")
-    assert set(found["checks"]) == {"daily_equals_ledger", "yesterday_is_complete"}
-    assert {day: said["views"] for day, said in found["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
+    result = json_of(run(online, "backfill", f"{yesterday}", "--json"))
+    assert (result["success"], result["status"]) == (True, "healthy")
+    assert set(result["checks"]) == {"daily_equals_ledger", "yesterday_is_complete"}
+    assert {day: stats["views"] for day, stats in result["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
     done = run(online, "backfill", f"{today}", f"{today}")
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")
-    whys = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
-    assert rows(online, whys)[1] == (f"command line: backfill of {today}",)
-    said = complaint(run(online, "backfill", "2025-12-31", f"{today}"), 2)
-    assert f"expected days from HISTORY_START=2026-01-01 to {today}" in said
+    triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
+    assert rows(online, triggers)[1] == (f"command line: backfill of {today}",)
+    message = error_of(run(online, "backfill", "2025-12-31", f"{today}"), 2)
+    assert f"expected days from HISTORY_START=2026-01-01 to {today}" in message
 
 
 def test_a_database_that_does_not_own_the_counters(
@@ -420,17 +420,17 @@ def test_a_database_that_does_not_own_the_counters(
             copy = {**online, "DATABASE_URL": postgres_server.url_of(name)}
             world.send("a", 4)
             for words in ("flush", "worker --no-last-flush"):
-                assert "viewer-pipeline adopt" in complaint(run(copy, *words.split()), 2)
+                assert "viewer-pipeline adopt" in error_of(run(copy, *words.split()), 2)
             refused = run(copy, "up")
             assert (refused.returncode, "viewer-pipeline adopt" in refused.stderr) == (2, True)
             assert world.counters() == {"a": 4}
-            assert "omit `--from-here`" in complaint(run(copy, "adopt", "--from-here"), 1)
+            assert "omit `--from-here`" in error_of(run(copy, "adopt", "--from-here"), 1)
             assert run(copy, "adopt", "--from-here", "--settle-newer").returncode == 2
             done = json_of(run(copy, "adopt", "--json"))
             assert (done["prefix"], done["changed"], done["from_here"], done["flush"]) == ("vod:views:", True, False, 1)
             assert "already" in run(copy, "adopt").stdout
             assert json_of(run(copy, "flush", "--json"))["stats"]["views"] == 4
-            assert "viewer-pipeline adopt" in complaint(run(online, "flush"), 2)
+            assert "viewer-pipeline adopt" in error_of(run(online, "flush"), 2)
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -438,11 +438,11 @@ def test_a_database_that_does_not_own_the_counters(
 def test_a_prefix_that_overlaps_another(online: Environment, world: World, client: redis.Redis) -> None:
     """It is refused with both names, until the other is retired."""
     client.hset("viewer:pipelines", "vod:", "id/1/2 db:5432/other")
-    refused = complaint(run(online, "flush"), 2)
+    refused = error_of(run(online, "flush"), 2)
     assert "COUNTER_PREFIX='vod:views:'" in refused
     assert "'vod:' of the pipeline of db:5432/other" in refused
     world.send("a", 1)
-    assert "vod:views:a" in complaint(run(online, "retire", "vod:"), 1)
+    assert "vod:views:a" in error_of(run(online, "retire", "vod:"), 1)
     client.delete("vod:views:a")
     assert json_of(run(online, "retire", "vod:", "--json")) == {"prefix": "vod:", "retired": True}
     assert "no pipeline with the prefix 'vod:'" in run(online, "retire", "vod:").stdout

@@ -11,7 +11,7 @@ from viewer_pipeline.monitoring.doctor.reasons import REASONS
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline_tests.acceptance.test_cli import Environment, complaint, environment, json_of, online
+from viewer_pipeline_tests.acceptance.test_cli import Environment, environment, error_of, json_of, online
 from viewer_pipeline_tests.support.warm import run
 
 __all__ = ["environment", "online"]
@@ -79,7 +79,7 @@ def test_servers_out_of_reach(environment: Environment) -> None:
 )
 def test_settings_that_cannot_be_used(environment: Environment, variables: Environment, expected: str) -> None:
     """Exit status 2, before anything is looked at."""
-    assert expected in complaint(run({**environment, **variables}, "doctor"), 2)
+    assert expected in error_of(run({**environment, **variables}, "doctor"), 2)
 
 
 def test_grants(environment: Environment) -> None:
@@ -99,4 +99,4 @@ def test_grants(environment: Environment) -> None:
 )
 def test_grants_for_names_that_are_none(environment: Environment, arguments: tuple[str, ...], expected: str) -> None:
     """Exit status 2."""
-    assert expected in complaint(run(environment, "grants", *arguments), 2)
+    assert expected in error_of(run(environment, "grants", *arguments), 2)

@@ -88,9 +88,9 @@ def environment(home: Path, database_url: str, redis_url: str) -> dict[str, str]
     }
 
 
-def assert_clean(said: str) -> None:
+def assert_clean(text: str) -> None:
     """No part of the password is in it."""
-    assert [part for part in PARTS if part in said] == [], said
+    assert [part for part in PARTS if part in text] == [], text
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., None
         for words in COMMANDS:
             with patch.dict(os.environ, environment(tmp_path, database_url, redis_url)):
                 result = CliRunner().invoke(main, words)
-            said = capfd.readouterr()
-            assert_clean(result.output + said.out + said.err)
+            text = capfd.readouterr()
+            assert_clean(result.output + text.out + text.err)
             assert result.exception is None or isinstance(result.exception, SystemExit)
 
     return run_all

@@ -21,13 +21,13 @@ from viewer_pipeline_tests.support.webhook_server import listening
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again without a pause."""
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry without a pause."""
     monkeypatch.setattr(webhook, "BACKOFF_SECONDS", 0)
 
 
 def unreachable(*_: Any) -> Any:
-    """Fail as a step does whose server is away."""
+    """Fail as a step does whose server is unreachable."""
     raise PostgresUnavailable("postgresql://viewer:s3cret@db/views: no answer")
 
 

@@ -59,21 +59,21 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 
 
 def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster: DagsterWorld) -> None:
-    """Each with its own numbers, table and picture."""
+    """Each with its own numbers, table and chart."""
     history.flush(at(MARCH, "01:00:00"), {"a": 1, "b": 20})
     history.flush(at(MARCH + ONE, "23:30:00"), {"a": 300})
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE * 3), {"dagster/backfill": "abc"})
-    said = metadata_of(result)
-    assert {day: (one["views"], one["vods"]) for day, one in said.items()} == {
+    days = metadata_of(result)
+    assert {day: (metadata["views"], metadata["vods"]) for day, metadata in days.items()} == {
         "2026-03-01": (21, 2),
         "2026-03-02": (300, 1),
         "2026-03-03": (0, 0),
     }
-    top = [record.data for record in said["2026-03-01"]["top_vods"].records]
+    top = [record.data for record in days["2026-03-01"]["top_vods"].records]
     assert top == [{"vod_id": "b", "views": 20}, {"vod_id": "a", "views": 1}]
-    picture = said["2026-03-02"]["views_per_hour"]
-    assert "most from 23 to 00 h UTC: 300 views" in picture
-    drawn = base64.b64decode(picture.partition("base64,")[2].partition(")")[0]).decode()
+    chart = days["2026-03-02"]["views_per_hour"]
+    assert "most from 23 to 00 h UTC: 300 views" in chart
+    drawn = base64.b64decode(chart.partition("base64,")[2].partition(")")[0]).decode()
     assert "<title>23 h: 300</title>" in drawn
     assert checks(result) == dict.fromkeys(CHECKS, True)
     run = dagster.instance.get_run_by_id(result.run_id)
@@ -81,14 +81,14 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     assert run.tags["viewer/trigger"] == "backfill abc of 2026-03-01 to 2026-03-03"
 
 
-def test_a_final_day_says_so(history: History, dagster: DagsterWorld) -> None:
-    """Its rows are as they were."""
+def test_a_final_day_is_not_changed(history: History, dagster: DagsterWorld) -> None:
+    """Its rows stay, and the metadata notes it."""
     history.flush(at(MARCH), {"a": 1})
     history.roll_up(MARCH, MARCH + ONE)
     history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
     history.world.execute("DELETE FROM viewer.flush_batch")
-    said = metadata_of(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
-    assert (said["views"], said["notes"]) == (1, FINAL)
+    metadata = metadata_of(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
+    assert (metadata["views"], metadata["notes"]) == (1, FINAL)
     assert history.daily() == {(MARCH, "a"): 1}
 
 
@@ -129,8 +129,8 @@ def tick(schedule: Any, history: History, instance: dg.DagsterInstance, moment: 
         return schedule(context)
 
 
-def test_today_is_refreshed_where_flushes_came(history: History, dagster: DagsterWorld) -> None:
-    """With every day that got a late one, a run for each stretch; else no run, and it says why."""
+def test_refresh_today_requests_days_with_new_flushes(history: History, dagster: DagsterWorld) -> None:
+    """And days with late flushes, one run for each range; else it skips with the reason."""
     today = MARCH + ONE * 10
     nothing = dg.SkipReason("no flush came since the last week was rolled up")
     assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
@@ -158,7 +158,7 @@ def test_a_request_of_a_schedule_can_be_run(history: History, dagster: DagsterWo
     result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
         instance=dagster.instance, tags=request.tags, run_config=request.run_config
     )
-    assert {day: one["views"] for day, one in metadata_of(result).items()} == {today.isoformat(): 4}
+    assert {day: metadata["views"] for day, metadata in metadata_of(result).items()} == {today.isoformat(): 4}
     assert history.daily() == {(today, "a"): 4}
 
 
@@ -175,13 +175,13 @@ def test_yesterday_is_closed_once(history: History, dagster: DagsterWorld) -> No
 
 
 @pytest.mark.parametrize("schedule", [close_yesterday, refresh_today])
-def test_schedules_wait_for_a_run_that_is_at_work(history: History, dagster: DagsterWorld, schedule: Any) -> None:
+def test_schedules_skip_while_a_run_is_active(history: History, dagster: DagsterWorld, schedule: Any) -> None:
     """And name it."""
     history.flush(at(MARCH), {"a": 1})
     job = defs.resolve_job_def(roll_up_days.name)
     run = dagster.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
-    said = tick(schedule, history, dagster.instance, at(MARCH + ONE, "00:10:00"))
-    assert said == dg.SkipReason(f"run of roll_up_days {run.run_id[:8]} is started")
+    skipped = tick(schedule, history, dagster.instance, at(MARCH + ONE, "00:10:00"))
+    assert skipped == dg.SkipReason(f"run of roll_up_days {run.run_id[:8]} is started")
 
 
 def test_days_are_those_from_the_setting_to_today() -> None:

@@ -56,10 +56,10 @@ SENSORS = ["view_count_updates_sensor", "run_failure"]
 
 def test_the_asset_graph() -> None:
     """Lineage, kinds, group, owner, checks, freshness, and a description that is a sentence."""
-    graph, found = defs.resolve_asset_graph(), {}
+    graph, catalogue = defs.resolve_asset_graph(), {}
     for spec in defs.resolve_all_asset_specs():
         checks = sorted(key.name for key in graph.asset_check_keys if key.asset_key == spec.key)
-        found[spec.key.to_user_string()] = {
+        catalogue[spec.key.to_user_string()] = {
             "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
             "kinds": spec.kinds,
             "checks": checks,
@@ -69,7 +69,7 @@ def test_the_asset_graph() -> None:
         assert spec.owners == ["team:viewer-pipeline"]
         assert "." in (spec.description or "")
         assert spec.metadata.get("dagster/table_name") == TABLES.get(spec.key.to_user_string())
-    assert found == CATALOGUE
+    assert catalogue == CATALOGUE
 
 
 def test_partitions_of_the_assets() -> None:
@@ -89,17 +89,18 @@ def test_jobs_schedules_and_sensors() -> None:
         assert int(job.tags["dagster/max_runtime"]) >= 300
         assert job.description
     schedules = {schedule.name: schedule for schedule in map(defs.resolve_schedule_def, SCHEDULES)}
-    assert {name: (one.cron_schedule, one.job_name) for name, one in schedules.items()} == SCHEDULES
-    assert {one.execution_timezone for one in schedules.values()} == {"UTC"}
-    assert {one.default_status for one in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
+    assert {name: (schedule.cron_schedule, schedule.job_name) for name, schedule in schedules.items()} == SCHEDULES
+    assert {schedule.execution_timezone for schedule in schedules.values()} == {"UTC"}
+    statuses = {schedule.default_status for schedule in schedules.values()}
+    assert statuses == {dg.DefaultScheduleStatus.RUNNING}
     assert all(defs.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING for name in SENSORS)
     known = defs.get_repository_def()
-    descriptions = {one.name: one.description for one in known.schedule_defs}
-    descriptions |= {one.name: one.description for one in known.sensor_defs}
-    assert [name for name, said in descriptions.items() if not (said or "").endswith(".")] == []
+    descriptions = {schedule.name: schedule.description for schedule in known.schedule_defs}
+    descriptions |= {sensor.name: sensor.description for sensor in known.sensor_defs}
+    assert [name for name, text in descriptions.items() if not (text or "").endswith(".")] == []
     assert {job.name for job in known.get_all_jobs()} - {"__ASSET_JOB"} == set(JOBS)
-    assert {one.name for one in known.schedule_defs} == set(SCHEDULES)
-    assert {one.name for one in known.sensor_defs} == set(SENSORS)
+    assert {schedule.name for schedule in known.schedule_defs} == set(SCHEDULES)
+    assert {sensor.name for sensor in known.sensor_defs} == set(SENSORS)
 
 
 SNAPSHOT = """

@@ -71,7 +71,7 @@ TARGET = TargetNames.parse("Vod", "id", "viewCount")
 
 @dataclass
 class Narrow:
-    """A role and a user of Redis with the printed rights, beside whoever owns both servers."""
+    """A role and a user of Redis with the printed rights, beside the owner of both servers."""
 
     owner: TargetWorld
     settings: Settings
@@ -96,15 +96,15 @@ def narrow(
     owner, role = TargetWorld(stores), "narrow_" + os.urandom(4).hex()
     owner.make_streamix()
     settings = Settings(database_url=stores.ledger.url, redis_url=redis_url, target_table="Vod", viewer_home=tmp_path)
-    found = grants_for(settings, role, TARGET)
+    grants = grants_for(settings, role, TARGET)
     database = stores.ledger.url.rpartition("/")[2]
     owner.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     owner.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
-    sql = [line.replace("<PASSWORD>", quote(PASSWORD)) for line in found.sql]
+    sql = [line.replace("<PASSWORD>", quote(PASSWORD)) for line in grants.sql]
     for line in sql:
         owner.execute(line)
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
-    client.execute_command(*shlex.split(found.redis.replace("<SHA-256>", digest)))  # type: ignore[no-untyped-call]
+    client.execute_command(*shlex.split(grants.redis.replace("<SHA-256>", digest)))  # type: ignore[no-untyped-call]
     login = f"{role}:{PASSWORD.replace(':', '%3A')}@"
     _, _, address = stores.ledger.url.rpartition("@")
     mine = settings.changed(
@@ -146,7 +146,7 @@ def do_everything(narrow: Narrow) -> None:
         assert flush_once(narrow, client).unparked == (1, 2)
         compare(narrow, client, known)
     assert owner.target()[late] == 2
-    keep_books(narrow, ghost, bad)
+    run_bookkeeping(narrow, ghost, bad)
 
 
 def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
@@ -156,11 +156,11 @@ def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
             assert take_from_target(connection, narrow.ledger, again=True).new
     narrow.owner.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = %s", known)
     stores = Stores(RedisStore(client, narrow.settings.require_redis_url(), PREFIX), narrow.ledger)
-    what = ReconcileRequest(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
-    assert reconcile(stores, what).repaired["total"] == 1
+    request = ReconcileRequest(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
+    assert reconcile(stores, request).repaired["total"] == 1
 
 
-def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
+def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
     """Do what is done beside the flushes."""
     notes = RunNotes(drift=1, drifted=("a",))
     with narrow.ledger.connect() as connection:
@@ -175,8 +175,8 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
         today = datetime.now(UTC).date()
         assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).rolled_up == [today - ONE_DAY, today]
         assert stale_days(connection, today - ONE_DAY, today) == []
-        assert {one.outcome for one in read_run_metrics(connection)} == {"committed"}
-    forget(narrow)
+        assert {metrics.outcome for metrics in read_run_metrics(connection)} == {"committed"}
+    prune(narrow)
     LedgerStats(narrow.ledger).read()
     probes = Probes(narrow.settings)
     with closing(probes):
@@ -184,7 +184,7 @@ def keep_books(narrow: Narrow, ghost: str, bad: str) -> None:
     read_status(narrow.settings)
 
 
-def forget(narrow: Narrow) -> None:
+def prune(narrow: Narrow) -> None:
     """Do what retention does, to the flushes of long ago that a fresh ledger has not."""
     narrow.owner.execute("UPDATE viewer.flush SET taken_at = now() - interval '40 days' WHERE mode = 'sweep'")
     narrow.owner.execute("UPDATE viewer.ledger_kept SET from_day = '-infinity'")
@@ -227,10 +227,10 @@ def run_of_dagster(settings: Settings) -> bool:
 
 def fold_once(narrow: Narrow) -> None:
     """Let a worker fold what was published, bad messages too, and stop in order."""
-    heard = narrow.owner.client
+    producer = narrow.owner.client
     with SubscriberThread(narrow.settings) as worker:
-        heard.publish("view_count_updates", message("folded", 3))
-        heard.publish("view_count_updates", b"rubbish")
+        producer.publish("view_count_updates", message("folded", 3))
+        producer.publish("view_count_updates", b"rubbish")
         wait_until(lambda: worker.stats.folded_views >= 3, 30, "the message is folded")
     assert narrow.owner.rejected()["rubbish"] == "not JSON"
 

@@ -121,7 +121,7 @@ def test_the_asset_persists_and_reports(runner: Runner, world: World) -> None:
     assert world.totals() == {"a": 5, "b": 7}
 
 
-def test_run_config_chooses_what_is_flushed(runner: Runner, world: World) -> None:
+def test_run_config_selects_counters(runner: Runner, world: World) -> None:
     """`changed`, and single VODs."""
     world.send("a", 5, announce=True)
     world.send("b", 7)
@@ -131,14 +131,14 @@ def test_run_config_chooses_what_is_flushed(runner: Runner, world: World) -> Non
     assert world.counters() == {"b": 7}
 
 
-def test_run_config_that_makes_no_sense_is_refused(runner: Runner) -> None:
+def test_invalid_run_config_is_refused(runner: Runner) -> None:
     """A mode that does not exist never becomes a run."""
     with pytest.raises(dg.DagsterInvalidConfigError, match="sometimes"):
         runner.run({"ops": {"view_counts": {"config": {"mode": "sometimes"}}}})
 
 
 def test_an_empty_run_passes_its_checks(runner: Runner) -> None:
-    """Nothing to do is no failure."""
+    """Having nothing to flush is no failure."""
     result = runner.run()
     assert metadata_of(result)["counters"] == 0
     assert checks(result) == dict.fromkeys(CHECKS, True)
@@ -194,7 +194,7 @@ def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
     monkeypatch.setattr("viewer_pipeline.flush.verify.verify", tamper_and_verify)
 
 
-def test_what_is_transient_is_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transient_errors_are_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadlock in the transaction: the step is repeated, the views are counted once."""
     world.send("a", 5)
     transact, fails = transaction.transact, iter([True])
@@ -244,8 +244,8 @@ def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr(transaction, "transact", fail_at_second)
 
 
-def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:
-    """Return what a check says."""
+def check_message(result: dg.ExecuteInProcessResult, name: str) -> str:
+    """Return the message of a check."""
     (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == name]
     return check.description or ""
 
@@ -253,7 +253,7 @@ def said_by(result: dg.ExecuteInProcessResult, name: str) -> str:
 def test_a_retried_step_reports_what_its_first_attempt_committed(
     runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures of the run are those of its flushes in the ledger, and the checks look at all of them."""
+    """The metadata of the run is that of its flushes in the ledger, and the checks cover all of them."""
     fail_between_flushes(runner, world, monkeypatch)
     result = runner.run()
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -263,14 +263,14 @@ def test_a_retried_step_reports_what_its_first_attempt_committed(
     assert metadata["notes"] == "nothing out of the ordinary"
     assert len(metadata["top_vods"].records) == 10
     assert checks(result) == dict.fromkeys(CHECKS, True)
-    found = "flushes [1] were committed by an earlier attempt of the step"
-    assert said_by(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {found}"
+    recovered = "flushes [1] were committed by an earlier attempt of the step"
+    assert check_message(result, "ledger_equals_frame") == f"5 batches, 10 counters, 30 views; {recovered}"
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize(("flush", "offenders"), [(1, ["flush 1"]), (2, ["flush 2 batch 1", "flush 2 batch 1"])])
+@pytest.mark.parametrize(("flush", "failing_rows"), [(1, ["flush 1"]), (2, ["flush 2 batch 1", "flush 2 batch 1"])])
 def test_checks_of_a_retried_step_can_fail(
-    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, flush: int, offenders: list[str]
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, flush: int, failing_rows: list[str]
 ) -> None:
     """For flushes that were found in the ledger, and for those that the last attempt committed."""
     fail_between_flushes(runner, world, monkeypatch)
@@ -279,10 +279,10 @@ def test_checks_of_a_retried_step_can_fail(
     result = runner.run()
     assert checks(result) == dict.fromkeys(CHECKS, True) | {"ledger_equals_frame": False}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.metadata["failing_rows"].value == offenders
+    assert failed.metadata["failing_rows"].value == failing_rows
 
 
-def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> None:
+def test_permanent_errors_are_not_retried(runner: Runner, world: World) -> None:
     """A schema that was never made: one failure that says what to run."""
     world.send("a", 5)
     world.execute("DROP SCHEMA viewer CASCADE")
@@ -298,32 +298,34 @@ def test_what_needs_a_person_is_not_retried(runner: Runner, world: World) -> Non
 def recorded(world: World) -> dict[tuple[str, str], RunMetric]:
     """Return the sums for metrics by mode and outcome."""
     with world.stores.ledger.connect() as connection:
-        return {(one.mode, one.outcome): one for one in read_run_metrics(connection)}
+        return {(metrics.mode, metrics.outcome): metrics for metrics in read_run_metrics(connection)}
 
 
-def test_a_run_that_ends_well_is_in_the_sums(runner: Runner, world: World) -> None:
+def test_run_metrics_count_a_successful_run(runner: Runner, world: World) -> None:
     """With each flush in a bucket, and the time it took; an idle run is not."""
     runner.run()
     assert recorded(world) == {}
     world.send("a", 5)
     metadata = metadata_of(runner.run())
-    ((key, one),) = recorded(world).items()
-    assert (key, one.count, sum(one.buckets), one.drift) == (("sweep", "committed"), 1, 1, 0)
-    assert one.seconds == pytest.approx(metadata["upsert_seconds"] + metadata["settle_seconds"])
-    assert one.buckets == buckets_of([one.seconds])
+    ((key, metrics),) = recorded(world).items()
+    assert (key, metrics.count, sum(metrics.buckets), metrics.drift) == (("sweep", "committed"), 1, 1, 0)
+    assert metrics.seconds == pytest.approx(metadata["upsert_seconds"] + metadata["settle_seconds"])
+    assert metrics.buckets == buckets_of([metrics.seconds])
 
 
-def test_sums_of_a_retried_run_are_whole(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_metrics_count_a_retried_run_once(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its flushes with their times; an attempt that is retried is no failure, nor was another run first."""
     fail_between_flushes(runner, world, monkeypatch)
     runner.run()
-    ((key, one),) = recorded(world).items()
-    assert (key, one.count) == (("sweep", "committed"), 3)
-    assert sum(one.buckets) == 3
-    assert one.seconds > 0
+    ((key, metrics),) = recorded(world).items()
+    assert (key, metrics.count) == (("sweep", "committed"), 3)
+    assert sum(metrics.buckets) == 3
+    assert metrics.seconds > 0
 
 
-def test_drift_and_other_runs_are_in_the_sums(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_metrics_count_drift_and_superseded_runs(
+    runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Views that counters should have held, and how often another run committed first."""
     world.send("a", 5, announce=True)
     commit, first = ledger.Ledger.commit, iter([True])
@@ -338,13 +340,13 @@ def test_drift_and_other_runs_are_in_the_sums(runner: Runner, world: World, monk
 
     monkeypatch.setattr(ledger.Ledger, "commit", interfere)
     runner.run(flush_run_config(FlushMode.changed))
-    sums = recorded(world)
-    assert sums["changed", "superseded"].count == 1
-    assert (sums["changed", "committed"].count, sums["changed", "committed"].drift) == (1, 2)
+    metrics = recorded(world)
+    assert metrics["changed", "superseded"].count == 1
+    assert (metrics["changed", "committed"].count, metrics["changed", "committed"].drift) == (1, 2)
 
 
 @pytest.mark.parametrize(("vod_ids", "mode"), [((), "changed"), (("a",), "ids"), (None, "sweep")])
-def test_a_run_that_failed_for_good_is_in_the_sums(
+def test_run_metrics_count_a_failed_run(
     runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch, vod_ids: tuple[str, ...] | None, mode: str
 ) -> None:
     """Once, under its mode, whatever the error."""
@@ -356,7 +358,7 @@ def test_a_run_that_failed_for_good_is_in_the_sums(
     monkeypatch.setattr(ledger.Ledger, "commit", fail)
     config = None if vod_ids is None else flush_run_config(FlushMode.changed, vod_ids)
     assert not runner.run(config).success
-    assert {key: one.count for key, one in recorded(world).items()} == {(mode, "failed"): 1}
+    assert {key: metrics.count for key, metrics in recorded(world).items()} == {(mode, "failed"): 1}
 
 
 def test_run_metrics_not_written_fail_no_run(runner: Runner, world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -379,13 +381,15 @@ def tick(instance: dg.DagsterInstance, redis_url: str) -> dg.RunRequest | dg.Ski
     return result
 
 
-def test_sensor_skips_where_nothing_changed(instance: dg.DagsterInstance, redis_url: str) -> None:
-    """With the reason in words."""
+def test_sensor_skips_without_announced_vods(instance: dg.DagsterInstance, redis_url: str) -> None:
+    """With the reason."""
     assert tick(instance, redis_url) == dg.SkipReason("no VOD was announced since the last flush")
 
 
-def test_sensor_flushes_what_changed(instance: dg.DagsterInstance, redis_url: str, client: redis.Redis) -> None:
-    """The request says mode and why."""
+def test_sensor_requests_a_flush_of_announced_vods(
+    instance: dg.DagsterInstance, redis_url: str, client: redis.Redis
+) -> None:
+    """The request has mode and trigger."""
     client.zadd("viewer:changed", {"a": 1, "b": 2})
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
@@ -394,8 +398,8 @@ def test_sensor_flushes_what_changed(instance: dg.DagsterInstance, redis_url: st
     assert request.run_key is None
 
 
-def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, world: World) -> None:
-    """A subscriber that may have missed messages asks for a sweep."""
+def test_sensor_requests_a_sweep_for_the_worker(instance: dg.DagsterInstance, redis_url: str, world: World) -> None:
+    """A subscriber that may have missed messages requests a sweep."""
     world.stores.redis.request_sweep("subscribed")
     request = tick(instance, redis_url)
     assert isinstance(request, dg.RunRequest)
@@ -404,7 +408,7 @@ def test_sensor_sweeps_when_asked(instance: dg.DagsterInstance, redis_url: str, 
 
 
 @pytest.mark.parametrize("status", [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
-def test_sensor_and_schedule_wait_for_a_flush_that_is_at_work(
+def test_sensor_and_schedule_skip_while_a_flush_is_active(
     kept_instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
 ) -> None:
     """Starting, running or stopping: they skip and name it. (A queued run cannot be made without a code server.)"""
@@ -420,7 +424,7 @@ def test_sensor_and_schedule_wait_for_a_flush_that_is_at_work(
     assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == expected
 
 
-def test_orphans_of_a_stack_that_was_killed_do_not_hold_up_the_next(
+def test_orphans_of_a_killed_stack_do_not_block_the_next(
     kept_instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose process is gone with its stack is marked as failed, and the sensor launches again."""
@@ -488,7 +492,7 @@ def test_schedule_skips_where_no_counter_holds_views(
     assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == beside
 
 
-def test_schedule_sweeps_what_nobody_announced(
+def test_schedule_sweeps_counters_nobody_announced(
     kept_instance: dg.DagsterInstance, world: World, redis_url: str, database_url: str
 ) -> None:
     """A counter that was raised by INCR alone."""
@@ -499,12 +503,12 @@ def test_schedule_sweeps_what_nobody_announced(
     assert request.tags["viewer/trigger"] == "schedule: found counters to flush, e.g. 'silent'"
 
 
-def test_schedule_launches_a_sweep_where_a_bounded_scan_cannot_tell(world: World) -> None:
-    """Among too many keys it does not look to the end."""
+def test_sweep_precheck_is_bounded(world: World) -> None:
+    """Among too many keys the scan stops, and a sweep is requested."""
     world.client.mset({f"other:{number}": 1 for number in range(5000)})
-    found = find_pending_work(world.stores, max_scans=2)
-    assert found.exists
-    assert "no counter among the first 2000 keys" in found.reason
+    pending = find_pending_work(world.stores, max_scans=2)
+    assert pending.exists
+    assert "no counter among the first 2000 keys" in pending.reason
 
 
 def test_dagster_yaml_makes_an_instance(database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

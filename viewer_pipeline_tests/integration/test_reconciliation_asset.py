@@ -77,7 +77,7 @@ def test_servers_that_are_out_of_reach(dagster_settings: Settings, world: World)
     assert not result.success
 
 
-def test_every_check_is_described() -> None:
+def test_every_check_has_a_description() -> None:
     """For operators, in the UI."""
     graph = defs.resolve_asset_graph()
     keys = [key for key in graph.asset_check_keys if key.asset_key == dg.AssetKey("reconciliation")]

@@ -50,7 +50,9 @@ def test_ledger_job_prunes_old_days(dagster: DagsterWorld, dagster_settings: Set
     assert world.seqs() == [3, 4, 5]
 
 
-def test_ledger_job_reports_why_a_day_is_kept(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
+def test_ledger_job_notes_the_reason_a_day_is_kept(
+    dagster: DagsterWorld, dagster_settings: Settings, world: World
+) -> None:
     """In the metadata."""
     history, old = History(world), datetime.now(UTC).date() - ONE * 40
     history.flush(at(old), {"a": 10})

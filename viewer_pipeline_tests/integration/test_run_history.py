@@ -1,4 +1,4 @@
-"""Dagster's history: what is deleted of it, what stays, and that it does not grow."""
+"""Dagster's run history: which runs are deleted, which are kept, and that it does not grow."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Past:
                 "UPDATE runs SET end_time = %s WHERE run_id = %s", [time.time() - days * DAY_SECONDS, run_id]
             )
 
-    def forget(self, ages: Ages = WEEK, seconds: float = 60) -> PrunedRuns:
+    def prune(self, ages: Ages = WEEK, seconds: float = 60) -> PrunedRuns:
         """Delete what is old."""
         with run_history.connect(self.settings) as connection:
             return prune_runs(connection, self.instance, ages, seconds)
 
     def runs(self) -> set[str]:
-        """Return the runs that Dagster's API tells of."""
+        """Return the runs that Dagster's API lists."""
         return {record.dagster_run.run_id for record in self.instance.get_run_records()}
 
     def rows(self) -> dict[str, int]:
@@ -81,14 +81,14 @@ def test_old_runs_go_with_all_that_belongs_to_them(past: Past) -> None:
     before = past.rows()
     old, young = past.flush(8), past.flush(6)
     latest = past.flush(8)
-    done = past.forget()
+    done = past.prune()
     assert (done.runs, done.complete) == (1, True)
     assert done.events > 20
     assert past.instance.get_run_by_id(old) is None
     assert past.instance.all_logs(old) == []
     assert {young, latest} <= past.runs()
     past.age(young, 8)
-    assert past.forget().runs == 1
+    assert past.prune().runs == 1
     now = past.rows()
     assert now == {table: rows * 2 for table, rows in before.items()} | {"snapshots": before["snapshots"]}
 
@@ -96,7 +96,7 @@ def test_old_runs_go_with_all_that_belongs_to_them(past: Past) -> None:
 def test_the_latest_materialization_stays(past: Past) -> None:
     """However old: it is what the UI shows, and what freshness looks at."""
     runs = [past.flush(100 - number) for number in range(3)]
-    assert past.forget().runs == 2
+    assert past.prune().runs == 2
     assert past.runs() == {runs[-1]}
     event = past.instance.get_latest_materialization_event(dg.AssetKey("view_counts"))
     assert event is not None
@@ -113,7 +113,7 @@ def test_the_latest_materialization_of_each_day_stays(past: Past, world: World) 
         result = job.execute_in_process(instance=past.instance, partition_key=window.start.isoformat())
         runs.append(result.run_id)
         past.age(result.run_id, 50)
-    assert past.forget().runs == 1
+    assert past.prune().runs == 1
     assert past.runs() == {runs[0], runs[2]}
 
 
@@ -123,7 +123,7 @@ def test_failed_runs_stay_longer(past: Past, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr("viewer_pipeline.flush.drain.drain", fail)
         failed = [past.flush(8, ok=False), past.flush(31, ok=False)]
     latest = past.flush()
-    assert past.forget().runs == 1
+    assert past.prune().runs == 1
     assert past.runs() == {failed[0], latest}
 
 
@@ -138,8 +138,8 @@ def test_runs_that_have_not_ended_stay(past: Past) -> None:
     going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
     old, latest = past.flush(99), past.flush(99)
     past.age(going_on, 99)
-    assert past.forget(Ages(0, 0)) == PrunedRuns()
-    assert past.forget().runs == 1
+    assert past.prune(Ages(0, 0)) == PrunedRuns()
+    assert past.prune().runs == 1
     assert past.runs() == {going_on, latest}
     assert old not in past.runs()
 
@@ -160,7 +160,7 @@ def test_runs_of_others_in_the_same_dagster_stay(past: Past) -> None:
     runs += [of_assets.execute_in_process(instance=past.instance).run_id for _ in range(2)]
     for run_id in runs:
         past.age(run_id, 99)
-    assert past.forget().runs == 0
+    assert past.prune().runs == 0
     assert past.runs() == set(runs)
 
 
@@ -170,7 +170,7 @@ def test_what_was_materialized_by_hand_goes_as_well(past: Past) -> None:
     latest = by_hand(past.instance, tags={"dagster/backfill": "abcdefgh"}).run_id
     for run_id in (old, latest):
         past.age(run_id, 8)
-    assert past.forget().runs == 1
+    assert past.prune().runs == 1
     assert past.runs() == {latest}
 
 
@@ -178,7 +178,7 @@ def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.Mo
     """Oldest first; the next run goes on."""
     monkeypatch.setattr(run_history, "BATCH_RUNS", 1)
     runs = [past.flush(40 - number) for number in range(4)]
-    done = past.forget(seconds=-1)
+    done = past.prune(seconds=-1)
     assert (done.runs, done.complete) == (1, False)
     assert past.runs() == set(runs[1:])
 
@@ -195,7 +195,7 @@ def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], N
             sizes.append(table_bytes(connection))
         assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
     add_to_summary(
-        f"Dagster's history, {per_day} runs a day, kept 7 days: {[one >> 20 for one in sizes]} MB day by day"
+        f"Dagster's history, {per_day} runs a day, kept 7 days: {[bytes_ >> 20 for bytes_ in sizes]} MB day by day"
     )
     assert count_of_runs(past) <= per_day * 8 + 1
     assert sizes[15] < sizes[8] * 1.1

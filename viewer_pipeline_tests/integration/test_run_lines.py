@@ -1,4 +1,4 @@
-"""The lines of a run: in its process as LOG_FORMAT says, and in Dagster's event log, where the UI shows them."""
+"""The log lines of a run: in its process as LOG_FORMAT says, and in Dagster's event log, where the UI shows them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_lines_of_a_run(
             run_config=flush_run_config(FlushMode.sweep), instance=instance
         )
         logged = [record.user_message for record in instance.all_logs(result.run_id) if not record.is_dagster_event]
-    said = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-    assert len(said) == lines
-    assert all(line["logger"] == "dagster.run" and line["level"] == "info" for line in said)
+    lines_of_run = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert len(lines_of_run) == lines
+    assert all(line["logger"] == "dagster.run" and line["level"] == "info" for line in lines_of_run)
     assert logged[0].startswith("read 1 counters")
     assert logged[1].startswith("persisted 5 views of 1 counters")

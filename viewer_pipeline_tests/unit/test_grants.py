@@ -1,4 +1,4 @@
-"""What `grants` prints: names quoted exactly, no password, only what the settings need."""
+"""The output of `grants`: names quoted exactly, no password, only rights that the settings need."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ URL = "postgresql://me:s3cret@host/my%20db"
 
 
 def of(role: str = "narrow", target: TargetNames | None = None, **settings: object) -> Grants:
-    """Return what is needed under these settings."""
+    """Return the rights needed under these settings."""
     urls = {"database_url": URL, "redis_url": "redis://:s3cret@host/0"}
     return grants_for(Settings().changed(**urls | settings), role, target)
 
 
 def test_names_are_quoted_exactly() -> None:
     """Those of the role, the database, the table and its columns."""
-    found = of('Ro"le', TargetNames.parse('"my ""odd"" schema"."a.table"', "Id", '"view count"'))
-    assert 'GRANT CONNECT ON DATABASE "my db" TO "Ro""le";' in found.sql
-    assert found.sql[-2:] == [
+    grants = of('Ro"le', TargetNames.parse('"my ""odd"" schema"."a.table"', "Id", '"view count"'))
+    assert 'GRANT CONNECT ON DATABASE "my db" TO "Ro""le";' in grants.sql
+    assert grants.sql[-2:] == [
         'GRANT USAGE ON SCHEMA "my ""odd"" schema" TO "Ro""le";',
         'GRANT SELECT ("Id", "view count"), UPDATE ("view count") ON "my ""odd"" schema"."a.table" TO "Ro""le";',
     ]
-    assert found.redis.startswith('ACL SETUSER "Ro\\"le" on ')
+    assert grants.redis.startswith('ACL SETUSER "Ro\\"le" on ')
 
 
-def test_no_password_is_printed() -> None:
+def test_output_has_no_password() -> None:
     """There is a place for one, in which nothing passes for a password."""
     text = render(of())
     assert "s3cret" not in text
@@ -41,33 +41,33 @@ def test_no_password_is_printed() -> None:
 
 
 def test_a_table_without_schema() -> None:
-    """It is taken to be in public, and that is said."""
-    found = of(target=TargetNames.parse("Vod", "id", "viewCount"))
-    assert 'ON "public"."Vod" TO' in found.sql[-1]
-    assert [note for note in found.notes if "taken to be public" in note]
+    """It is taken to be in public, with a note."""
+    grants = of(target=TargetNames.parse("Vod", "id", "viewCount"))
+    assert 'ON "public"."Vod" TO' in grants.sql[-1]
+    assert [note for note in grants.notes if "taken to be public" in note]
     assert of(target=TargetNames.parse("shop.Vod", "id", "viewCount")).notes == []
 
 
 def test_the_schema_of_prismas_url() -> None:
     """It is that of the user's tables."""
-    found = of(target=TargetNames.parse("Vod", "id", "viewCount"), database_url=f"{URL}?schema=shop")
-    assert 'ON "shop"."Vod" TO' in found.sql[-1]
-    assert [note for note in found.notes if "taken to be shop" in note]
+    grants = of(target=TargetNames.parse("Vod", "id", "viewCount"), database_url=f"{URL}?schema=shop")
+    assert 'ON "shop"."Vod" TO' in grants.sql[-1]
+    assert [note for note in grants.notes if "taken to be shop" in note]
 
 
 def test_dagsters_storage_elsewhere() -> None:
     """Its lines are for another database."""
     assert [line for line in of().sql if "SCHEMA dagster" in line]
-    found = of(dagster_database_url="postgresql://host/dagster")
-    assert [line for line in found.sql if "SCHEMA dagster" in line] == []
-    assert found.notes == ["DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there"]
+    grants = of(dagster_database_url="postgresql://host/dagster")
+    assert [line for line in grants.sql if "SCHEMA dagster" in line] == []
+    assert grants.notes == ["DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there"]
 
 
 def test_a_database_that_is_not_known() -> None:
-    """Its line is left out, and that is said."""
-    found = grants_for(Settings(), "narrow", None)
-    assert [line for line in found.sql if "DATABASE" in line] == []
-    assert [note for note in found.notes if "GRANT CONNECT is left out" in note]
+    """Its line is left out, with a note."""
+    grants = grants_for(Settings(), "narrow", None)
+    assert [line for line in grants.sql if "DATABASE" in line] == []
+    assert [note for note in grants.notes if "GRANT CONNECT is left out" in note]
 
 
 def test_commands_follow_the_settings() -> None:

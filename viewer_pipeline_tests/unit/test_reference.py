@@ -27,18 +27,18 @@ def test_the_page_is_renewed(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == pages()[page], f"`make docs` renews {page.relative_to(DOCS.parent)}"
 
 
-def test_every_setting_is_told_once() -> None:
+def test_settings_page_has_every_setting_once() -> None:
     """In the order of settings.py, with its default and its bounds."""
     rows = [line.split(" | ") for line in settings_page().splitlines() if line.startswith("| `")]
     assert [row[0].strip("| `") for row in rows] == [name.upper() for name in Settings.model_fields]
-    told = {row[0].strip("| `"): row[1:3] for row in rows}
-    assert told["BATCH_SIZE"] == ["`100`", "1 to 5000"]
-    assert told["PUBSUB_MODE"] == ["`increment`", "`increment`, `announce`"]
-    assert told["FRESHNESS_LIMIT_MS"] == ["ten times `BATCH_INTERVAL_MS`, at least 5 minutes", "1 or more"]
-    assert told["FLUSH_MAX_COUNTERS"][1] == "1 to 1000000"
+    cells = {row[0].strip("| `"): row[1:3] for row in rows}
+    assert cells["BATCH_SIZE"] == ["`100`", "1 to 5000"]
+    assert cells["PUBSUB_MODE"] == ["`increment`", "`increment`, `announce`"]
+    assert cells["FRESHNESS_LIMIT_MS"] == ["ten times `BATCH_INTERVAL_MS`, at least 5 minutes", "1 or more"]
+    assert cells["FLUSH_MAX_COUNTERS"][1] == "1 to 1000000"
 
 
-def test_every_command_is_told() -> None:
+def test_commands_page_has_every_command() -> None:
     """With those of `bench`, and each with its options."""
     headings = [line for line in commands_page().splitlines() if line.startswith("## ")]
     bench = viewer_pipeline.commands["bench"]

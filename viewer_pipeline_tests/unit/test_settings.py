@@ -1,4 +1,4 @@
-"""What the environment may say, what it may not, and what is told then."""
+"""Settings: accepted values, refused values and their error messages, `.env`, and the environment of children."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings, load_settings
 
 DEFAULTS: dict[str, object] = {
@@ -75,8 +74,8 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def complaint() -> str:
-    """Load settings that are not usable; return what is said. The cause, which cites passwords, is not shown."""
+def error_of_settings() -> str:
+    """Load unusable settings; return the error message. It has no cause, which would cite passwords."""
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert (caught.value.__cause__, caught.value.__suppress_context__) == (None, True)
@@ -92,7 +91,7 @@ def dagster_connects_with(settings: Settings) -> dict[str, object]:
     return {**{name: value for name, value in named.items() if value is not None}, **url.query}
 
 
-# --- values that are fine -------------------------------------------------------------------------------------------
+# --- accepted values -----------------------------------------------------------------------------------------------
 
 
 def test_defaults() -> None:
@@ -216,7 +215,7 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
 def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
     """The complaint names the variable, its value, and what is expected."""
     monkeypatch.setenv(name, value)
-    assert complaint() == f"Settings are not usable: {name}={value!r}: {expected}"
+    assert error_of_settings() == f"Settings are not usable: {name}={value!r}: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -233,21 +232,23 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expe
 def test_a_url_starts_with_its_scheme(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """What libpq and redis-py would refuse later is refused at the start."""
     monkeypatch.setenv(name, value)
-    assert complaint().startswith(f"Settings are not usable: {name}={value!r}: expected a URL that starts with ")
+    assert error_of_settings().startswith(
+        f"Settings are not usable: {name}={value!r}: expected a URL that starts with "
+    )
 
 
 @pytest.mark.parametrize("expression", ["0 0 LW * *", "0 0 * * 5L", "0 0 * * 1,2#3", "0 0 30 2 1"])
 def test_cron_expressions_that_dagster_refuses(monkeypatch: pytest.MonkeyPatch, expression: str) -> None:
-    """Else the process starts, and then no definition loads."""
+    """Otherwise the process would start, and its definitions would not load."""
     monkeypatch.setenv("SWEEP_CRON", expression)
-    assert complaint().startswith(f"Settings are not usable: SWEEP_CRON={expression!r}: {EXPECTS_CRON}")
+    assert error_of_settings().startswith(f"Settings are not usable: SWEEP_CRON={expression!r}: {EXPECTS_CRON}")
 
 
-def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One start shows everything there is to mend."""
+def test_error_names_all_bad_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One start reports everything that is wrong."""
     monkeypatch.setenv("BATCH_SIZE", "many")
     monkeypatch.setenv("LOG_LEVEL", "loud")
-    assert complaint() == (
+    assert error_of_settings() == (
         f"Settings are not usable: BATCH_SIZE='many': {NOT_AN_INTEGER}; "
         "LOG_LEVEL='loud': Input should be 'debug', 'info', 'warning' or 'error'"
     )
@@ -258,7 +259,7 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "DAGSTER_DATABASE_URL"])
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         ("mysql://user:secret@host/db", "mysql://user:***@host/db"),
         ("mysql://:secret@host", "mysql://:***@host"),
@@ -284,12 +285,12 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         ("HOST=h PASSWORD=secret", "HOST=h PASSWORD=***"),
     ],
 )
-def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, url: str, shown: str) -> None:
-    """Also where the URL is malformed; the rest of it is, so that the mistake can be found."""
+def test_errors_have_no_password(monkeypatch: pytest.MonkeyPatch, name: str, url: str, redacted: str) -> None:
+    """Also for malformed URLs; the rest of the URL is cited, so that the mistake can be found."""
     monkeypatch.setenv(name, url)
-    said = complaint()
-    assert "secret" not in said
-    assert said.startswith(f"Settings are not usable: {name}={shown!r}: expected a URL that starts with ")
+    message = error_of_settings()
+    assert "secret" not in message
+    assert message.startswith(f"Settings are not usable: {name}={redacted!r}: expected a URL that starts with ")
 
 
 @pytest.mark.parametrize(
@@ -307,11 +308,11 @@ def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, url
         "redis://user:secret\u2100@host/db",
     ],
 )
-def test_passwords_with_odd_characters_are_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Neither in the value, nor in what the parser of URLs has to say about it. None suits both variables."""
+def test_errors_have_no_password_with_odd_characters(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Neither in the value, nor in a message of a URL parser. No value here suits both variables."""
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("REDIS_URL", url)
-    assert "secret" not in complaint()
+    assert "secret" not in error_of_settings()
 
 
 @hypothesis_settings(deadline=None)
@@ -324,35 +325,12 @@ def test_passwords_with_odd_characters_are_not_shown(monkeypatch: pytest.MonkeyP
 )
 @example(form="redis://user:{}@h", inner="[x]")
 @example(form="postgres:{}@host", inner="://")
-def test_no_part_of_any_password_is_shown(form: str, inner: str) -> None:
-    """Whatever characters it has, in whichever broken form of a URL."""
+def test_errors_have_no_part_of_any_password(form: str, inner: str) -> None:
+    """With any characters, in any broken form of a URL."""
     environment = dict.fromkeys(("DATABASE_URL", "REDIS_URL"), form.format(f"Qx7{inner}Zk9"))
     with patch.dict(os.environ, environment), pytest.raises(SettingsError) as caught:
         load_settings()
     assert [part for part in ("Qx7", "Zk9") if part in str(caught.value)] == []
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql://user:word@host:5432/db", "postgresql://user:***@host:5432/db"),
-        ("redis://:word@host:6379/0", "redis://:***@host:6379/0"),
-        ("redis://host:6379/0", "redis://host:6379/0"),
-        ("redis+sentinel://u:word@a:1,b:2/views/0", "redis+sentinel://u:***@a:1,b:2/views/0"),
-        ("redis+sentinel://a/views?sentinel_password=word", "redis+sentinel://a/views?sentinel_password=***"),
-        ("unix:///run/redis.sock?password=word&db=1", "unix:///run/redis.sock?password=***&db=1"),
-        ("postgresql://user@host/db", "postgresql://user@host/db"),
-        ("postgresql://u:word@a:1,b:2/db?sslpassword=word&x=1", "postgresql://u:***@a:1,b:2/db?sslpassword=***&x=1"),
-        ("postgresql://host/db?oauth_client_secret=word&a=b", "postgresql://host/db?oauth_client_secret=***&a=b"),
-        ("postgresql://host/db?api_key=word&token=word&a=b", "postgresql://host/db?api_key=***&token=***&a=b"),
-        ("at postgresql:///db?host=/run&password=word: no", "at postgresql:///db?host=/run&password=*** no"),
-        ("rediss://ann:word@host/0?ssl_password=word", "rediss://ann:***@host/0?ssl_password=***"),
-        ("", ""),
-    ],
-)
-def test_without_password(text: str, shown: str) -> None:
-    """Everything but the password stays."""
-    assert without_password(text) == shown
 
 
 # --- .env -----------------------------------------------------------------------------------------------------------
@@ -390,7 +368,7 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path, monkeypatch: pyt
 def test_bad_values_in_the_env_file_are_named(tmp_path: Path) -> None:
     """As those of the environment are, without their passwords."""
     (tmp_path / ".env").write_text("BATCH_SIZE=0\nREDIS_URL=http://:secret@host\n")
-    assert complaint() == (
+    assert error_of_settings() == (
         f"Settings are not usable: REDIS_URL='http://:***@host': {EXPECTS_REDIS}; "
         "BATCH_SIZE='0': Input should be greater than or equal to 1"
     )
@@ -430,15 +408,15 @@ def test_urls_that_are_required() -> None:
 
 
 def test_a_required_url_that_is_missing() -> None:
-    """The error says which variable to set, and to what."""
+    """The error names the variable and the expected form."""
     with pytest.raises(SettingsError) as database:
         Settings().require_database_url()
     with pytest.raises(SettingsError) as redis:
         Settings().require_redis_url()
     with pytest.raises(SettingsError) as storage:
         Settings().dagster_storage_url()
-    said = "Settings are not usable: DATABASE_URL is not set; expected postgresql://user:password@host:port/database"
-    assert str(database.value) == str(storage.value) == said
+    message = "Settings are not usable: DATABASE_URL is not set; expected postgresql://user:password@host:port/database"
+    assert str(database.value) == str(storage.value) == message
     assert str(redis.value) == "Settings are not usable: REDIS_URL is not set; expected redis://host:port/0"
 
 
@@ -482,7 +460,7 @@ def test_a_database_for_dagster_alone_wins() -> None:
     ],
 )
 def test_dagster_connects_as_the_flush_does(url: str) -> None:
-    """Whatever libpq reads from DATABASE_URL, Dagster's driver is told the same, and the schema."""
+    """Dagster's driver gets what libpq reads from DATABASE_URL, and the schema."""
     expected = {**conninfo_to_dict(url), "options": '-csearch_path="dagster"'}
     assert dagster_connects_with(Settings(database_url=url)) == expected
 
@@ -515,7 +493,7 @@ def test_dagster_is_not_behind_pgbouncer(monkeypatch: pytest.MonkeyPatch, name: 
     """One sentence says which variable to set, and to what."""
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setenv(name, f"{URL}?schema=public&pgbouncer=true")
-    assert complaint() == (
+    assert error_of_settings() == (
         f"Settings are not usable: {name} has pgbouncer=true, and Dagster cannot keep its tables behind a PgBouncer"
         " that pools transactions: set DAGSTER_DATABASE_URL to PostgreSQL's own address (what Prisma calls directUrl),"
         " such as postgresql://user:password@host:5432/database?schema=dagster"
@@ -537,8 +515,8 @@ def test_options_of_the_database_url_stay() -> None:
     assert sorted(options.split()) == ['-csearch_path="dagster"', "-cstatement_timeout=5s"]
 
 
-def test_a_child_knows_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What a process has set to nothing is nothing in its children, though a variable or .env says otherwise."""
+def test_a_child_reads_neither_env_file_nor_unset_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A setting without a value has none in a child process either, whatever a variable or .env contains."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nBATCH_SIZE=9\n")
     monkeypatch.setenv("DAGSTER_DATABASE_URL", URL)
@@ -556,7 +534,7 @@ def test_a_child_knows_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every value that is set, as text, paths absolute, beside what this process has."""
+    """Every value that is set, as text, with absolute paths, beside the variables of this process."""
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
     settings = Settings(database_url=URL, batch_size=7, viewer_home=Path("data"))
     environment = settings.environment()
@@ -592,8 +570,8 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert environment["SOMETHING_ELSE"] == "kept"
 
 
-def test_a_webhook_is_no_secret_told() -> None:
-    """Its address is a key: a complaint does not cite it."""
+def test_error_does_not_cite_the_webhook() -> None:
+    """Its address is a secret."""
     with patch.dict(os.environ, ALERT_WEBHOOK_URL="ftp://hooks/T0K3N"), pytest.raises(SettingsError) as raised:
         load_settings()
     expected = "expected a URL that starts with https:// or http://"
@@ -601,14 +579,14 @@ def test_a_webhook_is_no_secret_told() -> None:
 
 
 def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was replaced in the settings is what the child gets."""
+    """A child gets replaced values."""
     monkeypatch.setenv("BATCH_SIZE", "3")
     monkeypatch.setenv("DATABASE_URL", URL)
     assert load_settings().changed(batch_size=4).environment()["BATCH_SIZE"] == "4"
 
 
 def test_environment_needs_a_database() -> None:
-    """Without one there is no storage for Dagster to be named."""
+    """Without one, Dagster has no storage."""
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
         Settings(redis_url="redis://host").environment()
 
@@ -635,7 +613,7 @@ def test_settings_do_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"COUNTER_PREFIX": "viewer:"}, "COUNTER_PREFIX='viewer:': our own key viewer:changed begins with it"),
         ({"COUNTER_PREFIX": "v"}, "COUNTER_PREFIX='v': our own key viewer:changed begins with it"),
@@ -645,13 +623,13 @@ def test_settings_do_not_change() -> None:
         ({"PUBSUB_CHANNEL": "one", "TOTALS_CHANNEL": "one"}, "TOTALS_CHANNEL='one': expected another name"),
     ],
 )
-def test_names_that_collide(settings: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prefix or channel that is ours is refused: our marker would be taken for a counter."""
+def test_names_that_collide(settings: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefix or channel that overlaps with ours is refused: the marker could be taken for a counter."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -659,6 +637,6 @@ def test_names_that_collide(settings: dict[str, str], said: str, monkeypatch: py
     [(30_000, None, 300), (31_000, None, 310), (1_000, None, 300), (30_000, 7_500, 7.5)],
 )
 def test_freshness_limit(interval_ms: int, limit_ms: int | None, seconds: float) -> None:
-    """Ten intervals, five minutes at least, or what is set."""
+    """Ten intervals, at least five minutes, or the setting."""
     settings = Settings(batch_interval_ms=interval_ms, freshness_limit_ms=limit_ms)
     assert settings.freshness_limit_seconds == seconds

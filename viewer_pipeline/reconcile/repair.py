@@ -37,7 +37,7 @@ def repair_totals(adjuster: Adjuster, report: DifferenceReport, point: SnapshotP
 
 @dataclass
 class _TotalsPlan:
-    """The deltas to the totals of some VODs, read anew at each call."""
+    """The deltas to the totals of some VODs, read again at each call."""
 
     connection: psycopg.Connection
     point: SnapshotPoint

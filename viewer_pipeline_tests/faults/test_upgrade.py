@@ -175,7 +175,7 @@ def test_redis_out_of_reach_later(stored: Stored) -> None:
     said: list[str] = []
     done = server_migration.migrate_servers(stored.settings, said.append)
     assert done == MigrationResult(AFTER, AFTER, redis_moved=False)
-    assert [line.partition(": ")[0] for line in said] == ["not looked for what version 0.1.0 may have left in Redis"]
+    assert [line.partition(": ")[0] for line in said] == ["did not check Redis for state of version 0.1.0"]
     stored.server.start()
 
 

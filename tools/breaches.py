@@ -638,9 +638,9 @@ BREACHES = (
     Breach(
         "R19",
         "a marker of any format is read",
-        "viewer_pipeline/flush/lua/begin.lua",
-        "if format and format ~= FORMAT then",
-        "if false then",
+        "viewer_pipeline/flush/lua/claim.lua",
+        "    if format and format ~= FORMAT then",
+        "    if false then",
         (PIPELINES,),
     ),
     Breach(

@@ -27,8 +27,8 @@ from viewer_pipeline.stores.redis import Script, redis_errors
 
 REFUSED, LEDGER_UNKNOWN = -2, -3  # outcomes of the lease
 
-CUT, FOLD, KEY_SPACE = map(Script.load, ("ingest/cut", "ingest/fold", "ingest/key_space"))
-LEASE = Script.load("flush/claim", "ingest/lease")
+CUT, FOLD = Script.load("ingest/cut"), Script.load("ingest/fold")
+KEY_SPACE, LEASE = Script.load("flush/claim", "ingest/key_space"), Script.load("flush/claim", "ingest/lease")
 
 
 class LeaseLost(Exception):

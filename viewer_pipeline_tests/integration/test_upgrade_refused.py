@@ -74,7 +74,7 @@ def test_a_worker_that_stands_by(stored: Stored) -> None:
     with stored.client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(cuts(stored))
         assert listener.get_message(timeout=10) is not None
-        assert "worker one that stands by; stop it" in refused(stored)
+        assert "worker on standby; stop it" in refused(stored)
     wait_until(lambda: subscribers(stored) == 0, 10, "it is gone")
     assert stored.migrate() == DONE
 

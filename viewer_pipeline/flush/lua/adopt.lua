@@ -1,20 +1,19 @@
 -- adopt: give marker, subscriber and registry entry of a pipeline to another ledger. Safe to repeat.
 -- KEYS: marker, subscriber, registry, marker and subscriber of version 0.1.0, marker and subscriber.
--- ARGV: counter prefix; ledger; place of its database; flush, batch and epoch of the marker as it was looked at, empty if
---       there was none; 1 to begin at the end of the new ledger, else 0; its last flush, number of batches, flush id;
---       the epoch of the marker then; the ledger of the marker as it was looked at.
--- Returns {1}; {0} where the marker has moved since; {-1, worker} while a worker of the other ledger holds the lease; {-2,
--- reason, detail} where a newer program wrote the marker, or where another pipeline is known that stands against this
--- one; nothing was written then.
-local format = redis.call('HGET', KEYS[1], 'format')
-if format and format ~= FORMAT then
-    return {-2, 'format', format}
+-- ARGV: counter prefix; ledger; place of its database; flush, batch and epoch of the marker as it was read, empty if
+--       there was none; 1 to continue from the end of the new ledger, else 0; its last flush, number of batches, flush
+--       id; the epoch of the marker then; the ledger of the marker as it was read.
+-- Returns {1}; {0} if the marker has moved since; {-1, worker} while a worker of the other ledger holds the lease;
+-- {-2, reason, detail} if a newer program wrote the marker, or because of another pipeline; nothing was written then.
+local reason, detail = format_refusal(redis.call('HGET', KEYS[1], 'format'))
+if reason then
+    return {-2, reason, detail}
 end
 local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger')
 if (at[1] or '') ~= ARGV[4] or (at[2] or '') ~= ARGV[5] or (at[3] or '') ~= ARGV[6] or (at[4] or '') ~= ARGV[12] then
     return {0}
 end
--- Where the entry was lost, others may have come meanwhile, who did not see this one.
+-- If the entry was lost, other pipelines may have been entered meanwhile.
 local overlap = redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 and overlapping(KEYS[3], ARGV[1])
 if overlap then
     return {-2, 'overlap', overlap}
@@ -29,7 +28,7 @@ if lease[4] and other and is_held(lease[1]) then
     return {-1, lease[2] or ''}
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
-guard(KEYS[4], KEYS[5])
+keep_old_version_out(KEYS[4], KEYS[5])
 if at[1] then
     redis.call('HSET', KEYS[1], 'ledger', ARGV[2], 'place', ARGV[3])
 end

@@ -1,19 +1,18 @@
--- begin: note the run that starts, make the marker if there is none, return it. Safe to repeat.
+-- begin: write the id of the run, create the marker if there is none, return it. Safe to repeat.
 -- KEYS: marker, registry, marker and subscriber of version 0.1.0, marker and subscriber.
--- ARGV: run id; the ledger's last seq, its number of batches and its flush id; the epoch of a marker that is made;
---       counter prefix; ledger; place of its database.
--- Returns {made, flush, batch, batches, epoch, flush id, ledger, missing}; made is 1 where there was no marker, or where
--- no run has recorded that yet (`unreported`): who made it may have died, or never got the answer.
+-- ARGV: run id; the ledger's last seq, its number of batches and its flush id; the epoch of a new marker; counter prefix;
+--       ledger; place of its database.
+-- Returns {made, flush, batch, batches, epoch, flush id, ledger, missing}; made is 1 if there was no marker, or if no run
+-- has recorded that yet (`unreported`): the run that created it may have died, or never received the reply.
 -- Refused: {-1, reason, detail}; then nothing was written.
 -- A Redis that refuses writes refuses the run here, before anything is committed.
 local format, has, place = unpack(redis.call('HMGET', KEYS[1], 'format', 'ledger', 'place'))
-if not format and redis.call('HEXISTS', KEYS[1], 'seq') == 1 then
-    return {-1, 'old', ''}
+local reason, detail = format_refusal(format, redis.call('HGET', KEYS[1], 'seq'))
+if reason then
+    return {-1, reason, detail}
 end
-if format and format ~= FORMAT then
-    return {-1, 'format', format}
-end
-local ledger, reason, detail = claim({unpack(KEYS, 2)}, ARGV[6], ARGV[7], ARGV[8])
+local ledger
+ledger, reason, detail = claim({unpack(KEYS, 2)}, ARGV[6], ARGV[7], ARGV[8])
 if not ledger then
     return {-1, reason, detail}
 end

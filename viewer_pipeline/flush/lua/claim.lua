@@ -1,5 +1,5 @@
--- claim: the beginning of the scripts that make a pipeline known. Whether this ledger may use this prefix in this Redis;
--- if so, it is written into the registry. Two pipelines that count the same keys are refused, and so is a second ledger.
+-- claim: the first part of the scripts that enter a pipeline in the registry: whether this ledger may use this prefix in
+-- this Redis. Two pipelines that count the same keys are refused, and so is a second ledger.
 local FORMAT = '2'
 local OLD = 'format ' .. FORMAT .. ': written by a newer viewer-pipeline; upgrade this program'
 
@@ -9,15 +9,15 @@ local function now_ms()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Whether a lease that ends at this time (ms) is held. None is as long as 120 s: then the clock was put back.
+-- Whether a lease that ends at this time (ms) is held. None is as long as 120 s: then the clock was set back.
 local function is_held(expires)
     local left = tonumber(expires or 0) - now_ms()
     return left > 0 and left < 120000
 end
 
--- Identities are `ledger id/system identifier/database oid`. A system identifier that nobody could read fits any.
-local function same_ledger(one, other)
-    local id, system, oid = string.match(one, '^([^/]*)/([^/]*)/([^/]*)$')
+-- Identities are `ledger id/system identifier/database oid`. An unknown system identifier matches any.
+local function same_ledger(identity, other)
+    local id, system, oid = string.match(identity, '^([^/]*)/([^/]*)/([^/]*)$')
     local other_id, other_system, other_oid = string.match(other, '^([^/]*)/([^/]*)/([^/]*)$')
     return id and id == other_id and oid == other_oid
         and (system == other_system or system == 'unknown' or other_system == 'unknown')
@@ -27,19 +27,29 @@ local function starts_with(text, beginning)
     return string.sub(text, 1, #beginning) == beginning
 end
 
--- Version 0.1.0 had these keys under fixed names, without a format.
+-- Why this version must not use a hash: version 0.1.0 wrote `old_field` and no format, or a newer program another format.
+local function format_refusal(format, old_field)
+    if old_field and not format then
+        return 'old', ''
+    end
+    if format and format ~= FORMAT then
+        return 'format', format
+    end
+end
+
+-- Whether version 0.1.0 wrote one of these keys: under fixed names, without a format.
 local function is_old(marker, subscriber)
     return (redis.call('HEXISTS', marker, 'seq') == 1 and redis.call('HEXISTS', marker, 'format') == 0)
         or (redis.call('HEXISTS', subscriber, 'id') == 1 and redis.call('HEXISTS', subscriber, 'format') == 0)
 end
 
--- Make version 0.1.0 refuse these keys: where it expects a number, it finds a sentence.
-local function guard(marker, subscriber)
+-- Make version 0.1.0 refuse these keys: they hold a sentence where it expects a number.
+local function keep_old_version_out(marker, subscriber)
     redis.call('HSET', marker, 'format', FORMAT, 'seq', OLD)
     redis.call('HSET', subscriber, 'format', FORMAT, 'until', OLD)
 end
 
--- Another pipeline whose counters begin with this prefix, or the other way round; and the place of its database.
+-- Another pipeline whose prefix begins with this one, or the other way round; and the place of its database.
 local function overlapping(registry, prefix)
     for _, other in ipairs(redis.call('HKEYS', registry)) do
         if other ~= prefix and (starts_with(other, prefix) or starts_with(prefix, other)) then
@@ -49,7 +59,7 @@ local function overlapping(registry, prefix)
     end
 end
 
--- The other prefix that a ledger has here already.
+-- The other prefix that a ledger already has in this Redis.
 local function prefix_of(registry, ledger, prefix)
     for _, other in ipairs(redis.call('HKEYS', registry)) do
         local stored = string.match(redis.call('HGET', registry, other), '^%S+')
@@ -59,7 +69,7 @@ local function prefix_of(registry, ledger, prefix)
     end
 end
 
--- Whose the counters are as marker and subscriber say, and the place of that database.
+-- The ledger in marker or subscriber, and the place of its database.
 local function owner_of(...)
     for _, key in ipairs({...}) do
         local ledger, place = unpack(redis.call('HMGET', key, 'ledger', 'place'))
@@ -71,7 +81,7 @@ end
 
 -- keys: registry, marker and subscriber of 0.1.0, marker and subscriber of this pipeline.
 -- place: host, port and name of the ledger's database.
--- Returns the ledger as Redis knows it; or nil, a reason and what it is about.
+-- Returns the ledger as Redis stores it; or nil, a reason and its detail.
 local function claim(keys, prefix, ledger, place)
     local known = redis.call('HGET', keys[1], prefix)
     if not known then
@@ -86,13 +96,13 @@ local function claim(keys, prefix, ledger, place)
         if second then
             return nil, 'second', second
         end
-        -- The entry was lost: it is made anew as it was, and not for one that is refused in what follows.
+        -- The entry was lost: it is restored, but not for a ledger that the scripts refuse afterwards.
         local owner, where = owner_of(keys[4], keys[5])
         if owner and not same_ledger(owner, ledger) then
             return nil, 'ledger', owner .. ' ' .. where
         end
         redis.call('HSET', keys[1], prefix, (owner or ledger) .. ' ' .. place)
-        guard(keys[2], keys[3])
+        keep_old_version_out(keys[2], keys[3])
         return owner or ledger
     end
     local stored, where = string.match(known, '^(%S+) (.*)$')

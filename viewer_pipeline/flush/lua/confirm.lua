@@ -1,7 +1,7 @@
 -- confirm: after the last read, write the run's id again and return the marker. Safe to repeat.
--- KEYS: marker.  ARGV: run id; ledger; epoch; 1 if it is recorded that the marker was made anew.
--- Returns {flush, batch, batches, epoch, flush id, ledger, missing}. Where the marker belongs to another ledger or epoch by
--- now, nothing is written.
+-- KEYS: marker.  ARGV: run id; ledger; epoch; 1 if it is recorded that the marker is new.
+-- Returns {flush, batch, batches, epoch, flush id, ledger, missing}. If the marker has another ledger or epoch by now,
+-- nothing is written.
 local at = redis.call('HMGET', KEYS[1], 'ledger', 'epoch')
 if at[1] == ARGV[2] and at[2] == ARGV[3] then
     redis.call('HSET', KEYS[1], 'run', ARGV[1])

@@ -1,8 +1,8 @@
 -- discard: remove ids out of the changed set whose counter holds nothing to flush at this moment. Safe to repeat.
--- KEYS: marker, changed set, then counters.  ARGV: ledger; length of the counter prefix; 1 to take them out whatever the
+-- KEYS: marker, changed set, then counters.  ARGV: ledger; length of the counter prefix; 1 to remove them whatever the
 --       counters hold.
--- Returns how many were taken out. A counter that has views by now keeps its member; so do all, if the marker belongs to
--- another ledger by now.
+-- Returns how many were removed. A counter that has views by now keeps its member; so do all, if the marker has another
+-- ledger by now.
 if redis.call('HGET', KEYS[1], 'ledger') ~= ARGV[1] then
     return 0
 end

@@ -1,12 +1,14 @@
--- register: make a pipeline known before it reads anything. Safe to repeat.
+-- register: enter a pipeline in the registry before it reads anything. Safe to repeat.
 -- KEYS: registry, marker and subscriber of version 0.1.0; the pipeline's own marker and subscriber.
 -- ARGV: counter prefix; ledger; place of its database.
--- Returns {1, ledger as Redis knows it}; refused: {-1, reason, detail}, and nothing was written.
+-- Returns {1, ledger as Redis stores it}; refused: {-1, reason, detail}, and nothing was written.
 local format, has, place = unpack(redis.call('HMGET', KEYS[4], 'format', 'ledger', 'place'))
-if format and format ~= FORMAT then
-    return {-1, 'format', format}
+local reason, detail = format_refusal(format)
+if reason then
+    return {-1, reason, detail}
 end
-local ledger, reason, detail = claim(KEYS, ARGV[1], ARGV[2], ARGV[3])
+local ledger
+ledger, reason, detail = claim(KEYS, ARGV[1], ARGV[2], ARGV[3])
 if not ledger then
     return {-1, reason, detail}
 end

@@ -1,4 +1,4 @@
--- retire: forget a pipeline that is gone, with its keys. Safe to repeat.
+-- retire: discard a pipeline that is gone, with its keys. Safe to repeat.
 -- KEYS: registry, marker and subscriber of version 0.1.0; marker, subscriber and changed set of that pipeline.
 -- ARGV: its counter prefix.
 -- Returns {1} if it was known, {0} if not; {-1, worker} while its worker holds the lease.
@@ -9,6 +9,6 @@ end
 local known = redis.call('HDEL', KEYS[1], ARGV[1])
 if known == 1 then
     redis.call('DEL', KEYS[4], KEYS[5], KEYS[6])
-    guard(KEYS[2], KEYS[3])
+    keep_old_version_out(KEYS[2], KEYS[3])
 end
 return {known}

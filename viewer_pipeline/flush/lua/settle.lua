@@ -2,33 +2,33 @@
 -- KEYS: marker, changed set, then the batch's counters.
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
---       flushes that the ledger has lost, as `after through`, empty if none: kept with the marker.
+--       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker.
 -- Returns {outcome, drift, flush, batch, batches, epoch, flush id, ledger, missing, ...}: outcome 1 subtracted, 0 already
---         done, -1 refused (marker as it is); drift as text (views that a counter should have held and did not); where
---         the marker stands; then the ids that drifted.
-local function answer(outcome, drift)
+--         done, -1 refused (marker unchanged); drift as text (views missing from counters); the marker; then the ids of
+--         the counters that lacked views.
+local function reply(outcome, drift)
     local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing')
     return {outcome, string.format('%.0f', drift), unpack(marker)}
 end
 local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger', 'flush_id')
 if not (at[1] and at[2]) then
-    return answer(-1, 0)
+    return reply(-1, 0)
 end
--- Redis was emptied in between, and its counters do not contain this batch; or it belongs to another ledger by now.
+-- Redis was emptied in between, and its counters do not contain this batch; or it has another ledger by now.
 if (at[3] or '') ~= ARGV[7] or (at[4] or '') ~= ARGV[8] then
-    return answer(-1, 0)
+    return reply(-1, 0)
 end
 local at_flush, at_batch = tonumber(at[1]), tonumber(at[2])
 local flush, batch = tonumber(ARGV[1]), tonumber(ARGV[2])
--- The same number is another flush there: of a copy of this ledger, or one that PostgreSQL has lost.
+-- The marker has another flush under this number: of a copy of this ledger, or one that PostgreSQL has lost.
 if flush == at_flush and (at[5] or '') ~= '' and at[5] ~= ARGV[4] then
-    return answer(-1, 0)
+    return reply(-1, 0)
 end
 if flush < at_flush or (flush == at_flush and batch <= at_batch) then
-    return answer(0, 0)
+    return reply(0, 0)
 end
 if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then
-    return answer(-1, 0)
+    return reply(-1, 0)
 end
 local deltas = {}
 for delta in string.gmatch(ARGV[11], '%d+') do
@@ -54,15 +54,15 @@ for i = 3, #KEYS do
     local delta = deltas[i - 2]
     local id = string.sub(KEYS[i], tonumber(ARGV[10]) + 1)
     local left = 0
-    if values[i - 2] ~= delta then -- most counters hold what was counted: one DEL for all of those
+    if values[i - 2] ~= delta then -- most counters hold exactly the delta: one DEL for all of those
         left = redis.pcall('DECRBY', KEYS[i], delta)
     end
     if type(left) == 'table' then
-        -- Somebody made it no integer any more; it is not ours to touch.
+        -- Another program wrote something that is no integer: leave it.
         drift = drift + tonumber(delta)
         drifted[#drifted + 1] = id
     elseif left > 0 then
-        -- New views came in since the counters were read: what is pending now is no older than that.
+        -- New views came in since the counters were read: none of them is older than that.
         redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[9], id)
     else
         zero[#zero + 1] = KEYS[i]
@@ -77,7 +77,7 @@ if #zero > 0 then
     redis.call('DEL', unpack(zero))
     redis.pcall('ZREM', KEYS[2], unpack(zero_ids))
 end
-local done = answer(1, drift)
+local done = reply(1, drift)
 for i = 1, #drifted do
     done[#done + 1] = drifted[i]
 end

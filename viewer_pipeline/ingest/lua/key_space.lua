@@ -3,14 +3,12 @@
 -- Returns {id}; refused: {-1, reason, detail}. An existing id is only read, so a worker can subscribe to a Redis that
 -- refuses writes at the moment.
 local id, format = unpack(redis.call('HMGET', KEYS[1], 'id', 'format'))
-if id and not format then
-    return {-1, 'old', ''}
-end
-if format and format ~= '2' then
-    return {-1, 'format', format}
+local reason, detail = format_refusal(format, id)
+if reason then
+    return {-1, reason, detail}
 end
 if not id then
     id = ARGV[1]
-    redis.call('HSET', KEYS[1], 'id', id, 'format', '2')
+    redis.call('HSET', KEYS[1], 'id', id, 'format', FORMAT)
 end
 return {id}

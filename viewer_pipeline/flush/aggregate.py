@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,9 +23,9 @@ class Aggregate:
     """`frame`: columns vod_id (string) and delta (int64, > 0), sorted by vod_id in code point order, ids unique."""
 
     frame: pd.DataFrame
-    rejects: list[Reject] = field(default_factory=list)
-    rejected: list[bytes] = field(default_factory=list)  # raw ids of the rejects
-    idle: list[bytes] = field(default_factory=list)  # raw ids whose counter is gone or zero
+    rejects: Sequence[Reject] = ()
+    rejected: Sequence[bytes] = ()  # raw ids of the rejects
+    idle: Sequence[bytes] = ()  # raw ids whose counter is gone or zero
     seconds: float = 0.0  # duration of aggregate()
 
     @property

@@ -128,8 +128,8 @@ def test_dagster_itself(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
     with open_instance(settings) as instance:
         assert flush_runs(instance) == 0
     with psycopg.connect(place.admin_url) as connection:
-        found = connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'runs'").fetchall()
-    assert found == [("Dagster's-own",)]
+        rows = connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'runs'").fetchall()
+    assert rows == [("Dagster's-own",)]
     assert dagster_tables.read_dagster(settings) == dagster_tables.DagsterReading({}, None, None, [])
 
 
@@ -204,8 +204,8 @@ def test_one_warning_of_a_worker(database_url: str, redis_url: str, tmp_path: Pa
     with WorkerProcess(tmp_path, url, redis_url) as worker:
         worker.wait_until_ready()
         assert worker.stop() == 0
-        said = [line for line in worker.events() if line["event"] == DROPPED]
-        assert [(line["level"], line["DATABASE_URL"]) for line in said] == [("warning", "foo, bar")]
+        dropped = [line for line in worker.events() if line["event"] == DROPPED]
+        assert [(line["level"], line["DATABASE_URL"]) for line in dropped] == [("warning", "foo, bar")]
         assert "Geheim" not in worker.log.read_text()
 
 

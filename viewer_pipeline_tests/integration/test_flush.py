@@ -11,7 +11,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 
-def test_counters_become_totals(world: World) -> None:
+def test_flush_moves_counters_to_totals(world: World) -> None:
     """Every view is persisted, its counter is gone, the marker stands at the last batch."""
     world.send("a", 5)
     world.send("b", 7)
@@ -89,7 +89,7 @@ def test_ids_mode_flushes_these_ids_only(world: World) -> None:
     assert world.counters() == {"a": 1}
 
 
-def test_announcements_without_a_counter_are_forgotten(world: World) -> None:
+def test_announcements_without_a_counter_are_removed(world: World) -> None:
     """Else the sensor would launch a run for them for ever."""
     world.client.zadd("viewer:changed", {"gone": 1, "zero": 1})
     world.client.set(PREFIX + "zero", 0)
@@ -204,7 +204,7 @@ def test_a_total_that_would_leave_bigint_parks_its_views(world: World) -> None:
     world.assert_conserved()
 
 
-def test_sums_beyond_int64_are_written(world: World) -> None:
+def test_views_beyond_int64_are_written(world: World) -> None:
     """The views of a flush may add up to more than a bigint."""
     for name in "abc":
         world.send(name, 2**63 - 1)
@@ -233,7 +233,7 @@ def test_a_prefix_with_pattern_characters_matches_only_itself(world: World) -> N
     assert world.totals() == {"x": 4}
 
 
-def test_a_sweep_that_was_asked_for_is_taken_back_when_done(world: World) -> None:
+def test_sweep_request_is_removed_after_the_sweep(world: World) -> None:
     """A request that came in meanwhile stays."""
     world.stores.redis.request_sweep("first")
     world.flush("changed")

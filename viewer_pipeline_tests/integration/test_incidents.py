@@ -1,4 +1,4 @@
-"""What a person must look at stays open until somebody did."""
+"""Incidents stay open until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def close(world: World, *kinds: Kind) -> int:
         return acknowledge(connection, list(kinds))
 
 
-def test_none(world: World) -> None:
-    """A first flush, a second one, one with nothing to do: nothing to look at."""
+def test_normal_flushes_open_no_incident(world: World) -> None:
+    """A first flush, a second one, one with nothing to do: no incident."""
     for _ in range(3):
         world.send("a", 5)
         world.flush()
@@ -33,7 +33,7 @@ def test_none(world: World) -> None:
 
 
 def test_redis_was_emptied(world: World) -> None:
-    """Told once per occasion, and again after it was acknowledged."""
+    """One occasion per reset, and a new incident after it was acknowledged."""
     world.send("a", 5)
     world.flush()
     for occasions in (1, 2):

@@ -144,7 +144,7 @@ def test_streams_and_shards_are_not_negative(fresh_url: str, column: str) -> Non
         execute(fresh_url, f"UPDATE viewer.{table} SET {name} = -1")
 
 
-def test_at_once_is_once(fresh_url: str) -> None:
+def test_concurrent_migrations_run_once(fresh_url: str) -> None:
     """Several containers start together: one of them migrates, the others find it done."""
     together = threading.Barrier(THREADS)
 
@@ -194,7 +194,7 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert "hidden" not in str(raised.value)
 
 
-def test_a_wrong_password_is_not_shown(fresh_url: str) -> None:
+def test_wrong_password_is_not_in_the_error(fresh_url: str) -> None:
     """Neither the wrong one nor a piece of it."""
     url = f"postgresql://viewer:hidden@{fresh_url.partition('@')[2]}"
     with pytest.raises(ViewerPipelineError, match="password authentication failed") as raised:

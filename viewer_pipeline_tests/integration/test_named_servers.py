@@ -60,17 +60,17 @@ def test_urls_that_tests_could_not_use(url: str) -> None:
 
 
 def test_a_redis_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than there are servers is told what to do, and does not share."""
+    """One worker more than servers gets an error, and does not share."""
     monkeypatch.setenv("TEST_REDIS_URL", "redis://a:1 redis://b:2/0")
-    found = [redis_of_worker(f"gw{number}") for number in (0, 1)]
-    assert [named.url for named in found if named] == ["redis://a:1/0", "redis://b:2/0"]
+    servers = [redis_of_worker(f"gw{number}") for number in (0, 1)]
+    assert [named.url for named in servers if named] == ["redis://a:1/0", "redis://b:2/0"]
     with pytest.raises(UnusableServer, match="names 2 of the 3 servers"):
         redis_of_worker("gw2")
     monkeypatch.delenv("TEST_REDIS_URL")
     assert redis_of_worker("gw2") is None
 
 
-def test_a_role_with_too_few_rights_is_told(postgres_server: Postgres) -> None:
+def test_role_without_rights_is_named(postgres_server: Postgres) -> None:
     """At the start, and not by a hundred tests."""
     role, where = "narrow_" + os.urandom(6).hex(), postgres_server.url_of("postgres").rpartition("@")[2]
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
@@ -100,10 +100,10 @@ def test_what_tests_start_is_what_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_matrix_has_each_server_once() -> None:
     """Those of this machine, with their versions; and every pair where that is asked for."""
     postgreses, redises = all_postgres(), all_redis()
-    found = [binary.version for binary in (*postgreses, *redises)]
-    assert len(set(found)) == len(found) >= 2
-    assert all(version.partition(" ")[0] in {"PostgreSQL", "Redis", "Valkey"} for version in found)
-    some = [Binary(Path(name), name) for name in "abc"]
-    assert pairs(some, some[:1], every=False) == [(one, some[0]) for one in some]
-    assert pairs(some[:1], some[:2], every=False) == [(some[0], some[0]), (some[0], some[1])]
-    assert len(pairs(some, some, every=True)) == 9
+    versions = [binary.version for binary in (*postgreses, *redises)]
+    assert len(set(versions)) == len(versions) >= 2
+    assert all(version.partition(" ")[0] in {"PostgreSQL", "Redis", "Valkey"} for version in versions)
+    binaries = [Binary(Path(name), name) for name in "abc"]
+    assert pairs(binaries, binaries[:1], every=False) == [(binary, binaries[0]) for binary in binaries]
+    assert pairs(binaries[:1], binaries[:2], every=False) == [(binaries[0], binaries[0]), (binaries[0], binaries[1])]
+    assert len(pairs(binaries, binaries, every=True)) == 9

@@ -1,4 +1,4 @@
-"""Parked views: found in turn however many there are, counted once, given up on record."""
+"""Parked views: found in turn, however many there are, counted once, pruned with a record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANY = 3000  # parked rows, of which one look takes in some hundreds
 
 @pytest.fixture
 def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
-    """Many parked ids of VODs that nobody made; looks are small."""
+    """Many parked ids of VODs that nobody made; scans are small."""
     monkeypatch.setattr(parked, "NEWEST_ROWS", 200)
     monkeypatch.setattr(parked, "PAGE_SIZE", 500)
     vods.execute(
@@ -40,38 +40,38 @@ def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
     return vods
 
 
-def looks_until_found(world: TargetWorld, vod_id: str) -> int:
-    """Return how many looks it takes until one finds the VOD."""
+def scans_until_found(world: TargetWorld, vod_id: str) -> int:
+    """Return how many scans it takes until one finds the VOD."""
     with world.stores.ledger.connect() as connection:
         target = world.stores.ledger.target(connection)
         assert target is not None
-        for looks in range(1, 100):
+        for scans in range(1, 100):
             if ready_parked(connection, target) == [vod_id]:
-                return looks
+                return scans
     raise AssertionError(f"{vod_id} was never found")
 
 
 @pytest.mark.parametrize("number", [1, 500, 501, 1499, MANY])
-def test_every_parked_vod_is_looked_at_in_turn(made_up: TargetWorld, number: int) -> None:
+def test_scan_reaches_every_parked_vod(made_up: TargetWorld, number: int) -> None:
     """One look takes in some; the next goes on where it ended, and begins again at the end."""
     vod_id = f"made up {number:04d}"
     made_up.add_vods(vod_id)
-    turn = -(-number // 500)
-    assert looks_until_found(made_up, vod_id) == turn
-    assert looks_until_found(made_up, vod_id) == 1  # a run finds what the look before it found
+    position = -(-number // 500)
+    assert scans_until_found(made_up, vod_id) == position
+    assert scans_until_found(made_up, vod_id) == 1  # a run finds what the precheck before it found
     made_up.flush()
     assert made_up.target() == {vod_id: 1}
 
 
-def test_the_newest_are_looked_at_each_time(made_up: TargetWorld) -> None:
-    """A VOD whose first views came before its row is found at once, however many others are parked."""
+def test_scan_includes_the_newest(made_up: TargetWorld) -> None:
+    """A VOD whose first views came before its row is found by the next scan, however many others are parked."""
     made_up.send("zz late", 3)
     made_up.flush()
     made_up.add_vods("zz late")
-    assert looks_until_found(made_up, "zz late") == 1
+    assert scans_until_found(made_up, "zz late") == 1
 
 
-def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
+def test_scan_reads_by_index(made_up: TargetWorld) -> None:
     """By the ids of the table, however large it is, and by the indexes of what is parked."""
     made_up.add_vods(*(f"vod{number}" for number in range(5000)))
     with made_up.stores.ledger.connect() as connection:
@@ -83,23 +83,23 @@ def test_looking_costs_what_it_looks_at(made_up: TargetWorld) -> None:
         with connection.transaction():
             force_index_scans(connection, "20s")
             plan = connection.execute(explain, page).fetchall()
-    said = "\n".join(line for (line,) in plan)
-    assert "Seq Scan" not in said, said
-    assert "parked_first_seen" in said, said
-    assert "parked_pkey" in said, said
+    plan_text = "\n".join(line for (line,) in plan)
+    assert "Seq Scan" not in plan_text, plan_text
+    assert "parked_first_seen" in plan_text, plan_text
+    assert "parked_pkey" in plan_text, plan_text
 
 
 def test_all_of_them(made_up: TargetWorld) -> None:
-    """Those who ask for all get all, some at a time."""
+    """All of them are returned, page by page."""
     came = ["made up 0007", "made up 0777", f"made up {MANY}"]
     made_up.add_vods(*came)
     with made_up.stores.ledger.connect() as connection:
         target = made_up.stores.ledger.target(connection)
         assert target is not None
-        found = [vod_id for some in all_ready_parked(connection, target) for vod_id in some]
-        assert found == came
-        assert apply_parked(connection, target, found) == (3, 3)
-        assert apply_parked(connection, target, found) == (0, 0)
+        ready = [vod_id for some in all_ready_parked(connection, target) for vod_id in some]
+        assert ready == came
+        assert apply_parked(connection, target, ready) == (3, 3)
+        assert apply_parked(connection, target, ready) == (0, 0)
     assert made_up.target() == dict.fromkeys(came, 1)
 
 
@@ -119,7 +119,7 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
     assert made_up.target() == made_up.totals() == dict.fromkeys(vod_ids, 1)
 
 
-def test_counting_at_once_counts_once(made_up: TargetWorld) -> None:
+def test_concurrent_counting_counts_once(made_up: TargetWorld) -> None:
     """Several who count the same parked views add them once."""
     vod_ids = [f"made up {number:04d}" for number in range(1, 401)]
     made_up.add_vods(*vod_ids)
@@ -135,7 +135,7 @@ def test_counting_at_once_counts_once(made_up: TargetWorld) -> None:
     assert made_up.target() == made_up.totals() == dict.fromkeys(vod_ids, 1)
 
 
-def test_sums_by_reason(vods: TargetWorld) -> None:
+def test_parked_views_by_reason(vods: TargetWorld) -> None:
     """Most views first; the VODs with the most likewise."""
     vods.add_vods("full", count=2**31 - 1)
     for vod_id, views in {"full": 2, "ghost": 5, "spook": 9}.items():
@@ -178,7 +178,7 @@ def test_retention(vods: TargetWorld) -> None:
     ]
 
 
-def test_retention_gives_up_nothing_that_can_be_counted(vods: TargetWorld) -> None:
+def test_retention_keeps_views_that_can_be_counted(vods: TargetWorld) -> None:
     """A row that came late is served first."""
     vods.send("old", 5)
     vods.flush()

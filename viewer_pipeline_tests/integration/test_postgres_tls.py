@@ -126,7 +126,7 @@ def test_whom_the_system_trusts(secured: Secured, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("parameters", "host", "said"),
+    ("parameters", "host", "message"),
     [
         ("sslmode=verify-full&sslrootcert={other}", LOOPBACK, "certificate verify failed"),
         ("sslmode=require&sslrootcert={other}", LOOPBACK, "certificate verify failed"),
@@ -137,14 +137,14 @@ def test_whom_the_system_trusts(secured: Secured, monkeypatch: pytest.MonkeyPatc
         ("sslmode=verify-full&sslrootcert={ca}.gone", LOOPBACK, "does not exist"),
     ],
 )
-def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, said: str) -> None:
-    """Neither driver comes in, and the password is not in what is said."""
+def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, message: str) -> None:
+    """Neither driver comes in, and the password is not in the error."""
     url = secured.url(parameters, host=host)
-    with pytest.raises(PostgresUnavailable, match=said) as ours, Ledger(url).connect():
+    with pytest.raises(PostgresUnavailable, match=message) as ours, Ledger(url).connect():
         pass
-    with pytest.raises(PostgresUnavailable, match=said) as migrations:
+    with pytest.raises(PostgresUnavailable, match=message) as migrations:
         migrate(url, with_dagster=True)
-    with pytest.raises(exc.OperationalError, match=said):
+    with pytest.raises(exc.OperationalError, match=message):
         create_engine(Settings(database_url=url).dagster_storage_url()).connect()
     for raised in (ours, migrations):
         assert secured.server.password not in str(raised.value)

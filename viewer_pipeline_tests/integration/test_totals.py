@@ -37,7 +37,7 @@ class Ear:
         self.client, self.channel = client, channel
         self.pubsub = client.pubsub()  # type: ignore[no-untyped-call]  # redis-py
         self.pubsub.subscribe(channel)
-        assert self.pubsub.get_message(timeout=5) is not None  # Redis has said that it is subscribed
+        assert self.pubsub.get_message(timeout=5) is not None  # Redis has counted that it is subscribed
 
     def listen(self) -> Iterator[dict[str, Any]]:
         """Yield what comes until somebody publishes END."""
@@ -46,7 +46,7 @@ class Ear:
                 return
             yield orjson.loads(message["data"])
 
-    def heard(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
         """Return everything that was published so far."""
         self.client.publish(self.channel, END)
         return list(self.listen())
@@ -69,7 +69,7 @@ def test_every_batch_publishes_its_totals(world: World, ear: Ear) -> None:
     """Ten counters at four a flush and two a batch: five messages in order, the totals those of the table."""
     world.send_many(10)
     world.flush()
-    messages = ear.heard()
+    messages = ear.received()
     assert [message["flush"] for message in messages] == [1, 1, 2, 2, 3]
     assert messages[0] == {"flush": 1, "counts": {"vod0000": 3, "vod0001": 3}}
     assert counts(messages) == world.totals()
@@ -81,12 +81,12 @@ def test_totals_are_those_after_the_flush(world: World, ear: Ear) -> None:
         world.send(vod_id, number)
     world.execute("INSERT INTO viewer.vod_view_counts VALUES ('Z', 1000, 1000, 0, now())")
     world.flush()
-    first = ear.heard()
+    first = ear.received()
     for number, vod_id in enumerate(["a", "é", "Z"], 1):
         world.send(vod_id, 10 * number)
     world.flush(batch_size=100)
     assert counts(first) == {"b": 1, "a": 2, "é": 3, "Z": 1004, "😀": 5, "\ue000": 6, "a:b": 7, '"': 8}
-    assert ear.heard() == [{"flush": 3, "counts": {"Z": 1034, "a": 12, "é": 23}}]
+    assert ear.received() == [{"flush": 3, "counts": {"Z": 1034, "a": 12, "é": 23}}]
 
 
 def test_parked_views_are_left_out(world: World, ear: Ear) -> None:
@@ -101,7 +101,7 @@ def test_parked_views_are_left_out(world: World, ear: Ear) -> None:
     world.send("zero", 1)
     world.flush(batch_size=1)
     assert world.parked() == {"huge": 10}
-    assert [message["counts"] for message in ear.heard()] == [
+    assert [message["counts"] for message in ear.received()] == [
         {"huge": 2**63 - 1, "small": 1},
         {"small": 6},
         {"tiny": 5},
@@ -118,7 +118,7 @@ def test_the_channel_is_that_of_the_settings(world: World) -> None:
         world.stores = stores
         world.send("a", 1)
         world.flush()
-    assert listening.heard() == [{"flush": 1, "counts": {"a": 1}}]
+    assert listening.received() == [{"flush": 1, "counts": {"a": 1}}]
     listening.pubsub.close()
 
 
@@ -126,19 +126,19 @@ def test_a_message_comes_after_commit_and_settling(world: World, ear: Ear, monke
     """Already when it is sent, PostgreSQL has that total for everybody, and Redis has nothing of it pending."""
     original, seen = RedisStore.publish_totals, list[tuple[bool, list[str]]]()
 
-    def look_and_publish(store: RedisStore, messages: Iterable[bytes]) -> None:
+    def check_and_publish(store: RedisStore, messages: Iterable[bytes]) -> None:
         sent = list(messages)
-        said = counts([orjson.loads(message) for message in sent])
+        counted = counts([orjson.loads(message) for message in sent])
         with world.stores.ledger.connect() as connection:
-            stored = totals(connection, list(said))
-        seen.append((said == stored, [vod_id for vod_id in said if world.client.exists(PREFIX + vod_id)]))
+            stored = totals(connection, list(counted))
+        seen.append((counted == stored, [vod_id for vod_id in counted if world.client.exists(PREFIX + vod_id)]))
         original(store, sent)
 
-    monkeypatch.setattr(RedisStore, "publish_totals", look_and_publish)
+    monkeypatch.setattr(RedisStore, "publish_totals", check_and_publish)
     world.send_many(10)
     world.flush()
     assert seen == [(True, [])] * 3
-    assert counts(ear.heard()) == world.totals()
+    assert counts(ear.received()) == world.totals()
 
 
 @pytest.fixture
@@ -153,17 +153,17 @@ def muted(world: World, redis_url: str) -> Iterator[World]:
 
 
 def test_a_redis_that_refuses_to_publish_fails_no_flush(muted: World, caplog: pytest.LogCaptureFixture) -> None:
-    """All is persisted; one line and the findings say what was not published, without a password."""
+    """All is persisted; one line of the log and the notes name what was not published, without a password."""
     muted.send_many(10)
     with caplog.at_level(logging.WARNING, "viewer_pipeline"):
         done = muted.flush()
     muted.assert_all_persisted()
     (record,) = caplog.records
     assert record.getMessage().startswith(f"totals not published channel={CHANNEL} flush=1 reason=")
-    (said,) = done.notes.sentences()
-    assert said.startswith("totals of 3 flushes were not published: Redis refused a command: ")
-    assert "permission" in said
-    assert PASSWORD not in record.getMessage() + said
+    (sentence,) = done.notes.sentences()
+    assert sentence.startswith("totals of 3 flushes were not published: Redis refused a command: ")
+    assert "permission" in sentence
+    assert PASSWORD not in record.getMessage() + sentence
 
 
 def test_flushes_of_a_run_that_died_are_not_published(world: World, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,36 +175,36 @@ def test_flushes_of_a_run_that_died_are_not_published(world: World, ear: Ear, mo
         world.flush()
     world.send("a", 1)
     world.flush()
-    assert ear.heard() == [{"flush": 2, "counts": {"a": 6}}]
+    assert ear.received() == [{"flush": 2, "counts": {"a": 6}}]
 
 
-def test_a_commit_whose_answer_was_lost_publishes_nothing(
+def test_commit_without_a_reply_publishes_nothing(
     world: World, ear: Ear, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its totals went with the answer; the flush is settled, and a line in the log says so."""
     world.send("a", 5)
     transact = transaction.transact
 
-    def lose_the_answer(*arguments: Any) -> Any:
+    def lose_the_reply(*arguments: Any) -> Any:
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(transaction, "transact", lose_the_answer)
+    monkeypatch.setattr(transaction, "transact", lose_the_reply)
     world.flush()
     world.assert_all_persisted()
-    assert ear.heard() == []
+    assert ear.received() == []
     assert "reply to a COMMIT lost, flush committed flush=1" in caplog.text
 
 
 def test_the_example_of_the_page_works(world: World, redis_url: str) -> None:
     """The Python subscriber in docs/totals.md, as it stands there, ends up with the totals of the table."""
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    found: dict[str, Any] = {}
-    exec(compile(example, str(PAGE), "exec"), found)
+    namespace: dict[str, Any] = {}
+    exec(compile(example, str(PAGE), "exec"), namespace)
 
     def listen() -> None:
         with pytest.raises(redis.ConnectionError):  # its connection is cut at the end of this test
-            found["listen"](redis_url)
+            namespace["listen"](redis_url)
 
     thread = threading.Thread(target=listen)
     thread.start()
@@ -213,7 +213,7 @@ def test_the_example_of_the_page_works(world: World, redis_url: str) -> None:
     world.flush()
     world.send_many(3)
     world.flush()
-    wait_until(lambda: found["totals"] == world.totals(), 10, "the example has heard the totals")
+    wait_until(lambda: namespace["totals"] == world.totals(), 10, "the example has received the totals")
     for client in world.client.client_list("pubsub"):
         world.client.client_kill_filter(_id=client["id"])
     thread.join(30)

@@ -54,8 +54,8 @@ def cuts(stored: Stored) -> str:
 
 def subscribers(stored: Stored) -> int:
     """Return how many are subscribed to it."""
-    answer: Any = stored.client.pubsub_numsub(cuts(stored))
-    return int(answer[0][1])
+    reply: Any = stored.client.pubsub_numsub(cuts(stored))
+    return int(reply[0][1])
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -101,15 +101,15 @@ def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest
 def test_a_daemon_that_is_alive(stored: Stored, dagster: DagsterWorld) -> None:
     """It records a heartbeat while `migrate` waits for one."""
     dagster.beat_all()
-    before, said = stored.everything(), list[str]()
+    before, progress = stored.everything(), list[str]()
 
     def beat(line: str) -> None:
-        said.append(line)
+        progress.append(line)
         dagster.beat_all()
 
     with pytest.raises(OldVersionRuns, match="a Dagster daemon has recorded a heartbeat; stop it"):
         migrate_servers(stored.settings, beat)
-    assert said == ["waiting 0 s to detect a running Dagster daemon of version 0.1.0"]
+    assert progress == ["waiting 0 s to detect a running Dagster daemon of version 0.1.0"]
     assert (stored.schema, stored.everything()) == ("0007", before)
 
 
@@ -126,9 +126,9 @@ def test_a_daemon_that_ended_long_ago(stored: Stored, dagster: DagsterWorld, mon
     """Nothing is waited for."""
     monkeypatch.setattr(server_migration, "SILENT_SECONDS", 45.0)
     dagster.beat_all(46.0)
-    said: list[str] = []
-    assert migrate_servers(stored.settings, said.append) == DONE
-    assert said == []
+    progress: list[str] = []
+    assert migrate_servers(stored.settings, progress.append) == DONE
+    assert progress == []
 
 
 def test_a_run(stored: Stored, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:

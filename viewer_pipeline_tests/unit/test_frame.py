@@ -17,11 +17,11 @@ from viewer_pipeline.flush.rejects import Reject, printable
 
 MAX = 2**63 - 1
 
-# --- the oracle: one reading after the other, by other means than the code ------------------------------------------
+# --- the oracle: row by row, by other means than the code ------------------------------------------
 
 
 def count_error(value: bytes) -> str | None:
-    """Return why a value is no count; canonical decimal is what int() and str() turn into one another."""
+    """Return why a value is no count; canonical decimal is what int() and str() turn into each other."""
     try:
         number = int(value)
     except ValueError:
@@ -62,18 +62,18 @@ def oracle(readings: Readings) -> tuple[list[tuple[str, int]], list[tuple[bytes,
     return sorted(counts), sorted(rejects), sorted(idle)
 
 
-def rows(found: Aggregate | pd.DataFrame) -> list[tuple[str, int]]:
+def rows(result: Aggregate | pd.DataFrame) -> list[tuple[str, int]]:
     """Return the frame's rows."""
-    table = found.frame if isinstance(found, Aggregate) else found
+    table = result.frame if isinstance(result, Aggregate) else result
     return list(zip(table["vod_id"].tolist(), table["delta"].tolist(), strict=True))
 
 
-def assert_as_the_oracle_says(readings: Readings, found: Aggregate) -> None:
+def assert_equals_oracle(readings: Readings, result: Aggregate) -> None:
     """Counts, rejects and idle are the same as row by row, and every id is in one of them."""
     counts, rejects, idle = oracle(readings)
-    assert rows(found) == counts
-    assert list(zip(found.rejected, (reject.reason for reject in found.rejects), strict=True)) == rejects
-    assert found.idle == idle
+    assert rows(result) == counts
+    assert list(zip(result.rejected, (reject.reason for reject in result.rejects), strict=True)) == rejects
+    assert result.idle == idle
     assert len(counts) + len(rejects) + len(idle) == len(set(readings.ids))
 
 
@@ -97,15 +97,15 @@ KINDS = st.sampled_from(["none", "string", "list", "set", "hash", "zset", "strea
 
 @st.composite
 def readings_of(draw: st.DrawFn, ids: st.SearchStrategy[bytes], values: st.SearchStrategy[bytes | None]) -> Readings:
-    """Return readings in any order, some of which SCAN found twice, and types for some of those without a value."""
+    """Return readings in any order, some of which SCAN returned twice, and types for some of those without a value."""
     read = draw(st.dictionaries(ids, values, max_size=12))
-    found = list(read)
-    if found:
-        found += draw(st.lists(st.sampled_from(found), max_size=4))
-    found = draw(st.permutations(found))
+    result = list(read)
+    if result:
+        result += draw(st.lists(st.sampled_from(result), max_size=4))
+    result = draw(st.permutations(result))
     missing = [raw for raw, value in read.items() if value is None]
     types = {raw: kind for raw in missing if (kind := draw(st.none() | KINDS)) is not None}
-    return Readings(found, [read[raw] for raw in found], types)
+    return Readings(result, [read[raw] for raw in result], types)
 
 
 ANY_READINGS = readings_of(GOOD_IDS | HOSTILE_IDS, GOOD_VALUES | HOSTILE_VALUES | st.none())
@@ -120,9 +120,9 @@ GOOD_READINGS = readings_of(GOOD_IDS, GOOD_VALUES)
 @example(readings=Readings([b"a\nb", b"c"], [b"5", b"7"]), chunk=2)
 @example(readings=Readings([b"a"], [None], {b"a": "string"}), chunk=1)
 def test_chunks_agree_with_single_rows(readings: Readings, chunk: int) -> None:
-    """However rows are looked at together, each comes to where it belongs by itself, and every id to one place."""
+    """Whatever the batches, each row is classified by itself, and every id once."""
     with patch.object(frame, "BATCH_ROWS", chunk):
-        assert_as_the_oracle_says(readings, aggregate(readings))
+        assert_equals_oracle(readings, aggregate(readings))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
@@ -132,14 +132,14 @@ def test_an_odd_value_among_good_ones(value: bytes, place: int) -> None:
     values: list[bytes | None] = [b"1", b"2", b"3"]
     values[place] = value
     readings = Readings([b"a", b"b", b"c"], values)
-    assert_as_the_oracle_says(readings, aggregate(readings))
+    assert_equals_oracle(readings, aggregate(readings))
 
 
 @pytest.mark.parametrize("raw", ODD_IDS, ids=lambda raw: repr(raw)[:20])
 def test_an_odd_id_among_good_ones(raw: bytes) -> None:
     """It is what it is alone, and the others are counted."""
     readings = Readings([b"A", raw, "\U0010ffff".encode()], [b"1", b"2", b"3"])
-    assert_as_the_oracle_says(readings, aggregate(readings))
+    assert_equals_oracle(readings, aggregate(readings))
 
 
 @hypothesis_settings(deadline=None)
@@ -147,10 +147,10 @@ def test_an_odd_id_among_good_ones(raw: bytes) -> None:
 def test_good_rows_are_taken_whole(readings: Readings, chunk: int) -> None:
     """Where nothing is wrong, the views of all counters are the views of the frame."""
     with patch.object(frame, "BATCH_ROWS", chunk):
-        found = aggregate(readings)
+        result = aggregate(readings)
     read = dict(zip(readings.ids, readings.values, strict=True))
-    assert found.views == sum(int(value or b"") for value in read.values())
-    assert (len(found.frame), found.rejects, found.rejected, found.idle) == (len(read), [], [], [])
+    assert result.views == sum(int(value or b"") for value in read.values())
+    assert (len(result.frame), result.rejects, result.rejected, result.idle) == (len(read), [], [], [])
 
 
 @hypothesis_settings(deadline=None)
@@ -171,47 +171,47 @@ def test_shape_of_the_frame(readings: Readings) -> None:
 def test_rejects_say_what_was_there(readings: Readings) -> None:
     """Each names its counter and its value, as text that PostgreSQL can hold."""
     read = dict(zip(readings.ids, readings.values, strict=True))
-    found = aggregate(readings)
-    assert [(reject.source, reject.subject, reject.value) for reject in found.rejects] == [
-        ("counter", printable(raw), printable(read[raw] or b"")) for raw in found.rejected
+    result = aggregate(readings)
+    assert [(reject.source, reject.subject, reject.value) for reject in result.rejects] == [
+        ("counter", printable(raw), printable(read[raw] or b"")) for raw in result.rejected
     ]
-    assert len({reject.digest for reject in found.rejects}) == len(found.rejects)
+    assert len({reject.digest for reject in result.rejects}) == len(result.rejects)
 
 
 def test_no_readings() -> None:
     """An empty frame has the same dtypes, and no views."""
-    found = aggregate(Readings())
-    assert rows(found) == []
-    assert [str(dtype) for dtype in found.frame.dtypes] == ["string", "int64"]
-    assert (found.views, found.rejects, found.rejected, found.idle) == (0, [], [], [])
+    result = aggregate(Readings())
+    assert rows(result) == []
+    assert [str(dtype) for dtype in result.frame.dtypes] == ["string", "int64"]
+    assert (result.views, result.rejects, result.rejected, result.idle) == (0, [], [], [])
 
 
 def test_order_is_by_code_point() -> None:
     """As PostgreSQL's collation "C" and Redis sort, not as UTF-16 or a locale does."""
     ids = ["a", "Z", "é", "z", "\uffff", "😀", "a\nb", "ab", "a"]
-    found = aggregate(Readings([text.encode() for text in ids], [b"1"] * len(ids)))
-    assert found.frame["vod_id"].tolist() == ["Z", "a", "a\nb", "ab", "z", "é", "\uffff", "😀"]
+    result = aggregate(Readings([text.encode() for text in ids], [b"1"] * len(ids)))
+    assert result.frame["vod_id"].tolist() == ["Z", "a", "a\nb", "ab", "z", "é", "\uffff", "😀"]
 
 
 def test_a_key_that_was_read_twice_counts_once() -> None:
     """SCAN returned it twice, and a view came in between: one reading is taken, never the sum."""
-    found = aggregate(Readings([b"a", b"b", b"a"], [b"5", b"1", b"6"]))
-    assert rows(found) in ([("a", 5), ("b", 1)], [("a", 6), ("b", 1)])
+    result = aggregate(Readings([b"a", b"b", b"a"], [b"5", b"1", b"6"]))
+    assert rows(result) in ([("a", 5), ("b", 1)], [("a", 6), ("b", 1)])
 
 
 def test_a_value_of_several_lines_is_no_count() -> None:
     """Even where each of its lines is one."""
-    found = aggregate(Readings([b"a", b"b"], [b"5\n6", b"7"]))
-    assert rows(found) == [("b", 7)]
-    assert [(reject.subject, reject.value, reject.reason) for reject in found.rejects] == [
+    result = aggregate(Readings([b"a", b"b"], [b"5\n6", b"7"]))
+    assert rows(result) == [("b", 7)]
+    assert [(reject.subject, reject.value, reject.reason) for reject in result.rejects] == [
         ("a", "5\n6", "value is not an integer")
     ]
 
 
 def test_a_counter_that_came_after_it_was_read_is_idle() -> None:
     """Missing when it was read, a string when its type was asked for: it is the next run's, and no reject."""
-    found = aggregate(Readings([b"a"], [None], {b"a": "string"}))
-    assert (found.idle, found.rejected) == ([b"a"], [])
+    result = aggregate(Readings([b"a"], [None], {b"a": "string"}))
+    assert (result.idle, result.rejected) == ([b"a"], [])
 
 
 def test_one_bad_row_among_thousands() -> None:
@@ -219,16 +219,16 @@ def test_one_bad_row_among_thousands() -> None:
     ids = [f"vod{number:04d}".encode() for number in range(2500)]
     values: list[bytes | None] = [b"%d" % (number + 1) for number in range(2500)]
     values[1500] = b"abc"
-    found = aggregate(Readings(ids, values))
-    assert len(found.frame) == 2499
-    assert found.views == sum(range(1, 2501)) - 1501
-    assert found.rejected == [b"vod1500"]
+    result = aggregate(Readings(ids, values))
+    assert len(result.frame) == 2499
+    assert result.views == sum(range(1, 2501)) - 1501
+    assert result.rejected == [b"vod1500"]
 
 
-def test_sums_beyond_int64_are_exact() -> None:
+def test_views_beyond_int64_are_exact() -> None:
     """Views of a frame are added as Python integers."""
-    found = aggregate(Readings([b"a", b"b", b"c"], [str(MAX).encode()] * 3))
-    assert found.views == 3 * MAX
+    result = aggregate(Readings([b"a", b"b", b"c"], [str(MAX).encode()] * 3))
+    assert result.views == 3 * MAX
 
 
 # --- slices ---------------------------------------------------------------------------------------------------------
@@ -292,23 +292,23 @@ SOURCES = REASONS = st.text("abc: ", max_size=4)
 SUBJECTS = st.binary(max_size=4) | st.text("abc: \0", max_size=4).map(str.encode)
 
 
-@given(one=st.tuples(SOURCES, SUBJECTS, REASONS), other=st.tuples(SOURCES, SUBJECTS, REASONS))
-@example(one=("a", b"c", "b"), other=("ab", b"c", ""))
-@example(one=("a", b"c", "b"), other=("a", b"bc", ""))
-def test_digests_tell_rejects_apart(one: tuple[str, bytes, str], other: tuple[str, bytes, str]) -> None:
+@given(reject=st.tuples(SOURCES, SUBJECTS, REASONS), other=st.tuples(SOURCES, SUBJECTS, REASONS))
+@example(reject=("a", b"c", "b"), other=("ab", b"c", ""))
+@example(reject=("a", b"c", "b"), other=("a", b"bc", ""))
+def test_digest_of_different_rejects_differs(reject: tuple[str, bytes, str], other: tuple[str, bytes, str]) -> None:
     """Two rejects have one digest just when source, subject and reason are the same."""
-    assert (digest(*one) == digest(*other)) == (one == other)
+    assert (digest(*reject) == digest(*other)) == (reject == other)
 
 
-def test_digests_tell_apart_what_is_cut() -> None:
+def test_digest_covers_truncated_text() -> None:
     """Subjects that look the same when they are printed are different rejects."""
-    one, other = (Reject.of("counter", b"x" * 5000 + end, b"", "reason") for end in (b"1", b"2"))
-    assert one.subject == other.subject
-    assert one.digest != other.digest
+    reject, other = (Reject.of("counter", b"x" * 5000 + end, b"", "reason") for end in (b"1", b"2"))
+    assert reject.subject == other.subject
+    assert reject.digest != other.digest
 
 
 def test_a_value_that_changes_is_the_same_reject() -> None:
     """A counter that somebody keeps filling with rubbish is recorded once."""
-    one, other = (Reject.of("counter", b"a", value, "value is not an integer") for value in (b"x", b"y"))
-    assert (one.value, other.value) == ("x", "y")
-    assert one.digest == other.digest
+    reject, other = (Reject.of("counter", b"a", value, "value is not an integer") for value in (b"x", b"y"))
+    assert (reject.value, other.value) == ("x", "y")
+    assert reject.digest == other.digest

@@ -20,7 +20,7 @@ NEEDED = re.compile(r"ADD COLUMN[^;\"]*NOT NULL(?![^;\"]*DEFAULT)")  # a program
 @pytest.mark.parametrize("version", ROLLING, ids=lambda version: version.stem)
 def test_a_migration_only_adds(version: Path) -> None:
     """What stands before `downgrade` takes nothing away that the version before it uses (docs/operations.md)."""
-    upgrade, found, _ = version.read_text(encoding="utf-8").partition("def downgrade")
-    assert found
+    upgrade, downgrade, _ = version.read_text(encoding="utf-8").partition("def downgrade")
+    assert downgrade
     assert TAKES_AWAY.findall(upgrade) == []
     assert NEEDED.findall(upgrade) == []

@@ -24,14 +24,14 @@ LOGIN = {"user": "u", "password": "p", "host": "host", "port": "5432", "dbname":
 
 
 def arguments(url: str) -> dict[str, Any]:
-    """Return what psycopg is told, without anything of ours."""
+    """Return the arguments of psycopg, without our defaults."""
     return PostgresUrl.of(url).arguments({}, {})
 
 
 def tls(parameters: str) -> dict[str, Any]:
     """Return what psycopg is told of TLS."""
-    said = arguments(f"postgresql://host/db?{parameters}")
-    return {name: value for name, value in said.items() if name.startswith("ssl")}
+    text = arguments(f"postgresql://host/db?{parameters}")
+    return {name: value for name, value in text.items() if name.startswith("ssl")}
 
 
 def test_the_url_of_prisma() -> None:
@@ -48,7 +48,7 @@ def test_the_url_of_prisma() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "text"),
     [
         ("postgres://u:p@host:5432/db", LOGIN),
         ("postgresql://host", {"host": "host"}),
@@ -78,12 +78,12 @@ def test_the_url_of_prisma() -> None:
         ),
     ],
 )
-def test_what_libpq_reads(url: str, said: dict[str, str]) -> None:
+def test_what_libpq_reads(url: str, text: dict[str, str]) -> None:
     """Schemes, escapes, sockets and several hosts, of which the one is wanted that takes writes."""
-    assert arguments(url) == said
+    assert arguments(url) == text
 
 
-def test_what_is_said_goes_before_what_is_ours() -> None:
+def test_url_overrides_defaults() -> None:
     """Arguments and settings of ours fill in what the URL leaves open."""
     url = PostgresUrl.of("postgresql://host?connect_timeout=9&options=-c%20lock-timeout=1s%20--geqo=off%20-c%20a.b=x")
     assert url.arguments({"connect_timeout": 5, "client_encoding": "utf8"}, {"lock_timeout": "20s", "jit": "off"}) == {
@@ -139,14 +139,14 @@ def test_behind_pgbouncer_nothing_is_set_at_the_start() -> None:
     assert "prepare_threshold" not in arguments("postgresql://host?pgbouncer=false")
 
 
-@pytest.mark.parametrize(("said", "seconds"), [("7", 7.0), ("0", None), ("120", 120.0)])
-def test_socket_timeout(said: str, seconds: float | None) -> None:
+@pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("0", None), ("120", 120.0)])
+def test_socket_timeout(text: str, seconds: float | None) -> None:
     """How long an answer is awaited; 0 is for ever, and then the bound is ours."""
-    assert PostgresUrl.of(f"postgresql://host?socket_timeout={said}").reply_seconds == seconds
+    assert PostgresUrl.of(f"postgresql://host?socket_timeout={text}").reply_seconds == seconds
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "text"),
     [
         ("sslmode=require&sslrootcert=system", {"sslmode": "require", "sslrootcert": "system"}),  # libpq refuses it
         ("sslrootcert=system", {"sslmode": "verify-full", "sslrootcert": SYSTEM}),
@@ -166,9 +166,9 @@ def test_socket_timeout(said: str, seconds: float | None) -> None:
         ("sslcert=c.pem&sslkey=k.pem&sslpassword=x", {"sslcert": "c.pem", "sslkey": "k.pem", "sslpassword": "x"}),
     ],
 )
-def test_tls(parameters: str, said: dict[str, str]) -> None:
+def test_tls(parameters: str, text: dict[str, str]) -> None:
     """Prisma's words in libpq's; libpq's own stay, and nothing makes a check weaker than it was asked for."""
-    assert tls(parameters) == said
+    assert tls(parameters) == text
 
 
 def test_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_what_means_nothing_is_dropped_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "text"),
     [
         ("pgbouncer=yes", "expected pgbouncer=false or pgbouncer=true"),
         ("sslaccept=secret", "expected sslaccept=strict or sslaccept=accept_invalid_certs"),
@@ -208,9 +208,9 @@ def test_what_means_nothing_is_dropped_by_name() -> None:
         ("application_name=%zz", "PostgreSQL's client library does not understand it"),
     ],
 )
-def test_what_is_wrong(parameters: str, said: str) -> None:
+def test_what_is_wrong(parameters: str, text: str) -> None:
     """The error says what is expected, and cites nothing."""
-    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+    with pytest.raises(ValueError, match=re.escape(text)) as raised:
         PostgresUrl.of(f"postgresql://u:secret@h/d?{parameters}")
     assert "secret" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
@@ -230,13 +230,13 @@ def test_whatever_the_characters(user: str, password: str, database: str, schema
     """Percent-encoded, everything arrives as it is, with psycopg and with SQLAlchemy."""
     encoded = [quote(text, safe="") for text in (user, password, database, schema, name)]
     url = PostgresUrl.of("postgresql://{}:{}@h:1,i:2/{}?schema={}&application_name={}".format(*encoded))
-    said = url.arguments({}, {})
+    text = url.arguments({}, {})
     expected = {"user": user, "password": password, "dbname": database, "application_name": name}
-    assert {name: said[name] for name in expected} == expected
+    assert {name: text[name] for name in expected} == expected
     assert url.schema == schema
     stored = make_url(url.sqlalchemy_url())
     named = {"user": stored.username, "password": stored.password, "dbname": stored.database}
-    assert {**named, **stored.query} == said
+    assert {**named, **stored.query} == text
 
 
 def test_every_parameter_of_libpq_goes_on_working() -> None:

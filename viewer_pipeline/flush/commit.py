@@ -30,14 +30,16 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     """Commit the frame flush by flush, and settle each.
 
     If another run committed since `base` was fixed, the snapshot is discarded and drained again, SUPERSEDED_TRIES
-    times; the counters are all still there. So it is after an earlier attempt of this step, with the same snapshot,
-    that committed before it failed: its flushes are reported as recovered.
+    times; the counters still hold everything. The same holds if an earlier attempt of this step, with this snapshot,
+    committed before it failed: its flushes are reported as recovered.
     """
     request, base, notes = snapshot.request, snapshot.base, snapshot.notes
     attempts, recovered = list[_Attempt](), list[FlushRow]()
     with stores.ledger.connect() as connection:
         while notes.superseded < SUPERSEDED_TRIES:
-            record_rejects(connection, aggregated.rejects)  # not in the flush's transaction: locks no row of its
+            record_rejects(
+                connection, aggregated.rejects
+            )  # outside the flush's transaction, which must not hold their locks
             attempt = _commit_and_settle(stores, connection, snapshot, aggregated)
             attempts.append(attempt)
             notes += attempt.notes

@@ -1,4 +1,4 @@
-"""Step 4, settle: subtract committed batches from Redis, in order, beside the next transaction.
+"""Settling, a part of step 3: subtract committed batches from Redis, in order, beside the next transaction.
 
 PostgreSQL works on flush k + 1 while Redis settles flush k: half a second of every 100 000 counters. Neither waits for
 the other, and at most two flushes are committed and unsettled at any time. Why that keeps the protocol:

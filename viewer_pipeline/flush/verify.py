@@ -1,4 +1,4 @@
-"""Step 5, verify: compare what was committed with what was intended. Reads only."""
+"""Step 4, verify: compare what was committed with what was intended. Reads only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client over one connection that is made once: all that it reads and writes is of one and the same server."""
+"""A client over a single connection that is never made again: everything it reads and writes is on one server."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-_OF_THE_POOL = ("maint_notifications_", "orig_", "himport_")  # what a pool adds to what its connections are made with
+_OF_THE_POOL = ("maint_notifications_", "orig_", "himport_")  # what a pool adds to the arguments of its connections
 
 
 @contextmanager
 def one_connection(client: redis.Redis, extra_seconds: float = 0) -> Iterator[redis.Redis]:
-    """Open a client like this one over a single connection; where that breaks, every command fails from then on.
+    """Open a client like this one over a single connection; once it breaks, every command fails.
 
-    A client that heals itself may find another server, or an older state: a replica that took over, or the same
-    server after a restart. `extra_seconds` is how much longer it waits for an answer. Not for several threads.
+    A client that reconnects may reach another server, or an older state: a promoted replica, or the same server after
+    a restart. `extra_seconds` are added to its time-out. Not thread-safe.
     """
     pool = client.connection_pool
     options = {name: v for name, v in pool.connection_kwargs.items() if not name.startswith(_OF_THE_POOL)}
@@ -36,7 +36,7 @@ def one_connection(client: redis.Redis, extra_seconds: float = 0) -> Iterator[re
 
 
 class _Once:
-    """What redis-py calls when a connection was made: greets the server, and at a second time refuses."""
+    """The hook of redis-py for a new connection: greets the server the first time, refuses the second."""
 
     def __init__(self) -> None:
         self._made = False

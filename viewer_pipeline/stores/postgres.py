@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL on which nothing waits for ever."""
+"""A connection to PostgreSQL with finite waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.stores.queries import named_queries
 
-# Every wait has an end: a run that hangs holds back all later ones. What the URL says goes first.
+# Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(
     {
         "application_name": "viewer-pipeline",
@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 )
 IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
 
-# The wait at this end exceeds the server's own statement_timeout, so that the server's reason arrives where it has one.
+# The client waits longer than the statement_timeout of the server, so that the server's error arrives if it has one.
 MARGIN = 1.25
 REPLY_SECONDS = MARGIN * STATEMENT_SECONDS
 POLL_SECONDS = 0.1
@@ -49,10 +49,10 @@ T = TypeVar("T")
 
 
 class BoundedConnection(psycopg.Connection[TupleRow]):
-    """Gives up and closes itself where an answer takes longer than `reply_seconds`: OperationalError.
+    """Closes itself with an OperationalError if a reply takes longer than `reply_seconds`.
 
-    libpq knows no such bound. statement_timeout is the server's, and a server that is stopped keeps none;
-    tcp_user_timeout is the kernel's, which acknowledges what a stopped process does not read.
+    libpq has no such time-out. statement_timeout is enforced by the server, which may be stopped; tcp_user_timeout by
+    the kernel, which acknowledges what a stopped process does not read.
     """
 
     reply_seconds = REPLY_SECONDS
@@ -70,11 +70,11 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
             yield transaction
 
     def wait(self, gen: PQGen[T], interval: float = POLL_SECONDS, timeout: float | None = None) -> T:
-        """Do what psycopg does, which lets every statement, COPY and COMMIT pass through here; to an end."""
+        """Wait as psycopg does, for at most `reply_seconds`: every statement, COPY and COMMIT passes through here."""
         return super().wait(self._bounded(gen), interval, timeout)
 
     def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
-        """Pass on what psycopg waits for. It looks in every `interval`, whether anything came or not."""
+        """Pass on what psycopg waits for. It resumes this generator at every `interval`."""
         deadline = time.monotonic() + self.reply_seconds
         try:
             wanted = next(gen)
@@ -94,7 +94,7 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
 
 
 def refuses_writes(error: psycopg.Error) -> bool:
-    """Whether a server is no primary that takes writes; or, of several, none was found (`target_session_attrs`)."""
+    """Whether the server refuses writes; or, of several servers, none accepts them (`target_session_attrs`)."""
     if isinstance(error, pg.ReadOnlySqlTransaction):
         return True
     message = str(error)
@@ -105,10 +105,10 @@ def refuses_writes(error: psycopg.Error) -> bool:
 
 
 def read_only_reason(connection: psycopg.Connection) -> str:
-    """Return why the server takes no writes, "" where it does.
+    """Return why the server takes no writes; empty if it does.
 
-    It is asked, although PostgreSQL 14 and newer report both on each connection by themselves: a pooler passes on what
-    the first server reported that it ever connected to, long after the address leads to another one.
+    By a query, although PostgreSQL 14 and newer report both on each connection: a pooler passes on what the first
+    server reported that it ever connected to, long after the address leads to another one.
     """
     standby, read_only = connection.execute(SQL["is_read_only"]).fetchone() or (False, False)
     return IN_RECOVERY if standby else READ_ONLY if read_only else ""
@@ -135,9 +135,9 @@ def with_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[Non
 
 
 def open_connection(url: PostgresUrl) -> BoundedConnection:
-    """Open an autocommit connection with finite waits: at the server, and at this end. Raises psycopg's errors.
+    """Open an autocommit connection with finite waits, of the server and of the client. Raises psycopg's errors.
 
-    Through PgBouncer the server's hold in transactions only; for other statements it is this end that gives up.
+    Through PgBouncer the time-outs of the server hold in transactions only; for other statements the client's hold.
     """
     settings = dict(SETTINGS)
     if url.reply_seconds is not None:
@@ -145,7 +145,7 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
     connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
     if url.reply_seconds is not None:
         connection.reply_seconds = max(url.reply_seconds, MARGIN * min(STATEMENT_SECONDS, url.reply_seconds))
-    # A flush goes on where a row was edited meanwhile; at a higher level, which a role may have set, it would fail.
+    # A flush succeeds although a row was edited meanwhile; at a higher level, which a role may set, it would fail.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}
     return connection

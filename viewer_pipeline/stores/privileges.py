@@ -1,4 +1,4 @@
-"""What a role of PostgreSQL and a user of Redis must be allowed for this work, and no more; tests hold it to that."""
+"""The privileges that a role of PostgreSQL and a user of Redis need, and no more; tests run everything with them."""
 
 from __future__ import annotations
 

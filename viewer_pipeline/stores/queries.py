@@ -1,6 +1,6 @@
-"""Named queries: the SQL of a module stands beside it, in a file of the same name.
+"""Named queries: the SQL of a module is in a file of the same name beside it.
 
-Each query begins with `-- name: insert_flush`, then a line that says what it is for.
+Each query begins with `-- name: insert_flush`, then a line with its purpose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Connections that leave a server that refuses writes.
+"""Connections that leave a server which refuses writes.
 
-At a failover behind a load balancer or a DNS name, the demoted primary keeps its clients. A connection to it would get
-READONLY for ever. So it is closed, and the address is resolved again for the next one.
+After a failover behind a load balancer or a DNS name, the demoted primary keeps its clients. A connection to it would
+get READONLY forever. So it is closed, and the address is resolved again for the next one.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ _REFUSALS = "refusals"
 
 
 class ServerDemoted(redis.ConnectionError):
-    """The server is a replica. A connection error, so that the client connects again and sends the command again."""
+    """The server is a replica. A connection error, so that the client reconnects and sends the command again."""
 
 
 class Refusals:
-    """What the connections of one client have in common: how often a server turned out to be a replica."""
+    """Shared by the connections of one client: how often a server turned out to be a replica."""
 
     def __init__(self) -> None:
         self.demotions = 0
         self._lock = threading.Lock()
 
     def demoted(self) -> None:
-        """Count one; connections that are older are not used any more."""
+        """Count one; older connections are not used any more."""
         with self._lock:
             self.demotions += 1
 
 
 class _LeavesRefusing(AbstractConnection):
-    """Closes itself where the server refuses a write, and where another connection found that it is a replica.
+    """Closes itself if the server refuses a write, or if another connection detected that it is a replica.
 
-    Only writes that are harmless when they are sent twice may be sent over it: a pipeline that is refused half-way is
-    sent again from its start.
+    Only idempotent writes may be sent over it: a pipeline that is refused half-way is sent again from its start.
     """
 
     def __init__(self, *args: Any, refusals: Refusals, **kwargs: Any) -> None:
@@ -83,14 +82,14 @@ class _LeavesRefusing(AbstractConnection):
 
 
 def leave_refusing(client: redis.Redis) -> None:
-    """Let all connections that a client will make leave a server that refuses writes."""
+    """Make all connections of a client leave a server that refuses writes."""
     pool = client.connection_pool
     pool.connection_class = _leaving(pool.connection_class)
     pool.connection_kwargs[_REFUSALS] = Refusals()
 
 
 def refusals_of(client: redis.Redis) -> Refusals:
-    """Return what the connections of such a client have in common."""
+    """Return the shared state of such a client."""
     refusals: Refusals = client.connection_pool.connection_kwargs[_REFUSALS]
     return refusals
 
@@ -101,7 +100,7 @@ def is_refusal(error: BaseException | None) -> bool:
 
 
 def is_demotion(error: BaseException | None) -> bool:
-    """Whether an error reply says that the server is a replica."""
+    """Whether an error reply means that the server is a replica."""
     if isinstance(error, (ReadOnlyError, MasterDownError)):
         return True
     reply = _reply(error)

@@ -1,4 +1,4 @@
-"""The calls to Redis and PostgreSQL, each atomic there: pure functions of a server's state."""
+"""The calls to Redis and PostgreSQL, each atomic: pure functions of a server's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from viewer_pipeline_tests.model.design import Design
 from viewer_pipeline_tests.model.values import Batch, Flush, Marker, Postgres, Redis, Run, Views
 
-Answer = Literal["done", "subtracted", "refused"]
+Outcome = Literal["done", "subtracted", "refused"]
 
 
 def put(views: Views, vod: int, value: int) -> Views:
@@ -27,7 +27,7 @@ def increment(redis: Redis, vod: int) -> Redis:
 
 
 class Begun(NamedTuple):
-    """What begin answers; `other`: the marker has another line than the two that were named."""
+    """Reply of `begin`; `other`: the line in the marker is neither of the two in the request."""
 
     redis: Redis
     marker: Marker
@@ -36,7 +36,7 @@ class Begun(NamedTuple):
 
 
 def begin(redis: Redis, run: Run, epoch: int, design: Design) -> Begun:
-    """Make the marker at `last`, with a new epoch, where there is none; note the line; return the marker."""
+    """Create the marker at `last` with a new epoch if there is none; write the line into it; return the marker."""
     last, line = run.last, run.line
     if redis.marker is None:
         by = run.after.by if run.after else 0
@@ -51,7 +51,7 @@ def begin(redis: Redis, run: Run, epoch: int, design: Design) -> Begun:
 
 
 def subtract(redis: Redis, batch: Batch, design: Design) -> Redis:
-    """Lower the counter of a batch, to nothing at least, where the marker is of the same epoch."""
+    """Lower the counter of a batch, not below zero, if the marker has the same epoch."""
     assert redis.marker is not None
     if batch.epoch != redis.marker.epoch and design.epoch:
         return redis
@@ -60,15 +60,15 @@ def subtract(redis: Redis, batch: Batch, design: Design) -> Redis:
 
 
 def move(redis: Redis, batch: Batch, known: Marker = Marker()) -> Redis:  # noqa: B008 - frozen
-    """Advance the marker to a batch; keep what the sender knows of flushes that its ledger has lost."""
+    """Advance the marker to a batch; keep the sender's record of flushes that its ledger has lost."""
     assert redis.marker is not None
     missing = known.missing if any(known.missing) else redis.marker.missing
     at = redis.marker._replace(seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by, missing=missing)
     return redis._replace(marker=at)
 
 
-def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Answer, Redis]:
-    """Run the settling script: subtract and move the marker, if it stands where the caller knows it to stand."""
+def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design) -> tuple[Outcome, Redis]:
+    """Run the settling script: subtract and move the marker, if it is at the position that the caller expects."""
     marker = redis.marker
     if marker is None or redis.refuses or (design.epoch and marker.epoch != known.epoch):
         return "refused", redis
@@ -99,7 +99,7 @@ def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> boo
 
 
 def other_history(postgres: Postgres, marker: Marker, design: Design) -> bool:
-    """Whether the ledger has a flush that cannot be there if Redis was settled by it alone."""
+    """Whether the ledger has a flush that it cannot have if only this ledger settled Redis."""
     after, through = marker.missing
     return design.history and any(
         (flush.seq == marker.seq and flush.by != marker.by) or after < flush.seq <= through for flush in postgres.ledger
@@ -123,7 +123,7 @@ def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Ba
 
 
 def commit(postgres: Postgres, run: Run, flush: Flush, design: Design) -> Postgres | None:
-    """Add a flush to ledger and totals; None where another run committed above its base, or the ledger is another."""
+    """Add a flush to ledger and totals; None if another run committed above its base, or the ledger is another."""
     if design.line and postgres.line != run.line:
         return None
     if design.after and run.after is not None and run.after not in postgres.ledger:

@@ -1,4 +1,4 @@
-"""Which design is modelled, and the rules that it may break."""
+"""The design that is modelled, and the rules that it may break."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from typing import Literal
 
 RULES = {
     "R1": "write ledger and totals in two transactions",
-    "R2": "set the counter to nothing instead of subtracting",
+    "R2": "set the counter to zero instead of subtracting",
     "R3-order": "read the counters before the ledger's last seq",
     "R3-unique": "commit although another run committed above base",
-    "R3-settle-first": "read the counters before what an earlier run left is settled",
+    "R3-settle-first": "read the counters before batches of an earlier run are settled",
     "R4": "move the marker in a call after the subtraction",
-    "R4-unmarked": "settle without looking at the marker",
-    "R5": "settle a batch although the one before it did not arrive",
-    "R6": "number the flush above the ledger's last only",
-    "R6-late": "take the marker for the base after the counters were read",
-    "R7": "commit what no replica has",
-    "R8": "repeat a COMMIT whose answer was lost",
+    "R4-unmarked": "settle without comparing the marker",
+    "R5": "settle a batch although its predecessor did not arrive",
+    "R6": "number the flush above the ledger's last flush only",
+    "R6-late": "take the base from a marker that was read after the counters",
+    "R7": "commit views that no replica has",
+    "R8": "repeat a COMMIT whose reply was lost",
     "R11": "commit although Redis refuses writes",
-    "ADR2": "take the first batch of any later flush for the successor of a complete one",
+    "ADR2": "accept the first batch of any later flush after a complete one",
 }
 
 
 @dataclass(frozen=True)
 class Design:
-    """What the protocol does; each field is one measure.
+    """The measures of the protocol, one for each field.
 
-    epoch: the marker is made with a random epoch, which a flush carries; a settling script is refused where the
-        marker has another epoch than its sender knows; a batch of another epoch than the marker's is passed over.
-    recheck: after the last counter was read, the run calls begin again and drops the snapshot where the answer is
-        another: "epoch": the marker was made anew or has another epoch; "position": or stands before where the run
-        settled to; "server": or another server (its run_id) answers.
-    line: PostgreSQL tells by which history of its own it holds the ledger (another one after it was rolled back). A run
-        reads it with the last seq; begin writes it into the marker, in place of one only that the run saw there before
-        it read the ledger; a commit or a settling script under another one is refused.
-    history: a marker has the id of the flush at which it stands, and which flushes its ledger had lost; a run is
-        refused where the ledger has another flush under that number, or one of those.
-    after: a commit is refused as superseded where the flush that was the newest when the run began is gone.
-    wait: R7: what was read is on the replica before it is committed.
+    epoch: the marker is created with a random epoch, which a flush carries; a settling script is refused if the
+        marker has another epoch than its sender knows; a batch of another epoch than the marker's is skipped.
+    recheck: after the last counter was read, the run reads the marker again and discards the snapshot if it differs:
+        "epoch": the marker was recreated or has another epoch; "position": or it is before the batch that the run
+        settled last; "server": or another server (its run_id) replies.
+    line: PostgreSQL has an id of its own history (a new one after it was rolled back). A run reads it with the last
+        seq; begin writes it into the marker, replacing only a line that the run saw there before it read the ledger;
+        a commit or a settling script under another line is refused.
+    history: a marker has the id of its flush, and the numbers of the flushes that its ledger had lost; a run is
+        refused if the ledger has another flush under that number, or one of the lost ones.
+    after: a commit is refused as superseded if the flush that was the newest when the run began is gone.
+    wait: R7: the counters that were read are on the replica before they are committed.
     broken: the rule of RULES that is broken, if any.
     """
 
@@ -51,7 +51,7 @@ class Design:
     broken: str = ""
 
 
-# What the code does: the tie holds it to this. A measure that the code takes belongs here as well. That another server
-# answers, it knows by its connection, which the disasters of the tie leave alone.
+# The design of the code: test_rehearsal.py compares both. A measure that the code takes belongs here as well. The code
+# detects another server by its connection, which the disasters of the rehearsal do not break.
 CODE = Design(recheck="position", line=False)
-BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False)  # the first edition
+BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False)  # the first design

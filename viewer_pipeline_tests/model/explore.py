@@ -1,4 +1,4 @@
-"""Every state that can be reached, or some walks through them."""
+"""Exploration of every reachable state, and random walks through them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from viewer_pipeline_tests.model.values import ENDED, Left, Redis, Run, Step, Wo
 
 
 class Explored(NamedTuple):
-    """How many states there are, and the shortest way to one that violates the law, if any does."""
+    """The number of states, and the shortest path to a violation of the law, if there is any."""
 
     states: int
     violation: str
@@ -30,25 +30,25 @@ def explore(first: World, design: Design, bounds: Bounds = Bounds(), limit: int 
 
 
 def _explore(first: World, design: Design, bounds: Bounds, limit: int) -> Explored:
-    came: dict[World, tuple[World, Step] | None] = {_canonical(first): None}
+    origins: dict[World, tuple[World, Step] | None] = {_canonical(first): None}
     queue = deque([first])
     while queue:
         world = queue.popleft()
-        if said := law.violation(world, design):
-            return Explored(len(came), said, _way(came, world))
+        if violation := law.violation(world, design):
+            return Explored(len(origins), violation, _path(origins, world))
         for step, after in successors(world, design, bounds):
             key = _canonical(after)
-            if key not in came:
-                came[key] = world, step
+            if key not in origins:
+                origins[key] = world, step
                 queue.append(after)
-        if len(came) > limit:
+        if len(origins) > limit:
             raise OverflowError(f"more than {limit} states")
-    return Explored(len(came), "", ())
+    return Explored(len(origins), "", ())
 
 
 @contextmanager
 def without_cycles() -> Iterator[None]:
-    """Look for no garbage meanwhile: states are tuples of tuples, and to search a million of them doubles the time."""
+    """Switch off garbage collection: states are tuples of tuples, and scanning a million of them doubles the time."""
     gc.disable()
     try:
         yield
@@ -57,8 +57,8 @@ def without_cycles() -> Iterator[None]:
 
 
 def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[Step, World]]:
-    """Yield every step that can be made next, and where it leads."""
-    alive = [n for n, run in enumerate(world.runs) if run.at not in ("ended", "look") or run.tries < Run().tries]
+    """Yield every possible next step, with the state after it."""
+    alive = [n for n, run in enumerate(world.runs) if run.at not in ("ended", "read ledger") or run.tries < Run().tries]
     for n, run in enumerate(world.runs):
         if run == ENDED or (bounds.between_runs and alive and n not in alive):
             continue
@@ -67,10 +67,10 @@ def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[S
         for label, after, moved in settler_steps(world, run, design, bounds):
             yield Step(f"settler {n}", label), after._replace(runs=_put(world.runs, n, moved))
         if run.at == "find":  # R8: look the flush up by its id
-            found = run.committed in world.postgres.ledger
-            moved = advance(run._replace(at="add")) if found else ENDED
+            is_committed = run.committed in world.postgres.ledger
+            moved = advance(run._replace(at="add")) if is_committed else ENDED
             yield Step(f"run {n}", "find"), world._replace(runs=_put(world.runs, n, moved))
-        if world.left.crashes and run.at != "look":
+        if world.left.crashes and run.at != "read ledger":
             left = world.left._replace(crashes=world.left.crashes - 1)
             yield Step(f"run {n}", "dies"), world._replace(left=left, runs=_put(world.runs, n, ENDED))
     if world.left.sends:
@@ -93,7 +93,7 @@ def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[S
 
 def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
     left, redis = world.left, world.redis
-    if left.copies and redis != world.copy and redis.marker is not None:  # one without is told of in `law`
+    if left.copies and redis != world.copy and redis.marker is not None:  # a copy without a marker: see `law`
         yield Step("disaster", "copy"), world._replace(copy=redis, left=left._replace(copies=left.copies - 1))
     if left.dumps and world.postgres != world.dump:
         after = world._replace(dump=world.postgres, left=left._replace(dumps=left.dumps - 1))
@@ -120,13 +120,13 @@ def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
 
 
 def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> list[tuple[Step, World]]:
-    """Go one way at random until nothing can happen any more; return each step with the state after it."""
-    way: list[tuple[Step, World]] = []
+    """Take random steps until none is possible; return each step with the state after it."""
+    path: list[tuple[Step, World]] = []
     world = first
     while possible := list(successors(world, design, bounds)):
         step, world = chance.choice(possible)
-        way.append((step, world))
-    return way
+        path.append((step, world))
+    return path
 
 
 def _put(runs: tuple[Run, ...], n: int, run: Run) -> tuple[Run, ...]:
@@ -134,17 +134,17 @@ def _put(runs: tuple[Run, ...], n: int, run: Run) -> tuple[Run, ...]:
 
 
 def _canonical(world: World) -> World:
-    """Runs are alike: their order makes no other state."""
+    """Sort the runs, whose order does not matter."""
     return world._replace(runs=tuple(sorted(world.runs, key=hash)))
 
 
-def _way(came: dict[World, tuple[World, Step] | None], world: World) -> tuple[Step, ...]:
+def _path(origins: dict[World, tuple[World, Step] | None], world: World) -> tuple[Step, ...]:
     made = []
-    at = came[_canonical(world)]
+    at = origins[_canonical(world)]
     while at is not None:
         world, step = at
         made.append(step)
-        at = came[_canonical(world)]
+        at = origins[_canonical(world)]
     return tuple(reversed(made))
 
 

@@ -1,11 +1,11 @@
-"""Folding of a channel by two subscribers: cuts, segments, a lease with a token, and what Redis may lose.
+"""Folding of a channel by two subscribers: cuts, segments, and a lease with a token.
 
 A fold raises counters and nothing else, as a producer does: so it is modelled apart from the flush. One step is one
 script of Redis, or a subscriber that reads one message of its connection. A script that a subscriber has sent may run
 much later; it carries the token that was valid when it was sent.
 
 The law: no message is counted twice. Numbers alone keep it: the token only saves work ("token" may be left out). With
-nobody dead and no connection lost, no message is missed either: each was counted, or is held by one that listens.
+nobody dead and no connection lost, no message is missed either: each was counted, or is held by a subscriber.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from viewer_pipeline_tests.model.explore import without_cycles
 
 RULES = {
     "number": "fold a segment although it was folded before",
-    "acquired": "the holder keeps views without a number also of a connection that is older than its lease",
+    "older connection": "the holder also keeps views without a number of a connection that is older than its lease",
     "unnumbered": "fold before a cut was received on this connection: it may add to the last segment",
-    "unsequenced": "one that stands by keeps views without a number, and folds them under its next cut",
+    "unsequenced": "a standby keeps views without a number, and folds them under its next cut",
 }
 
 
 class Sub(NamedTuple):
-    """One subscriber: what it received and nobody, as far as it knows, has folded."""
+    """A subscriber, with the messages that it received and that were not folded as far as it knows."""
 
     alive: bool = True
     token: int = 0  # of its lease; 0: none
-    at: int = 0  # how far it has read the stream
+    at: int = 0  # its position in the stream
     numbered: bool = False  # a cut was received on this connection
     last: int = 0  # number of the last cut that was received
     open: frozenset[int] = frozenset()  # messages since then
     predates_lease: bool = False  # the connection is older than the lease, and no cut was received since
     unsequenced: frozenset[int] = frozenset()  # received on a connection that broke before its first cut
     segments: tuple[tuple[int, frozenset[int]], ...] = ()
-    sent: tuple[int, int, frozenset[int]] | None = None  # a fold on its way: token, number, messages
+    sent: tuple[int, int, frozenset[int]] | None = None  # a fold that was sent: token, number, messages
 
 
 class Channel(NamedTuple):
-    """Redis, as far as folding goes, and the two subscribers."""
+    """The state of Redis that folding uses, and the two subscribers."""
 
     stream: tuple[int, ...] = ()  # messages as 1, 2, …; cuts as -number
     counted: tuple[int, ...] = ()  # message by message
@@ -55,36 +55,36 @@ class Channel(NamedTuple):
     crashes: int = 1
     leases: int = 2
     resent: int = 1
-    calm: bool = False  # nobody dies, no connection breaks
+    calm: bool = False  # no subscriber dies, no connection breaks
 
 
 def explore(rule: str = "", first: Channel = Channel()) -> tuple[int, str, list[str]]:  # noqa: B008 - frozen
-    """Visit every state; return how many there are, and a violation of the law with the way to it."""
+    """Visit every state; return their number, and a violation of the law with the path to it."""
     with without_cycles():
         return _explore(rule, first)
 
 
 def _explore(rule: str, first: Channel) -> tuple[int, str, list[str]]:
-    came: dict[Channel, tuple[Channel, str] | None] = {first: None}
+    origins: dict[Channel, tuple[Channel, str] | None] = {first: None}
     queue = deque([first])
     while queue:
         now = queue.popleft()
-        if message := violation(now):
+        if violated := violation(now):
             trace = []
-            before = came[now]
+            before = origins[now]
             while before is not None:
                 trace.append(before[1])
-                before = came[before[0]]
-            return len(came), message, trace[::-1]
+                before = origins[before[0]]
+            return len(origins), violated, trace[::-1]
         for label, after in successors(now, rule):
-            if after not in came:
-                came[after] = now, label
+            if after not in origins:
+                origins[after] = now, label
                 queue.append(after)
-    return len(came), "", []
+    return len(origins), "", []
 
 
 def violation(now: Channel) -> str:
-    """Return which message was counted twice, or lost although nothing failed."""
+    """Return the violation: a message that was counted twice, or missed although no subscriber died."""
     for message, times in enumerate(now.counted, 1):
         if times > 1:
             return f"message {message} was counted {times} times"
@@ -94,12 +94,16 @@ def violation(now: Channel) -> str:
 
 
 def lost(now: Channel) -> list[int]:
-    """Return the messages that were neither counted nor are held by anybody who is alive or still to be read."""
+    """Return the messages that are neither counted, nor held by a live subscriber, nor still to be read."""
     held = set[int]()
     for sub in now.subs:
         if sub.alive:
-            segments = {m for _, messages in sub.segments for m in messages}
-            held |= sub.open | sub.unsequenced | segments | set(now.stream[sub.at :])
+            held |= (
+                sub.open
+                | sub.unsequenced
+                | {m for _, messages in sub.segments for m in messages}
+                | set(now.stream[sub.at :])
+            )
         if sub.sent:
             held |= sub.sent[2]
     return [m for m in range(1, len(now.counted) + 1) if not now.counted[m - 1] and m not in held]
@@ -114,15 +118,15 @@ def successors(now: Channel, rule: str) -> Iterator[tuple[str, Channel]]:
             now._replace(stream=(*now.stream, message), counted=(*now.counted, 0), sends=now.sends - 1),
         )
     for n, sub in enumerate(now.subs):
-        for label, after in _of_one(now, n, sub, rule):
+        for label, after in _of_subscriber(now, n, sub, rule):
             yield f"subscriber {n}: {label}", after
     if now.holder and now.leases:
         yield "the lease runs out", now._replace(holder=0)
 
 
-def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Channel]]:
+def _of_subscriber(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Channel]]:
     if sub.sent:
-        replied = _on_reply(sub, refused=rule != "token" and sub.sent[0] != now.holder)
+        replied = _replied(sub, refused=rule != "token" and sub.sent[0] != now.holder)
         yield "its fold arrives", _fold(_with(now, n, replied), sub.sent, rule)
         if now.resent:
             yield "its fold arrives, and is sent again", _fold(now, sub.sent, rule)._replace(resent=now.resent - 1)
@@ -133,8 +137,8 @@ def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Ch
     if not now.holder and now.leases:
         token = now.tokens + 1
         kept = tuple(segment for segment in sub.segments if segment[0] > now.folded)
-        acquired = sub._replace(token=token, unsequenced=frozenset(), segments=kept, predates_lease=not sub.numbered)
-        yield "takes the lease", _with(now, n, acquired)._replace(holder=token, tokens=token, leases=now.leases - 1)
+        holding = sub._replace(token=token, unsequenced=frozenset(), segments=kept, predates_lease=not sub.numbered)
+        yield "takes the lease", _with(now, n, holding)._replace(holder=token, tokens=token, leases=now.leases - 1)
     if sub.token and sub.token == now.holder and now.cuts:
         number = max(now.cut, now.folded, sub.last) + 1
         yield "cuts", now._replace(stream=(*now.stream, -number), cut=number, cuts=now.cuts - 1)
@@ -149,11 +153,11 @@ def _of_one(now: Channel, n: int, sub: Sub, rule: str) -> Iterator[tuple[str, Ch
         yield "dies", _with(now, n, dead)._replace(crashes=now.crashes - 1)
 
 
-def _receive(sub: Sub, received: int, folded: int) -> Sub:
+def _receive(sub: Sub, message: int, folded: int) -> Sub:
     sub = sub._replace(at=sub.at + 1)
-    if received > 0:
-        return sub._replace(open=sub.open | {received})
-    number, views = -received, sub.open | sub.unsequenced
+    if message > 0:
+        return sub._replace(open=sub.open | {message})
+    number, views = -message, sub.open | sub.unsequenced
     segments = _add(sub.segments, number, views)
     pruned = tuple(segment for segment in segments if segment[0] > folded)
     return sub._replace(
@@ -162,10 +166,10 @@ def _receive(sub: Sub, received: int, folded: int) -> Sub:
 
 
 def _interrupted(sub: Sub, end: int, rule: str) -> Sub:
-    """Lose the connection: what was published and not read is missed."""
+    """Lose the connection: messages that were published and not read are missed."""
     if sub.numbered:
         sub = sub._replace(segments=_add(sub.segments, sub.last + 1, sub.open))
-    elif rule == "unsequenced" or (sub.token and (not sub.predates_lease or rule == "acquired")):
+    elif rule == "unsequenced" or (sub.token and (not sub.predates_lease or rule == "older connection")):
         sub = sub._replace(unsequenced=sub.unsequenced | sub.open)
     return sub._replace(open=frozenset(), numbered=False, predates_lease=False, at=end)
 
@@ -190,8 +194,8 @@ def _fold(now: Channel, sent: tuple[int, int, frozenset[int]], rule: str) -> Cha
     return now._replace(counted=counted, folded=max(number, now.folded))
 
 
-def _on_reply(sub: Sub, *, refused: bool) -> Sub:
-    """Drop the segment, unless another holds the lease: that one may not have it."""
+def _replied(sub: Sub, *, refused: bool) -> Sub:
+    """Drop the segment, unless another subscriber holds the lease, which may not have it."""
     assert sub.sent is not None
     kept = tuple(segment for segment in sub.segments if refused or segment[0] != sub.sent[1])
     return sub._replace(sent=None, segments=kept)

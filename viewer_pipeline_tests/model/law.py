@@ -1,26 +1,25 @@
-"""What must hold in every state, and what each disaster is excused for.
+"""The law that must hold in every state, and the losses that it allows each disaster.
 
-`pending` are the counters once everything that the ledger holds and the marker does not is subtracted. At a quiet
-moment (no run is alive), for each VOD,
+`pending` are the counters minus everything that the ledger holds beyond the marker. For each VOD, while no run lives,
 
     lower <= totals + pending <= upper <= sent
 
-and at any moment, for a reader that adds PostgreSQL and Redis, totals + counter >= lower. Without a disaster, all of
-these are what was sent. A disaster lowers `lower` by what it is excused for. Where no run is alive that remembers what
-was before it, it is certain what it left, and both bounds become that (with R7 exactly that): nothing more may be lost
-afterwards, and nothing come again. Nothing ever excuses a view that is counted twice. What is excused, per VOD:
+and at any time, for a reader that adds PostgreSQL and Redis, totals + counter >= lower. Without a disaster, all of
+these equal `sent`. A disaster lowers `lower` by the loss that is allowed. If no run is alive that remembers the state
+before the disaster, the remaining views are known, and both bounds become that number (with R7 exactly): afterwards
+nothing more may be lost or reappear. A view that is counted twice is never allowed. Allowed losses, per VOD:
 
-- Redis emptied: what was pending at that moment. What was committed, or read by a run that commits it later, is kept.
-- Redis restored or failed over to an older copy: the views that came in since the copy was made. Without R7, some
-  of these may have been committed already; then as many later views are taken for them (drift). With R7 they never
-  are: what is lost is at most what was pending at that moment.
-- The same with a copy of other counters (emptied in between): what was pending, and without R7 what the ledger took
-  from the old counters beyond what the copy holds of them.
-- PostgreSQL rolled back: the views of the flushes that it lost. Those that were not settled come again.
+- Redis emptied: the pending views. Views that were committed, or read by a run that commits them later, are kept.
+- Redis restored or failed over to an older copy: the views that arrived since the copy was made. Without R7, some of
+  these may have been committed already; then as many later views are subtracted in their place (drift). With R7 that
+  never happens: at most the pending views are lost.
+- The same with a copy of other counters (emptied in between): the pending views, and without R7 the views that the
+  ledger took from the old counters beyond those in the copy.
+- PostgreSQL rolled back: the views of the lost flushes. Those that were not settled are counted again.
 
 One disaster is left out, because the protocol cannot tell it from an emptied Redis: a Redis that falls back to a copy
-without a marker (from before the first run, or between being emptied and the next run) counts what was committed from
-those counters since then once more. `explore` makes no such copy; a test shows what it would do.
+without a marker (from before the first run, or between being emptied and the next run) counts views again that were
+committed from those counters since then. `explore` makes no such copy; a test shows the effect.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ def due(redis: Redis, postgres: Postgres, design: Design) -> Views:
 
 
 def pending(redis: Redis, postgres: Postgres, design: Design) -> Views:
-    """Return the views that Redis alone has; less than nothing where it lost views that were committed."""
+    """Return the views that Redis alone has; negative if it lost views that were committed."""
     return tuple(n - d for n, d in zip(redis.counters, due(redis, postgres, design), strict=True))
 
 
 def emptied(before: World, design: Design) -> Views:
-    """Return what an emptied Redis may lose."""
+    """Return the views that an emptied Redis may lose."""
     return tuple(max(n, 0) for n in pending(before.redis, before.postgres, design))
 
 
 def restored(before: World, design: Design) -> Views:
-    """Return what a Redis that falls back to the copy may lose."""
+    """Return the views that a Redis that falls back to the copy may lose."""
     now = pending(before.redis, before.postgres, design)
     if before.copy.lineage == before.redis.lineage:
         gone = [n - c for n, c in zip(before.redis.incremented, before.copy.incremented, strict=True)]
@@ -63,7 +62,7 @@ def restored(before: World, design: Design) -> Views:
 
 
 def rolled_back(before: World) -> Views:
-    """Return what a PostgreSQL that falls back to the dump may lose."""
+    """Return the views that a PostgreSQL that falls back to the dump may lose."""
     gone = [0] * len(before.sent)
     for flush in before.postgres.ledger:
         if flush not in before.dump.ledger:
@@ -73,42 +72,42 @@ def rolled_back(before: World) -> Views:
 
 
 def excuse(after: World, views: Views, design: Design) -> World:
-    """Return the world after a disaster that may have lost so many views, with what must hold from now on."""
+    """Return the world after a disaster that may have lost these views, with the bounds from now on."""
     lower = tuple(n - v for n, v in zip(after.lower, views, strict=True))
     if any(_remembers(run) for run in after.runs):
         return after._replace(lower=lower, upper=after.sent)
     alone = pending(after.redis, after.postgres, design)
     left = tuple(t + max(n, 0) for t, n in zip(after.postgres.totals, alone, strict=True))
     if any(not low <= n <= sent for low, n, sent in zip(lower, left, after.sent, strict=True)):
-        return after._replace(lower=lower, upper=after.sent)  # broken already: the next quiet state shows it
+        return after._replace(lower=lower, upper=after.sent)  # violated already: the next state without a run shows it
     drift = (0 if design.wait else min(n, 0) for n in alone)
     return after._replace(lower=tuple(n + d for n, d in zip(left, drift, strict=True)), upper=left)
 
 
 def _remembers(run: Run) -> bool:
-    """Whether the run has something of the servers' that it may still use: views, or batches to settle."""
+    """Whether the run holds views or batches that it may still use."""
     busy = run.read or run.rows or run.committed or run.settler
     return bool(busy) or bool(run.settling and run.settling.due)
 
 
 def violation(world: World, design: Design) -> str:
-    """Say what is wrong in this state; empty if nothing is."""
+    """Return the violation of the law in this state; "" if there is none."""
     totals = world.postgres.totals
     for vod in range(len(world.sent)):
         if totals[vod] + world.redis.counters[vod] < world.lower[vod]:
-            return f"a reader misses views of VOD {vod}: {_said(world)}"
+            return f"a reader misses views of VOD {vod}: {_summary(world)}"
     if world.redis.refuses and world.postgres.ledger:
-        return f"committed although Redis refuses to be lowered: {_said(world)}"
+        return f"committed although Redis refuses to be lowered: {_summary(world)}"
     if any(run != ENDED for run in world.runs):
         return ""
     for vod, alone in enumerate(pending(world.redis, world.postgres, design)):
         if totals[vod] + max(alone, 0) > world.upper[vod]:
-            return f"doubled views of VOD {vod}: {_said(world)}"
+            return f"doubled views of VOD {vod}: {_summary(world)}"
         if totals[vod] + max(alone, 0) < world.lower[vod]:
-            return f"lost views of VOD {vod}: {_said(world)}"
+            return f"lost views of VOD {vod}: {_summary(world)}"
     return ""
 
 
-def _said(world: World) -> str:
+def _summary(world: World) -> str:
     totals, (counters, marker, *_) = world.postgres.totals, world.redis
     return f"sent {world.sent}, totals {totals}, counters {counters}, {marker}; {world.lower} to {world.upper}"

@@ -1,16 +1,16 @@
-"""Two ledgers and one Redis, as a model: one counter, flushes of one batch, every order of the calls of two runs.
+"""A model of two ledgers and one Redis: one counter, flushes of one batch, every order of the calls of two runs.
 
-The other ledger is a copy of the first one, made at some moment: a restored dump, with an identity of its own (`adopt`
+The second ledger is a copy of the first one, made at some time: a restored dump, with an identity of its own (`adopt`
 gives it the counters), or a physical copy, with the same identity. It may also have flushed elsewhere: a copy of Redis,
 with the same epoch, was beside it.
 
-What must hold whenever no run is under way: what the ledger that the marker names has counted from this Redis, and what
-is pending, are together what was sent. Of physical copies, which both have the name: what either of them has counted;
-and only one of them can be told that it lost flushes.
+The law, whenever no run is alive: the views that the ledger in the marker has counted from this Redis, plus the pending
+views, are the views that were sent. For physical copies, which share that identity: the views that either of them has
+counted; and at most one of them records that it lost flushes.
 
 One case is left out, because the protocol cannot tell it from a run that died before it settled: copies of *both*
 servers were made, the copied ledger flushed beside the copied Redis, and comes to the original Redis before the
-original ledger has flushed once more. `Scene.early` shows what happens then.
+original ledger has flushed once more. `Scene.early` shows the effect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RULES = ("R19-begin", "R19-settle", "R20-flush", "R20-missing")
 
 
 class Flush(NamedTuple):
-    """One flush; `made` tells flushes apart. Of `elsewhere`: its views never were in this Redis."""
+    """A flush, identified by `made`. `elsewhere`: its views never were in this Redis."""
 
     seq: int
     made: int
@@ -32,7 +32,7 @@ class Flush(NamedTuple):
 
 
 class Marker(NamedTuple):
-    """The last flush that was subtracted, whose it is, and which flushes that ledger had lost by then."""
+    """The last flush that was subtracted, its owner, and the flushes that this ledger had lost by then."""
 
     seq: int
     made: int
@@ -41,7 +41,7 @@ class Marker(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run of one ledger, and what it remembers."""
+    """A run of one ledger, with its state."""
 
     ledger: int
     at: str = "begin"
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What may still happen."""
+    """The events that may still happen."""
 
     sends: int = 1
     runs: tuple[int, int] = (2, 2)
@@ -71,15 +71,15 @@ class World(NamedTuple):
     runs: tuple[Run, ...] = ()
     sent: int = 1
     made: int = 0
-    told: tuple[bool, bool] = (False, False)  # which ledger was told that it lost flushes
+    reported: tuple[bool, bool] = (False, False)  # whether each ledger has recorded that it lost flushes
 
 
 class Scene(NamedTuple):
-    """`physical`: both copies have the same identity, and only one is at work at a time."""
+    """`physical`: both copies have the same identity, and only one has runs at a time."""
 
     left: Left
     physical: bool = False
-    early: bool = False  # a copy that flushed elsewhere may come before the original has flushed again
+    early: bool = False  # a copy that flushed elsewhere may begin before the original has flushed again
     broken: str = ""
 
     def owner(self, ledger: int) -> int:
@@ -88,31 +88,31 @@ class Scene(NamedTuple):
 
 
 def explore(scene: Scene) -> tuple[int, str, list[str]]:
-    """Visit every state; return how many there are, and what is wrong in the first bad one, with the way there."""
+    """Visit every state; return their number, and the first violation with the path to it."""
     first = World(scene.left)
-    came: dict[World, tuple[World, str] | None] = {first: None}
+    origins: dict[World, tuple[World, str] | None] = {first: None}
     queue = deque([first])
     while queue:
         world = queue.popleft()
-        if wrong := violation(world, scene):
-            way, at = list[str](), came[world]
+        if violated := violation(world, scene):
+            path, at = list[str](), origins[world]
             while at is not None:
-                way.append(at[1])
-                at = came[at[0]]
-            return len(came), wrong, way[::-1]
+                path.append(at[1])
+                at = origins[at[0]]
+            return len(origins), violated, path[::-1]
         for label, after in steps(world, scene):
-            if after not in came:
-                came[after] = world, label
+            if after not in origins:
+                origins[after] = world, label
                 queue.append(after)
-    return len(came), "", []
+    return len(origins), "", []
 
 
 def violation(world: World, scene: Scene) -> str:
-    """Say what is wrong; empty if nothing is."""
+    """Return the violation of the law; "" if there is none."""
     if world.runs or world.marker is None:
         return ""
-    if all(world.told):
-        return f"both copies were told that they lost flushes: {world}"
+    if all(world.reported):
+        return f"both copies recorded that they lost flushes: {world}"
     owned = world.ledgers[world.marker.owner]
     counted = set(world.ledgers[0]) | set(world.ledgers[1]) if scene.physical else set(owned)
     views = sum(flush.views for flush in counted if not flush.elsewhere)
@@ -123,21 +123,21 @@ def violation(world: World, scene: Scene) -> str:
 
 
 def steps(world: World, scene: Scene) -> Iterator[tuple[str, World]]:
-    """Yield everything that can happen next."""
+    """Yield every possible next step."""
     left = world.left
     if left.sends:
         more = world._replace(left=left._replace(sends=left.sends - 1))
         yield "INCR", more._replace(counter=world.counter + 1, sent=world.sent + 1)
     for ledger in (0, 1):
         alone = not world.runs or not scene.physical
-        if left.runs[ledger] and alone and (ledger == 0 or _may_come(world, scene)):
+        if left.runs[ledger] and alone and (ledger == 0 or _may_begin(world, scene)):
             runs = (left.runs[0] - (ledger == 0), left.runs[1] - (ledger == 1))
             after = world._replace(left=left._replace(runs=runs), runs=(*world.runs, Run(ledger)))
             yield f"run of {ledger} starts", after
     if left.copies and not (scene.physical and world.runs):
         ledgers = world.ledgers[0], world.ledgers[0]
         yield "copy", world._replace(left=left._replace(copies=left.copies - 1), ledgers=ledgers)
-    if left.elsewhere and not left.copies and left.runs[1] == Left().runs[1]:  # before it comes here
+    if left.elsewhere and not left.copies and left.runs[1] == Left().runs[1]:  # before its first run here
         yield "flush elsewhere", _flushed_elsewhere(world)
     if left.adoptions and world.marker and world.marker.owner == 0 and not left.copies:
         at = world.marker
@@ -150,8 +150,8 @@ def steps(world: World, scene: Scene) -> Iterator[tuple[str, World]]:
             yield f"run of {run.ledger}: {label}", after._replace(runs=rest)
 
 
-def _may_come(world: World, scene: Scene) -> bool:
-    """Whether a run of the copy can begin: once there is one; if it flushed elsewhere, not too early."""
+def _may_begin(world: World, scene: Scene) -> bool:
+    """Whether a run of the copy can begin: only if there is a copy; if it flushed elsewhere, not too early."""
     if world.left.copies:
         return False
     mine, others = world.ledgers[1], world.ledgers[0]
@@ -200,8 +200,8 @@ def _begin(world: World, run: Run, scene: Scene) -> tuple[str, World, Run | None
         return "is refused: another history", world, None
     world = world._replace(marker=marker)
     if marker.seq > last.seq:
-        told = (True, world.told[1]) if run.ledger == 0 else (world.told[0], True)
-        world = world._replace(told=told)
+        reported = (True, world.reported[1]) if run.ledger == 0 else (world.reported[0], True)
+        world = world._replace(reported=reported)
         marker = marker._replace(missing=(last.seq, marker.seq))
     return "begin", world, run._replace(at="settle", base=max(last.seq, marker.seq), marker=marker)
 
@@ -214,7 +214,7 @@ def _other_history(ledger: tuple[Flush, ...], marker: Marker, scene: Scene) -> b
 
 
 def _settle_due(world: World, run: Run, scene: Scene) -> tuple[str, World, Run | None]:
-    """Subtract one flush that the ledger holds beyond the marker; go on to the read when there is none."""
+    """Subtract a flush that the ledger holds beyond the marker; continue with the read if there is none."""
     due = [flush for flush in world.ledgers[run.ledger] if flush.seq > run.marker.seq]
     if not due:
         return "nothing to settle", world, run._replace(at="read")

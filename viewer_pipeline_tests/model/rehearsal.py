@@ -1,4 +1,4 @@
-"""Drives the real flush along a trace of the model: every call of every run is held back until it is its turn."""
+"""Drives the real flush along a trace of the model: every call of every run waits until the trace makes it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from viewer_pipeline_tests.model.values import Step, World
 from viewer_pipeline_tests.support.world import PREFIX
 from viewer_pipeline_tests.support.world import World as Servers
 
-SECONDS = 60  # until a call that does not come, or that the model does not make, is a failure
+SECONDS = 60  # until a call that is missing, or that the model does not make, is a failure
 TABLES = ("flush", "flush_batch", "vod_view_counts")
 
 
 class Died(BaseException):
-    """The run ends here: nothing of ours catches it."""
+    """Ends a run: no code of ours catches it."""
 
 
 class Gate:
@@ -41,44 +41,44 @@ class Gate:
         self._dead: set[str] = set()
 
     @contextmanager
-    def call(self, who: str, what: str) -> Iterator[str]:
-        """Wait for the turn of this call; yields how the trace names it. Raises Died."""
+    def call(self, actor: str, call: str) -> Iterator[str]:
+        """Wait until the trace makes this call; yields its name in the trace. Raises Died."""
         with self._changed:
-            self._waiting[who] = what
+            self._waiting[actor] = call
             self._changed.notify_all()
-            came = self._changed.wait_for(lambda: self._mine(who) or who in self._dead, SECONDS)
-            del self._waiting[who]
-            if who in self._dead:
+            in_time = self._changed.wait_for(lambda: self._is_granted(actor) or actor in self._dead, SECONDS)
+            del self._waiting[actor]
+            if actor in self._dead:
                 raise Died
-            assert came, f"{who} calls {what!r}, the model makes no such call"
+            assert in_time, f"{actor} calls {call!r}, the model makes no such call"
             assert self._granted is not None
-            named = self._granted[1]
+            name = self._granted[1]
         try:
-            yield named
+            yield name
         finally:
             with self._changed:
                 self._granted = None
                 self._changed.notify_all()
 
-    def grant(self, who: str, what: str) -> None:
-        """Let a call pass, and wait until it has its answer. AssertionError where another call comes, or none."""
+    def grant(self, actor: str, call: str) -> None:
+        """Let a call pass, and wait for its reply. Raises AssertionError if another call or none is made."""
         with self._changed:
-            came = self._changed.wait_for(lambda: who in self._waiting, SECONDS)
-            assert came, f"{who} makes no call, the model makes {what!r}"
-            expected = what.replace(" twice", "").partition(" without")[0].partition(" that")[0]
-            assert self._waiting[who] == expected, f"{who} calls {self._waiting[who]!r}, the model {what!r}"
-            self._granted = who, what
+            in_time = self._changed.wait_for(lambda: actor in self._waiting, SECONDS)
+            assert in_time, f"{actor} makes no call, the model makes {call!r}"
+            expected = call.replace(" twice", "").partition(" without")[0].partition(" that")[0]
+            assert self._waiting[actor] == expected, f"{actor} calls {self._waiting[actor]!r}, the model {call!r}"
+            self._granted = actor, call
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._granted is None, SECONDS), f"{who}: {what} has no end"
+            assert self._changed.wait_for(lambda: self._granted is None, SECONDS), f"{actor}: {call} does not end"
 
-    def kill(self, *who: str) -> None:
-        """Let these make no call any more."""
+    def kill(self, *actors: str) -> None:
+        """Let these make no further call."""
         with self._changed:
-            self._dead |= set(who)
+            self._dead |= set(actors)
             self._changed.notify_all()
 
-    def _mine(self, who: str) -> bool:
-        return self._granted is not None and self._granted[0] == who
+    def _is_granted(self, actor: str) -> bool:
+        return self._granted is not None and self._granted[0] == actor
 
 
 class Actor:
@@ -95,68 +95,68 @@ class Actor:
         self.thread = threading.Thread(target=self._run, name=f"run {number}", daemon=True)
 
     @contextmanager
-    def call(self, what: str) -> Iterator[str]:
-        """Make a call as whoever makes it: the run or its settler."""
+    def call(self, call: str) -> Iterator[str]:
+        """Make a call of the current thread: that of the run or of its settler."""
         beside = threading.current_thread().name.startswith("settler")
-        with self._gate.call(f"{'settler' if beside else 'run'} {self.number}", what) as named:
-            yield named
+        with self._gate.call(f"{'settler' if beside else 'run'} {self.number}", call) as name:
+            yield name
 
     def _run(self) -> None:
         try:
             snapshot = drain.drain(self._stores, self._request)
             commit.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
         except (Died, MarkerMoved, PipelineRefused, PostgresUnavailable):
-            pass  # what a run may end with
-        except BaseException as error:  # noqa: BLE001 - told by the rehearsal
+            pass  # errors that may end a run
+        except BaseException as error:  # noqa: BLE001 - reported by the rehearsal
             self.unexpected = error
 
 
 class HeldRedis(RedisStore):
-    """Redis with its calls held back."""
+    """Redis whose calls wait for the trace."""
 
     def __init__(self, client: Any, url: str, actor: Actor) -> None:
         super().__init__(client, url, PREFIX)
         self._actor = actor
 
     def begin(self, *arguments: Any) -> Any:
-        """Held back."""
+        """Wait, then call."""
         with self._actor.call("begin"):
             made, marker = super().begin(*arguments)
             self._check_history(marker)
             return made, marker
 
     def marker(self) -> Marker | None:
-        """Held back."""
-        with self._actor.call("ask"):
+        """Wait, then call."""
+        with self._actor.call("read marker"):
             if marker := super().marker():
                 self._check_history(marker)
             return marker
 
     def _check_history(self, marker: Marker) -> None:
-        """Do within the call what the code does after it: in the model, both are one."""
+        """Run the check within the call: in the model, both are one step."""
         with psycopg.connect(self._actor.ledger_url, autocommit=True) as connection:
             ownership.check_history(connection, marker, "the model")
 
     def confirm(self, *arguments: Any) -> Marker | None:
-        """Held back."""
+        """Wait, then call."""
         with self._actor.call("check"):
             return super().confirm(*arguments)
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
-        """Held back."""
+        """Wait, then call."""
         with self._actor.call(f"read {ids[0].decode()[1:]}"):
             return super().values(ids)
 
     def _send_settle_scripts(self, marker: Marker, batches: Any) -> list[list[Any]]:
-        with self._actor.call("settle") as named:
-            answers = super()._send_settle_scripts(marker, batches)
-            if "twice" in named:
+        with self._actor.call("settle") as name:
+            replies = super()._send_settle_scripts(marker, batches)
+            if "twice" in name:
                 super()._send_settle_scripts(marker, batches)
-            return answers
+            return replies
 
 
 class HeldLedger(Ledger):
-    """PostgreSQL with its calls held back. `actors`: whose each connection is."""
+    """PostgreSQL whose calls wait for the trace. `actors`: the actor of each connection."""
 
     actors: dict[int, Actor] = {}  # noqa: RUF012 - emptied by each rehearsal
 
@@ -166,22 +166,22 @@ class HeldLedger(Ledger):
 
     @contextmanager
     def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
-        """Remember whose it is."""
+        """Record the actor of the connection."""
         with super().connect(any_server=any_server) as connection:
             self.actors[id(connection)] = self._actor
             yield connection
 
     def holds(self, flush_id: Any) -> bool:
-        """Held back, where the model looks it up as well."""
-        if getattr(self._actor, "never_came", False):
+        """Wait, then call, unless the model makes no such call."""
+        if getattr(self._actor, "never_arrived", False):
             return super().holds(flush_id)
         with self._actor.call("find"):
             return super().holds(flush_id)
 
 
-def _held(function: Any, what: str) -> Any:
+def _held(function: Any, name: str) -> Any:
     def call(connection: psycopg.Connection, *arguments: Any) -> Any:
-        with HeldLedger.actors[id(connection)].call(what):
+        with HeldLedger.actors[id(connection)].call(name):
             return function(connection, *arguments)
 
     return call
@@ -190,12 +190,12 @@ def _held(function: Any, what: str) -> Any:
 def _held_transaction(function: Any) -> Any:
     def call(connection: psycopg.Connection, *arguments: Any) -> Any:
         actor = HeldLedger.actors[id(connection)]
-        with actor.call("commit") as named:
-            if named.endswith("never came"):
-                actor.never_came = True  # type: ignore[attr-defined]  # looked up at once
+        with actor.call("commit") as name:
+            if name.endswith("never arrived"):
+                actor.never_arrived = True  # type: ignore[attr-defined]  # resolved within the same step
                 raise psycopg.OperationalError("the connection broke")
             done = function(connection, *arguments)
-            if named.endswith("without an answer"):
+            if name.endswith("without a reply"):
                 raise psycopg.OperationalError("the connection broke")
             return done
 
@@ -203,7 +203,7 @@ def _held_transaction(function: Any) -> Any:
 
 
 class Rehearsal:
-    """One trace on real servers that are empty."""
+    """One trace on empty real servers."""
 
     def __init__(self, servers: Servers, first: World) -> None:
         self.servers, self._first = servers, first
@@ -217,11 +217,11 @@ class Rehearsal:
         self._copy = self._read_redis()
         self._dump: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
 
-    def play(self, way: list[tuple[Step, World]]) -> None:
-        """Make every step; AssertionError where the code makes another one than the model."""
+    def play(self, path: list[tuple[Step, World]]) -> None:
+        """Make every step. Raises AssertionError if the code makes another call than the model."""
         HeldLedger.actors.clear()
         with (
-            patch.object(drain, "last_flush", _held(ledger_queries.last_flush, "look")),
+            patch.object(drain, "last_flush", _held(ledger_queries.last_flush, "read ledger")),
             patch.object(settle, "batches_beyond", _held(ledger_queries.batches_beyond, "list")),
             patch.object(transaction, "transact", _held_transaction(transaction.transact)),
             patch.object(drain, "check_history", lambda *_: None),
@@ -232,11 +232,11 @@ class Rehearsal:
             patch.object(commit, "SUPERSEDED_TRIES", self._first.runs[0].tries),
         ):
             try:
-                for step, after in way:
+                for step, after in path:
                     self._make(step, after)
                 for actor in self._actors.values():
                     actor.thread.join(SECONDS)
-                    assert not actor.thread.is_alive(), f"run {actor.number} goes on, the model has ended"
+                    assert not actor.thread.is_alive(), f"run {actor.number} continues, the model has ended"
             finally:
                 self._gate.kill(*(f"{kind} {n}" for n in self._actors for kind in ("run", "settler")))
                 for actor in self._actors.values():
@@ -245,7 +245,7 @@ class Rehearsal:
                         raise actor.unexpected
 
     def end(self) -> tuple[Any, ...]:
-        """Return counters, marker, ledger and totals as they are."""
+        """Return counters, marker, ledger and totals of the servers."""
         counters, marker = self.servers.counters(), self.servers.marker()
         totals = self.servers.totals()
         rows = self.servers.rows("SELECT seq, batch, vod_ids[1], deltas[1] FROM viewer.flush_batch ORDER BY 1, 2")
@@ -257,12 +257,12 @@ class Rehearsal:
         )
 
     def _make(self, step: Step, after: World) -> None:
-        kind, _, number = step.who.partition(" ")
+        kind, _, number = step.actor.partition(" ")
         if kind == "producer":
             self.servers.client.incr(f"{PREFIX}v{step.vod}")
         elif kind == "disaster":
-            self._disaster(step.what)
-        elif step.what == "dies":
+            self._disaster(step.call)
+        elif step.call == "dies":
             self._gate.kill(f"run {number}", f"settler {number}")
             self._actors[int(number)].thread.join(SECONDS)
         else:
@@ -270,13 +270,13 @@ class Rehearsal:
                 actor = Actor(int(number), after.runs[int(number)].cut, self._vods, self.servers, self._gate)
                 self._actors[int(number)] = actor
                 actor.thread.start()
-            what = step.what.rstrip("0123456789 ") if step.what.startswith("settle") else step.what
-            self._gate.grant(step.who, what)
-            if what.endswith("never came"):  # the model lets the settler end with its run
+            call = step.call.rstrip("0123456789 ") if step.call.startswith("settle") else step.call
+            self._gate.grant(step.actor, call)
+            if call.endswith("never arrived"):  # in the model, the settler ends with its run
                 self._gate.kill(f"settler {number}")
 
-    def _disaster(self, what: str) -> None:
-        match what:
+    def _disaster(self, kind: str) -> None:
+        match kind:
             case "emptied":
                 self.servers.client.flushall()
             case "copy":
@@ -307,8 +307,8 @@ class Rehearsal:
                     connection.execute(f"INSERT INTO viewer.{table} VALUES ({places})", row)
 
 
-def meant(world: World) -> tuple[Any, ...]:
-    """Return counters, marker, ledger and totals as the model has them."""
+def expected(world: World) -> tuple[Any, ...]:
+    """Return counters, marker, ledger and totals of the model."""
     marker = world.redis.marker
     rows = [(b.seq, b.number, b.vod, b.delta) for flush in world.postgres.ledger for b in flush.batches]
     return world.redis.counters, marker and tuple(marker)[:3], rows, world.postgres.totals

@@ -11,28 +11,28 @@ from viewer_pipeline_tests.model.values import ENDED, Batch, Flush, Marker, Run,
 
 
 class Bounds(NamedTuple):
-    """How far a run is explored."""
+    """The bounds of the exploration of a run."""
 
     cuts: tuple[int, ...] = (1, 2)  # counters in one transaction
-    pipelined: bool = True  # scripts behind a refused one may be on their way already
-    between_runs: bool = False  # one run at a time; disasters only while none is in the middle of its work
+    pipelined: bool = True  # scripts after a refused one may have been sent already
+    between_runs: bool = False  # one run at a time; disasters only between runs
 
 
 Steps = Iterator[tuple[str, World, Run]]
 Failed = Literal["failed"]
 
 
-def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # noqa: C901, PLR0912 - a table of points
+def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # noqa: C901, PLR0912 - a table of states
     """Yield (label, world, run) for each call that the main thread of a run can make next."""
-    if run.at == "look" and not run.cut:
+    if run.at == "read ledger" and not run.cut:
         for cut in bounds.cuts:
-            yield from _look(world, run._replace(cut=cut), design)
-    elif run.at == "look":
-        yield from _look(world, run, design)
+            yield from _read_ledger(world, run._replace(cut=cut), design)
+    elif run.at == "read ledger":
+        yield from _read_ledger(world, run, design)
     elif run.at == "begin":
         yield from _begin(world, run, design)
-    elif run.at == "look again":
-        yield from _look_again(world, run, design)
+    elif run.at == "read ledger again":
+        yield from _read_ledger_again(world, run, design)
     elif run.at == "settle":
         assert run.settling is not None
         for label, after, settling in settling_steps(world, run.settling, run.line, design, bounds):
@@ -67,7 +67,7 @@ def settler_steps(world: World, run: Run, design: Design, bounds: Bounds) -> Ste
 
 
 def advance(run: Run) -> Run:
-    """Do what needs no call: give a committed flush to the settler once it is free, end, or drain again."""
+    """Make the transitions without a call: pass a committed flush to the settler, end, or drain again."""
     if run.settler == "failed":
         return ENDED if run.at in ("add", "wait", "again") else run
     if run.settler is not None:
@@ -87,12 +87,12 @@ def advance(run: Run) -> Run:
 # --- drain ---
 
 
-def _look(world: World, run: Run, design: Design) -> Steps:
+def _read_ledger(world: World, run: Run, design: Design) -> Steps:
     if design.broken == "R3-order" and not run.read:
         yield "read early", world, run._replace(read=world.redis.counters)
         return
     last = calls.last_flush(world.postgres)
-    yield "look", world, run._replace(at="begin", last=last, after=_newest(world), line=world.postgres.line)
+    yield "read ledger", world, run._replace(at="begin", last=last, after=_newest(world), line=world.postgres.line)
 
 
 def _newest(world: World) -> Flush | None:
@@ -108,20 +108,20 @@ def _begin(world: World, run: Run, design: Design) -> Steps:
     if calls.other_history(world.postgres, begun.marker, design):
         yield "begin", after, ENDED
     elif begun.other:
-        yield "begin", after, run._replace(at="look", instead=begun.marker.line)
+        yield "begin", after, run._replace(at="read ledger", instead=begun.marker.line)
     elif begun.marker.seq <= run.last[0]:
         yield "begin", after, _drain(run, begun.marker, world.redis.life, design)
     else:
-        yield "begin", after, run._replace(at="look again", marker=begun.marker, life=world.redis.life)
+        yield "begin", after, run._replace(at="read ledger again", marker=begun.marker, life=world.redis.life)
 
 
-def _look_again(world: World, run: Run, design: Design) -> Steps:
+def _read_ledger_again(world: World, run: Run, design: Design) -> Steps:
     again = calls.last_flush(world.postgres)
     if again[0] > run.last[0]:
-        yield "look", world, run._replace(at="begin", last=again, after=_newest(world), line=world.postgres.line)
+        yield "read ledger", world, run._replace(at="begin", last=again, after=_newest(world), line=world.postgres.line)
     else:
         marker = run.marker._replace(missing=(again[0], run.marker.seq)) if design.history else run.marker
-        yield "look", world, _drain(run, marker, run.life, design)
+        yield "read ledger", world, _drain(run, marker, run.life, design)
 
 
 def _drain(run: Run, marker: Marker, life: int, design: Design) -> Run:
@@ -147,7 +147,7 @@ def _read(world: World, run: Run, design: Design) -> Steps:
 
 
 def _rows(run: Run, design: Design) -> Run:
-    """Aggregate: drop the counters that hold nothing."""
+    """Aggregate: leave out empty counters."""
     rows = tuple((vod, views) for vod, views in enumerate(run.read) if views > 0)
     run = run._replace(rows=rows if run.tries else (), read=())
     if design.recheck or design.wait or design.broken == "R6-late":
@@ -156,17 +156,17 @@ def _rows(run: Run, design: Design) -> Run:
 
 
 def _check(world: World, run: Run, design: Design) -> Steps:
-    """After the last read: is the marker still the one of `begin`? Is what was read where it survives a failover?"""
-    marker, drop = world.redis.marker, False
+    """After the last read, compare the marker with that of `begin`, and wait until the counters survive a failover."""
+    marker, discard = world.redis.marker, False
     if design.broken == "R6-late" and marker is not None:
         run = run._replace(base=max(run.last[0], marker.seq))
     if design.recheck:
-        drop = marker is None or marker.epoch != run.marker.epoch
+        discard = marker is None or marker.epoch != run.marker.epoch
         if design.recheck != "epoch" and marker is not None:
-            drop |= (marker.seq, marker.batch) < (run.marker.seq, run.marker.batch)
-        drop |= design.recheck == "server" and world.redis.life != run.life
+            discard |= (marker.seq, marker.batch) < (run.marker.seq, run.marker.batch)
+        discard |= design.recheck == "server" and world.redis.life != run.life
     after = world._replace(copy=world.redis) if design.wait and design.broken != "R7" else world
-    if drop:
+    if discard:
         yield "check", after, advance(run._replace(at="again"))
     else:
         yield "check", after, run._replace(at="commit") if run.rows else ENDED
@@ -196,8 +196,8 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
     if world.left.lost_replies:  # R8: it was committed, and the client cannot know
         left = world.left._replace(lost_replies=world.left.lost_replies - 1)
         again = run._replace(base=seq) if design.broken == "R8" else done._replace(at="find")
-        yield "commit without an answer", after._replace(left=left), again
-        yield "commit that never came", world._replace(left=left), again if design.broken == "R8" else ENDED
+        yield "commit without a reply", after._replace(left=left), again
+        yield "commit that never arrived", world._replace(left=left), again if design.broken == "R8" else ENDED
 
 
 # --- settle ---
@@ -206,7 +206,7 @@ def _commit(world: World, run: Run, design: Design) -> Steps:
 def settling_steps(
     world: World, now: Settling, line: int, design: Design, bounds: Bounds
 ) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
-    """Yield (label, world, what comes next): a Marker where all is settled, "failed" where it cannot go on."""
+    """Yield (label, world, next state): a Marker if all is settled, "failed" if it cannot continue."""
     if now.at == "list":
         due = calls.batches_beyond(world.postgres, now.known, now.through)
         if not due:
@@ -215,11 +215,11 @@ def settling_steps(
             yield "list", world, "failed"
         else:
             yield "list", world, now._replace(at="settle", due=due)
-    elif now.at == "ask":
+    elif now.at == "read marker":
         marker = world.redis.marker
         gone = marker is None or (design.line and marker.line != line)
         gone = gone or (marker is not None and calls.other_history(world.postgres, marker, design))
-        yield "ask", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
+        yield "read marker", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
     elif now.at == "move":
         yield "move", world._replace(redis=calls.move(world.redis, now.due[0], now.known)), _sent(now)
     else:
@@ -230,16 +230,16 @@ def _send(
     world: World, now: Settling, line: int, design: Design, bounds: Bounds
 ) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
     batch = now.due[0]
-    answer, redis = calls.settle(world.redis, batch, now.known, line, design)
+    outcome, redis = calls.settle(world.redis, batch, now.known, line, design)
     after = world._replace(redis=redis)
     if world.redis.refuses:
         yield f"settle {batch.vod}", world, "failed"
-    elif answer == "refused":
-        asking = now._replace(at="ask", due=(), refused=False)
-        yield f"settle {batch.vod}", after, asking
+    elif outcome == "refused":
+        refused = now._replace(at="read marker", due=(), refused=False)
+        yield f"settle {batch.vod}", after, refused
         if bounds.pipelined and len(now.due) > 1:
             yield f"settle {batch.vod}", after, _sent(now._replace(refused=True))
-    elif design.broken == "R4" and answer == "subtracted":
+    elif design.broken == "R4" and outcome == "subtracted":
         yield f"settle {batch.vod}", after, now._replace(at="move")
     else:
         yield f"settle {batch.vod}", after, _sent(now, redis.marker)
@@ -247,17 +247,17 @@ def _send(
             left = world.left._replace(resent=world.left.resent - 1)
             again = calls.settle(redis, batch, now.known, line, design)[1]
             yield f"settle twice {batch.vod}", world._replace(redis=again, left=left), _sent(now, again.marker)
-    if design.broken == "R5" and len(now.due) > 1:  # the first was lost on its way
+    if design.broken == "R5" and len(now.due) > 1:  # the first batch was lost
         yield f"settle {batch.vod} is lost", world, _sent(now)
 
 
-def _sent(now: Settling, answered: Marker | None = None) -> Settling | Marker:
-    """Go on with the next batch as if the marker were at this one; after the last, with where it was told to be."""
+def _sent(now: Settling, replied: Marker | None = None) -> Settling | Marker:
+    """Continue with the next batch as if the marker were at this one; after the last, at the marker of the reply."""
     batch = now.due[0]
     known = now.known._replace(seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by)
     if len(now.due) > 1:
         return now._replace(at="settle", known=known, due=now.due[1:])
     if now.refused:
-        return now._replace(at="ask", due=(), refused=False)
-    known = answered or known
+        return now._replace(at="read marker", due=(), refused=False)
+    known = replied or known
     return known if now.own else Settling("list", known, now.through)

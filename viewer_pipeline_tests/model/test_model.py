@@ -1,6 +1,6 @@
-"""The model keeps the law in every state, and breaks it as soon as a rule or a measure is left out.
+"""The model keeps the law in every state, and violates it if a rule or a measure is left out.
 
-MODEL_DEPTH=2 explores larger bounds: minutes instead of seconds.
+MODEL_DEPTH=2 explores larger bounds, in minutes instead of seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL = {
 }
 LARGE = {
     "calm, three runs": (1, 3, Left(sends=1, crashes=1)),
-    "calm, two flushes a run, all that a client can meet": (2, 2, Left(2, crashes=1, lost_replies=1, resent=1)),
+    "calm, two flushes a run, every fault of a client": (2, 2, Left(2, crashes=1, lost_replies=1, resent=1)),
     "emptied, three runs": (1, 3, Left(sends=1, emptied=1, crashes=1)),
     "emptied, two flushes a run": (2, 2, Left(sends=2, emptied=1)),
     "restored, three runs": (1, 3, Left(sends=1, copies=1, restored=1)),
@@ -49,10 +49,10 @@ def explored(vods: int, runs: int, left: Left, design: Design, *, refuses: bool 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("wait", [False, True], ids=["", "waiting"])
 @pytest.mark.parametrize("name", [*SMALL, *(LARGE if DEEP else ())])
-def test_all_measures_keep_the_law(name: str, wait: bool) -> None:
-    """In every state, whatever happens, and with more than one disaster."""
-    found = explored(*(SMALL | LARGE)[name], replace(MEASURES, wait=wait))
-    assert found.violation == "", "\n".join(map(str, found.trace))
+def test_the_design_keeps_the_law(name: str, wait: bool) -> None:
+    """In every state, also with more than one disaster."""
+    result = explored(*(SMALL | LARGE)[name], replace(MEASURES, wait=wait))
+    assert result.violation == "", "\n".join(map(str, result.trace))
 
 
 BROKEN = {
@@ -73,15 +73,15 @@ BROKEN = {
 }
 
 
-def test_every_rule_is_broken_below() -> None:
-    """None is left out."""
+def test_every_rule_has_a_counterexample() -> None:
+    """None is missing."""
     assert list(BROKEN) == list(RULES)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_broken_rule_breaks_the_law(rule: str) -> None:
-    """And only the broken rule does: without it, the same bounds show nothing."""
-    # R6-late needs a marker that is looked at once: a second look would see it, too.
+def test_a_broken_rule_violates_the_law(rule: str) -> None:
+    """And only the broken rule does: without it, the same bounds show no violation."""
+    # R6-late needs a marker that is read once: the second read would detect it, too.
     design = BEFORE if rule == "R6-late" else WAITING
     refuses = rule == "R11"
     assert explored(*BROKEN[rule], design, refuses=refuses).violation == ""
@@ -90,97 +90,97 @@ def test_a_broken_rule_breaks_the_law(rule: str) -> None:
 
 WITHOUT = {
     "no epoch": (replace(MEASURES, epoch=False), SMALL["emptied"], "a reader misses"),
-    "an epoch and no second look": (replace(MEASURES, recheck=""), SMALL["emptied"], "doubled"),
-    "a second look at the epoch only": (replace(MEASURES, recheck="epoch"), SMALL["restored"], "doubled"),
-    "a second look at epoch and position": (replace(MEASURES, recheck="position"), SMALL["restored"], "doubled"),
+    "an epoch and no second read of the marker": (replace(MEASURES, recheck=""), SMALL["emptied"], "doubled"),
+    "a second read, of the epoch only": (replace(MEASURES, recheck="epoch"), SMALL["restored"], "doubled"),
+    "a second read, of epoch and position": (replace(MEASURES, recheck="position"), SMALL["restored"], "doubled"),
     "no line": (replace(MEASURES, line=False), SMALL["rolled back"], "doubled"),
 }
 
 
 @pytest.mark.parametrize("measure", WITHOUT)
-def test_a_missing_measure_breaks_the_law(measure: str) -> None:
+def test_a_missing_measure_violates_the_law(measure: str) -> None:
     """Each measure against a disaster is needed: docs/adr/0007-epoch-of-the-marker.md."""
-    design, bounds, said = WITHOUT[measure]
-    assert explored(*bounds, design).violation.startswith(said)
+    design, bounds, violation = WITHOUT[measure]
+    assert explored(*bounds, design).violation.startswith(violation)
 
 
 @pytest.mark.parametrize("disaster", ["emptied", "restored"])
-def test_what_the_code_has_closed(disaster: str) -> None:
-    """Also within a run that is alive. That another server answers, the code knows by its connection."""
+def test_disasters_that_the_code_survives(disaster: str) -> None:
+    """Also during a run. The code detects another server by its connection."""
     assert explored(*SMALL[disaster], replace(CODE, recheck="server")).violation == ""
 
 
-def test_what_the_code_has_not_closed() -> None:
-    """PostgreSQL that forgets flushes under a run that is alive. A measure that is taken takes this test out."""
+def test_a_rollback_during_a_run_is_a_known_gap() -> None:
+    """PostgreSQL loses flushes during a run. Remove this test with the measure that closes the gap."""
     assert explored(*SMALL["rolled back"], CODE).violation.startswith("doubled")
 
 
 @pytest.mark.parametrize("disaster", ["emptied", "restored", "rolled back"])
-def test_disasters_between_runs_are_closed(disaster: str) -> None:
-    """One run at a time that dies at no point: what the code has is enough."""
+def test_the_code_survives_disasters_between_runs(disaster: str) -> None:
+    """One run at a time, none of which dies: the design of the code is enough."""
     vods, _, left = SMALL[disaster]
     bounds = Bounds((1,), between_runs=True)
     assert explore(start(vods, 2, left._replace(crashes=0)), CODE, bounds).violation == ""
 
 
-def test_a_copy_without_a_marker_doubles() -> None:
-    """Redis falls back to before the first run: the one disaster that looks like another, told of in `law`."""
-    found = explore(start(1, 1, Left(restored=1), marker=None), MEASURES, Bounds((1,)))
-    assert found.violation.startswith("doubled")
+def test_a_copy_without_a_marker_counts_twice() -> None:
+    """Redis falls back to before the first run: the disaster that `law` leaves out."""
+    result = explore(start(1, 1, Left(restored=1), marker=None), MEASURES, Bounds((1,)))
+    assert result.violation.startswith("doubled")
     assert explore(start(1, 1, Left(restored=1), marker=Marker()), MEASURES, Bounds((1,))).violation == ""
 
 
-def test_both_servers_fall_back_under_a_run_that_lives() -> None:
-    """Redis forgets the line with the rest: only replicas that have what was read (R7) close this."""
+def test_both_servers_fall_back_during_a_run() -> None:
+    """Redis loses the line with the rest: only replicas that have the counters read (R7) prevent this."""
     both = 1, 2, Left(sends=1, copies=1, restored=1, dumps=1, rolled_back=1)
     assert explored(*both, MEASURES).violation.startswith("doubled")
     assert explored(*both, WAITING).violation == ""
 
 
 def test_folding_counts_no_message_twice() -> None:
-    """Two subscribers, a lease that runs out, a death, a lost connection, a script that is sent twice."""
+    """Two subscribers, an expired lease, a crash, a lost connection, a script that is sent twice."""
     states, violation, trace = folding.explore(first=folding.Channel(sends=2 if DEEP else 1))
     assert (violation, trace) == ("", [])
     assert states > 10_000
 
 
-def test_folding_misses_no_message_while_all_is_well() -> None:
+def test_folding_misses_no_message_without_faults() -> None:
     """With a lease that changes hands."""
     calm = folding.Channel(breaks=0, crashes=0, calm=True)
     assert folding.explore(first=calm)[1:] == ("", [])
 
 
 def test_the_token_of_the_lease_only_saves_work() -> None:
-    """Numbers keep the count without it."""
+    """Without it, numbers keep the count correct."""
     assert folding.explore("token")[1] == ""
 
 
 @pytest.mark.parametrize("rule", folding.RULES)
 def test_a_broken_rule_of_folding_counts_twice(rule: str) -> None:
-    """Each of them."""
+    """One at a time."""
     assert "was counted 2 times" in folding.explore(rule)[1]
 
 
 @pytest.mark.parametrize("name", owners.SCENES)
 def test_one_ledger_counts_what_is_in_one_redis(name: str) -> None:
-    """Whatever copy of it there is, and in whatever order the runs of both make their calls."""
+    """With every kind of copy, and every order of the calls of both ledgers' runs."""
     states, violation, trace = owners.explore(owners.SCENES[name])
     assert (violation, trace) == ("", [])
     assert states > 1000
 
 
-def test_every_rule_of_ownership_is_broken_below() -> None:
-    """None is left out."""
+def test_every_rule_of_ownership_has_a_counterexample() -> None:
+    """None is missing."""
     assert tuple(owners.BROKEN) == owners.RULES
 
 
 @pytest.mark.parametrize("rule", owners.RULES)
-def test_a_broken_rule_of_ownership_breaks_the_law(rule: str) -> None:
-    """Each of them."""
+def test_a_broken_rule_of_ownership_violates_the_law(rule: str) -> None:
+    """One at a time."""
     assert owners.explore(owners.SCENES[owners.BROKEN[rule]]._replace(broken=rule))[1] != ""
 
 
-def test_copies_of_both_servers_that_come_too_early() -> None:
-    """A known gap: nothing in either server tells them from a run that died before it settled."""
+def test_copies_of_both_servers_that_begin_too_early() -> None:
+    """A known gap: both servers are in the same state after a run that died before it settled."""
     early = owners.SCENES["a physical copy that flushed elsewhere"]._replace(early=True)
     assert "views counted" in owners.explore(early)[1]

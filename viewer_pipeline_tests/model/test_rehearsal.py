@@ -1,6 +1,6 @@
 """The real flush, call by call along traces of the model, ends where the model ends.
 
-MODEL_TRACES=5000 drives so many instead of some hundred.
+MODEL_TRACES=5000 drives that many traces instead of 120.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 from viewer_pipeline_tests.model.design import CODE
 from viewer_pipeline_tests.model.explore import walk
-from viewer_pipeline_tests.model.rehearsal import Rehearsal, meant
+from viewer_pipeline_tests.model.rehearsal import Rehearsal, expected
 from viewer_pipeline_tests.model.run import Bounds
 from viewer_pipeline_tests.model.values import Left, start
 from viewer_pipeline_tests.support.world import World
@@ -29,18 +29,18 @@ TABLES = ("flush", "flush_batch", "vod_view_counts")
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_code_ends_where_the_model_ends(world: World, kind: str) -> None:
+def test_code_and_model_end_in_the_same_state(world: World, kind: str) -> None:
     """Counters, marker, ledger and totals, along random traces of two and three runs."""
     chance = random.Random(kind)
     for number in range(TRACES // len(KINDS)):
         first = start(2, 2 + number % 2, KINDS[kind], numbered=True)
-        way = walk(first, CODE, Bounds(pipelined=False), chance)
-        told = "\n".join([kind, *(str(step) for step, _ in way)])
+        path = walk(first, CODE, Bounds(pipelined=False), chance)
+        trace = "\n".join([kind, *(str(step) for step, _ in path)])
         rehearsal = Rehearsal(world, first)
         try:
-            rehearsal.play(way)
+            rehearsal.play(path)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{told}") from error
-        assert rehearsal.end() == meant(way[-1][1]), told
+            raise AssertionError(f"{error}\n{trace}") from error
+        assert rehearsal.end() == expected(path[-1][1]), trace
         world.client.flushall()
         world.execute("; ".join(f"DELETE FROM viewer.{table}" for table in TABLES))

@@ -1,4 +1,4 @@
-"""What a state of the model consists of: frozen values, equal where the states are."""
+"""The values that a state of the model consists of: immutable, and equal if the states are."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ Views = tuple[int, ...]  # by VOD
 
 
 class Marker(NamedTuple):
-    """How far counters were lowered; which counters they are (`epoch`), and by which history of the ledger (`line`)."""
+    """The last batch that was subtracted; the counters (`epoch`), and the history of the ledger (`line`)."""
 
     seq: int = 0
     batch: int = 0
     of: int = 0
     epoch: int = 1
     line: int = 0
-    by: int = 0  # tells flushes under the same number apart
-    missing: tuple[int, int] = (0, 0)  # flushes that the ledger had lost when Redis was settled last
+    by: int = 0  # distinguishes flushes with the same number
+    missing: tuple[int, int] = (0, 0)  # flushes that the ledger had lost when Redis was last settled
 
 
 class Batch(NamedTuple):
-    """One counter of a flush: what one settling script subtracts."""
+    """One counter of a flush, which one settling script subtracts."""
 
     seq: int
     number: int
@@ -36,17 +36,17 @@ class Flush(NamedTuple):
 
     seq: int
     batches: tuple[Batch, ...]
-    by: int = 0  # tells flushes apart where runs are numbered
+    by: int = 0  # distinguishes flushes if runs are numbered
 
 
 class Redis(NamedTuple):
-    """Counters and marker. The rest only the law and a reconnecting client know."""
+    """Counters and marker. The other fields are for the law and for clients that reconnect."""
 
     counters: Views
     marker: Marker | None
-    incremented: Views  # the views that ever came in, as far as this Redis remembers them
-    lineage: int = 0  # how often it was emptied
-    life: int = 0  # of the server: another one after each restart or failover
+    incremented: Views  # the views that ever arrived in the counters of this Redis
+    lineage: int = 0  # the number of times it was emptied
+    life: int = 0  # of the server: a new one after each restart or failover
     refuses: bool = False  # writes
 
 
@@ -55,13 +55,13 @@ class Postgres(NamedTuple):
 
     ledger: tuple[Flush, ...]
     totals: Views
-    line: int = 0  # its history: another one after it was rolled back
+    line: int = 0  # its history: a new one after it was rolled back
 
 
 class Settling(NamedTuple):
-    """Batches on their way to Redis: listed from the ledger or, where they are the run's `own`, known already."""
+    """Batches to settle: listed from the ledger, or known already if they are the run's `own`."""
 
-    at: Literal["list", "settle", "move", "ask"]
+    at: Literal["list", "settle", "move", "read marker"]
     known: Marker
     through: int
     due: tuple[Batch, ...] = ()
@@ -70,9 +70,9 @@ class Settling(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run: what it does next and what it remembers."""
+    """A run: its next step and its state."""
 
-    at: str = "look"
+    at: str = "read ledger"
     cut: int = 0  # counters in one transaction; 0: not chosen yet
     last: tuple[int, int] = (0, 0)  # the ledger's newest flush: seq, number of batches
     base: int = 0
@@ -82,19 +82,19 @@ class Run(NamedTuple):
     line: int = 0
     instead: int = -1  # the line in the marker that begin may replace
     read: Views = ()
-    rows: tuple[tuple[int, int], ...] = ()  # what is still to be committed: (vod, delta)
+    rows: tuple[tuple[int, int], ...] = ()  # not committed yet: (vod, delta)
     settling: Settling | None = None  # before the read
     settler: Settling | Literal["failed"] | None = None  # beside the transactions
-    committed: Flush | None = None  # and not given to the settler yet
-    tries: int = 2  # commits that it may still try; superseded at the last one, it drains and leaves it
-    number: int = 0  # of the run, where they are told apart
+    committed: Flush | None = None  # and not passed to the settler yet
+    tries: int = 2  # commits that it may still try; superseded at the last one, it drains and ends
+    number: int = 0  # of the run, if runs are numbered
 
 
 ENDED = Run("ended")
 
 
 class Left(NamedTuple):
-    """What may still happen."""
+    """The events that may still happen."""
 
     sends: int = 0
     crashes: int = 0
@@ -108,7 +108,7 @@ class Left(NamedTuple):
 
 
 class World(NamedTuple):
-    """Both servers, older copies of them, the runs, and what the law needs to know."""
+    """Both servers, older copies of them, the runs, and the bounds of the law."""
 
     redis: Redis
     postgres: Postgres
@@ -116,22 +116,22 @@ class World(NamedTuple):
     copy: Redis
     dump: Postgres
     sent: Views
-    lower: Views  # so many views there must be, and no more than `upper`: docs of `law`
+    lower: Views  # at least these views must exist, and at most `upper`: see `law`
     upper: Views
     left: Left
     epochs: int = 1
 
 
 class Step(NamedTuple):
-    """Who made which call."""
+    """A call, and the actor that makes it."""
 
-    who: str
-    what: str
+    actor: str
+    call: str
     vod: int = -1
 
     def __str__(self) -> str:
-        """Read well in a trace."""
-        return f"{self.who}: {self.what}" + (f" {self.vod}" if self.vod >= 0 else "")
+        """Render for a trace."""
+        return f"{self.actor}: {self.call}" + (f" {self.vod}" if self.vod >= 0 else "")
 
 
 FIRST = Marker()
@@ -141,16 +141,16 @@ def start(
     vods: int, runs: int, left: Left, *, marker: Marker | None = FIRST, refuses: bool = False, numbered: bool = False
 ) -> World:
     """Return a world where each VOD has one view in Redis."""
-    one, none = (1,) * vods, (0,) * vods
-    redis, postgres = Redis(one, marker, one, refuses=refuses), Postgres((), none)
+    ones, zeros = (1,) * vods, (0,) * vods
+    redis, postgres = Redis(ones, marker, ones, refuses=refuses), Postgres((), zeros)
     return World(
         redis,
         postgres,
         tuple(Run(number=n if numbered else 0) for n in range(runs)),
         redis,
         postgres,
-        one,
-        one,
-        one,
+        ones,
+        ones,
+        ones,
         left,
     )

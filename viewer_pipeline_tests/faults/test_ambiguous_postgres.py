@@ -1,4 +1,4 @@
-"""Answers of PostgreSQL that are lost, late or never come: every wait ends, every retry is harmless."""
+"""Replies of PostgreSQL that are lost or late: every wait ends, every retry is harmless."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
-ANSWER_SECONDS = 0.4
-ENOUGH_SECONDS = 10.0  # for a run that gives up; without a bound it would take for ever
+TIMEOUT_SECONDS = 0.4
+MAX_RUN_SECONDS = 10.0  # for a run that times out
 
-# What a statement is recognised by on its way, from the first to the last of a run.
-LOOKED = b"The newest flush of the ledger"
+# The bytes that identify each statement of a run, in order.
+LAST_FLUSH = b"The newest flush of the ledger"
 CLAIM = b"Claim the next seq"
 COPIED = b"COPY viewer.flush_batch"
 COUNTED = b"Add the batches of a flush"
 COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
-STATEMENTS = [LOOKED, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
-NAMES = ["look", "begin", "claim", "copy", "upsert", "commit"]
+STATEMENTS = [LAST_FLUSH, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
+NAMES = ["last flush", "begin", "claim", "copy", "upsert", "commit"]
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up soon."""
-    monkeypatch.setattr(BoundedConnection, "reply_seconds", ANSWER_SECONDS)
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the timeout of PostgreSQL."""
+    monkeypatch.setattr(BoundedConnection, "reply_seconds", TIMEOUT_SECONDS)
 
 
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[Proxy]:
-    """Stand between the ledger and PostgreSQL."""
+    """Put a proxy between the ledger and PostgreSQL."""
     with Proxy.of(database_url, 5432) as proxy:
         yield proxy
 
 
 def flush_through(world: World, proxy: Proxy) -> RunReport | PostgresUnavailable:
-    """Run a flush whose ledger is behind the proxy; return what came of it, in finite time."""
+    """Run a flush whose ledger is behind the proxy; return its result or error, in bounded time."""
     url = proxy.url(world.stores.ledger.url) + "?connect_timeout=2"
     behind = World(Stores(world.stores.redis, Ledger(url)))
     started = time.monotonic()
@@ -62,17 +62,17 @@ def flush_through(world: World, proxy: Proxy) -> RunReport | PostgresUnavailable
     except PostgresUnavailable as error:
         return error
     finally:
-        assert time.monotonic() - started < ENOUGH_SECONDS
+        assert time.monotonic() - started < MAX_RUN_SECONDS
 
 
 @pytest.mark.parametrize("needle", STATEMENTS, ids=NAMES)
-def test_the_answer_is_lost(world: World, proxy: Proxy, needle: bytes) -> None:
+def test_the_reply_is_lost(world: World, proxy: Proxy, needle: bytes) -> None:
     """PostgreSQL has executed it, the connection breaks: counted if it was the COMMIT, else not."""
     world.send_many(3)
     proxy.lose_reply_to(needle)
-    found = flush_through(world, proxy)
+    outcome = flush_through(world, proxy)
     assert proxy.lost_replies == 1
-    assert isinstance(found, RunReport if needle == COMMIT else PostgresUnavailable)
+    assert isinstance(outcome, RunReport if needle == COMMIT else PostgresUnavailable)
     if needle == COMMIT:
         assert world.seqs() == [1]
         assert world.counters() == {}
@@ -83,19 +83,19 @@ def test_the_answer_is_lost(world: World, proxy: Proxy, needle: bytes) -> None:
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("needle", [LOOKED, COPIED, COMMIT], ids=["look", "copy", "commit"])
-def test_the_answer_never_comes(world: World, proxy: Proxy, needle: bytes) -> None:
-    """PostgreSQL has executed it, the connection stays and is silent: the client gives up, and looks a COMMIT up."""
+@pytest.mark.parametrize("needle", [LAST_FLUSH, COPIED, COMMIT], ids=["last flush", "copy", "commit"])
+def test_the_reply_never_arrives(world: World, proxy: Proxy, needle: bytes) -> None:
+    """PostgreSQL has executed it, the connection stays silent: the client times out, and resolves a COMMIT."""
     world.send_many(3)
     proxy.fall_silent_at(needle, deliver=True)
-    found = flush_through(world, proxy)
+    outcome = flush_through(world, proxy)
     assert proxy.silenced == 1
-    assert isinstance(found, RunReport if needle == COMMIT else PostgresUnavailable)
+    assert isinstance(outcome, RunReport if needle == COMMIT else PostgresUnavailable)
     if needle == COMMIT:  # found by looking it up, and settled
         assert world.seqs() == [1]
         assert world.counters() == {}
     else:
-        assert "no answer within 0.4 s" in str(found)
+        assert "no answer within 0.4 s" in str(outcome)
         assert world.seqs() == []
     proxy.heal()
     wait_until(lambda: not backends(world), 10, "PostgreSQL to roll back")
@@ -103,8 +103,8 @@ def test_the_answer_never_comes(world: World, proxy: Proxy, needle: bytes) -> No
     world.assert_all_persisted()
 
 
-def test_the_answer_to_the_first_of_two_commits_is_lost(world: World, proxy: Proxy) -> None:
-    """The first flush is found and settled; the rest of the run has no connection any more, and is for the next one."""
+def test_the_reply_to_the_first_of_two_commits_is_lost(world: World, proxy: Proxy) -> None:
+    """The first flush is found and settled; the run has no connection for the rest, which the next run does."""
     world.send_many(7)
     proxy.lose_reply_to(COMMIT)
     assert isinstance(flush_through(world, proxy), PostgresUnavailable)
@@ -114,12 +114,12 @@ def test_the_answer_to_the_first_of_two_commits_is_lost(world: World, proxy: Pro
 
 
 @pytest.mark.parametrize("needle", [CLAIM, COUNTED, COMMIT], ids=["claim", "upsert", "commit"])
-def test_the_request_comes_late(world: World, proxy: Proxy, needle: bytes) -> None:
-    """It arrives when the run has long failed, and PostgreSQL executes it then: a COMMIT counts the views once."""
+def test_the_request_arrives_late(world: World, proxy: Proxy, needle: bytes) -> None:
+    """It arrives after the run has failed, and PostgreSQL executes it: a COMMIT counts the views once."""
     world.send_many(3)
     proxy.fall_silent_at(needle, deliver=False)
-    found = flush_through(world, proxy)
-    assert isinstance(found, PostgresUnavailable)
+    outcome = flush_through(world, proxy)
+    assert isinstance(outcome, PostgresUnavailable)
     assert world.seqs() == []
     proxy.heal()
     wait_until(lambda: not backends(world), 10, "the late request to be executed")
@@ -130,38 +130,38 @@ def test_the_request_comes_late(world: World, proxy: Proxy, needle: bytes) -> No
 
 
 def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
-    """The lookup of the COMMIT finds no PostgreSQL either: the run fails, and the next one finds the flush."""
+    """The lookup of the COMMIT reaches no PostgreSQL either: the run fails, and the next one finds the flush."""
     world.send_many(7)
     transact = transaction.transact
 
     def commit_and_fall_silent(*arguments: Any) -> Any:
         transact(*arguments)
         proxy.blackhole()
-        raise psycopg.OperationalError("the answer was lost")
+        raise psycopg.OperationalError("the reply was lost")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transaction, "transact", commit_and_fall_silent)
-        found = flush_through(world, proxy)
-    assert "timeout expired" in str(found)
+        outcome = flush_through(world, proxy)
+    assert "timeout expired" in str(outcome)
     proxy.heal()
     assert world.seqs() == [1]
     assert world.flush().notes.settled_before == 2
     world.assert_all_persisted()
 
 
-def test_a_lost_answer_at_every_flush_of_a_run(world: World, proxy: Proxy) -> None:
+def test_a_lost_reply_at_every_flush_of_a_run(world: World, proxy: Proxy) -> None:
     """Ten commits, ten lookups, no view twice."""
     world.send_many(40)
     proxy.lose_reply_to(COMMIT, times=1)
     lookups = ledger.Ledger.holds
     with pytest.MonkeyPatch.context() as patch:
 
-        def look_up_and_lose_again(self: Ledger, flush_id: Any) -> bool:
-            found = lookups(self, flush_id)
+        def resolve_and_lose_reply(self: Ledger, flush_id: Any) -> bool:
+            outcome = lookups(self, flush_id)
             proxy.lose_reply_to(COMMIT)
-            return found
+            return outcome
 
-        patch.setattr(Ledger, "holds", look_up_and_lose_again)
+        patch.setattr(Ledger, "holds", resolve_and_lose_reply)
         for _ in range(10):
             flush_through(world, proxy)
     world.flush()
@@ -171,19 +171,19 @@ def test_a_lost_answer_at_every_flush_of_a_run(world: World, proxy: Proxy) -> No
 
 @pytest.mark.parametrize("name", ["copy_batches", "add_to_totals"], ids=["in COPY", "in COMMIT"])
 def test_a_backend_that_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The kernel acknowledges for it, so only the client's own clock ends the wait; woken, it changes nothing twice."""
+    """The kernel acknowledges for it, so only the client's timeout ends the wait; then it changes nothing twice."""
     world.send_many(3)
     step = getattr(transaction, name)
     stopped = list[int]()
 
-    def stop_and_go_on(connection: psycopg.Connection, *arguments: Any) -> Any:
+    def stop_and_continue(connection: psycopg.Connection, *arguments: Any) -> Any:
         after = step(connection, *arguments) if name == "add_to_totals" else None  # the COMMIT comes next
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)
         return after or step(connection, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, name, stop_and_go_on)
+        patch.setattr(transaction, name, stop_and_continue)
         with pytest.raises(PostgresUnavailable, match="no answer within"):
             world.flush()
     os.kill(stopped[0], signal.SIGCONT)
@@ -193,8 +193,8 @@ def test_a_backend_that_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch
     world.assert_all_persisted()
 
 
-def test_a_stopped_backend_holds_up_the_next_run_and_no_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row of the ledger is locked: the next run gives up as well, and the one after it counts once."""
+def test_a_stopped_backend_delays_the_next_run_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row of the ledger is locked: the next run times out as well, and the one after it counts once."""
     world.send_many(3)
     with stopped_before_commit(world, monkeypatch):
         with pytest.raises(PostgresUnavailable, match="no answer within"):
@@ -208,7 +208,7 @@ def test_a_stopped_backend_holds_up_the_next_run_and_no_longer(world: World, mon
 
 @contextmanager
 def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run a flush whose backend is stopped before it reads the COMMIT, and wake it in the end."""
+    """Run a flush whose backend is stopped before it reads the COMMIT, and continue it in the end."""
     snapshot = drain(world.stores, world.request())
     original, stopped = transaction.add_to_totals, list[int]()
 
@@ -228,18 +228,18 @@ def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iter
         os.kill(stopped[0], signal.SIGCONT)
 
 
-def test_a_slow_answer_is_awaited(world: World) -> None:
-    """What takes long, but not too long, is no fault; and the bound is for each statement, not for all together."""
+def test_a_slow_reply_is_awaited(world: World) -> None:
+    """A reply within the timeout is no fault; and the timeout is for each statement, not for all together."""
     with world.stores.ledger.connect() as connection:
         for _ in range(3):
-            connection.execute(f"SELECT pg_sleep({ANSWER_SECONDS / 2})")
+            connection.execute(f"SELECT pg_sleep({TIMEOUT_SECONDS / 2})")
         with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.4 s"):
             connection.execute("SELECT pg_sleep(30)")
         assert connection.closed
 
 
-def test_a_lock_that_is_never_given_back(world: World) -> None:
-    """Somebody holds the totals: the run gives up, PostgreSQL rolls back, the next one counts once."""
+def test_a_lock_that_is_never_released(world: World) -> None:
+    """Another session locks the totals: the run times out, PostgreSQL rolls back, the next run counts once."""
     world.send_many(3)
     with psycopg.connect(world.stores.ledger.url) as other:
         other.execute("LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE")

@@ -1,4 +1,4 @@
-"""Answers of Redis that are lost, late or never come: every wait ends, every retry is harmless."""
+"""Replies of Redis that are lost or late: every wait ends, every retry is harmless."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-ANSWER_SECONDS = 0.4
+TIMEOUT_SECONDS = 0.4
 RETRIES = 1
-TRIES = RETRIES + 1
-LONG = 20.0  # where a connection breaks, nobody waits for an answer
-SECONDS = 20.0  # generous: what is awaited does come
+ATTEMPTS = RETRIES + 1
+LONG = 20.0  # for connections that break
+SECONDS = 20.0  # generous, for conditions
 
 
 class Call(NamedTuple):
-    """What a call is recognised by on its way, and the name under which Redis counts it."""
+    """The bytes that identify a call, and the name under which Redis counts it."""
 
     needle: bytes
     counted: str = "evalsha"
 
     @classmethod
     def of(cls, command: str, key: str = "") -> Call:
-        """Return a command in the bytes of the protocol: its name alone is in many a script."""
+        """Return a command in the bytes of the protocol: its name alone is part of many scripts."""
         words = b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in (command, key) if word)
         return cls(words, command.lower())
 
 
-# Over the one connection of a drain, which is never made again ...
+# On the connection of a drain, which is never replaced ...
 SETTLED = Call(SETTLE.sha.encode())
 ONCE = {
     "begin": Call(BEGIN.sha.encode()),
@@ -64,7 +64,7 @@ ONCE = {
     "read": Call.of("MGET"),
     "confirm": Call(CONFIRM.sha.encode()),
 }
-# ... and those that redis-py sends again.
+# ... and calls that redis-py repeats.
 AGAIN = {
     "scan": Call.of("SCAN"),
     "settle": SETTLED,
@@ -74,11 +74,11 @@ AGAIN = {
 }
 SILENT = ["settle", "publish", "discard", "sweep done"]
 
-Fault = Literal["cut", "lost", "late", "unanswered"]
+Fault = Literal["cut", "lost", "late", "no reply"]
 
 
 class Proxied(World):
-    """The world of a run behind the proxy, which shares with another what was sent."""
+    """A world whose run is behind the proxy; it shares the views sent with another world."""
 
     def __init__(self, world: World, proxy: Proxy, seconds: float) -> None:
         url = proxy.url(world.stores.redis.url)
@@ -94,29 +94,29 @@ class Proxied(World):
 
 @pytest.fixture
 def proxy(redis_url: str) -> Iterator[Proxy]:
-    """Stand between a run and Redis."""
+    """Put a proxy between a run and Redis."""
     with Proxy.of(redis_url, 6379) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def patient(world: World, proxy: Proxy) -> Iterator[Proxied]:
-    """Wait for answers as long as it takes: connections break."""
+def long_timeout(world: World, proxy: Proxy) -> Iterator[Proxied]:
+    """A run with a long timeout, for connections that break."""
     made = Proxied(world, proxy, LONG)
     yield made
     made.client.close()
 
 
 @pytest.fixture
-def hasty(world: World, proxy: Proxy) -> Iterator[Proxied]:
-    """Give up soon: connections fall silent."""
-    made = Proxied(world, proxy, ANSWER_SECONDS)
+def short_timeout(world: World, proxy: Proxy) -> Iterator[Proxied]:
+    """A run with a short timeout, for connections that fall silent."""
+    made = Proxied(world, proxy, TIMEOUT_SECONDS)
     yield made
     made.client.close()
 
 
 def scene(world: World) -> None:
-    """Let a run make every call, also one that settles what was left, and let Redis know all scripts."""
+    """Prepare a state in which a run makes every call, also for an unsettled flush, and load all scripts."""
     world.send("a", 1)
     world.client.zadd("viewer:changed", {"idle": 1})
     world.client.set(PREFIX + "idle", 0)
@@ -131,15 +131,15 @@ def scene(world: World) -> None:
 
 
 def left_unsettled(world: World) -> None:
-    """Leave a flush of two batches in the ledger that Redis knows nothing of."""
+    """Leave a flush of two batches in the ledger that Redis does not know."""
     world.send_many(3, 7)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settler, "add", lambda *_: None)
         world.flush()
 
 
-def strike(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:
-    """Let it happen to the next such calls."""
+def inject(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:
+    """Inject a fault into the next of these calls."""
     needle = call.needle
     match fault:
         case "cut":
@@ -148,17 +148,17 @@ def strike(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:
             proxy.lose_reply_to(needle, times)
         case "late":
             proxy.fall_silent_at(needle, deliver=False, times=times)
-        case "unanswered":
+        case "no reply":
             proxy.fall_silent_at(needle, deliver=True, times=times)
 
 
-def happened(proxy: Proxy) -> int:
-    """Return how often something did."""
+def faults(proxy: Proxy) -> int:
+    """Return the number of faults so far."""
     return proxy.cut_requests + proxy.lost_replies + proxy.silenced
 
 
 def outcome(do: Callable[[], RunReport]) -> RunReport | RedisUnavailable:
-    """Return what came of a run."""
+    """Return the result or error of a run."""
     try:
         return do()
     except RedisUnavailable as error:
@@ -166,7 +166,7 @@ def outcome(do: Callable[[], RunReport]) -> RunReport | RedisUnavailable:
 
 
 def assert_whole(world: World) -> None:
-    """After one more run every view is persisted once, and nothing waits to be done again."""
+    """Assert that after one more run every view is persisted once, and no work is left."""
     world.send("late", 1)
     done = world.flush()
     assert done.notes.drift == 0
@@ -178,17 +178,19 @@ def assert_whole(world: World) -> None:
     assert world.client.zrange("viewer:changed", 0, -1) == []
 
 
-# --- calls that break off ---
+# --- calls whose connection breaks ---
 
 
 @pytest.mark.parametrize("fault", ["cut", "lost"])
 @pytest.mark.parametrize("name", ONCE)
-def test_a_drain_breaks_off(world: World, proxy: Proxy, patient: Proxied, name: str, fault: Fault) -> None:
-    """Before or after Redis did it: the run commits nothing, because no connection to the same Redis is left."""
+def test_the_connection_breaks_during_a_drain(
+    world: World, proxy: Proxy, long_timeout: Proxied, name: str, fault: Fault
+) -> None:
+    """Before or after Redis executed it: the run commits nothing, because its connection to Redis is lost."""
     scene(world)
-    strike(proxy, fault, ONCE[name], 1)
-    assert isinstance(outcome(patient.flush), RedisUnavailable)
-    assert happened(proxy) == 1
+    inject(proxy, fault, ONCE[name], 1)
+    assert isinstance(outcome(long_timeout.flush), RedisUnavailable)
+    assert faults(proxy) == 1
     assert world.seqs() == [1, 2]
     settled = fault == "lost" if name == "settle" else name in ("read", "confirm")
     assert world.marker() == (Marker(2, 2, 2) if settled else Marker(1, 1, 1))
@@ -197,105 +199,109 @@ def test_a_drain_breaks_off(world: World, proxy: Proxy, patient: Proxied, name: 
 
 @pytest.mark.parametrize("fault", ["cut", "lost"])
 @pytest.mark.parametrize("name", AGAIN)
-def test_a_call_is_sent_again(world: World, proxy: Proxy, patient: Proxied, name: str, fault: Fault) -> None:
-    """redis-py connects anew and repeats it, whether or not Redis did it: the run goes on, and counts once."""
+def test_a_call_is_repeated(world: World, proxy: Proxy, long_timeout: Proxied, name: str, fault: Fault) -> None:
+    """redis-py reconnects and repeats it, whether or not Redis executed it: the run continues, and counts once."""
     scene(world)
-    planned = patient.drain() if name != "scan" else None
-    strike(proxy, fault, AGAIN[name], 1)
-    done = patient.flush() if planned is None else bulk_upsert(patient.stores, *planned)
-    assert happened(proxy) == 1
+    planned = long_timeout.drain() if name != "scan" else None
+    inject(proxy, fault, AGAIN[name], 1)
+    done = long_timeout.flush() if planned is None else bulk_upsert(long_timeout.stores, *planned)
+    assert faults(proxy) == 1
     assert (done.views, done.notes.drift, done.notes.unpublished) == (15, 0, 0)
     assert done.notes.settled_already == (2 if (name, fault) == ("settle", "lost") else 0)
     assert world.totals() == dict(world.sent)
-    assert all(check.passed for check in verify(patient.stores, done))
+    assert all(check.passed for check in verify(long_timeout.stores, done))
     assert_whole(world)
 
 
 @pytest.mark.parametrize(("name", "fault"), [("settle", "cut"), *((name, "lost") for name in AGAIN)])
-def test_all_tries_break_off(world: World, proxy: Proxy, patient: Proxied, name: str, fault: Fault) -> None:
-    """The run fails where it was; tried again with the same snapshot, it finds what it had committed."""
+def test_all_attempts_of_a_call_fail(
+    world: World, proxy: Proxy, long_timeout: Proxied, name: str, fault: Fault
+) -> None:
+    """The run fails; retried with the same snapshot, it finds its commit."""
     scene(world)
-    planned = patient.drain() if name != "scan" else None
-    strike(proxy, fault, AGAIN[name], TRIES)
-    found = outcome(patient.flush if planned is None else lambda: bulk_upsert(patient.stores, *planned))
-    assert happened(proxy) == TRIES
+    planned = long_timeout.drain() if name != "scan" else None
+    inject(proxy, fault, AGAIN[name], ATTEMPTS)
+    result = outcome(long_timeout.flush if planned is None else lambda: bulk_upsert(long_timeout.stores, *planned))
+    assert faults(proxy) == ATTEMPTS
     if name == "publish":  # never fails a flush
-        assert isinstance(found, RunReport)
-        assert found.notes.unpublished == 2
+        assert isinstance(result, RunReport)
+        assert result.notes.unpublished == 2
     else:
-        assert isinstance(found, RedisUnavailable)
+        assert isinstance(result, RedisUnavailable)
     if planned is not None:
-        done = bulk_upsert(patient.stores, *planned)
+        done = bulk_upsert(long_timeout.stores, *planned)
         assert (done.views, done.notes.drift) == (15, 0)
     assert_whole(world)
 
 
 @pytest.mark.parametrize("fault", ["cut", "lost"])
-def test_every_settling_script_breaks_off(
-    world: World, proxy: Proxy, patient: Proxied, fault: Fault, monkeypatch: pytest.MonkeyPatch
+def test_every_settling_script_is_repeated(
+    world: World, proxy: Proxy, long_timeout: Proxied, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sent one by one, each is sent twice: ten batches are subtracted once each."""
     monkeypatch.setattr(redis_store, "PIPELINE_SCRIPTS", 1)
     world.send_many(20)
-    planned = patient.drain()
+    planned = long_timeout.drain()
     settle_some = RedisStore._send_settle_scripts
 
-    def struck(*arguments: Any) -> Any:
-        strike(proxy, fault, SETTLED, 1)
+    def inject_and_settle(*arguments: Any) -> Any:
+        inject(proxy, fault, SETTLED, 1)
         return settle_some(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RedisStore, "_send_settle_scripts", struck)
-        done = bulk_upsert(patient.stores, *planned)
-    assert happened(proxy) == 10
+        patch.setattr(RedisStore, "_send_settle_scripts", inject_and_settle)
+        done = bulk_upsert(long_timeout.stores, *planned)
+    assert faults(proxy) == 10
     assert (done.notes.drift, done.notes.settled_already) == (0, 10 if fault == "lost" else 0)
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("times", [1, TRIES])
-def test_a_pipeline_breaks_off_half_way(world: World, proxy: Proxy, patient: Proxied, times: int) -> None:
-    """Redis has the first scripts and not the rest: the pipeline that is sent again, or the next run, does the rest."""
+@pytest.mark.parametrize("times", [1, ATTEMPTS])
+def test_the_connection_breaks_within_a_pipeline(world: World, proxy: Proxy, long_timeout: Proxied, times: int) -> None:
+    """Redis received only the first scripts: the repeated pipeline, or the next run, settles the rest."""
     half, size = 400, 20
-    for letter in "ab":  # so many bytes that each half is sent in several pieces
+    for letter in "ab":  # enough bytes that each half is sent in several pieces
         for number in range(half):
             world.send(f"{letter}{'-' * 200}{number:03d}")
-    snapshot = drain(patient.stores, world.request(batch_size=size, flush_max_counters=2 * half))
-    strike(proxy, "cut", Call(b"vod:views:b"), times)
-    found = outcome(lambda: bulk_upsert(patient.stores, snapshot, aggregate(snapshot.readings)))
+    snapshot = drain(long_timeout.stores, world.request(batch_size=size, flush_max_counters=2 * half))
+    inject(proxy, "cut", Call(b"vod:views:b"), times)
+    result = outcome(lambda: bulk_upsert(long_timeout.stores, snapshot, aggregate(snapshot.readings)))
     assert proxy.cut_requests == times
-    if times == TRIES:
-        assert isinstance(found, RedisUnavailable)
+    if times == ATTEMPTS:
+        assert isinstance(result, RedisUnavailable)
         marker = world.marker()
         assert marker is not None
         assert 0 < marker.batch <= half // size
         assert world.flush().notes.settled_before == 2 * half // size - marker.batch
     else:
-        assert isinstance(found, RunReport)
-        assert 0 < found.notes.settled_already <= half // size
+        assert isinstance(result, RunReport)
+        assert 0 < result.notes.settled_already <= half // size
     world.assert_all_persisted()
 
 
-def test_a_new_marker_whose_answer_is_lost(world: World, proxy: Proxy, patient: Proxied) -> None:
-    """Redis was emptied, and the run that made the marker could not tell: the next one does, once."""
+def test_a_new_marker_whose_reply_is_lost(world: World, proxy: Proxy, long_timeout: Proxied) -> None:
+    """Redis was emptied, and the run that created the marker got no reply: the next run reports it, once."""
     scene(world)
     world.client.flushall()
     world.sent = Counter({"a": 1} | {f"vod{n:04d}": 7 for n in range(3)})
     world.send_many(5)
-    strike(proxy, "lost", ONCE["begin"], 1)
-    assert isinstance(outcome(patient.flush), RedisUnavailable)
+    inject(proxy, "lost", ONCE["begin"], 1)
+    assert isinstance(outcome(long_timeout.flush), RedisUnavailable)
     assert world.marker() == Marker(2, 2, 2)
     assert world.flush().notes.redis_emptied
     assert not world.flush().notes.redis_emptied
     with world.stores.ledger.connect() as connection:
-        assert [(found.kind, found.occasions) for found in open_incidents(connection)] == [("redis_emptied", 1)]
+        assert [(incident.kind, incident.occasions) for incident in open_incidents(connection)] == [
+            ("redis_emptied", 1)
+        ]
     world.assert_all_persisted()
 
 
-# --- calls that nobody answers ---
+# --- calls without a reply ---
 
 
 def begin_on_one_server(store: RedisStore) -> None:
-    """Make a call over a connection of its own."""
+    """Make a call on a connection of its own."""
     with store.one_server() as redis:
         redis.begin("run", LastFlush(0, 0), SOME_LEDGER)
 
@@ -344,46 +350,46 @@ FOLDS: dict[str, Callable[[FoldStore], object]] = {
 
 
 def calls_of(made: type) -> set[str]:
-    """Return what can be asked of a store."""
+    """Return the public methods of a store."""
     return {name for name, member in vars(made).items() if callable(member) and name[0] != "_"} - {"of_prefix"}
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["a connection that stands", "a new connection"])
-def test_all_fall_silent(redis_url: str, proxy: Proxy, *, new: bool) -> None:
-    """Whatever is asked of Redis, the wait for it ends, also where it cannot even be greeted."""
+def test_every_call_times_out(redis_url: str, proxy: Proxy, *, new: bool) -> None:
+    """The wait for every call to Redis ends, also while connecting."""
     assert (set(CALLS), set(FOLDS)) == (calls_of(CounterReader) | calls_of(RedisStore), calls_of(FoldStore))
     url = proxy.url(redis_url)
-    asked = dict[str, Callable[[], object]]()
+    calls = dict[str, Callable[[], object]]()
     with ExitStack() as stack:
 
         def client() -> redis.Redis:
-            made = connect(url, seconds=ANSWER_SECONDS, retries=RETRIES)
+            made = connect(url, seconds=TIMEOUT_SECONDS, retries=RETRIES)
             stack.callback(made.close)
             if not new:
                 made.ping()
             return made
 
         for name, call in CALLS.items():
-            asked[name] = partial(call, RedisStore(client(), url, PREFIX))
+            calls[name] = partial(call, RedisStore(client(), url, PREFIX))
         for name, fold in FOLDS.items():
-            asked[name] = partial(fold, FoldStore(client(), url, PREFIX, increment=True))
+            calls[name] = partial(fold, FoldStore(client(), url, PREFIX, increment=True))
         proxy.blackhole()
-        with ThreadPoolExecutor(len(asked)) as threads:
-            answers = {name: threads.submit(ask) for name, ask in asked.items()}
-        for name, answer in answers.items():
-            assert isinstance(answer.exception(), RedisUnavailable), name
+        with ThreadPoolExecutor(len(calls)) as threads:
+            replies = {name: threads.submit(call) for name, call in calls.items()}
+        for name, reply in replies.items():
+            assert isinstance(reply.exception(), RedisUnavailable), name
         proxy.heal()
 
 
-def test_a_slow_answer_is_awaited(world: World, proxy: Proxy, patient: Proxied) -> None:
-    """What takes long, but not too long, is no fault: nothing is sent twice."""
+def test_a_slow_reply_is_awaited(world: World, proxy: Proxy, long_timeout: Proxied) -> None:
+    """A reply within the timeout is no fault: nothing is sent twice."""
     scene(world)
-    planned = patient.drain()
-    strike(proxy, "unanswered", SETTLED, 1)
+    planned = long_timeout.drain()
+    inject(proxy, "no reply", SETTLED, 1)
     done = list[RunReport]()
-    thread = threading.Thread(target=lambda: done.append(bulk_upsert(patient.stores, *planned)))
+    thread = threading.Thread(target=lambda: done.append(bulk_upsert(long_timeout.stores, *planned)))
     thread.start()
-    wait_until(lambda: proxy.silenced, SECONDS, "an answer held back")
+    wait_until(lambda: proxy.silenced, SECONDS, "a delayed reply")
     proxy.heal()
     thread.join(SECONDS)
     assert done[0].notes.settled_already == 0
@@ -391,52 +397,54 @@ def test_a_slow_answer_is_awaited(world: World, proxy: Proxy, patient: Proxied) 
     assert_whole(world)
 
 
-@pytest.mark.parametrize("fault", ["late", "unanswered"])
+@pytest.mark.parametrize("fault", ["late", "no reply"])
 @pytest.mark.parametrize("name", ONCE)
-def test_a_drain_is_not_answered(world: World, proxy: Proxy, hasty: Proxied, name: str, fault: Fault) -> None:
-    """The run gives up; what Redis hears of it when other runs have gone on changes no count."""
+def test_a_drain_times_out(world: World, proxy: Proxy, short_timeout: Proxied, name: str, fault: Fault) -> None:
+    """The run fails; its call, which Redis executes after later runs, changes no count."""
     scene(world)
-    strike(proxy, fault, ONCE[name], 1)
-    assert isinstance(outcome(hasty.flush), RedisUnavailable)
-    assert happened(proxy) == 1
+    inject(proxy, fault, ONCE[name], 1)
+    assert isinstance(outcome(short_timeout.flush), RedisUnavailable)
+    assert faults(proxy) == 1
     assert world.seqs() == [1, 2]
     world.flush()
     world.send_many(5)
-    hear_late(world, proxy, hasty, fault, ONCE[name])
+    deliver_late(world, proxy, short_timeout, fault, ONCE[name])
     world.assert_conserved()
     assert_whole(world)
 
 
-@pytest.mark.parametrize(("name", "fault"), [("settle", "unanswered"), *((name, "late") for name in SILENT)])
-def test_a_call_is_not_answered_once(world: World, proxy: Proxy, hasty: Proxied, name: str, fault: Fault) -> None:
-    """It is sent again over another connection; the first one arrives when the run has ended, amid new views."""
+@pytest.mark.parametrize(("name", "fault"), [("settle", "no reply"), *((name, "late") for name in SILENT)])
+def test_a_call_times_out_once(world: World, proxy: Proxy, short_timeout: Proxied, name: str, fault: Fault) -> None:
+    """It is repeated on another connection; the first one arrives after the run, amid new views."""
     scene(world)
-    planned = hasty.drain()
-    strike(proxy, fault, AGAIN[name], 1)
-    done = bulk_upsert(hasty.stores, *planned)
-    assert happened(proxy) == 1
+    planned = short_timeout.drain()
+    inject(proxy, fault, AGAIN[name], 1)
+    done = bulk_upsert(short_timeout.stores, *planned)
+    assert faults(proxy) == 1
     assert (done.views, done.notes.drift, done.notes.unpublished) == (15, 0, 0)
     assert world.totals() == dict(world.sent)
     world.send_many(5)
-    hear_late(world, proxy, hasty, fault, AGAIN[name])
+    deliver_late(world, proxy, short_timeout, fault, AGAIN[name])
     world.assert_conserved()
     assert_whole(world)
 
 
 @pytest.mark.parametrize("first", ["the scripts", "the next run"])
-@pytest.mark.parametrize("fault", ["late", "unanswered"])
-def test_settling_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, fault: Fault, first: str) -> None:
-    """The run fails with one or two flushes committed; who comes first subtracts them, and nobody a second time."""
+@pytest.mark.parametrize("fault", ["late", "no reply"])
+def test_all_settling_scripts_time_out(
+    world: World, proxy: Proxy, short_timeout: Proxied, fault: Fault, first: str
+) -> None:
+    """The run fails with one or two flushes committed; they are subtracted once, whichever call arrives first."""
     scene(world)
-    planned = hasty.drain()
-    strike(proxy, fault, SETTLED, TRIES)
-    assert isinstance(outcome(lambda: bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
-    assert happened(proxy) == TRIES
+    planned = short_timeout.drain()
+    inject(proxy, fault, SETTLED, ATTEMPTS)
+    assert isinstance(outcome(lambda: bulk_upsert(short_timeout.stores, *planned)), RedisUnavailable)
+    assert faults(proxy) == ATTEMPTS
     assert world.seqs() in ([1, 2, 3], [1, 2, 3, 4])
     if first == "the next run":
         world.flush()
     world.send_many(5)
-    hear_late(world, proxy, hasty, fault, SETTLED)
+    deliver_late(world, proxy, short_timeout, fault, SETTLED)
     if first == "the next run":
         world.assert_conserved()
     assert world.marker() > Marker(2, 2, 2)  # type: ignore[operator]
@@ -444,25 +452,25 @@ def test_settling_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, 
 
 
 @pytest.mark.parametrize("name", ["discard", "sweep done"])
-def test_the_end_of_a_run_is_never_answered(world: World, proxy: Proxy, hasty: Proxied, name: str) -> None:
-    """The run fails although all is counted; heard late, it takes back nothing that was announced or asked since."""
+def test_the_last_calls_of_a_run_time_out(world: World, proxy: Proxy, short_timeout: Proxied, name: str) -> None:
+    """The run fails although all is counted; executed late, the call removes no newer announcement or request."""
     scene(world)
-    planned = hasty.drain()
-    strike(proxy, "late", AGAIN[name], TRIES)
-    assert isinstance(outcome(lambda: bulk_upsert(hasty.stores, *planned)), RedisUnavailable)
+    planned = short_timeout.drain()
+    inject(proxy, "late", AGAIN[name], ATTEMPTS)
+    assert isinstance(outcome(lambda: bulk_upsert(short_timeout.stores, *planned)), RedisUnavailable)
     assert world.totals() == dict(world.sent)
     world.send("idle", 4, announce=True)
     world.stores.redis.request_sweep("newer")
-    hear_late(world, proxy, hasty, "late", AGAIN[name])
+    deliver_late(world, proxy, short_timeout, "late", AGAIN[name])
     assert b"newer" in (world.stores.redis.sweep_request() or b"")
     assert world.client.zscore("viewer:changed", "idle") is not None
     assert world.flush("changed").views == 4
     assert_whole(world)
 
 
-def test_totals_are_heard_late(world: World, proxy: Proxy, hasty: Proxied) -> None:
-    """Published twice, and once more after newer ones: the greatest of each VOD is its total (docs/totals.md)."""
-    heard: Counter[str] = Counter()
+def test_totals_are_received_late(world: World, proxy: Proxy, short_timeout: Proxied) -> None:
+    """Published twice, and again after newer ones: the greatest of each VOD is its total (docs/totals.md)."""
+    received: Counter[str] = Counter()
     messages = 0
     with (
         connect(world.stores.redis.url) as client,
@@ -471,31 +479,31 @@ def test_totals_are_heard_late(world: World, proxy: Proxy, hasty: Proxied) -> No
         pubsub.subscribe(world.stores.redis.totals_channel)
         pubsub.get_message(timeout=SECONDS)
         world.send_many(3)
-        planned = hasty.drain()
-        strike(proxy, "late", AGAIN["publish"], 1)
-        bulk_upsert(hasty.stores, *planned)
+        planned = short_timeout.drain()
+        inject(proxy, "late", AGAIN["publish"], 1)
+        bulk_upsert(short_timeout.stores, *planned)
         world.send_many(3)
         world.flush()
-        hear_late(world, proxy, hasty, "late", AGAIN["publish"])
-        while message := pubsub.get_message(timeout=ANSWER_SECONDS):
+        deliver_late(world, proxy, short_timeout, "late", AGAIN["publish"])
+        while message := pubsub.get_message(timeout=TIMEOUT_SECONDS):
             messages += 1
-            heard |= Counter(orjson.loads(message["data"])["counts"])
+            received |= Counter(orjson.loads(message["data"])["counts"])
     assert messages == 3 * 2
-    assert heard == Counter(world.totals())
+    assert received == Counter(world.totals())
     world.assert_all_persisted()
 
 
-def hear_late(world: World, proxy: Proxy, run: Proxied, fault: Fault, call: Call) -> None:
-    """Let Redis hear what was held back, although who said it has gone, and wait until it has done all of it."""
+def deliver_late(world: World, proxy: Proxy, run: Proxied, fault: Fault, call: Call) -> None:
+    """Deliver the delayed call after its sender has closed, and wait until Redis has executed it."""
     run.client.close()
-    world.client.connection_pool.disconnect()  # of its connections one is made again, and no other
-    before = done_by_redis(world, call)
+    world.client.connection_pool.disconnect()  # exactly one of its connections is opened again
+    before = executed_calls(world, call)
     proxy.heal()
     wait_until(lambda: len(world.client.client_list(_type="normal")) == 1, SECONDS, "the late connections to end")
-    assert (done_by_redis(world, call) > before) == (fault == "late")
+    assert (executed_calls(world, call) > before) == (fault == "late")
 
 
-def done_by_redis(world: World, call: Call) -> int:
-    """Return how often Redis has done such a call."""
+def executed_calls(world: World, call: Call) -> int:
+    """Return the number of such calls that Redis has executed."""
     statistics: Any = world.client.info("commandstats")
     return int(statistics.get(f"cmdstat_{call.counted}", {}).get("calls", 0))

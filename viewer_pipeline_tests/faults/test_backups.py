@@ -1,4 +1,4 @@
-"""Both servers are restored from backups that were made one after the other: what docs/operations.md says of it."""
+"""Both servers are restored from backups that were made one after the other, as docs/operations.md describes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.servers import restore_database
 from viewer_pipeline_tests.support.world import World
 
-BEFORE, BETWEEN, AFTER, NEW = (
-    3,
-    5,
-    7,
-    4,
-)  # views of each VOD: before the first backup, between both, after both, restored
+# Views of each VOD: before the first backup, between both, after both, after the restoration.
+BEFORE, BETWEEN, AFTER, NEW = 3, 5, 7, 4
 VODS = 4
 
 
@@ -30,28 +26,28 @@ class Backups:
         self._database = world.stores.ledger.url.rpartition("/")[2].partition("?")[0]
         self._keys: dict[Any, Any] = {}
 
-    def of_redis(self) -> None:
-        """Keep every key."""
+    def back_up_redis(self) -> None:
+        """Save every key."""
         keys: Any = self._world.client.keys("*")
         self._keys = {key: self._world.client.dump(key) for key in keys}
 
-    def of_postgres(self) -> None:
-        """Keep the whole database."""
+    def back_up_postgres(self) -> None:
+        """Save the whole database."""
         self._execute(f"CREATE DATABASE {self._copy} TEMPLATE {self._database} STRATEGY file_copy")
 
     def restore_redis(self) -> None:
-        """Have the keys back, and no others."""
+        """Restore the keys, and no others."""
         self._world.client.flushall()
         for key, value in self._keys.items():
             self._world.client.restore(key, 0, value)
 
     def restore_postgres(self) -> None:
-        """Have the database back."""
+        """Restore the database."""
         with psycopg.connect(self._maintenance, autocommit=True) as connection:
             restore_database(connection, self._database, self._copy)
 
     def drop(self) -> None:
-        """Leave nothing behind."""
+        """Drop the copy."""
         self._execute(f"DROP DATABASE IF EXISTS {self._copy} WITH (FORCE)")
 
     @property
@@ -66,9 +62,9 @@ class Backups:
 @pytest.fixture
 def backups(world: World, postgres_server: PostgresServer) -> Iterator[Backups]:
     """Backups of the servers of the test."""
-    found = Backups(world, postgres_server)
-    yield found
-    found.drop()
+    backups = Backups(world, postgres_server)
+    yield backups
+    backups.drop()
 
 
 def incidents(world: World) -> dict[str, int]:
@@ -78,7 +74,7 @@ def incidents(world: World) -> dict[str, int]:
 
 
 def persisted(world: World) -> set[int]:
-    """Return the totals, all of the VODs being equal; nothing is pending, which would be counted once more."""
+    """Return the total, which is the same for all VODs; nothing is pending."""
     assert world.counters() == {}
     totals = world.totals()
     assert len(totals) == VODS
@@ -86,7 +82,7 @@ def persisted(world: World) -> set[int]:
 
 
 def back_up(world: World, first: Callable[[], None], second: Callable[[], None]) -> None:
-    """Flush, back one server up while views are pending, flush what came since, back the other up; lose the rest."""
+    """Flush, back up the first server while views are pending, flush newer views, back up the second; lose the rest."""
     world.send_many(VODS, 1)
     world.flush()
     world.send_many(VODS, BEFORE - 1)
@@ -98,9 +94,9 @@ def back_up(world: World, first: Callable[[], None], second: Callable[[], None])
     world.flush()
 
 
-def test_redis_first(world: World, backups: Backups) -> None:
-    """Every view of the backup of PostgreSQL counts once; what Redis lacks of them is told as drift."""
-    back_up(world, backups.of_redis, backups.of_postgres)
+def test_redis_is_backed_up_first(world: World, backups: Backups) -> None:
+    """Every view in the backup of PostgreSQL counts once; the views that Redis lacks are reported as drift."""
+    back_up(world, backups.back_up_redis, backups.back_up_postgres)
     backups.restore_redis()
     backups.restore_postgres()
     world.flush()
@@ -111,9 +107,9 @@ def test_redis_first(world: World, backups: Backups) -> None:
     assert persisted(world) == {BEFORE + BETWEEN + NEW}
 
 
-def test_redis_first_and_producers_before_a_flush(world: World, backups: Backups) -> None:
-    """Why producers wait for the first flush: views that come before it are subtracted in place of those that lack."""
-    back_up(world, backups.of_redis, backups.of_postgres)
+def test_producers_start_before_the_first_flush(world: World, backups: Backups) -> None:
+    """Producers must wait for the first flush: earlier views are subtracted in place of the missing ones."""
+    back_up(world, backups.back_up_redis, backups.back_up_postgres)
     backups.restore_redis()
     backups.restore_postgres()
     world.send_many(VODS, NEW)
@@ -121,9 +117,9 @@ def test_redis_first_and_producers_before_a_flush(world: World, backups: Backups
     assert persisted(world) == {BEFORE + BETWEEN}
 
 
-def test_postgres_first(world: World, backups: Backups) -> None:
-    """What was flushed between the backups is lost, and told; nothing counts twice."""
-    back_up(world, backups.of_postgres, backups.of_redis)
+def test_postgres_is_backed_up_first(world: World, backups: Backups) -> None:
+    """Views that were flushed between the backups are lost and reported; nothing counts twice."""
+    back_up(world, backups.back_up_postgres, backups.back_up_redis)
     backups.restore_redis()
     backups.restore_postgres()
     world.flush()
@@ -135,8 +131,8 @@ def test_postgres_first(world: World, backups: Backups) -> None:
 
 
 def test_postgres_beside_an_empty_redis(world: World, backups: Backups) -> None:
-    """What was flushed counts once, and so does what comes in before the first flush."""
-    back_up(world, backups.of_redis, backups.of_postgres)
+    """Flushed views count once, and so do views that arrive before the first flush."""
+    back_up(world, backups.back_up_redis, backups.back_up_postgres)
     world.client.flushall()
     backups.restore_postgres()
     world.send_many(VODS, NEW)
@@ -145,9 +141,9 @@ def test_postgres_beside_an_empty_redis(world: World, backups: Backups) -> None:
     assert set(incidents(world)) == {"redis_emptied"}
 
 
-def test_an_old_redis_beside_a_living_postgres(world: World, backups: Backups) -> None:
-    """All that was flushed since the backup is settled again from the ledger: no total changes."""
-    back_up(world, backups.of_redis, backups.of_postgres)
+def test_an_old_redis_beside_a_current_postgres(world: World, backups: Backups) -> None:
+    """Everything flushed since the backup is settled again from the ledger: no total changes."""
+    back_up(world, backups.back_up_redis, backups.back_up_postgres)
     backups.restore_redis()
     world.flush()
     assert persisted(world) == {BEFORE + BETWEEN + AFTER}

@@ -1,4 +1,4 @@
-"""Every row of "A process dies" in docs/flush-protocol.md: what it leaves, and that the next run makes it whole."""
+"""Every row of "A process dies" in docs/flush-protocol.md: the state it leaves, and that the next run completes it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from viewer_pipeline_tests.support.world import World
 
 
 class Died(BaseException):
-    """Stands for a process that ends here: nothing of ours catches it."""
+    """Stands for a process that ends here: no code of ours catches it."""
 
 
 def die(*_: Any, **__: Any) -> Any:
-    """Be the last call."""
+    """Raise instead of the call."""
     raise Died
 
 
 def flush_and_die(world: World) -> None:
-    """Run a flush that dies on its way."""
+    """Run a flush that dies."""
     with pytest.raises(Died):
         world.flush()
 
 
 def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> RunReport:
-    """Run the next flush, undisturbed, while more views have come in."""
+    """Run the next flush, undisturbed, after more views have arrived."""
     monkeypatch.undo()
     world.send("vod0000", 10)
     world.send("late", 1)
@@ -46,8 +46,8 @@ def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> RunReport:
 
 
 @pytest.mark.parametrize("point", ["begin", "pending", "now"])
-def test_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    """Nothing is touched; the next run starts over."""
+def test_a_run_dies_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """Nothing is changed; the next run starts over."""
     world.send_many(7)
     monkeypatch.setattr(RedisStore, point, die)
     flush_and_die(world)
@@ -56,8 +56,8 @@ def test_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: st
     assert heal(world, monkeypatch).notes.settled_before == 0
 
 
-def test_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is touched; the next run starts over."""
+def test_a_run_dies_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is changed; the next run starts over."""
     world.send_many(7)
     drain(world.stores, world.request())
     assert world.seqs() == []
@@ -65,8 +65,8 @@ def test_while_aggregating(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("point", ["claim", "copy_batches"])
-def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    """PostgreSQL rolls back, Redis is whole."""
+def test_a_run_dies_within_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """PostgreSQL rolls back, Redis is unchanged."""
     world.send_many(7)
     monkeypatch.setattr(transaction, point, die)
     flush_and_die(world)
@@ -75,8 +75,8 @@ def test_inside_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, p
     assert heal(world, monkeypatch).notes.settled_before == 0
 
 
-def test_inside_the_transaction_of_a_later_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first flush of a run is committed, the second rolled back: only what was committed is settled."""
+def test_a_run_dies_within_a_later_transaction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first flush of a run is committed, the second rolled back: only the first is settled."""
     world.send_many(7)
     original, calls = transaction.copy_batches, iter([False, True])
 
@@ -92,8 +92,8 @@ def test_inside_the_transaction_of_a_later_flush(world: World, monkeypatch: pyte
     heal(world, monkeypatch)
 
 
-def test_after_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader sees the flush twice until the next run settles it, first of all."""
+def test_a_run_dies_between_commit_and_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader sees the flush twice until the next run settles it, before anything else."""
     world.send_many(7)
     monkeypatch.setattr(Settler, "add", die)
     flush_and_die(world)
@@ -103,7 +103,7 @@ def test_after_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPa
     assert heal(world, monkeypatch).notes.settled_before == 2
 
 
-def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_dies_after_its_last_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing new to flush: the next run settles all the same."""
     world.send_many(2)
     monkeypatch.setattr(Settler, "add", die)
@@ -114,7 +114,7 @@ def test_after_the_last_commit_before_settling(world: World, monkeypatch: pytest
     world.assert_all_persisted()
 
 
-def test_after_the_totals_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_dies_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is written but not committed: PostgreSQL rolls it all back."""
     world.send_many(3)
     upsert = SQL["upsert_totals"].replace("RETURNING", "RETURNING 1 / (view_count - view_count),")
@@ -126,16 +126,16 @@ def test_after_the_totals_before_commit(world: World, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("settled", [1, 2, 3])
-def test_half_way_through_settling(world: World, monkeypatch: pytest.MonkeyPatch, settled: int) -> None:
-    """The marker stands at the last batch that was subtracted; the next run goes on from there."""
+def test_a_run_dies_while_settling(world: World, monkeypatch: pytest.MonkeyPatch, settled: int) -> None:
+    """The marker stands at the last batch that was subtracted; the next run continues from there."""
     world.send_many(8)
     original = RedisStore.settle
 
-    def settle_some(self: RedisStore, marker: Marker, batches: Sequence[Any]) -> Any:
+    def settle_part(self: RedisStore, marker: Marker, batches: Sequence[Any]) -> Any:
         original(self, marker, batches[:settled])
         raise Died
 
-    monkeypatch.setattr(RedisStore, "settle", settle_some)
+    monkeypatch.setattr(RedisStore, "settle", settle_part)
     with pytest.raises(Died):
         world.flush(flush_max_counters=8)
     assert world.marker() == Marker(1, settled, 4)
@@ -143,7 +143,7 @@ def test_half_way_through_settling(world: World, monkeypatch: pytest.MonkeyPatch
     assert heal(world, monkeypatch).notes.settled_before == 4 - settled
 
 
-def test_after_settling_before_verifying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_dies_before_verifying(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is done; the next run has nothing to settle."""
     world.send_many(7)
     world.flush()
@@ -151,8 +151,8 @@ def test_after_settling_before_verifying(world: World, monkeypatch: pytest.Monke
     assert heal(world, monkeypatch).notes.settled_before == 0
 
 
-def test_dying_again_and_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that each die after their first commit still bring every view over, once."""
+def test_several_runs_die(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that each die after their first commit still carry every view over, once."""
     for _ in range(5):
         world.send_many(7)
         monkeypatch.setattr(Settler, "add", die)

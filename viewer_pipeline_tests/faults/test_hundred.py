@@ -1,4 +1,4 @@
-"""A hundred flushers at once, in several processes, without any lock, while views come in."""
+"""A hundred concurrent flushers in several processes, without locks, while views arrive."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ MODES: tuple[Mode, ...] = ("sweep", "changed")
 
 
 def flush_rounds(number: int, together: threading.Barrier, stores: Stores) -> Counter[str]:
-    """Try some flushes, each begun at the same moment as those of the other threads; return what became of them."""
-    became: Counter[str] = Counter()
+    """Run several flushes, each started at the same time as those of the other threads; return the outcomes."""
+    outcomes: Counter[str] = Counter()
     url = stores.redis.url
     with connect(url) as client:
         own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url))
-        for turn in range(ROUNDS):
+        for round_number in range(ROUNDS):
             together.wait()
             try:
-                mode = MODES[(number + turn) % len(MODES)]
+                mode = MODES[(number + round_number) % len(MODES)]
                 snapshot = drain(own, World.request(mode, flush_max_counters=8))
                 done = bulk_upsert(own, snapshot, aggregate(snapshot.readings))
             except TransientError as error:  # others kept the marker moving, or took all connections
-                became[type(error).__name__] += 1
+                outcomes[type(error).__name__] += 1
             else:
-                became += Counter(flushes=1, views=done.views, superseded=done.notes.superseded)
+                outcomes += Counter(flushes=1, views=done.views, superseded=done.notes.superseded)
                 assert done.notes.drift == 0
-    return became
+    return outcomes
 
 
-def flushers(stores: Stores, told: Path) -> None:
-    """Be one of the processes; write down what became of its flushes."""
+def flushers(stores: Stores, report: Path) -> None:
+    """Run the flushers of one process; write their outcomes to a file."""
     together = threading.Barrier(THREADS, timeout=60)
     with ThreadPoolExecutor(THREADS) as pool:
         running = [pool.submit(flush_rounds, number, together, stores) for number in range(THREADS)]
-        became = sum((future.result() for future in running), Counter[str]())
-    told.write_text(json.dumps(became), encoding="utf-8")
+        outcomes = sum((future.result() for future in running), Counter[str]())
+    report.write_text(json.dumps(outcomes), encoding="utf-8")
 
 
 def produce(stores: Stores) -> None:
-    """Send views, as fast as can be."""
+    """Send views at full speed."""
     with connect(stores.redis.url) as client:
         for number in range(SENDS):
             client.incrby(f"{PREFIX}vod{number % VODS:04d}", 1 + number % 3)
@@ -71,24 +71,24 @@ def produce(stores: Stores) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_hundred_flushers(world: World, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:
-    """Every view is persisted once, though every flusher takes itself for the only one."""
+    """Every view is persisted once, without any coordination between the flushers."""
     started = time.monotonic()
     world.send_many(VODS)
-    told = [tmp_path / f"told{number}" for number in range(PROCESSES)]
-    children = [fork(partial(flushers, world.stores, path), path.with_suffix(".failed")) for path in told]
+    reports = [tmp_path / f"report{number}" for number in range(PROCESSES)]
+    children = [fork(partial(flushers, world.stores, path), path.with_suffix(".failed")) for path in reports]
     children += [fork(partial(produce, world.stores), tmp_path / f"producer{number}.failed") for number in range(2)]
     assert [joined(child) for child in children] == [0] * (PROCESSES + 2)
     for number in range(SENDS):
         world.sent[f"vod{number % VODS:04d}"] += 2 * (1 + number % 3)
-    became = sum((Counter(json.loads(path.read_text(encoding="utf-8"))) for path in told), Counter[str]())
+    outcomes = sum((Counter(json.loads(path.read_text(encoding="utf-8"))) for path in reports), Counter[str]())
     done = world.flush()
     assert done.notes.drift == 0
     world.assert_conserved()
     world.assert_all_persisted()
-    assert became["views"] + done.views <= world.sent.total()
-    taken = world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
-    assert taken == [(world.sent.total(),)]
+    assert outcomes["views"] + done.views <= world.sent.total()
+    counted = world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
+    assert counted == [(world.sent.total(),)]
     seqs = world.seqs()
     assert seqs == list(range(1, len(seqs) + 1))
-    assert became["superseded"] > 0
-    add_to_summary(f"{PROCESSES * THREADS} flushers: {dict(became)} in {time.monotonic() - started:.0f} s")
+    assert outcomes["superseded"] > 0
+    add_to_summary(f"{PROCESSES * THREADS} flushers: {dict(outcomes)} in {time.monotonic() - started:.0f} s")

@@ -1,4 +1,4 @@
-"""Two flushes, a subscriber and a producer, call by call, in orders and with faults that a plan says."""
+"""Two flushes, a subscriber and a producer, call by call, in the order and with the faults of a plan."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from viewer_pipeline_tests.support.schedule import Actor, Line, Scheduler
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
 SECOND_FLUSH, SUBSCRIBER, LAST = 1, 2, -1  # places among the lines that can go on, the first two at the start
-AT_RANDOM = 40  # plans of `make test`; more where VIEWER_TEST_INTERLEAVINGS says how many
+AT_RANDOM = 40  # plans of `make test`; VIEWER_TEST_INTERLEAVINGS sets another number
 WANTED = int(os.environ.get("VIEWER_TEST_INTERLEAVINGS", "0"))
 VODS = ("a", "b", "c")
-SEGMENTS = {1: Counter(a=1, d=2), 2: Counter(b=4, d=8)}  # what the subscriber heard: d is announced by no producer
+SEGMENTS = {1: Counter(a=1, d=2), 2: Counter(b=4, d=8)}  # segments of the subscriber: no producer announces d
 PART = 1  # views are folded one VOD a script
 BATCHES: dict[str, Any] = {"batch_size": 1, "flush_max_counters": 2}
 HOUR_MS = 3_600_000
-TOO_LONG = 2000  # calls: more than all actors together ever make
+TOO_LONG = 2000  # calls: more than all actors together make
 
 
 class Event(NamedTuple):
-    """Something that happens after so many calls. Without events, one actor after the other comes to its end."""
+    """An event after a number of calls. Without events, the actors run to their end one after the other."""
 
     after: int
-    what: Literal["switch", "cut", "lost", "die", "die before the reply", "send", "flush", "subscribe"]
+    kind: Literal["switch", "cut", "lost", "die", "die before the reply", "send", "flush", "subscribe"]
     pick: int = 0
 
 
@@ -63,7 +63,7 @@ EVENTS = st.builds(
 
 
 class Play:
-    """One performance of a plan on empty servers."""
+    """One execution of a plan on empty servers."""
 
     def __init__(self, world: ConnectedWorld) -> None:
         self.world = world
@@ -71,10 +71,10 @@ class Play:
         self.actors: list[Actor] = []
         self._current: Line | None = None
         self._totals: dict[str, int] = {}
-        self._counted: Counter[str] = Counter()  # what producers sent that count by themselves
+        self._counted: Counter[str] = Counter()  # views of producers that raise counters
 
     def perform(self, plan: Sequence[Event]) -> None:
-        """Let everybody act as the plan says, then to their ends; then all must be whole."""
+        """Run the actors by the plan, then to their ends; then every view must be counted once."""
         self._empty()
         for vod_id in VODS:
             self._send(vod_id)
@@ -116,14 +116,14 @@ class Play:
                 self._advance()
             self._happen(event)
         while self._advance():
-            assert self.scheduler.calls < TOO_LONG, "nobody comes to an end"
+            assert self.scheduler.calls < TOO_LONG, "no actor ends"
         assert [line for line in self.scheduler.lines if line.state != "ended"] == []
         for actor in self.actors:
             if actor.failed is not None and not isinstance(actor.failed, TransientError):
                 raise actor.failed
 
     def _happen(self, event: Event) -> None:
-        match event.what:
+        match event.kind:
             case "switch":
                 ready = self.scheduler.ready()
                 self._current = ready[event.pick % len(ready)] if ready else None
@@ -138,7 +138,7 @@ class Play:
             case fate:
                 if (line := self._next_line()) is not None:
                     self.scheduler.step(line, fate)
-                    self._look()
+                    self._check_invariants()
 
     def _begin(self, do: Callable[[Actor], None], kind: str) -> None:
         actor = Actor(f"{kind} {sum(other.name.startswith(kind) for other in self.actors) + 1}")
@@ -147,7 +147,7 @@ class Play:
         self.scheduler.settle_down()
 
     def _next_line(self) -> Line | None:
-        """Return the line that goes on by itself: the current one, else one of its actor, else the oldest."""
+        """Return the line that continues by default: the current one, else one of its actor, else the oldest."""
         ready = self.scheduler.ready()
         if self._current not in ready:
             own = [line for line in ready if self._current is not None and line.actor is self._current.actor]
@@ -161,16 +161,16 @@ class Play:
         self.scheduler.step(line)
         name = line.call.name if line.call is not None else ""
         if name == "COMMIT" or name.startswith(("EVAL", "pipeline [SCRIPT")):
-            self._look()
+            self._check_invariants()
         return True
 
-    def _look(self) -> None:
-        """What must hold at every moment, whoever is half-way through what."""
+    def _check_invariants(self) -> None:
+        """Assert the invariants that hold at any time, between any two calls."""
         totals, marker = self.world.totals(), self.world.marker()
         ledger = self.world.rows("SELECT seq, batches FROM viewer.flush ORDER BY seq DESC LIMIT 1")
         pending: Any = self.world.client.mget([PREFIX + vod_id for vod_id in VODS])
         assert {v: n for v, n in self._totals.items() if totals.get(v, 0) < n} == {}, "totals fell"
-        assert {v: n for v, n in totals.items() if n > self.world.sent[v]} == {}, "totals are higher than what was sent"
+        assert {v: n for v, n in totals.items() if n > self.world.sent[v]} == {}, "totals are higher than kind was sent"
         assert marker is None or (marker.seq, marker.batch) <= (ledger or [(0, 0)])[0], "the marker passed the ledger"
         seen = Counter(totals) + Counter({v: int(n or 0) for v, n in zip(VODS, pending, strict=True)})
         assert self._counted - seen == Counter(), "a reader of both servers misses views"
@@ -181,11 +181,11 @@ class Play:
         self._fold(self.world.client, "last")
         done = self.world.flush(**BATCHES)
         assert (done.left_over, done.notes.drift) == (False, 0)
-        self._look()
+        self._check_invariants()
         self.world.assert_conserved()
         self.world.assert_all_persisted()
-        taken = self.world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
-        assert taken == [(self.world.sent.total(),)]
+        counted = self.world.rows("SELECT coalesce(sum(d), 0) FROM viewer.flush_batch, unnest(deltas) AS d")
+        assert counted == [(self.world.sent.total(),)]
         seqs = self.world.seqs()
         assert seqs == list(range(1, len(seqs) + 1))
 
@@ -202,7 +202,7 @@ class Play:
             self._fold(client, actor.name)
 
     def _fold(self, client: Any, token: str) -> None:
-        """Take the lease from whoever has it, and fold what everybody heard."""
+        """Take the lease from its holder, and fold all received messages."""
         store = FoldStore(client, self.world.stores.redis.url, PREFIX, increment=True)
         self.world.client.hset("viewer:subscriber", "expires", 0)
         lease = store.acquire_or_renew(claim(self.world.identity, "test", token, token), HOUR_MS, 0)
@@ -217,13 +217,13 @@ class Play:
 
 @pytest.fixture
 def quick(stores: Stores) -> Iterator[ConnectedWorld]:
-    """A world that is looked at after each step."""
+    """A world that is checked after each step."""
     with ConnectedWorld(stores) as world:
         yield world
 
 
 class Tally:
-    """How much was tried."""
+    """The number of plans and calls that were executed."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -231,11 +231,11 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long it took so far."""
+        """The time since the start."""
         return time.monotonic() - self.started
 
     def perform(self, world: ConnectedWorld, plan: Sequence[Event]) -> Play:
-        """Perform a plan and count it; return what was played."""
+        """Perform a plan and count it; return the play."""
         play = Play(world)
         play.perform(plan)
         self.plays += 1
@@ -252,21 +252,21 @@ class Tally:
 
 @pytest.fixture
 def tally(quick: ConnectedWorld) -> Tally:
-    """Nothing tried yet; Redis knows all scripts, so that all plays make the same calls."""
+    """Nothing executed yet; Redis has cached all scripts, so that all plays make the same calls."""
     Play(quick).perform([])
     return Tally()
 
 
 def calls_of(world: ConnectedWorld, name: str) -> int:
-    """Return how many calls somebody makes whom nobody disturbs."""
+    """Return the number of calls that an undisturbed actor makes."""
     play = Play(world)
     play.perform([])
-    return sum(said.startswith(name) for said in play.scheduler.trace)
+    return sum(call.startswith(name) for call in play.scheduler.trace)
 
 
 @pytest.mark.timeout(120 + WANTED)
-def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
-    """A flush stops before each of its calls in turn, the other runs to its end in between: all ends whole."""
+def test_a_switch_at_every_call(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
+    """A flush stops before each of its calls in turn, and the other runs to its end in between."""
     calls = calls_of(quick, "flush 1")
     for after in range(calls):
         tally.perform(quick, [Event(after, "switch", SECOND_FLUSH)])
@@ -279,14 +279,14 @@ def test_every_moment_to_pass_on(quick: ConnectedWorld, tally: Tally, add_to_sum
 
 
 @pytest.mark.parametrize("fate", ["cut", "lost"])
-def test_every_call_without_an_answer(
+def test_every_call_without_a_reply(
     quick: ConnectedWorld, tally: Tally, fate: Literal["cut", "lost"], add_to_summary: Callable[[str], None]
 ) -> None:
-    """A connection breaks before or after the server did what it was asked, and the flush must find out which."""
+    """A connection breaks before or after the server executed the call, and the flush must find out which."""
     calls, failed = calls_of(quick, "flush 1"), list[type]()
     for after in range(calls):
         play = tally.perform(quick, [Event(after, fate)])
-        if any(said.endswith(f"COMMIT  <- {fate}") for said in play.scheduler.trace):
+        if any(call.endswith(f"COMMIT  <- {fate}") for call in play.scheduler.trace):
             failed.append(type(play.actors[0].failed))
     # A COMMIT that was executed is found in the ledger (rule R8). After the first, the next one has no connection.
     assert failed == [PostgresUnavailable, {"cut": PostgresUnavailable, "lost": NoneType}[fate]]
@@ -294,26 +294,26 @@ def test_every_call_without_an_answer(
     assert tally.plays == calls > 20
 
 
-@pytest.mark.parametrize("what", ["cut", "lost", "die", "die before the reply", "subscribe"])
+@pytest.mark.parametrize("kind", ["cut", "lost", "die", "die before the reply", "subscribe"])
 def test_every_call_of_a_subscriber(
     quick: ConnectedWorld,
     tally: Tally,
-    what: Literal["cut", "lost", "die", "die before the reply", "subscribe"],
+    kind: Literal["cut", "lost", "die", "die before the reply", "subscribe"],
     add_to_summary: Callable[[str], None],
 ) -> None:
-    """Its connection breaks, it dies, or another takes the lease, at each of its calls; then another folds the rest."""
+    """At each of its calls its connection breaks, it dies, or another takes the lease; then another folds the rest."""
     assert all(all(segment_parts.split(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
     calls = calls_of(quick, "subscriber 1")
     for after in range(calls):
-        taken_over = [Event(after, what), Event(0, "subscribe"), Event(0, "switch", LAST)]
+        taken_over = [Event(after, kind), Event(0, "subscribe"), Event(0, "switch", LAST)]
         tally.perform(quick, [Event(0, "switch", SUBSCRIBER), *taken_over])
-    add_to_summary(f"subscriber, {what} at each call: {tally}")
+    add_to_summary(f"subscriber, {kind} at each call: {tally}")
     assert tally.plays == calls >= 6
 
 
 @pytest.mark.timeout(120 + WANTED)
 def test_any_interleaving(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
-    """Whoever goes on, is cut off, dies or begins at whatever call: no total is ever wrong, and all ends whole."""
+    """With random switches, faults and deaths at any call, no total is ever wrong, and every view counts once."""
 
     @settings(max_examples=WANTED or AT_RANDOM, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(EVENTS, max_size=8))

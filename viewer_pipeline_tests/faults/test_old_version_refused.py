@@ -1,4 +1,4 @@
-"""A program of version 0.1.0 that is started after the upgrade is refused, and changes nothing that counts."""
+"""A program of version 0.1.0 that runs after the upgrade is refused, and changes nothing that counts."""
 
 from __future__ import annotations
 
@@ -62,26 +62,28 @@ def take_lease(stores: Stores) -> FoldStore:
     """Take the lease as a worker of this version."""
     folds = FoldStore(stores.redis._client, stores.redis.url, stores.redis.prefix_text, increment=True)
     stored_term: Any = stores.redis._client.hget(stores.redis.names.subscriber, "term")
-    ask = claim(identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0)
-    assert folds.acquire_or_renew(ask, LEASE_MS, 0).outcome != "held_by_other"
+    request = claim(
+        identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0
+    )
+    assert folds.acquire_or_renew(request, LEASE_MS, 0).outcome != "held_by_other"
     return folds
 
 
 def key_space(stores: Stores) -> str:
-    """Return the id that the old version finds or makes: it subscribes before it asks for the lease."""
+    """Return the id that the old version reads or creates: it subscribes before it requests the lease."""
     stores.redis._client.hsetnx("viewer:subscriber", "id", "made by the old version")
-    found: Any = stores.redis._client.hget("viewer:subscriber", "id")
-    return bytes(found).decode()
+    key_space_id: Any = stores.redis._client.hget("viewer:subscriber", "id")
+    return bytes(key_space_id).decode()
 
 
 def counters(stores: Stores) -> dict[bytes, Any]:
-    """Return all that has the counter prefix, with its value."""
-    ids = [raw for some in stores.redis.swept() for raw in some]
+    """Return all keys with the counter prefix, with their values."""
+    ids = [raw for ids in stores.redis.swept() for raw in ids]
     return {raw: stores.redis._client.get(stores.redis.prefix + raw) for raw in ids}
 
 
 def ours(stores: Stores) -> tuple[Any, ...]:
-    """Return what this version reads: marker, changed set, lease."""
+    """Return the state of this version: marker, changed set, lease."""
     names, client = stores.redis.names, stores.redis._client
     fields = "id", "folded", "segment", "part", "parts", "cut", "term", "holder", "expires", "ledger"
     lease = client.hmget(names.subscriber, *fields) if client.hexists(names.subscriber, "term") else None
@@ -90,14 +92,14 @@ def ours(stores: Stores) -> tuple[Any, ...]:
 
 @contextmanager
 def nothing_changes(stores: Stores) -> Iterator[None]:
-    """Hold what happens here to change nothing that counts."""
+    """Assert that the block changes nothing that counts."""
     before = counters(stores), ours(stores)
     assert before[0]
     yield
     assert (counters(stores), ours(stores)) == before
 
 
-def test_a_run_finds_no_marker_that_it_can_read(pipeline: Stores, old: OldPrograms) -> None:
+def test_an_old_run_cannot_read_the_marker(pipeline: Stores, old: OldPrograms) -> None:
     """`begin` returns a sentence in place of a number, which its error shows."""
     with nothing_changes(pipeline):
         made, seq, *_ = old.begin("old", 0, 0, "old epoch")
@@ -107,13 +109,13 @@ def test_a_run_finds_no_marker_that_it_can_read(pipeline: Stores, old: OldProgra
             int(seq)
 
 
-def test_a_worker_gets_no_lease(pipeline: Stores, old: OldPrograms) -> None:
-    """The script fails, whatever the worker knows; and it keeps nobody of this version from the lease."""
+def test_an_old_worker_gets_no_lease(pipeline: Stores, old: OldPrograms) -> None:
+    """The script fails whatever the worker sends, and it does not keep workers of this version from the lease."""
     space = key_space(pipeline)
     with nothing_changes(pipeline):
-        for turn in range(4):
+        for term in range(4):
             with pytest.raises(redis.ResponseError):
-                old.lease("old", space, turn)
+                old.lease("old", space, term)
         old.release("old", space)
     pipeline.redis._client.hset(pipeline.redis.names.subscriber, "expires", 0)
     take_lease(pipeline)
@@ -122,8 +124,8 @@ def test_a_worker_gets_no_lease(pipeline: Stores, old: OldPrograms) -> None:
 
 
 @pytest.mark.parametrize("token", ["old", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"], ids=["new", "held the lease before"])
-def test_a_worker_that_was_frozen_neither_cuts_nor_folds(pipeline: Stores, old: OldPrograms, token: str) -> None:
-    """Nor does one that believes that it holds the lease still."""
+def test_an_old_frozen_worker_neither_cuts_nor_folds(pipeline: Stores, old: OldPrograms, token: str) -> None:
+    """Not even with the token of a lease that it still takes for valid."""
     space = key_space(pipeline)
     with nothing_changes(pipeline):
         assert old.cut(token, space) == 0
@@ -131,8 +133,8 @@ def test_a_worker_that_was_frozen_neither_cuts_nor_folds(pipeline: Stores, old: 
             assert old.fold(token, segment, {"a": 100, "vod0001": 100}) == -1
 
 
-def test_a_run_that_was_frozen_subtracts_nothing(pipeline: Stores, old: OldPrograms) -> None:
-    """It committed before the upgrade, and settles after it: the next run of this version does that."""
+def test_an_old_frozen_run_subtracts_nothing(pipeline: Stores, old: OldPrograms) -> None:
+    """It committed before the upgrade and settles after it: the next run of this version does that instead."""
     marker = pipeline.redis.marker()
     epochs = {"", "other", marker.epoch if marker else ""}
     views = {name.decode(): 1 for name in counters(pipeline) if name != b"broken"}
@@ -142,18 +144,18 @@ def test_a_run_that_was_frozen_subtracts_nothing(pipeline: Stores, old: OldProgr
                 assert old.settle(batch, before, epoch, views) == -1
 
 
-def test_a_flush_is_not_committed(pipeline: Stores) -> None:
-    """The ledger has a column that must be given, and that version 0.1.0 does not know."""
+def test_an_old_flush_is_not_committed(pipeline: Stores) -> None:
+    """The ledger has a required column that version 0.1.0 does not know."""
     ledger = pipeline.ledger
     with psycopg.connect(ledger.url) as connection:
-        found = connection.execute("SELECT coalesce(max(seq), 0) FROM viewer.flush").fetchone()
-        assert found is not None
+        row = connection.execute("SELECT coalesce(max(seq), 0) FROM viewer.flush").fetchone()
+        assert row is not None
         with pytest.raises(psycopg.errors.NotNullViolation, match='"format" of relation "flush"'):
-            insert_flush(connection, found[0] + 1)
+            insert_flush(connection, row[0] + 1)
 
 
-def test_a_run_that_was_frozen_takes_no_pending_vod_out_of_the_changed_set(pipeline: Stores, old: OldPrograms) -> None:
-    """What is pending stays announced; a request for a sweep stays unless it is the very one that was fulfilled."""
+def test_an_old_frozen_run_removes_no_pending_vod_from_the_changed_set(pipeline: Stores, old: OldPrograms) -> None:
+    """Pending VODs stay announced; a newer request for a sweep stays, too."""
     pipeline.redis.request_sweep("a reason")
     with nothing_changes(pipeline):
         assert old.remove_empty({name.decode(): 0 for name in counters(pipeline) if name != b"broken"}) == 0

@@ -1,4 +1,4 @@
-"""Behind a PgBouncer that pools transactions: everything works, and every view is counted once."""
+"""The pipeline behind a PgBouncer that pools transactions: every view is counted once."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ DEFAULTS = ("0", "0", "0", '"$user", public')
 
 @pytest.fixture
 def pgbouncer(tmp_path: Path, database_url: str) -> Iterator[PgBouncer]:
-    """Start one in front of the database of the test."""
+    """Start PgBouncer in front of the database of the test."""
     yield from started(PgBouncer(tmp_path / "pgbouncer", database_url))
 
 
 @pytest.fixture
 def pooled(world: World, pgbouncer: PgBouncer) -> World:
-    """The same two stores, the ledger behind PgBouncer; what is asserted is read from PostgreSQL itself."""
+    """The same stores, with the ledger behind PgBouncer; assertions read PostgreSQL itself."""
     return behind(world, pgbouncer)
 
 
 def started(pgbouncer: PgBouncer) -> Iterator[PgBouncer]:
-    """Run it for as long as it is needed."""
+    """Run PgBouncer during the test."""
     try:
         pgbouncer.start()
         yield pgbouncer
@@ -88,52 +88,50 @@ def started(pgbouncer: PgBouncer) -> Iterator[PgBouncer]:
 
 
 def behind(world: World, pgbouncer: PgBouncer, parameters: str = "pgbouncer=true") -> World:
-    """Return a world whose ledger is behind it."""
+    """Return a world whose ledger is behind PgBouncer."""
     return World(Stores(world.stores.redis, Ledger(pgbouncer.url(parameters))))
 
 
 def settings_of(pgbouncer: PgBouncer, database_url: str, redis_url: str, home: Path) -> Settings:
-    """Return what an operator sets who has Prisma's `url` and `directUrl`."""
+    """Return the settings of an operator who has Prisma's `url` and `directUrl`."""
     url = pgbouncer.url("schema=public&pgbouncer=true&connection_limit=1&pool_timeout=10&connect_timeout=5")
     dagsters = f"{database_url}?schema=dagster"
     return Settings(database_url=url, dagster_database_url=dagsters, redis_url=redis_url, viewer_home=home)
 
 
-def test_it_refuses_what_we_set_at_the_start(pgbouncer: PgBouncer) -> None:
-    """Without `pgbouncer=true` nothing works, and the error says which parameter it is."""
+def test_startup_options_are_refused(pgbouncer: PgBouncer) -> None:
+    """Without `pgbouncer=true` every connection fails, and the error names the parameter."""
     with pytest.raises(PostgresUnavailable, match="options"), Ledger(pgbouncer.url("")).connect():
         pass
 
 
 def test_migrations(postgres_server: Postgres, tmp_path: Path) -> None:
-    """Started at once through it, one migrates; the others find it done."""
+    """Of several that start through it concurrently, one migrates; the others find nothing to do."""
     name = "fresh_" + os.urandom(6).hex()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", postgres_server.url_of(name))):
             apply = partial(migrate, with_dagster=False)
             with ThreadPoolExecutor(4) as pool:
-                found = list(pool.map(apply, [pgbouncer.url()] * 4))
-            assert sorted(before is None for before, _ in found) == [False, False, False, True]
+                results = list(pool.map(apply, [pgbouncer.url()] * 4))
+            assert sorted(before is None for before, _ in results) == [False, False, False, True]
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_flushes(world: World, pooled: World) -> None:
-    """More in a run than psycopg waits for until it prepares a statement, and runs that share connections."""
+    """Enough flushes for psycopg to prepare statements, and runs that share connections."""
     for _ in range(3):
         world.send_many(40)
         assert len(pooled.flush().flushes) == 10
     world.assert_all_persisted()
     with world.stores.ledger.connect() as connection:
-        found = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        ).fetchone()
-    assert found is not None
-    assert found[0] <= POOL_SIZE + 1
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()").fetchone()
+    assert row is not None
+    assert row[0] <= POOL_SIZE + 1
 
 
-def test_flushers_at_once(world: World, pgbouncer: PgBouncer, redis_url: str) -> None:
-    """More of them than the pool has connections, and a producer: every view is persisted once."""
+def test_concurrent_flushers(world: World, pgbouncer: PgBouncer, redis_url: str) -> None:
+    """More flushers than connections of the pool, and a producer: every view is persisted once."""
     stopped, collisions = threading.Event(), list[int]()
     with ThreadPoolExecutor(FLUSHERS) as pool:
         running = [pool.submit(flush_until, stopped, collisions, redis_url, pgbouncer.url()) for _ in range(FLUSHERS)]
@@ -149,8 +147,8 @@ def test_flushers_at_once(world: World, pgbouncer: PgBouncer, redis_url: str) ->
     assert collisions
 
 
-def test_time_outs_hold_in_transactions_and_nowhere_else(world: World, pgbouncer: PgBouncer) -> None:
-    """Each begins with them and the search path; who gets the connection next finds PostgreSQL's own."""
+def test_timeouts_apply_within_transactions_only(world: World, pgbouncer: PgBouncer) -> None:
+    """Each transaction sets them and the search path; the next user of the connection gets the defaults."""
     ours = ("1min", "20s", "1min", '"My Schema"')
     pooled = behind(world, pgbouncer, "pgbouncer=true&schema=My%20Schema")
     with pooled.stores.ledger.connect() as connection:
@@ -164,8 +162,8 @@ def test_time_outs_hold_in_transactions_and_nowhere_else(world: World, pgbouncer
         assert connection.execute(SETTINGS).fetchone() == DEFAULTS
 
 
-def test_a_lock_is_not_awaited_for_ever(world: World, pgbouncer: PgBouncer) -> None:
-    """The server's own time-out ends the flush's transaction, as `options` say it; nothing is lost."""
+def test_the_wait_for_a_lock_ends(world: World, pgbouncer: PgBouncer) -> None:
+    """The lock timeout in `options` ends the flush's transaction at the server; nothing is lost."""
     world.send_many(3)
     with psycopg.connect(world.stores.ledger.url) as other:
         other.execute("LOCK TABLE viewer.vod_view_counts IN ACCESS EXCLUSIVE MODE")
@@ -176,15 +174,15 @@ def test_a_lock_is_not_awaited_for_ever(world: World, pgbouncer: PgBouncer) -> N
     world.assert_all_persisted()
 
 
-def test_what_is_no_transaction_is_given_up_at_this_end(world: World, pgbouncer: PgBouncer) -> None:
-    """A statement alone has no time-out at the server."""
+def test_a_statement_outside_a_transaction_times_out_at_the_client(world: World, pgbouncer: PgBouncer) -> None:
+    """A single statement has no timeout at the server."""
     pooled = behind(world, pgbouncer, "pgbouncer=true&socket_timeout=1").stores.ledger
     with pytest.raises(PostgresUnavailable, match=r"no answer within 1\.25 s"), pooled.connect() as connection:
         connection.execute("SELECT pg_sleep(30)")
 
 
 def test_rejects_of_messages(world: World, pooled: World) -> None:
-    """Counted and recorded in one transaction, under a lock of that transaction."""
+    """They are counted and recorded in one transaction, under a lock of that transaction."""
     rejects = [Reject.of("message", f"m{number}".encode(), b"x", "no JSON") for number in range(5)]
     with pooled.stores.ledger.connect() as connection:
         assert record_message_rejects(connection, rejects, keep=3) == 3
@@ -195,7 +193,7 @@ def test_rejects_of_messages(world: World, pooled: World) -> None:
 def test_the_commands(
     world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Migrate, flush, status and acknowledge, with Dagster at PostgreSQL's own address."""
+    """Migrate, flush, status and acknowledge, with Dagster connected to PostgreSQL directly."""
     url = world.stores.ledger.url
     for name, value in settings_of(pgbouncer, url, redis_url, tmp_path).environment().items():
         monkeypatch.setenv(name, value)
@@ -213,14 +211,14 @@ def test_the_commands(
     world.client.delete("viewer:settled")
     world.send_many(2)
     behind(world, pgbouncer).flush()
-    found = run("status")
-    assert (found["persisted"], found["settled"], found["dagster"]) == (21, True, True)
-    assert [incident["kind"] for incident in found["incidents"]] == ["redis_emptied"]
+    status = run("status")
+    assert (status["persisted"], status["settled"], status["dagster"]) == (21, True, True)
+    assert [incident["kind"] for incident in status["incidents"]] == ["redis_emptied"]
     assert run("acknowledge") == {"acknowledged": 1}
 
 
 def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBouncer, tmp_path: Path) -> None:
-    """A moment that lasts, locks, rows that come one by one: each is of one transaction, and leaves no trace."""
+    """Snapshots, locks and server-side cursors stay within one transaction, and leave no session state."""
     pooled = TargetWorld(behind(vods, pgbouncer).stores)
     vods.add_vods("a", "b", count=100)
     with pooled.stores.ledger.connect() as connection:
@@ -251,11 +249,11 @@ def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBounce
     assert vods.target() == {"a": 105, "b": 7}
     assert run().repaired["target"] == 1
     assert sum(run().differences.values()) == 0
-    assert traces(pgbouncer) == {NONE}
+    assert session_state(pgbouncer) == {NONE}
 
 
 def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBouncer) -> None:
-    """Days are added up alone, under a lock of a transaction; what is old goes in chunks."""
+    """Each day is rolled up under a lock of its transaction; old rows are pruned in chunks."""
     history, first = History(pooled), date(2026, 3, 1)
     for number in range(3):
         history.flush(at(first + ONE * number), {"a": number + 1, "b": 1})
@@ -267,18 +265,18 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     assert history.call(stale_days, first, first + ONE * 2) == []
     assert history.call(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60) == Pruned(2, 2, 5)
     assert (world.seqs(), History(world).daily()) == ([3], expected)
-    assert traces(pgbouncer) == {NONE}
+    assert session_state(pgbouncer) == {NONE}
 
 
-def traces(pgbouncer: PgBouncer) -> set[Any]:
-    """Return what is set and locked on the connections of the pool, for whoever gets them next."""
-    with ExitStack() as stack:  # as many at once, each in a transaction, as the pool has connections
+def session_state(pgbouncer: PgBouncer) -> set[Any]:
+    """Return the session settings and locks on the connections of the pool."""
+    with ExitStack() as stack:  # each holds a transaction, and thereby a connection of the pool
         clients = [stack.enter_context(psycopg.connect(pgbouncer.url(""))) for _ in range(POOL_SIZE)]
         return {client.execute(TRACES).fetchone() for client in clients}
 
 
 def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path) -> None:
-    """Health reads the ledger through it, and Dagster's tables past it."""
+    """Health reads the ledger through it, and Dagster's tables directly."""
     settings = settings_of(pgbouncer, world.stores.ledger.url, redis_url, tmp_path)
     migrate_all(settings)
     world.send_many(3)
@@ -296,7 +294,7 @@ def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: s
 
 
 def test_a_restart_between_two_flushes(world: World, pgbouncer: PgBouncer, pooled: World) -> None:
-    """The next run makes its own connection."""
+    """The next run opens a new connection."""
     for _ in range(2):
         world.send_many(7)
         pooled.flush()
@@ -314,15 +312,15 @@ def test_a_restart_within_a_transaction(
     world.send_many(7)
     original, restarts = getattr(transaction, step), list[int]()
 
-    def restart_and_go_on(*arguments: Any) -> Any:
-        found = original(*arguments)
+    def restart_and_continue(*arguments: Any) -> Any:
+        result = original(*arguments)
         if not restarts:
             restarts.append(1)
             pgbouncer.restart()
-        return found
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, step, restart_and_go_on)
+        patch.setattr(transaction, step, restart_and_continue)
         with pytest.raises(PostgresUnavailable):
             pooled.flush()
     assert (restarts, world.seqs()) == ([1], [])
@@ -349,13 +347,12 @@ def behind_pgbouncer(world: World, home: Path) -> Iterator[tuple[Proxy, World]]:
 
 
 @pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
-def test_the_answer_to_a_commit_is_lost(world: World, tmp_path: Path, where: Where) -> None:
-    """It is looked up on a new connection, and found: settled, and counted once."""
+def test_the_reply_to_a_commit_is_lost(world: World, tmp_path: Path, where: Where) -> None:
+    """The flush is looked up on a new connection and found: settled, and counted once."""
     for proxy, pooled in where(world, tmp_path):
         world.send_many(3)
         proxy.lose_reply_to(COMMIT)
-        found = pooled.flush()
-        assert isinstance(found, RunReport)
+        assert isinstance(pooled.flush(), RunReport)
         assert (proxy.lost_replies, world.seqs(), world.counters()) == (1, [1], {})
         world.send_many(5)
         assert pooled.flush().notes.settled_before == 0
@@ -364,7 +361,7 @@ def test_the_answer_to_a_commit_is_lost(world: World, tmp_path: Path, where: Whe
 
 @pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
 def test_a_commit_that_never_arrives(world: World, tmp_path: Path, where: Where) -> None:
-    """It is looked up, and not found: the run fails, PostgreSQL rolls back, the next one counts once."""
+    """The flush is looked up and not found: the run fails, PostgreSQL rolls back, the next run counts once."""
     for proxy, pooled in where(world, tmp_path):
         pooled.stores.ledger.url += "&socket_timeout=1"
         world.send_many(3)
@@ -381,7 +378,7 @@ def test_a_commit_that_never_arrives(world: World, tmp_path: Path, where: Where)
 
 
 def idle_in_transaction(world: World) -> list[Any]:
-    """Return the connections that hold a transaction open."""
+    """Return the connections with an open transaction."""
     return world.rows(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     )

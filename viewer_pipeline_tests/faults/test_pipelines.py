@@ -1,4 +1,4 @@
-"""Several pipelines on one Redis, and several databases that want the same counters: nothing is lost or doubled."""
+"""Several pipelines on one Redis, and several databases with the same counters: no view is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture
 def another(postgres_server: Postgres, redis_url: str) -> Iterator[MakeWorld]:
-    """Make a world of another database on the same Redis: a fresh one, or a copy of another's."""
+    """Create a world of another database on the same Redis: a fresh one, or a copy of an existing one."""
     names = list[str]()
     with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection, ExitStack() as stack:
 
@@ -66,7 +66,7 @@ def another(postgres_server: Postgres, redis_url: str) -> Iterator[MakeWorld]:
 
 
 def _leave(connection: psycopg.Connection, name: str) -> None:
-    """Copying needs a database that nobody uses."""
+    """Close the connections: a database with connections cannot be copied."""
     connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
 
@@ -83,7 +83,7 @@ def keys_of(world: World) -> dict[bytes, Any]:
 
 
 def as_physical_copy(world: World, identity: LedgerIdentity) -> World:
-    """Let a copy have the identity of the original, as a base backup has."""
+    """Give a copy the identity of the original, as a base backup has it."""
 
     class Copied(Ledger):
         def identity(self, _connection: psycopg.Connection) -> LedgerIdentity:
@@ -96,8 +96,8 @@ def as_physical_copy(world: World, identity: LedgerIdentity) -> World:
 # --- two prefixes ---
 
 
-def test_two_pipelines_flush_at_once(world: World, another: MakeWorld) -> None:
-    """Under traffic, each into its own database: both exact, and neither takes the other for a disaster."""
+def test_two_pipelines_flush_concurrently(world: World, another: MakeWorld) -> None:
+    """Under traffic, each into its own database: both are exact, and neither opens an incident."""
     pipelines = [world, another(SHOP)]
     failed = list[BaseException]()
 
@@ -119,11 +119,11 @@ def test_two_pipelines_flush_at_once(world: World, another: MakeWorld) -> None:
         mine.flush()
         mine.assert_all_persisted()
         assert incidents(mine) == []
-    assert {one.prefix for one in known_pipelines(world.client, world.stores.redis.url)} == {PREFIX, SHOP}
+    assert {pipeline.prefix for pipeline in known_pipelines(world.client, world.stores.redis.url)} == {PREFIX, SHOP}
 
 
-def test_two_pipelines_fold_at_once(world: World, another: MakeWorld) -> None:
-    """Each has its lease, its segments and its cuts."""
+def test_two_pipelines_fold_concurrently(world: World, another: MakeWorld) -> None:
+    """Each has its own lease, segments and cuts."""
     worlds = [world, another(SHOP)]
     for number, mine in enumerate(worlds, 1):
         folds = FoldStore(mine.client, mine.stores.redis.url, mine.prefix, increment=True)
@@ -139,10 +139,10 @@ def test_two_pipelines_fold_at_once(world: World, another: MakeWorld) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("v:", "v:eu:"), ("v:eu:", "v:"), ("v\n :", "v\n :eu:")])
 def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> None:
-    """The second is refused as long as the first is known, with both names; afterwards it counts what is there."""
-    one, other = another(first), another(second)
-    one.send("a", 2)
-    one.flush()
+    """The second pipeline is refused while the first is registered, with both names; afterwards it counts."""
+    owner, other = another(first), another(second)
+    owner.send("a", 2)
+    owner.flush()
     other.send("a", 3)
     before = keys_of(other)
     with pytest.raises(PipelineRefused, match=re.escape(f"={second!r} and the prefix {first!r} of the pipeline")):
@@ -152,21 +152,21 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
         folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
     if first == "v:eu:":  # the second one's counters do not begin with it
-        assert retire(one.stores.redis, first)
+        assert retire(owner.stores.redis, first)
     else:
         with pytest.raises(CannotAdopt, match=re.escape(f"counters of {first!r} are left")):
-            retire(one.stores.redis, first)
+            retire(owner.stores.redis, first)
         with pytest.raises(PipelineRefused):
-            retire(one.stores.redis, first, settled_by=other.stores.ledger)
-        assert retire(one.stores.redis, first, settled_by=one.stores.ledger)
+            retire(owner.stores.redis, first, settled_by=other.stores.ledger)
+        assert retire(owner.stores.redis, first, settled_by=owner.stores.ledger)
     other.flush()
     other.assert_all_persisted()
     with pytest.raises(PipelineRefused, match="overlap"):
-        one.flush()
+        owner.flush()
 
 
-def test_what_is_left_of_a_retired_pipeline(world: World) -> None:
-    """What it had committed is subtracted first; the rest is for whoever comes next."""
+def test_remaining_views_of_a_retired_pipeline(world: World) -> None:
+    """Its committed views are subtracted first; the remaining ones are for the next pipeline."""
     world.send_many(4)
     world.flush()
     world.send_many(4)
@@ -179,8 +179,8 @@ def test_what_is_left_of_a_retired_pipeline(world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_a_pipeline_that_is_alive_is_not_retired(world: World) -> None:
-    """Its worker would go on folding."""
+def test_a_running_pipeline_is_not_retired(world: World) -> None:
+    """Its worker would continue folding."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     with pytest.raises(CannotAdopt, match="worker host:1"):
@@ -191,7 +191,7 @@ def test_a_pipeline_that_is_alive_is_not_retired(world: World) -> None:
 
 
 def test_a_prefix_with_braces(another: MakeWorld) -> None:
-    """What would be a hash tag in a cluster is none in our names."""
+    """A hash tag in the prefix is none in our key names."""
     braces = another("{t}%7Bv:")
     braces.send("a", 1)
     braces.flush()
@@ -203,7 +203,7 @@ def test_a_prefix_with_braces(another: MakeWorld) -> None:
 
 
 def test_another_ledger_is_refused_before_anything_is_read(world: World, another: MakeWorld) -> None:
-    """It names both databases and the remedy; nothing of Redis changes, nothing is counted."""
+    """The error names both databases and the remedy; nothing in Redis changes, nothing is counted."""
     world.send_many(3)
     world.flush()
     world.send_many(3)
@@ -223,7 +223,7 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
 
 
 def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
-    """Also where nobody holds it; what it sends under an old token is refused."""
+    """Even if no worker holds it; commands with an old token are refused."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     space = folds.key_space()
     folds.acquire_or_renew(claim(world.identity, space, "token"), 60_000, 0)
@@ -235,32 +235,32 @@ def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
     assert world.client.hget("viewer:subscriber", "holder") is None
 
 
-def test_a_lost_registry_does_not_give_the_counters_away(world: World, another: MakeWorld) -> None:
+def test_a_lost_registry_does_not_change_the_owner(world: World, another: MakeWorld) -> None:
     """Marker and lease name the ledger, too."""
     world.send_many(3)
     world.flush()
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token"), 1, 0)
     other = another(PREFIX)
-    for ask in (
+    for call in (
         other.flush,
         lambda: folds.acquire_or_renew(claim(other.identity, folds.key_space(), "other"), 1, 0),
         lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
     ):
         world.client.delete("viewer:pipelines")
         with pytest.raises(PipelineRefused, match="are settled by the database"):
-            ask()
+            call()
 
 
 @pytest.mark.parametrize("by", ["flush", "lease", "register"])
-def test_one_that_is_refused_takes_no_lost_entry(world: World, another: MakeWorld, by: str) -> None:
-    """The registry is lost, and another ledger comes first: the owner of the counters goes on."""
+def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, by: str) -> None:
+    """The registry is lost, and another ledger starts first: the owner of the counters continues."""
     world.send_many(3)
     world.flush()
     other = another(PREFIX)
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     space = folds.key_space()
-    ask: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         "flush": other.flush,
         "lease": lambda: folds.acquire_or_renew(claim(other.identity, space, "other"), 1, 0),
         "register": lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
@@ -268,7 +268,7 @@ def test_one_that_is_refused_takes_no_lost_entry(world: World, another: MakeWorl
     for _ in range(2):
         world.client.delete("viewer:pipelines")
         with pytest.raises(PipelineRefused, match="are settled by the database"):
-            ask[by]()
+            calls[by]()
         assert known_pipelines(world.client, world.stores.redis.url) == []
         world.send_many(3)
         world.flush()
@@ -279,8 +279,8 @@ def test_one_that_is_refused_takes_no_lost_entry(world: World, another: MakeWorl
     world.assert_all_persisted()
 
 
-def test_a_lost_entry_is_made_anew_as_it_was(world: World) -> None:
-    """By a role that may not read all of the identity, too: it would stand against the marker."""
+def test_a_lost_entry_is_recreated_unchanged(world: World) -> None:
+    """Even by a role that may not read all of the identity: otherwise it would contradict the marker."""
     world.send_many(3)
     world.flush()
     world.client.delete("viewer:pipelines")
@@ -293,8 +293,8 @@ def test_a_lost_entry_is_made_anew_as_it_was(world: World) -> None:
 
 @pytest.mark.parametrize("system", [None, "unknown"])
 @pytest.mark.parametrize(("key", "field"), [("viewer:pipelines", PREFIX), ("viewer:subscriber", "ledger")])
-def test_adopt_mends_what_does_not_go_together(world: World, key: str, field: str, system: str | None) -> None:
-    """Registry or lease names another ledger than the marker: the refusal names `adopt`, and that must help."""
+def test_adopt_repairs_contradicting_owners(world: World, key: str, field: str, system: str | None) -> None:
+    """Registry or lease names another ledger than the marker: the error suggests `adopt`, which must help."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     space = folds.key_space()
     folds.acquire_or_renew(claim(world.identity, space, "token"), 1, 0)
@@ -312,27 +312,27 @@ def test_adopt_mends_what_does_not_go_together(world: World, key: str, field: st
     world.assert_all_persisted()
 
 
-def test_adopt_does_not_go_round_what_refuses(another: MakeWorld) -> None:
-    """The entry was lost, and an overlapping prefix came; or this database settles another prefix already."""
-    one = another("v:")
-    one.send("a", 1)
-    one.flush()
-    copy = another("v:", like=one.stores.ledger.url)
-    one.client.delete("viewer:pipelines")
+def test_adopt_does_not_bypass_other_refusals(another: MakeWorld) -> None:
+    """The entry was lost, and an overlapping prefix was registered; or this database settles another prefix."""
+    owner = another("v:")
+    owner.send("a", 1)
+    owner.flush()
+    copy = another("v:", like=owner.stores.ledger.url)
+    owner.client.delete("viewer:pipelines")
     shorter = another("v:eu:")
     shorter.flush()
-    before = keys_of(one)
+    before = keys_of(owner)
     with pytest.raises(PipelineRefused, match="overlap"):
         adopt(copy.stores)
-    one.client.delete("viewer:pipelines")
-    World(Stores(RedisStore(one.client, one.stores.redis.url, SHOP), copy.stores.ledger), SHOP).flush()
+    owner.client.delete("viewer:pipelines")
+    World(Stores(RedisStore(owner.client, owner.stores.redis.url, SHOP), copy.stores.ledger), SHOP).flush()
     with pytest.raises(PipelineRefused, match="a database has one prefix"):
         adopt(copy.stores)
-    assert {b"viewer:settled:v:": before[b"viewer:settled:v:"]}.items() <= keys_of(one).items()
+    assert {b"viewer:settled:v:": before[b"viewer:settled:v:"]}.items() <= keys_of(owner).items()
 
 
-def test_two_copies_adopt_at_once(world: World, another: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them is told that it has the counters, and has them."""
+def test_two_copies_adopt_concurrently(world: World, another: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one of them succeeds, and it has the counters."""
     world.send_many(3)
     world.flush()
     copy, late = (another(PREFIX, like=world.stores.ledger.url) for _ in range(2))
@@ -352,7 +352,7 @@ def test_two_copies_adopt_at_once(world: World, another: MakeWorld, monkeypatch:
 
 
 def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, another: MakeWorld) -> None:
-    """A restored dump, or a database made from a template: then it goes on, and the original is refused."""
+    """A restored dump, or a database made from a template: afterwards the original is refused."""
     world.send_many(5)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
@@ -370,8 +370,8 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     assert not adopt(copy.stores).changed
 
 
-def test_a_copy_that_lacks_flushes_is_not_adopted_silently(world: World, another: MakeWorld) -> None:
-    """It says how many; with `from_here` what they counted is in the other database only, and all else counts once."""
+def test_a_copy_without_some_flushes_is_not_adopted_silently(world: World, another: MakeWorld) -> None:
+    """The error names their number; with `from_here` their views are only in the other database."""
     world.send_many(5)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
@@ -386,7 +386,7 @@ def test_a_copy_that_lacks_flushes_is_not_adopted_silently(world: World, another
     assert copy.totals() == {f"vod{n:04d}": 6 for n in range(5)}
 
 
-def test_a_ledger_of_another_origin_is_adopted_from_here_only(world: World, another: MakeWorld) -> None:
+def test_a_ledger_of_another_origin_is_adopted_with_from_here_only(world: World, another: MakeWorld) -> None:
     """Its flushes were never in this Redis: nothing is subtracted for them."""
     world.send_many(5)
     world.flush()
@@ -408,7 +408,7 @@ def test_a_ledger_of_another_origin_is_adopted_from_here_only(world: World, anot
 
 
 def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld) -> None:
-    """They were read from this Redis and are still to be subtracted: so says who adopts."""
+    """They were read from this Redis and are still to be subtracted: the operator who adopts confirms that."""
     world.send_many(4)
     world.flush()
     world.send_many(4)
@@ -444,7 +444,7 @@ def test_both_servers_restored_into_another_database(world: World, another: Make
 
 
 def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeWorld) -> None:
-    """Its new flushes have the epoch of this Redis, and were never in it: nothing is subtracted for them."""
+    """Its new flushes have the epoch of this Redis but were never in it: nothing is subtracted for them."""
     world.send_many(4)
     world.flush()
     world.send_many(4)
@@ -468,7 +468,7 @@ def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeW
 
 
 def test_from_here_is_refused_where_it_would_count_twice(world: World, another: MakeWorld) -> None:
-    """The ledger fits: beginning at its end would leave what it has not settled in the counters."""
+    """The ledger matches: starting at its end would leave its unsettled views in the counters."""
     world.send_many(4)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
@@ -478,7 +478,7 @@ def test_from_here_is_refused_where_it_would_count_twice(world: World, another: 
 
 
 def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World, another: MakeWorld) -> None:
-    """It is told how, instead of being sent in a circle; what the copy has counted stays there."""
+    """The error names the remedy, which works; views that the copy has counted stay there."""
     world.send_many(2)
     world.flush()
     copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
@@ -498,8 +498,8 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
     assert world.totals() == {f"vod{n:04d}": 9 for n in range(2)}
 
 
-def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWorld) -> None:
-    """It would go on folding into counters that are not its any more."""
+def test_no_adoption_while_the_other_worker_runs(world: World, another: MakeWorld) -> None:
+    """It would continue folding into counters of another ledger."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     world.send_many(2)
@@ -514,8 +514,8 @@ def test_no_adoption_while_the_other_worker_lives(world: World, another: MakeWor
         folds.acquire_or_renew(claim(world.identity, folds.key_space(), "late"), 60_000, 0)
 
 
-def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeWorld) -> None:
-    """What it has committed is subtracted from nothing: those counters are the other ledger's by then."""
+def test_a_run_during_an_adoption(world: World, another: MakeWorld) -> None:
+    """Its commits are subtracted from nothing: the counters are the other ledger's by then."""
     world.send_many(4)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
@@ -538,7 +538,7 @@ def test_a_run_that_is_under_way_during_an_adoption(world: World, another: MakeW
 def test_counters_read_before_an_adoption_are_not_committed(
     world: World, another: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second look at the marker finds another ledger there."""
+    """The second read of the marker finds another ledger there."""
     world.send_many(4)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
@@ -547,9 +547,9 @@ def test_counters_read_before_an_adoption_are_not_committed(
 
     def adopted_first(store: RedisStore, *arguments: Any) -> Any:
         monkeypatch.undo()
-        found = read(store, *arguments)
+        result = read(store, *arguments)
         adopt(copy.stores)
-        return found
+        return result
 
     monkeypatch.setattr(RedisStore, "read", adopted_first)
     with pytest.raises(PipelineRefused):
@@ -564,7 +564,7 @@ def test_counters_read_before_an_adoption_are_not_committed(
 
 
 def test_a_physical_copy_with_a_prefix_of_its_own(world: World, another: MakeWorld) -> None:
-    """It cannot be told from its original, which must not be retired for it: it is told to take another Redis."""
+    """It has the identity of the original, which must not be retired: the error suggests another Redis."""
     world.send_many(2)
     world.flush()
     copy = as_physical_copy(another(SHOP, like=world.stores.ledger.url), world.identity)
@@ -572,8 +572,8 @@ def test_a_physical_copy_with_a_prefix_of_its_own(world: World, another: MakeWor
         copy.flush()
 
 
-def test_a_standby_that_lags_is_no_recovery(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pooler asked one for the newest flush, and the primary the rest: no flush passes for one that was lost."""
+def test_a_lagging_standby_is_no_rollback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler read the newest flush from a standby, the rest from the primary: no flush counts as lost."""
     world.send_many(3)
     world.flush()
     with world.stores.ledger.connect() as connection:
@@ -590,7 +590,7 @@ def test_a_standby_that_lags_is_no_recovery(world: World, monkeypatch: pytest.Mo
 
 
 def test_a_physical_copy_with_flushes_of_its_own(world: World, another: MakeWorld) -> None:
-    """The same number is another flush there: it is refused, and subtracts nothing."""
+    """It has another flush under the same number: it is refused, and subtracts nothing."""
     world.send_many(4)
     world.flush()
     copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
@@ -614,8 +614,8 @@ def test_a_physical_copy_with_flushes_of_its_own(world: World, another: MakeWorl
     world.assert_all_persisted()
 
 
-def test_the_original_notices_a_physical_copy_that_went_on(world: World, another: MakeWorld) -> None:
-    """The copy looks like a database that was restored; the original has what that one lost, so it is refused."""
+def test_the_original_detects_a_physical_copy_that_continued(world: World, another: MakeWorld) -> None:
+    """The copy looks like a restored database; the original has the flushes that the copy lost, so it is refused."""
     world.send_many(2)
     world.flush()
     copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
@@ -633,8 +633,8 @@ def test_the_original_notices_a_physical_copy_that_went_on(world: World, another
         assert find_refusal(world.stores.redis, world.stores.ledger, connection) is not None
 
 
-def test_a_copy_is_noticed_although_the_first_run_after_a_recovery_died(world: World, another: MakeWorld) -> None:
-    """Between its commit and the first batch that would have said which flushes are gone."""
+def test_a_copy_is_detected_although_the_first_run_after_a_recovery_died(world: World, another: MakeWorld) -> None:
+    """It died between its commit and the first batch, which would have recorded the lost flushes."""
     world.send_many(2)
     world.flush()
     recovered = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
@@ -655,8 +655,8 @@ def test_a_copy_is_noticed_although_the_first_run_after_a_recovery_died(world: W
     assert recovered.totals() == {f"vod{n:04d}": 9 for n in range(2)}
 
 
-def test_two_physical_copies_flush_at_once(world: World, another: MakeWorld) -> None:
-    """Both commit the same number: the second one's batches are subtracted from nothing, and it is refused."""
+def test_two_physical_copies_flush_concurrently(world: World, another: MakeWorld) -> None:
+    """Both commit the same number: the batches of the second are subtracted from nothing, and it is refused."""
     world.send_many(4)
     world.flush()
     copy = as_physical_copy(another(PREFIX, like=world.stores.ledger.url), world.identity)
@@ -672,7 +672,7 @@ def test_two_physical_copies_flush_at_once(world: World, another: MakeWorld) -> 
 
 
 def test_recovery_to_a_point_in_time_needs_no_adoption(world: World) -> None:
-    """The same database, older: an incident, and the run goes on above the marker; twice, too."""
+    """The same database, older: an incident, and the run continues above the marker; also a second time."""
     for _ in range(3):
         world.send("a", 1)
         world.flush()
@@ -691,7 +691,7 @@ def test_recovery_to_a_point_in_time_needs_no_adoption(world: World) -> None:
 
 
 def test_a_role_that_may_not_read_the_system_identifier(world: World, database_url: str) -> None:
-    """That part is unknown, and fits: before it gets the right, afterwards, and without it again."""
+    """The unknown part matches: before it gets the privilege, afterwards, and without it again."""
     role = "narrow_" + os.urandom(4).hex()
     revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
     world.execute(f"CREATE ROLE {role}; GRANT ALL ON SCHEMA viewer TO {role}; {revoke}")
@@ -725,13 +725,13 @@ def test_a_format_that_this_program_does_not_know(world: World, key: str) -> Non
     world.send("a", 1)
     world.client.hset(key, "format", "3")
     before = keys_of(world)
-    ask = (
+    call = (
         world.flush
         if key == "viewer:settled"
         else lambda: folds.acquire_or_renew(claim(world.identity, space, "t"), 1, 0)
     )
     with pytest.raises(PipelineRefused, match="format 3, and this program knows format 2 only"):
-        ask()
+        call()
     if key == "viewer:subscriber":
         with pytest.raises(PipelineRefused, match="format 3"):
             folds.key_space()
@@ -741,8 +741,8 @@ def test_a_format_that_this_program_does_not_know(world: World, key: str) -> Non
     assert keys_of(world) == before
 
 
-def test_a_registry_that_somebody_else_wrote(world: World) -> None:
-    """Rubbish in it refuses the pipeline that it stands for, and says what stands there."""
+def test_an_unreadable_entry_of_the_registry(world: World) -> None:
+    """An unreadable entry refuses its pipeline, and the error shows the entry."""
     world.client.hset("viewer:pipelines", PREFIX, "rubbish")
     with pytest.raises(PipelineRefused, match="rubbish"):
         world.flush()
@@ -751,8 +751,8 @@ def test_a_registry_that_somebody_else_wrote(world: World) -> None:
         world.flush()
 
 
-def test_a_marker_with_rubbish_about_lost_flushes(world: World) -> None:
-    """Said clearly."""
+def test_a_marker_with_unreadable_lost_flushes(world: World) -> None:
+    """The error names the field."""
     world.send("a", 1)
     world.flush()
     world.client.hset("viewer:settled", "missing", "x")

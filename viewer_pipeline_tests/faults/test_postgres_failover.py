@@ -1,4 +1,4 @@
-"""A PostgreSQL that refuses writes: a standby, or a primary that was set read-only and keeps its connections."""
+"""A PostgreSQL that refuses writes: a standby, or a primary that was made read-only and keeps its connections."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def pair(servers_home: Path) -> Iterator[PostgresPair]:
 
 @pytest.fixture
 def behind(pair: PostgresPair, client: Any, redis_url: str) -> World:
-    """Return a world on the one address."""
+    """Return a world with the address of the pair."""
     return World(Stores(RedisStore(client, redis_url, PREFIX), Ledger(pair.url)))
 
 
 def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> None:
-    """Its ledger lags: nothing of it is believed, no incident is made of it, and the next attempt goes on."""
+    """Its ledger lags: the run neither uses it nor opens an incident, and the next attempt continues."""
     behind.send_many(3)
     behind.flush()
     pair.catch_up()
@@ -71,8 +71,8 @@ def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> No
 
 
 @pytest.mark.parametrize("first", ["primary", "standby"])
-def test_a_pooler_passes_on_what_its_first_server_reported(pair: PostgresPair, tmp_path: Path, first: str) -> None:
-    """PgBouncer keeps that as long as it runs: a standby must not pass for a primary, nor a primary for a standby."""
+def test_a_pooler_caches_the_parameters_of_its_first_server(pair: PostgresPair, tmp_path: Path, first: str) -> None:
+    """PgBouncer caches session parameters: a standby must not pass for a primary, or the reverse."""
     pooler = PgBouncer(tmp_path / "pgbouncer", pair.primary.url, pair.proxy.port)
     ledger = Ledger(pooler.url())
     servers = [pair.primary, pair.standby] if first == "primary" else [pair.standby, pair.primary]
@@ -94,7 +94,7 @@ def test_a_pooler_passes_on_what_its_first_server_reported(pair: PostgresPair, t
 
 
 def leads_to(pooler: PgBouncer, server: PostgresServer, pair: PostgresPair) -> bool:
-    """Whether the pooler's next statement reaches this server."""
+    """Whether the next statement through the pooler reaches this server."""
     try:
         with psycopg.connect(pooler.url(""), autocommit=True) as connection:
             return connection.execute("SELECT pg_is_in_recovery()").fetchone() == (server is pair.standby,)
@@ -102,8 +102,8 @@ def leads_to(pooler: PgBouncer, server: PostgresServer, pair: PostgresPair) -> b
         return False
 
 
-def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: World) -> None:
-    """The step fails and may be tried again; it then finds the new primary. Nothing is counted twice."""
+def test_a_primary_turns_read_only_within_a_step(pair: PostgresPair, behind: World) -> None:
+    """The step fails and may be retried; it then reaches the new primary. Nothing is counted twice."""
     behind.send_many(7)
     snapshot = drain(behind.stores, behind.request())
     aggregated = aggregate(snapshot.readings)
@@ -123,7 +123,7 @@ def test_a_primary_becomes_read_only_within_a_step(pair: PostgresPair, behind: W
 
 
 def test_between_two_flushes_of_a_step(pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is committed and settled, the second refused: the next attempt goes on from the ledger."""
+    """The first flush is committed and settled, the second refused: the next attempt continues from the ledger."""
     behind.send_many(7)
     snapshot = drain(behind.stores, behind.request())
     aggregated = aggregate(snapshot.readings)
@@ -146,10 +146,10 @@ def test_between_two_flushes_of_a_step(pair: PostgresPair, behind: World, monkey
     behind.assert_all_persisted()
 
 
-def test_a_lagging_standby_does_not_know_of_a_commit(
+def test_a_lagging_standby_does_not_resolve_a_commit(
     pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R8: that it has no such flush means nothing. The outcome stays unknown, and the next run finds it."""
+    """R8: its missing flush proves nothing. The outcome stays unknown, and the next run resolves it."""
     behind.send_many(3)
     snapshot = drain(behind.stores, behind.request())
     pair.catch_up()
@@ -173,27 +173,27 @@ def test_a_lagging_standby_does_not_know_of_a_commit(
     behind.assert_all_persisted()
 
 
-def test_a_commit_that_the_new_primary_never_got(
+def test_a_commit_that_the_new_primary_never_received(
     pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R8: the old primary, read-only by now, holds the flush. Believed, its views would be subtracted and lost."""
+    """R8: the old primary, now read-only, has the flush. If it resolved the COMMIT, its views would be lost."""
     behind.send_many(3)
     snapshot = drain(behind.stores, behind.request())
     pair.catch_up()
     pair.separate()
     holds, copy = Ledger.holds, transaction.copy_batches
 
-    def copy_and_lose_the_answer(*arguments: Any) -> None:
+    def copy_and_lose_reply(*arguments: Any) -> None:
         copy(*arguments)
         pair.proxy.lose_reply_to(COMMIT)
 
-    def fence_and_look_up(self: Ledger, flush_id: Any) -> bool:
+    def fence_and_resolve(self: Ledger, flush_id: Any) -> bool:
         pair.fence()
         return holds(self, flush_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "copy_batches", copy_and_lose_the_answer)
-        patch.setattr(Ledger, "holds", fence_and_look_up)
+        patch.setattr(transaction, "copy_batches", copy_and_lose_reply)
+        patch.setattr(Ledger, "holds", fence_and_resolve)
         with pytest.raises(PostgresRefusesWrites, match=r"read-only, so whether flush .* is not known"):
             bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert behind.seqs() == [1]
@@ -204,8 +204,8 @@ def test_a_commit_that_the_new_primary_never_got(
     behind.assert_all_persisted()
 
 
-def test_several_hosts_none_of_which_takes_writes(pair: PostgresPair) -> None:
-    """It is said as it is; with the primary among them, that one is found behind the standby."""
+def test_several_hosts_that_all_refuse_writes(pair: PostgresPair) -> None:
+    """The error names the cause; with the primary among the hosts, it is found behind the standby."""
     host = f"127.0.0.1:{pair.standby.port}"
     with_standbys = pair.standby.url.replace(host, f"{host},{host}")
     with pytest.raises(PostgresRefusesWrites, match="session is read-only"), Ledger(with_standbys).connect():
@@ -216,8 +216,8 @@ def test_several_hosts_none_of_which_takes_writes(pair: PostgresPair) -> None:
         migrate(pair.standby.url, with_dagster=True)
 
 
-def test_health_follows(pair: PostgresPair, redis_url: str) -> None:
-    """It never says "accepts writes" of a server that refuses them, and heals by itself."""
+def test_health_follows_a_failover(pair: PostgresPair, redis_url: str) -> None:
+    """It never reports "takes writes" for a server that refuses them, and recovers by itself."""
     probes = Probes(Settings(redis_url=redis_url, database_url=pair.url))
     assert "accepts writes" in by_name(probes.postgres())["postgres"].message
     pair.lead_to(pair.standby)
@@ -235,7 +235,7 @@ def test_health_follows(pair: PostgresPair, redis_url: str) -> None:
 
 @pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "transaction_timeout"])
 def test_a_session_that_the_server_ended(database_url: str, setting: str) -> None:
-    """In a transaction for too long: another connection gets further, so it may be tried again."""
+    """The transaction was idle for too long: another connection works, so the step may be retried."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_settings WHERE name = %s", [setting]).fetchone() is None:
             pytest.skip(f"this PostgreSQL has no {setting}")

@@ -1,4 +1,4 @@
-"""A Redis that answers and does not write: nothing is committed that cannot be settled, and it heals by itself."""
+"""A Redis that replies but refuses writes: nothing is committed that cannot be settled; runs recover."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 
 @contextmanager
 def paused(world: World, _server: Redis) -> Iterator[type[TransientError]]:
-    """Hold back all writes, as before a planned failover."""
+    """Pause all writes, as before a planned failover."""
     world.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")  # type: ignore[no-untyped-call]
     try:
         yield RedisUnavailable
@@ -32,7 +32,7 @@ def paused(world: World, _server: Redis) -> Iterator[type[TransientError]]:
 
 @contextmanager
 def a_replica(world: World, _server: Redis) -> Iterator[type[TransientError]]:
-    """Be the replica of somebody."""
+    """Make the server a replica."""
     world.client.replicaof("127.0.0.1", "1")
     try:
         yield RedisRefusesWrites
@@ -42,7 +42,7 @@ def a_replica(world: World, _server: Redis) -> Iterator[type[TransientError]]:
 
 @contextmanager
 def full(world: World, _server: Redis) -> Iterator[type[TransientError]]:
-    """Have no memory left."""
+    """Leave no memory for writes."""
     world.client.config_set("maxmemory", 1)
     try:
         yield RedisRefusesWrites
@@ -52,7 +52,7 @@ def full(world: World, _server: Redis) -> Iterator[type[TransientError]]:
 
 @contextmanager
 def unsaved(world: World, server: Redis) -> Iterator[type[TransientError]]:
-    """Fail to save a snapshot: MISCONF."""
+    """Let a snapshot fail: MISCONF."""
     in_its_place = server.directory / "dump.rdb"
     if not os.access(server.directory, os.W_OK):
         pytest.skip(f"the directory of the Redis named by TEST_REDIS_URL is out of reach: {server.directory}")
@@ -73,8 +73,8 @@ def unsaved(world: World, server: Redis) -> Iterator[type[TransientError]]:
 WAYS: list[Callable[..., object]] = [paused, a_replica, full, unsaved]
 
 
-def impatient(world: World) -> World:
-    """Return the same world, whose flushes wait for Redis for a short time."""
+def with_short_timeout(world: World) -> World:
+    """Return the same world with a short timeout of Redis."""
     url = world.stores.redis.url
     made = World(Stores(RedisStore(connect(url, seconds=0.4, retries=0), url, PREFIX), world.stores.ledger))
     made.sent = world.sent
@@ -82,12 +82,12 @@ def impatient(world: World) -> World:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_before_a_run(world: World, redis_server: Redis, way: Callable[..., object]) -> None:
-    """Nothing is committed, so a reader who adds both sees every view once; afterwards the next run counts them."""
+def test_writes_are_refused_before_a_run(world: World, redis_server: Redis, way: Callable[..., object]) -> None:
+    """Nothing is committed, so a reader who adds both servers sees every view once; the next run counts them."""
     world.send("before", 1)
     world.flush()
     world.send_many(3)
-    run = impatient(world)
+    run = with_short_timeout(world)
     with way(world, redis_server) as error:  # type: ignore[attr-defined]
         with pytest.raises(error):
             run.flush()
@@ -99,10 +99,10 @@ def test_before_a_run(world: World, redis_server: Redis, way: Callable[..., obje
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_within_a_run(world: World, redis_server: Redis, way: Callable[..., object]) -> None:
+def test_writes_are_refused_within_a_run(world: World, redis_server: Redis, way: Callable[..., object]) -> None:
     """After the last read: at most two flushes are committed and unsettled, and the next run settles them first."""
     world.send_many(20)
-    run = impatient(world)
+    run = with_short_timeout(world)
     snapshot = drain(run.stores, run.request())
     with way(world, redis_server) as error:  # type: ignore[attr-defined]
         with pytest.raises(error):

@@ -43,14 +43,14 @@ def drained(world: World, **options: Any) -> tuple[Snapshot, Aggregate]:
 
 
 def committed_not_settled(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Leave a flush in the ledger that Redis knows nothing of."""
+    """Leave a flush in the ledger that Redis does not know."""
     with monkeypatch.context() as patch:
         patch.setattr(Settler, "add", lambda *_: None)
         world.flush(**options)
 
 
 def test_r1_ledger_and_totals_commit_together(world: World) -> None:
-    """Totals that cannot be written take the ledger's rows with them."""
+    """Totals that cannot be written roll the ledger's rows back with them."""
     world.send_many(3)
     world.execute("ALTER TABLE viewer.vod_view_counts ADD CONSTRAINT none CHECK (view_count < 0)")
     with pytest.raises(PostgresFailed, match="violates check constraint"):
@@ -61,8 +61,8 @@ def test_r1_ledger_and_totals_commit_together(world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_r3_a_snapshot_is_dropped_when_another_run_was_first(world: World) -> None:
-    """Two runs read the same counters; the second to commit drains again and finds nothing left of them."""
+def test_r3_a_snapshot_is_discarded_if_another_run_committed_first(world: World) -> None:
+    """Two runs read the same counters; the second to commit drains again and finds none left."""
     world.send_many(3)
     first, second = drained(world), drained(world)
     bulk_upsert(world.stores, *first)
@@ -88,8 +88,8 @@ def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.Mon
     world.assert_all_persisted()
 
 
-def test_r3_a_snapshot_is_dropped_also_where_numbers_have_a_gap(world: World) -> None:
-    """A flush numbered far above `base` (the marker was ahead) supersedes as well as the next number does."""
+def test_r3_a_snapshot_is_discarded_also_after_a_gap(world: World) -> None:
+    """A flush numbered far above `base` (the marker was ahead) supersedes like the next number."""
     world.send("a", 5)
     first = drained(world)
     world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
@@ -116,8 +116,8 @@ def test_at_most_two_flushes_are_unsettled(world: World, monkeypatch: pytest.Mon
     world.assert_all_persisted()
 
 
-def test_r3_two_transactions_at_once(world: World) -> None:
-    """While one holds the next seq, the other waits for it, and is superseded when it commits."""
+def test_r3_two_concurrent_transactions(world: World) -> None:
+    """While one transaction holds the next seq, the other waits for it, and is superseded when it commits."""
     world.send_many(3)
     first, second = drained(world), drained(world)
     outcome: list[Any] = []
@@ -139,8 +139,8 @@ def test_r3_two_transactions_at_once(world: World) -> None:
     world.assert_all_persisted()
 
 
-def test_r3_gives_up_after_some_tries_and_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is always too late leaves the rest to the next one."""
+def test_r3_a_run_stops_after_several_superseded_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is superseded every time leaves the views to the next one."""
     world.send_many(3)
     monkeypatch.setattr(ledger.Ledger, "commit", lambda *_: None)
     done = world.flush()
@@ -151,7 +151,7 @@ def test_r3_gives_up_after_some_tries_and_loses_nothing(world: World, monkeypatc
 
 
 def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As redis-py does after a timeout, over one or several batches."""
+    """As redis-py does after a timeout, with one or several batches."""
     world.send_many(4)
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
@@ -178,8 +178,8 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, mo
     assert world.marker() == Marker(2, 1, 2)
 
 
-def test_r5_a_script_after_a_gap_does_not_pass_over_a_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis fell back to before flush 1 was settled; the first batch of flush 2 must not carry the marker over it."""
+def test_r5_a_script_after_a_gap_does_not_skip_a_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis fell back to before flush 1 was settled; the first batch of flush 2 must not move the marker past it."""
     world.send_many(8)
     committed_not_settled(world, monkeypatch)
     with world.stores.ledger.connect() as connection:
@@ -191,7 +191,7 @@ def test_r5_a_script_after_a_gap_does_not_pass_over_a_flush(world: World, monkey
 
 
 def test_r6_a_postgres_that_was_rolled_back(world: World) -> None:
-    """Its next flush is numbered above the marker too, so that what comes after the restore is settled."""
+    """Its next flush is numbered above the marker too, so that views after the restore are settled."""
     world.send("a", 1)
     world.flush()
     world.send("a", 2)
@@ -214,7 +214,7 @@ def test_r6_a_postgres_that_was_rolled_back(world: World) -> None:
 
 
 def test_a_marker_behind_the_ledger_is_settled_again(world: World) -> None:
-    """Redis came back from an older snapshot, its counters and its marker with it."""
+    """Redis fell back to an older snapshot, with its counters and its marker."""
     world.send_many(5)
     world.flush()
     world.send_many(5)
@@ -243,7 +243,7 @@ def test_a_redis_that_was_emptied(world: World) -> None:
 
 
 def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
-    """The run stops and says so; the next one treats Redis as emptied."""
+    """The run stops with an error; the next one treats Redis as emptied."""
     world.send("a", 5)
     planned = drained(world)
     world.client.delete("viewer:settled")
@@ -252,8 +252,8 @@ def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
     assert world.totals() == {"a": 5}
 
 
-def test_a_marker_that_is_none_is_left_alone(world: World) -> None:
-    """Rubbish in the hash stops the run before anything is read or committed."""
+def test_an_unreadable_marker_stops_a_run(world: World) -> None:
+    """An unreadable hash stops the run before anything is read or committed."""
     world.send("a", 5)
     world.client.hset("viewer:settled", mapping={"flush": "x", "batch": 1, "batches": 1})
     with pytest.raises(MarkerUnreadable, match="flush, batch, batches"):
@@ -261,16 +261,16 @@ def test_a_marker_that_is_none_is_left_alone(world: World) -> None:
     assert world.seqs() == []
 
 
-def test_r8_a_commit_whose_answer_was_lost_is_looked_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r8_a_commit_without_a_reply_is_resolved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flush was committed: it is settled and not repeated."""
     world.send_many(3)
     transact = transaction.transact
 
-    def lose_the_answer(*arguments: Any) -> Any:
+    def lose_reply(*arguments: Any) -> Any:
         assert transact(*arguments) is not None
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(transaction, "transact", lose_the_answer)
+    monkeypatch.setattr(transaction, "transact", lose_reply)
     done = world.flush()
     assert (done.seqs, done.views) == ([1], 9)
     world.assert_all_persisted()
@@ -291,7 +291,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
 
 
 def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dagster retries the step with the snapshot that was committed already: it is found, not counted twice."""
+    """Dagster retries the step with a snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
     planned = drained(world)
     transact = transaction.transact
@@ -312,7 +312,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
 
 
 def test_r10_nothing_that_counts_expires(world: World) -> None:
-    """Neither what messages raised nor marker, changed set, lease or requests: Redis drops no key of ours by itself."""
+    """Neither counters of messages nor marker, changed set, lease or requests have a time to live."""
     folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
     folds.acquire_or_renew(claim(world.identity, "test", "mine"), 1000, 0)
     folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
@@ -327,8 +327,8 @@ def test_r10_nothing_that_counts_expires(world: World) -> None:
     world.assert_conserved()
 
 
-def test_r10_a_full_redis_that_evicts_what_expires(world: World) -> None:
-    """Sessions make room (`volatile-lru`), counters do not: nothing is lost, and a run goes on."""
+def test_r10_a_full_redis_that_evicts_volatile_keys(world: World) -> None:
+    """Sessions are evicted (`volatile-lru`), counters are not: nothing is lost, and a run continues."""
     world.send_many(20)
     used, evicted = int(world.client.info("memory")["used_memory"]), world.client.info("stats")["evicted_keys"]
     with refusing(world, "maxmemory-policy", "volatile-lru", "noeviction"):
@@ -355,7 +355,7 @@ def refusing(world: World, name: str, value: str, back: str) -> Iterator[None]:
     [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0"), ("replicaof", "127.0.0.1 1", "no one")],
 )
 def test_r11_a_redis_that_refuses_writes(world: World, name: str, value: str, back: str) -> None:
-    """Nothing is committed that could not be settled, also when there is a marker already; it heals by itself."""
+    """Nothing is committed that could not be settled, also if there is a marker already; later runs recover."""
     world.send("before", 1)
     world.flush()
     world.send_many(3)
@@ -383,8 +383,8 @@ def test_settling_without_memory_changes_nothing(world: World, monkeypatch: pyte
     world.assert_all_persisted()
 
 
-def test_a_counter_that_was_lowered_by_somebody_is_reported(world: World) -> None:
-    """Its counter becomes nothing, never negative; what was missing is the drift; others are exact."""
+def test_a_lowered_counter_is_reported(world: World) -> None:
+    """Its counter becomes zero, never negative; the missing views are the drift; others are exact."""
     world.send("a", 5)
     world.send("b", 5)
     planned = drained(world)
@@ -396,8 +396,8 @@ def test_a_counter_that_was_lowered_by_somebody_is_reported(world: World) -> Non
 
 
 @pytest.mark.parametrize("value", [None, "abc", ["list"], str(-(2**63))])
-def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World, value: Any) -> None:
-    """Deleted, text, another type, or so low that it cannot be lowered: the rest of its batch is settled once."""
+def test_a_counter_of_another_type_does_not_stop_a_batch(world: World, value: Any) -> None:
+    """Deleted, text, another type, or too low to be lowered: the rest of its batch is settled once."""
     world.send("a", 5)
     world.send("b", 5)
     planned = drained(world, flush_max_counters=1000, batch_size=1000)
@@ -414,22 +414,22 @@ def test_a_counter_that_became_something_else_does_not_stop_a_batch(world: World
     assert world.marker() == Marker(1, 1, 1)
 
 
-def test_drift_whose_answer_was_lost_is_said_to_be_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """redis-py sends the scripts again: each says that it is done, and nothing of what the first ones found missing."""
+def test_drift_without_a_reply_is_reported_as_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py repeats the scripts: each replies that it is done, without the drift of the first call."""
     world.send_many(4)
     planned = drained(world)
     world.client.decrby(PREFIX + "vod0000", 3)
     settle_some = RedisStore._send_settle_scripts
 
-    def lose_the_answers(*arguments: Any) -> Any:
+    def lose_replies(*arguments: Any) -> Any:
         settle_some(*arguments)
         return settle_some(*arguments)
 
-    monkeypatch.setattr(RedisStore, "_send_settle_scripts", lose_the_answers)
+    monkeypatch.setattr(RedisStore, "_send_settle_scripts", lose_replies)
     done = bulk_upsert(world.stores, *planned)
     assert (done.notes.drift, done.notes.settled_already) == (0, 2)
-    (said,) = done.notes.sentences()
-    assert said.startswith("2 batches were settled already, by another run or by a script whose reply was lost")
+    (message,) = done.notes.sentences()
+    assert message.startswith("2 batches were settled already, by another run or by a script whose reply was lost")
     check = verify(world.stores, done)[-1]
     assert check.message == "drift is 0 views; of 2 batches it is not known"
 
@@ -451,7 +451,7 @@ def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> No
     assert world.totals() == {"a": 6, "b": 5}
 
 
-def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -> None:
+def test_a_script_with_too_few_deltas_changes_nothing(world: World) -> None:
     """A deltas argument of another length is an error before the first write."""
     world.send("a", 5)
     drain(world.stores, world.request())
@@ -462,7 +462,7 @@ def test_a_script_that_does_not_fit_its_counters_changes_nothing(world: World) -
     assert world.counters() == {"a": 5}
 
 
-def test_scripts_survive_a_redis_that_forgot_them(world: World) -> None:
+def test_scripts_are_loaded_again_after_a_restart(world: World) -> None:
     """A restarted Redis has no script cache."""
     world.send("a", 5)
     world.client.script_flush()

@@ -1,4 +1,4 @@
-"""Redis behind a real Sentinel: every part of ours finds the primary, and follows a failover."""
+"""Redis behind a real Sentinel: every part of the pipeline finds the primary, and follows a failover."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ QUOTED = "p%40ss%2Fw%3Ard"
 
 
 class Watched:
-    """A primary, a replica and the Sentinel that watches them."""
+    """A primary, a replica and the Sentinel that monitors them."""
 
     def __init__(self, directory: Path) -> None:
-        self.servers = [RedisServer(directory / name, append_only=False) for name in ("one", "two")]
+        self.servers = [RedisServer(directory / name, append_only=False) for name in ("first", "second")]
         self.port = free_port()
         configuration = directory / "sentinel.conf"
         self._configuration = configuration
@@ -51,31 +51,31 @@ class Watched:
 
     @property
     def url(self) -> str:
-        """URL of the service, with a Sentinel that is not there in front."""
+        """URL of the service, with an unreachable Sentinel in front."""
         return f"redis+sentinel://:{QUOTED}@{LOOPBACK}:1,{LOOPBACK}:{self.port}/{SERVICE}/0"
 
     def start(self) -> None:
         """Start all, and wait until the Sentinel knows the replica."""
-        one, two = self.servers
+        first, second = self.servers
         for server in self.servers:
             server.start()
             with connect(server.url) as client:
                 client.config_set("masterauth", PASSWORD)
                 client.config_set("repl-diskless-sync-delay", 0)
                 client.config_set("repl-ping-replica-period", 1)
-                if server is two:
-                    client.replicaof(LOOPBACK, str(one.port))
+                if server is second:
+                    client.replicaof(LOOPBACK, str(first.port))
                 client.config_set("requirepass", PASSWORD)
         self._configuration.write_text(
             f"port {self.port}\nbind {LOOPBACK}\ndir {self._configuration.parent}\n"
-            f"sentinel monitor {SERVICE} {LOOPBACK} {one.port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
+            f"sentinel monitor {SERVICE} {LOOPBACK} {first.port} 1\nsentinel auth-pass {SERVICE} {PASSWORD}\n"
             f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n"
         )
         self._sentinel.start()
         wait_until(lambda: self.state().get("num-slaves") == 1, FAILOVER_SECONDS, "the Sentinel to know both")
 
     def state(self) -> dict[str, Any]:
-        """Return what the Sentinel knows of the service."""
+        """Return the Sentinel's state of the service."""
         try:
             with redis.Redis(LOOPBACK, self.port, protocol=2) as client:
                 return dict(client.sentinel_master(SERVICE))
@@ -83,7 +83,7 @@ class Watched:
             return {}
 
     def fail_over(self) -> None:
-        """Freeze the primary, and wait until the other is one."""
+        """Freeze the primary, and wait until the other is promoted."""
         process = self.servers[0].process._process
         assert process is not None
         self._frozen = [
@@ -94,19 +94,19 @@ class Watched:
         wait_until(lambda: self.state().get("port") == self.servers[1].port, FAILOVER_SECONDS, "the failover")
 
     def demote(self) -> None:
-        """Change the roles by hand, and let the Sentinel watch the new primary: no connection of a client is closed."""
-        one, two = self.servers
-        with connect(two.url.replace("://", f"://:{QUOTED}@")) as client:
+        """Swap the roles by hand, and let the Sentinel monitor the new primary: no client connection is closed."""
+        first, second = self.servers
+        with connect(second.url.replace("://", f"://:{QUOTED}@")) as client:
             client.replicaof("NO", "ONE")
         with redis.Redis(LOOPBACK, self.port, protocol=2) as client:
             client.sentinel_remove(SERVICE)
-            client.sentinel_monitor(SERVICE, LOOPBACK, two.port, 1)
+            client.sentinel_monitor(SERVICE, LOOPBACK, second.port, 1)
             client.sentinel_set(SERVICE, "auth-pass", PASSWORD)
-        with redis.Redis(LOOPBACK, one.port, password=PASSWORD) as client:
-            client.replicaof(LOOPBACK, str(two.port))
+        with redis.Redis(LOOPBACK, first.port, password=PASSWORD) as client:
+            client.replicaof(LOOPBACK, str(second.port))
 
     def thaw(self) -> None:
-        """Let the old primary go on, and wait until it is a replica."""
+        """Continue the old primary, and wait until it is a replica."""
         for pid in self._frozen:
             os.kill(pid, signal.SIGCONT)
 
@@ -120,7 +120,7 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    """Return a watched pair."""
+    """Return a monitored pair."""
     made = Watched(tmp_path)
     try:
         made.start()
@@ -130,7 +130,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 
 def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
-    """Committed on one primary, settled on the next: exact with the wait; also health follows."""
+    """Committed with one primary, settled on the next: exact with the wait; health follows, too."""
     durability = Durability(replicas=1)
     settings = Settings(redis_url=watched.url, database_url=world.stores.ledger.url, redis_wait_replicas=1)
     probes = Probes(settings)
@@ -159,7 +159,7 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
 
 
 def test_a_subscriber_follows_a_failover(watched: Watched, database_url: str) -> None:
-    """It hears the new primary within seconds, and folds into it."""
+    """It receives from the new primary within seconds, and folds into it."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
     running = SubscriberThread(settings)
     try:
@@ -167,23 +167,23 @@ def test_a_subscriber_follows_a_failover(watched: Watched, database_url: str) ->
         watched.fail_over()
         with connect(watched.url, seconds=1) as client:
 
-            def is_heard() -> bool:
+            def is_received() -> bool:
                 client.publish(CHANNEL, message("published", 4))
                 return bool(client.exists(PREFIX + "published"))
 
-            wait_until(is_heard, FAILOVER_SECONDS, "a message to be folded")
+            wait_until(is_received, FAILOVER_SECONDS, "a message to be folded")
             assert client.info("server")["tcp_port"] == watched.servers[1].port
     finally:
         running.stop()
 
 
-def test_it_says_what_is_wrong(watched: Watched) -> None:
-    """A service that the Sentinel does not know, a wrong password: in words, without the password."""
-    for url, error, said in (
+def test_errors_name_the_cause(watched: Watched) -> None:
+    """A service that the Sentinel does not know, a wrong password: clear errors, without the password."""
+    for url, error, text in (
         (watched.url.replace("/views/", "/other/"), RedisUnavailable, "No master found for 'other'"),
         (watched.url.replace(QUOTED, "wrong"), RedisFailed, "invalid username-password pair"),
     ):
-        with connect(url, retries=0) as client, pytest.raises(error, match=said) as raised:
+        with connect(url, retries=0) as client, pytest.raises(error, match=text) as raised:
             RedisStore(client, url, PREFIX).marker()
         assert PASSWORD not in str(raised.value)
         assert QUOTED not in str(raised.value)
@@ -192,7 +192,7 @@ def test_it_says_what_is_wrong(watched: Watched) -> None:
 
 
 def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: str) -> None:
-    """The old primary keeps its clients: a script that it refuses, in whatever words, goes to the new one."""
+    """The old primary keeps its clients: a script that it refuses, with any of its errors, goes to the new one."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
     with connect(watched.url, seconds=1, retries=2) as client, SubscriberThread(settings) as running:
         store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings)

@@ -1,6 +1,6 @@
-"""A machine that Hypothesis drives: producers, flushes that die, restarts, a Redis that is emptied, a dump restored.
+"""A state machine for Hypothesis: producers, flushes that die, restarts, an emptied Redis, a restored dump.
 
-Servers of its own. STATE_MACHINE_EXAMPLES=200 plays more than a handful.
+It has its own servers. STATE_MACHINE_EXAMPLES=200 runs more examples.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Died(BaseException):
 
 
 def die(*_: Any, **__: Any) -> Any:
-    """Be the last call."""
+    """Raise instead of the call."""
     raise Died
 
 
@@ -67,7 +67,7 @@ DEATHS: dict[str, tuple[Any, str]] = {
 
 
 class Machine(RuleBasedStateMachine):
-    """Both servers, and what must be there: `views`, what was sent less what disasters are excused for."""
+    """Both servers, and the views that must be there: those sent minus the losses that disasters may cause."""
 
     postgres: ClassVar[PostgresServer]
     redis: ClassVar[RedisServer]
@@ -91,7 +91,7 @@ class Machine(RuleBasedStateMachine):
         self._open()
 
     def teardown(self) -> None:
-        """Flush all that is left: every view is persisted."""
+        """Flush everything: every view is persisted."""
         self.world.flush()
         assert self.world.counters() == {}
         assert Counter(self.world.totals()) == self.views
@@ -105,13 +105,13 @@ class Machine(RuleBasedStateMachine):
         self.world.send(vod_id, views, announce=announced)
         self.views[vod_id] += views
 
-    @rule(heard=st.dictionaries(VODS, st.integers(1, 3), min_size=1), times=st.integers(1, 2))
-    def publish(self, heard: dict[str, int], times: int) -> None:
-        """PUBLISH only: what a subscriber heard between two cuts is folded, and sent again."""
+    @rule(received=st.dictionaries(VODS, st.integers(1, 3), min_size=1), times=st.integers(1, 2))
+    def publish(self, received: dict[str, int], times: int) -> None:
+        """PUBLISH only: the messages that a subscriber received between two cuts are folded, and sent again."""
         segment = self.folds.cut(self.space, "token", 0)
         for _ in range(times):
-            self.folds.fold("token", segment, Counter(heard), 1)
-        self.views.update(heard)
+            self.folds.fold("token", segment, Counter(received), 1)
+        self.views.update(received)
 
     # --- runs ---
 
@@ -124,22 +124,22 @@ class Machine(RuleBasedStateMachine):
 
     @rule(death=st.sampled_from(list(DEATHS)), calls=st.integers(0, 2))
     def crash(self, death: str, calls: int) -> None:
-        """Die at the first, second or third time that a run comes there."""
+        """Die at the first, second or third call of this kind."""
         owner, name = DEATHS[death]
         original, left = getattr(owner, name), [calls]
 
-        def some(*arguments: Any, **options: Any) -> Any:
+        def call_or_die(*arguments: Any, **options: Any) -> Any:
             if not left[0]:
                 raise Died
             left[0] -= 1
             return original(*arguments, **options)
 
-        with patch.object(owner, name, some), suppress(Died):
+        with patch.object(owner, name, call_or_die), suppress(Died):
             self.world.flush()
 
     @rule()
     def settle(self) -> None:
-        """Drain and stop: what was committed is settled, nothing else happens."""
+        """Drain and stop: committed flushes are settled, nothing else happens."""
         before = self.world.totals()
         drain(self.world.stores, self.world.request())
         assert self.world.totals() == before
@@ -150,7 +150,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def redis_is_emptied(self) -> None:
-        """What was pending is lost, and nothing else."""
+        """The pending views are lost, and nothing else."""
         self.world.client.flushall()
         self.views = Counter(self.world.totals())
         self._hold()
@@ -173,12 +173,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def postgres_is_dumped(self) -> None:
-        """A dump to come back to."""
+        """Make a dump to restore later."""
         self._dump()
 
     @rule()
     def postgres_is_restored(self) -> None:
-        """What was settled since the dump is lost; what was not comes again."""
+        """Views settled since the dump are lost; unsettled ones are pending again."""
         due = self._unsettled()
         gone = Counter(self.world.totals()) - Counter(self._totals_of(DUMP))
         self._as_in(DUMP)
@@ -196,7 +196,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def a_reader_misses_nothing(self) -> None:
-        """One that adds PostgreSQL and Redis sees every view, and those twice that are committed and unsettled."""
+        """A reader who adds PostgreSQL and Redis sees every view, and committed unsettled ones twice."""
         counters, totals = Counter(self.world.counters()), Counter(self.world.totals())
         assert counters + totals == self.views + self._unsettled()
 
@@ -222,7 +222,7 @@ class Machine(RuleBasedStateMachine):
         self._open()
 
     def _unsettled(self) -> Counter[str]:
-        """Views of the ledger that are still in their counters."""
+        """Return the views of the ledger that are still in their counters."""
         marker = self.world.stores.redis.marker()  # with its epoch
         if marker is None:
             return Counter()
@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture
 def machine(servers_home: Path) -> Iterator[type[Machine]]:
-    """The machine with servers of its own, which it may restart."""
+    """The machine with its own servers, which it may restart."""
     with ExitStack() as stack:
         Machine.postgres = PostgresServer(servers_home, throw_away=True)
         Machine.redis = RedisServer(servers_home)
@@ -268,7 +268,7 @@ def machine(servers_home: Path) -> Iterator[type[Machine]]:
 
 
 def test_each_death(machine: type[Machine]) -> None:
-    """What Hypothesis may leave out: committed and unsettled views are seen twice meanwhile, and no others."""
+    """Deaths that Hypothesis may leave out: only committed and unsettled views are seen twice meanwhile."""
     unsettled = {}
     for death in DEATHS:
         state = machine()
@@ -284,8 +284,8 @@ def test_each_death(machine: type[Machine]) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_whatever_happens(machine: type[Machine]) -> None:
-    """No step loses or doubles a view beyond what its disaster is excused for."""
+def test_random_sequences_of_events(machine: type[Machine]) -> None:
+    """No step loses or repeats a view beyond the allowed losses of its disaster."""
     run_state_machine_as_test(
         machine,
         settings=settings(

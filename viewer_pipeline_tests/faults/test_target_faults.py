@@ -1,4 +1,4 @@
-"""Flushes into the user's table that are killed at every call, and many of them beside people who edit that table."""
+"""Flushes into the user's table that are killed at every call, and many of them beside editors of that table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARKED = {"full": 7, "ghost": 2}
 
 
 class TargetScene(Scene):
-    """A table with room for most; parked views whose row is there by now; a flush that is committed, not settled."""
+    """A table with most rows; parked views whose row exists by now; a flush that is committed, not settled."""
 
     def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         world = self.world
@@ -51,7 +51,7 @@ class TargetScene(Scene):
         world.send("ghost", 2, announce=True)
 
     def assert_whole(self) -> None:
-        """What is not parked is in the table and in the totals, the same."""
+        """Assert that all views but the parked ones are in the table and in the totals."""
         world = self.world
         world.assert_conserved()
         assert world.counters() == {}
@@ -63,13 +63,13 @@ class TargetScene(Scene):
 
 @pytest.fixture
 def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetScene]:
-    """The scene, filled."""
+    """The state, prepared."""
     with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
         yield TargetScene(world, monkeypatch)
 
 
 def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:
-    """Whatever call to PostgreSQL is the last, the next sweep makes table and totals whole, and neither ever falls.
+    """Wherever it dies, the next sweep completes table and totals, and neither ever falls.
 
     Those to Redis are the same as without a table: test_every_call.py.
     """
@@ -82,7 +82,7 @@ def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary
         assert in_child(watched(Killer(point), world.stores, "sweep"), tmp_path / "report") == -9, point
         try:
             totals = scene.assert_nothing_fell(scene.totals)
-            assert [row for row in counts_apart(world) if row[0] != "full"] == []
+            assert [row for row in differing_counts(world) if row[0] != "full"] == []
             world.send("vod0001", 10, announce=True)
             world.flush()
             scene.assert_nothing_fell(totals)
@@ -94,16 +94,16 @@ def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary
     assert "postgres apply_parked" in {point.call for point in points}
 
 
-def counts_apart(world: World) -> list[tuple[str, int, int]]:
-    """Return where the table and the totals differ, which they never do: they change in one transaction."""
+def differing_counts(world: World) -> list[tuple[str, int, int]]:
+    """Return the rows in which table and totals differ, always empty: they change in one transaction."""
     return world.rows(
         "SELECT id, n, view_count FROM viewer.video LEFT JOIN viewer.vod_view_counts ON vod_id = id"
         " WHERE coalesce(n, 0) <> coalesce(view_count, 0)"
     )
 
 
-def test_everybody_at_once(stores: Stores) -> None:
-    """Sweeps at once, editors, VODs that come and go, made-up ids: views are conserved, edits are not lost."""
+def test_concurrent_sweeps_and_editors(stores: Stores) -> None:
+    """Concurrent sweeps, editors, new and deleted VODs, made-up ids: views are conserved, no edit is lost."""
     world = TargetWorld(stores)
     world.make_streamix()
     stay = [f"vod{number:04d}" for number in range(40)]
@@ -112,7 +112,7 @@ def test_everybody_at_once(stores: Stores) -> None:
     with ThreadPoolExecutor(8) as pool:
         flushers = [pool.submit(_sweep, world, stop) for _ in range(3)]
         editor = pool.submit(_edit, stores.ledger.url, stay, stop)
-        owner = pool.submit(_come_and_go, stores.ledger.url, stop)
+        owner = pool.submit(_insert_and_delete, stores.ledger.url, stop)
         chosen, number = random.Random(5), 0
         while world.rows("SELECT count(*) FROM viewer.flush")[0][0] < 60:  # each one a moment for others to meet it
             number += 1
@@ -143,23 +143,23 @@ def _sweep(world: TargetWorld, stop: threading.Event) -> None:
 
 
 def _edit(url: str, vod_ids: list[str], stop: threading.Event) -> int:
-    """Add a letter to titles, several in one transaction, in any order; return how many edits were committed."""
+    """Append a letter to titles, several in one transaction, in any order; return the number of committed edits."""
     chosen, edits = random.Random(6), 0
     with psycopg.connect(url, autocommit=True) as connection:
         while not stop.is_set():
-            some = chosen.sample(vod_ids, 3)
+            edited = chosen.sample(vod_ids, 3)
             try:
                 with connection.transaction():
-                    for vod_id in some:
+                    for vod_id in edited:
                         connection.execute(EDIT, [vod_id])
             except psycopg.errors.DeadlockDetected:  # with a flush: either may be the one that PostgreSQL gives up
                 continue
-            edits += len(some)
+            edits += len(edited)
     return edits
 
 
-def _come_and_go(url: str, stop: threading.Event) -> int:
-    """Let a VOD come and another go, again and again; return how often."""
+def _insert_and_delete(url: str, stop: threading.Event) -> int:
+    """Insert a VOD and delete another, repeatedly; return the number of rounds."""
     changes = 0
     new = """
         INSERT INTO public."Vod" ("id", "channelId", "title", "s3Bucket", "s3Region", "s3Key")

@@ -1,4 +1,4 @@
-"""Many flushers at once, without any lock, while views come in."""
+"""Many concurrent flushers without locks, while views arrive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLLISIONS = 5  # of each flusher, on an average
 
 
 def flush_until(stopped: threading.Event, collisions: list[int], redis_url: str, database_url: str) -> None:
-    """Flush again and again; note how often another flusher was first."""
+    """Flush repeatedly; count how often another flusher was first."""
     with connect(redis_url) as client:
         stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
         while not stopped.is_set():

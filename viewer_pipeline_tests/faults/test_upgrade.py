@@ -1,4 +1,4 @@
-"""The upgrade from version 0.1.0, begun in the middle of something: every view is counted once."""
+"""The upgrade from version 0.1.0, started from half-finished states: every view is counted once."""
 
 from __future__ import annotations
 
@@ -33,37 +33,37 @@ STATE = r"Redis holds the state of version 0\.1\.0"
 DEFAULT, SHOP = "half_settled-default", "half_settled-shop"
 MARKER_NAMES = {"seq": "flush", "of": "batches", "untold": "unreported"}
 SUBSCRIBER_NAMES = {"turn": "term", "heard": "last_message", "of": "parts"}
-LEFT = {"holder", "who", "until", "checked"}  # fields that mean nothing once every worker is stopped
+LEFT = {"holder", "who", "until", "checked"}  # fields without meaning once every worker is stopped
 
 
 def only(*pairs: str) -> pytest.MarkDecorator:
-    """Take these pairs alone."""
+    """Use only these pairs."""
     return pytest.mark.parametrize("stored", pairs, indirect=True)
 
 
 def renamed(fields: dict[str, str], names: dict[str, str]) -> dict[str, str]:
-    """Return fields under the names that they have now."""
+    """Return fields under their present names."""
     return {names.get(name, name): value for name, value in fields.items()}
 
 
 def identity_key(stored: Stored) -> str:
-    """Return the ledger of an upgraded pair, as Redis keeps it."""
+    """Return the ledger of an upgraded pair, as Redis stores it."""
     return identity_of(stored.settings.require_database_url()).key
 
 
-def take_lease(stored: Stored, **knows: Any) -> tuple[FoldStore, str]:
+def take_lease(stored: Stored, **known: Any) -> tuple[FoldStore, str]:
     """Subscribe and take the lease as a new worker that received every segment above 5; return it and its cuts' id."""
     folds = FoldStore(stored.client, stored.server.url, stored.prefix, increment=True)
     key_space, term = folds.key_space(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
     identity = identity_of(stored.settings.require_database_url())
-    lease = folds.acquire_or_renew(claim(identity, key_space, "new", term=term, complete_after=5, **knows), LEASE_MS, 0)
+    lease = folds.acquire_or_renew(claim(identity, key_space, "new", term=term, complete_after=5, **known), LEASE_MS, 0)
     assert lease.outcome == "acquired"
     assert lease.term == term + 1
     return folds, key_space
 
 
 def test_every_view_counts_once(stored: Stored) -> None:
-    """After a flush all that was sent is in the totals, and what was begun has been ended."""
+    """After a flush, all views sent are in the totals, and half-finished work is complete."""
     assert stored.migrate() == MigrationResult(BEFORE, AFTER, redis_moved=True)
     persisted = stored.flush()
     assert stored.totals() == stored.expected["sent"]
@@ -76,19 +76,19 @@ def test_every_view_counts_once(stored: Stored) -> None:
     assert stored.totals() == stored.expected["sent"]
 
 
-def test_it_is_not_used_before_it_was_moved(stored: Stored) -> None:
-    """Whatever reads the marker says what to do, instead of taking it for rubbish or for none."""
-    for ask in (stored.stores.redis.marker, stored.flush):
-        if stored.prefix == DEFAULT_PREFIX or ask == stored.flush:
+def test_old_state_is_refused_before_the_upgrade(stored: Stored) -> None:
+    """Everything that reads the marker fails with the remedy."""
+    for call in (stored.stores.redis.marker, stored.flush):
+        if stored.prefix == DEFAULT_PREFIX or call == stored.flush:
             with pytest.raises((PipelineRefused, SchemaMissing), match="viewer-pipeline migrate"):
-                ask()
+                call()
     migrate(stored.settings.require_database_url(), with_dagster=False)  # the schema alone
     with pytest.raises(PipelineRefused, match="viewer-pipeline migrate"):
         stored.flush()
 
 
-def test_what_is_moved(stored: Stored) -> None:
-    """Marker, changed set and subscriber have all that they had, under their names of now; no more is left."""
+def test_all_state_is_moved(stored: Stored) -> None:
+    """Marker, changed set and subscriber have all of their fields, under their present names; no old key is left."""
     stored.migrate()
     ledger = identity_key(stored)
     place = identity_of(stored.settings.require_database_url()).place
@@ -109,8 +109,8 @@ def test_what_is_moved(stored: Stored) -> None:
         assert stored.hash(OLD_SUBSCRIBER) == {"format": "2", "until": OLD}
 
 
-def test_a_half_folded_segment_goes_on(stored: Stored) -> None:
-    """A worker that received it whole adds what the dead one did not write; its own cuts are numbered above."""
+def test_a_half_folded_segment_is_completed(stored: Stored) -> None:
+    """A worker that received all of it folds the missing parts; its own cuts are numbered above."""
     stored.migrate()
     folds, key_space = take_lease(stored)
     assert key_space == stored.expected["subscriber"]["id"]
@@ -123,7 +123,7 @@ def test_a_half_folded_segment_goes_on(stored: Stored) -> None:
 
 
 @only(DEFAULT, SHOP)
-def test_twice_is_once(stored: Stored) -> None:
+def test_a_second_upgrade_changes_nothing(stored: Stored) -> None:
     """The second time there is nothing to move."""
     stored.migrate()
     before = stored.everything()
@@ -132,7 +132,7 @@ def test_twice_is_once(stored: Stored) -> None:
 
 
 def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL is migrated, Redis is not: nothing of this version counts, and the next `migrate` goes on."""
+    """PostgreSQL is migrated, Redis is not: nothing of this version counts, and the next `migrate` continues."""
 
     def crash(_: object) -> bool:
         raise KeyboardInterrupt
@@ -155,7 +155,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
 
 
 @only(SHOP)
-def test_redis_out_of_reach(stored: Stored) -> None:
+def test_redis_is_unreachable_before_the_upgrade(stored: Stored) -> None:
     """Then PostgreSQL is not migrated either."""
     stored.server.stop()
     with pytest.raises(RedisUnavailable):
@@ -168,20 +168,22 @@ def test_redis_out_of_reach(stored: Stored) -> None:
 
 
 @only(SHOP)
-def test_redis_out_of_reach_later(stored: Stored) -> None:
-    """Once all is upgraded, programs start without Redis: `migrate`, their first step, says so and ends well."""
+def test_redis_is_unreachable_after_the_upgrade(stored: Stored) -> None:
+    """After the upgrade, programs start without Redis: `migrate`, their first step, notes it and succeeds."""
     stored.migrate()
     stored.server.stop()
-    said: list[str] = []
-    done = server_migration.migrate_servers(stored.settings, said.append)
+    messages: list[str] = []
+    done = server_migration.migrate_servers(stored.settings, messages.append)
     assert done == MigrationResult(AFTER, AFTER, redis_moved=False)
-    assert [line.partition(": ")[0] for line in said] == ["did not check Redis for state of version 0.1.0"]
+    assert [line.partition(": ")[0] for line in messages] == [
+        "not looked for what version 0.1.0 may have left in Redis"
+    ]
     stored.server.start()
 
 
 @only(SHOP)
-def test_redis_goes_away_in_between(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL was migrated just now: that Redis was not is an error, and the next `migrate` goes on."""
+def test_redis_is_unreachable_during_the_upgrade(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL was migrated, Redis was not: that is an error, and the next `migrate` continues."""
 
     def stop(*_: object) -> tuple[str, str]:
         migrate_all(stored.settings)
@@ -200,7 +202,7 @@ def test_redis_goes_away_in_between(stored: Stored, monkeypatch: pytest.MonkeyPa
 
 @only(SHOP)
 def test_a_run_of_the_old_version_settles_meanwhile(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The id of the marker's flush would be another one: nothing is moved, and again it is."""
+    """The marker moves to another flush: nothing is moved, and the next attempt succeeds."""
 
     def settle(*_: object) -> None:
         stored.client.hincrby(OLD_MARKER, "seq", 1)
@@ -215,7 +217,7 @@ def test_a_run_of_the_old_version_settles_meanwhile(stored: Stored, monkeypatch:
 
 @only(DEFAULT, SHOP)
 def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
-    """Redis is asked before PostgreSQL is changed: it may refuse the names of this version."""
+    """Redis is tried before PostgreSQL is changed: it may refuse the keys of this version."""
     stored.client.acl_setuser("old", enabled=True, nopass=True, categories=["+@all"], keys=[OLD_MARKER, OLD_SUBSCRIBER])
     before = stored.everything()
     url = stored.server.url.replace("://", "://old:any@")
@@ -227,7 +229,7 @@ def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
 
 @only(DEFAULT, SHOP)
 def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
-    """Once it is upgraded, `migrate` needs nothing in Redis that other programs do not need."""
+    """After the upgrade, `migrate` needs no Redis commands that other programs do not need."""
     stored.migrate()
     line = acl_line("own", stored.settings, "0" * 64).replace("#" + "0" * 64, "nopass")
     stored.client.execute_command(*line.split())  # type: ignore[no-untyped-call]
@@ -237,7 +239,7 @@ def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
 
 @only(DEFAULT)
 def test_a_pipeline_that_has_never_flushed_gets_no_marker_of_another(stored: Stored) -> None:
-    """Two of version 0.1.0 on one Redis: whoever has no flush at all cannot have settled any."""
+    """Two of version 0.1.0 on one Redis: a ledger without flushes cannot have settled any."""
     stored.execute("TRUNCATE viewer.flush, viewer.flush_batch")
     before = stored.everything()
     with pytest.raises(PipelineRefused, match=r"settled up to flush 6, and the ledger of .* has no flush"):
@@ -247,7 +249,7 @@ def test_a_pipeline_that_has_never_flushed_gets_no_marker_of_another(stored: Sto
 
 
 @only(SHOP)
-def test_a_prefix_that_overlaps_one_that_is_known(stored: Stored) -> None:
+def test_a_prefix_that_overlaps_a_registered_one(stored: Stored) -> None:
     """Another pipeline of this version counts some of its keys: refused before anything is changed."""
     stored.client.hset(REGISTRY_KEY, "shop:", "9f/7/5 elsewhere:5432/shop")
     with pytest.raises(PipelineRefused, match=r"the prefix 'shop:' of the pipeline of elsewhere:5432/shop overlap"):
@@ -257,7 +259,7 @@ def test_a_prefix_that_overlaps_one_that_is_known(stored: Stored) -> None:
 
 @only(DEFAULT, SHOP)
 def test_redis_is_out_of_memory(stored: Stored) -> None:
-    """Then nothing is moved, and nothing lost; once there is room, `migrate` goes on."""
+    """Then nothing is moved, and nothing lost; once there is room, `migrate` continues."""
     before = stored.everything()
     stored.client.config_set("maxmemory", 1)
     with pytest.raises(RedisRefusesWrites):
@@ -271,7 +273,7 @@ def test_redis_is_out_of_memory(stored: Stored) -> None:
 
 @only(SHOP)
 @pytest.mark.parametrize("key", ["marker", "subscriber"])
-def test_somebody_has_a_key_of_the_new_name(stored: Stored, key: str) -> None:
+def test_a_foreign_key_has_the_new_name(stored: Stored, key: str) -> None:
     """It is of another type: nothing is moved, and nothing lost."""
     name = getattr(stored.names, key)
     stored.client.set(name, "theirs")
@@ -284,8 +286,8 @@ def test_somebody_has_a_key_of_the_new_name(stored: Stored, key: str) -> None:
 
 
 @only(SHOP)
-def test_announcements_that_came_early(stored: Stored) -> None:
-    """Members of both changed sets are in the one that is left, each since its first announcement."""
+def test_early_announcements_are_merged(stored: Stored) -> None:
+    """Members of both changed sets are in the remaining one, each with its first announcement."""
     early, late = list(stored.expected["changed"])[:2]
     stored.client.zadd(stored.names.changed, {early: 1, late: 9e15, "new": 5})
     stored.migrate()
@@ -296,8 +298,8 @@ def test_announcements_that_came_early(stored: Stored) -> None:
 
 
 @only(SHOP)
-def test_a_changed_set_that_is_none(stored: Stored) -> None:
-    """Somebody else took the name: it is left alone."""
+def test_a_foreign_key_has_the_old_name(stored: Stored) -> None:
+    """A foreign key with the old name is left alone."""
     stored.client.set(OLD_CHANGED, "theirs")
     stored.migrate()
     stored.flush()
@@ -306,8 +308,8 @@ def test_a_changed_set_that_is_none(stored: Stored) -> None:
 
 
 @only(*PAIRS[:2])
-def test_an_old_program_that_came_after_the_guard_was_lost(stored: Stored) -> None:
-    """What it made under the old names does not take the place of what this version has settled and folded."""
+def test_an_old_program_after_the_guard_was_lost(stored: Stored) -> None:
+    """State it created under the old keys does not replace the state of this version."""
     stored.migrate()
     stored.flush()
     folds, key_space = take_lease(stored)

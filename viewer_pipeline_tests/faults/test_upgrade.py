@@ -175,9 +175,7 @@ def test_redis_is_unreachable_after_the_upgrade(stored: Stored) -> None:
     messages: list[str] = []
     done = server_migration.migrate_servers(stored.settings, messages.append)
     assert done == MigrationResult(AFTER, AFTER, redis_moved=False)
-    assert [line.partition(": ")[0] for line in messages] == [
-        "not looked for what version 0.1.0 may have left in Redis"
-    ]
+    assert [line.partition(": ")[0] for line in messages] == ["did not check Redis for state of version 0.1.0"]
     stored.server.start()
 
 

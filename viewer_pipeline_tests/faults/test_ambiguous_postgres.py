@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
 
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.flush import ledger, transaction
+from viewer_pipeline.flush import ledger, ledger_queries, transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
@@ -22,6 +23,7 @@ from viewer_pipeline.flush.ledger_rows import Totals
 from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.postgres import BoundedConnection
+from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -29,11 +31,17 @@ from viewer_pipeline_tests.support.world import World
 TIMEOUT_SECONDS = 0.4
 MAX_RUN_SECONDS = 10.0  # for a run that times out
 
+
+def first_line(module: ModuleType, query: str) -> bytes:
+    """Return the first line of a named query: the comment with its purpose, which is sent with it."""
+    return named_queries(module.__name__)[query].partition("\n")[0].encode()
+
+
 # The bytes that identify each statement of a run, in order.
-LAST_FLUSH = b"The newest flush of the ledger"
-CLAIM = b"Claim the next seq"
+LAST_FLUSH = first_line(ledger_queries, "last_flush")
+CLAIM = first_line(transaction, "insert_flush")
 COPIED = b"COPY viewer.flush_batch"
-COUNTED = b"Add the batches of a flush"
+COUNTED = first_line(transaction, "upsert_totals")
 COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
 STATEMENTS = [LAST_FLUSH, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
 NAMES = ["last flush", "begin", "claim", "copy", "upsert", "commit"]

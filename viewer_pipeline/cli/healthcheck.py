@@ -19,7 +19,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK, connect_host
 
-ANSWER_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
 GRPC_SERVICE = "DagsterApi"  # the service name of Dagster's code server
 
 
@@ -36,7 +36,7 @@ def check_process(role: str, settings: Settings, port: int | None = None) -> str
 
 
 def check_worker(settings: Settings, port: int | None) -> str:
-    """Request `/health`; return its status. Raises NotHealthy with the failing checks where it does not answer 200."""
+    """Request `/health`; return its status. Raises NotHealthy with the failing checks where the code is not 200."""
     code, body = _get(connect_host(settings.health_check_host), port or settings.health_check_port, "/health")
     health: dict[str, Any] = json.loads(body)
     failing = [
@@ -57,10 +57,10 @@ def check_code_server(_settings: Settings, port: int | None) -> str:
     where = f"{LOOPBACK}:{port or CODE_SERVER_PORT}"
     with grpc.insecure_channel(where) as channel:
         try:
-            answer = HealthStub(channel).Check(HealthCheckRequest(service=GRPC_SERVICE), timeout=ANSWER_SECONDS)
+            response = HealthStub(channel).Check(HealthCheckRequest(service=GRPC_SERVICE), timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             raise NotHealthy(f"the code server on {where}: {error.code().name.lower()}") from None
-    if answer.status != HealthCheckResponse.SERVING:
+    if response.status != HealthCheckResponse.SERVING:
         raise NotHealthy(f"the code server on {where} does not serve")
     return "serving"
 
@@ -89,10 +89,10 @@ ROLES: dict[str, Callable[[Settings, int | None], str]] = {
 
 
 def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    with closing(http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)) as connection:
+    with closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)) as connection:
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise NotHealthy(f"http://{host}:{port}{path}: {error}") from None

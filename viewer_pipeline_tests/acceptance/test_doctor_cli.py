@@ -78,19 +78,19 @@ def test_servers_out_of_reach(environment: Environment) -> None:
     ],
 )
 def test_settings_that_cannot_be_used(environment: Environment, variables: Environment, expected: str) -> None:
-    """Exit status 2, before anything is looked at."""
+    """Exit status 2, before anything is checked."""
     assert expected in error_of(run({**environment, **variables}, "doctor"), 2)
 
 
 def test_grants(environment: Environment) -> None:
-    """For the settings that there are, without a server; a table on the command line goes first."""
-    told = {**environment, "TARGET_TABLE": "public.Vod", "COUNTER_PREFIX": "views:"}
-    text = run(told, "grants").stdout
+    """For the settings, without a server; a table on the command line overrides them."""
+    variables = {**environment, "TARGET_TABLE": "public.Vod", "COUNTER_PREFIX": "views:"}
+    text = run(variables, "grants").stdout
     assert 'ON "public"."Vod" TO "viewer_pipeline";' in text
-    found = json_of(run(told, "grants", "--target", "shop.Video", "--role", "narrow", "--json"))
-    assert found["sql"][-1] == 'GRANT SELECT ("id", "viewCount"), UPDATE ("viewCount") ON "shop"."Video" TO "narrow";'
-    assert " ~views:* " in found["redis"]
-    assert found["redis_newer"] == "ACL SETUSER narrow +client|setinfo"
+    grants = json_of(run(variables, "grants", "--target", "shop.Video", "--role", "narrow", "--json"))
+    assert grants["sql"][-1] == 'GRANT SELECT ("id", "viewCount"), UPDATE ("viewCount") ON "shop"."Video" TO "narrow";'
+    assert " ~views:* " in grants["redis"]
+    assert grants["redis_newer"] == "ACL SETUSER narrow +client|setinfo"
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_role_without_rights(settings: Settings, world: World) -> None:
         world.execute(f"DROP OWNED BY {role}")
         world.execute(f"DROP ROLE {role}")
     missing = "INSERT ON viewer.parked, UPDATE ON viewer.parked"
-    assert text_of(results, "postgres_privileges") == f"unhealthy: role {role} lacks {missing}"
+    assert text_of(results, "postgres_privileges") == f"unhealthy: role {role} has no {missing}"
     assert "this role has no USAGE on schema dagster" in text_of(results, "daemon_sensor")
 
 

@@ -321,9 +321,9 @@ def test_subscriber(http: HttpWorld) -> None:
     http.start()
     assert http.check("subscriber")[1] == "healthy"
     http.stats.enter("standby")
-    wait_until(lambda: "standing by" in http.check("subscriber")[2], 30, "standby is told")
+    wait_until(lambda: "standing by" in http.check("subscriber")[2], 30, "standby is reported")
     http.stats.enter("reconnecting", "closed")
-    wait_until(lambda: http.check("subscriber")[:2] == (503, "unhealthy"), 30, "the loss is told")
+    wait_until(lambda: http.check("subscriber")[:2] == (503, "unhealthy"), 30, "the loss is reported")
     assert http.check("subscriber")[2] == "reconnecting: closed; messages that are published now are missed"
 
 
@@ -420,16 +420,16 @@ def test_dagster_never_ran(http: HttpWorld) -> None:
 def test_dead_daemon(well: HttpWorld, dagster: DagsterWorld) -> None:
     """Degraded without the freshness daemon. Daemons that flushes need are in test_health_rules."""
     dagster.beat("FRESHNESS_DAEMON", ago=300)
-    wait_until(lambda: well.health()[:2] == (200, "degraded"), 30, "it is told")
+    wait_until(lambda: well.health()[:2] == (200, "degraded"), 30, "it is reported")
     assert well.check("daemon_freshness_daemon")[2] == "no heartbeat for 5 min"
 
 
 def test_stopped_in_the_ui(well: HttpWorld, dagster: DagsterWorld) -> None:
     """One of both: degraded; both: unhealthy; heals."""
     dagster.register(sensor=False)
-    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is told")
+    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is reported")
     dagster.register(sensor=False, sweep=False)
-    wait_until(lambda: well.check("sweep")[:2] == (503, "unhealthy"), 30, "both are told")
+    wait_until(lambda: well.check("sweep")[:2] == (503, "unhealthy"), 30, "both are reported")
     assert well.check("sensor")[2] == "the sensor was stopped in Dagster's UI; nothing launches flushes"
     dagster.register()
     wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")
@@ -439,17 +439,17 @@ def test_a_tick_that_failed(well: HttpWorld, dagster: DagsterWorld) -> None:
     """Its error in one line, without the password."""
     ours = error_of(f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@h:1: no\n")
     dagster.tick(SENSOR, error=error_of("Error occurred during the evaluation\n", ours))
-    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is told")
+    wait_until(lambda: well.check("sensor")[:2] == (200, "degraded"), 30, "it is reported")
     assert well.check("sensor")[2].endswith("s ago, failed: Redis does not answer: redis://:***@h:1: no")
 
 
 def test_runs_that_fail(well: HttpWorld, dagster: DagsterWorld) -> None:
     """Once degraded, three times unhealthy; a run that succeeds heals."""
     dagster.run(dg.DagsterRunStatus.FAILURE)
-    wait_until(lambda: well.check("flush_runs")[:2] == (200, "degraded"), 30, "it is told")
+    wait_until(lambda: well.check("flush_runs")[:2] == (200, "degraded"), 30, "it is reported")
     assert well.check("flush_runs")[2] == "the last flush run failed: its process ended"
     dagster.run(dg.DagsterRunStatus.FAILURE)
     dagster.run(dg.DagsterRunStatus.FAILURE)
-    wait_until(lambda: well.check("flush_runs")[:2] == (503, "unhealthy"), 30, "three are told")
+    wait_until(lambda: well.check("flush_runs")[:2] == (503, "unhealthy"), 30, "three are reported")
     dagster.run(dg.DagsterRunStatus.SUCCESS)
     wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")

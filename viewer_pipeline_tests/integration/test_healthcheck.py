@@ -91,7 +91,7 @@ def test_code_server_check() -> None:
 
 
 class Webserver(BaseHTTPRequestHandler):
-    """Answers as it is told to."""
+    """Answers with `code`."""
 
     code = 200
 
@@ -101,7 +101,7 @@ class Webserver(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def test_webserver_check(webserver: int, monkeypatch: pytest.MonkeyPatch) -> Non
         check_process("webserver", SETTINGS, webserver)
 
 
-def test_where_a_server_is_asked() -> None:
-    """One that listens everywhere is asked on the loopback address, another where it listens."""
+def test_connect_host() -> None:
+    """A server that listens everywhere is reached on the loopback address, another one where it listens."""
     listens = ("0.0.0.0", "::", "127.0.0.1", "10.0.0.7", "worker")
     assert [connect_host(host) for host in listens] == ["127.0.0.1", "::1", "127.0.0.1", "10.0.0.7", "worker"]
 

@@ -23,21 +23,21 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 SECRET = "s3cret:with@signs"
 
 
-def listens(client: redis.Redis, *, left_ms: int = 6000, heard_ago_ms: int = 3000) -> None:
+def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3000) -> None:
     """Put the lease of a worker into Redis."""
     now = time.time_ns() // 1_000_000
     client.hset("viewer:subscriber", mapping={"holder": "token", "worker": "host:7"})
-    client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - heard_ago_ms})
+    client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - message_ago_ms})
 
 
 def lines_of(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """Return the printed lines by the word they begin with; `stalled` has all its lines."""
     print_status(read_status(settings))
-    printed = capsys.readouterr().out.splitlines()
-    lines = {line[:10].strip(): line[11:] for line in printed if line[:10].strip()}
+    output = capsys.readouterr().out.splitlines()
+    lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
     if "stalled" in lines:
-        start = next(number for number, line in enumerate(printed) if line.startswith("stalled"))
-        lines["stalled"] = "\n".join(line[11:] for line in printed[start:])
+        start = next(number for number, line in enumerate(output) if line.startswith("stalled"))
+        lines["stalled"] = "\n".join(line[11:] for line in output[start:])
     return lines
 
 

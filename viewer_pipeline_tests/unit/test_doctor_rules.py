@@ -75,7 +75,11 @@ def test_healthy_servers() -> None:
         ("durability", {"synchronous_commit": "off"}, "unhealthy: synchronous_commit is off: a crash loses"),
         ("durability", {"full_page_writes": False}, "degraded: full_page_writes is off"),
         ("durability", {"synchronous_commit": "local"}, "degraded: synchronous_commit is local: a failover"),
-        ("privileges", {"missing_rights": ("SELECT ON a", "INSERT ON b")}, "unhealthy: role me lacks SELECT ON a, INS"),
+        (
+            "privileges",
+            {"missing_rights": ("SELECT ON a", "INSERT ON b")},
+            "unhealthy: role me has no SELECT ON a, INS",
+        ),
     ],
 )
 def test_postgres(name: str, changes: dict[str, Any], expected: str) -> None:

@@ -18,9 +18,9 @@ ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", 
 
 def rows() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Return (name, type, labels, unit) of the table's rows, and that each has a meaning."""
-    found = ROW.findall(DOCS.read_text(encoding="utf-8"))
-    assert all(re.search(r"\w", meaning) for *_, meaning in found)
-    return [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), unit) for name, kind, labels, unit, _ in found]
+    cells = ROW.findall(DOCS.read_text(encoding="utf-8"))
+    assert all(re.search(r"\w", meaning) for *_, meaning in cells)
+    return [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), unit) for name, kind, labels, unit, _ in cells]
 
 
 def test_docs_and_code_have_the_same_metrics() -> None:
@@ -34,18 +34,18 @@ def test_no_metric_is_mentioned_that_does_not_exist() -> None:
     assert mentioned <= set(FAMILIES)
 
 
-def test_every_metric_is_found_somewhere() -> None:
-    """None is declared that no scrape shows, nor the other way round."""
+def test_every_metric_has_samples() -> None:
+    """No metric is declared without a sample, and no sample comes without a declaration."""
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
     reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [], [])
-    found = (
+    samples = (
         of_worker(SubscriberStats())
         | of_redis(Pending(0, 0, 0, 0))
         | of_ledger(reading)
         | of_dagster(None, 0)
         | servers
     )
-    assert set(found) == set(FAMILIES)
+    assert set(samples) == set(FAMILIES)
 
 
 def test_names_follow_prometheus() -> None:

@@ -17,12 +17,12 @@ def check_clocks(store: RedisStore, ledger: Ledger) -> CheckResult:
     """Read both clocks and compare them. Raises PostgresUnavailable, RedisUnavailable."""
     with ledger.connect(any_server=True) as connection:
         fetch_one(connection, "SELECT 1")  # connects
-        asked = time.time()
+        sent = time.time()
         (postgres,) = fetch_one(connection, "SELECT clock_timestamp()")
-        postgres_ahead = _seconds_ahead(postgres, asked)
+        postgres_ahead = _seconds_ahead(postgres, sent)
     store.now()  # connects
-    asked = time.time()
-    return evaluate_clocks(postgres_ahead, _seconds_ahead(store.now(), asked))
+    sent = time.time()
+    return evaluate_clocks(postgres_ahead, _seconds_ahead(store.now(), sent))
 
 
 def evaluate_clocks(postgres_ahead: float, redis_ahead: float) -> CheckResult:
@@ -37,6 +37,6 @@ def evaluate_clocks(postgres_ahead: float, redis_ahead: float) -> CheckResult:
     return CheckResult("clock", "healthy", f"clocks agree; {message}", details)
 
 
-def _seconds_ahead(server: datetime, asked: float) -> float:
-    """Return how far a server's clock is ahead of this machine's; it was asked at `asked` and has answered just now."""
-    return round(server.timestamp() - (asked + time.time()) / 2, 3)
+def _seconds_ahead(server: datetime, sent: float) -> float:
+    """Return how far a server's clock is ahead of this machine's; the request left at `sent`, the reply came now."""
+    return round(server.timestamp() - (sent + time.time()) / 2, 3)

@@ -14,7 +14,7 @@ from viewer_pipeline.monitoring.doctor.producer_traffic import check_producers
 from viewer_pipeline.monitoring.doctor.reasons import REASONS
 from viewer_pipeline.monitoring.doctor.redis_checks import check_redis
 from viewer_pipeline.monitoring.doctor.settings_rules import evaluate_settings
-from viewer_pipeline.monitoring.doctor.target import check_target
+from viewer_pipeline.monitoring.doctor.target_checks import check_target
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings

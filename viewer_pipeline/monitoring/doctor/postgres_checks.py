@@ -112,6 +112,6 @@ def _durability(reading: PostgresReading) -> CheckResult:
 def _privileges(reading: PostgresReading) -> CheckResult:
     name, missing = "postgres_privileges", reading.missing_rights
     if missing:
-        message = f"role {reading.role} lacks {', '.join(missing)}"
+        message = f"role {reading.role} has no {', '.join(missing)}"
         return CheckResult(name, "unhealthy", message, remedy="run what `viewer-pipeline grants` prints, as the owner")
     return CheckResult(name, "healthy", f"role {reading.role} may do what a flush does")

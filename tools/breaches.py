@@ -767,7 +767,7 @@ BREACHES = (
     Breach(
         "upgrade",
         "an old program may commit",
-        "viewer_pipeline/migrations/versions/m0008_identity.py",
+        "viewer_pipeline/migrations/versions/m0009_version_0_2_0.sql",
         "ALTER TABLE viewer.flush ALTER COLUMN format DROP DEFAULT;\n",
         "",
         (OLD_VERSION,),

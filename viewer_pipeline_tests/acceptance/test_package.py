@@ -18,7 +18,7 @@ REQUIRED = {
     "viewer_pipeline/flush/ledger.sql",
     "viewer_pipeline/stack/reaper.py",
     "viewer_pipeline/migrations/env.py",
-    "viewer_pipeline/migrations/versions/m0001_ledger_and_totals.py",
+    "viewer_pipeline/migrations/versions/m0007_version_0_1_0.sql",
     "viewer_pipeline/orchestration/dagster.yaml",
 }
 

@@ -26,6 +26,7 @@ from viewer_pipeline.stack.server_migration import MigrationResult
 from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.support.stored import PAIRS, Stored
+from viewer_pipeline_tests.support.world import World
 
 BEFORE, AFTER = "0007", "0009"
 LEASE_MS = 60_000
@@ -60,6 +61,28 @@ def take_lease(stored: Stored, **known: Any) -> tuple[FoldStore, str]:
     assert lease.outcome == "acquired"
     assert lease.term == term + 1
     return folds, key_space
+
+
+CATALOG = """
+    SELECT 'column', table_name, column_name, data_type, column_default, is_nullable, collation_name
+    FROM information_schema.columns WHERE table_schema = 'viewer'
+    UNION ALL SELECT 'index', tablename, indexname, indexdef, NULL, NULL, NULL
+    FROM pg_indexes WHERE schemaname = 'viewer'
+    UNION ALL SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), NULL, NULL, NULL
+    FROM pg_constraint WHERE connamespace = 'viewer'::regnamespace AND contype <> 'n'
+    UNION ALL SELECT 'comment', c.relname, objsubid::text, description, NULL, NULL, NULL
+    FROM pg_description JOIN pg_class AS c ON c.oid = objoid WHERE c.relnamespace = 'viewer'::regnamespace
+    UNION ALL SELECT 'options', relname, reloptions::text, NULL, NULL, NULL, NULL
+    FROM pg_class WHERE relnamespace = 'viewer'::regnamespace AND relkind = 'r'
+    ORDER BY 1, 2, 3, 4
+"""
+
+
+@only(DEFAULT)
+def test_an_upgraded_schema_equals_a_new_one(stored: Stored, world: World) -> None:
+    """Columns, indexes, constraints, comments and storage options."""
+    stored.migrate()
+    assert stored.rows(CATALOG) == world.rows(CATALOG)
 
 
 def test_every_view_counts_once(stored: Stored) -> None:

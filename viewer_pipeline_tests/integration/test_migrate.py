@@ -106,7 +106,7 @@ def test_twice_is_once(fresh_url: str) -> None:
 
 LEDGER_TABLES = "SELECT relname, relfilenode FROM pg_class WHERE relname IN ('flush', 'flush_batch', 'incident')"
 LEDGER_ROWS = (
-    "INSERT INTO viewer.flush VALUES (1, gen_random_uuid(), 'run', 'sweep', now(), now(), 2, 8, 1, 'epoch', 2)",
+    "INSERT INTO viewer.flush VALUES (1, gen_random_uuid(), 'run', 'sweep', now(), now(), 2, 8, 1, 'epoch')",
     "INSERT INTO viewer.flush_batch VALUES (1, 1, '{a,b}', '{3,5}')",
     "INSERT INTO viewer.incident (kind, said, run_id, views) VALUES ('drift', 'counters held fewer views', 'run', 4)",
     "INSERT INTO viewer.flush_sums VALUES ('sweep', 'committed', 1, 0.5, '{1}', 4)",
@@ -114,15 +114,17 @@ LEDGER_ROWS = (
 )
 
 
-def test_migration_from_0008_keeps_every_row_and_rewrites_none(fresh_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migration_from_0_1_0_keeps_every_row_and_rewrites_none(
+    fresh_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Renamed tables keep their rows; the new columns are 0 on each row, in the file that the table had."""
     upgrade = command.upgrade
     with monkeypatch.context() as patch:
-        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0008"))
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0007"))
         migrate(fresh_url, with_dagster=False)
     execute(fresh_url, *LEDGER_ROWS)
     files = rows(fresh_url, LEDGER_TABLES)
-    assert migrate(fresh_url, with_dagster=False) == ("0008", HEAD)
+    assert migrate(fresh_url, with_dagster=False) == ("0007", HEAD)
     assert rows(fresh_url, LEDGER_TABLES) == files
     assert rows(fresh_url, "SELECT seq, stream FROM viewer.flush") == [(1, 0)]
     batches = "SELECT seq, batch, stream, shard, vod_ids, deltas FROM viewer.flush_batch"
@@ -138,7 +140,8 @@ def test_migration_from_0008_keeps_every_row_and_rewrites_none(fresh_url: str, m
 def test_streams_and_shards_are_not_negative(fresh_url: str, column: str) -> None:
     """A check refuses it."""
     migrate(fresh_url, with_dagster=False)
-    execute(fresh_url, *LEDGER_ROWS[:2])
+    flush, batch = (row.replace("'epoch')", "'epoch', 2)") for row in LEDGER_ROWS[:2])  # with a format
+    execute(fresh_url, flush, batch)
     table, _, name = column.partition(".")
     with pytest.raises(psycopg.errors.CheckViolation):
         execute(fresh_url, f"UPDATE viewer.{table} SET {name} = -1")

@@ -1,23 +1,19 @@
-"""Names from the vocabulary of docs/glossary.md, and the columns that a Redis Cluster needs in the ledger.
+-- name: upgrade
+-- The identity of the ledger, columns for a Redis Cluster, names from the glossary.
+-- `format` has no default on purpose: version 0.1.0 does not know the column, so what it would commit is refused.
+CREATE TABLE viewer.ledger (
+    singleton boolean PRIMARY KEY DEFAULT TRUE CHECK (singleton),
+    ledger_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO viewer.ledger DEFAULT VALUES;
 
-`stream` and `shard` are 0 on a single Redis. A stream is a numbering of flushes, a shard the counters that one script
-may touch. The primary keys stay as they are: with more than one stream or shard they need these columns, too, but such
-an index can be built beside the old one (CREATE INDEX CONCURRENTLY) when the first ledger needs it, and no row changes
-for it. PostgreSQL stores the default of a new column once, so no row is rewritten; the checks read each table once.
+ALTER TABLE viewer.flush ADD COLUMN format smallint NOT NULL DEFAULT 1;
+ALTER TABLE viewer.flush ALTER COLUMN format DROP DEFAULT;
 
-Nothing of the version before may run during this migration: what it would write to a renamed table is refused.
-"""
+COMMENT ON TABLE viewer.ledger IS 'The id of this ledger, which the marker in Redis names: docs/how-to/clones.md';
+COMMENT ON COLUMN viewer.flush.format IS 'Of the protocol that committed it; 1 is that of version 0.1.0';
 
-from __future__ import annotations
-
-from alembic import op
-
-revision = "0009"
-down_revision = "0008"
-branch_labels = None
-depends_on = None
-
-UPGRADE = """
 ALTER TABLE viewer.flush ADD COLUMN stream smallint NOT NULL DEFAULT 0 CHECK (stream >= 0);
 ALTER TABLE viewer.flush_batch
     ADD COLUMN stream smallint NOT NULL DEFAULT 0 CHECK (stream >= 0),
@@ -27,7 +23,6 @@ ALTER TABLE viewer.incident RENAME COLUMN said TO message;
 ALTER TABLE viewer.flush_sums RENAME TO run_metrics;
 ALTER TABLE viewer.parked_look RENAME TO parked_cursor;
 ALTER TABLE viewer.parked_cursor RENAME COLUMN one TO singleton;
-ALTER TABLE viewer.ledger RENAME COLUMN one TO singleton;
 ALTER TABLE viewer.ledger_kept RENAME COLUMN one TO singleton;
 ALTER TABLE viewer.baseline_taken RENAME COLUMN one TO singleton;
 
@@ -42,26 +37,16 @@ COMMENT ON TABLE viewer.run_metrics IS
 COMMENT ON COLUMN viewer.run_metrics.buckets IS
     'Of committed flushes: how many took how long; not cumulative, bounds in flush/run_metrics.py, none for the last';
 COMMENT ON TABLE viewer.parked_cursor IS 'Id after which the next scan of parked views starts';
-"""
 
-DOWNGRADE = """
+-- name: downgrade
+-- Restore the schema of 0.1.0. Redis keeps the names and the format of this version: 0.1.0 still refuses to run.
 ALTER TABLE viewer.baseline_taken RENAME COLUMN singleton TO one;
 ALTER TABLE viewer.ledger_kept RENAME COLUMN singleton TO one;
-ALTER TABLE viewer.ledger RENAME COLUMN singleton TO one;
 ALTER TABLE viewer.parked_cursor RENAME COLUMN singleton TO one;
 ALTER TABLE viewer.parked_cursor RENAME TO parked_look;
 ALTER TABLE viewer.run_metrics RENAME TO flush_sums;
 ALTER TABLE viewer.incident RENAME COLUMN message TO said;
 ALTER TABLE viewer.flush_batch DROP COLUMN shard, DROP COLUMN stream;
 ALTER TABLE viewer.flush DROP COLUMN stream;
-"""
-
-
-def upgrade() -> None:
-    """Rename tables and columns, and add the columns."""
-    op.execute(UPGRADE)
-
-
-def downgrade() -> None:
-    """Restore the old names, and drop the columns."""
-    op.execute(DOWNGRADE)
+ALTER TABLE viewer.flush DROP COLUMN format;
+DROP TABLE viewer.ledger;

@@ -6,7 +6,7 @@ import json
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.reconcile.report import Difference, DifferenceReport
-from viewer_pipeline.reconcile.snapshot import open_snapshot, stream_rows
+from viewer_pipeline.reconcile.snapshot import open_snapshot
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import all_ready_parked, apply_parked
 from viewer_pipeline.target.table import MAX_COUNTS, Target
@@ -21,12 +21,12 @@ NO_BASELINE = (
 
 def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
     """Report each row whose count is not the total, of VODs that have both."""
-    with open_snapshot(url) as connection:
+    with open_snapshot(url) as connection, connection.cursor() as cursor:
         if not fetch_one(connection, SQL["has_baseline"])[0]:
             report.skip("target", NO_BASELINE)
             report.notes.append(f"the target was not compared: {NO_BASELINE}")
             return
-        for vod_ids, views, count in stream_rows(connection, target.statement(SQL["reconcile_target"])):
+        for vod_ids, views, count in cursor.stream(target.statement(SQL["reconcile_target"])):
             fits = 0 <= views <= MAX_COUNTS[target.count_type]
             message = f"in {target.sql_name}" if fits else f"in {target.sql_name}, whose column cannot hold the total"
             ids = sorted(vod_ids)

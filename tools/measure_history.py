@@ -1,6 +1,6 @@
-"""Measure rolling up, trending, pruning on a throw-away server: `python -m tools.measure_history`.
+"""Measure roll-up, trending and pruning on a temporary server: `python -m tools.measure_history`.
 
-The figures of docs/adr/0009 and docs/how-to are from here. Takes some minutes; `--entries` makes it shorter.
+The numbers in docs/adr/0009 and docs/how-to are from here. It takes some minutes; fewer `--entries` take less time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 
 DAY = date(2026, 3, 1)
 FOREVER = Marker(10**12, 1, 1)
-# A day of flushes of 100 batches of 100 counters, as the defaults cut them; a million VODs, which differ in popularity.
+# A day of flushes of 100 batches of 100 counters, as with the defaults; a million VODs that differ in popularity.
 FLUSHES = """
     INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, format)
     SELECT s, gen_random_uuid(), 'run', 'sweep', %(noon)s::timestamptz + s * interval '1 ms', 10000, 0, 100, 2
@@ -40,7 +40,7 @@ BATCHES = """
         FROM generate_series(1, 100) AS n WHERE s + b > 0
     ) AS v (ids, deltas)
 """
-SUMS = """
+SET_VIEWS = """
     UPDATE viewer.flush AS f SET views = v.views
     FROM (SELECT seq, sum(d) AS views FROM viewer.flush_batch, unnest(deltas) AS d GROUP BY seq) AS v
     WHERE f.seq = v.seq
@@ -54,27 +54,27 @@ HISTORY = """
 """
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def timed(what: str, call: Any, *arguments: Any) -> Any:
-    """Call, and say how long it took."""
+def timed(label: str, call: Any, *arguments: Any) -> Any:
+    """Call, and print the time it took."""
     started = time.perf_counter()
-    answer = call(*arguments)
-    say(f"{what}: {time.perf_counter() - started:.2f} s")
-    return answer
+    result = call(*arguments)
+    print_line(f"{label}: {time.perf_counter() - started:.2f} s")
+    return result
 
 
 def fill(connection: psycopg.Connection, entries: int) -> None:
-    """Write a day of so many ledger entries, and one flush of the day after."""
+    """Write a day with this number of ledger entries, and one flush of the day after."""
     flushes = entries // 10_000
     for noon, first, last in ((f"{DAY} 12:00Z", 1, flushes), (f"{DAY + ONE_DAY} 12:00Z", flushes + 1, flushes + 1)):
         for statement in (FLUSHES, BATCHES):
             connection.execute(statement, {"noon": noon, "first": first, "last": last})
-    connection.execute(SUMS)
+    connection.execute(SET_VIEWS)
     connection.execute("VACUUM ANALYZE viewer.flush_batch")
 
 
@@ -88,8 +88,8 @@ def measure_trending(connection: psycopg.Connection, rows: int) -> None:
             plan = [
                 line for (line,) in connection.execute(f"EXPLAIN (ANALYZE, COSTS off, TIMING off) {query}".encode())
             ]
-        say(f"--- {rows} rows of daily_views: {query}")
-        say("\n".join(plan))
+        print_line(f"--- {rows} rows of daily_views: {query}")
+        print_line("\n".join(plan))
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
             migrate(server.url, with_dagster=False)
             with Ledger(server.url).connect() as connection:
                 connection.execute("SET statement_timeout = 0")
-                connection.reply_seconds = 3600  # type: ignore[attr-defined]  # of what fills
+                connection.reply_seconds = 3600  # type: ignore[attr-defined]  # for fill()
                 timed(f"filling {entries} entries", fill, connection, entries)
                 window = Window(DAY, DAY + ONE_DAY)
                 for _ in range(2):
@@ -112,9 +112,9 @@ def main() -> None:
                 temp = connection.execute(
                     "SELECT temp_bytes >> 20 FROM pg_stat_database WHERE datname = current_database()"
                 )
-                say(f"temporary files: {temp.fetchone()} MB")
+                print_line(f"temporary files: {temp.fetchone()} MB")
                 pruned = timed("pruning that day", prune_ledger, connection, DAY + ONE_DAY, FOREVER, 3600.0)
-                say(f"{pruned}")
+                print_line(f"{pruned}")
                 timed("VACUUM", connection.execute, "VACUUM viewer.flush_batch")
                 measure_trending(connection, 1_000_000)
         finally:

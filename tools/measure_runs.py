@@ -1,8 +1,8 @@
-"""Measure how large Dagster's history gets: `python -m tools.measure_runs`.
+"""Measure the size of Dagster's history: `python -m tools.measure_runs`.
 
-The figures of docs/how-to/retention.md are from here. One flush is run for real, in a throw-away stack; its rows are
-planted again for every run of every simulated day, and each day's end the retention job deletes the old ones.
-`--vacuum` vacuums after that; else autovacuum does what is due by the server's defaults before the next day comes.
+The numbers in docs/how-to/retention.md are from here. A temporary stack runs one flush; its rows are copied for every
+run of every simulated day, and at the end of each day the retention job deletes old ones. `--vacuum` vacuums then;
+otherwise autovacuum does what is due by the server's defaults before the next day begins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import dagster as dg
 import psycopg
 
-from tools.measure_history import say
+from tools.measure_history import print_line
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.instance import open_instance
@@ -32,7 +32,7 @@ from viewer_pipeline.stores.redis import connect as connect_redis
 from viewer_pipeline_tests.support.past_runs import DAY_SECONDS, insert_day, table_bytes
 from viewer_pipeline_tests.support.waiting import wait_until
 
-# A simulated day takes seconds, in which autovacuum must get its turn as it does in a day: when something is due.
+# A simulated day takes seconds, in which autovacuum must run whenever something is due.
 SERVER = ("autovacuum=on", "autovacuum_naptime=1s", "max_wal_size=4GB")
 VODS = 100
 DUE = """
@@ -57,21 +57,21 @@ def is_vacuumed(connection: psycopg.Connection) -> bool:
 def one_day(
     connection: psycopg.Connection, instance: dg.DagsterInstance, run_id: str, runs: int, ends: float
 ) -> tuple[int, float]:
-    """Plant a day, and delete what is old at its end; return how many runs that was and the seconds it took."""
+    """Write the runs of a day, and delete old ones at its end; return the number of deleted runs and the seconds."""
     insert_day(connection, run_id, runs, ends)
     started = time.perf_counter()
     with patch("time.time", lambda: ends):
-        gone = prune_runs(connection, instance, Ages(7, 30), MAX_SECONDS)
-    assert gone.complete
-    return gone.runs, time.perf_counter() - started
+        pruned = prune_runs(connection, instance, Ages(7, 30), MAX_SECONDS)
+    assert pruned.complete
+    return pruned.runs, time.perf_counter() - started
 
 
 def main() -> None:
-    """Let the days pass."""
+    """Simulate the days."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--days", type=int, default=14)
-    parser.add_argument("--runs", type=int, default=2880, help="a day; 2880: one every 30 s")
-    parser.add_argument("--vacuum", action="store_true", help="VACUUM each day, not what autovacuum finds due")
+    parser.add_argument("--runs", type=int, default=2880, help="per day; 2880: one every 30 s")
+    parser.add_argument("--vacuum", action="store_true", help="VACUUM each day instead of autovacuum")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, ExitStack() as servers:
         postgres = PostgresServer(Path(home), port=free_port(), throw_away=True, settings=SERVER)
@@ -88,18 +88,20 @@ def main() -> None:
             assert done.success, done
             connection.execute("UPDATE runs SET end_time = 'infinity'")  # it is copied every day
             events = len(instance.all_logs(done.run_id))
-            say(f"{options.runs} runs a day of {events} events each, kept 7 days")
+            print_line(f"{options.runs} runs a day of {events} events each, kept 7 days")
             ends = time.time()
             for day in range(1, options.days + 1):
                 gone, seconds = one_day(connection, instance, done.run_id, options.runs, ends + day * DAY_SECONDS)
                 if options.vacuum:
                     connection.execute("VACUUM")
                 else:
-                    connection.execute("SELECT pg_stat_force_next_flush()")  # what was done is told before it is asked
+                    connection.execute(
+                        "SELECT pg_stat_force_next_flush()"
+                    )  # report deletions before autovacuum is checked
                     wait_until(lambda: is_vacuumed(connection), 600, "autovacuum to be done")
                 runs = instance.get_runs_count()
-                said = f"{gone} deleted in {seconds:.1f} s, {runs} kept, {table_bytes(connection) / 1e6:.0f} MB"
-                say(f"day {day}: {said}")
+                sizes = f"{gone} deleted in {seconds:.1f} s, {runs} kept, {table_bytes(connection) / 1e6:.0f} MB"
+                print_line(f"day {day}: {sizes}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Does what is published work where nothing else is? `make package-test`; needs a package index, and minutes.
+"""Test the distributions in new environments. `make package-test`; needs a package index, and minutes.
 
-Builds wheel and sdist, installs each with its dependencies (newest that pyproject.toml allows, not the lock) into an
-environment of its own, and runs `--version` and `demo` there. Exit status 1 if one of them failed.
+Builds wheel and sdist, installs each with its dependencies (the newest that pyproject.toml allows, not the lock) into
+an environment of its own, and runs `--version` and `demo` there. Exit status 1 if one of them failed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ VIEWS = "2000"
 
 
 def main() -> int:
-    """Try both."""
+    """Test both."""
     with tempfile.TemporaryDirectory(prefix="viewer-package-") as directory:
         place = Path(directory)
-        place.chmod(0o755)  # as root, PostgreSQL runs as another user, who must reach its programs
-        said = [tried(file, place / f"{kind}-env") for kind, file in zip(("wheel", "sdist"), built(place), strict=True)]
-    print("\n".join(said))  # noqa: T201 - this is a script
-    return 0 if all(line.startswith("pass") for line in said) else 1
+        place.chmod(0o755)  # as root, PostgreSQL runs as another user, which must reach its programs
+        results = [
+            check_distribution(file, place / f"{kind}-env")
+            for kind, file in zip(("wheel", "sdist"), built(place), strict=True)
+        ]
+    print("\n".join(results))  # noqa: T201 - this is a script
+    return 0 if all(line.startswith("pass") for line in results) else 1
 
 
-def tried(file: Path, home: Path) -> str:
-    """Install a file, and run it far from the checkout; return a line that begins with pass or FAIL."""
+def check_distribution(file: Path, home: Path) -> str:
+    """Install a file, and run it outside the checkout; return a line that begins with pass or FAIL."""
     print(f"{file.name} ...", flush=True)  # noqa: T201
     checked(sys.executable, "-m", "venv", home)
     checked(home / "bin" / "python", "-m", "pip", "install", "--quiet", f"{file}[local]", cwd=home)

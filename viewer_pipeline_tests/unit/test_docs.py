@@ -1,4 +1,4 @@
-"""What the documents say of the settings is what the settings are."""
+"""env.example and the pages agree with the settings."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_env_example_lists_the_settings() -> None:
 
 
 def test_env_example_has_nothing_else() -> None:
-    """What is not a comment would be in force once the file is copied."""
+    """A line that is not a comment would apply once the file is copied."""
     lines = (ROOT / "env.example").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
     assert [line for line in lines if re.match(r"#\s*\w+=", line)] == [f"#{n}={value}" for _, n, value in env_example()]
 
 
 def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a .env it parses, and gives the defaults."""
+    """As a .env, it parses and results in the defaults."""
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_the_page_on_health_has_every_check() -> None:
-    """In the first column of its table, and no other; daemons share a row."""
+    """The first column of its table names every check and nothing else; daemons share a row."""
     probes = Probes(Settings(database_url="postgresql://host/db", redis_url="redis://host"))
     checks = {name for check in health_checks(probes, SubscriberStats()) for name in check.names}
     probes.close()
@@ -65,11 +65,11 @@ def test_the_page_on_health_has_every_check() -> None:
 
 
 def test_no_setting_of_the_developer_reaches_the_tests() -> None:
-    """They take every variable that is a setting out of their environment; TMPDIR and the like stay."""
+    """They remove every setting from their environment; TMPDIR and the like stay."""
     assert [name for name in DEFAULTS if not name.startswith(_OURS)] == []
 
 
 def test_the_page_on_connection_strings_has_every_parameter() -> None:
-    """Prisma's, and PostgreSQL's that we set."""
+    """Those of Prisma, and those of PostgreSQL that we set."""
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
     assert [name for name in sorted(PRISMA_PARAMETERS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []

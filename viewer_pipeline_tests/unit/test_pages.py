@@ -1,4 +1,4 @@
-"""What the pages name exists: files, sections, commands with their options, variables, metrics, tests, make verbs."""
+"""Names in the pages exist: files, sections, commands with their options, variables, metrics, tests, make targets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DOCS = sorted(ROOT.glob("docs/**/*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
 MADE = ("reference/commands.md",)  # by --help, which has placeholders
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-TABLES_AND_CO = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin as metrics do
-# Variables of others that pages set: of tests, of servers, of shells.
+NO_METRICS = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin as metrics do
+# Other variables that pages set: of tests, servers and shells.
 OTHERS = {
     "DAGSTER_HOME",
     "JOBS",
@@ -52,13 +52,13 @@ def without_fences(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what GitHub and MkDocs both make of the headings of a page."""
+    """Return the anchors that both GitHub and MkDocs give the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", without_fences(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def lines_of_code(page: Path) -> Iterator[str]:
-    """Give the lines of shell blocks, and what stands in backticks."""
+    """Yield the lines of shell blocks, and the code in backticks."""
     for language, block in FENCE.findall(text_of(page)):
         if language == "sh":
             yield from block.replace("\\\n", " ").splitlines()
@@ -74,7 +74,7 @@ def words_of(line: str) -> list[str]:
 
 
 def calls_in(words: list[str]) -> Iterator[list[str]]:
-    """Give the words after each `viewer-pipeline` that is run, not only the name of a user, secret or directory."""
+    """Yield the words after each `viewer-pipeline` that is a command, not the name of a user, secret or directory."""
     for at, word in enumerate(words):
         first = all("=" in before for before in words[:at])
         if word.rpartition("/")[2] == "viewer-pipeline" and (
@@ -83,8 +83,8 @@ def calls_in(words: list[str]) -> Iterator[list[str]]:
             yield words[at + 1 :]
 
 
-def wrong_with(words: list[str]) -> str | None:
-    """Return what is wrong with the words after `viewer-pipeline`."""
+def error_in(words: list[str]) -> str | None:
+    """Return the error in the words after `viewer-pipeline`, None if they are right."""
     command: click.Command = viewer_pipeline
     for word in words:
         name = word.partition("=")[0]
@@ -102,8 +102,8 @@ def wrong_with(words: list[str]) -> str | None:
 
 
 @each_page
-def test_links_lead_somewhere(page: Path) -> None:
-    """To a file of ours, and to a section of it."""
+def test_links_have_targets(page: Path) -> None:
+    """The file exists, and so does its section."""
     wrong = []
     for target in re.findall(r"\]\(([^)\s]+)\)", without_fences(page)):
         path, _, section = target.partition("#")
@@ -115,8 +115,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert wrong == []
 
 
-def test_every_page_is_found_from_the_navigation() -> None:
-    """mkdocs.yml names it, but for decisions, which have a list of their own."""
+def test_every_page_is_in_the_navigation() -> None:
+    """mkdocs.yml names it; decisions have a list of their own."""
     named = re.findall(r"^ *- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     pages = [str(page.relative_to(ROOT / "docs")) for page in DOCS]
     assert sorted(named) == sorted(page for page in pages if not re.match(r"adr/\d", page))
@@ -124,21 +124,21 @@ def test_every_page_is_found_from_the_navigation() -> None:
 
 @each_page
 def test_commands_exist(page: Path) -> None:
-    """With the options that they are shown with."""
+    """And so do their options."""
     if str(page).endswith(MADE):
         return
     wrong = [
-        f"{line}: {found}"
+        f"{line}: {error}"
         for line in lines_of_code(page)
         for call in calls_in(words_of(line))
-        if (found := wrong_with(call))
+        if (error := error_in(call))
     ]
     assert wrong == []
 
 
 @each_page
 def test_variables_exist(page: Path) -> None:
-    """What is set in a shell, or named in backticks as a variable of ours, is a setting."""
+    """A variable that is set in a shell, or named in backticks like a setting, is a setting."""
     settings = {name.upper() for name in Settings.model_fields}
     named: set[str] = set()
     for line in lines_of_code(page):
@@ -154,14 +154,14 @@ def test_variables_exist(page: Path) -> None:
 
 @each_page
 def test_metrics_exist(page: Path) -> None:
-    """What is named in backticks like a metric is one."""
-    named = set(re.findall(r"`(viewer_[a-z_]+)", text_of(page))) - TABLES_AND_CO
+    """A name in backticks that looks like a metric is one."""
+    named = set(re.findall(r"`(viewer_[a-z_]+)", text_of(page))) - NO_METRICS
     assert named - set(FAMILIES) == set()
 
 
 @each_page
 def test_tests_exist(page: Path) -> None:
-    """Those that a page names as its proof."""
+    """The test files that a page names."""
     named = set(
         re.findall(r"(?:viewer_pipeline_tests/)?(?:unit|integration|faults|acceptance)/test_\w+\.py", text_of(page))
     )
@@ -184,7 +184,7 @@ def test_files_of_the_code_exist(page: Path) -> None:
 
 
 @each_page
-def test_make_verbs_exist(page: Path) -> None:
+def test_make_targets_exist(page: Path) -> None:
     """`make …` is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {
@@ -198,8 +198,8 @@ def test_make_verbs_exist(page: Path) -> None:
 
 
 @each_page
-def test_lists_are_seen_as_lists(page: Path) -> None:
-    """MkDocs needs a blank line before a list, and four blanks before what belongs to one after a blank line."""
+def test_lists_are_rendered_as_lists(page: Path) -> None:
+    """MkDocs needs a blank line before a list, and four spaces before a paragraph of an item."""
     wrong, before = [], ""
     item = re.compile(r"\s*([-*]|\d+\.) ")
     for line in without_fences(page).splitlines():

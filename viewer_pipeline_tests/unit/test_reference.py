@@ -1,4 +1,4 @@
-"""The pages that are made from the code are as the code would make them now; `make docs` renews them."""
+"""Pages that are generated from the code are up to date; `make docs` renews them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.reference import (
     pages,
     settings_page,
 )
-from tools.site import loads_from_elsewhere
+from tools.site import loads_from_other_hosts
 from viewer_pipeline.cli.main import main as viewer_pipeline
 from viewer_pipeline.settings import Settings
 
@@ -54,7 +54,7 @@ def test_what_is_added_is_about_something() -> None:
     assert set(MORE_ON_COMMANDS) <= set(viewer_pipeline.commands)
 
 
-def test_what_a_page_loads_from_elsewhere_is_found(tmp_path: Path) -> None:
+def test_what_a_page_loads_from_other_hosts_is_found(tmp_path: Path) -> None:
     """Scripts, fonts, pictures; not what is only linked to, nor what is ours."""
     (tmp_path / "page.html").write_text(
         '<link rel="canonical" href="https://a.example/"><link rel="stylesheet" href="https://b.example/b.css">'
@@ -62,7 +62,7 @@ def test_what_a_page_loads_from_elsewhere_is_found(tmp_path: Path) -> None:
         '<p style="background: url(https://e.example/e.png)"></p>'
     )
     (tmp_path / "sheet.css").write_text('@import "https://f.example/f.css"; p { background: url("../ours.png") }')
-    assert list(loads_from_elsewhere(tmp_path)) == [
+    assert list(loads_from_other_hosts(tmp_path)) == [
         "page.html: https://b.example/b.css",
         "page.html: //c.example/c.js",
         "page.html: https://e.example/e.png",

@@ -1,4 +1,4 @@
-"""What runs elsewhere is what can be tried here: the workflow, the hooks, the forms."""
+"""The workflow, the hooks and the forms of GitHub agree with the repository."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WORKFLOW: dict[Any, Any] = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
 STEPS = [step for job in JOBS.values() for step in job["steps"]]
 VERBS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-OTHERS = r"docker compose (up|exec) .+|sudo apt-get update && sudo apt-get install --yes [a-z- ]+"  # not ours to make
+OTHERS = r"docker compose (up|exec) .+|sudo apt-get update && sudo apt-get install --yes [a-z- ]+"  # not of make
 
 
-def test_it_tries_every_version_that_is_supported() -> None:
-    """Python 3.11 to 3.13, PostgreSQL 14 to 18, Redis 6.2 to 8, a Valkey; each once at least."""
+def test_the_workflow_tests_every_supported_version() -> None:
+    """Python 3.11 to 3.13, PostgreSQL 14 to 18, Redis 6.2 to 8, a Valkey; each at least once."""
     tried = JOBS["servers"]["strategy"]["matrix"]["include"]
     assert {pair["postgres"] for pair in tried} == {"14", "15", "16", "17", "18"}
     redis = {pair["redis"] for pair in tried}
@@ -30,8 +30,8 @@ def test_it_tries_every_version_that_is_supported() -> None:
     assert {pair["python"] for pair in tried} == set(JOBS["embedded"]["strategy"]["matrix"]["python"]) == pythons
 
 
-def test_the_tests_there_reach_the_services() -> None:
-    """The ports of both URLs are those that the services have; one Redis for each test at once."""
+def test_the_workflow_connects_to_its_services() -> None:
+    """The ports of both URLs are those of the services; there is one Redis for each parallel test."""
     services, named = JOBS["servers"]["services"], JOBS["servers"]["env"]
     ports = {name: service["ports"][0].partition(":")[0] for name, service in services.items()}
     assert re.findall(r":(\d+)/", named["TEST_DATABASE_URL"]) == [ports.pop("postgres")]
@@ -39,21 +39,21 @@ def test_the_tests_there_reach_the_services() -> None:
 
 
 @pytest.mark.parametrize("command", [step["run"] for step in STEPS if "run" in step])
-def test_every_step_is_a_verb_of_the_makefile(command: str) -> None:
-    """Besides what installs servers, and what only a Docker can do."""
+def test_every_step_is_a_target_of_the_makefile(command: str) -> None:
+    """Except steps that install servers or need Docker."""
     assert re.fullmatch(rf"make [a-z-]+|{OTHERS}", command)
     assert set(re.findall(r"make ([a-z-]+)", command)) <= VERBS
 
 
-def test_it_runs_what_must_pass() -> None:
+def test_the_workflow_runs_every_check() -> None:
     """Lint, tests, the package installed by itself, the pages, the UI, the image."""
     commands = {step["run"] for step in STEPS if "run" in step}
     assert {"make lint", "make test", "make demo", "make package-test", "make docs", "make browser"} <= commands
     assert any(command.startswith("docker compose up --build") for command in commands)
 
 
-def test_actions_are_pinned_and_may_only_read() -> None:
-    """To a major version; nothing of the workflow may write to the repository."""
+def test_actions_are_pinned_and_read_only() -> None:
+    """To a major version; no job may write to the repository."""
     used = [step["uses"] for step in STEPS if "uses" in step]
     assert [action for action in used if not re.fullmatch(r"actions/[a-z-]+@v\d+", action)] == []
     assert WORKFLOW["permissions"] == {"contents": "read"}
@@ -61,7 +61,7 @@ def test_actions_are_pinned_and_may_only_read() -> None:
 
 
 def test_hooks_are_the_linters_of_the_makefile() -> None:
-    """Out of .venv, so that their versions are those of the lock; none is fetched."""
+    """From .venv, so that their versions are those of the lock; none is downloaded."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
     hooks = {hook["id"]: hook["entry"].split() for hook in config["repos"][0]["hooks"]}
@@ -76,19 +76,19 @@ def test_hooks_are_the_linters_of_the_makefile() -> None:
 
 
 @pytest.mark.parametrize("form", ["bug", "feature"])
-def test_forms_are_forms(form: str) -> None:
-    """What GitHub asks of them: a name, a description, fields with ids and labels, something that must be filled in."""
-    found = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8"))
-    assert set(found) == {"name", "description", "labels", "body"}
-    fields = [field for field in found["body"] if field["type"] != "markdown"]
+def test_forms_are_valid(form: str) -> None:
+    """As GitHub requires: a name, a description, fields with ids and labels, a required field."""
+    content = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8"))
+    assert set(content) == {"name", "description", "labels", "body"}
+    fields = [field for field in content["body"] if field["type"] != "markdown"]
     ids = [field["id"] for field in fields]
     assert len(set(ids)) == len(ids)
     assert all(field["attributes"]["label"] for field in fields)
     assert any(field.get("validations", {}).get("required") for field in fields)
 
 
-def test_the_oldest_python_is_the_one_that_the_package_asks_for() -> None:
-    """Where one of them moves, so must the other."""
+def test_the_oldest_python_is_the_one_that_the_package_requires() -> None:
+    """Both must change together."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     versions = JOBS["embedded"]["strategy"]["matrix"]["python"]
     assert project["requires-python"] == ">=" + min(versions, key=lambda version: int(version.partition(".")[2]))

@@ -62,7 +62,7 @@ class _Columns:
         self.idle: list[bytes] = []
 
     def add_if_valid(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
-        """Add these rows if all of them are valid, which one pass over the joined text shows; else add none."""
+        """Add these rows if all of them are valid, checked on the joined text; else add none."""
         if None in values:
             return False
         counts = b"\n".join(values)  # type: ignore[arg-type]  # holds no None

@@ -69,7 +69,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One pass over a frame. `complete`: no other run committed first."""
+    """One attempt to commit a frame. `complete`: no other run committed first."""
 
     committed: tuple[CommittedFlush, ...]
     complete: bool

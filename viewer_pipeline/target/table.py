@@ -199,7 +199,7 @@ def _id_problems(description: _Description, names: TargetNames, table: str) -> I
     if not description.unique:
         yield "has no unique index of its own, in its collation"
     if not description.may_read_id:
-        yield f"this role lacks GRANT SELECT ({quoted(names.id_column)}) ON {table}"
+        yield f"this role needs GRANT SELECT ({quoted(names.id_column)}) ON {table}"
 
 
 def _count_problems(description: _Description, names: TargetNames, table: str) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _count_problems(description: _Description, names: TargetNames, table: str) -
         yield "is generated and cannot be written"
     for privilege, may in (("SELECT", description.may_read_count), ("UPDATE", description.may_write_count)):
         if not may:
-            yield f"this role lacks GRANT {privilege} ({quoted(names.count_column)}) ON {table}"
+            yield f"this role needs GRANT {privilege} ({quoted(names.count_column)}) ON {table}"
 
 
 def _or(names: list[str]) -> str:

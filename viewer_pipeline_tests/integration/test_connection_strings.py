@@ -134,7 +134,7 @@ def test_dagster_itself(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_host_that_takes_writes(world: World, place: Place) -> None:
-    """Of several hosts a standby is passed over; one that only reads stands for it here."""
+    """Of several hosts a standby is skipped; here, a read-only database takes its part."""
     here = world.stores.ledger.url
     name, where = urlsplit(here).path.strip("/"), urlsplit(here).netloc.rpartition("@")[2]
     role = sql.Identifier(name)

@@ -149,7 +149,7 @@ def test_int64_itself_is_a_count(world: World) -> None:
     ("make", "kind"), [("lpush", "list"), ("sadd", "set"), ("hset", "hash"), ("zadd", "zset"), ("xadd", "stream")]
 )
 def test_keys_of_another_type_are_rejected(world: World, make: str, kind: str) -> None:
-    """MGET shows them as missing; they are told apart from counters that are gone."""
+    """MGET shows them as missing; their type distinguishes them from missing counters."""
     arguments = {"hset": ("f", "v"), "zadd": ({"m": 1},), "xadd": ({"f": "v"},)}.get(make, ("x",))
     getattr(world.client, make)(PREFIX + "odd", *arguments)
     world.send("good")
@@ -205,7 +205,7 @@ def test_a_total_that_would_leave_bigint_parks_its_views(world: World) -> None:
 
 
 def test_views_beyond_int64_are_written(world: World) -> None:
-    """The views of a flush may add up to more than a bigint."""
+    """The views of a flush may exceed bigint in total."""
     for name in "abc":
         world.send(name, 2**63 - 1)
     done = world.flush()

@@ -96,7 +96,7 @@ def test_all_of_them(made_up: TargetWorld) -> None:
     with made_up.stores.ledger.connect() as connection:
         target = made_up.stores.ledger.target(connection)
         assert target is not None
-        ready = [vod_id for some in all_ready_parked(connection, target) for vod_id in some]
+        ready = [vod_id for page in all_ready_parked(connection, target) for vod_id in page]
         assert ready == came
         assert apply_parked(connection, target, ready) == (3, 3)
         assert apply_parked(connection, target, ready) == (0, 0)
@@ -108,11 +108,11 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
     vod_ids = ["made up 0001", "made up 0002"]
     made_up.add_vods(*vod_ids)
     ledger = made_up.stores.ledger
-    with ledger.connect() as one, ledger.connect() as other, ThreadPoolExecutor(1) as pool:
-        target = ledger.target(one)
+    with ledger.connect() as first, ledger.connect() as other, ThreadPoolExecutor(1) as pool:
+        target = ledger.target(first)
         assert target is not None
-        with one.transaction():
-            assert len(parked._lock_and_count(one, target, vod_ids)) == 2
+        with first.transaction():
+            assert len(parked._lock_and_count(first, target, vod_ids)) == 2
             counted = pool.submit(apply_parked, other, target, vod_ids)
             wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
         assert counted.result(20) == (0, 0)
@@ -142,8 +142,8 @@ def test_parked_views_by_reason(vods: TargetWorld) -> None:
         vods.send(vod_id, views)
     vods.flush()
     with vods.stores.ledger.connect() as connection:
-        assert [(one.vods, one.views) for one in parked_by_reason(connection)] == [(2, 14), (1, 2)]
-        assert [(one.vod_id, one.views) for one in largest_parked(connection, 2)] == [("spook", 9), ("ghost", 5)]
+        assert [(reason.vods, reason.views) for reason in parked_by_reason(connection)] == [(2, 14), (1, 2)]
+        assert [(vod.vod_id, vod.views) for vod in largest_parked(connection, 2)] == [("spook", 9), ("ghost", 5)]
 
 
 def test_discarding(vods: TargetWorld) -> None:

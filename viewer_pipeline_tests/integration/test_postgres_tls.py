@@ -151,7 +151,7 @@ def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, mess
 
 
 def test_a_certificate_of_ours(secured: Secured) -> None:
-    """With the password of its key; without it nobody is let in, and no password is told."""
+    """With the password of its key; without it the connection fails, and the error has no password."""
     files = "sslcert={keys}/ann.pem&sslkey={keys}/ann.key&schema=public"
     url = secured.url(f"sslmode=verify-full&sslrootcert={{ca}}&{files}&sslpassword={quote(KEYWORD, safe='')}", CLIENT)
     assert connects(url) == (True, True)

@@ -104,7 +104,7 @@ def refusal(url: str) -> str:
 
 
 def test_everything_over_tls(secured: Secured, database_url: str) -> None:
-    """Flushes on one connection, a subscriber that hears thousands of messages at once, and health."""
+    """Flushes on one connection, a subscriber that receives thousands of messages at once, and health."""
     url = secured.url()
     settings = Settings(redis_url=url, database_url=database_url)
     with secured.serving(), connect(url) as client:
@@ -149,15 +149,15 @@ def test_certificates_of_clients(secured: Secured) -> None:
     """Where the server asks for one: with an open key, and with one that has a password."""
     ours, locked = secured.authority.sign("ours"), secured.authority.sign("locked", password="keyword")
     with secured.serving(clients="yes"):
-        assert replies(secured.url(_shown(ours)))
-        assert replies(secured.url(f"{_shown(locked)}&ssl_password=keyword"))
+        assert replies(secured.url(_certificate_parameters(ours)))
+        assert replies(secured.url(f"{_certificate_parameters(locked)}&ssl_password=keyword"))
         assert refusal(secured.url())  # the message depends on which side closes first
-        wrong = secured.url(f"{_shown(locked)}&ssl_password=keyword").replace(LOGIN, "ann:wrong")
+        wrong = secured.url(f"{_certificate_parameters(locked)}&ssl_password=keyword").replace(LOGIN, "ann:wrong")
         assert "invalid username-password pair" in refusal(wrong)
-        assert "PEM" in refusal(secured.url(f"{_shown(locked)}&ssl_password=wrong"))
+        assert "PEM" in refusal(secured.url(f"{_certificate_parameters(locked)}&ssl_password=wrong"))
 
 
-def _shown(certificate: Certificate) -> str:
+def _certificate_parameters(certificate: Certificate) -> str:
     return f"&ssl_certfile={certificate.certificate}&ssl_keyfile={certificate.key}"
 
 
@@ -219,7 +219,7 @@ def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
 
 
 def test_a_wrong_login(acl_url: str) -> None:
-    """Said as what it is; neither password is shown."""
+    """The error names the reason, and neither password."""
     where = urlsplit(acl_url).netloc.rpartition("@")[2]
     for login in (f"{quote(USER, safe='')}:wrong", f"nobody:{quote(PASSWORD, safe='')}"):
         assert "invalid username-password pair" in refusal(f"redis://{login}@{where}/0")

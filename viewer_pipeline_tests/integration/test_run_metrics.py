@@ -68,7 +68,7 @@ def test_runs_that_end_together_all_add(world: World) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(record, range(40)))
     with world.stores.ledger.connect() as connection:
-        assert [one.count for one in read_run_metrics(connection)] == [40, 40, 40]
+        assert [metric.count for metric in read_run_metrics(connection)] == [40, 40, 40]
 
 
 def test_flushes_since_counts_each_flush_once(world: World) -> None:

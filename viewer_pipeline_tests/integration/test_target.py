@@ -128,17 +128,17 @@ def test_a_count_that_is_null_is_zero(world_of: MakeWorld) -> None:
 def test_ids_of_type_uuid(world_of: MakeWorld) -> None:
     """A UUID in capitals is the same VOD; what is no UUID is parked, and no error."""
     world = world_of('CREATE TABLE video (id uuid PRIMARY KEY, "viewCount" integer)', "video")
-    one, other = uuid4(), UUID("0000abcd-0000-0000-0000-000000000000")
-    world.execute("INSERT INTO video VALUES (%s, 1), (%s, 0)", one, other)
-    world.send(str(one), 2)
+    first, other = uuid4(), UUID("0000abcd-0000-0000-0000-000000000000")
+    world.execute("INSERT INTO video VALUES (%s, 1), (%s, 0)", first, other)
+    world.send(str(first), 2)
     world.send(str(other), 3)
     world.send(str(other).upper(), 4)
     world.send(str(uuid4()), 5)
     for vod_id in ("vod_123", "{" + str(other) + "}", other.hex):
         world.send(vod_id, 1)
     done = world.flush(flush_max_counters=100)
-    assert world.target() == {str(one): 3, str(other): 7}
-    assert world.totals() == {str(one): 2, str(other): 3, str(other).upper(): 4}
+    assert world.target() == {str(first): 3, str(other): 7}
+    assert world.totals() == {str(first): 2, str(other): 3, str(other).upper(): 4}
     assert sorted(reasons(world).values()) == [*["no id of type uuid"] * 3, 'no row in "viewer"."video"']
     assert [check for check in verify(world.stores, done) if not check.passed] == []
     world.assert_conserved()
@@ -387,8 +387,8 @@ def test_missing_rights_are_listed_together(vods: TargetWorld) -> None:
     finally:
         vods.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
     assert str(raised.value) == (
-        'The target table cannot be used: TARGET_COUNT_COLUMN="viewCount": this role lacks GRANT SELECT ("viewCount")'
-        ' ON "public"."Vod"; TARGET_COUNT_COLUMN="viewCount": this role lacks GRANT UPDATE ("viewCount")'
+        'The target table cannot be used: TARGET_COUNT_COLUMN="viewCount": this role needs GRANT SELECT ("viewCount")'
+        ' ON "public"."Vod"; TARGET_COUNT_COLUMN="viewCount": this role needs GRANT UPDATE ("viewCount")'
         ' ON "public"."Vod"'
     )
 

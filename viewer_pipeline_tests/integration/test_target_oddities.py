@@ -173,7 +173,7 @@ def test_retention_keeps_vods_with_a_row(vods: TargetWorld, monkeypatch: pytest.
 
 
 def test_counting_by_hand_retries_refused_views(vods: TargetWorld) -> None:
-    """Somebody who asks for all has mended the trigger, perhaps, and waits for no hour."""
+    """The operator may have repaired the trigger, and does not wait for an hour."""
     vods.execute(TRIGGER.format(body="RAISE EXCEPTION 'never';"))
     vods.add_vods("a")
     vods.send("a", 1)

@@ -1,4 +1,4 @@
-"""Totals out: what subscribers hear of a flush."""
+"""The channel of totals: the messages that subscribers receive after a flush."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def arguments(url: str) -> dict[str, Any]:
 
 
 def tls(parameters: str) -> dict[str, Any]:
-    """Return what psycopg is told of TLS."""
+    """Return the TLS arguments of psycopg."""
     text = arguments(f"postgresql://host/db?{parameters}")
     return {name: value for name, value in text.items() if name.startswith("ssl")}
 

@@ -6,7 +6,9 @@ import logging
 import secrets
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +16,11 @@ from viewer_pipeline.cli.options import F, as_json, echo_json, echo_progress, st
 from viewer_pipeline.settings import TARGET_FLUSH_COUNTERS, load_settings
 from viewer_pipeline.standard_streams import tolerate_write_errors
 from viewer_pipeline.stop_signals import handle_stop_signals
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Stats = TypeVar("Stats", bound="DataclassInstance")
 
 
 @click.command()
@@ -53,18 +60,16 @@ def bench() -> None:
 
 def bench_options(command: F) -> F:
     """Add the options of every benchmark."""
-    for option in (
-        as_json,
-        click.option(
-            "--runs",
-            default=5,
-            show_default=True,
-            type=click.IntRange(1, 100),
-            help="Number of runs; medians are printed.",
-        ),
-    ):
-        command = option(command)
-    return command
+    count = click.IntRange(1, 100)
+    runs = click.option("--runs", default=5, show_default=True, type=count, help="Number of runs; prints medians.")
+    return runs(as_json(command))
+
+
+def _report(stats: Stats, render: Callable[[Stats], None], *, as_json: bool) -> None:
+    if as_json:
+        echo_json(asdict(stats))
+    else:
+        render(stats)
 
 
 @bench.command("flush")
@@ -78,10 +83,7 @@ def bench_flush(counters: int, runs: int, as_json: bool) -> None:
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
     stats = measure(counters, runs=runs, **limits)
-    if as_json:
-        echo_json(asdict(stats))
-    else:
-        render_flush([stats])
+    _report(stats, lambda stats: render_flush([stats]), as_json=as_json)
 
 
 @bench.command("target")
@@ -98,10 +100,7 @@ def bench_target(rows: int, counters: int, runs: int, as_json: bool) -> None:
     settings = load_settings()
     limit = settings.flush_max_counters or TARGET_FLUSH_COUNTERS
     stats = measure(rows, counters, runs=runs, batch_size=settings.batch_size, flush_max_counters=limit)
-    if as_json:
-        echo_json(asdict(stats))
-    else:
-        render_target(stats)
+    _report(stats, render_target, as_json=as_json)
 
 
 @bench.command("changed")
@@ -114,10 +113,7 @@ def bench_changed(counters: int, others: int, runs: int, as_json: bool) -> None:
     from viewer_pipeline.bench.render import render_changed
 
     stats = measure(counters, others, runs=runs)
-    if as_json:
-        echo_json(asdict(stats))
-    else:
-        render_changed(stats)
+    _report(stats, render_changed, as_json=as_json)
 
 
 @bench.command("reconcile")
@@ -129,10 +125,7 @@ def bench_reconcile(totals: int, as_json: bool) -> None:
     from viewer_pipeline.bench.render import render_reconcile
 
     stats = measure(totals // 10_000 * 10_000)
-    if as_json:
-        echo_json(asdict(stats))
-    else:
-        render_reconcile(stats)
+    _report(stats, render_reconcile, as_json=as_json)
 
 
 @bench.command("messages")
@@ -144,28 +137,19 @@ def bench_messages(messages: int, runs: int, as_json: bool) -> None:
     from viewer_pipeline.bench.render import render_messages
 
     stats = measure(messages, runs=runs)
-    if as_json:
-        echo_json(asdict(stats))
-    else:
-        render_messages(stats)
+    _report(stats, render_messages, as_json=as_json)
 
 
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
     """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
+    from viewer_pipeline.bench import render
     from viewer_pipeline.bench.bench_changed import bench_changed as measure_changed
     from viewer_pipeline.bench.bench_flush import bench_flush as measure_flush
     from viewer_pipeline.bench.bench_messages import bench_messages as measure_messages
     from viewer_pipeline.bench.bench_reconcile import bench_reconcile as measure_reconcile
     from viewer_pipeline.bench.bench_target import bench_target as measure_target
-    from viewer_pipeline.bench.render import (
-        render_changed,
-        render_flush,
-        render_messages,
-        render_reconcile,
-        render_target,
-    )
 
     settings = load_settings()
     limits = {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
@@ -186,8 +170,8 @@ def bench_all(runs: int, as_json: bool) -> None:
             }
         )
     else:
-        render_flush(flushes)
-        render_target(target)
-        render_changed(changed)
-        render_messages(messages)
-        render_reconcile(reconciled)
+        render.render_flush(flushes)
+        render.render_target(target)
+        render.render_changed(changed)
+        render.render_messages(messages)
+        render.render_reconcile(reconciled)

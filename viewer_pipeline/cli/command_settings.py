@@ -27,6 +27,20 @@ def command_settings(*, warn: bool = False) -> Settings:
     return settings
 
 
+def require_servers(settings: Settings) -> None:
+    """Check that both servers respond and the schema exists, before Dagster is imported: an error comes early, alone.
+
+    Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
+    """
+    from viewer_pipeline.flush.ledger_queries import last_flush
+    from viewer_pipeline.flush.stores import Stores
+
+    settings.require_database_url()  # reported first
+    with Stores.open(settings) as stores, stores.ledger.connect(any_server=True) as connection:
+        stores.redis.pending()
+        last_flush(connection)
+
+
 def warn_of_dropped_parameters(settings: Settings) -> None:
     """Log the parameters of the database URLs that have no meaning here."""
     if dropped := settings.dropped_parameters():

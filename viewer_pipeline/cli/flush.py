@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.command_settings import command_settings, require_servers
+from viewer_pipeline.cli.options import as_json, echo_json, echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
     settings = command_settings(warn=True)
-    _require_servers(settings)
+    require_servers(settings)
+    _require_flushable(settings)
     from viewer_pipeline.cli.in_process_runs import run_flush
     from viewer_pipeline.orchestration.instance import open_instance
     from viewer_pipeline.orchestration.ops import FlushMode
@@ -52,14 +53,12 @@ def exit_with_failures(result: RunResult) -> None:
         raise SystemExit(1)
 
 
-def _require_servers(settings: Settings) -> None:
-    """Check what a flush needs before Dagster is imported, so that an error is one sentence and comes early."""
+def _require_flushable(settings: Settings) -> None:
+    """Raise SettingsError if Redis lacks the configured durability, or the pipeline or the target table is refused."""
     from viewer_pipeline.flush.ledger import require_target
     from viewer_pipeline.flush.registry import require_pipeline
-    from viewer_pipeline.monitoring.status import read_status
     from viewer_pipeline.stores.durability import require_durability
 
-    read_status(settings)
     require_durability(settings)
     require_pipeline(settings)
     require_target(settings)
@@ -78,11 +77,8 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     """Send views of VOD_ID by hand, as a producer does."""
     settings = command_settings()
     sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
-    if as_json:
-        echo_json(sent)
-    else:
-        received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
-        click.echo(f"sent {count} views of {vod_id} by {sent['how']}{received}")
+    received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
+    echo_result(sent, f"sent {count} views of {vod_id} by {sent['how']}{received}", as_json=as_json)
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:

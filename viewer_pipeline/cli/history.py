@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.command_settings import command_settings, require_servers
 from viewer_pipeline.cli.flush import exit_with_failures
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.options import as_json, echo_json, echo_result
 from viewer_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 @as_json
 def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
     """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
-    from viewer_pipeline.monitoring.status import read_status
-
     settings = command_settings(warn=True)
-    read_status(settings)  # an unreachable server is one sentence, before Dagster is imported
+    require_servers(settings)
     from viewer_pipeline.cli.in_process_runs import backfill_window, run_backfill
     from viewer_pipeline.orchestration.instance import open_instance
 
@@ -55,10 +53,7 @@ def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -
     if again and not (from_target or file):
         raise click.UsageError("--again needs --from-target or --csv")
     result = _take_baseline(command_settings(), file, from_target=from_target, again=again)
-    if as_json:
-        echo_json(result._asdict() if result else {})
-    else:
-        click.echo(_describe_baseline(result))
+    echo_result(result._asdict() if result else {}, _describe_baseline(result), as_json=as_json)
 
 
 def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, again: bool) -> Baseline | None:

@@ -6,7 +6,7 @@ import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.options import as_json, echo_json, echo_result
 from viewer_pipeline.flush.incidents import KINDS, Kind
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -61,7 +61,5 @@ def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
 
     with Ledger.of(command_settings()).connect() as connection:
         closed = close(connection, list(kinds or KINDS))
-    if as_json:
-        echo_json({"acknowledged": closed})
-    else:
-        click.echo(f"acknowledged {closed} incidents" if closed else "no incident was open")
+    text = f"acknowledged {closed} incidents" if closed else "no incident was open"
+    echo_result({"acknowledged": closed}, text, as_json=as_json)

@@ -22,6 +22,14 @@ def echo_json(value: Any) -> None:
     click.echo(json.dumps(value, default=_to_json))
 
 
+def echo_result(value: Any, text: str, *, as_json: bool) -> None:
+    """Print the result of a command on stdout, as JSON or as text."""
+    if as_json:
+        echo_json(value)
+    else:
+        click.echo(text)
+
+
 def echo_progress(text: str) -> None:
     """Print a line for people on stderr."""
     click.echo(text, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,9 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.parked import (
     NO_VIEWS,
+    ParkedSum,
     ParkedViews,
+    ParkedVod,
     all_ready_parked,
     apply_all_to_totals,
     apply_parked,
@@ -23,21 +26,38 @@ from viewer_pipeline.target.parked import (
 MAX_ROWS = 20
 
 
-def change_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ParkedReport:
+    """What is parked after the requested changes. `discarded` has the views by VOD, None where none were parked."""
+
+    discarded: dict[str, int | None]
+    counted: ParkedViews
+    by_reason: list[ParkedSum]
+    largest: list[ParkedVod]
+
+    @property
+    def total(self) -> ParkedViews:
+        """All parked views."""
+        return ParkedViews(sum(part.vods for part in self.by_reason), sum(part.views for part in self.by_reason))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as `--json` prints it."""
+        return {
+            "discarded": self.discarded,
+            "counted": self.counted._asdict(),
+            **self.total._asdict(),
+            "by_reason": [part._asdict() for part in self.by_reason],
+            "largest": [vod._asdict() for vod in self.largest],
+        }
+
+
+def change_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) -> ParkedReport:
     """Discard and apply as requested, then return what is still parked. Raises TargetUnusable, PostgresUnavailable."""
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
         discarded = {vod_id: discard_parked(connection, vod_id, "discarded by hand") for vod_id in discard}
         counted = _apply_all(ledger) if apply else NO_VIEWS
-        by_reason = parked_by_reason(connection)
-        return {
-            "discarded": discarded,
-            "counted": counted._asdict(),
-            "vods": sum(group.vods for group in by_reason),
-            "views": sum(group.views for group in by_reason),
-            "by_reason": [group._asdict() for group in by_reason],
-            "largest": [vod._asdict() for vod in largest_parked(connection, MAX_ROWS)],
-        }
+        return ParkedReport(discarded, counted, parked_by_reason(connection), largest_parked(connection, MAX_ROWS))
 
 
 def _apply_all(ledger: Ledger) -> ParkedViews:
@@ -53,21 +73,21 @@ def _apply_all(ledger: Ledger) -> ParkedViews:
     return ParkedViews(vods, views)
 
 
-def show_parked(result: dict[str, Any]) -> None:
-    """Print the result of `change_parked`."""
+def show_parked(report: ParkedReport) -> None:
+    """Print a report."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    for vod_id, views in result["discarded"].items():
+    for vod_id, views in report.discarded.items():
         console.print(f"discarded {views} views of {vod_id}" if views is not None else f"{vod_id} has no parked views")
-    if result["counted"]["vods"]:
-        console.print(f"counted {result['counted']['views']} views of {result['counted']['vods']} VODs")
-    console.print(f"parked: {result['views']} views of {result['vods']} VODs")
-    if not result["vods"]:
+    if report.counted.vods:
+        console.print(f"counted {report.counted.views} views of {report.counted.vods} VODs")
+    console.print(f"parked: {report.total.views} views of {report.total.vods} VODs")
+    if not report.by_reason:
         return
     reasons = Table("reason", "VODs", "views", "oldest (UTC)")
-    for group in result["by_reason"]:
-        reasons.add_row(group["reason"], str(group["vods"]), str(group["views"]), f"{group['oldest']:%Y-%m-%d %H:%M}")
+    for part in report.by_reason:
+        reasons.add_row(part.reason, str(part.vods), str(part.views), f"{part.oldest_at:%Y-%m-%d %H:%M}")
     console.print(reasons)
     largest = Table("VOD", "views", "reason", "since (UTC)", title="most views")
-    for vod in result["largest"]:
-        largest.add_row(vod["vod_id"], str(vod["views"]), vod["reason"], f"{vod['first_seen']:%Y-%m-%d %H:%M}")
+    for vod in report.largest:
+        largest.add_row(vod.vod_id, str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
     console.print(largest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.options import as_json, echo_result
 from viewer_pipeline.errors import SettingsError
 
 
@@ -35,13 +35,10 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
     with Stores.open(settings) as stores:
         adoption = adopt_counters(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
-    if as_json:
-        echo_json(adoption._asdict())
-    elif not adoption.changed:
-        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} already")
-    else:
-        start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
-        click.echo(f"the counters {adoption.prefix}* belong to {adoption.place} now; it {start} {adoption.flush}")
+    text = f"the counters {adoption.prefix}* belong to {adoption.place}"
+    start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
+    text += f" now; it {start} {adoption.flush}" if adoption.changed else " already"
+    echo_result(adoption._asdict(), text, as_json=as_json)
 
 
 @click.command()
@@ -65,9 +62,5 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     ledger = Ledger.of(settings) if keep_counters else None
     with connect(settings.require_redis_url()) as client:
         retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
-    if as_json:
-        echo_json({"prefix": prefix, "retired": retired})
-    elif retired:
-        click.echo(f"retired {prefix!r}")
-    else:
-        click.echo(f"no pipeline with the prefix {prefix!r} is known to this Redis")
+    text = f"retired {prefix!r}" if retired else f"no pipeline with the prefix {prefix!r} is known to this Redis"
+    echo_result({"prefix": prefix, "retired": retired}, text, as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.options import as_json, echo_json, echo_result
 
 
 @click.command()
@@ -23,10 +23,8 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
         if repair:
             raise click.UsageError("--undo goes without --repair")
         flush = run_undo(command_settings(), undo)
-        if as_json:
-            echo_json({"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views})
-        else:
-            click.echo(f"flush {undo} is undone by flush {flush.seq}: {flush.views} views")
+        undone = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
+        echo_result(undone, f"flush {undo} is undone by flush {flush.seq}: {flush.views} views", as_json=as_json)
         return
     result = run_reconcile(command_settings(), repair=repair)
     if as_json:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json
+from viewer_pipeline.cli.options import as_json, echo_json, echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import load_settings
 
@@ -27,10 +27,7 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     except ValueError as error:
         raise SettingsError(f"--target={target!r}: {error}") from None
     result = grants_for(settings, role, names)
-    if as_json:
-        echo_json(asdict(result))
-    else:
-        click.echo(render(result))
+    echo_result(asdict(result), render(result), as_json=as_json)
 
 
 @click.command()
@@ -41,10 +38,10 @@ def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
     """Show parked views: those of VODs that the target table lacks, or has no room for."""
     from viewer_pipeline.cli.parked_views import change_parked, show_parked
 
-    result = change_parked(command_settings(), apply=apply, discard=discard)
+    report = change_parked(command_settings(), apply=apply, discard=discard)
     if as_json:
-        echo_json(result)
+        echo_json(report.to_dict())
     else:
-        show_parked(result)
-    if None in result["discarded"].values():
+        show_parked(report)
+    if None in report.discarded.values():
         raise SystemExit(1)

@@ -19,7 +19,6 @@ _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
 
 @decorators.run_failure_sensor(  # monitors no job by name: all runs of this code location, of our jobs or not
     name="run_failure",
-    default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
 )
 def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:

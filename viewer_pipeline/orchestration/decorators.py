@@ -1,30 +1,38 @@
-"""Dagster's decorators of schedules and sensors, with the docstring as their description in the UI.
+"""Decorators of schedules and sensors: running by default, in UTC, with the docstring as their description in the UI.
 
 Dagster takes the docstring of assets and jobs by itself, but not of schedules and sensors.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
-Definition = TypeVar("Definition")
 Function = Callable[..., Any]
 
 
-def _with_description(decorator: Function, _: type[Definition]) -> Callable[..., Callable[[Function], Definition]]:
-    def with_options(**options: Any) -> Callable[[Function], Definition]:
-        def decorate(function: Function) -> Definition:
-            description = (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text
-            definition: Definition = decorator(description=description, **options)(function)
-            return definition
-
-        return decorate
-
-    return with_options
+def schedule(**options: Any) -> Callable[[Function], dg.ScheduleDefinition]:
+    """Return a decorator that makes a schedule."""
+    status = dg.DefaultScheduleStatus.RUNNING
+    return lambda function: dg.schedule(
+        description=_description(function), execution_timezone="UTC", default_status=status, **options
+    )(function)
 
 
-schedule = _with_description(dg.schedule, dg.ScheduleDefinition)
-sensor = _with_description(dg.sensor, dg.SensorDefinition)
-run_failure_sensor = _with_description(dg.run_failure_sensor, dg.SensorDefinition)
+def sensor(**options: Any) -> Callable[[Function], dg.SensorDefinition]:
+    """Return a decorator that makes a sensor."""
+    status = dg.DefaultSensorStatus.RUNNING
+    return lambda function: dg.sensor(description=_description(function), default_status=status, **options)(function)
+
+
+def run_failure_sensor(**options: Any) -> Callable[[Function], dg.SensorDefinition]:
+    """Return a decorator that makes a sensor for failed runs."""
+    status = dg.DefaultSensorStatus.RUNNING
+    return lambda function: dg.run_failure_sensor(description=_description(function), default_status=status, **options)(
+        function
+    )
+
+
+def _description(function: Function) -> str:
+    return (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text

@@ -16,28 +16,23 @@ from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 
-RUNNING = dg.DefaultScheduleStatus.RUNNING
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
 
 # Apart from each other, and after yesterday was closed. A skipped run saves five seconds of CPU.
-@decorators.schedule(
-    target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone="UTC", default_status=RUNNING
-)
+@decorators.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
 def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""
     return _request("old days of the ledger", _ledger_skip_reason(settings))
 
 
-@decorators.schedule(
-    target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone="UTC", default_status=RUNNING
-)
+@decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *")
 def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
     return _request("old runs", _runs_skip_reason(settings))
 
 
-@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *", execution_timezone="UTC", default_status=RUNNING)
+@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *")
 def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old rejected and parked input, daily at 04:00 UTC. Skips if nothing is old, or no period is set."""
     return _request("old rejected or parked input", _input_skip_reason(settings))

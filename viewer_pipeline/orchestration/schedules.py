@@ -18,12 +18,8 @@ from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 
-RUNNING = dg.DefaultScheduleStatus.RUNNING
 
-
-@decorators.schedule(
-    target=flush_views, cron_schedule=LOADED.sweep_cron, execution_timezone="UTC", default_status=RUNNING
-)
+@decorators.schedule(target=flush_views, cron_schedule=LOADED.sweep_cron)
 def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Flush all counters, announced or not, on `SWEEP_CRON`.
 
@@ -39,7 +35,7 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     return flush_request(FlushMode.sweep, f"schedule: {pending.reason}")
 
 
-@decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *", execution_timezone="UTC", default_status=RUNNING)
+@decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *")
 def close_yesterday(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
@@ -61,9 +57,7 @@ def close_yesterday(
     )
 
 
-@decorators.schedule(
-    target=roll_up_days, cron_schedule="*/15 * * * *", execution_timezone="UTC", default_status=RUNNING
-)
+@decorators.schedule(target=roll_up_days, cron_schedule="*/15 * * * *")
 def refresh_today(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:

@@ -14,7 +14,6 @@ from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
 @decorators.sensor(
     target=flush_views,
     minimum_interval_seconds=LOADED.sensor_interval_seconds,
-    default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def view_count_updates_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource

@@ -56,7 +56,7 @@ class ParkedSum(NamedTuple):
     reason: str
     vods: int
     views: int
-    oldest: datetime
+    oldest_at: datetime
 
 
 class ParkedVod(NamedTuple):
@@ -65,7 +65,7 @@ class ParkedVod(NamedTuple):
     vod_id: str
     views: int
     reason: str
-    first_seen: datetime
+    first_seen_at: datetime
     updated_at: datetime
 
 

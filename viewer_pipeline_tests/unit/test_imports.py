@@ -1,4 +1,4 @@
-"""What a process that runs for months carries along."""
+"""Modules that light processes must not import."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ import sys
 HEAVY = {"dagster", "pandas", "numpy", "sqlalchemy", "alembic"}  # half a second and 45 MB, or more, each
 
 
-def test_the_worker_stays_light() -> None:
-    """It reads and writes both stores without what only flushes need."""
-    code = "import sys, viewer_pipeline.cli.worker; print(*sys.modules)"
+def imported_by(module: str) -> set[str]:
+    """Return the modules that are imported with this one."""
+    code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "viewer_pipeline.flush.ledger" in done.stdout.split()
-    assert HEAVY & set(done.stdout.split()) == set()
+    return set(done.stdout.split())
+
+
+def test_worker_imports_nothing_heavy() -> None:
+    """It reads and writes both stores without the libraries of flushes."""
+    modules = imported_by("viewer_pipeline.cli.worker")
+    assert "viewer_pipeline.flush.ledger" in modules
+    assert HEAVY & modules == set()
+
+
+def test_command_line_imports_nothing_heavy() -> None:
+    """`--help` lists all commands without the libraries of any; each command imports its own."""
+    modules = imported_by("viewer_pipeline.cli.main")
+    assert (HEAVY | {"redis", "rich", "starlette"}) & modules == set()

@@ -33,7 +33,8 @@ class Check:
     def failed(self, error: str, unhealthy: set[str]) -> list[CheckResult]:
         """Return the results of a probe that failed, when the checks `unhealthy` are."""
         if cause := next((name for name in self.needs if name in unhealthy), ""):
-            return [CheckResult(name, "unknown", f"not checked, because {cause} is unhealthy") for name in self.names]
+            message, remedy = f"not checked, because {cause} is unhealthy", f"see the check {cause}"
+            return [CheckResult(name, "unknown", message, remedy=remedy) for name in self.names]
         return [CheckResult(name, "unhealthy", error, remedy=self.remedy) for name in self.names]
 
 

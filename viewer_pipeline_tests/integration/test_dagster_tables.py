@@ -71,7 +71,7 @@ def test_role_without_usage(dagster_settings: Settings, world: World) -> None:
         world.execute(f"DROP ROLE {role}")
 
 
-def test_an_empty_instance(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+def test_empty_instance(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """Tables without rows."""
     assert dagster.instance.get_daemon_heartbeats() == {}
     assert reading(dagster_settings) == DagsterReading({}, None, None, [])
@@ -138,7 +138,7 @@ def test_runs_that_succeed_and_fail(dagster: DagsterWorld, dagster_settings: Set
     assert time.time() - runs[0].ended < 60
 
 
-def test_a_run_whose_process_ended(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+def test_run_whose_process_ended(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """Dagster recorded no exception, but a message."""
     dagster.run(dg.DagsterRunStatus.SUCCESS)
     dagster.run(dg.DagsterRunStatus.FAILURE)

@@ -108,7 +108,7 @@ def test_other_methods(http: HttpWorld, path: str, method: str) -> None:
     assert http.request("/ping", "HEAD").status == 200
 
 
-def test_no_versions(http: HttpWorld) -> None:
+def test_headers_have_no_versions(http: HttpWorld) -> None:
     """Headers name no server."""
     http.start()
     assert set(http.request("/health").headers) <= {"content-type", "content-length", "connection"}
@@ -377,7 +377,7 @@ def test_unsettled(http: HttpWorld, client: redis.Redis) -> None:
     wait_until(lambda: http.check("unsettled")[2] == "every flush is settled", 30, "all settled")
 
 
-def test_a_flush_settled_in_part(http: HttpWorld, client: redis.Redis) -> None:
+def test_flush_settled_in_part(http: HttpWorld, client: redis.Redis) -> None:
     """The marker stands at the first of two batches."""
     flushed(http, 1, ago=90)
     with psycopg.connect(http.settings.require_database_url()) as connection:
@@ -435,7 +435,7 @@ def test_stopped_in_the_ui(well: HttpWorld, dagster: DagsterWorld) -> None:
     wait_until(lambda: well.health()[:2] == (200, "healthy"), 30, "it healed")
 
 
-def test_a_tick_that_failed(well: HttpWorld, dagster: DagsterWorld) -> None:
+def test_tick_that_failed(well: HttpWorld, dagster: DagsterWorld) -> None:
     """Its error in one line, without the password."""
     ours = error_of(f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@h:1: no\n")
     dagster.tick(SENSOR, error=error_of("Error occurred during the evaluation\n", ours))

@@ -186,7 +186,7 @@ def test_missing_ticks(sensor_ago: float, sweep_ago: float, statuses: dict[str, 
     assert failing(evaluated(reading)) == statuses
 
 
-def test_no_tick_yet() -> None:
+def test_instigator_without_a_tick() -> None:
     """A daily sweep runs long before it ticks."""
     assert failing(evaluated(dagster(sweep=Instigator(running=True, tick=None)))) == {}
 

@@ -35,13 +35,14 @@ def print_report(results: Sequence[CheckResult], console: Console | None = None)
 
 
 def _print_result(console: Console, equal: list[CheckResult]) -> None:
-    """Print results that differ in their names only as one."""
+    """Print results that differ in their names only as one; their reason, if they have the same."""
     result, names = equal[0], ", ".join(result.name for result in equal)
     message = f"  {names}: {without_password(result.message)}"
     console.print(Text.assemble("  ", (f"{result.status:<{WIDTH}}", STYLES[result.status]), message))
     indent = " " * (WIDTH + 4)
-    if not result.passed:
-        console.print(Text(f"{indent}reason: {REASONS[result.name]}"))
+    reasons = {REASONS[result.name] for result in equal}
+    if not result.passed and len(reasons) == 1:
+        console.print(Text(f"{indent}reason: {reasons.pop()}"))
     if result.remedy:
         console.print(Text(f"{indent}remedy: {without_password(result.remedy)}"))
 

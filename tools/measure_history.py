@@ -17,8 +17,8 @@ import psycopg
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up
-from viewer_pipeline.history.retention import prune_ledger
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, roll_up
+from viewer_pipeline.history.pruning import prune_ledger
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer

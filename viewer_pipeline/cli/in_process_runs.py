@@ -13,7 +13,7 @@ import dagster as dg
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.history.daily import ONE_DAY, Window
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
 from viewer_pipeline.orchestration.daily import roll_up_days
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode

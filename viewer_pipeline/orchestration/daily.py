@@ -9,7 +9,7 @@ import psycopg
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.history.daily import (
+from viewer_pipeline.history.daily_rollup import (
     ONE_DAY,
     Day,
     RollupResult,

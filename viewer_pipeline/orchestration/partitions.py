@@ -4,7 +4,7 @@ import warnings
 
 import dagster as dg
 
-from viewer_pipeline.history.daily import ONE_DAY, Window
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
 from viewer_pipeline.orchestration.resources import LOADED
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -10,7 +10,7 @@ from pydantic import Field
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.retention import (
+from viewer_pipeline.history.pruning import (
     LedgerPlan,
     count_old_parked,
     count_old_rejected,

@@ -8,7 +8,7 @@ import dagster as dg
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.retention import count_old_parked, count_old_rejected, first_day_kept, plan_ledger
+from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history

@@ -8,7 +8,7 @@ import dagster as dg
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.daily import ONE_DAY, Window, is_rolled_up, stale_days
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.daily import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views

@@ -17,8 +17,15 @@ from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.compare_redis import compare_counters, compare_marker
 from viewer_pipeline.reconcile.compare_target import compare_parked, compare_target
 from viewer_pipeline.reconcile.compare_totals import compare_totals
+from viewer_pipeline.reconcile.difference_report import (
+    KINDS,
+    Difference,
+    DifferenceReport,
+    Kind,
+    prune_reports,
+    report_path,
+)
 from viewer_pipeline.reconcile.repair import repair_target, repair_totals
-from viewer_pipeline.reconcile.report import KINDS, Difference, DifferenceReport, Kind, prune_reports, report_path
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 

@@ -13,7 +13,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile.report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 

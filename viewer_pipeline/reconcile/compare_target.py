@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.reconcile.report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.reconcile.snapshot import open_snapshot
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import all_ready_parked, apply_parked

@@ -13,7 +13,7 @@ from viewer_pipeline.flush.ledger_rows import Flush, Totals
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
 from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
-from viewer_pipeline.reconcile.report import DifferenceReport, Kind
+from viewer_pipeline.reconcile.difference_report import DifferenceReport, Kind
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import Target

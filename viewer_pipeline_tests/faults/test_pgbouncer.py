@@ -31,8 +31,8 @@ from viewer_pipeline.flush.rejects import Reject, record_message_rejects
 from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.history.daily import stale_days
-from viewer_pipeline.history.retention import Pruned, prune_ledger
+from viewer_pipeline.history.daily_rollup import stale_days
+from viewer_pipeline.history.pruning import Pruned, prune_ledger
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.history import daily
-from viewer_pipeline.history.daily import Day, Window, rolled_up_days, stale_days, unequal_days
+from viewer_pipeline.history import daily_rollup
+from viewer_pipeline.history.daily_rollup import Day, Window, rolled_up_days, stale_days, unequal_days
 from viewer_pipeline.stores.queries import fetch_one
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
@@ -109,7 +109,7 @@ def test_roll_up_leaves_out_concurrent_flushes(history: History, monkeypatch: py
         history.flush(at(MARCH), {"a": 10})
         return row
 
-    monkeypatch.setattr(daily, "fetch_one", fetch_and_flush)
+    monkeypatch.setattr(daily_rollup, "fetch_one", fetch_and_flush)
     history.roll_up(MARCH, MARCH + ONE)
     monkeypatch.undo()
     assert history.daily() == {(MARCH, "a"): 1}

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.history.daily import Window, rolled_up_days
+from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, run_tags_of
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today

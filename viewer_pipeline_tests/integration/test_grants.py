@@ -39,8 +39,8 @@ from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.history.daily import ONE_DAY, Window, roll_up, stale_days
-from viewer_pipeline.history.retention import (
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, roll_up, stale_days
+from viewer_pipeline.history.pruning import (
     count_old_parked,
     count_old_rejected,
     prune_all_parked,

@@ -25,7 +25,7 @@ from viewer_pipeline.history.baseline import take_from_target
 from viewer_pipeline.reconcile import compare_totals, repair
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult, reconcile
-from viewer_pipeline.reconcile.report import MAX_REPORTS
+from viewer_pipeline.reconcile.difference_report import MAX_REPORTS
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.stores.queries import fetch_one
 from viewer_pipeline.target.parked import discard_parked, prune_parked

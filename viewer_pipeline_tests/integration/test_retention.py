@@ -10,9 +10,9 @@ from threading import Event
 import pytest
 
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history import retention
-from viewer_pipeline.history.daily import Window, stale_days
-from viewer_pipeline.history.retention import (
+from viewer_pipeline.history import pruning
+from viewer_pipeline.history.daily_rollup import Window, stale_days
+from viewer_pipeline.history.pruning import (
     LedgerPlan,
     Pruned,
     count_old_rejected,
@@ -146,11 +146,11 @@ def test_prune_ledger_keeps_repairs(history: History) -> None:
 def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """It deletes in chunks, bounded by flushes and by batches, until its time is over; the next call continues."""
     three_days(history)
-    monkeypatch.setattr(retention, "CHUNK_FLUSHES", 1)
+    monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 1)
     assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, ended=False)
     assert kept_from(history) == "2026-03-04"
-    monkeypatch.setattr(retention, "CHUNK_FLUSHES", 200)
-    monkeypatch.setattr(retention, "CHUNK_BATCHES", 3)
+    monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 200)
+    monkeypatch.setattr(pruning, "CHUNK_BATCHES", 3)
     assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1).flushes == 2
     assert prune(history, MARCH + ONE * 3) == Pruned(2, 4, 4 + 5 + 4)
 

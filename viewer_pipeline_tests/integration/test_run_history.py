@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.history.daily import Window
+from viewer_pipeline.history.daily_rollup import Window
 from viewer_pipeline.orchestration import run_history
 from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode

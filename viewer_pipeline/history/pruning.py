@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history.daily import ONE_DAY, exclusive_rollup
+from viewer_pipeline.history.daily_rollup import ONE_DAY, exclusive_rollup
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target

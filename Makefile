@@ -23,11 +23,12 @@ run: $(READY)     ## Run everything in the foreground; Ctrl-C stops it.
 test: $(READY)    ## Run all tests, on embedded servers or on those that TEST_DATABASE_URL, TEST_REDIS_URL name.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-lint: $(READY)    ## Check style, types, import rules and Dagster definitions.
+lint: $(READY)    ## Check style, types, import rules, vocabulary and Dagster definitions.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.vocabulary
 	DAGSTER_HOME="$$(mktemp -d)" $(BIN)/python -W ignore -m dagster definitions validate -w workspace.yaml --log-level warning
 
 format: $(READY)  ## Format the code, and fix what can be fixed.

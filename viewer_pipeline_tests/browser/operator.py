@@ -99,11 +99,11 @@ class Operator:
         expect(self.page.get_by_text("Partition selection")).to_be_visible()
         return int(days)
 
-    def open_run(self, why: str) -> None:
-        """Open a run that succeeded, and ran for this reason, from the list of runs."""
+    def open_run(self, trigger: str) -> None:
+        """Open a successful run with this trigger from the list of runs."""
         self.go("Runs")
         link = self.page.get_by_role("link", name="View", exact=True)
-        row = self.smallest(f"viewer/trigger: {why}.*Success", link)
+        row = self.smallest(f"viewer/trigger: {trigger}.*Success", link)
         row.get_by_role("link", name="View", exact=True).click()
         expect(self.page.get_by_text("Re-execute")).to_be_visible()
 

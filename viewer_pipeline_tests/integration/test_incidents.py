@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
 import pytest
 
+from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
@@ -71,4 +76,25 @@ def test_drift(world: World, *, retried: bool) -> None:
     world.client.decrby(PREFIX + "a", 3)
     for _ in range(2 if retried else 1):
         bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert opened(world) == {"drift": (1, 3)}
+
+
+def test_drift_of_a_failed_attempt_is_recorded_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second transaction fails after the first flush was settled; the repeated step adds no occasion."""
+    world.send_many(6, views=5)
+    snapshot = drain(world.stores, world.request())
+    world.client.decrby(PREFIX + "vod0000", 3)
+    commit, fails = transaction.transact, iter([False, True])
+
+    def fail_at_second(*arguments: Any) -> Any:
+        if next(fails, False):
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        return commit(*arguments)
+
+    monkeypatch.setattr(transaction, "transact", fail_at_second)
+    with pytest.raises(PostgresUnavailable, match="deadlock detected"):
+        bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert opened(world) == {"drift": (1, 3)}
+    report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert ([row.seq for row in report.recovered], report.views) == ([1], 30)
     assert opened(world) == {"drift": (1, 3)}

@@ -15,7 +15,7 @@ MIN_RUN_SECONDS = 1.0  # the shortest run; one that cannot end in time is not st
 
 
 def flush_pending(settings: Settings, deadline: float) -> str:
-    """Run a sweep in this process, recorded in Dagster's history, if views are pending; return what it flushed.
+    """Run a sweep in this process, recorded in Dagster's history, if views are pending; return the outcome as text.
 
     A running flush gets half of the remaining time to end first; two at once would be exact as well. `deadline` is a
     time of the monotonic clock. Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
@@ -40,7 +40,7 @@ def flush_pending(settings: Settings, deadline: float) -> str:
         # If this process ends before its run, Dagster's monitor fails the run at this time and not after
         # `max_runtime_seconds`; sensor and sweep wait for the run until then.
         tags = {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
-        result = run_flush(instance, settings, FlushMode.sweep, trigger="shutdown: what remains", tags=tags)
+        result = run_flush(instance, settings, FlushMode.sweep, trigger="shutdown: remaining views", tags=tags)
     if not result.success:
         raise NotFlushed(f"run {result.run_id} failed")
-    return f"flushed what remained: {result.stats.get('views', 0)} views, run {result.run_id}"
+    return f"flushed the remaining views: {result.stats.get('views', 0)}, run {result.run_id}"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they print."""
+"""Shared options of commands, and how commands print results."""
 
 from __future__ import annotations
 

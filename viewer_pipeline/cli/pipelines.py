@@ -1,4 +1,4 @@
-"""Commands on who owns the counters of a Redis: adopt, retire."""
+"""Commands on the owner of the counters of a Redis: adopt, retire."""
 
 from __future__ import annotations
 

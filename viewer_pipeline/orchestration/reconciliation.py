@@ -64,7 +64,7 @@ def reconciliation(
 reconcile_job = dg.define_asset_job(
     "reconcile",
     selection=[reconciliation],
-    description="Compare what is persisted with its history, and repair it on request. One process.",
+    description="Compare persisted counts with their history, and repair them on request. One process.",
     executor_def=dg.in_process_executor,
     tags={"viewer/job": "reconciliation", "dagster/max_runtime": str(MAX_RUN_SECONDS)},
 )

@@ -8,7 +8,7 @@ import dagster as dg
 
 from viewer_pipeline.settings import Settings, load_settings
 
-LOADED = load_settings()  # for what is fixed when the definitions load: intervals, crons, partitions
+LOADED = load_settings()  # intervals, crons and partitions are fixed when the definitions load
 
 SettingsResource = dg.ResourceParam[Settings]
 

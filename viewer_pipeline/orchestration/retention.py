@@ -1,4 +1,4 @@
-"""The retention jobs: each prunes what is older than its setting. `dry_run` only reports."""
+"""The retention jobs: each prunes data older than its setting. `dry_run` only reports."""
 
 import time
 from datetime import UTC, datetime

@@ -322,7 +322,7 @@ def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: P
         pair.lead_to_the_new()
         assert worker.process.wait(60) == 0
         last = worker.last_event()
-    assert (last["lost_views"], last["flush"].partition(",")[0]) == (0, f"flushed what remained: {VIEWS} views")
+    assert (last["lost_views"], last["flush"].partition(",")[0]) == (0, f"flushed the remaining views: {VIEWS}")
     assert world.totals() == {"a": VIEWS}
     assert views_of(pair.promoted, "a") == 0
 

@@ -66,8 +66,8 @@ def test_stop_flushes_pending_views(worker: WorkerProcess, world: World) -> None
     assert worker.stop() == 0
     assert world.totals() == {"announced": 5, "unannounced": 7}
     assert world.counters() == {}
-    assert reasons_of_runs(world) == [("SUCCESS", "shutdown: what remains")]
-    assert worker.last_event()["flush"].startswith("flushed what remained: 12 views, run ")
+    assert reasons_of_runs(world) == [("SUCCESS", "shutdown: remaining views")]
+    assert worker.last_event()["flush"].startswith("flushed the remaining views: 12, run ")
 
 
 def test_stop_while_messages_arrive(worker: WorkerProcess, world: World) -> None:

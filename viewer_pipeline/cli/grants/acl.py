@@ -1,4 +1,4 @@
-"""The ACL line that makes a Redis user for just this work. Pure."""
+"""The ACL line that creates a Redis user with only the rights needed here. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from viewer_pipeline.redis_names import RedisNames, presence_channel
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import COMMANDS
 
-PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits, so Redis refuses the line as long as it is there
-NEWER = ("client|setinfo",)  # redis-py says its name with it where it may; older servers do not know it
+PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
+NEWER = ("client|setinfo",)  # redis-py sends its name with it; older servers do not know it
 
 
 def acl_line(user: str, settings: Settings, password: str = PASSWORD) -> str:

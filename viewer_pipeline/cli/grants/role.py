@@ -1,4 +1,4 @@
-"""The SQL that makes a role for just this work. Pure."""
+"""The SQL that creates a role with only the rights needed here. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from viewer_pipeline.identifiers import TableName, quoted
 from viewer_pipeline.stores.privileges import TABLES
 from viewer_pipeline.target.table import TargetNames
 
-PASSWORD = "<PASSWORD>"  # noqa: S105 - no SQL: what is printed fails as long as nobody has put a password there
+PASSWORD = "<PASSWORD>"  # noqa: S105 - invalid SQL: the statement fails until a password is put there
 
 
 def sql_lines(
@@ -16,7 +16,7 @@ def sql_lines(
 ) -> Iterator[str]:
     """Yield statements. `dagster`: its storage is the schema `dagster` of this database.
 
-    The role may read the ledger, add to it and delete from it, and not change what is in it.
+    The role may read, insert into and delete from the ledger, but not update its rows.
     """
     name = quoted(role)
     yield f"CREATE ROLE {name} LOGIN PASSWORD {password};"
@@ -32,16 +32,16 @@ def sql_lines(
 
 
 def _dagster_lines(name: str) -> Iterator[str]:
-    """Yield what Dagster needs to make its tables, and for those that somebody else has made before."""
+    """Yield the rights that Dagster needs to create its tables, and on tables that another role created before."""
     yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"
     yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"
     yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA dagster TO {name};"
 
 
 def _target_lines(name: str, target: TargetNames) -> Iterator[str]:
-    """Yield what a flush needs of the target table: two columns, of which it writes one."""
+    """Yield the rights that a flush needs on the target table: two columns, of which it writes one."""
     schema, table = target.table
-    assert schema is not None, "whoever prints it has looked it up"
+    assert schema is not None, "the caller names a schema"
     ids, counts = quoted(target.id_column), quoted(target.count_column)
     yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {name};"
     yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {TableName(schema, table)} TO {name};"

@@ -79,7 +79,7 @@ def render(grants: Grants) -> str:
     ]
     redis = [
         "# Redis: at the prompt of redis-cli (a shell would take & and * for its own). Afterwards ACL SAVE or CONFIG",
-        f"# REWRITE. Where {acl.PASSWORD} stands, put what `printf %s password | sha256sum` prints.",
+        f"# REWRITE. Where {acl.PASSWORD} stands, put the output of `printf %s password | sha256sum`.",
         grants.redis,
         "# Redis 7.2 and newer, besides:",
         grants.redis_newer,

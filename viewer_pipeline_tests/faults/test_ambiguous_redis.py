@@ -17,16 +17,15 @@ import redis
 
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush import redis_store
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counter_reader import CounterReader
-from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, SWEPT, RedisStore
 from viewer_pipeline.flush.report import RunReport
-from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.fold_store import FoldStore
@@ -86,11 +85,6 @@ class Proxied(World):
         super().__init__(Stores(RedisStore(client, url, PREFIX), world.stores.ledger))
         self.sent = world.sent
 
-    def drain(self) -> tuple[Snapshot, Aggregate]:
-        """Take the first two steps of a run."""
-        snapshot = drain(self.stores, self.request())
-        return snapshot, aggregate(snapshot.readings)
-
 
 @pytest.fixture
 def proxy(redis_url: str) -> Iterator[Proxy]:
@@ -122,20 +116,13 @@ def scene(world: World) -> None:
     world.client.set(PREFIX + "idle", 0)
     world.stores.redis.request_sweep("before")
     world.flush()
-    left_unsettled(world)
+    world.send_many(3, 7)
+    world.flush_unsettled()  # two batches
     world.send_many(5)
     world.client.set(PREFIX + "bad", "x")
     world.client.set(PREFIX + "idle", 0)
     world.client.zadd("viewer:changed", {"idle": 1, "bad": 1})
     world.stores.redis.request_sweep("test")
-
-
-def left_unsettled(world: World) -> None:
-    """Leave a flush of two batches in the ledger that Redis does not know."""
-    world.send_many(3, 7)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Settler, "add", lambda *_: None)
-        world.flush()
 
 
 def inject(proxy: Proxy, fault: Fault, call: Call, times: int) -> None:

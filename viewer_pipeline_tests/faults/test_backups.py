@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.servers import restore_database
 from viewer_pipeline_tests.support.world import World
@@ -67,12 +66,6 @@ def backups(world: World, postgres_server: PostgresServer) -> Iterator[Backups]:
     backups.drop()
 
 
-def incidents(world: World) -> dict[str, int]:
-    """Return the open incidents: kind -> views."""
-    with world.stores.ledger.connect() as connection:
-        return {incident.kind: incident.views for incident in open_incidents(connection)}
-
-
 def persisted(world: World) -> set[int]:
     """Return the total, which is the same for all VODs; nothing is pending."""
     assert world.counters() == {}
@@ -101,7 +94,7 @@ def test_redis_is_backed_up_first(world: World, backups: Backups) -> None:
     backups.restore_postgres()
     world.flush()
     assert persisted(world) == {BEFORE + BETWEEN}
-    assert incidents(world) == {"drift": BETWEEN * VODS}
+    assert world.incidents() == {"drift": BETWEEN * VODS}
     world.send_many(VODS, NEW)
     world.flush()
     assert persisted(world) == {BEFORE + BETWEEN + NEW}
@@ -124,7 +117,7 @@ def test_postgres_is_backed_up_first(world: World, backups: Backups) -> None:
     backups.restore_postgres()
     world.flush()
     assert persisted(world) == {1}
-    assert set(incidents(world)) == {"postgres_rolled_back"}
+    assert set(world.incidents()) == {"postgres_rolled_back"}
     world.send_many(VODS, NEW)
     world.flush()
     assert persisted(world) == {1 + NEW}
@@ -138,7 +131,7 @@ def test_postgres_beside_an_empty_redis(world: World, backups: Backups) -> None:
     world.send_many(VODS, NEW)
     world.flush()
     assert persisted(world) == {BEFORE + BETWEEN + NEW}
-    assert set(incidents(world)) == {"redis_emptied"}
+    assert set(world.incidents()) == {"redis_emptied"}
 
 
 def test_an_old_redis_beside_a_current_postgres(world: World, backups: Backups) -> None:

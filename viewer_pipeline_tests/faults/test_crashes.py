@@ -17,16 +17,8 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.transaction import SQL
+from viewer_pipeline_tests.support.dying import Died, die
 from viewer_pipeline_tests.support.world import World
-
-
-class Died(BaseException):
-    """Stands for a process that ends here: no code of ours catches it."""
-
-
-def die(*_: Any, **__: Any) -> Any:
-    """Raise instead of the call."""
-    raise Died
 
 
 def flush_and_die(world: World) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
-from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_queries import last_flush
@@ -25,18 +24,12 @@ def empty(world: World) -> None:
     world.client.flushall()
 
 
-def drained(world: World, **options: Any) -> Any:
-    """Take the first two steps of a run."""
-    snapshot = drain(world.stores, world.request(**options))
-    return snapshot, aggregate(snapshot.readings)
-
-
 def test_redis_is_emptied_before_the_marker_is_created(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run commits in between: its flush is not subtracted from views that arrive later."""
     world.send_many(4)
     world.flush()
     world.send_many(4)
-    other = drained(world)
+    other = world.drain()
     begin = RedisStore.begin
 
     def emptied_first(store: RedisStore, *arguments: Any) -> Any:
@@ -58,7 +51,7 @@ def test_redis_is_emptied_before_the_marker_is_created(world: World, monkeypatch
 def test_redis_is_emptied_after_a_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flush is in the ledger; counters of the new Redis are not lowered by it, and the run reports it."""
     world.send_many(4)
-    planned = drained(world)
+    planned = world.drain()
     settle = Settler._settle
 
     def emptied_first(settler: Settler, *arguments: Any) -> None:
@@ -74,12 +67,10 @@ def test_redis_is_emptied_after_a_commit(world: World, monkeypatch: pytest.Monke
     world.assert_all_persisted()
 
 
-def test_a_marker_made_below_a_flush_of_another_epoch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_marker_made_below_a_flush_of_another_epoch(world: World) -> None:
     """The marker skips the flush, and the run reports the number of its views."""
     world.send_many(4)
-    with monkeypatch.context() as patch:
-        patch.setattr(Settler, "add", lambda *_: None)
-        world.flush()  # in the ledger, but not settled
+    world.flush_unsettled()
     empty(world)
     with world.stores.ledger.connect() as connection:
         newest = last_flush(connection)
@@ -111,7 +102,7 @@ def test_both_servers_fall_back_during_a_run(world: World) -> None:
     dump: dict[Any, Any] = {key: world.client.dump(key) for key in keys}
     world.flush()  # flush 2: both servers lose it below
     world.send_many(2)
-    planned = drained(world)
+    planned = world.drain()
     lost = world.seqs()[-1]
     world.client.flushall()
     for key, value in dump.items():
@@ -158,7 +149,7 @@ def test_redis_is_emptied_while_counters_are_read(
 def test_redis_is_emptied_and_reused_before_a_commit(world: World) -> None:
     """The new marker stands exactly where the flush would continue: only its epoch identifies other counters."""
     world.send_many(4)
-    planned = drained(world)
+    planned = world.drain()
     world.client.flushall()
     world.stores.redis.begin("another run", LastFlush(0, 0), world.identity)
     world.send_many(4, 7)

@@ -18,7 +18,6 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.request import Mode
-from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
@@ -32,9 +31,9 @@ PARTS = 2  # tests that share the points: all of them together exceed a test's t
 class Scene:
     """Both servers in a state that exercises every call, with a method to restore it."""
 
-    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self._fill(monkeypatch)
+        self._fill()
         self._sent, self.totals = world.sent.copy(), world.totals()
         self._tables = [name for (name,) in world.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'viewer'")]
         world.execute("CREATE SCHEMA saved")
@@ -44,16 +43,14 @@ class Scene:
         self._keys: dict[bytes, Any] = {key: world.client.dump(key) for key in keys}
         self._empty = [f"DELETE FROM viewer.{table}" for table in self._tables]  # faster than TRUNCATE for so few rows
 
-    def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _fill(self) -> None:
         world = self.world
         world.send_many(5)
         world.flush()
         row = "INSERT INTO viewer.vod_view_counts VALUES ('full', %s, %s, 1, now())"
         world.execute(row, MAX_COUNT - 1, MAX_COUNT - 1)
         world.send_many(4, 5)
-        with monkeypatch.context() as patch:
-            patch.setattr(Settler, "add", lambda *_: None)
-            world.flush()
+        world.flush_unsettled()
         for number in range(9):
             world.send(f"vod{number:04d}", number + 1, announce=True)
         world.send(FULL, 7, announce=True)
@@ -96,10 +93,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+def scene(stores: Stores) -> Iterator[Scene]:
     """The state, prepared."""
     with ConnectedWorld(stores) as world:
-        yield Scene(world, monkeypatch)
+        yield Scene(world)
 
 
 def run(stores: Stores, mode: Mode) -> None:

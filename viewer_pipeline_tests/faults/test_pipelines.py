@@ -22,7 +22,6 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.identity import LedgerIdentity
-from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.flush.marker import Marker
@@ -70,12 +69,6 @@ def _leave(connection: psycopg.Connection, name: str) -> None:
     connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
 
-def incidents(world: World) -> list[str]:
-    """Kinds of the open incidents."""
-    with world.stores.ledger.connect() as connection:
-        return [incident.kind for incident in open_incidents(connection)]
-
-
 def keys_of(world: World) -> dict[bytes, Any]:
     """Everything that Redis holds."""
     keys: Any = world.client.keys("*")
@@ -118,7 +111,7 @@ def test_two_pipelines_flush_concurrently(world: World, another: MakeWorld) -> N
     for mine in pipelines:
         mine.flush()
         mine.assert_all_persisted()
-        assert incidents(mine) == []
+        assert mine.incidents() == {}
     assert {pipeline.prefix for pipeline in known_pipelines(world.client, world.stores.redis.url)} == {PREFIX, SHOP}
 
 
@@ -170,8 +163,7 @@ def test_remaining_views_of_a_retired_pipeline(world: World) -> None:
     world.send_many(4)
     world.flush()
     world.send_many(4)
-    with patch.object(Settler, "add", lambda *_: None):
-        world.flush()
+    world.flush_unsettled()
     world.send_many(4, 1)
     assert retire(world.stores.redis, PREFIX, settled_by=world.stores.ledger)
     assert world.counters() == {f"vod{n:04d}": 1 for n in range(4)}
@@ -364,7 +356,7 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     copy.sent = Counter(world.sent)
     copy.flush()
     copy.assert_all_persisted()
-    assert incidents(copy) == []
+    assert copy.incidents() == {}
     with pytest.raises(PipelineRefused):
         world.flush()
     assert not adopt(copy.stores).changed
@@ -412,8 +404,7 @@ def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld
     world.send_many(4)
     world.flush()
     world.send_many(4)
-    with patch.object(Settler, "add", lambda *_: None):
-        world.flush()
+    world.flush_unsettled()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
         adopt(copy.stores)
@@ -492,7 +483,7 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
     with pytest.raises(CannotAdopt, match="not in it; `--from-here`"):
         adopt(world.stores)
     adopt(world.stores, "from-here")
-    assert incidents(world) == ["postgres_rolled_back"]
+    assert list(world.incidents()) == ["postgres_rolled_back"]
     world.flush()
     assert world.counters() == {}
     assert world.totals() == {f"vod{n:04d}": 9 for n in range(2)}
@@ -641,8 +632,7 @@ def test_a_copy_is_detected_although_the_first_run_after_a_recovery_died(world: 
     world.send_many(2)
     world.flush()
     world.send_many(2)
-    with patch.object(Settler, "add", lambda *_: None):
-        assert recovered.flush().notes.postgres_rolled_back
+    assert recovered.flush_unsettled().notes.postgres_rolled_back
     world.send_many(2)
     recovered.flush()
     marker = world.stores.redis.marker()

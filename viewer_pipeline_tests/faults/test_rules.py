@@ -21,32 +21,17 @@ from viewer_pipeline.errors import (
 )
 from viewer_pipeline.flush import commit, ledger, transaction
 from viewer_pipeline.flush import settle as settler
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_queries import batches_beyond
 from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
-
-
-def drained(world: World, **options: Any) -> tuple[Snapshot, Aggregate]:
-    """Take the first two steps of a run."""
-    snapshot = drain(world.stores, world.request(**options))
-    return snapshot, aggregate(snapshot.readings)
-
-
-def committed_not_settled(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
-    """Leave a flush in the ledger that Redis does not know."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Settler, "add", lambda *_: None)
-        world.flush(**options)
 
 
 def test_r1_ledger_and_totals_commit_together(world: World) -> None:
@@ -64,7 +49,7 @@ def test_r1_ledger_and_totals_commit_together(world: World) -> None:
 def test_r3_a_snapshot_is_discarded_if_another_run_committed_first(world: World) -> None:
     """Two runs read the same counters; the second to commit drains again and finds none left."""
     world.send_many(3)
-    first, second = drained(world), drained(world)
+    first, second = world.drain(), world.drain()
     bulk_upsert(world.stores, *first)
     world.send("vod0000", 1)
     done = bulk_upsert(world.stores, *second)
@@ -91,9 +76,9 @@ def test_r3_between_the_flushes_of_one_run(world: World, monkeypatch: pytest.Mon
 def test_r3_a_snapshot_is_discarded_also_after_a_gap(world: World) -> None:
     """A flush numbered far above `base` (the marker was ahead) supersedes like the next number."""
     world.send("a", 5)
-    first = drained(world)
+    first = world.drain()
     world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
-    bulk_upsert(world.stores, *drained(world))
+    bulk_upsert(world.stores, *world.drain())
     done = bulk_upsert(world.stores, *first)
     assert (world.seqs(), done.views, done.notes.superseded) == ([16], 0, 1)
     world.assert_all_persisted()
@@ -119,7 +104,7 @@ def test_at_most_two_flushes_are_unsettled(world: World, monkeypatch: pytest.Mon
 def test_r3_two_concurrent_transactions(world: World) -> None:
     """While one transaction holds the next seq, the other waits for it, and is superseded when it commits."""
     world.send_many(3)
-    first, second = drained(world), drained(world)
+    first, second = world.drain(), world.drain()
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
         planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame)
@@ -150,10 +135,10 @@ def test_r3_a_run_stops_after_several_superseded_attempts(world: World, monkeypa
     world.assert_all_persisted()
 
 
-def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World) -> None:
     """As redis-py does after a timeout, with one or several batches."""
     world.send_many(4)
-    committed_not_settled(world, monkeypatch)
+    world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
         batches = batches_beyond(connection, 0, 0, 1, 100)
     world.send_many(4)
@@ -164,10 +149,10 @@ def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, mo
     world.assert_conserved()
 
 
-def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World) -> None:
     """Within a flush, and across flushes: nothing changes, the marker stays."""
     world.send_many(8)
-    committed_not_settled(world, monkeypatch)
+    world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
         first, second, third, *_ = batches_beyond(connection, 0, 0, 9, 100)
     for marker, skipping in ((world.at(1, 1, 2), second), (world.at(1, 2, 2), third)):
@@ -178,10 +163,10 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World, mo
     assert world.marker() == Marker(2, 1, 2)
 
 
-def test_r5_a_script_after_a_gap_does_not_skip_a_flush(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r5_a_script_after_a_gap_does_not_skip_a_flush(world: World) -> None:
     """Redis fell back to before flush 1 was settled; the first batch of flush 2 must not move the marker past it."""
     world.send_many(8)
-    committed_not_settled(world, monkeypatch)
+    world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
         flush_two = batches_beyond(connection, 1, 2, 2, 100)
     settled = world.stores.redis.settle(world.at(1, 2, 2), flush_two)
@@ -245,7 +230,7 @@ def test_a_redis_that_was_emptied(world: World) -> None:
 def test_a_marker_that_vanishes_during_a_run(world: World) -> None:
     """The run stops with an error; the next one treats Redis as emptied."""
     world.send("a", 5)
-    planned = drained(world)
+    planned = world.drain()
     world.client.delete("viewer:settled")
     with pytest.raises(MarkerMoved, match="vanished before flush 1"):
         bulk_upsert(world.stores, *planned)
@@ -293,7 +278,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
 def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster retries the step with a snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
-    planned = drained(world)
+    planned = world.drain()
     transact = transaction.transact
 
     def lose_all(*arguments: Any) -> bool:
@@ -371,10 +356,10 @@ def test_r11_a_redis_that_refuses_writes(world: World, name: str, value: str, ba
     world.assert_all_persisted()
 
 
-def test_settling_without_memory_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settling_without_memory_changes_nothing(world: World) -> None:
     """The script writes the marker first: refused there, it has subtracted nothing yet (rule R4)."""
     world.send_many(4)
-    committed_not_settled(world, monkeypatch)
+    world.flush_unsettled()
     with refusing(world, "maxmemory", "1", "0"), pytest.raises(RedisRefusesWrites):
         world.flush()
     assert world.counters() == dict(world.sent)
@@ -387,7 +372,7 @@ def test_a_lowered_counter_is_reported(world: World) -> None:
     """Its counter becomes zero, never negative; the missing views are the drift; others are exact."""
     world.send("a", 5)
     world.send("b", 5)
-    planned = drained(world)
+    planned = world.drain()
     world.client.decrby(PREFIX + "a", 3)
     done = bulk_upsert(world.stores, *planned)
     assert (done.notes.drift, done.notes.drifted) == (3, ("a",))
@@ -400,7 +385,7 @@ def test_a_counter_of_another_type_does_not_stop_a_batch(world: World, value: An
     """Deleted, text, another type, or too low to be lowered: the rest of its batch is settled once."""
     world.send("a", 5)
     world.send("b", 5)
-    planned = drained(world, flush_max_counters=1000, batch_size=1000)
+    planned = world.drain(flush_max_counters=1000, batch_size=1000)
     world.client.delete(PREFIX + "a")
     if isinstance(value, list):
         world.client.lpush(PREFIX + "a", *value)
@@ -417,7 +402,7 @@ def test_a_counter_of_another_type_does_not_stop_a_batch(world: World, value: An
 def test_drift_without_a_reply_is_reported_as_unknown(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """redis-py repeats the scripts: each replies that it is done, without the drift of the first call."""
     world.send_many(4)
-    planned = drained(world)
+    planned = world.drain()
     world.client.decrby(PREFIX + "vod0000", 3)
     settle_some = RedisStore._send_settle_scripts
 
@@ -438,7 +423,7 @@ def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> No
     """It is a hint: without it, counters are read by sweeps and settled all the same."""
     world.send("a", 5, announce=True)
     world.send("b", 5, announce=True)
-    planned = drained(world)
+    planned = world.drain()
     world.send("a", 1)
     world.client.delete("viewer:changed")
     world.client.set("viewer:changed", "taken")

@@ -37,6 +37,7 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.servers import restore_database
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -45,15 +46,6 @@ STEPS = 20
 TEMPLATE, DUMP = "machine_template", "machine_dump"
 VODS = st.sampled_from(["a", "b", "c", "d", "e"])
 HOUR_MS = 3_600_000
-
-
-class Died(BaseException):
-    """Stands for a process that ends here."""
-
-
-def die(*_: Any, **__: Any) -> Any:
-    """Raise instead of the call."""
-    raise Died
 
 
 # Each is the last thing that a flush does.

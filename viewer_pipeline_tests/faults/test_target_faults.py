@@ -14,7 +14,6 @@ import pytest
 
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
@@ -31,7 +30,7 @@ PARKED = {"full": 7, "ghost": 2}
 class TargetScene(Scene):
     """A table with most rows; parked views whose row exists by now; a flush that is committed, not settled."""
 
-    def _fill(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _fill(self) -> None:
         world = self.world
         world.execute("CREATE TABLE viewer.video (id text PRIMARY KEY, n integer)")
         world.send("late", 5)
@@ -41,9 +40,7 @@ class TargetScene(Scene):
         world.execute(rows, [f"vod{number:04d}" for number in range(9)])
         world.execute("INSERT INTO viewer.video VALUES ('full', %s)", INT4 - 6)
         world.send_many(4, 5)
-        with monkeypatch.context() as patch:
-            patch.setattr(Settler, "add", lambda *_: None)
-            world.flush()
+        world.flush_unsettled()
         world.execute(rows, ["late"])
         for number in range(9):
             world.send(f"vod{number:04d}", number + 1, announce=True)
@@ -62,10 +59,10 @@ class TargetScene(Scene):
 
 
 @pytest.fixture
-def scene(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetScene]:
+def scene(stores: Stores) -> Iterator[TargetScene]:
     """The state, prepared."""
     with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
-        yield TargetScene(world, monkeypatch)
+        yield TargetScene(world)
 
 
 def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:

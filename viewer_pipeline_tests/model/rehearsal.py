@@ -20,15 +20,12 @@ from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
+from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.world import PREFIX
 from viewer_pipeline_tests.support.world import World as Servers
 
 SECONDS = 60  # until a call that is missing, or that the model does not make, is a failure
 TABLES = ("flush", "flush_batch", "vod_view_counts")
-
-
-class Died(BaseException):
-    """Ends a run: no code of ours catches it."""
 
 
 class Gate:

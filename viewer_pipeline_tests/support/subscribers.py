@@ -25,6 +25,7 @@ from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import free_port
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.waiting import wait_until
 
 CHANNEL = "view_count_updates"
@@ -35,10 +36,6 @@ PIPELINE_MESSAGES = 40  # messages that a publisher sends in one go
 def message(vod_id: str, count: int = 1) -> bytes:
     """Return a message as producers publish it."""
     return orjson.dumps({"vodId": vod_id, "count": count})
-
-
-class Died(BaseException):
-    """Ends a thread like a crash: no code of the pipeline catches it."""
 
 
 class SubscriberThread:

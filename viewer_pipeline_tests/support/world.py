@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from types import TracebackType
 from typing import Any, Self
+from unittest.mock import patch
 from uuid import uuid4
 
 import psycopg
 import redis
 
-from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counters import counter_pattern
-from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.request import Mode, Request
+from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.claims import identity_of
 
@@ -52,9 +55,22 @@ class World:
 
     def flush(self, mode: Mode = "sweep", **options: Any) -> RunReport:
         """Run a whole flush in this process."""
-        request = self.request(mode, **options)
-        snapshot = drain(self.stores, request)
-        return bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
+        return bulk_upsert(self.stores, *self.drain(mode, **options))
+
+    def drain(self, mode: Mode = "sweep", **options: Any) -> tuple[Snapshot, Aggregate]:
+        """Run the first two steps of a flush."""
+        snapshot = drain(self.stores, self.request(mode, **options))
+        return snapshot, aggregate(snapshot.readings)
+
+    def flush_unsettled(self, **options: Any) -> RunReport:
+        """Run a flush that commits, but leaves its views in Redis."""
+        with patch.object(Settler, "add", lambda *_: None):
+            return self.flush(**options)
+
+    def incidents(self) -> dict[str, int]:
+        """Open incidents: kind -> views."""
+        with self.stores.ledger.connect() as connection:
+            return {incident.kind: incident.views for incident in open_incidents(connection)}
 
     @staticmethod
     def request(mode: Mode = "sweep", **options: Any) -> Request:

@@ -17,7 +17,7 @@ MAX_FAILING_ROWS = 20
 class CheckResult:
     """The result of one check.
 
-    `healthy`: nothing is wrong. `unknown`: this program cannot determine it; the remedy tells how to find out.
+    `healthy`: nothing is wrong. `unknown`: this program cannot determine it; the remedy describes how to find out.
     `degraded`: it works, and somebody should look. `unhealthy`: it does not work, or counts are wrong.
 
     Attributes:

@@ -48,7 +48,7 @@ class PostgresRefusesWrites(TransientError):
 
 
 class MarkerMoved(TransientError):
-    """The marker in Redis vanished or kept moving while batches were settled; the next run goes on from the ledger"""
+    """The marker in Redis vanished or kept moving while batches were settled; the next run continues from the ledger"""
 
 
 class RedisFailed(ViewerPipelineError):

@@ -30,7 +30,7 @@ def status(as_json: bool) -> None:
     "--watch-producers",
     type=click.FloatRange(1, 300),
     metavar="SECONDS",
-    help="Watch Redis with MONITOR, which slows it down, to tell which PUBSUB_MODE the producers need.",
+    help="Watch Redis with MONITOR, which slows it down, to find out which PUBSUB_MODE the producers need.",
 )
 @as_json
 def doctor(watch_producers: float | None, as_json: bool) -> None:

@@ -134,7 +134,7 @@ class Subscriber:
             log.info(event(words, channel=self._channel))
 
     def _has_room(self) -> bool:
-        """Whether to receive more. Beyond MAX_IDS the holder waits until it has folded; a standby starts anew.
+        """Whether to receive more. Beyond MAX_IDS the holder waits until it has folded; a standby starts over.
 
         The open segment can be folded only once its cut arrives, which waits behind what Redis has still to deliver.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Tables of the schema `viewer`. The ledger is added to and, once it is old, deleted from: whoever has this role cannot
+# Tables of the schema `viewer`. The ledger is added to and, once it is old, deleted from: a user of this role cannot
 # rewrite what was counted.
 TABLES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),

@@ -110,13 +110,13 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., None
 
 @pytest.mark.parametrize("kind", DATABASE_KINDS)
 def test_commands_with_a_database_url(run: Callable[..., None], database_url: str, redis_url: str, kind: str) -> None:
-    """`send` needs no PostgreSQL; the others say what is wrong with it."""
+    """`send` needs no PostgreSQL; the others report the error."""
     run(database_urls(database_url)[kind], redis_url)
 
 
 @pytest.mark.parametrize("kind", REDIS_KINDS)
 def test_commands_with_a_redis_url(run: Callable[..., None], database_url: str, redis_url: str, kind: str) -> None:
-    """`migrate` needs no Redis; the others say what is wrong with it."""
+    """`migrate` needs no Redis; the others report the error."""
     run(database_url, redis_urls(redis_url)[kind])
 
 

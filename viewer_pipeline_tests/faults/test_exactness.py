@@ -70,13 +70,13 @@ def message(vod_id: str) -> bytes:
 
 
 def expire(world: World) -> None:
-    """Let the lease run out now, whoever holds it."""
+    """Expire the lease now."""
     seconds, microseconds = world.client.time()
     world.client.hset(SUBSCRIBER, "expires", seconds * 1000 + microseconds // 1000)
 
 
 def hold(world: World, folds: FoldStore, token: str) -> None:
-    """Hold the lease as a subscriber that cuts and folds only when the test says so."""
+    """Hold the lease as a subscriber that cuts and folds only when the test does."""
     ledger = world.identity.key
     until = int(time.time() * 1000) + 9 * LEASE_MS
     world.client.hset(SUBSCRIBER, mapping={"holder": token, "expires": until, "ledger": ledger})
@@ -86,7 +86,7 @@ def hold(world: World, folds: FoldStore, token: str) -> None:
 
 
 def test_begun_segment_closes_older_segments(folds: FoldStore, world: World) -> None:
-    """Another worker has an older segment that the holder lacked: folding it must not begin the newer one anew."""
+    """Another worker has an older segment that the holder lacked: folding it must not restart the newer one."""
     space = folds.key_space()
     hold(world, folds, "a")
     older = folds.cut(space, "a", 0)
@@ -171,7 +171,7 @@ def test_late_worker_without_others_takes_over(settings: Settings, folds: FoldSt
 
 
 def test_standby_notices_another_key_space(settings: Settings, folds: FoldStore, world: World) -> None:
-    """Redis was emptied and another worker named it anew: what that one folded is not folded again."""
+    """Redis was emptied and another worker created its id: segments it folded are not folded again."""
     hold(world, folds, "old")
     world.client.hset(SUBSCRIBER, "cut", 1000)
     with SubscriberThread(settings) as standby:

@@ -217,7 +217,7 @@ def test_subscription_on_another_server_is_noticed_by_the_holder(
     running.subscriber.folder.client.connection_pool.disconnect()
     sent = 0
     with publishing(pair.primary, busy=busy) as publisher:
-        wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is given up")
+        wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is closed")
         sent = publisher()
     wait_until(lambda: pair.promoted.publish(CHANNEL, message("b")), HEALED_SECONDS, "it receives the new one")
     wait_until(lambda: views_of(pair.promoted, "b"), HEALED_SECONDS, "what came after")
@@ -239,7 +239,7 @@ def test_subscription_on_another_server_is_noticed_by_a_standby(
         pair.lead_to_the_new()
         for made in (running, other):
             made.subscriber.folder.client.connection_pool.disconnect()
-        wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is given up")
+        wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is closed")
         wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
         assert standby.stats.takeovers == 0
         assert refusals_of(standby.subscriber.folder.client).demotions == 0
@@ -328,7 +328,7 @@ def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: P
 
 
 def refusing(worker: WorkerProcess) -> set[str]:
-    """Return the checks of /health that say that writes are refused; wait until there are some."""
+    """Return the checks of /health that report refused writes; wait until there are any."""
     names = set[str]()
 
     def failing_checks() -> set[str]:

@@ -135,7 +135,7 @@ def test_concurrent_sweeps_and_editors(stores: Stores) -> None:
 def _sweep(world: TargetWorld, stop: threading.Event) -> None:
     own = TargetWorld(world.stores, world.names)
     while not stop.is_set():
-        with suppress(TransientError):  # another one moved the marker again and again: the next run goes on
+        with suppress(TransientError):  # another one moved the marker again and again: the next run continues
             own.flush(flush_max_counters=20)
 
 
@@ -149,7 +149,7 @@ def _edit(url: str, vod_ids: list[str], stop: threading.Event) -> int:
                 with connection.transaction():
                     for vod_id in edited:
                         connection.execute(EDIT, [vod_id])
-            except psycopg.errors.DeadlockDetected:  # with a flush: either may be the one that PostgreSQL gives up
+            except psycopg.errors.DeadlockDetected:  # with a flush: PostgreSQL may abort either
                 continue
             edits += len(edited)
     return edits

@@ -29,7 +29,7 @@ def subscribes(world: World) -> bool:
 
 
 def stops(worker: WorkerProcess) -> bool:
-    """Whether /health says that it stops."""
+    """Whether /health reports that it stops."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
             return bool(json.load(response)["status"] == "stopping")

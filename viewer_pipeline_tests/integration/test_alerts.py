@@ -135,7 +135,7 @@ def test_a_run_that_failed_before_its_first_step_is_posted(
 def test_an_alert_that_cannot_be_delivered_fails_nothing(
     dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A line says so, without the key in the address."""
+    """A log line reports that, without the key in the address."""
     result = failed_run(dagster, monkeypatch)
     with listening(403) as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)

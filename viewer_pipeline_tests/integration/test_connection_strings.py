@@ -184,7 +184,7 @@ def test_time_outs_and_names(database_url: str) -> None:
 
 
 def test_socket_timeout(database_url: str) -> None:
-    """A server that is slow says so itself; one that is silent is given up."""
+    """A slow server reports a timeout; the client times out on a silent one."""
     slow = Ledger(f"{database_url}?socket_timeout=4")  # a second between the two time-outs
     with pytest.raises(PostgresUnavailable, match="statement timeout"), slow.connect() as connection:
         connection.execute("SELECT pg_sleep(30)")

@@ -391,7 +391,7 @@ def test_redis_that_stops_answering(settings: Settings) -> None:
 
 
 def test_postgres_that_stops_answering(settings: Settings) -> None:
-    """The doctor gives up long before its clients do."""
+    """The doctor times out long before its clients do."""
     url = settings.require_database_url()
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"SELECT 1", deliver=True, times=100)

@@ -1,4 +1,4 @@
-"""LeaseResult, cuts and folds on a real Redis: a segment is written once, by whoever holds the lease."""
+"""LeaseResult, cuts and folds on a real Redis: a segment is written once, by the holder of the lease."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_cut_numbers_rise_above_received_cuts(folds: FoldStore, token: str, worl
 
 
 def test_cut_in_another_key_space_is_refused(folds: FoldStore, token: str, world: World) -> None:
-    """No worker would receive the cut, so the subscriber subscribes anew."""
+    """No worker would receive the cut, so the subscriber subscribes again."""
     world.client.hset("viewer:subscriber", "id", "other")
     with pytest.raises(KeySpaceChanged):
         folds.cut(SPACE, token, 0)

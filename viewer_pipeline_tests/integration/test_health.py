@@ -279,7 +279,7 @@ def signal_all(server: PostgresServer, number: signal.Signals) -> None:
 
 
 def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> None:
-    """Stopped by SIGSTOP: answers within a second, tells how long, piles nothing up; heals when it goes on."""
+    """Stopped by SIGSTOP: /health responds within a second, queues nothing, and recovers."""
     http.start(database_url=own_postgres.url)
     assert http.check("postgres")[1] == "healthy"
     threads = threading.active_count()
@@ -309,7 +309,7 @@ def test_postgres_killed_while_it_hangs(http: HttpWorld, own_postgres: PostgresS
     assert http.check("postgres")[1] == "unhealthy"
     own_postgres.start()
     migrate(own_postgres.url, with_dagster=True)  # what it had committed last is not on disk: it is a throw-away
-    wait_until(lambda: "restarted" in http.check("postgres")[2], 60, "it healed, and says so")
+    wait_until(lambda: "restarted" in http.check("postgres")[2], 60, "it recovered, and reports that")
     assert http.check("postgres")[1] == "degraded"
 
 

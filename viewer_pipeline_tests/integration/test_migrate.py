@@ -173,7 +173,7 @@ def test_schemas_that_exist_need_no_right_to_make_them(fresh_url: str, newcomer:
 
 
 def test_schemas_that_are_missing_need_the_right_to_make_them(fresh_url: str, newcomer: str) -> None:
-    """Without it: one error that says so, and nothing half made."""
+    """Without it: one clear error, and nothing is left half done."""
     with pytest.raises(PostgresFailed, match="permission denied for database") as raised:
         migrate(as_role(fresh_url, newcomer), with_dagster=True)
     assert quote(PASSWORD, safe="") not in str(raised.value)

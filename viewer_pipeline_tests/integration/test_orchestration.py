@@ -283,7 +283,7 @@ def test_checks_of_a_retried_step_can_fail(
 
 
 def test_permanent_errors_are_not_retried(runner: Runner, world: World) -> None:
-    """A schema that was never made: one failure that says what to run."""
+    """A missing schema: one failure that names the command to run."""
     world.send("a", 5)
     world.execute("DROP SCHEMA viewer CASCADE")
     result = runner.run()
@@ -362,7 +362,7 @@ def test_run_metrics_count_a_failed_run(
 
 
 def test_run_metrics_not_written_fail_no_run(runner: Runner, world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """One line in the log says so."""
+    """One log line reports that."""
     world.send("a", 5)
     world.execute("DROP TABLE viewer.run_metrics")
     with caplog.at_level("WARNING", "viewer_pipeline"):

@@ -53,7 +53,7 @@ def scans_until_found(world: TargetWorld, vod_id: str) -> int:
 
 @pytest.mark.parametrize("number", [1, 500, 501, 1499, MANY])
 def test_scan_reaches_every_parked_vod(made_up: TargetWorld, number: int) -> None:
-    """One look takes in some; the next goes on where it ended, and begins again at the end."""
+    """One pass handles a page; the next pass continues there, and starts over at the end."""
     vod_id = f"made up {number:04d}"
     made_up.add_vods(vod_id)
     position = -(-number // 500)
@@ -161,7 +161,7 @@ def test_discarding(vods: TargetWorld) -> None:
 
 
 def test_retention(vods: TargetWorld) -> None:
-    """Views of VODs that never came are given up after so many days, on record; younger ones stay; by default all."""
+    """Views of VODs that never existed are discarded after the retention, on record; by default all stay."""
     for vod_id in ("old", "young", "revived"):
         vods.send(vod_id, 5)
     vods.flush()

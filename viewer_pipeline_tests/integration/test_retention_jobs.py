@@ -98,7 +98,7 @@ def tick(name: str, dagster: DagsterWorld, settings: Settings) -> str:
 
 
 def test_ledger_schedule_requests_or_skips(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
-    """It launches a run where a day can be dropped, and says what is in the way where none can."""
+    """It launches a run if a day can be pruned, and otherwise reports the obstacle."""
     history, old = History(world), datetime.now(UTC).date() - ONE * 40
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == "no flush is older than 30 days"
     history.flush(at(old), {"a": 10})

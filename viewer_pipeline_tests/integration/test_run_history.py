@@ -175,7 +175,7 @@ def test_what_was_materialized_by_hand_goes_as_well(past: Past) -> None:
 
 
 def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oldest first; the next run goes on."""
+    """Oldest first; the next run continues."""
     monkeypatch.setattr(run_history, "BATCH_RUNS", 1)
     runs = [past.flush(40 - number) for number in range(4)]
     done = past.prune(seconds=-1)

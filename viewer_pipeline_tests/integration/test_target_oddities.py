@@ -152,7 +152,7 @@ def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple
     assert world.seqs() == []
 
 
-# --- what is given up -----------------------------------------------------------------------------------------------
+# --- discarded views -----------------------------------------------------------------------------------------------
 
 
 def test_retention_keeps_vods_with_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:

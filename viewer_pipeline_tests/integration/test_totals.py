@@ -181,7 +181,7 @@ def test_flushes_of_a_run_that_died_are_not_published(world: World, ear: Ear, mo
 def test_commit_without_a_reply_publishes_nothing(
     world: World, ear: Ear, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its totals went with the answer; the flush is settled, and a line in the log says so."""
+    """Its totals were lost with the reply; the flush is settled, and a log line reports that."""
     world.send("a", 5)
     transact = transaction.transact
 

@@ -80,7 +80,7 @@ def test_a_worker_that_stands_by(stored: Stored) -> None:
 
 
 def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis is not changed while it is alive; `migrate` goes on once it has ended."""
+    """Redis is not changed while it runs; `migrate` continues once it has ended."""
 
     def start_worker(*arguments: Settings) -> tuple[str | None, str]:
         lease_for(stored, HOUR)

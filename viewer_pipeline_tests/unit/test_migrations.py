@@ -1,4 +1,4 @@
-"""Migrations only add, so that the version before goes on working while the next one is rolled out."""
+"""Migrations only add, so that programs of the previous version work while the next one is rolled out."""
 
 from __future__ import annotations
 

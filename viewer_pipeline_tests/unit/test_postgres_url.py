@@ -209,7 +209,7 @@ def test_what_means_nothing_is_dropped_by_name() -> None:
     ],
 )
 def test_what_is_wrong(parameters: str, text: str) -> None:
-    """The error says what is expected, and cites nothing."""
+    """The error names the expected form, and quotes nothing."""
     with pytest.raises(ValueError, match=re.escape(text)) as raised:
         PostgresUrl.of(f"postgresql://u:secret@h/d?{parameters}")
     assert "secret" not in str(raised.value)
@@ -240,6 +240,6 @@ def test_whatever_the_characters(user: str, password: str, database: str, schema
 
 
 def test_every_parameter_of_libpq_goes_on_working() -> None:
-    """None is taken for Prisma's or dropped."""
+    """None is treated as Prisma's or dropped."""
     for name in LIBPQ_PARAMETERS - {"options"}:
         assert arguments(f"postgresql://?{name}=1").get(name) == "1"

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.sql"))
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(PACKAGE)) for file in FILES])
 def test_each_query_has_a_purpose_and_is_used(file: Path) -> None:
-    """The line below its name says what it is for; the module beside the file names it."""
+    """The line below its name is its purpose; the module beside the file uses it."""
     queries = named_queries(".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts))
     module = file.with_suffix(".py").read_text(encoding="utf-8")
     assert queries

@@ -490,7 +490,7 @@ def test_dagster_in_a_schema_of_its_own_address() -> None:
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
 def test_dagster_is_not_behind_pgbouncer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """One sentence says which variable to set, and to what."""
+    """One sentence names the variable and its values."""
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setenv(name, f"{URL}?schema=public&pgbouncer=true")
     assert error_of_settings() == (

@@ -1,1 +1,1 @@
-"""The doctor: runs the checks of /health and slower ones, writes nothing, and tells what to do about each result."""
+"""The doctor: runs the checks of /health and slower ones, writes nothing, and shows a remedy for each result."""

@@ -132,13 +132,18 @@ def add_to_summary(record_property: Callable[[str, object], None]) -> Callable[[
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _default_sighup() -> Iterator[None]:
-    """Start processes that react to SIGHUP, also where the tests run under nohup: an ignored signal is inherited."""
-    before = signal.getsignal(signal.SIGHUP)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def _default_signals() -> Iterator[None]:
+    """Start processes that react to signals, also if the tests run under nohup or in the background of a script.
+
+    There SIGHUP, SIGINT and SIGQUIT are ignored, and a child inherits that.
+    """
+    defaults = dict.fromkeys((signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM), signal.SIG_DFL)
+    ignored = [number for number in (*defaults, signal.SIGINT) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, defaults.get(number, signal.default_int_handler))
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,7 @@ defs = dg.Definitions(
     jobs=[flush_views, roll_up_days, reconcile_job, *RETENTION_JOBS],
     sensors=[view_count_updates_sensor, run_failure],
     schedules=[sweep_schedule, close_yesterday, refresh_today, *RETENTION_SCHEDULES],
-    executor=dg.in_process_executor,  # of runs started by hand: steps pass values in memory
+    executor=dg.in_process_executor,  # of all jobs: steps pass values in memory
     loggers={"console": console},
     resources={"settings": settings_resource, IN_MEMORY: dg.mem_io_manager},
 )

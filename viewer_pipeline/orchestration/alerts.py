@@ -17,10 +17,8 @@ MAX_REASON_CHARACTERS = 300
 _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
 
 
-@decorators.run_failure_sensor(  # monitors no job by name: all runs of this code location, of our jobs or not
-    name="run_failure",
-    minimum_interval_seconds=30,
-)
+# Monitors no job by name: all runs of this code location, of our jobs or not.
+@decorators.run_failure_sensor(name="run_failure", minimum_interval_seconds=30)
 def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:
     """Log one line for each run that failed after its retries, and post it as JSON if `ALERT_WEBHOOK_URL` is set.
 

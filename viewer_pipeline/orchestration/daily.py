@@ -22,12 +22,12 @@ from viewer_pipeline.history.daily_rollup import (
     views_per_hour,
 )
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
-from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.hourly_chart import hourly_chart
 from viewer_pipeline.orchestration.ops import TOP_VODS, TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, window_of
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
+from viewer_pipeline.orchestration.ui_metadata import check_result, table
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
@@ -71,23 +71,18 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
         checks = [_daily_equals_ledger(connection, window), _yesterday_is_complete(connection)]
-    yield dg.MaterializeResult(check_results=checks)
+    yield dg.MaterializeResult(check_results=[check_result(DAILY, check) for check in checks])
 
 
 def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
     """Add the metadata of one day to its own materialization."""
-    top = [
-        dg.TableRecord({"vod_id": vod_id, "views": views})
-        for vod_id, views in top_of_day(connection, day.day, TOP_VODS)
-    ]
-    columns = [dg.TableColumn("vod_id", "string"), dg.TableColumn("views", "int")]
     metadata: dict[str, Any] = {
         "views": day.views,
         "vods": day.vods,
         "dagster/partition_row_count": day.vods,
         "last_flush": day.last_flush,
         "seconds": result.seconds,
-        "top_vods": dg.MetadataValue.table(top, dg.TableSchema(columns)),
+        "top_vods": table({"vod_id": "string", "views": "int"}, top_of_day(connection, day.day, TOP_VODS)),
     }
     if day.kept:
         hours = views_per_hour(connection, day.day)
@@ -97,29 +92,24 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())
 
 
-def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> dg.AssetCheckResult:
+def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> CheckResult:
     unequal = unequal_days(connection, window)
     failing = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
     message = f"{len(failing)} days differ from the ledger" if failing else "equal to the ledger"
-    return _result("daily_equals_ledger", failing, message)
+    return CheckResult.of_rows("daily_equals_ledger", failing, message)
 
 
-def _yesterday_is_complete(connection: psycopg.Connection) -> dg.AssetCheckResult:
+def _yesterday_is_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
     stale = stale_days(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = f"{len(failing)} closed days have flushes not rolled up" if failing else "closed days are complete"
-    return _result("yesterday_is_complete", failing, message)
-
-
-def _result(name: str, failing: list[str], message: str) -> dg.AssetCheckResult:
-    return check_result(DAILY, CheckResult.of_rows(name, failing, message))
+    return CheckResult.of_rows("yesterday_is_complete", failing, message)
 
 
 roll_up_days = dg.define_asset_job(
     "roll_up_days",
     selection=[daily_views],
     description="Roll up days of the ledger by VOD. Its schedules launch it for days with new flushes.",
-    executor_def=dg.in_process_executor,
     tags=DAILY_TAGS,
 )

@@ -5,34 +5,27 @@ Dagster takes the docstring of assets and jobs by itself, but not of schedules a
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 Function = Callable[..., Any]
+SensorDecorator = Callable[..., Callable[[Function], dg.SensorDefinition]]
+ScheduleDecorator = Callable[..., Callable[[Function], dg.ScheduleDefinition]]
 
 
-def schedule(**options: Any) -> Callable[[Function], dg.ScheduleDefinition]:
-    """Return a decorator that makes a schedule."""
-    status = dg.DefaultScheduleStatus.RUNNING
-    return lambda function: dg.schedule(
-        description=_description(function), execution_timezone="UTC", default_status=status, **options
-    )(function)
+def _described(decorator: Callable[..., Any], **options: Any) -> Callable[[Function], Any]:
+    def decorate(function: Function) -> Any:
+        description = (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text
+        return decorator(description=description, **options)(function)
+
+    return decorate
 
 
-def sensor(**options: Any) -> Callable[[Function], dg.SensorDefinition]:
-    """Return a decorator that makes a sensor."""
-    status = dg.DefaultSensorStatus.RUNNING
-    return lambda function: dg.sensor(description=_description(function), default_status=status, **options)(function)
-
-
-def run_failure_sensor(**options: Any) -> Callable[[Function], dg.SensorDefinition]:
-    """Return a decorator that makes a sensor for failed runs."""
-    status = dg.DefaultSensorStatus.RUNNING
-    return lambda function: dg.run_failure_sensor(description=_description(function), default_status=status, **options)(
-        function
-    )
-
-
-def _description(function: Function) -> str:
-    return (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text
+_RUNNING = {"default_status": dg.DefaultSensorStatus.RUNNING}
+sensor: SensorDecorator = partial(_described, dg.sensor, **_RUNNING)
+run_failure_sensor: SensorDecorator = partial(_described, dg.run_failure_sensor, **_RUNNING)
+schedule: ScheduleDecorator = partial(
+    _described, dg.schedule, default_status=dg.DefaultScheduleStatus.RUNNING, execution_timezone="UTC"
+)

@@ -4,10 +4,11 @@ from typing import Any
 
 import dagster as dg
 
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.assets import view_counts
-from viewer_pipeline.orchestration.hooks import count_failure
-from viewer_pipeline.orchestration.ops import ASSET, FlushMode
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.loggers import LOG_LINES
+from viewer_pipeline.orchestration.ops import ASSET, FlushMode, mode_of
 
 # dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
 JOB_TAG = {"viewer/job": "flush", "dagster/max_runtime": "300"}
@@ -19,11 +20,18 @@ ACTIVE = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+
+@dg.failure_hook(required_resource_keys={"settings"})
+def count_failure(context: dg.HookContext) -> None:
+    """Count the run as failed in the run metrics. Called once its step has failed for good, not before a retry."""
+    run = context.instance.get_run_by_id(context.run_id)
+    record_failure(Ledger.of(context.resources.settings), mode_of(run.run_config if run else {}))
+
+
 flush_views = dg.define_asset_job(
     "flush_views",
     selection=[view_counts],
     description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
-    executor_def=dg.in_process_executor,
     tags=JOB_TAG,
     hooks={count_failure},
 )
@@ -31,15 +39,7 @@ flush_views = dg.define_asset_job(
 
 def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the run config of `flush_views`, with log lines on stderr in our format."""
-    return {
-        "ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}},
-        "loggers": {"console": {"config": {}}},
-    }
-
-
-def flush_request(mode: FlushMode, trigger: str) -> dg.RunRequest:
-    """Return a request for a flush run with this trigger."""
-    return dg.RunRequest(run_config=flush_run_config(mode), tags={TRIGGER_TAG: trigger})
+    return {"ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}}, **LOG_LINES}
 
 
 def blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:

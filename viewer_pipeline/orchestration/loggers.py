@@ -2,11 +2,14 @@
 
 import logging
 import sys
+from typing import Any
 
 import dagster as dg
 
 from viewer_pipeline.logs import formatter
 from viewer_pipeline.settings import load_settings
+
+LOG_LINES: dict[str, Any] = {"loggers": {"console": {"config": {}}}}  # the run config that selects this logger
 
 
 @dg.logger(

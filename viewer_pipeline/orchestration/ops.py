@@ -20,9 +20,9 @@ from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS
-from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
+from viewer_pipeline.orchestration.ui_metadata import check_result, table
 from viewer_pipeline.target.parked import ParkedViews, parked_of_flushes
 
 ASSET = "view_counts"
@@ -123,10 +123,7 @@ def bulk_upsert(
 
 
 @dg.op(
-    out={
-        "result": dg.Out(dg.Nothing),
-        **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS},
-    },
+    out={"result": dg.Out(dg.Nothing), **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS}},
     retry_policy=TRANSIENT,
     tags={"kind": "postgres"},
 )
@@ -154,7 +151,8 @@ def _metadata(
 ) -> dict[str, Any]:
     snapshot, notes = persisted.snapshot, persisted.notes
     oldest = (datetime.now(UTC) - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
-    numbers = {
+    return {
+        "mode": snapshot.request.mode,
         "counters": persisted.counters,
         "views": persisted.views,
         "flushes": len(persisted.seqs),
@@ -170,13 +168,7 @@ def _metadata(
         "upsert_seconds": persisted.upsert_seconds,
         "settle_seconds": persisted.settle_seconds,
         "verify_seconds": verify_seconds,
-    }
-    rows = [dg.TableRecord({"vod_id": vod_id, "views": views, "total": total}) for vod_id, views, total in top]
-    columns = [dg.TableColumn("vod_id", "string"), dg.TableColumn("views", "int"), dg.TableColumn("total", "int")]
-    return {
-        "mode": snapshot.request.mode,
-        **numbers,
         "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
         "notes": "; ".join(notes.sentences()) or "nothing out of the ordinary",
-        "top_vods": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+        "top_vods": table({"vod_id": "string", "views": "int", "total": "int"}, top),
     }

@@ -8,14 +8,13 @@ from pydantic import Field
 
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.assets import OWNERS
-from viewer_pipeline.orchestration.check_results import check_result
 from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
+from viewer_pipeline.orchestration.ui_metadata import check_result, table
 from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.compare import reconcile as compare
 
-GROUP = "reconciliation"
 NAME = "reconciliation"
 MAX_RUN_SECONDS = 3600  # longer than a flush, since it reads everything
 
@@ -36,7 +35,7 @@ class ReconcileConfig(dg.Config):
 
 @dg.asset(
     name=NAME,
-    group_name=GROUP,
+    group_name=NAME,
     kinds={"postgres", "redis"},
     owners=OWNERS,
     check_specs=[dg.AssetCheckSpec(name, asset=NAME, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
@@ -65,14 +64,12 @@ reconcile_job = dg.define_asset_job(
     "reconcile",
     selection=[reconciliation],
     description="Compare persisted counts with their history, and repair them on request. One process.",
-    executor_def=dg.in_process_executor,
     tags={"viewer/job": "reconciliation", "dagster/max_runtime": str(MAX_RUN_SECONDS)},
 )
 
 
 def _metadata(result: ReconcileResult) -> dict[str, Any]:
-    columns = ("kind", "vod_id", "expected", "actual", "message")
-    rows = [dg.TableRecord(dict(zip(columns, row[:5], strict=True))) for row in result.first_differences]
+    columns = dict.fromkeys(("kind", "vod_id", "expected", "actual", "message"), "string")
     return {
         "differences": sum(result.differences.values()),
         "repaired": sum(result.repaired.values()),
@@ -84,7 +81,5 @@ def _metadata(result: ReconcileResult) -> dict[str, Any]:
         "flushes": dg.MetadataValue.json(result.flushes),
         "notes": "; ".join(result.notes) or "nothing out of the ordinary",
         "report": dg.MetadataValue.path(str(result.report)),
-        "first_differences": dg.MetadataValue.table(
-            rows, dg.TableSchema([dg.TableColumn(name, "string") for name in columns])
-        ),
+        "first_differences": table(columns, (row[:5] for row in result.first_differences)),
     }

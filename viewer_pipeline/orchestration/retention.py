@@ -107,19 +107,19 @@ def _report(context: dg.OpExecutionContext, config: RetentionConfig, metadata: d
     context.log.info(f"{verb}: {', '.join(f'{name}={value}' for name, value in metadata.items())}")
 
 
-@dg.job(executor_def=dg.in_process_executor, tags=TAGS)
+@dg.job(tags=TAGS)
 def prune_ledger_days() -> None:
     """Prune days of the ledger that are old, rolled up and settled. Config `dry_run` only reports them."""
     prune_old_ledger()
 
 
-@dg.job(executor_def=dg.in_process_executor, tags=TAGS)
+@dg.job(tags=TAGS)
 def prune_run_history() -> None:
     """Delete old runs of Viewer Pipeline from Dagster's history, which Dagster would keep for ever."""
     delete_old_runs()
 
 
-@dg.job(executor_def=dg.in_process_executor, tags=TAGS)
+@dg.job(tags=TAGS)
 def prune_input() -> None:
     """Prune old rejected input and old parked views, if their retention periods are set."""
     prune_old_input()

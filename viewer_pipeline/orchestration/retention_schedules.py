@@ -13,8 +13,7 @@ from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
 from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
-from viewer_pipeline.settings import Settings
+from viewer_pipeline.orchestration.trigger import run_request
 
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
@@ -23,57 +22,38 @@ NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 @decorators.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
 def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""
-    return _request("old days of the ledger", _ledger_skip_reason(settings))
+    if not (days := settings.ledger_retention_days):
+        return dg.SkipReason(NO_RETENTION_PERIOD)
+    with Stores.open(settings) as stores, stores.ledger.connect() as connection:
+        marker = own_marker(stores.redis, stores.ledger, connection)
+        plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
+    if not plan.days:
+        return dg.SkipReason(plan.stop_reason or f"no flush is older than {days} days")
+    return run_request("schedule: old days of the ledger")
 
 
 @decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *")
 def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
-    return _request("old runs", _runs_skip_reason(settings))
+    if not any(ages := Ages.of(settings)):
+        return dg.SkipReason(NO_RETENTION_PERIOD)
+    with connect(settings) as connection:
+        old = old_runs(connection, latest_runs(connection), ages, time.time(), limit=1)
+    return run_request("schedule: old runs") if old else dg.SkipReason("no run is old")
 
 
 @decorators.schedule(target=prune_input, cron_schedule="0 4 * * *")
 def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old rejected and parked input, daily at 04:00 UTC. Skips if nothing is old, or no period is set."""
-    return _request("old rejected or parked input", _input_skip_reason(settings))
+    rejected_days, parked_days = settings.rejected_retention_days, settings.parked_retention_days
+    if not rejected_days and not parked_days:
+        return dg.SkipReason(NO_RETENTION_PERIOD)
+    ledger = Ledger.of(settings)
+    with ledger.connect() as connection:
+        old = count_old_rejected(connection, rejected_days) if rejected_days else 0
+        if not old and parked_days and (target := ledger.target(connection)) is not None:
+            old = count_old_parked(connection, target, parked_days).vods
+    return run_request("schedule: old rejected or parked input") if old else dg.SkipReason("nothing is old")
 
 
 RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]
-
-
-def _request(subject: str, skip_reason: str) -> dg.RunRequest | dg.SkipReason:
-    if skip_reason:
-        return dg.SkipReason(skip_reason)
-    return dg.RunRequest(
-        tags={TRIGGER_TAG: f"schedule: {subject}"}, run_config={"loggers": {"console": {"config": {}}}}
-    )
-
-
-def _ledger_skip_reason(settings: Settings) -> str:
-    if not (days := settings.ledger_retention_days):
-        return NO_RETENTION_PERIOD
-    with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        marker = own_marker(stores.redis, stores.ledger, connection)
-        plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
-    return "" if plan.days else plan.stop_reason or f"no flush is older than {days} days"
-
-
-def _runs_skip_reason(settings: Settings) -> str:
-    if not any(ages := Ages.of(settings)):
-        return NO_RETENTION_PERIOD
-    with connect(settings) as connection:
-        old = old_runs(connection, latest_runs(connection), ages, time.time(), limit=1)
-    return "" if old else "no run is old"
-
-
-def _input_skip_reason(settings: Settings) -> str:
-    rejected_days, parked_days = settings.rejected_retention_days, settings.parked_retention_days
-    if not rejected_days and not parked_days:
-        return NO_RETENTION_PERIOD
-    ledger = Ledger.of(settings)
-    with ledger.connect() as connection:
-        if rejected_days and count_old_rejected(connection, rejected_days):
-            return ""
-        target = ledger.target(connection)
-        old = target is not None and parked_days and count_old_parked(connection, target, parked_days).vods
-    return "" if old else "nothing is old"

@@ -11,11 +11,11 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, is_rolled_up, stale_days
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.daily import LATE_FLUSH_WINDOW, roll_up_days
-from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
+from viewer_pipeline.orchestration.jobs import blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
 from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.trigger import run_request
 from viewer_pipeline.settings import Settings
 
 
@@ -32,7 +32,7 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
         pending = find_pending_work(stores)
     if not pending.exists:
         return dg.SkipReason(pending.reason)
-    return flush_request(FlushMode.sweep, f"schedule: {pending.reason}")
+    return run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
 
 
 @decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *")
@@ -85,10 +85,4 @@ def _first_checked_day(settings: Settings, day: date) -> date:
 
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:
     """Return one request for each range of consecutive days."""
-    return [
-        dg.RunRequest(
-            tags={**run_tags_of(window), TRIGGER_TAG: f"schedule: {format_window(window)} {reason}"},
-            run_config={"loggers": {"console": {"config": {}}}},
-        )
-        for window in stale
-    ]
+    return [run_request(f"schedule: {format_window(window)} {reason}", tags=run_tags_of(window)) for window in stale]

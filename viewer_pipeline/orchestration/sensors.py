@@ -6,15 +6,13 @@ import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.jobs import blocking_run, flush_request, flush_views
+from viewer_pipeline.orchestration.jobs import blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
+from viewer_pipeline.orchestration.trigger import run_request
 
 
-@decorators.sensor(
-    target=flush_views,
-    minimum_interval_seconds=LOADED.sensor_interval_seconds,
-)
+@decorators.sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)
 def view_count_updates_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.RunRequest | dg.SkipReason:
@@ -30,8 +28,9 @@ def view_count_updates_sensor(
         sweep = stores.redis.sweep_request()
         changed, oldest = stores.redis.pending()
     if sweep is not None:
-        return flush_request(FlushMode.sweep, f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}")
+        trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
+        return run_request(trigger, flush_run_config(FlushMode.sweep))
     if not changed:
         return dg.SkipReason("no VOD was announced since the last flush")
     age = f", the oldest {max(0, (datetime.now(UTC) - oldest).total_seconds()):.0f} s ago" if oldest else ""
-    return flush_request(FlushMode.changed, f"sensor: {changed} VODs announced{age}")
+    return run_request(f"sensor: {changed} VODs announced{age}", flush_run_config(FlushMode.changed))

@@ -4,12 +4,21 @@ Sensors and schedules set the tag on their runs; the first step of a run sets it
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
+from viewer_pipeline.orchestration.loggers import LOG_LINES
 from viewer_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 
 TRIGGER_TAG = "viewer/trigger"
+
+
+def run_request(
+    trigger: str, run_config: Mapping[str, Any] = LOG_LINES, tags: Mapping[str, str] | None = None
+) -> dg.RunRequest:
+    """Return a request for a run with this trigger."""
+    return dg.RunRequest(run_config=run_config, tags={**(tags or {}), TRIGGER_TAG: trigger})
 
 
 def tag_trigger(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:

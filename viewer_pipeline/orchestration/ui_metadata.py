@@ -1,4 +1,7 @@
-"""A `CheckResult` as the result of an asset check in Dagster."""
+"""Check results and tables of the core as Dagster's UI shows them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -15,3 +18,9 @@ def check_result(asset: str, result: CheckResult) -> dg.AssetCheckResult:
         description=result.message,
         metadata=metadata,
     )
+
+
+def table(columns: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> dg.TableMetadataValue:
+    """Return a table with these columns (name -> type)."""
+    records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(*column) for column in columns.items()]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings, require_servers
-from viewer_pipeline.cli.options import as_json, echo_json, echo_result
+from viewer_pipeline.cli.options import as_json, echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 
@@ -32,19 +32,15 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
 
     with open_instance(settings) as instance:
         result = run_flush(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line")
-    if as_json:
-        echo_json(result.to_dict())
-    elif result.success:
-        stats = result.stats
-        click.echo(
-            f"run {result.run_id}: {stats['views']} views of {stats['counters']} counters "
-            f"in {stats['flushes']} flushes, {stats['rejected']} rejected; {stats['notes']}"
-        )
-    exit_with_failures(result)
+    text = "run {run_id}: {views} views of {counters} counters in {flushes} flushes, {rejected} rejected; {notes}"
+    stats = {"run_id": result.run_id, **result.stats}
+    echo_run(result, text.format_map(stats) if result.success else "", as_json=as_json)
 
 
-def exit_with_failures(result: RunResult) -> None:
-    """Name the failed checks and the failed run on stderr, with exit status 1; return where all is well."""
+def echo_run(result: RunResult, text: str, *, as_json: bool) -> None:
+    """Print the result of a run; name failed checks and a failed run on stderr, with exit status 1."""
+    if as_json or text:
+        echo_result(result.to_dict(), text, as_json=as_json)
     if result.failed_checks:
         click.echo(f"failed checks: {', '.join(result.failed_checks)}", err=True)
     if not result.success:

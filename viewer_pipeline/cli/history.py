@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings, require_servers
-from viewer_pipeline.cli.flush import exit_with_failures
-from viewer_pipeline.cli.options import as_json, echo_json, echo_result
+from viewer_pipeline.cli.flush import echo_run
+from viewer_pipeline.cli.options import as_json, echo_result
 from viewer_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
     window = backfill_window(settings, first.date(), last.date() if last else None)
     with open_instance(settings) as instance:
         result = run_backfill(instance, settings, window)
-    if as_json:
-        echo_json(result.to_dict())
-    else:
-        for day, stats in result.stats.items():
-            click.echo(f"{day}: {stats['views']} views of {stats['vods']} VODs {stats.get('notes', '')}".rstrip())
-    exit_with_failures(result)
+    days = [
+        f"{day}: {stats['views']} views of {stats['vods']} VODs {stats.get('notes', '')}".rstrip()
+        for day, stats in result.stats.items()
+    ]
+    echo_run(result, "\n".join(days), as_json=as_json)
 
 
 @click.command()

@@ -68,13 +68,8 @@ def run_flush(
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> RunResult:
     """Run the flush job."""
-    result = defs.resolve_job_def(flush_views.name).execute_in_process(
-        run_config=flush_run_config(mode, vod_ids) | QUIET,
-        resources={"settings": settings},
-        instance=instance,
-        tags={TRIGGER_TAG: trigger, **tags},
-        raise_on_error=False,
-    )
+    config = flush_run_config(mode, vod_ids)
+    result = _execute(flush_views.name, instance, settings, config, {TRIGGER_TAG: trigger, **tags})
     stats: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
         metadata = event.materialization.metadata
@@ -95,13 +90,8 @@ def backfill_window(settings: Settings, first: date, last: date | None) -> Windo
 
 def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Window) -> RunResult:
     """Roll up these days in one run."""
-    result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
-        run_config=QUIET,
-        resources={"settings": settings},
-        instance=instance,
-        tags={TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **run_tags_of(window)},
-        raise_on_error=False,
-    )
+    tags = {TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **run_tags_of(window)}
+    result = _execute(roll_up_days.name, instance, settings, {}, tags)
     days = {
         str(event.partition): {
             name: value.value for name, value in event.materialization.metadata.items() if name in DAY_STATS
@@ -109,6 +99,18 @@ def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Windo
         for event in result.get_asset_materialization_events()
     }
     return RunResult(result.run_id, result.success, days, _check_results(result))
+
+
+def _execute(
+    job: str, instance: dg.DagsterInstance, settings: Settings, config: dict[str, Any], tags: dict[str, str]
+) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def(job).execute_in_process(
+        run_config=config | QUIET,
+        resources={"settings": settings},
+        instance=instance,
+        tags=tags,
+        raise_on_error=False,
+    )
 
 
 def _check_results(result: dg.ExecuteInProcessResult) -> list[CheckResult]:

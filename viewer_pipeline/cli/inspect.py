@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json, echo_result
+from viewer_pipeline.cli.options import as_json, echo_result
 from viewer_pipeline.flush.incidents import KINDS, Kind
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -19,10 +21,7 @@ def status(as_json: bool) -> None:
     from viewer_pipeline.monitoring.status_report import print_status
 
     pipeline_status = read_status(command_settings())
-    if as_json:
-        echo_json(pipeline_status.to_dict())
-    else:
-        print_status(pipeline_status)
+    echo_result(pipeline_status.to_dict(), partial(print_status, pipeline_status), as_json=as_json)
 
 
 @click.command()
@@ -43,10 +42,8 @@ def doctor(watch_producers: float | None, as_json: bool) -> None:
 
     results = examine(command_settings(), watch_producers or 0.0)
     status = worst_status(results)
-    if as_json:
-        echo_json({"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)})
-    else:
-        print_report(results)
+    report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
+    echo_result(report, partial(print_report, results), as_json=as_json)
     if status == "unhealthy":
         raise SystemExit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from rich.console import Console
 from rich.table import Table
 
@@ -56,21 +57,17 @@ def change_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) 
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
         discarded = {vod_id: discard_parked(connection, vod_id, "discarded by hand") for vod_id in discard}
-        counted = _apply_all(ledger) if apply else NO_VIEWS
+        counted = _apply_all(ledger, connection) if apply else NO_VIEWS
         return ParkedReport(discarded, counted, parked_by_reason(connection), largest_parked(connection, MAX_ROWS))
 
 
-def _apply_all(ledger: Ledger) -> ParkedViews:
+def _apply_all(ledger: Ledger, connection: psycopg.Connection) -> ParkedViews:
     """Count all parked views whose rows exist now; without a target table all parked views."""
-    vods = views = 0
-    with ledger.connect() as connection:
-        target = ledger.target(connection)
-        if target is None:
-            return apply_all_to_totals(connection)
-        for vod_ids in all_ready_parked(connection, target):
-            applied = apply_parked(connection, target, vod_ids)
-            vods, views = vods + applied.vods, views + applied.views
-    return ParkedViews(vods, views)
+    target = ledger.target(connection)
+    if target is None:
+        return apply_all_to_totals(connection)
+    applied = [apply_parked(connection, target, vod_ids) for vod_ids in all_ready_parked(connection, target)]
+    return ParkedViews(sum(part.vods for part in applied), sum(part.views for part in applied))
 
 
 def show_parked(report: ParkedReport) -> None:

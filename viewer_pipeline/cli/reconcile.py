@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json, echo_result
+from viewer_pipeline.cli.options import as_json, echo_result
 
 
 @click.command()
@@ -27,9 +29,6 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
         echo_result(undone, f"flush {undo} is undone by flush {flush.seq}: {flush.views} views", as_json=as_json)
         return
     result = run_reconcile(command_settings(), repair=repair)
-    if as_json:
-        echo_json(result.to_dict())
-    else:
-        render(result)
+    echo_result(result.to_dict(), partial(render, result), as_json=as_json)
     if result.remaining:
         raise SystemExit(1)

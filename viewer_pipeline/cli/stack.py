@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import signal
-import sys
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json, echo_progress, stop_by_exit
+from viewer_pipeline.cli.options import as_json, echo_progress, echo_result, prepare_throwaway_stack
 from viewer_pipeline.logs import log_to_stderr
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.standard_streams import tolerate_write_errors
-from viewer_pipeline.stop_signals import handle_stop_signals
 
 if TYPE_CHECKING:
     from viewer_pipeline.flush.adoption import AdoptionMode  # imports pandas, which most commands do not need
@@ -49,17 +47,13 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     from viewer_pipeline.stack.demo import run_demo
     from viewer_pipeline.stack.demo_display import Display
 
-    tolerate_write_errors("stderr")
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    prepare_throwaway_stack(logging.ERROR)
     settings = load_settings()
-    handle_stop_signals(stop_by_exit, stop_by_exit, [signal.SIGTERM])
     with Display(views) as display:
         report = run_demo(settings, views, vods, time_limit, on_progress=display.print_step, on_counts=display.update)
-    if as_json:
-        names = ("left_in_redis", "lost", "duplicated")
-        echo_json(asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact})
-    else:
-        display.render(report)
+    names = ("left_in_redis", "lost", "duplicated")
+    result = asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact}
+    echo_result(result, partial(display.render, report), as_json=as_json)
     if not report.is_exact:
         raise SystemExit(1)
 
@@ -75,12 +69,10 @@ def migrate(as_json: bool) -> None:
 
     settings = command_settings(warn=True)
     migration = migrate_servers(settings, echo_progress)
-    if as_json:
-        echo_json(asdict(migration))
-        return
     if migration.before == migration.after:
-        click.echo(f"schema viewer is at revision {migration.after} already")
+        text = f"schema viewer is at revision {migration.after} already"
     else:
-        click.echo(f"schema viewer: {migration.before or 'nothing'} -> {migration.after}")
+        text = f"schema viewer: {migration.before or 'nothing'} -> {migration.after}"
     if migration.redis_moved:
-        click.echo(f"Redis: the state of version 0.1.0 belongs to the prefix {settings.counter_prefix!r} now")
+        text += f"\nRedis: the state of version 0.1.0 belongs to the prefix {settings.counter_prefix!r} now"
+    echo_result(migration, text, as_json=as_json)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from functools import partial
 
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_json, echo_result
+from viewer_pipeline.cli.options import as_json, echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import load_settings
 
@@ -27,7 +27,7 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     except ValueError as error:
         raise SettingsError(f"--target={target!r}: {error}") from None
     result = grants_for(settings, role, names)
-    echo_result(asdict(result), render(result), as_json=as_json)
+    echo_result(result, render(result), as_json=as_json)
 
 
 @click.command()
@@ -39,9 +39,6 @@ def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
     from viewer_pipeline.cli.parked_views import change_parked, show_parked
 
     report = change_parked(command_settings(), apply=apply, discard=discard)
-    if as_json:
-        echo_json(report.to_dict())
-    else:
-        show_parked(report)
+    echo_result(report.to_dict(), partial(show_parked, report), as_json=as_json)
     if None in report.discarded.values():
         raise SystemExit(1)

@@ -1,18 +1,20 @@
-"""The rights of a role as text: SQL for PostgreSQL, ACL lines for Redis."""
+"""The rights of a role as text: SQL for PostgreSQL, ACL lines for Redis. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from viewer_pipeline.cli.grants import acl
-from viewer_pipeline.cli.grants import role as role_sql
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.identifiers import MAX_BYTES
+from viewer_pipeline.identifiers import MAX_BYTES, TableName, quoted
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.privileges import TABLES
 from viewer_pipeline.target.table import TargetNames
 
 SCHEMA = "public"
+PASSWORD = "<PASSWORD>"  # noqa: S105 - invalid SQL: the statement fails until a password is put there
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,28 @@ def grants_for(settings: Settings, role: str, target: TargetNames | None) -> Gra
         raise SettingsError(f"--role={role!r}: expected a name of 1 to {MAX_BYTES} bytes")
     if any(character.isspace() for character in role):
         raise SettingsError(f"--role={role!r}: expected a name without blanks, which Redis does not take")
-    notes = list(_notes(settings, target))
-    own = settings.dagster_database_url is None
-    if target is not None and target.table.schema is None:
-        target = replace(target, table=target.table._replace(schema=_schema(settings)))
-    lines = list(role_sql.sql_lines(role, database=_database(settings), target=target, dagster=own))
-    return Grants(role, lines, acl.acl_line(role, settings), acl.newer_line(role), notes)
+    sql = list(_sql_lines(settings, role, target))
+    return Grants(role, sql, acl.acl_line(role, settings), acl.newer_line(role), _notes(settings, target))
+
+
+def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Iterator[str]:
+    """Yield statements. The role may read, insert into and delete from the ledger, but not update its rows."""
+    name, database = quoted(role), _database(settings)
+    yield f"CREATE ROLE {name} LOGIN PASSWORD {PASSWORD};"
+    if database is not None:
+        yield f"GRANT CONNECT ON DATABASE {quoted(database)} TO {name};"
+    yield f"GRANT USAGE ON SCHEMA viewer TO {name};"
+    for table, privileges in TABLES.items():
+        yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
+    if settings.dagster_database_url is None:  # to create its tables, and for those of another role
+        yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"
+        yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"
+        yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA dagster TO {name};"
+    if target is not None:  # two columns, of which a flush writes one
+        schema = target.table.schema or _schema(settings)
+        ids, counts = quoted(target.id_column), quoted(target.count_column)
+        yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {name};"
+        yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {TableName(schema, target.table.table)} TO {name};"
 
 
 def _database(settings: Settings) -> str | None:
@@ -73,7 +91,7 @@ def render(grants: Grants) -> str:
     notes = [f"-- {note}" for note in grants.notes]
     sql = [
         "-- PostgreSQL: as the owner, in the database of DATABASE_URL, after `viewer-pipeline migrate`.",
-        f"-- Put a password in quotes where {role_sql.PASSWORD} stands: as it is, the statement is refused.",
+        f"-- Put a password in quotes where {PASSWORD} stands: as it is, the statement is refused.",
         *notes,
         *grants.sql,
     ]

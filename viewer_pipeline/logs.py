@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from viewer_pipeline.redaction import without_password
+from viewer_pipeline.setting_types import LogFormat
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -46,33 +47,32 @@ class Record(logging.LogRecord):
         self.event = self.msg if isinstance(self.msg, Event) else None
 
 
-class TextFormatter(logging.Formatter):
-    """One line for each event: `time=… level=… logger=… event="…" key=value …`."""
+class LineFormatter(logging.Formatter):
+    """One line for each event: `time=… level=… logger=… event="…" key=value …`, or as JSON with the same keys."""
+
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._log_format = log_format
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
+        fields = _fields(record)
+        if self._log_format == "json":
+            return json.dumps(fields, ensure_ascii=False, default=str)
+        return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
 
-class JsonFormatter(logging.Formatter):
-    """One line for each event: a JSON object with the same keys."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        return json.dumps(_fields(record), ensure_ascii=False, default=str)
-
-
-def formatter(settings: Settings) -> logging.Formatter:
-    """Return the formatter for LOG_FORMAT."""
-    return JsonFormatter() if settings.log_format == "json" else TextFormatter()
+def stderr_handler(settings: Settings) -> logging.Handler:
+    """Return a handler that writes to stderr, with LOG_FORMAT."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(settings.log_format))
+    return handler
 
 
 def log_to_stderr(settings: Settings) -> None:
     """Send the lines of all loggers of this process to stderr, with LOG_LEVEL and LOG_FORMAT."""
     logging.setLogRecordFactory(Record)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter(settings))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[stderr_handler(settings)], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -1,12 +1,11 @@
 """The log lines of a run in the output of its process, as LOG_LEVEL and LOG_FORMAT say."""
 
 import logging
-import sys
 from typing import Any
 
 import dagster as dg
 
-from viewer_pipeline.logs import formatter
+from viewer_pipeline.logs import stderr_handler
 from viewer_pipeline.settings import load_settings
 
 LOG_LINES: dict[str, Any] = {"loggers": {"console": {"config": {}}}}  # the run config that selects this logger
@@ -20,7 +19,5 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
     """Return the logger of one run."""
     settings = load_settings()  # a logger gets no resources
     log = logging.Logger("dagster.run", level=(context.logger_config.get("log_level") or settings.log_level).upper())  # noqa: LOG001 - Dagster keeps one for each run
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter(settings))
-    log.addHandler(handler)
+    log.addHandler(stderr_handler(settings))
     return log

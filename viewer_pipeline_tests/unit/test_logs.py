@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.logs import JsonFormatter, Record, TextFormatter, event, log_to_stderr
+from viewer_pipeline.logs import LineFormatter, Record, event, log_to_stderr
 from viewer_pipeline.settings import Settings
 
 URL = "postgresql://user:Geheim7@host:5432/db"
@@ -41,7 +41,7 @@ def record(message: Any, *arguments: Any, **more: Any) -> logging.LogRecord:
 
 def test_text_line() -> None:
     """The first keys are the same in all lines; values with blanks or quotes are quoted."""
-    line = TextFormatter().format(record(event("not listening", channel="a b", tries=3, empty="", none=None)))
+    line = LineFormatter("text").format(record(event("not listening", channel="a b", tries=3, empty="", none=None)))
     assert line == (
         'time=2027-01-15T08:00:00.250Z level=warning logger=viewer_pipeline.test event="not listening"'
         ' channel="a b" tries=3 empty="" none=None'
@@ -51,7 +51,7 @@ def test_text_line() -> None:
 @pytest.mark.parametrize("value", ["two\nlines", 'quo"te', "a=b", "back\\slash", "\x1b[31mred", "ü"])
 def test_one_event_is_one_line(value: str) -> None:
     """A value from a producer cannot forge a line."""
-    line = TextFormatter().format(record(event("rejected", subject=value)))
+    line = LineFormatter("text").format(record(event("rejected", subject=value)))
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line.partition(" subject=")[2]) == value
@@ -59,7 +59,7 @@ def test_one_event_is_one_line(value: str) -> None:
 
 def test_json_line() -> None:
     """The same keys; numbers stay numbers."""
-    line = json.loads(JsonFormatter().format(record(event("folded", segment=3, ratio=0.5, ok=True, reason=None))))
+    line = json.loads(LineFormatter("json").format(record(event("folded", segment=3, ratio=0.5, ok=True, reason=None))))
     assert line == {
         "time": "2027-01-15T08:00:00.250Z",
         "level": "warning",
@@ -74,10 +74,10 @@ def test_json_line() -> None:
 
 def test_lines_of_other_libraries() -> None:
     """A library's line becomes an event as it is."""
-    assert json.loads(JsonFormatter().format(record("%s took %d s", "it", 3)))["event"] == "it took 3 s"
+    assert json.loads(LineFormatter("json").format(record("%s took %d s", "it", 3)))["event"] == "it took 3 s"
 
 
-@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+@pytest.mark.parametrize("formatter", [LineFormatter("text"), LineFormatter("json")])
 def test_no_password(formatter: logging.Formatter) -> None:
     """Neither in names, nor in fields, errors, arguments or tracebacks."""
     error = ValueError(f"cannot connect to {URL}")
@@ -98,7 +98,7 @@ def test_event_of_a_run() -> None:
     line = record(event("settled", flush=3, url=URL))
     assert line.getMessage() == "settled flush=3 url=postgresql://user:***@host:5432/db"
     line.msg = "flush_views - 4711 - settled flush=3"
-    fields = json.loads(JsonFormatter().format(line))
+    fields = json.loads(LineFormatter("json").format(line))
     assert (fields["event"], fields["flush"]) == ("settled", 3)
 
 

@@ -15,7 +15,7 @@ SensorDecorator = Callable[..., Callable[[Function], dg.SensorDefinition]]
 ScheduleDecorator = Callable[..., Callable[[Function], dg.ScheduleDefinition]]
 
 
-def _described(decorator: Callable[..., Any], **options: Any) -> Callable[[Function], Any]:
+def _with_description(decorator: Callable[..., Any], **options: Any) -> Callable[[Function], Any]:
     def decorate(function: Function) -> Any:
         description = (inspect.getdoc(function) or "").replace("`", "")  # these pages show plain text
         return decorator(description=description, **options)(function)
@@ -24,8 +24,8 @@ def _described(decorator: Callable[..., Any], **options: Any) -> Callable[[Funct
 
 
 _RUNNING = {"default_status": dg.DefaultSensorStatus.RUNNING}
-sensor: SensorDecorator = partial(_described, dg.sensor, **_RUNNING)
-run_failure_sensor: SensorDecorator = partial(_described, dg.run_failure_sensor, **_RUNNING)
+sensor: SensorDecorator = partial(_with_description, dg.sensor, **_RUNNING)
+run_failure_sensor: SensorDecorator = partial(_with_description, dg.run_failure_sensor, **_RUNNING)
 schedule: ScheduleDecorator = partial(
-    _described, dg.schedule, default_status=dg.DefaultScheduleStatus.RUNNING, execution_timezone="UTC"
+    _with_description, dg.schedule, default_status=dg.DefaultScheduleStatus.RUNNING, execution_timezone="UTC"
 )

@@ -147,5 +147,5 @@ class Operator:
         self.page.reload()  # fits the window
 
     def node(self, name: str) -> Locator:
-        """Return an asset of the graph."""
-        return self.page.locator("foreignObject").filter(has_text=re.compile(f"^{name}"))
+        """Return an asset of the graph; the box of a group has the name of the group alone."""
+        return self.page.locator("foreignObject").filter(has_text=re.compile(f"^{name}."))

@@ -27,14 +27,6 @@ class NotHealthy(ViewerPipelineError):
     """Not healthy"""
 
 
-def check_process(role: str, settings: Settings, port: int | None = None) -> str:
-    """Check the process of this role, on its usual port or on this one; return its status.
-
-    Raises NotHealthy; for the daemon PostgresUnavailable as well.
-    """
-    return ROLES[role](settings, port)
-
-
 def check_worker(settings: Settings, port: int | None) -> str:
     """Request `/health`; return its status. Raises NotHealthy with the failing checks where the code is not 200."""
     code, body = _get(connect_host(settings.health_check_host), port or settings.health_check_port, "/health")
@@ -80,6 +72,8 @@ def check_webserver(_settings: Settings, port: int | None) -> str:
     return "serving"
 
 
+# Each returns a status, and raises NotHealthy; that of the daemon PostgresUnavailable as well. The second argument is a
+# port other than the usual one.
 ROLES: dict[str, Callable[[Settings, int | None], str]] = {
     "worker": check_worker,
     "code-server": check_code_server,

@@ -84,6 +84,6 @@ def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
 @click.option("--port", type=PORT, help="Port it listens on. Default: the usual port of this role.")
 def healthcheck(role: str, port: int | None) -> None:
     """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
-    from viewer_pipeline.cli.healthcheck import check_process
+    from viewer_pipeline.cli.healthcheck import ROLES
 
-    click.echo(check_process(role, command_settings(), port))
+    click.echo(ROLES[role](command_settings(), port))

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy, check_process
+from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
@@ -32,7 +32,7 @@ def test_worker_check(dagster: DagsterWorld, http: HttpWorld) -> None:
     dagster.register()
     http.start()
     http.health()
-    assert check_process("worker", http.settings, http.port).startswith(("healthy", "degraded; "))
+    assert ROLES["worker"](http.settings, http.port).startswith(("healthy", "degraded; "))
     http.stats.refusal_reason = "Redis does not take it"
     message = "subscriber: received views stay in memory: Redis does not take it"
     wait_until(lambda: message in error_of_worker(http), 10, "a result that is newer")
@@ -45,7 +45,7 @@ def test_worker_check(dagster: DagsterWorld, http: HttpWorld) -> None:
 def error_of_worker(http: HttpWorld) -> str:
     """Return the error of the health check of the worker."""
     try:
-        check_process("worker", http.settings, http.port)
+        ROLES["worker"](http.settings, http.port)
     except NotHealthy as error:
         return str(error)
     return ""
@@ -55,19 +55,19 @@ def test_processes_that_do_not_run(dagster_settings: Settings) -> None:
     """Every role is reported as not healthy."""
     for role in ROLES:
         with pytest.raises(NotHealthy):
-            check_process(role, dagster_settings, free_port())
+            ROLES[role](dagster_settings, free_port())
 
 
 def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """All heartbeats are young; a daemon with an old one is named; PostgreSQL out of reach is an error."""
     dagster.beat_all()
-    assert check_process("daemon", dagster_settings) == "alive"
+    assert ROLES["daemon"](dagster_settings, None) == "alive"
     dagster.beat("SENSOR", TOLERANCE_SECONDS + 5)
     with pytest.raises(NotHealthy, match=r"no heartbeat for 120 s of SENSOR$"):
-        check_process("daemon", dagster_settings)
+        ROLES["daemon"](dagster_settings, None)
     with pytest.raises(PostgresUnavailable):
-        check_process(
-            "daemon", dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{free_port()}/viewer")
+        ROLES["daemon"](
+            dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{free_port()}/viewer"), None
         )
 
 
@@ -80,12 +80,12 @@ def test_code_server_check() -> None:
     server.start()
     try:
         with pytest.raises(NotHealthy, match="not_found"):
-            check_process("code-server", SETTINGS, port)
+            ROLES["code-server"](SETTINGS, port)
         servicer.set(GRPC_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
         with pytest.raises(NotHealthy, match="does not serve"):
-            check_process("code-server", SETTINGS, port)
+            ROLES["code-server"](SETTINGS, port)
         servicer.set(GRPC_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        assert check_process("code-server", SETTINGS, port) == "serving"
+        assert ROLES["code-server"](SETTINGS, port) == "serving"
     finally:
         server.stop(None).wait()
 
@@ -117,10 +117,10 @@ def webserver() -> Iterator[int]:
 
 def test_webserver_check(webserver: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers, or answers with an error."""
-    assert check_process("webserver", SETTINGS, webserver) == "serving"
+    assert ROLES["webserver"](SETTINGS, webserver) == "serving"
     monkeypatch.setattr(Webserver, "code", 500)
     with pytest.raises(NotHealthy, match="the webserver answers 500"):
-        check_process("webserver", SETTINGS, webserver)
+        ROLES["webserver"](SETTINGS, webserver)
 
 
 def test_connect_host() -> None:

@@ -59,12 +59,11 @@ def evaluate_lease(subscribers: Subscribers, channel: str) -> CheckResult:
     message += "; no message yet" if silent is None else f"; last message {format_duration(silent)} ago"
     if subscribers.others:
         message += f"; {subscribers.others} other subscribers of {channel}"
-    if not holder:
-        return CheckResult("subscriber", "degraded", message, details, WORKER)
-    if not subscribers.workers:
+    if holder and subscribers.workers:
+        return CheckResult("subscriber", "healthy", message, details)
+    if holder:
         message += "; but no worker is subscribed to the cuts: it died, or lost its connection, a moment ago"
-        return CheckResult("subscriber", "degraded", message, details, WORKER)
-    return CheckResult("subscriber", "healthy", message, details)
+    return CheckResult("subscriber", "degraded", message, details, WORKER)
 
 
 def evaluate_shared_channel(subscribers: Subscribers, channel: str, mode: PubSubMode) -> CheckResult:

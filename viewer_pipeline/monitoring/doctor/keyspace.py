@@ -33,16 +33,6 @@ class Keyspace:
     expiring: dict[str, int] = field(default_factory=dict)  # id -> seconds that remain
     invalid: dict[str, str] = field(default_factory=dict)  # id -> why it is no count
 
-    @property
-    def sweep_scans(self) -> int:
-        """The SCAN calls of a sweep."""
-        return -(-self.keys // SCAN_COUNT)
-
-    @property
-    def sweep_seconds(self) -> float:
-        """The duration of the SCAN calls of a sweep."""
-        return round(self.sweep_scans * self.scan_ms / 1000, 2)
-
 
 def check_keyspace(store: RedisStore) -> list[CheckResult]:
     """Read a sample and evaluate it. Raises RedisUnavailable, RedisFailed."""
@@ -86,7 +76,8 @@ def evaluate_keyspace(keyspace: Keyspace, prefix: str) -> list[CheckResult]:
 
 
 def _sweep(keyspace: Keyspace, prefix: str) -> CheckResult:
-    seconds = keyspace.sweep_seconds
+    scans = -(-keyspace.keys // SCAN_COUNT)
+    seconds = round(scans * keyspace.scan_ms / 1000, 2)
     details = {
         "keys": keyspace.keys,
         "counters": keyspace.counters,
@@ -95,7 +86,7 @@ def _sweep(keyspace: Keyspace, prefix: str) -> CheckResult:
     }
     among = "" if keyspace.complete else f" among the first {keyspace.scans * SCAN_COUNT}"
     message = (
-        f"{keyspace.keys} keys, {keyspace.counters} counters {prefix}*{among}: a sweep makes {keyspace.sweep_scans}"
+        f"{keyspace.keys} keys, {keyspace.counters} counters {prefix}*{among}: a sweep makes {scans}"
         f" SCAN calls of {keyspace.scan_ms} ms, {seconds} s in total"
     )
     if seconds > SLOW_SWEEP_SECONDS:

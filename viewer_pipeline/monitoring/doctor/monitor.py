@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
@@ -74,20 +75,13 @@ class _Parser:
             self._in_own_script = not self._own_keys.isdisjoint(arguments)
         match name.upper(), arguments:
             case b"PUBLISH", [channel, payload] if channel == self._channel:
-                return _message(payload)
+                with suppress(InvalidMessage):
+                    return Views(0.0, *parse_view(payload), "message")
             case ((b"INCR" | b"INCRBY"), [key, *amount]) if key.startswith(self._prefix) and database == self.database:
                 source: Source = "worker" if self._in_own_script else "producer"
                 views = int(amount[0]) if amount and amount[0].isdigit() else 1
                 return Views(0.0, as_text(key.removeprefix(self._prefix)), views, source)
         return None
-
-
-def _message(payload: bytes) -> Views | None:
-    try:
-        vod_id, views = parse_view(payload)
-    except InvalidMessage:
-        return None
-    return Views(0.0, vod_id, views, "message")
 
 
 def _unescape(word: bytes) -> bytes:

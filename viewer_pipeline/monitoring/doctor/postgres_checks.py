@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Self
 
 import psycopg
 
@@ -35,23 +34,18 @@ class PostgresReading:
     synchronous_commit: str
     role: str
 
-    @classmethod
-    def read(cls, ledger: Ledger) -> Self:
-        """Read it. Raises PostgresUnavailable, PostgresFailed."""
-        with ledger.connect(any_server=True) as connection:
-            settings = fetch_one(connection, SQL["server_settings"])
-            round_trips = []
-            for _ in range(ROUND_TRIPS):
-                started = time.perf_counter()
-                fetch_one(connection, "SELECT 1")
-                round_trips.append(time.perf_counter() - started)
-            missing = _missing_rights(connection)
-        return cls(missing, round(median(round_trips) * 1000, 2), *settings)
-
 
 def check_postgres(ledger: Ledger) -> list[CheckResult]:
     """Read the server and evaluate it. Raises PostgresUnavailable, PostgresFailed."""
-    return evaluate_server(PostgresReading.read(ledger))
+    with ledger.connect(any_server=True) as connection:
+        settings = fetch_one(connection, SQL["server_settings"])
+        round_trips = []
+        for _ in range(ROUND_TRIPS):
+            started = time.perf_counter()
+            fetch_one(connection, "SELECT 1")
+            round_trips.append(time.perf_counter() - started)
+        missing = _missing_rights(connection)
+    return evaluate_server(PostgresReading(missing, round(median(round_trips) * 1000, 2), *settings))
 
 
 def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:

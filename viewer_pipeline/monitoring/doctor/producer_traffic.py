@@ -50,12 +50,11 @@ class ProducerTraffic:
         traffic = cls()
         for item in observed:
             between = MARGIN_SECONDS <= item.at <= MARGIN_SECONDS + seconds
-            if item.source == "message" and between:
-                traffic.messages[item.vod_id] += item.views
             if item.source == "producer":
                 traffic.producers[item.vod_id] += item.views
-            if item.source != "message" and between:
-                traffic.additions[item.vod_id] += item.views
+            if between:
+                sums = traffic.messages if item.source == "message" else traffic.additions
+                sums[item.vod_id] += item.views
         return traffic
 
     @property

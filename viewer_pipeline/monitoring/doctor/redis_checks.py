@@ -46,9 +46,12 @@ def check_redis(probes: Probes) -> list[CheckResult]:
             started = time.perf_counter()
             client.ping()
             round_trips.append(time.perf_counter() - started)
-        info, config = probes.info(), _read_config(client)
-    latency_ms = round(median(round_trips) * 1000, 2)
-    return evaluate_server(RedisReading(latency_ms, info, config, _wait_error(client, settings)), settings)
+        info, config, wait_error = probes.info(), _read_config(client), ""
+    try:
+        Durability.of(settings).require(client, probes.redis_url)
+    except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
+        wait_error = str(error)
+    return evaluate_server(RedisReading(round(median(round_trips) * 1000, 2), info, config, wait_error), settings)
 
 
 def _read_config(client: redis.Redis) -> dict[str, str]:
@@ -58,40 +61,20 @@ def _read_config(client: redis.Redis) -> dict[str, str]:
             values: Any = client.config_get(name)
         except redis.ResponseError:
             return {}
-        config |= {_text(key): _text(value) for key, value in values.items()}
+        config |= values
     return config
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _wait_error(client: redis.Redis, settings: Settings) -> str:
-    try:
-        Durability.of(settings).require(client, settings.require_redis_url())
-    except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
-        return str(error)
-    return ""
 
 
 def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResult]:
     """Evaluate everything. Pure."""
-    return [
-        _version(reading.info),
-        _latency(reading.latency_ms),
-        _cluster(reading.info),
-        _persistence(reading),
-        _durability(reading, Durability.of(settings)),
-    ]
-
-
-def _unknown(name: str) -> CheckResult:
-    return CheckResult(name, "unknown", "this user may not run INFO", remedy=INFO)
+    results = [_latency(reading.latency_ms), _durability(reading, Durability.of(settings))]
+    if reading.info:
+        return [*results, _version(reading.info), _cluster(reading.info), _persistence(reading)]
+    names = ("redis_version", "redis_cluster", "redis_persistence")
+    return results + [CheckResult(name, "unknown", "this user may not run INFO", remedy=INFO) for name in names]
 
 
 def _version(info: dict[str, Any]) -> CheckResult:
-    if not info:
-        return _unknown("redis_version")
     compatible = str(info.get("redis_version", ""))  # of a Valkey, the Redis that it is compatible with
     message = f"{info.get('server_name', 'redis')} {info.get('valkey_version', compatible)}"
     if tuple(map(int, re.findall(r"\d+", compatible)[:2])) < OLDEST:
@@ -107,8 +90,6 @@ def _latency(latency_ms: float) -> CheckResult:
 
 
 def _cluster(info: dict[str, Any]) -> CheckResult:
-    if not info:
-        return _unknown("redis_cluster")
     if info.get("cluster_enabled"):
         remedy = "use a Redis that is not in cluster mode for the counters"
         return CheckResult("redis_cluster", "unhealthy", "cluster mode is on, which is not supported", remedy=remedy)
@@ -118,8 +99,6 @@ def _cluster(info: dict[str, Any]) -> CheckResult:
 def _persistence(reading: RedisReading) -> CheckResult:
     """Evaluate which views a power cut would lose."""
     info, name = reading.info, "redis_persistence"
-    if not info:
-        return _unknown(name)
     fsync, save = reading.config.get("appendfsync", "unknown"), reading.config.get("save")
     details = {"appendonly": bool(info.get("aof_enabled")), "appendfsync": fsync, "save": save}
     if info.get("aof_enabled"):

@@ -13,6 +13,11 @@ def format_timestamp(moment: datetime | None = None) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def seconds_since(moment: datetime) -> float:
+    """Return the age of a moment; 0 for one in the future, by a clock that is ahead."""
+    return max(0.0, (datetime.now(UTC) - moment).total_seconds())
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration in one unit: `12 s`, `5 min`, `3 h`, `2 days`."""
     seconds = max(0.0, seconds)

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -38,57 +39,37 @@ class BackgroundProbe(Generic[T]):
     def __init__(self, name: str, read: Callable[[], T]) -> None:
         self.name = name
         self._read = read
-        self._changed = threading.Condition()
-        self._started: float | None = None  # when the call that runs now began
-        self._result: ProbeResult[T] = ProbeResult(None, "no result yet")
-        self._ended = float("-inf")
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"probe {name}", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread as soon as no call runs."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._lock = threading.Lock()
+        self._call: Future[ProbeResult[T]] = Future()  # the one that runs now, or the last one
+        self._call.set_result(ProbeResult(None, "no result yet"))
+        self._started = self._ended = float("-inf")
 
     def refresh(self) -> None:
         """Begin a call, unless one runs or the last result is young enough."""
-        with self._changed:
-            now = time.monotonic()
-            if self._started is None and now - self._ended >= MIN_INTERVAL_SECONDS:
-                self._started = now
-                self._changed.notify_all()
+        with self._lock:
+            if self._call.done() and time.monotonic() - self._ended >= MIN_INTERVAL_SECONDS:
+                call: Future[ProbeResult[T]] = Future()
+                threading.Thread(target=self._run, args=(call,), name=f"probe {self.name}", daemon=True).start()
+                self._call, self._started = call, time.monotonic()
 
     def result(self, seconds: float) -> ProbeResult[T]:
         """Return the last result; wait for the call that runs until `seconds` after its start, then return an error.
 
         A call that has exceeded its time is not waited for again: a server that hangs delays one request, not all.
         """
-        with self._changed:
-            if self._started is not None:
-                remaining = max(0.0, self._started + seconds - time.monotonic())
-                self._changed.wait_for(lambda: self._started is None, remaining)
-            if self._started is None:
-                return self._result
-            return ProbeResult(None, f"no answer for {time.monotonic() - self._started:.1f} s")
+        with self._lock:
+            call, started = self._call, self._started
+        try:
+            return call.result(max(0.0, started + seconds - time.monotonic()))
+        except TimeoutError:
+            return ProbeResult(None, f"no answer for {time.monotonic() - started:.1f} s")
 
-    def _run(self) -> None:
-        while self._wait_for_refresh():
-            result = self._call()
-            with self._changed:
-                self._result, self._ended, self._started = result, time.monotonic(), None
-                self._changed.notify_all()
+    def _run(self, call: Future[ProbeResult[T]]) -> None:
+        result = self._read_result()
+        self._ended = time.monotonic()
+        call.set_result(result)
 
-    def _wait_for_refresh(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._started is not None)
-            return not self._closed
-
-    def _call(self) -> ProbeResult[T]:
+    def _read_result(self) -> ProbeResult[T]:
         try:
             return ProbeResult(self._read())
         except ViewerPipelineError as error:
@@ -96,10 +77,3 @@ class BackgroundProbe(Generic[T]):
         except Exception as error:  # a bug must not silence the check, nor expose a traceback over HTTP
             log.exception(event("a probe failed", name=self.name))
             return ProbeResult(None, f"the probe failed ({type(error).__name__}); see the log of this process")
-
-
-def refresh_all(probes: list[BackgroundProbe[T]], seconds: float) -> list[ProbeResult[T]]:
-    """Run all probes side by side and return their results, within `seconds` for all together."""
-    for probe in probes:
-        probe.refresh()
-    return [probe.result(seconds) for probe in probes]

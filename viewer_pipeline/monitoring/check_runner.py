@@ -45,28 +45,15 @@ class Checks:
         self.checks = tuple(checks)
         self._probes = [BackgroundProbe("/".join(check.names), check.probe) for check in checks]
 
-    def start(self) -> None:
-        """Start the threads."""
-        for probe in self._probes:
-            probe.start()
-
-    def close(self) -> None:
-        """End the threads."""
-        for probe in self._probes:
-            probe.close()
-
     def results(self) -> list[CheckResult]:
         """Run all checks side by side; return within the longest time limit."""
         for probe in self._probes:
             probe.refresh()
-        results: list[CheckResult] = []
-        failures: list[tuple[Check, str]] = []
-        for check, probe in zip(self.checks, self._probes, strict=True):
-            outcome = probe.result(check.seconds)
-            if outcome.value is None:
-                failures.append((check, outcome.error))
-            else:
-                results += outcome.value
+        outcomes = [
+            (check, probe.result(check.seconds)) for check, probe in zip(self.checks, self._probes, strict=True)
+        ]
+        results = [result for _, outcome in outcomes for result in outcome.value or ()]
+        failures = [(check, outcome.error) for check, outcome in outcomes if outcome.value is None]
         unhealthy = {result.name for result in results if result.status == "unhealthy"}
         unhealthy |= {name for check, _ in failures for name in check.names}
         return results + [result for check, error in failures for result in check.failed(error, unhealthy)]

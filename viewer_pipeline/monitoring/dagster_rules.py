@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from croniter import croniter
@@ -68,24 +68,32 @@ def dead_daemons(heartbeats: Mapping[str, Heartbeat], now: float) -> list[str]:
     return [name for name in DAEMONS if _age(heartbeats.get(name), now) > TOLERANCE_SECONDS]
 
 
+def failing_daemons(checks: Mapping[str, CheckResult], daemons: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (daemon, message) of those that fail; one without a name if all report the same: they are one process."""
+    failing = [(name, check.message) for name in daemons if not (check := checks[daemon_check(name)]).passed]
+    messages = {message for _, message in failing}
+    return [("", messages.pop())] if len(failing) == len(daemons) and len(messages) == 1 else failing
+
+
 def evaluate_dagster(reading: DagsterReading | None, clock: Clock) -> list[CheckResult]:
     """Return the results of all DAGSTER_CHECKS. A reading of None: Dagster has never run on this database."""
     known = reading or DagsterReading({}, None, None, [])
     dead = dead_daemons(known.heartbeats, clock.now)
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
-    due = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
-    none_fires = not any(item and item.running and not _late(item.tick, since) for item, since in due)
-    results = []
-    for name in DAEMONS:
-        result = _evaluate_daemon(known.heartbeats.get(name), name, clock, none_launches=none_launches)
-        if reading is None:
-            result = CheckResult(result.name, result.status, NEVER_RAN, remedy=START)
-        results.append(result)
-    for name, subject, (item, since) in zip(
-        ("sensor", "sweep"), ("the sensor", "the sweep schedule"), due, strict=True
-    ):
-        results.append(_evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires))
-    return [*results, evaluate_runs(known.runs, clock.now)]
+    launch_status: Status = "unhealthy" if none_launches and clock.settled_in else "degraded"
+    ticks = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
+    none_fires = not any(item and item.running and not _late(item.tick, since) for item, since in ticks)
+    no_beat = "no heartbeat was ever recorded" if clock.settled_in else "no heartbeat yet"
+    no_beat = NEVER_RAN if reading is None else no_beat
+    instigators = zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), ticks, strict=True)
+    return [
+        *(_evaluate_daemon(known.heartbeats.get(name), name, clock, no_beat, launch_status) for name in DAEMONS),
+        *(
+            _evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires)
+            for name, subject, (item, since) in instigators
+        ),
+        evaluate_runs(known.runs, clock.now),
+    ]
 
 
 def evaluate_runs(runs: list[FlushRun], now: float) -> CheckResult:
@@ -107,13 +115,13 @@ def _age(heartbeat: Heartbeat | None, now: float) -> float:
     return float("inf") if heartbeat is None else max(0.0, now - heartbeat.at)
 
 
-def _evaluate_daemon(beat: Heartbeat | None, daemon: str, clock: Clock, *, none_launches: bool) -> CheckResult:
+def _evaluate_daemon(
+    beat: Heartbeat | None, daemon: str, clock: Clock, no_beat: str, launch_status: Status
+) -> CheckResult:
     name = daemon_check(daemon)
-    needed = daemon == COORDINATOR or daemon in LAUNCHERS
-    worse: Status = "unhealthy" if needed and none_launches and clock.settled_in else "degraded"
+    worse = launch_status if daemon in (COORDINATOR, *LAUNCHERS) else "degraded"
     if beat is None:
-        message = "no heartbeat was ever recorded" if clock.settled_in else "no heartbeat yet"
-        return CheckResult(name, worse, message, remedy=START)
+        return CheckResult(name, worse, no_beat, remedy=START)
     age = _age(beat, clock.now)
     details = {"heartbeat_age_seconds": _seconds(age)}
     if age > TOLERANCE_SECONDS:

@@ -7,10 +7,10 @@ every value with what Dagster's API returns, so it fails when an upgrade of Dags
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import psycopg
@@ -29,6 +29,8 @@ MAX_ERROR_CHARACTERS = 300
 
 SQL = named_queries(__name__)
 
+T = TypeVar("T")
+
 _OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
 
 
@@ -36,7 +38,6 @@ _OUR_ERROR = re.compile(r"^viewer_pipeline\.errors\.\w+: ")
 class Heartbeat:
     """The last heartbeat of a daemon (Unix time in seconds), and the error that it reported with it."""
 
-    daemon: str
     at: float
     error: str = ""
 
@@ -88,44 +89,18 @@ class DagsterReading:
 
 
 def read_dagster(settings: Settings) -> DagsterReading | None:
-    """Read Dagster's tables; None where they do not exist: Dagster has never run on this database.
-
-    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
-    """
-    with connect(settings) as connection:
-        try:
-            heartbeats = _heartbeats(connection)
-            sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
-            return DagsterReading(heartbeats, sensor, sweep, _last_runs(connection))
-        except pg.UndefinedTable:
-            _require_usage(settings, connection)
-            return None
+    """Read everything; None where Dagster has never run on this database. Raises as `_read_tables`."""
+    return _read_tables(settings, _dagster)
 
 
 def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
-    """Read the heartbeats of the daemons; none where Dagster has never run.
-
-    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
-    """
-    with connect(settings) as connection:
-        try:
-            return _heartbeats(connection)
-        except pg.UndefinedTable:
-            _require_usage(settings, connection)
-            return {}
+    """Read the heartbeats of the daemons; none where Dagster has never run. Raises as `_read_tables`."""
+    return _read_tables(settings, _heartbeats) or {}
 
 
 def read_running(settings: Settings) -> list[RunningRun]:
-    """Read the runs that are running according to Dagster; none where it has never run.
-
-    Raises PostgresUnavailable; PostgresFailed where this role has no right to them.
-    """
-    with connect(settings) as connection:
-        try:
-            return [RunningRun(*row) for row in connection.execute(SQL["running_runs"])]
-        except pg.UndefinedTable:
-            _require_usage(settings, connection)
-            return []
+    """Read the runs that are running according to Dagster; none where it has never run. Raises as `_read_tables`."""
+    return _read_tables(settings, _running) or []
 
 
 @contextmanager
@@ -135,11 +110,20 @@ def connect(settings: Settings) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def _require_usage(settings: Settings, connection: psycopg.Connection) -> None:
-    """Raise PostgresFailed where the tables may exist: a search path skips a schema that the role may not use."""
-    schema = settings.dagster_storage().schema
-    if connection.execute(SQL["has_usage"], {"schema": schema}).fetchone() == (False,):
-        raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
+def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) -> T | None:
+    """Read Dagster's tables; None where they do not exist: Dagster has never run on this database.
+
+    Raises PostgresUnavailable; PostgresFailed where this role has no right to them. A search path skips a schema that
+    the role may not use.
+    """
+    with connect(settings) as connection:
+        try:
+            return read(connection)
+        except pg.UndefinedTable:
+            schema = settings.dagster_storage().schema
+            if connection.execute(SQL["has_usage"], {"schema": schema}).fetchone() == (False,):
+                raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
+            return None
 
 
 def error_message(error: dict[str, Any]) -> str:
@@ -156,14 +140,23 @@ def error_message(error: dict[str, Any]) -> str:
     return without_password(line)[:MAX_ERROR_CHARACTERS]
 
 
+def _dagster(connection: psycopg.Connection) -> DagsterReading:
+    heartbeats = _heartbeats(connection)
+    sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
+    return DagsterReading(heartbeats, sensor, sweep, _last_runs(connection))
+
+
 def _heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
-    heartbeats = [_heartbeat(orjson.loads(body)) for (body,) in connection.execute(SQL["heartbeats"])]
-    return {heartbeat.daemon: heartbeat for heartbeat in heartbeats}
+    heartbeats = {}
+    for (text,) in connection.execute(SQL["heartbeats"]):
+        body = orjson.loads(text)
+        error = error_message(body["errors"][0]) if body.get("errors") else ""
+        heartbeats[body["daemon_type"]] = Heartbeat(float(body["timestamp"]), error)
+    return heartbeats
 
 
-def _heartbeat(body: dict[str, Any]) -> Heartbeat:
-    errors = body.get("errors") or []
-    return Heartbeat(body["daemon_type"], float(body["timestamp"]), error_message(errors[0]) if errors else "")
+def _running(connection: psycopg.Connection) -> list[RunningRun]:
+    return [RunningRun(*row) for row in connection.execute(SQL["running_runs"])]
 
 
 def _instigator(connection: psycopg.Connection, name: str) -> Instigator | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,7 +13,7 @@ from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.monitoring.check_runner import Checks
-from viewer_pipeline.monitoring.metrics import CONTENT_TYPE, Metrics
+from viewer_pipeline.monitoring.metrics import Metrics
 from viewer_pipeline.timestamps import format_timestamp
 
 SERVICE = "viewer-worker"
@@ -35,11 +36,9 @@ def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -
 
     def show_metrics(_request: Request) -> Response:
         """Answer a scrape of Prometheus."""
-        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    app = Starlette(
-        routes=[Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)],
-    )
+    app = Starlette(routes=[Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)])
     app.router.redirect_slashes = False  # an unknown path is 404
     return app
 

@@ -13,12 +13,11 @@ from starlette.applications import Starlette
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.check_runner import Check, Checks
+from viewer_pipeline.monitoring.check_runner import Checks
 from viewer_pipeline.monitoring.health_watch import HealthWatch
 from viewer_pipeline.monitoring.http_app import health_app
 from viewer_pipeline.monitoring.metrics import Metrics
 from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.monitoring.rules import evaluate_subscriber
 from viewer_pipeline.settings import Settings
 
 BACKLOG = 128
@@ -45,7 +44,7 @@ class HealthServer:
                 timeout_graceful_shutdown=STOP_SECONDS,
             )
         )
-        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="health", daemon=True)
         self.closing = ExitStack()  # is closed with the server
 
     def start(self) -> None:
@@ -60,26 +59,16 @@ class HealthServer:
         self._socket.close()
         self.closing.close()
 
-    def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
-
-
-def health_checks(probes: Probes, stats: SubscriberStats) -> list[Check]:
-    """Return the checks of /health: the shared ones, and that of the subscriber of this process."""
-    return [*probes.checks(), Check(("subscriber",), lambda: [evaluate_subscriber(stats)])]
-
 
 def serve(settings: Settings, stats: SubscriberStats, stopping: Callable[[], bool]) -> HealthServer:
     """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
-    probes = Probes(settings)
-    checks, metrics = Checks(health_checks(probes, stats)), Metrics(settings, stats, probes.store)
-    app = health_app(checks, metrics, stopping)
+    probes = Probes(settings, stats=stats)
+    checks = Checks(probes.checks())
+    app = health_app(checks, Metrics(settings, stats, probes.store), stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     watch = HealthWatch(checks, stopping)
-    for close in (probes.close, metrics.close, checks.close, watch.stop):
-        server.closing.callback(close)
-    checks.start()
-    metrics.start()
+    server.closing.callback(probes.close)
+    server.closing.callback(watch.stop)
     server.start()
     watch.start()
     return server
@@ -87,20 +76,14 @@ def serve(settings: Settings, stats: SubscriberStats, stopping: Callable[[], boo
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
         raise SettingsError(f"HEALTH_CHECK_HOST={host!r}: {error.strerror}") from None
-    listening = socket.socket(family, kind, protocol)
+    both_families = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both_families)
     except OSError as error:
-        listening.close()
         raise SettingsError(_bind_error(error, host, port)) from None
-    return listening
 
 
 def _bind_error(error: OSError, host: str, port: int) -> str:

@@ -21,25 +21,24 @@ from viewer_pipeline.flush.run_metrics import (
 )
 
 
-class LedgerReading(NamedTuple):
-    """One reading of PostgreSQL: totals over the ledger by mode, metrics that runs recorded, rejects, incidents."""
-
-    flushes: Counter[str]
-    counters: Counter[str]
-    views: Counter[str]
-    last_flush_at: float | None  # Unix time
-    recorded: list[RunMetric]
-    rejected: list[RejectedRows]
-    incidents: list[Kind]  # that are open
-
-
 @dataclass
-class _Totals:
-    through: int = 0  # the last flush that is included
+class LedgerTotals:
+    """Totals over the flushes of the ledger through one of them, by mode."""
+
+    through: int = 0
     flushes: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     views: Counter[str] = field(default_factory=Counter)
-    last_at: float | None = None
+    last_flush_at: float | None = None  # Unix time
+
+
+class LedgerReading(NamedTuple):
+    """One reading of PostgreSQL."""
+
+    totals: LedgerTotals  # the next reading adds to them
+    recorded: list[RunMetric]
+    rejected: list[RejectedRows]
+    incidents: list[Kind]  # that are open
 
 
 class LedgerStats:
@@ -47,7 +46,7 @@ class LedgerStats:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._totals = _Totals()
+        self._totals = LedgerTotals()
 
     def read(self) -> LedgerReading:
         """Read what was committed since the last call. Raises PostgresUnavailable, SchemaMissing."""
@@ -55,19 +54,17 @@ class LedgerStats:
             self._add_new(connection)
             recorded, rejected = read_run_metrics(connection), rejected_by_reason(connection)
             incidents = [incident.kind for incident in open_incidents(connection)]
-        totals = self._totals
-        by_mode = Counter(totals.flushes), Counter(totals.counters), Counter(totals.views)
-        return LedgerReading(*by_mode, totals.last_at, recorded, rejected, incidents)
+        return LedgerReading(self._totals, recorded, rejected, incidents)
 
     def _add_new(self, connection: psycopg.Connection) -> None:
         through = self._totals.through
         # PostgreSQL was restored from a backup, or retention deleted flushes that were never read: begin again.
         if last_flush(connection).seq < through or pruned_through(connection) > through:
-            self._totals = _Totals()
+            self._totals = LedgerTotals()
         totals = self._totals
         for new in flushes_since(connection, totals.through):
             totals.flushes[new.mode] += new.flushes
             totals.counters[new.mode] += new.counters
             totals.views[new.mode] += new.views
             totals.through = max(totals.through, new.last_seq)
-            totals.last_at = max(totals.last_at or 0.0, new.last_committed_at.timestamp())
+            totals.last_flush_at = max(totals.last_flush_at or 0.0, new.last_committed_at.timestamp())

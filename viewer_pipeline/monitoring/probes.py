@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -16,6 +15,7 @@ from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, Check
 from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, Clock, evaluate_dagster
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
@@ -27,11 +27,15 @@ from viewer_pipeline.monitoring.rules import (
     evaluate_postgres,
     evaluate_redis,
     evaluate_restart,
+    evaluate_subscriber,
     evaluate_unsettled,
 )
+from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import connect, redis_errors
+from viewer_pipeline.timestamps import seconds_since
 
 SQL = named_queries(__name__)
 
@@ -42,21 +46,23 @@ REACHABLE = "check that the server runs, and that host, port, network and login 
 class Probes:
     """The probes of one process, and the client and stores that they use."""
 
-    def __init__(self, settings: Settings, seconds: float = PROBE_SECONDS, *, one_shot: bool = False) -> None:
-        """`seconds`: time limit of one Redis command; it is sent once. `one_shot`: for a command that runs once."""
-        self.settings = settings
+    def __init__(
+        self, settings: Settings, seconds: float = PROBE_SECONDS, stats: SubscriberStats | None = None
+    ) -> None:
+        """`seconds`: time limit of one Redis command; it is sent once. `stats`: of this worker; None in a command."""
+        self.settings, self._stats = settings, stats
         self.ledger = Ledger.of(settings)
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = RedisStore.of(self.client, settings)
-        self._started, self._one_shot = time.time(), one_shot
+        self._started = time.time()
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
 
     def checks(self, seconds: float = HEALTH_SECONDS) -> list[Check]:
-        """Return the shared checks, each with this time limit."""
+        """Return the checks of /health, each with this time limit; in a command, with all subscribers of this Redis."""
         both = ("postgres", "redis")
         dagster_needs = ("postgres",) if self.settings.dagster_database_url is None else ()
         return [
@@ -65,6 +71,7 @@ class Probes:
             Check(("freshness",), self.freshness, seconds, ("redis",)),
             Check(("marker", "unsettled", "incidents"), self.settling, seconds, both),
             Check(DAGSTER_CHECKS, self.dagster, seconds, dagster_needs, START),
+            self._subscriber_check(self._stats, seconds),
         ]
 
     def redis(self) -> list[CheckResult]:
@@ -93,17 +100,18 @@ class Probes:
         """Measure a round trip, and read whether a flush could commit."""
         with self.ledger.connect(any_server=True) as connection:
             started = time.perf_counter()
-            standby, read_only, migrated, up_seconds = fetch_one(connection, SQL["server_state"])
+            migrated, up_seconds = fetch_one(connection, SQL["server_state"])
             round_trip_ms = _milliseconds(started)
+            refusal = read_only_reason(connection)
             row = connection.execute(SQL["schema_revision"]).fetchone() if migrated else None
         revision = row[0] if row else ""
-        result = evaluate_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=round_trip_ms)
+        result = evaluate_postgres(refusal, revision, round_trip_ms)
         return [evaluate_restart(result, up_seconds, self._process_seconds())]
 
     def freshness(self) -> list[CheckResult]:
         """Read how long views have been pending."""
         pending, oldest = self.store.pending()
-        age = round(max(0.0, (datetime.now(UTC) - oldest).total_seconds()), 1) if oldest else None
+        age = round(seconds_since(oldest), 1) if oldest else None
         return [evaluate_freshness(pending, age, self.settings.freshness_limit_seconds)]
 
     def settling(self) -> list[CheckResult]:
@@ -124,8 +132,14 @@ class Probes:
     def dagster(self) -> list[CheckResult]:
         """Read Dagster's tables. A Dagster that has run before is not just starting when a command runs."""
         reading = read_dagster(self.settings)
-        started = 0.0 if self._one_shot and reading else self._started
+        started = 0.0 if self._stats is None and reading else self._started
         return evaluate_dagster(reading, Clock.of(self.settings, time.time(), started))
+
+    def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> Check:
+        if stats is not None:
+            return Check(("subscriber",), lambda: [evaluate_subscriber(stats)])
+        names = ("subscriber", "shared_channel")
+        return Check(names, lambda: check_subscribers(self.store, self.settings), seconds, ("redis",))
 
     def _process_seconds(self) -> float:
         return time.time() - self._started

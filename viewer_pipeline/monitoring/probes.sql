@@ -1,7 +1,6 @@
 -- name: server_state
--- Whether a flush could commit, whether the schema is there, and for how many seconds the server has been up.
-SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-    to_regclass('viewer.alembic_version') IS NOT NULL,
+-- Whether the schema is there, and for how many seconds the server has been up.
+SELECT to_regclass('viewer.alembic_version') IS NOT NULL,
     extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8
 
 -- name: schema_revision

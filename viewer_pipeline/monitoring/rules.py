@@ -11,8 +11,8 @@ from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
-from viewer_pipeline.timestamps import format_duration
+from viewer_pipeline.stores.postgres import IN_RECOVERY
+from viewer_pipeline.timestamps import format_duration, seconds_since
 
 REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
@@ -25,6 +25,8 @@ UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run 
 FULL_SHARE = 0.8  # of maxmemory
 
 PRIMARY = "let REDIS_URL lead to the primary, or name its Sentinels; see docs/how-to/failover-behind-one-address.md"
+POSTGRES_PRIMARY = "name the primary in DATABASE_URL"
+READ_WRITE = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only = off"
 WRITES = "the message has the reason: check memory, disk, replicas and the log of Redis"
 EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
 INFO = "allow this user the command INFO; `viewer-pipeline grants` prints all rights it needs"
@@ -36,10 +38,8 @@ def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> 
     """Whether flushes can settle: Redis is a primary and accepts writes. `refusal`: the error of a test write."""
     details = {"round_trip_ms": round_trip_ms}
     if info.get("role") == "slave":
-        primary = f"{info.get('master_host')}:{info.get('master_port')}"
-        return CheckResult(
-            "redis", "unhealthy", f"Redis refuses writes: it is a replica of {primary}", details, PRIMARY
-        )
+        message = f"Redis refuses writes: it is a replica of {info.get('master_host')}:{info.get('master_port')}"
+        return CheckResult("redis", "unhealthy", message, details, PRIMARY)
     if refusal:
         return CheckResult("redis", "unhealthy", refusal, details, WRITES)
     return CheckResult("redis", "healthy", f"answers in {round_trip_ms} ms and accepts writes", details)
@@ -64,17 +64,17 @@ def evaluate_memory(info: dict[str, Any]) -> CheckResult:
     return CheckResult("redis_memory", "healthy", f"maxmemory-policy {policy}: no counter is evicted", details)
 
 
-def evaluate_postgres(*, standby: bool, read_only: bool, revision: str, round_trip_ms: float) -> CheckResult:
-    """Whether flushes can commit. `revision`: of the schema `viewer`, empty where the schema is missing."""
+def evaluate_postgres(refusal: str, revision: str, round_trip_ms: float) -> CheckResult:
+    """Whether flushes can commit. `refusal`: why the server takes no writes; empty if it does.
+
+    `revision`: of the schema `viewer`, empty where the schema is missing.
+    """
     details = {"round_trip_ms": round_trip_ms}
     message, remedy = f"answers in {round_trip_ms} ms and accepts writes", ""
     status: Status = "healthy"
-    if standby:
-        status, message = "unhealthy", f"PostgreSQL refuses writes: {IN_RECOVERY}"
-        remedy = "name the primary in DATABASE_URL"
-    elif read_only:
-        status, message = "unhealthy", f"PostgreSQL refuses writes: {READ_ONLY}"
-        remedy = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only = off"
+    if refusal:
+        status, message = "unhealthy", f"PostgreSQL refuses writes: {refusal}"
+        remedy = POSTGRES_PRIMARY if refusal == IN_RECOVERY else READ_WRITE
     elif not revision:
         status, message, remedy = "unhealthy", "the schema `viewer` is missing", MIGRATE
     elif revision < REVISION:
@@ -109,7 +109,7 @@ def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
 
 def describe_incident(incident: Incident) -> str:
     """Return one incident as a sentence."""
-    ago = format_duration(time.time() - incident.last_seen.timestamp())
+    ago = format_duration(seconds_since(incident.last_seen))
     views = f", {incident.views} views" if incident.views else ""
     return f"{INCIDENTS[incident.kind]} {ago} ago (run {incident.run_id[:8]}{views})"
 

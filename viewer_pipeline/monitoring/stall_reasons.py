@@ -1,4 +1,4 @@
-"""Why nothing was persisted recently, as sentences. Pure."""
+"""Why nothing was persisted recently, as sentences."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_rows import RecentFlush
-from viewer_pipeline.monitoring.dagster_rules import COORDINATOR, LAUNCHERS, NEVER_RAN, daemon_check
+from viewer_pipeline.monitoring.dagster_rules import COORDINATOR, LAUNCHERS, NEVER_RAN, daemon_check, failing_daemons
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_duration
+from viewer_pipeline.timestamps import format_duration, seconds_since
 
 RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
 
 Results = Mapping[str, CheckResult]
 
 
-def stall_reasons(
-    flushes: Sequence[RecentFlush], pending_vods: int, checks: Results, settings: Settings, now: float
-) -> list[str]:
+def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Results, settings: Settings) -> list[str]:
     """Return the reasons, obstacles first; empty if a flush was committed recently. `flushes`: newest first."""
-    age = now - flushes[0].committed_at.timestamp() if flushes else None
+    age = seconds_since(flushes[0].committed_at) if flushes else None
     if age is not None and age < RECENT_SECONDS:
         return []
     obstacles = _obstacles(checks)
@@ -37,16 +35,9 @@ def _obstacles(checks: Results) -> list[str]:
     if coordinator.message == NEVER_RAN:
         return [f"{NEVER_RAN}: {coordinator.remedy}"]
     others = (checks[name] for name in ("sensor", "sweep", "flush_runs"))
-    return [*_daemons(checks), *(check.message for check in others if not check.passed)]
-
-
-def _daemons(checks: Results) -> list[str]:
-    """Return the failing daemons that launch flushes; in one line if all report the same, for they are one process."""
-    names = (COORDINATOR, *LAUNCHERS)
-    failing = {name: check.message for name in names if not (check := checks[daemon_check(name)]).passed}
-    if len(failing) == len(names) and len(set(failing.values())) == 1:
-        return [f"Dagster's daemon: {failing[COORDINATOR]}"]
-    return [f"Dagster's daemon {name}: {message}" for name, message in failing.items()]
+    daemons = failing_daemons(checks, (COORDINATOR, *LAUNCHERS))
+    failing = [f"Dagster's daemon {name}".rstrip() + f": {message}" for name, message in daemons]
+    return [*failing, *(check.message for check in others if not check.passed)]
 
 
 def _skips(checks: Results) -> list[str]:

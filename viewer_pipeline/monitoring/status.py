@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
@@ -14,12 +13,11 @@ from viewer_pipeline.flush.ledger_queries import last_flush, ledger_summary, rec
 from viewer_pipeline.flush.ledger_rows import LastFlush, LedgerSummary, RecentFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_metrics import rejected_by_reason
-from viewer_pipeline.monitoring.check_runner import Check, Checks
+from viewer_pipeline.monitoring.check_runner import Checks
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
-from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.timestamps import format_timestamp, seconds_since
 
 MAX_FLUSHES = 5
 STATUS_SECONDS = 5.0  # time limit of each check
@@ -34,11 +32,11 @@ class PipelineStatus:
     marker: Marker | None
     last_flush: LastFlush
     summary: LedgerSummary
-    rejected_by_reason: dict[str, int]
+    rejected_by_reason: Counter[str]
     incidents: list[Incident]
     flushes: list[RecentFlush]
     checks: dict[str, CheckResult]
-    stall_reasons: tuple[str, ...] = ()
+    stall_reasons: list[str]
 
     @property
     def is_settled(self) -> bool:
@@ -61,7 +59,7 @@ class PipelineStatus:
             "rejected_by_reason": self.rejected_by_reason,
             "incidents": [_incident_to_dict(incident) for incident in self.incidents],
             "flushes": [_flush_to_dict(flush) for flush in self.flushes],
-            "stall_reasons": list(self.stall_reasons),
+            "stall_reasons": self.stall_reasons,
             "checks": checks_to_dict(results),
         }
 
@@ -71,45 +69,28 @@ def read_status(settings: Settings) -> PipelineStatus:
 
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
-    probes = Probes(settings, STATUS_SECONDS, one_shot=True)
-    try:
-        status = _read_servers(probes)
-        reasons = stall_reasons(status.flushes, status.pending_vods, status.checks, settings, time.time())
-    finally:
-        probes.close()
-    return replace(status, stall_reasons=tuple(reasons))
-
-
-def _read_servers(probes: Probes) -> PipelineStatus:
-    pending, oldest = probes.store.pending()
-    marker = probes.store.marker()
-    with probes.ledger.connect(any_server=True) as connection:
+    with closing(Probes(settings, STATUS_SECONDS)) as probes:
+        pending, oldest = probes.store.pending()
+        marker = probes.store.marker()
         rejected: Counter[str] = Counter()
-        for row in rejected_by_reason(connection):
-            rejected[row.reason] += row.rows
-        return PipelineStatus(
-            pending_vods=pending,
-            oldest_pending_seconds=round((datetime.now(UTC) - oldest).total_seconds(), 1) if oldest else None,
-            marker=marker,
-            last_flush=last_flush(connection),
-            summary=ledger_summary(connection),
-            rejected_by_reason=dict(rejected),
-            incidents=open_incidents(connection),
-            flushes=recent_flushes(connection, MAX_FLUSHES),
-            checks={result.name: result for result in _run_checks(probes)},
-        )
-
-
-def _run_checks(probes: Probes) -> list[CheckResult]:
-    store, settings = probes.store, probes.settings
-    names = ("subscriber", "shared_channel")
-    subscribers = Check(names, lambda: check_subscribers(store, settings), STATUS_SECONDS, ("redis",))
-    checks = Checks([*probes.checks(STATUS_SECONDS), subscribers])
-    checks.start()
-    try:
-        return checks.results()
-    finally:
-        checks.close()
+        with probes.ledger.connect(any_server=True) as connection:
+            for row in rejected_by_reason(connection):
+                rejected[row.reason] += row.rows
+            last, summary = last_flush(connection), ledger_summary(connection)
+            incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
+        checks = {result.name: result for result in Checks(probes.checks(STATUS_SECONDS)).results()}
+    return PipelineStatus(
+        pending_vods=pending,
+        oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,
+        marker=marker,
+        last_flush=last,
+        summary=summary,
+        rejected_by_reason=rejected,
+        incidents=incidents,
+        flushes=flushes,
+        checks=checks,
+        stall_reasons=stall_reasons(flushes, pending, checks, settings),
+    )
 
 
 def _incident_to_dict(incident: Incident) -> dict[str, Any]:

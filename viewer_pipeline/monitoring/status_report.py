@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.timestamps import format_duration
@@ -67,12 +67,8 @@ def _marker(status: PipelineStatus) -> str:
 
 def _daemons(checks: dict[str, CheckResult]) -> list[str]:
     """Return one line if all daemons are well, or all report the same; else one for each that is not."""
-    failing = {name: check.message for name in DAEMONS if not (check := checks[daemon_check(name)]).passed}
-    if not failing:
-        return [f"all {len(DAEMONS)} of Dagster are running"]
-    if len(failing) == len(DAEMONS) and len(set(failing.values())) == 1:
-        return [next(iter(failing.values()))]
-    return [f"{name}: {message}" for name, message in failing.items()]
+    failing = [f"{name}: {message}" if name else message for name, message in failing_daemons(checks, DAEMONS)]
+    return failing or [f"all {len(DAEMONS)} of Dagster are running"]
 
 
 def _with_skip_reason(check: CheckResult) -> str:

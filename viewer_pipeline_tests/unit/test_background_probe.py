@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
@@ -16,19 +15,10 @@ from viewer_pipeline.monitoring.check_runner import Check, Checks
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.waiting import wait_until
 
-
-@contextmanager
-def started(read: Callable[[], int]) -> Iterator[BackgroundProbe[int]]:
-    """Start a probe; close it at the end."""
-    probe = BackgroundProbe("test", read)
-    probe.start()
-    try:
-        yield probe
-    finally:
-        probe.close()
+T = TypeVar("T")
 
 
-def refreshed(probe: BackgroundProbe[int], seconds: float) -> ProbeResult[int]:
+def refreshed(probe: BackgroundProbe[T], seconds: float) -> ProbeResult[T]:
     """Refresh a probe and return its result."""
     probe.refresh()
     return probe.result(seconds)
@@ -44,32 +34,31 @@ def test_probe_that_hangs_runs_once() -> None:
         server_continues.wait(30)
         return 7
 
-    with started(read) as probe:
-        for _ in range(3):
-            assert refreshed(probe, 0.1).error.startswith("no answer for ")
-        assert len(calls) == 1
-        server_continues.set()
-        assert probe.result(30) == ProbeResult(7)
+    probe = BackgroundProbe("test", read)
+    for _ in range(3):
+        assert refreshed(probe, 0.1).error.startswith("no answer for ")
+    assert len(calls) == 1
+    server_continues.set()
+    assert probe.result(30) == ProbeResult(7)
 
 
 def test_probe_that_hangs_is_waited_for_once() -> None:
     """A caller that comes after the time limit of the call gets the error at once."""
     server_continues = threading.Event()
-    with started(lambda: int(server_continues.wait(60))) as probe:
+    probe = BackgroundProbe("test", lambda: server_continues.wait(60))
+    for _ in range(100):  # would take minutes otherwise
         assert refreshed(probe, 2).error.startswith("no answer for ")
-        for _ in range(100):  # would take minutes otherwise
-            assert refreshed(probe, 2).error.startswith("no answer for ")
-        server_continues.set()
+    server_continues.set()
 
 
 def test_young_result_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within MIN_INTERVAL_SECONDS a refresh makes no call; later, it does."""
     calls = iter(range(10))
-    with started(lambda: next(calls)) as probe:
-        monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 3600)
-        assert [refreshed(probe, 30), refreshed(probe, 30)] == [ProbeResult(0), ProbeResult(0)]
-        monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 0)
-        assert refreshed(probe, 30) == ProbeResult(1)
+    probe = BackgroundProbe("test", lambda: next(calls))
+    monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 3600)
+    assert [refreshed(probe, 30), refreshed(probe, 30)] == [ProbeResult(0), ProbeResult(0)]
+    monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 0)
+    assert refreshed(probe, 30) == ProbeResult(1)
 
 
 def test_errors_have_no_password(caplog: pytest.LogCaptureFixture) -> None:
@@ -81,19 +70,18 @@ def test_errors_have_no_password(caplog: pytest.LogCaptureFixture) -> None:
     def faulty() -> int:
         raise KeyError("hidden")
 
-    with started(unreachable) as probe:
-        expected = ProbeResult[int](None, "Redis does not answer: redis://me:***@host:1/0: refused")
-        assert refreshed(probe, 30) == expected
-    with started(faulty) as probe:
-        assert refreshed(probe, 30) == ProbeResult(None, "the probe failed (KeyError); see the log of this process")
+    expected = ProbeResult[int](None, "Redis does not answer: redis://me:***@host:1/0: refused")
+    assert refreshed(BackgroundProbe("test", unreachable), 30) == expected
+    expected = ProbeResult(None, "the probe failed (KeyError); see the log of this process")
+    assert refreshed(BackgroundProbe("test", faulty), 30) == expected
     assert "hidden" in caplog.text
 
 
-def test_close_ends_the_thread() -> None:
-    """The thread does not outlive the server that it belongs to."""
-    with started(lambda: 1) as probe:
-        assert probe._thread.is_alive()
-    wait_until(lambda: not probe._thread.is_alive(), 30, "the thread ended")
+def test_no_thread_waits_between_calls() -> None:
+    """A call's thread ends with the call."""
+    refreshed(BackgroundProbe("waits for nothing", lambda: 1), 30)
+    threads = [thread for thread in threading.enumerate() if thread.name == "probe waits for nothing"]
+    wait_until(lambda: not any(thread.is_alive() for thread in threads), 30, "the thread ended")
 
 
 def test_checks_run_side_by_side() -> None:
@@ -110,10 +98,8 @@ def test_checks_run_side_by_side() -> None:
             Check(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
         ]
     )
-    checks.start()
     results = by_name(checks.results())
     server_continues.set()
-    checks.close()
     assert {name: result.status for name, result in results.items()} == {
         "a": "unhealthy",
         "b": "unhealthy",
@@ -136,9 +122,7 @@ def test_check_whose_precondition_failed_is_unknown() -> None:
             Check(("independent",), refused, 30, needs=("postgres",)),
         ]
     )
-    checks.start()
     results = by_name(checks.results())
-    checks.close()
     assert (results["dependent"].status, results["independent"].status) == ("unknown", "unhealthy")
     assert results["dependent"].message == "not checked, because redis is unhealthy"
 

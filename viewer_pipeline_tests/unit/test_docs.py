@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.http_server import health_checks
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
 from viewer_pipeline.settings import Settings, load_settings
@@ -55,8 +54,9 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
 
 def test_the_page_on_health_has_every_check() -> None:
     """The first column of its table names every check and nothing else; daemons share a row."""
-    probes = Probes(Settings(database_url="postgresql://host/db", redis_url="redis://host"))
-    checks = {name for check in health_checks(probes, SubscriberStats()) for name in check.names}
+    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
+    probes = Probes(settings, stats=SubscriberStats())
+    checks = {name for check in probes.checks() for name in check.names}
     probes.close()
     rows = re.findall(r"^\| (`[a-z_*`, ]+`) \|", (ROOT / "docs/health.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([a-z_*]+)`", row)}

@@ -12,13 +12,16 @@ import pytest
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.registry import Pipeline
+from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.clocks import evaluate_clocks
+from viewer_pipeline.monitoring.doctor.examine import _slow_checks
 from viewer_pipeline.monitoring.doctor.keyspace import Keyspace, evaluate_keyspace
 from viewer_pipeline.monitoring.doctor.ledger_identity import evaluate_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
 from viewer_pipeline.monitoring.doctor.reasons import REASONS
 from viewer_pipeline.monitoring.doctor.redis_checks import RedisReading
+from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name
 
@@ -142,6 +145,17 @@ def test_page_lists_every_check() -> None:
     assert [name for name, *_ in rows] == [name for name in REASONS if name not in daemons]
     assert [name for name, *cells in rows if not all(cell.strip() for cell in cells)] == []
     assert "| `daemon_*` |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_each_check_has_one_probe() -> None:
+    """The doctor runs the probes of /health, and slow ones of its own for what those do not decide."""
+    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
+    health, commands = Probes(settings, stats=SubscriberStats()), Probes(settings)
+    names = [name for check in (*commands.checks(), *_slow_checks(commands, 0, 1)) for name in check.names]
+    assert sorted(["settings", *names]) == sorted(REASONS)
+    assert {name for check in health.checks() for name in check.names} <= set(names)
+    health.close()
+    commands.close()
 
 
 IDENTITY = LedgerIdentity("id", "7", 5, "db:5432/views")

@@ -44,6 +44,7 @@ from viewer_pipeline.monitoring.rules import (
     evaluate_unsettled,
 )
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
 from viewer_pipeline.timestamps import format_duration, format_timestamp
 from viewer_pipeline_tests.support.check_results import by_name
 
@@ -55,7 +56,7 @@ EARLY = Clock.of(Settings(), NOW, NOW - 10)  # in one that started just now, per
 def dagster(**changes: Any) -> DagsterReading:
     """Return a reading of a healthy Dagster, with these changes."""
     healthy: dict[str, Any] = {
-        "heartbeats": {name: Heartbeat(name, NOW - 5) for name in DAEMONS},
+        "heartbeats": {name: Heartbeat(NOW - 5) for name in DAEMONS},
         "sensor": Instigator(running=True, tick=Tick("SUCCESS", NOW - 5)),
         "sweep": Instigator(running=True, tick=Tick("SKIPPED", NOW - 30, "nothing to flush")),
         "runs": [FlushRun("r1", success=True, ended=NOW - 9)],
@@ -65,7 +66,7 @@ def dagster(**changes: Any) -> DagsterReading:
 
 def heartbeats(*dead: str, ago: float = 300) -> dict[str, Heartbeat]:
     """Return heartbeats of all daemons, those of `dead` old."""
-    return {name: Heartbeat(name, NOW - (ago if name in dead else 5)) for name in DAEMONS}
+    return {name: Heartbeat(NOW - (ago if name in dead else 5)) for name in DAEMONS}
 
 
 def evaluated(reading: DagsterReading | None, clock: Clock = LATER) -> dict[str, CheckResult]:
@@ -140,7 +141,7 @@ def test_daemon_without_a_first_heartbeat() -> None:
 
 def test_daemon_that_reports_an_error() -> None:
     """It runs, and somebody should look."""
-    beats = {**heartbeats(), "SENSOR": Heartbeat("SENSOR", NOW, "code location does not load")}
+    beats = {**heartbeats(), "SENSOR": Heartbeat(NOW, "code location does not load")}
     results = evaluated(dagster(heartbeats=beats))
     assert failing(results) == {"daemon_sensor": "degraded"}
     assert results["daemon_sensor"].message == "runs, and reports an error: code location does not load"
@@ -245,17 +246,17 @@ def test_redis_that_refuses_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standby", "read_only", "revision", "message"),
+    ("refusal", "revision", "message"),
     [
-        (True, True, REVISION, "PostgreSQL refuses writes: it is in recovery (a standby)"),
-        (False, True, REVISION, "PostgreSQL refuses writes: its transactions are read-only"),
-        (False, False, "", "the schema `viewer` is missing"),
-        (False, False, "0001", f"the schema `viewer` is at revision 0001, and {REVISION} is needed"),
+        (IN_RECOVERY, REVISION, "PostgreSQL refuses writes: it is in recovery (a standby)"),
+        (READ_ONLY, REVISION, "PostgreSQL refuses writes: its transactions are read-only"),
+        ("", "", "the schema `viewer` is missing"),
+        ("", "0001", f"the schema `viewer` is at revision 0001, and {REVISION} is needed"),
     ],
 )
-def test_postgres_that_cannot_commit(standby: bool, read_only: bool, revision: str, message: str) -> None:
+def test_postgres_that_cannot_commit(refusal: str, revision: str, message: str) -> None:
     """Unhealthy, with the reason and a remedy."""
-    result = evaluate_postgres(standby=standby, read_only=read_only, revision=revision, round_trip_ms=1)
+    result = evaluate_postgres(refusal, revision, 1)
     assert (result.status, result.message, bool(result.remedy)) == ("unhealthy", message, True)
 
 
@@ -264,7 +265,7 @@ def test_revision_is_that_of_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_current_head() == REVISION
-    result = evaluate_postgres(standby=False, read_only=False, revision="9999", round_trip_ms=1)
+    result = evaluate_postgres("", "9999", 1)
     assert (result.status, f"revision 9999, newer than {REVISION}" in result.message) == ("healthy", True)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.ledger_stats import LedgerReading
+from viewer_pipeline.monitoring.ledger_stats import LedgerReading, LedgerTotals
 from viewer_pipeline.monitoring.metric_families import FAMILIES
-from viewer_pipeline.monitoring.metrics import Samples, of_dagster, of_ledger, of_redis, of_worker
-from viewer_pipeline.monitoring.pending import Pending
+from viewer_pipeline.monitoring.metrics import Pending, Samples, of_dagster, of_ledger, of_redis, of_worker
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
@@ -37,7 +35,7 @@ def test_no_metric_is_mentioned_that_does_not_exist() -> None:
 def test_every_metric_has_samples() -> None:
     """No metric is declared without a sample, and no sample comes without a declaration."""
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
-    reading = LedgerReading(Counter(), Counter(), Counter(), None, [], [], [])
+    reading = LedgerReading(LedgerTotals(), [], [], [])
     samples = (
         of_worker(SubscriberStats())
         | of_redis(Pending(0, 0, 0, 0))

@@ -16,7 +16,6 @@ from viewer_pipeline.monitoring.doctor.redis_checks import check_redis
 from viewer_pipeline.monitoring.doctor.settings_rules import evaluate_settings
 from viewer_pipeline.monitoring.doctor.target_checks import check_target
 from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings
 
 CHECK_SECONDS = 15.0  # time limit of a check
@@ -29,15 +28,11 @@ def examine(settings: Settings, watch_seconds: float = 0.0, check_seconds: float
     Watches the producers for `watch_seconds`, if it is not 0. Returns within `check_seconds` and `watch_seconds`,
     even if a server hangs.
     """
-    probes = Probes(settings, COMMAND_SECONDS, one_shot=True)
+    probes = Probes(settings, COMMAND_SECONDS)
     checks = Checks([*probes.checks(check_seconds), *_slow_checks(probes, watch_seconds, check_seconds)])
-    checks.start()
-    try:
-        results = checks.results()
-    finally:
-        checks.close()
+    results = [evaluate_settings(settings), *checks.results()]
     order = list(REASONS)
-    return sorted([evaluate_settings(settings), *results], key=lambda result: order.index(result.name))
+    return sorted(results, key=lambda result: order.index(result.name))
 
 
 def _slow_checks(probes: Probes, watch_seconds: float, check_seconds: float) -> list[Check]:
@@ -55,6 +50,5 @@ def _slow_checks(probes: Probes, watch_seconds: float, check_seconds: float) -> 
         check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
         check(("ledger_identity",), lambda: check_ledger_identity(store, ledger), needs=("postgres", "redis")),
         check(("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needs=("redis",)),
-        check(("subscriber", "shared_channel"), lambda: check_subscribers(store, settings), needs=("redis",)),
         Check(("pubsub_mode",), watch, check_seconds + watch_seconds, ("redis",)),
     ]

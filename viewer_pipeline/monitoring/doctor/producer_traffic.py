@@ -53,8 +53,8 @@ class ProducerTraffic:
             if item.source == "producer":
                 traffic.producers[item.vod_id] += item.views
             if between:
-                sums = traffic.messages if item.source == "message" else traffic.additions
-                sums[item.vod_id] += item.views
+                totals = traffic.messages if item.source == "message" else traffic.additions
+                totals[item.vod_id] += item.views
         return traffic
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -55,14 +56,11 @@ def check_redis(probes: Probes) -> list[CheckResult]:
 
 
 def _read_config(client: redis.Redis) -> dict[str, str]:
-    config: dict[str, str] = {}
-    for name in CONFIG:
-        try:
-            values: Any = client.config_get(name)
-        except redis.ResponseError:
-            return {}
-        config |= values
-    return config
+    config: Any = {}
+    with suppress(redis.ResponseError):
+        for name in CONFIG:
+            config |= client.config_get(name)
+    return dict(config)
 
 
 def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResult]:

@@ -339,23 +339,27 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected", "words"),
+    ("kind", "expected", "pattern"),
     [
         (
             "drift",
             (200, "degraded"),
-            "counters were lowered by another program, or fell back 0 s ago (run 12345678, 7 views)",
+            r"counters were lowered by another program, or fell back \d+ s ago \(run 12345678, 7 views\)",
         ),
-        ("postgres_rolled_back", (503, "unhealthy"), "PostgreSQL was rolled back, e.g. restored from a backup 0 s ago"),
+        (
+            "postgres_rolled_back",
+            (503, "unhealthy"),
+            r"PostgreSQL was rolled back, e\.g\. restored from a backup \d+ s ago",
+        ),
     ],
 )
-def test_incidents(http: HttpWorld, world: World, kind: str, expected: tuple[int, str], words: str) -> None:
+def test_incidents(http: HttpWorld, world: World, kind: str, expected: tuple[int, str], pattern: str) -> None:
     """An incident stays open until it is acknowledged."""
     world.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES (%s, 'm', '12345678-90', 7)", kind)
     http.start()
     code, status, message = http.check("incidents")
     assert (code, status) == expected
-    assert message.startswith(words)
+    assert re.match(pattern, message)
     world.execute("UPDATE viewer.incident SET acknowledged_at = now()")
     wait_until(lambda: http.check("incidents")[1] == "healthy", 30, "it is closed")
 

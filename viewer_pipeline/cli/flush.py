@@ -41,11 +41,12 @@ def echo_run(result: RunResult, text: str, *, as_json: bool) -> None:
     """Print the result of a run; name failed checks and a failed run on stderr, with exit status 1."""
     if as_json or text:
         echo_result(result.to_dict(), text, as_json=as_json)
-    if result.failed_checks:
-        click.echo(f"failed checks: {', '.join(result.failed_checks)}", err=True)
+    failed_checks = [check.name for check in result.checks if not check.passed]
+    if failed_checks:
+        click.echo(f"failed checks: {', '.join(failed_checks)}", err=True)
     if not result.success:
         click.echo(f"run {result.run_id} failed; its events are in the Dagster UI", err=True)
-    if result.failed_checks or not result.success:
+    if failed_checks or not result.success:
         raise SystemExit(1)
 
 

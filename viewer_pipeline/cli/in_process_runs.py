@@ -41,11 +41,6 @@ class RunResult:
     stats: dict[str, Any]
     checks: list[CheckResult]
 
-    @property
-    def failed_checks(self) -> list[str]:
-        """The names of the checks that failed."""
-        return [check.name for check in self.checks if not check.passed]
-
     def to_dict(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
         return {

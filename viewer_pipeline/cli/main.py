@@ -57,11 +57,7 @@ class ErrorReportingGroup(click.Group):
             context.exit(1)
 
 
-@click.group(cls=ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ErrorReportingGroup, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="viewer-pipeline")
 def main() -> None:
     """Carry view counts from Redis to PostgreSQL, in batches, exactly once."""
-
-
-for command in COMMANDS:
-    main.add_command(command)

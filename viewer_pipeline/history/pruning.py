@@ -55,7 +55,7 @@ class Pruned(NamedTuple):
     flushes: int = 0
     batches: int = 0
     views: int = 0
-    ended: bool = True  # False if the time was over before all rows were deleted
+    complete: bool = True  # False if the time was over before all rows were deleted
 
 
 def settled_through(marker: Marker | None) -> int:
@@ -102,7 +102,7 @@ def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | N
         flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
         pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + int(views))
         if not flushes or time.monotonic() > deadline:
-            return pruned._replace(ended=not flushes)
+            return pruned._replace(complete=not flushes)
 
 
 def prune_rejected(connection: psycopg.Connection, days: int) -> int:

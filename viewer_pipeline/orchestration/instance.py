@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically
-from viewer_pipeline.orchestration.jobs import ACTIVE, flush_views
+from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_views
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
 
@@ -50,8 +50,7 @@ def fail_orphans(instance: dg.DagsterInstance, *, launched_only: bool = False) -
     other runs of its job for `max_runtime_seconds`. `launched_only`: only runs launched by a code server, which are its
     child processes, and not those of `viewer-pipeline flush`.
     """
-    orphans = dg.RunsFilter(statuses=[status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
-    runs = [record.dagster_run for record in instance.get_run_records(orphans)]
+    runs = [record.dagster_run for record in instance.get_run_records(dg.RunsFilter(statuses=LAUNCHED))]
     if launched_only:
         runs = [run for run in runs if GRPC_INFO_TAG in run.tags]
     for run in runs:

@@ -13,12 +13,8 @@ from viewer_pipeline.orchestration.ops import ASSET, FlushMode, mode_of
 # dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
 JOB_TAG = {"viewer/job": "flush", "dagster/max_runtime": "300"}
 # Without NOT_STARTED: a launcher that dies right after it created a run leaves that status for ever.
-ACTIVE = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+LAUNCHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+ACTIVE = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
 
 
 @dg.failure_hook(required_resource_keys={"settings"})
@@ -53,5 +49,4 @@ def blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> s
 
 def is_flushing(instance: dg.DagsterInstance) -> bool:
     """Whether a flush run is active; queued runs do not count."""
-    statuses = [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED]
-    return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=statuses)) > 0
+    return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=LAUNCHED)) > 0

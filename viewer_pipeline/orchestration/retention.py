@@ -11,7 +11,6 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import (
-    LedgerPlan,
     count_old_parked,
     count_old_rejected,
     first_day_kept,
@@ -49,25 +48,19 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
     with retry_only_transient(), Stores.open(settings) as stores, stores.ledger.connect() as connection:
         marker = own_marker(stores.redis, stores.ledger, connection)
         plan = plan_ledger(connection, limit, marker)
-        metadata = _plan_metadata(plan)
+        metadata = {
+            "days": len(plan.days),
+            "kept_from": plan.before.isoformat(),
+            "flushes": sum(day.flushes for day in plan.days),
+            "batches": sum(day.batches for day in plan.days),
+            "views": sum(day.views for day in plan.days),
+            "notes": plan.stop_reason or "no old day was kept",
+        }
         if not config.dry_run:
-            pruned = prune_ledger(connection, limit, marker, MAX_SECONDS)
-            metadata |= {"flushes": pruned.flushes, "batches": pruned.batches, "views": pruned.views}
-            metadata["complete"] = pruned.ended
+            metadata |= prune_ledger(connection, limit, marker, MAX_SECONDS)._asdict()
     if plan.stop_reason:
         context.log.warning(plan.stop_reason)
     return _report(context, config, metadata)
-
-
-def _plan_metadata(plan: LedgerPlan) -> dict[str, Any]:
-    return {
-        "days": len(plan.days),
-        "kept_from": plan.before.isoformat(),
-        "flushes": sum(day.flushes for day in plan.days),
-        "batches": sum(day.batches for day in plan.days),
-        "views": sum(day.views for day in plan.days),
-        "notes": plan.stop_reason or "no old day was kept",
-    }
 
 
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "dagster"})

@@ -22,7 +22,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS, verify
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
-from viewer_pipeline.orchestration.jobs import ACTIVE, flush_run_config, flush_views
+from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_run_config, flush_views
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
@@ -407,7 +407,7 @@ def test_sensor_requests_a_sweep_for_the_worker(instance: dg.DagsterInstance, re
     assert request.tags["viewer/trigger"] == "sensor: sweep requested: subscribed"
 
 
-@pytest.mark.parametrize("status", [status for status in ACTIVE if status is not dg.DagsterRunStatus.QUEUED])
+@pytest.mark.parametrize("status", LAUNCHED)
 def test_sensor_and_schedule_skip_while_a_flush_is_active(
     kept_instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
 ) -> None:

@@ -148,7 +148,7 @@ def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch)
     """It deletes in chunks, bounded by flushes and by batches, until its time is over; the next call continues."""
     three_days(history)
     monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 1)
-    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, ended=False)
+    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, complete=False)
     assert kept_from(history) == "2026-03-04"
     monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 200)
     monkeypatch.setattr(pruning, "CHUNK_BATCHES", 3)

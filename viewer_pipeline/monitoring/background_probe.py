@@ -48,9 +48,12 @@ class BackgroundProbe(Generic[T]):
         """Begin a call, unless one runs or the last result is young enough."""
         with self._lock:
             if self._call.done() and time.monotonic() - self._ended >= MIN_INTERVAL_SECONDS:
-                call: Future[ProbeResult[T]] = Future()
-                threading.Thread(target=self._run, args=(call,), name=f"probe {self.name}", daemon=True).start()
-                self._call, self._started = call, time.monotonic()
+                self._call, self._started = Future(), time.monotonic()
+                thread = threading.Thread(target=self._run, args=(self._call,), name=f"probe {self.name}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # this process may not have more threads
+                    self._call.set_result(ProbeResult(None, f"the probe was not started: {error}"))
 
     def result(self, seconds: float) -> ProbeResult[T]:
         """Return the last result; wait for the call that runs until `seconds` after its start, then return an error.

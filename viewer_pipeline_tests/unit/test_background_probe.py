@@ -84,6 +84,21 @@ def test_no_thread_waits_between_calls() -> None:
     wait_until(lambda: not any(thread.is_alive() for thread in threads), 30, "the thread ended")
 
 
+def test_probe_without_a_thread_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not have more threads gets an error as the result, and tries again with the next call."""
+    probe = BackgroundProbe("test", lambda: "value")
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        probe.refresh()
+        assert probe.result(1) == ProbeResult(None, "the probe was not started: can't start new thread")
+    probe.refresh()
+    assert probe.result(10) == ProbeResult("value")
+
+
 def test_checks_run_side_by_side() -> None:
     """A probe that hangs makes its checks unhealthy after its own time limit; other checks have their results."""
     server_continues = threading.Event()

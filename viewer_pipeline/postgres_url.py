@@ -17,6 +17,8 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
+from viewer_pipeline.identifiers import quoted
+
 LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 PRISMA_PARAMETERS = frozenset(
     {
@@ -82,7 +84,7 @@ class PostgresUrl:
 
     def session_settings(self, ours: Mapping[str, str]) -> dict[str, str]:
         """Return the settings of a session: those of the URL override `ours`."""
-        search_path = {} if self.schema is None else {"search_path": _quoted(self.schema)}
+        search_path = {} if self.schema is None else {"search_path": quoted(self.schema)}
         return {**ours, **self.settings, **search_path}
 
     def arguments(self, ours: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
@@ -202,7 +204,3 @@ def _seconds(name: str, parameters: Mapping[str, str]) -> float | None:
     if not re.fullmatch(r"\d{1,6}", value, re.ASCII):
         raise ValueError(f"expected {name}= in whole seconds")
     return float(value) or None
-
-
-def _quoted(schema: str) -> str:
-    return '"' + schema.replace('"', '""') + '"'

@@ -11,9 +11,8 @@ from typing import NamedTuple, Self
 DEFAULT_PREFIX = "vod:views:"
 REGISTRY_KEY = "viewer:pipelines"  # hash: counter prefix -> its ledger and database
 MARKER, CHANGED, SUBSCRIBER, CUTS = "viewer:settled", "viewer:changed", "viewer:subscriber", "viewer:cuts:"
-PRESENCE = (
-    "viewer:counting:"  # nothing is published on it: workers that count the messages of a channel subscribe to it
-)
+# Nothing is published on it: workers that count the messages of a channel subscribe to it.
+PRESENCE = "viewer:counting:"
 KEY_NAMESPACES = (CHANGED, REGISTRY_KEY, MARKER, SUBSCRIBER)
 CHANNEL_NAMESPACES = (CUTS, PRESENCE)
 # Version 0.1.0 used these names with every prefix; their present content makes it refuse to run.

@@ -53,7 +53,7 @@ def echo_run(result: RunResult, text: str, *, as_json: bool) -> None:
 def _require_flushable(settings: Settings) -> None:
     """Raise SettingsError if Redis lacks the configured durability, or the pipeline or the target table is refused."""
     from viewer_pipeline.flush.ledger import require_target
-    from viewer_pipeline.flush.registry import require_pipeline
+    from viewer_pipeline.flush.ownership import require_pipeline
     from viewer_pipeline.stores.durability import require_durability
 
     require_durability(settings)

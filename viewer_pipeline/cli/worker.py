@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
-from viewer_pipeline.flush.registry import require_pipeline
+from viewer_pipeline.flush.ownership import require_pipeline
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from viewer_pipeline.flush.counter_reader import Readings
 from viewer_pipeline.flush.counters import MAX_COUNT, MAX_ID_CHARACTERS, count_error, id_error, is_positive_integer
-from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.rejects import Reject
 
 BATCH_ROWS = 1000  # rows that are validated together; an invalid row among them costs a loop over these only

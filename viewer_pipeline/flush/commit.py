@@ -14,7 +14,7 @@ from viewer_pipeline.flush.aggregate import Aggregate, aggregate, slices
 from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_queries import flushes_of_run
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow, Totals
+from viewer_pipeline.flush.ledger_rows import Flush, FlushRow, Totals
 from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.rejects import record_rejects
 from viewer_pipeline.flush.report import CommittedFlush, RunReport
@@ -115,14 +115,9 @@ def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tup
 
 def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
     """Return the flush that commits these rows of the frame: the number after `base`, cut into batches."""
-    request, seq, epoch, flush_id = snapshot.request, base + 1, snapshot.marker.epoch, uuid4()
-    ids, deltas, size = rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size
-    starts, origin = range(0, len(ids), size), (epoch, str(flush_id))
-    batches = [
-        Batch(seq, number, len(starts), snapshot.taken_at, ids[at : at + size], deltas[at : at + size], *origin)
-        for number, at in enumerate(starts, 1)
-    ]
-    return Flush(seq, base, flush_id, request.run_id, request.mode, snapshot.taken_at, batches, after, epoch)
+    request, taken_at, epoch = snapshot.request, snapshot.taken_at, snapshot.marker.epoch
+    flush = Flush(base + 1, base, uuid4(), request.run_id, request.mode, taken_at, after=after, epoch=epoch)
+    return flush.with_counters(rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size)
 
 
 def _recovered(

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from viewer_pipeline.flush.counters import counter_pattern
-from viewer_pipeline.flush.readings import Readings
-from viewer_pipeline.flush.registry import Pipeline, known_pipelines
-from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
 
 SCAN_COUNT = 1000  # keys per SCAN call: holds Redis for about 0.2 ms
 READ_COUNT = 1000  # counters per MGET: about 0.2 ms
+
+
+@dataclass(frozen=True)
+class Readings:
+    """`values[i]` is the counter of `ids[i]` (raw, without prefix), None where it is no string. In any order."""
+
+    ids: Sequence[bytes] = ()
+    values: Sequence[bytes | None] = ()
+    types: Mapping[bytes, str] = field(default_factory=dict)  # of the ids without a value; "none" where no key exists
+
+
+class Pipeline(NamedTuple):
+    """One entry of the registry: counter prefix, ledger, and the place of that ledger's database."""
+
+    prefix: str
+    ledger: str
+    place: str
 
 
 class CounterReader:
@@ -117,7 +133,7 @@ class CounterReader:
 
     def lease_ledger(self) -> str | None:
         """Return the ledger that the lease was last acquired for; None if it never was."""
-        (ledger,) = self.subscriber_fields(["ledger"])
+        ledger = self.subscriber_fields(["ledger"])[0]
         return as_text(ledger) if ledger is not None else None
 
     def sweep_request(self) -> bytes | None:
@@ -126,7 +142,14 @@ class CounterReader:
 
     def known_pipelines(self) -> list[Pipeline]:
         """Return all pipelines in the registry of this Redis, by prefix."""
-        return known_pipelines(self._client, self.url)
+        with redis_errors(self.url):
+            prefixes: Any = self._client.hkeys(REGISTRY_KEY)
+            values: Any = self._client.hmget(REGISTRY_KEY, prefixes) if prefixes else []
+        pipelines = []
+        for prefix, value in zip(prefixes, values, strict=True):
+            ledger, _, place = as_text(value).partition(" ")
+            pipelines.append(Pipeline(as_text(prefix), ledger, place))
+        return sorted(pipelines)
 
     def now(self) -> datetime:
         """Return the time of the Redis server, in UTC."""

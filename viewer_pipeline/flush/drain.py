@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
-from viewer_pipeline.flush.counter_reader import READ_COUNT
+from viewer_pipeline.flush.counter_reader import READ_COUNT, Readings
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_queries import last_flush
@@ -20,7 +19,6 @@ from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.ownership import check_history
-from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.settle import settle_through
@@ -83,13 +81,9 @@ def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, sweep_request, notes, seconds)
 
 
-class _Begun(NamedTuple):
-    last: LastFlush
-    marker: Marker
-    notes: RunNotes
-
-
-def _begin(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str) -> _Begun:
+def _begin(
+    redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str
+) -> tuple[LastFlush, Marker, RunNotes]:
     """Read the newest flush and the marker, which is created if there is none."""
     identity = ledger.identity(connection)
     last, emptied = last_flush(connection), False
@@ -98,11 +92,11 @@ def _begin(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, ru
         check_history(connection, marker, identity.place, last)
         emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
-            return _Begun(last, marker, RunNotes(redis_emptied=emptied))
+            return last, marker, RunNotes(redis_emptied=emptied)
         newest = last_flush(connection)
         if newest.seq <= last.seq:
             notes = RunNotes(redis_emptied=emptied, postgres_rolled_back=True)
-            return _Begun(last, marker._replace(missing=(last.seq, marker.seq)), notes)
+            return last, marker._replace(missing=(last.seq, marker.seq)), notes
         last = newest  # another run committed in between: start again
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -55,9 +55,19 @@ class Flush:
     run_id: str
     mode: str
     taken_at: datetime
-    batches: Sequence[Batch]
+    batches: Sequence[Batch] = ()
     after: UUID | None = None
     epoch: str = ""
+
+    def with_counters(self, vod_ids: Sequence[str], deltas: Sequence[int], batch_size: int) -> Flush:
+        """Return the flush with these counters, cut into batches."""
+        slices = [slice(start, start + batch_size) for start in range(0, len(vod_ids), batch_size)]
+        origin = self.epoch, str(self.flush_id)
+        batches = [
+            Batch(self.seq, number, len(slices), self.taken_at, vod_ids[rows], deltas[rows], *origin)
+            for number, rows in enumerate(slices, 1)
+        ]
+        return replace(self, batches=batches)
 
     @property
     def counters(self) -> int:

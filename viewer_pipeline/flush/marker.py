@@ -9,15 +9,8 @@ from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.flush.ledger_rows import Batch
 from viewer_pipeline.stores.redis import as_text
 
-MARKER_FIELDS = (
-    "flush",
-    "batch",
-    "batches",
-    "epoch",
-    "flush_id",
-    "ledger",
-    "missing",
-)  # of the hash, as the scripts return it
+# Of the hash, in the order in which the scripts return them.
+MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing")
 MAX_SEQ = 2**53  # Lua's numbers are exact up to here
 
 

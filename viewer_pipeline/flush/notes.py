@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 MAX_NAMED_COUNTERS = 5
 
@@ -23,19 +24,12 @@ class RunNotes:
     publish_error: str = ""
 
     def __add__(self, other: RunNotes) -> RunNotes:
-        """Return the notes of two steps."""
-        return RunNotes(
-            self.settled_before + other.settled_before,
-            self.settled_already + other.settled_already,
-            self.drift + other.drift,
-            self.drifted + other.drifted,
-            self.redis_emptied or other.redis_emptied,
-            self.postgres_rolled_back or other.postgres_rolled_back,
-            self.skipped_views + other.skipped_views,
-            self.superseded + other.superseded,
-            self.unpublished + other.unpublished,
-            self.publish_error or other.publish_error,
-        )
+        """Return the notes of two steps: numbers and ids are added, a flag or text of either is kept."""
+        notes: dict[str, Any] = {
+            name: ours or theirs if isinstance(ours, (bool, str)) else ours + theirs
+            for (name, ours), theirs in zip(vars(self).items(), vars(other).values(), strict=True)
+        }
+        return RunNotes(**notes)
 
     def sentences(self) -> list[str]:
         """Return one sentence per note, for operators."""

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psycopg
 
-from viewer_pipeline.errors import PipelineRefused
+from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
+from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.registry import Pipeline
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.redis import START_SECONDS, connect
 
 SQL = named_queries(__name__)
+
+
+def require_pipeline(settings: Settings) -> None:
+    """Enter the pipeline of the settings in the registry of its Redis. Raises PipelineRefused.
+
+    If a server is unreachable now, every run and the worker try again; /health reports the error.
+    """
+    ledger, url = Ledger.of(settings), settings.require_redis_url()
+    with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
+        try:
+            with ledger.connect(any_server=True) as connection:
+                identity = ledger.identity(connection)
+            RedisStore(client, url, settings.counter_prefix).register(identity)
+        except PipelineRefused:
+            raise
+        except ViewerPipelineError:
+            return
 
 
 def same_ledger(identity: str, other: str) -> bool:

@@ -21,12 +21,6 @@ class PendingWork:
     reason: str
 
 
-def _ready_parked(stores: Stores) -> list[str]:
-    with stores.ledger.connect() as connection:
-        target = stores.ledger.target(connection)
-        return ready_parked(connection, target) if target else []
-
-
 def find_pending_work(stores: Stores, max_scans: int = MAX_SCANS) -> PendingWork:
     """Scan for counters that a sweep would persist, parked views that it would count, and unrecorded rejects.
 
@@ -41,11 +35,11 @@ def find_pending_work(stores: Stores, max_scans: int = MAX_SCANS) -> PendingWork
             rejects += aggregated.rejects
         if scans >= max_scans:
             return PendingWork(True, f"no counter among the first {scans * SCAN_COUNT} keys; a sweep scans the rest")
-    if parked := _ready_parked(stores):
-        return PendingWork(True, f"found {len(parked)} parked VODs whose row exists by now, e.g. {parked[0]!r}")
-    if rejects:
-        with stores.ledger.connect() as connection:
-            if fresh := unrecorded(connection, rejects):
-                return PendingWork(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
+    with stores.ledger.connect() as connection:
+        target = stores.ledger.target(connection)
+        if target and (parked := ready_parked(connection, target)):
+            return PendingWork(True, f"found {len(parked)} parked VODs whose row exists by now, e.g. {parked[0]!r}")
+        if rejects and (fresh := unrecorded(connection, rejects)):
+            return PendingWork(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
     known = f", beside {len(rejects)} rejected ones" if rejects else ""
     return PendingWork(False, f"no key {stores.redis.prefix_text}* holds views{known}: nothing to flush")

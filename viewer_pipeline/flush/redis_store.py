@@ -17,7 +17,6 @@ from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.flush.registry import register
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.durability import Durability
@@ -31,6 +30,7 @@ DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 BEGIN = Script.load("flush/claim", "flush/begin")
 CONFIRM, SETTLE = Script.load("flush/confirm"), Script.load("flush/settle")
 DISCARD, SWEPT = Script.load("flush/discard"), Script.load("flush/swept")
+REGISTER = Script.load("flush/claim", "flush/register")
 
 
 class Settled(NamedTuple):
@@ -38,7 +38,6 @@ class Settled(NamedTuple):
 
     marker: Marker | None
     refused: bool
-    subtracted: int  # batches that this call subtracted
     already: int  # batches that were subtracted before: by another run, or by a script whose reply was lost
     drift: int  # views missing from counters
     drifted: list[bytes]
@@ -85,7 +84,10 @@ class RedisStore(CounterReader):
 
     def register(self, identity: LedgerIdentity) -> None:
         """Enter this pipeline, with its ledger, in the registry. Raises PipelineRefused."""
-        register(self._client, self.url, self.prefix_text, identity)
+        arguments = [self.prefix_text, identity.key, identity.place]
+        outcome, *rest = self.run_script(REGISTER, self.names.claimed_keys(), arguments)
+        if outcome < 0:
+            raise refusal(self.prefix_text, identity, *rest)
 
     def begin(self, run_id: str, last: LastFlush, ledger: LedgerIdentity) -> tuple[bool, Marker]:
         """Write the run's id, create the marker at `last` if there is none; return whether it is new, and the marker.
@@ -128,18 +130,17 @@ class RedisStore(CounterReader):
         A batch that was subtracted before is skipped. Stops at the first that is refused.
         """
         at: Marker | None = marker
-        subtracted, already, drift, drifted = 0, 0, 0, list[bytes]()
+        already, drift, drifted = 0, 0, list[bytes]()
         for group in chunks(batches, PIPELINE_SCRIPTS):
             for outcome, missing, *rest in self._send_settle_scripts(marker, group):
                 at = parse_marker(rest[: len(MARKER_FIELDS)])
-                subtracted += outcome == 1
                 already += outcome == 0
                 drift += int(missing)
                 drifted += rest[len(MARKER_FIELDS) :]
                 if outcome == -1:
-                    return Settled(at, True, subtracted, already, drift, drifted)
+                    return Settled(at, True, already, drift, drifted)
             marker = marker.at(group[-1])
-        return Settled(at, False, subtracted, already, drift, drifted)
+        return Settled(at, False, already, drift, drifted)
 
     def _send_settle_scripts(self, marker: Marker, batches: Sequence[Batch]) -> list[list[Any]]:
         with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:

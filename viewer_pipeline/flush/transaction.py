@@ -25,23 +25,8 @@ def transact(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> To
 
 def claim(connection: psycopg.Connection, flush: Flush) -> bool:
     """Insert the row of the flush; return whether its number was still free (rules R3, R6)."""
-    claimed = connection.execute(
-        SQL["insert_flush"],
-        {
-            "seq": flush.seq,
-            "base": flush.base,
-            "flush_id": flush.flush_id,
-            "run_id": flush.run_id,
-            "mode": flush.mode,
-            "taken_at": flush.taken_at,
-            "counters": flush.counters,
-            "views": flush.views,
-            "batches": len(flush.batches),
-            "epoch": flush.epoch,
-            "after": flush.after,
-            "format": LEDGER_FORMAT,
-        },
-    )
+    content = {"counters": flush.counters, "views": flush.views, "batches": len(flush.batches)}
+    claimed = connection.execute(SQL["insert_flush"], vars(flush) | content | {"format": LEDGER_FORMAT})
     return claimed.fetchone() is not None
 
 

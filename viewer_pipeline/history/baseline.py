@@ -22,8 +22,6 @@ from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)
 
-SECONDS = 3600  # for one statement: 10 million rows take minutes
-MEMORY = "64MB"
 BATCH_ROWS = 10_000  # rows of a file in one statement
 
 Counts = Iterable[tuple[str, int]]
@@ -59,7 +57,7 @@ def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, 
 
 
 def _take(connection: psycopg.Connection, source: str, insert: Callable[[], None], *, again: bool) -> Baseline:
-    with long_transaction(connection, SECONDS, MEMORY):
+    with long_transaction(connection):
         connection.execute(SQL["lock_baseline"])
         present = read_baseline(connection)
         if present is not None and not again:

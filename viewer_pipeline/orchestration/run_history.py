@@ -19,8 +19,7 @@ import psycopg
 
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.postgres import open_connection
-from viewer_pipeline.stores.postgres_errors import postgres_errors
+from viewer_pipeline.stores.postgres import open_connection, postgres_errors
 from viewer_pipeline.stores.queries import named_queries
 
 SQL = named_queries(__name__)

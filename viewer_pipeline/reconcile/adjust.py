@@ -12,14 +12,13 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_queries import last_flush
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, LastFlush, Totals
+from viewer_pipeline.flush.ledger_rows import Flush, LastFlush, Totals
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.ownership import own_marker
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
-from viewer_pipeline.stores.chunks import chunks
 
 AdjustmentMode = Literal["reconcile", "reconcile_target"]
 MAX_ATTEMPTS = 20  # how often it reads again because another flush committed first
@@ -78,14 +77,9 @@ class Adjuster:
         self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID
     ) -> Flush:
         base, epoch = (max(last.seq, marker.seq), marker.epoch) if marker else (last.seq, "")
-        now, pages = datetime.now(UTC), list(chunks(sorted(deltas), self.batch_size))
-        batches = [
-            Batch(
-                base + 1, number, len(pages), now, list(ids), [deltas[vod_id] for vod_id in ids], epoch, str(flush_id)
-            )
-            for number, ids in enumerate(pages, 1)
-        ]
-        return Flush(base + 1, base, flush_id, self.run_id, mode, now, batches, last.flush_id, epoch)
+        ids = sorted(deltas)
+        flush = Flush(base + 1, base, flush_id, self.run_id, mode, datetime.now(UTC), after=last.flush_id, epoch=epoch)
+        return flush.with_counters(ids, [deltas[vod_id] for vod_id in ids], self.batch_size)
 
     def _settle(self, flush: Flush, totals: Totals) -> None:
         """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""

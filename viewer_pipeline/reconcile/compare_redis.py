@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 
 import psycopg
 
@@ -49,12 +49,7 @@ def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: L
 
 def compare_counters(redis: RedisStore, report: DifferenceReport) -> None:
     """Report every counter whose value, type or id can never be counted."""
-    for ids in chunks(_counter_ids(redis), PAGE_SIZE):
+    for ids in chunks(chain.from_iterable(redis.swept()), PAGE_SIZE):
         for reject in aggregate(redis.read([list(ids)])).rejects:
             message = f"{reject.reason}: {reject.value!r}" if reject.value else reject.reason
             report.add(Difference("counter", reject.subject, None, None, message))
-
-
-def _counter_ids(redis: RedisStore) -> Iterator[bytes]:
-    for ids in redis.swept():
-        yield from ids

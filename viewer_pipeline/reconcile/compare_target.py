@@ -6,7 +6,7 @@ import json
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
-from viewer_pipeline.reconcile.snapshot import open_snapshot
+from viewer_pipeline.stores.postgres import open_snapshot
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.target.parked import all_ready_parked, apply_parked
 from viewer_pipeline.target.table import MAX_COUNTS, Target

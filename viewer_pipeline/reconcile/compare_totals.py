@@ -7,7 +7,7 @@ from typing import NamedTuple
 from viewer_pipeline.flush.counters import MAX_COUNT
 from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
-from viewer_pipeline.reconcile.snapshot import open_snapshot
+from viewer_pipeline.stores.postgres import open_snapshot
 from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Literal, NamedTuple, Self
 
 Kind = Literal["total", "pruned", "target", "marker", "counter", "parked"]
@@ -53,9 +52,7 @@ class DifferenceReport:
         self._writer.writerow(Difference._fields)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
         if kind is None:
             self._partial.replace(self.path)

@@ -14,7 +14,7 @@ from typing import IO
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt
 from viewer_pipeline.flush.ledger import require_target
-from viewer_pipeline.flush.registry import require_pipeline
+from viewer_pipeline.flush.ownership import require_pipeline
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings

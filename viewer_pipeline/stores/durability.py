@@ -12,10 +12,9 @@ import redis
 from viewer_pipeline.errors import NotDurable, RedisRefusesWrites, SettingsError, TransientError
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.redis import connect, redis_errors
+from viewer_pipeline.stores.redis import START_SECONDS, connect, redis_errors
 
 TRUE_WAITAOF = 8  # Redis: the first version whose WAITAOF waits for the disk also with `appendfsync everysec`
-START_SECONDS = 3.0  # time-out at the start of a process
 
 
 @dataclass(frozen=True)

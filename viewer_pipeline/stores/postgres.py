@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL with finite waits."""
+"""Connections to PostgreSQL with finite waits, and its errors as ours: what may be retried, what needs a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from psycopg import errors as pg
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
+from viewer_pipeline.errors import (
+    PostgresFailed,
+    PostgresRefusesWrites,
+    PostgresUnavailable,
+    SchemaMissing,
+    ViewerPipelineError,
+)
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.redaction import without_password
 from viewer_pipeline.stores.queries import named_queries
 
 # Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
@@ -42,6 +50,15 @@ IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are 
 MARGIN = 1.25
 REPLY_SECONDS = MARGIN * STATEMENT_SECONDS
 POLL_SECONDS = 0.1
+LONG_SECONDS = 3600  # for one statement over everything: 10 million rows take minutes
+WORK_MEMORY = "64MB"  # of the server for each sort or hash of such a statement; the rest spills to its disk
+# After any of these another connection may succeed. The last two end a session that is in a transaction.
+UNAVAILABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
+)
 
 SQL = named_queries(__name__)
 
@@ -115,11 +132,21 @@ def read_only_reason(connection: psycopg.Connection) -> str:
 
 
 @contextmanager
-def long_transaction(connection: psycopg.Connection, seconds: float, memory: str) -> Iterator[None]:
-    """Open a transaction whose statements may take this long, and sort and hash in this much memory ("64MB")."""
-    with with_timeout(connection, seconds + REPLY_SECONDS), connection.transaction():
-        connection.execute(SQL["allow_long_reads"], {"timeout": f"{seconds:.0f}s", "memory": memory})
+def long_transaction(connection: psycopg.Connection) -> Iterator[None]:
+    """Open a transaction whose statements may take LONG_SECONDS, and sort and hash in WORK_MEMORY."""
+    with with_timeout(connection, LONG_SECONDS + REPLY_SECONDS), connection.transaction():
+        connection.execute(SQL["allow_long_reads"], {"timeout": f"{LONG_SECONDS}s", "memory": WORK_MEMORY})
         yield
+
+
+@contextmanager
+def open_snapshot(url: str) -> Iterator[psycopg.Connection]:
+    """Open a long read-only transaction that sees everything as of one moment. Driver errors are raised as ours."""
+    with postgres_errors(url), open_connection(PostgresUrl.of(url)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        with long_transaction(connection):
+            yield connection
 
 
 @contextmanager
@@ -149,3 +176,25 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}
     return connection
+
+
+@contextmanager
+def postgres_errors(url: str) -> Iterator[None]:
+    """Raise psycopg's errors as ours, with the URL but without its password."""
+    where = without_password(url)
+    try:
+        yield
+    except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
+        raise SchemaMissing(f"{where}: {first_line(error)}") from error
+    except psycopg.Error as error:
+        ours: type[ViewerPipelineError] = PostgresFailed
+        if refuses_writes(error):
+            ours = PostgresRefusesWrites
+        elif isinstance(error, UNAVAILABLE):
+            ours = PostgresUnavailable
+        raise ours(f"{where}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a driver's message, or the name of the class."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -20,6 +20,7 @@ from viewer_pipeline.redaction import hide_password, without_password
 from viewer_pipeline.stores.refusals import is_refusal, leave_refusing
 from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
 
+START_SECONDS = 3.0  # time-out at the start of a process
 _OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import errors as pg
 
+from viewer_pipeline.stores.postgres import first_line
 from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline.target.table import Target
 
@@ -108,4 +109,4 @@ class _Bisection:
 
 def refusal_reason(error: psycopg.Error) -> str:
     """Return the reason to store with parked views."""
-    return f"refused: {str(error).strip().partition(chr(10))[0]}"[:REASON_CHARACTERS]
+    return f"refused: {first_line(error)}"[:REASON_CHARACTERS]

@@ -13,7 +13,6 @@ import redis
 
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.registry import register
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
@@ -44,7 +43,7 @@ def pipeline(request: pytest.FixtureRequest, prefix: str, stores: Stores, server
     stores = Stores(RedisStore(client, redis_url, prefix), stores.ledger)
     client.mset({prefix + "a": 3, prefix + "b": 5})
     client.zadd(stores.redis.names.changed, {"a": 1, "b": 2})
-    register(client, redis_url, prefix, identity_of(database_url))
+    RedisStore(client, redis_url, prefix).register(identity_of(database_url))
     if request.param == USED:
         with stores.ledger.connect() as connection:
             stores.redis.begin("run", LastFlush(0, 0), stores.ledger.identity(connection))

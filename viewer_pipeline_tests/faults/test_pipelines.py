@@ -27,7 +27,6 @@ from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.registry import known_pipelines, register
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.fold_store import FoldStore
@@ -112,7 +111,7 @@ def test_two_pipelines_flush_concurrently(world: World, another: MakeWorld) -> N
         mine.flush()
         mine.assert_all_persisted()
         assert mine.incidents() == {}
-    assert {pipeline.prefix for pipeline in known_pipelines(world.client, world.stores.redis.url)} == {PREFIX, SHOP}
+    assert {pipeline.prefix for pipeline in world.stores.redis.known_pipelines()} == {PREFIX, SHOP}
 
 
 def test_two_pipelines_fold_concurrently(world: World, another: MakeWorld) -> None:
@@ -206,7 +205,7 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
     for part in (world.identity.place, other.identity.place, "viewer-pipeline adopt"):
         assert part in str(refused.value)
     with pytest.raises(PipelineRefused):
-        register(other.client, other.stores.redis.url, PREFIX, other.identity)
+        other.stores.redis.register(other.identity)
     with other.stores.ledger.connect() as connection:
         assert str(find_refusal(other.stores.redis, other.stores.ledger, connection)) == str(refused.value)
     assert (keys_of(world), other.totals(), other.seqs()) == (before, {}, [])
@@ -237,7 +236,7 @@ def test_a_lost_registry_does_not_change_the_owner(world: World, another: MakeWo
     for call in (
         other.flush,
         lambda: folds.acquire_or_renew(claim(other.identity, folds.key_space(), "other"), 1, 0),
-        lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
+        lambda: other.stores.redis.register(other.identity),
     ):
         world.client.delete("viewer:pipelines")
         with pytest.raises(PipelineRefused, match="are settled by the database"):
@@ -255,13 +254,13 @@ def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, 
     calls: dict[str, Callable[[], object]] = {
         "flush": other.flush,
         "lease": lambda: folds.acquire_or_renew(claim(other.identity, space, "other"), 1, 0),
-        "register": lambda: register(other.client, other.stores.redis.url, PREFIX, other.identity),
+        "register": lambda: other.stores.redis.register(other.identity),
     }
     for _ in range(2):
         world.client.delete("viewer:pipelines")
         with pytest.raises(PipelineRefused, match="are settled by the database"):
             calls[by]()
-        assert known_pipelines(world.client, world.stores.redis.url) == []
+        assert world.stores.redis.known_pipelines() == []
         world.send_many(3)
         world.flush()
         assert (
@@ -727,7 +726,7 @@ def test_a_format_that_this_program_does_not_know(world: World, key: str) -> Non
             folds.key_space()
     else:
         with pytest.raises(PipelineRefused, match="format 3"):
-            register(world.client, world.stores.redis.url, PREFIX, world.identity)
+            world.stores.redis.register(world.identity)
     assert keys_of(world) == before
 
 

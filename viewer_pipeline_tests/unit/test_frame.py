@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from viewer_pipeline.flush import aggregate as frame
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, slices
-from viewer_pipeline.flush.readings import Readings
+from viewer_pipeline.flush.counter_reader import Readings
 from viewer_pipeline.flush.rejects import Reject, printable
 
 MAX = 2**63 - 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.registry import Pipeline
 
 MAX_NAMED = 5
 GRANT = "GRANT EXECUTE ON FUNCTION pg_control_system() TO the role, then run `viewer-pipeline adopt`"

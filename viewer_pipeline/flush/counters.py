@@ -10,6 +10,7 @@ MAX_COUNT = 2**63 - 1  # what a Redis counter and a PostgreSQL bigint hold
 # What Redis accepts for INCR: no sign, blank, leading zero or underscore, all of which int() accepts.
 is_positive_integer = re.compile(rb"[1-9][0-9]{0,18}").fullmatch
 _is_integer = re.compile(rb"-?[1-9][0-9]*|0").fullmatch
+_surrogate = re.compile("[\ud800-\udfff]").search  # which UTF-8 cannot encode
 _GLOB_CHARACTERS = re.compile(r"([*?\[\]\\])")
 
 
@@ -26,17 +27,9 @@ def id_error(vod_id: str) -> str | None:
         return f"id longer than {MAX_ID_CHARACTERS} characters"
     if "\x00" in vod_id:
         return "id holds a NUL character"
-    if not vod_id.isprintable() and _surrogate(vod_id):
+    if _surrogate(vod_id):
         return "id is not UTF-8"
     return None
-
-
-def _surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def count_error(value: bytes) -> str:

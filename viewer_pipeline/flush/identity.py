@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import SchemaMissing
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
@@ -50,7 +50,6 @@ def read_identity(connection: psycopg.Connection, place: str) -> LedgerIdentity:
 def _system_identifier(connection: psycopg.Connection) -> str:
     """Read it in a statement of its own: without the right, PostgreSQL refuses every statement with the function."""
     try:
-        row = connection.execute(SQL["system_identifier"]).fetchone()
+        return str(fetch_one(connection, SQL["system_identifier"])[0])
     except pg.InsufficientPrivilege:
         return UNKNOWN
-    return str(row[0]) if row else UNKNOWN

@@ -38,10 +38,7 @@ def record_incidents(connection: psycopg.Connection, notes: RunNotes, run_id: st
 
 def open_incidents(connection: psycopg.Connection) -> list[Incident]:
     """Return the incidents that nobody has acknowledged, latest first."""
-    return [
-        Incident(kind, message, run_id, first_seen, last_seen, occasions, int(views))
-        for kind, message, run_id, first_seen, last_seen, occasions, views in connection.execute(SQL["open_incidents"])
-    ]
+    return [Incident(*row) for row in connection.execute(SQL["open_incidents"])]
 
 
 def acknowledge(connection: psycopg.Connection, kinds: list[Kind]) -> int:

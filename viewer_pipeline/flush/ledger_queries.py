@@ -31,13 +31,12 @@ def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:
     """Return the flushes above `base` that a run has committed, in order."""
     rows = connection.execute(SQL["flushes_of_run"], {"run_id": run_id, "base": base})
-    return [FlushRow(seq, counters, int(views), batches) for seq, counters, views, batches in rows]
+    return [FlushRow(*row) for row in rows]
 
 
 def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[BatchDigest]:
     """Return a digest of each batch of these flushes."""
-    rows = connection.execute(SQL["batch_digests"], {"seqs": seqs})
-    return [BatchDigest(seq, number, counters, int(views), digest) for seq, number, counters, views, digest in rows]
+    return [BatchDigest(*row) for row in connection.execute(SQL["batch_digests"], {"seqs": seqs})]
 
 
 def totals_behind(connection: psycopg.Connection, seqs: list[int]) -> list[tuple[int, str, int | None]]:
@@ -48,7 +47,7 @@ def totals_behind(connection: psycopg.Connection, seqs: list[int]) -> list[tuple
 def top_of_flushes(connection: psycopg.Connection, seqs: list[int], limit: int) -> list[tuple[str, int, int]]:
     """Return (vod id, views in these flushes, total) of the VODs with the most views."""
     rows = connection.execute(SQL["top_of_flushes"], {"seqs": seqs, "limit": limit})
-    return [(vod_id, int(views), int(total or 0)) for vod_id, views, total in rows]
+    return [(vod_id, views, total or 0) for vod_id, views, total in rows]
 
 
 def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:
@@ -58,7 +57,7 @@ def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlu
 
 def ledger_summary(connection: psycopg.Connection) -> LedgerSummary:
     """Return how much is persisted, parked and rejected."""
-    return LedgerSummary(*map(int, fetch_one(connection, SQL["ledger_summary"])))
+    return LedgerSummary(*fetch_one(connection, SQL["ledger_summary"]))
 
 
 def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import START_SECONDS, connect
 
 SQL = named_queries(__name__)
@@ -98,8 +98,7 @@ def add_missing(connection: psycopg.Connection, marker: Marker) -> Marker:
     The run that detected the marker ahead of the ledger may have died between its commit and the first batch that
     records them. (Flushes that retention has deleted look the same, and no ledger in use has them.)
     """
-    row = connection.execute(SQL["newest_through"], {"seq": marker.seq}).fetchone()
-    newest = row[0] if row else None
+    newest = fetch_one(connection, SQL["newest_through"], seq=marker.seq)[0]
     return marker if newest in (None, marker.seq) else marker._replace(missing=(newest, marker.seq))
 
 

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.logs import event
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
@@ -120,7 +120,7 @@ def _record(ledger: Ledger, metrics: list[RunMetric]) -> None:
 def read_run_metrics(connection: psycopg.Connection) -> list[RunMetric]:
     """Return the totals over all runs ever, by mode and outcome. They only grow."""
     return [
-        RunMetric(mode, outcome, count, seconds, tuple(buckets), int(drift))
+        RunMetric(mode, outcome, count, seconds, tuple(buckets), drift)
         for mode, outcome, count, seconds, buckets, drift in connection.execute(SQL["run_metrics"])
     ]
 
@@ -133,18 +133,12 @@ def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince
     `pruned_through` starts again at 0. After a restore of PostgreSQL from a backup the ledger may end below `seq`; new
     flushes still get numbers above it.
     """
-    return [
-        FlushesSince(mode, flushes, int(counters), int(views), last_seq, last_committed_at)
-        for mode, flushes, counters, views, last_seq, last_committed_at in connection.execute(
-            SQL["flushes_since"], {"seq": seq}
-        )
-    ]
+    return [FlushesSince(*row) for row in connection.execute(SQL["flushes_since"], {"seq": seq})]
 
 
 def pruned_through(connection: psycopg.Connection) -> int:
     """Return the highest flush that retention deleted; 0 if none."""
-    row = connection.execute(SQL["pruned_through"]).fetchone()
-    return int(row[0]) if row else 0
+    return int(fetch_one(connection, SQL["pruned_through"])[0])
 
 
 def rejected_by_reason(connection: psycopg.Connection) -> list[RejectedRows]:

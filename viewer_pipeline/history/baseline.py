@@ -18,7 +18,6 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.postgres import long_transaction
 from viewer_pipeline.stores.queries import fetch_one, named_queries
-from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)
 
@@ -40,7 +39,7 @@ class Baseline(NamedTuple):
 def read_baseline(connection: psycopg.Connection) -> Baseline | None:
     """Return the baseline that was taken, None if there is none."""
     row = connection.execute(SQL["read_baseline"]).fetchone()
-    return Baseline(row[0], row[1], row[2], int(row[3]), new=False) if row else None
+    return Baseline._make((*row, False)) if row else None
 
 
 def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: bool = False) -> Baseline:
@@ -48,7 +47,8 @@ def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: b
     target = ledger.target(connection)
     if target is None:
         raise SettingsError("TARGET_TABLE is not set, so there is no table to take the counts from")
-    return _take(connection, f"target {target.sql_name}", partial(_insert_from_target, connection, target), again=again)
+    insert = partial(connection.execute, target.statement(SQL["baseline_from_target"]))
+    return _take(connection, f"target {target.sql_name}", insert, again=again)
 
 
 def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False) -> Baseline:
@@ -56,7 +56,7 @@ def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, 
     return _take(connection, source, partial(_insert_counts, connection, counts), again=again)
 
 
-def _take(connection: psycopg.Connection, source: str, insert: Callable[[], None], *, again: bool) -> Baseline:
+def _take(connection: psycopg.Connection, source: str, insert: Callable[[], object], *, again: bool) -> Baseline:
     with long_transaction(connection):
         connection.execute(SQL["lock_baseline"])
         present = read_baseline(connection)
@@ -64,12 +64,7 @@ def _take(connection: psycopg.Connection, source: str, insert: Callable[[], None
             return present
         connection.execute(SQL["lock_totals"])
         insert()
-        taken_at, source, vods, views = fetch_one(connection, SQL["record_baseline"], source=source)
-        return Baseline(taken_at, source, vods, int(views), new=True)
-
-
-def _insert_from_target(connection: psycopg.Connection, target: Target) -> None:
-    connection.execute(target.statement(SQL["baseline_from_target"]))
+        return Baseline._make((*fetch_one(connection, SQL["record_baseline"], source=source), True))
 
 
 def _insert_counts(connection: psycopg.Connection, counts: Counts) -> None:

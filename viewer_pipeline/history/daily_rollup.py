@@ -85,16 +85,12 @@ def exclusive_rollup(connection: psycopg.Connection) -> Iterator[None]:
 
 def rolled_up_days(connection: psycopg.Connection, window: Window) -> list[Day]:
     """Return the days of a window that were rolled up."""
-    rows = connection.execute(SQL["rolled_up_days"], window._asdict())
-    return [
-        Day(day, vods, int(views), last_flush, kept, flushes, int(ledger_views), late_flushes)
-        for day, vods, views, last_flush, kept, flushes, ledger_views, late_flushes in rows
-    ]
+    return [Day(*row) for row in connection.execute(SQL["rolled_up_days"], window._asdict())]
 
 
 def unequal_days(connection: psycopg.Connection, window: Window) -> list[tuple[date, int, int]]:
     """Return (day, views in daily_views, views in the ledger) of days that differ; only days whose ledger is kept."""
-    views = {day: int(views) for day, views in connection.execute(SQL["views_per_day"], window._asdict())}
+    views: dict[date, int] = dict(connection.execute(SQL["views_per_day"], window._asdict()).fetchall())
     days = [
         (day.day, views.get(day.day, 0), day.ledger_views) for day in rolled_up_days(connection, window) if day.kept
     ]
@@ -108,7 +104,7 @@ def top_of_day(connection: psycopg.Connection, day: date, limit: int) -> list[tu
 
 def views_per_hour(connection: psycopg.Connection, day: date) -> list[int]:
     """Return the views of each of the 24 hours, from the ledger: zeros if it was pruned."""
-    hours = {hour: int(views) for hour, views in connection.execute(SQL["views_per_hour"], {"day": day})}
+    hours: dict[int, int] = dict(connection.execute(SQL["views_per_hour"], {"day": day}).fetchall())
     return [hours.get(hour, 0) for hour in range(24)]
 
 

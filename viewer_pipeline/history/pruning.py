@@ -69,11 +69,10 @@ def plan_ledger(connection: psycopg.Connection, limit: date, marker: Marker | No
     """Return the days before `limit` that can be pruned: up to the first that is not rolled up or not settled."""
     settled = settled_through(marker)
     days: list[LedgerDay] = []
-    for day, flushes, batches, views, *rest in connection.execute(SQL["ledger_days"], {"before": limit}):
-        ledger_day = LedgerDay(day, flushes, int(batches), int(views), *rest)
-        if reason := _stop_reason(ledger_day, settled, marker):
-            return LedgerPlan(day, days, settled, reason)
-        days.append(ledger_day)
+    for day in map(LedgerDay._make, connection.execute(SQL["ledger_days"], {"before": limit})):
+        if reason := _stop_reason(day, settled, marker):
+            return LedgerPlan(day.day, days, settled, reason)
+        days.append(day)
     return LedgerPlan(limit, days, settled, "")
 
 
@@ -100,7 +99,7 @@ def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | N
     params = {"settled": plan.settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:
         flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
-        pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + int(views))
+        pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + views)
         if not flushes or time.monotonic() > deadline:
             return pruned._replace(complete=not flushes)
 
@@ -128,8 +127,8 @@ def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) 
 
 def count_old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
     """Count the views that `prune_all_parked` would prune."""
-    ((vods, views),) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": days})
-    return ParkedViews(int(vods), int(views))
+    (row,) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": days})
+    return ParkedViews(*row)
 
 
 def first_day_kept(today: date, days: int) -> date:

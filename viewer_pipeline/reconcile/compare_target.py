@@ -30,7 +30,7 @@ def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
             fits = 0 <= views <= MAX_COUNTS[target.count_type]
             message = f"in {target.sql_name}" if fits else f"in {target.sql_name}, whose column cannot hold the total"
             ids = sorted(vod_ids)
-            report.add(Difference("target", ids[0], int(views), count, message, fits, json.dumps(ids)))
+            report.add(Difference("target", ids[0], views, count, message, fits, json.dumps(ids)))
 
 
 def compare_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) -> None:

@@ -68,14 +68,10 @@ class _Shortfall(NamedTuple):
 def compare_totals(url: str, report: DifferenceReport) -> SnapshotPoint:
     """Report each VOD whose total does not match its history. Reads one snapshot once; flushes may run meanwhile."""
     with open_snapshot(url) as connection, connection.cursor() as cursor:
-        seq = last_flush(connection).seq
-        point = SnapshotPoint(seq, int(fetch_one(connection, SQL["pruned_views"])[0]))
+        point = SnapshotPoint(last_flush(connection).seq, fetch_one(connection, SQL["pruned_views"])[0])
         shortfall = _Shortfall(point.pruned)
-        for vod_id, history, total, baseline, parked, discarded, absent, present in cursor.stream(
-            SQL["reconcile_totals"]
-        ):
-            row = _Row(vod_id, int(history), total, baseline, int(parked), int(discarded))
-            shortfall = _Shortfall(point.pruned, int(absent), int(present))
+        for *columns, absent, present in cursor.stream(SQL["reconcile_totals"]):
+            row, shortfall = _Row(*columns), _Shortfall(point.pruned, absent, present)
             if shortfall.differs(row):
                 report.add(_difference(row, shortfall))
     if point.pruned and not shortfall.is_explained:

@@ -55,7 +55,7 @@ class _TotalsPlan:
             },
         ).fetchall()
         self.unexplained = sum(not fits for _, _, fits in rows)
-        return {vod_id: int(delta) for vod_id, delta, fits in rows if fits}
+        return {vod_id: delta for vod_id, delta, fits in rows if fits}
 
 
 def repair_target(adjuster: Adjuster, target: Target, report: DifferenceReport) -> None:
@@ -102,7 +102,7 @@ class TargetPlan:
         ).fetchall()
         self.counts = {vod_id: count for vod_id, _, count, fits in rows if fits}
         self.too_large = len(rows) - len(self.counts)
-        return {vod_id: int(delta) for vod_id, delta, _, fits in rows if fits}
+        return {vod_id: delta for vod_id, delta, _, fits in rows if fits}
 
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         """Add the flush to the table. Raises StaleRead where a count has changed since; then nothing is written."""

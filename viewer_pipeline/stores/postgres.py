@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.abc import PQGen
+from psycopg.abc import Buffer, PQGen
 from psycopg.rows import TupleRow
+from psycopg.types.numeric import NumericLoader
 
 from viewer_pipeline.errors import (
     PostgresFailed,
@@ -63,6 +64,15 @@ UNAVAILABLE = (
 SQL = named_queries(__name__)
 
 T = TypeVar("T")
+
+
+class WholeNumberLoader(NumericLoader):
+    """Loads a numeric without decimal places as an int: a sum of bigints is one, and may be over bigint."""
+
+    def load(self, data: Buffer) -> Any:
+        """Return an int, or a Decimal where there are decimal places."""
+        number = super().load(data)
+        return number if number.as_tuple().exponent else int(number)
 
 
 class BoundedConnection(psycopg.Connection[TupleRow]):
@@ -170,6 +180,7 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
     if url.reply_seconds is not None:
         settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
     connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
+    connection.adapters.register_loader("numeric", WholeNumberLoader)
     if url.reply_seconds is not None:
         connection.reply_seconds = max(url.reply_seconds, MARGIN * min(STATEMENT_SECONDS, url.reply_seconds))
     # A flush succeeds although a row was edited meanwhile; at a higher level, which a role may set, it would fail.

@@ -156,21 +156,20 @@ def _lock_and_count(connection: psycopg.Connection, target: Target, vod_ids: Seq
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     locked = connection.execute(target.statement(SQL["lock_parked"]), {"vod_ids": list(vod_ids)})
     locked_ids = [vod_id for (vod_id,) in locked]
-    rows = connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": locked_ids})
-    return {vod_id: int(views) for vod_id, views in rows}
+    return dict(connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": locked_ids}).fetchall())
 
 
 def apply_all_to_totals(connection: psycopg.Connection) -> ParkedViews:
     """Count all parked views, each once, into the totals alone: without a target table any more. Page by page."""
     vods = views = 0
-    while (page := ParkedViews(*map(int, fetch_one(connection, SQL["apply_parked_to_totals"], limit=BATCH_ROWS)))).vods:
+    while (page := ParkedViews(*fetch_one(connection, SQL["apply_parked_to_totals"], limit=BATCH_ROWS))).vods:
         vods, views = vods + page.vods, views + page.views
     return ParkedViews(vods, views)
 
 
 def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
     """Return what these flushes have parked and is still parked."""
-    return ParkedViews(*map(int, fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs))))
+    return ParkedViews(*fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs)))
 
 
 def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
@@ -178,8 +177,8 @@ def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> P
     with connection.transaction():
         force_index_scans(connection, OWN_LOCK_TIMEOUT)
         parameters = {"days": days, "limit": PRUNE_ROWS}
-        ((vods, views),) = connection.execute(target.statement(SQL["prune_parked"]), parameters)
-    return ParkedViews(int(vods), int(views))
+        (row,) = connection.execute(target.statement(SQL["prune_parked"]), parameters)
+    return ParkedViews(*row)
 
 
 def discard_parked(connection: psycopg.Connection, vod_id: str, reason: str) -> int | None:
@@ -190,14 +189,12 @@ def discard_parked(connection: psycopg.Connection, vod_id: str, reason: str) -> 
 
 def parked_by_reason(connection: psycopg.Connection) -> list[ParkedSum]:
     """Return parked views by reason."""
-    rows = connection.execute(SQL["parked_by_reason"])
-    return [ParkedSum(reason, vods, int(views), oldest) for reason, vods, views, oldest in rows]
+    return [ParkedSum(*row) for row in connection.execute(SQL["parked_by_reason"])]
 
 
 def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod]:
     """Return the VODs with the most parked views."""
-    rows = connection.execute(SQL["largest_parked"], {"limit": limit})
-    return [ParkedVod(vod_id, int(views), *rest) for vod_id, views, *rest in rows]
+    return [ParkedVod(*row) for row in connection.execute(SQL["largest_parked"], {"limit": limit})]
 
 
 def _ready_ids(connection: psycopg.Connection, target: Target, page: dict[str, object]) -> list[str]:

@@ -61,19 +61,19 @@ class TargetNames:
 
 
 class _Description(NamedTuple):
-    """A row of the query describe_target; a missing column has no type."""
+    """A row of the query describe_target; a missing column has an empty type."""
 
     schema: str
     table: str
     kind: str
     hides_rows: bool
     rewrites_updates: bool
-    id_type: str | None
+    id_type: str
     collation_schema: str | None
     collation: str | None
     distinguishes_ids: bool
     unique: bool
-    count_type: str | None
+    count_type: str
     generated: bool | None
     may_read_id: bool | None
     may_read_count: bool | None
@@ -146,20 +146,9 @@ def find_target(connection: psycopg.Connection, names: TargetNames) -> Target:
     description = _Description(*row)
     if problems := list(_problems(description, names)):
         raise TargetUnusable("; ".join(problems))
-    assert description.id_type is not None
-    assert description.count_type is not None
-    collation = None
-    if description.collation_schema is not None and description.collation is not None:
-        collation = description.collation_schema, description.collation
-    return Target(
-        description.schema,
-        description.table,
-        names.id_column,
-        description.id_type,
-        names.count_column,
-        description.count_type,
-        collation,
-    )
+    columns = names.id_column, description.id_type, names.count_column, description.count_type
+    schema, name = description.collation_schema, description.collation
+    return Target(description.schema, description.table, *columns, (schema, name) if schema and name else None)
 
 
 def _where(connection: psycopg.Connection, names: TargetNames) -> str:
@@ -189,7 +178,7 @@ def _problems(description: _Description, names: TargetNames) -> Iterator[str]:
 
 
 def _id_problems(description: _Description, names: TargetNames, table: str) -> Iterator[str]:
-    if description.id_type is None:
+    if not description.id_type:
         yield f"{table} has no such column"
         return
     if description.id_type not in KEYS:
@@ -203,7 +192,7 @@ def _id_problems(description: _Description, names: TargetNames, table: str) -> I
 
 
 def _count_problems(description: _Description, names: TargetNames, table: str) -> Iterator[str]:
-    if description.count_type is None:
+    if not description.count_type:
         yield f"{table} has no such column"
         return
     if description.count_type not in MAX_COUNTS:

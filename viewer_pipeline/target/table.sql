@@ -3,13 +3,14 @@
 SELECT
     n.nspname, c.relname, c.relkind::text, row_security_active(c.oid),
     EXISTS (SELECT FROM pg_rewrite AS r WHERE r.ev_class = c.oid AND r.ev_type = '2' AND r.ev_enabled IN ('O', 'A')),
-    format_type(i.atttypid, NULL), lc.nspname, l.collname, coalesce(l.collisdeterministic, TRUE),
+    coalesce(format_type(i.atttypid, NULL), ''), lc.nspname, l.collname,
+    coalesce(l.collisdeterministic, TRUE),
     EXISTS (
         SELECT FROM pg_index AS x
         WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indimmediate AND x.indpred IS NULL
             AND x.indnkeyatts = 1 AND x.indkey[0] = i.attnum AND x.indcollation[0] = i.attcollation
     ),
-    format_type(v.atttypid, NULL), v.attgenerated <> '' OR v.attidentity = 'a',
+    coalesce(format_type(v.atttypid, NULL), ''), v.attgenerated <> '' OR v.attidentity = 'a',
     has_column_privilege(c.oid, i.attnum, 'SELECT'),
     has_column_privilege(c.oid, v.attnum, 'SELECT'),
     has_column_privilege(c.oid, v.attnum, 'UPDATE')

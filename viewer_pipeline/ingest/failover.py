@@ -6,9 +6,8 @@ import time
 from uuid import uuid4
 
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
-from viewer_pipeline.ingest.cut_delivery import GRACE_SECONDS
 from viewer_pipeline.ingest.folder import Folder
-from viewer_pipeline.ingest.subscription import SubscriptionLost
+from viewer_pipeline.ingest.subscription import GRACE_SECONDS, SubscriptionLost
 from viewer_pipeline.stores.refusals import refusals_of
 
 MAX_MISSING = 2  # checks in a row that find the subscription elsewhere

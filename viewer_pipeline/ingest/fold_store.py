@@ -8,6 +8,7 @@ sends the script twice or two workers run it. The lease only decides which worke
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +20,18 @@ import redis
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.ingest.segment_parts import Part, part_count, split
 from viewer_pipeline.redis_names import RedisNames, presence_channel
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import Script, redis_errors
 
 REFUSED, LEDGER_UNKNOWN = -2, -3  # outcomes of the lease
+PART_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
 CUT, FOLD = Script.load("ingest/cut"), Script.load("ingest/fold")
 KEY_SPACE, LEASE = Script.load("flush/claim", "ingest/key_space"), Script.load("flush/claim", "ingest/lease")
+
+Part = list[tuple[str, int]]
 
 
 class LeaseLost(Exception):
@@ -66,8 +69,7 @@ class LeaseResult(NamedTuple):
     ledger: str  # as Redis knows it; cuts and folds name it
 
 
-@dataclass(frozen=True)
-class FoldResult:
+class FoldResult(NamedTuple):
     """The outcome of folding a segment."""
 
     written: bool  # False: every part of it was written before
@@ -170,7 +172,7 @@ class FoldStore:
 
         Raises LeaseLost; parts that were written by then stay written, and no worker writes them again.
         """
-        parts = split(views, part_count(views))
+        parts = split(views, -(-len(views) // PART_COUNTERS) or 1)
         written, refused, number = False, dict[str, str](), 0
         while number < len(parts):
             outcome, *rest = self._fold_part(fencing_token, segment, number + 1, parts, now_ms)
@@ -196,3 +198,14 @@ class FoldStore:
     def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
         with redis_errors(self._url):
             return script.run(self._client, keys or [self._names.subscriber], arguments)
+
+
+def split(views: Counter[str], count: int) -> list[Part]:
+    """Return the parts of a segment, each written by one script, in order; a part may be empty.
+
+    By a hash of the id: two workers that received a segment differently still put an id into the same part.
+    """
+    parts: list[Part] = [[] for _ in range(count)]
+    for vod_id, vod_views in views.items():
+        parts[zlib.crc32(vod_id.encode()) % count].append((vod_id, vod_views))
+    return parts

@@ -9,7 +9,6 @@ import time
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject
-from viewer_pipeline.ingest.cut_delivery import CutDelivery
 from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_lookup import LedgerLookup
@@ -18,6 +17,7 @@ from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
 from viewer_pipeline.ingest.shared_channel import SharedChannelCheck
 from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscription import CutDelivery
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect

@@ -28,19 +28,15 @@ class LedgerLookup:
         self._requested, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-lookup", daemon=True)
 
-    def start(self) -> None:
-        """Read it on the thread, again and again until PostgreSQL answers."""
+    def start(self, seconds: float) -> None:
+        """Read it on the thread, again and again until PostgreSQL answers; wait at most so long for that."""
         self._requested.set()
         self._thread.start()
+        self.changed.wait(seconds)
 
     def refresh(self) -> None:
         """Read it once more: the database may have been replaced."""
         self._requested.set()
-
-    def wait(self, seconds: float) -> None:
-        """Wait at most so long for the first identity."""
-        if not self.identity.ledger_id:
-            self.changed.wait(seconds)
 
     def close(self) -> None:
         """End the thread, once the attempt that is under way has ended."""

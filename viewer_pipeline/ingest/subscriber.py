@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
 
 import redis
 
 from viewer_pipeline.errors import RedisFailed, ViewerPipelineError
-from viewer_pipeline.ingest.cut_delivery import CutDelivery
 from viewer_pipeline.ingest.failover import FailoverWatch
 from viewer_pipeline.ingest.fold_store import KeySpaceChanged
 from viewer_pipeline.ingest.folder import COMMAND_TIMEOUT_SECONDS, FOLD_SECONDS, Folder
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.shutdown import STOP_SECONDS, Shutdown
 from viewer_pipeline.ingest.stats import State, SubscriberStats
-from viewer_pipeline.ingest.subscription import Subscription, SubscriptionLost
+from viewer_pipeline.ingest.subscription import CutDelivery, Subscription, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -57,29 +57,24 @@ class Subscriber:
         Returns how many received views could not be given to Redis before the end.
         """
         pause, longest = RECONNECT_SECONDS
-        self.folder.ledger.start()
-        self.folder.ledger.wait(COMMAND_TIMEOUT_SECONDS)
+        self.folder.ledger.start(COMMAND_TIMEOUT_SECONDS)
         while not self._stop.is_set():
-            subscription: Subscription | None = None
             try:
-                subscription = self._subscribe()
-                self._receive_and_fold(subscription)
+                with closing(self._new_subscription()) as subscription:
+                    subscription.open()
+                    self._receive_and_fold(subscription)
             except (SubscriptionLost, KeySpaceChanged, ViewerPipelineError, redis.RedisError) as error:
                 if self._stats.state in SUBSCRIBED:
                     pause = RECONNECT_SECONDS[0]
                 self._on_lost(error)
-                if subscription is not None:
-                    subscription.close()  # before the pause: nobody would read what Redis still delivers
                 if not (isinstance(error, SubscriptionLost) and error.how == "moved"):  # else Redis answers
                     self._stop.wait(pause)
                     pause = min(pause * 2, longest)
-            else:
-                subscription.close()
         remaining = self._shutdown.leave()
         self.folder.ledger.close()
         return remaining
 
-    def _subscribe(self) -> Subscription:
+    def _new_subscription(self) -> Subscription:
         folder = self.folder
         known, folder.key_space = folder.key_space, folder.folds.key_space(folder.key_space)
         if known not in ("", folder.key_space):  # its numbers cannot be compared with those of this key space
@@ -92,13 +87,7 @@ class Subscriber:
         cuts = folder.store.names.cuts_channel(folder.key_space)
         folder.receiver.cuts, folder.cut_delivery = cuts.encode(), CutDelivery()
         channels = [self._channel, cuts, self._failover.begin(cuts), *folder.shared_channel.channels]
-        subscription = Subscription(self._pubsub, channels)
-        try:
-            subscription.open()
-        except BaseException:
-            subscription.close()
-            raise
-        return subscription
+        return Subscription(self._pubsub, channels)
 
     def _receive_and_fold(self, subscription: Subscription) -> None:
         folder = self.folder

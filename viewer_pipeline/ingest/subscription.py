@@ -13,6 +13,7 @@ from viewer_pipeline.ingest.stats import Loss
 READ_BYTES = 1 << 18
 PING_SECONDS = 2.0  # silence after which a PING is sent
 DEAD_SECONDS = 4.0  # how long its reply may take
+GRACE_SECONDS = 3.0  # for a cut to arrive by way of a primary's replica
 
 Message = tuple[bytes, bytes]  # channel, payload
 
@@ -120,3 +121,43 @@ class Subscription:
             self._connection.send_command(*command, check_health=False)
         except redis.RedisError as error:
             raise SubscriptionLost("closed", str(error)) from error
+
+
+class CutDelivery:
+    """Whether the cuts that Redis publishes arrive on one subscription.
+
+    Commands and the subscription are two connections, which may lead to two servers: the address was resolved at
+    different times. Then the worker is subscribed where nobody publishes any more, and its views never get the number
+    of a segment. A backlog, however long, is never taken for that: the server answers a PING behind earlier messages.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0  # of the awaited cut; 0: none
+        self._due = 0.0
+        self._pinged = False
+        self._folded: int | None = None
+
+    def on_published(self, number: int) -> None:
+        """Await this cut, which was published since the subscription began, unless another is awaited."""
+        if not self._number:
+            self._number, self._due, self._pinged = number, time.monotonic() + GRACE_SECONDS, False
+
+    def on_folded(self, number: int) -> None:
+        """Await the cut of this segment, where the holder of the lease folded it since the last call."""
+        if self._folded is not None and number > self._folded:
+            self.on_published(number)
+        self._folded = number
+
+    def check(self, subscription: Subscription, last_cut: int) -> None:
+        """Compare with the last received cut. Raises SubscriptionLost."""
+        if not self._number:
+            return
+        if last_cut >= self._number:
+            self._number = 0
+        elif self._pinged:
+            if subscription.echoed == self._number:
+                reason = f"the subscription is on another server than the commands: no cut {self._number} arrived"
+                raise SubscriptionLost("moved", reason)
+        elif time.monotonic() >= self._due:
+            subscription.ping(self._number)
+            self._pinged = True

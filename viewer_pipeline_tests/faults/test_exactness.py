@@ -14,11 +14,10 @@ import pytest
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult
+from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult, split
 from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.segment_buffer import Segment
-from viewer_pipeline.ingest.segment_parts import split
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscription import Subscription
@@ -56,12 +55,18 @@ def make(settings: Settings) -> Iterator[Make]:
         def subscriber() -> Subscriber:
             made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), SubscriberStats())
             made.folder.key_space = made.folder.folds.key_space()
-            made.folder.ledger.start()
+            made.folder.ledger.start(30)
             stack.callback(made.folder.ledger.close)
-            made.folder.ledger.wait(30)
             return made
 
         yield subscriber
+
+
+def subscribed(subscriber: Subscriber) -> Subscription:
+    """Subscribe as this subscriber does."""
+    subscription = subscriber._new_subscription()
+    subscription.open()
+    return subscription
 
 
 def message(vod_id: str) -> bytes:
@@ -224,7 +229,7 @@ def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
-        holder._subscribe().close()
+        subscribed(holder).close()
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"a": 1, "b": 1}
     assert holder.folder.buffer.view_count() == 0
@@ -277,7 +282,7 @@ def test_views_that_an_earlier_holder_may_have_folded_are_dropped(make: Make, fo
     """A connection older than the lease breaks while the earlier holder's cut is on its way."""
     hold(world, folds, "other")
     made = make()
-    subscription = made._subscribe()
+    subscription = subscribed(made)
     world.client.publish(CHANNEL, message("a"))
     receive_until(made, subscription, lambda: made.folder.buffer.open_views)
     folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
@@ -286,7 +291,7 @@ def test_views_that_an_earlier_holder_may_have_folded_are_dropped(make: Make, fo
     made.folder.renew_lease()
     made._on_lost(RedisUnavailable("reset"))
     subscription.close()
-    again = made._subscribe()
+    again = subscribed(made)
     made.folder.write()
     receive_until(made, again, lambda: made.folder.buffer.numbered)
     assert made.folder.write()

@@ -24,7 +24,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.ingest import cut_delivery
+from viewer_pipeline.ingest import subscription
 from viewer_pipeline.ingest.lease import GRACE_MS
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import Probes
@@ -249,7 +249,7 @@ def test_backlog_is_not_taken_for_another_server(
     pair: RedisPair, running: SubscriberThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cuts that wait behind many messages arrive in the end: the subscription is kept, and all is folded."""
-    monkeypatch.setattr(cut_delivery, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(subscription, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
     pings, ping = list[int](), Subscription.ping
 

@@ -46,7 +46,7 @@ def tolerate_write_errors(*names: str) -> None:
             with suppress(OSError):
                 stream.flush()
             options: dict[str, Any] = {"encoding": stream.encoding, "errors": stream.errors}
-            lossy = io.BufferedWriter(_LossyFile(STREAMS.index(name)))
+            lossy = io.BufferedWriter(_LossyFile(STREAMS.index(name), "wb", closefd=False))
             setattr(sys, name, io.TextIOWrapper(lossy, line_buffering=stream.line_buffering, **options))
 
 
@@ -59,9 +59,6 @@ class _LossyFile(io.FileIO):
     """Drops what cannot be written."""
 
     deadline: ClassVar[float] = float("inf")  # of the clock `time.monotonic`, for all streams of the process
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "wb", closefd=False)
 
     def write(self, data: Any, /) -> int:
         """Write some of it, without blocking; return how much is done with. Raises nothing."""

@@ -26,7 +26,8 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested = False
         self._reader, self._writer = os.pipe()
-        weakref.finalize(self, _close, self._reader, self._writer)
+        for descriptor in (self._reader, self._writer):
+            weakref.finalize(self, os.close, descriptor)
         self._poll = select.poll()
         self._poll.register(self._reader, select.POLLIN)
 
@@ -45,11 +46,6 @@ class StopRequest:
         if not self._requested:
             self._poll.poll(timeout * 1000)
         return self._requested
-
-
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def handle_stop_signals(

@@ -52,7 +52,7 @@ def code_server(host: str, port: int) -> None:
     settings = command_settings()
     log_to_stderr(settings)
     warn_of_dropped_parameters(settings)
-    from viewer_pipeline.stack.dagster_roles import exec_code_server
+    from viewer_pipeline.stack.dagster_processes import exec_code_server
 
     exec_code_server(settings, host, port)
 
@@ -62,7 +62,7 @@ def code_server(host: str, port: int) -> None:
 def daemon(code_server: tuple[str, int]) -> None:
     """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
     settings = command_settings()
-    from viewer_pipeline.stack.dagster_roles import exec_daemon
+    from viewer_pipeline.stack.dagster_processes import exec_daemon
 
     exec_daemon(settings, code_server)
 
@@ -74,7 +74,7 @@ def daemon(code_server: tuple[str, int]) -> None:
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     """Run Dagster's UI. For containers and the like."""
     settings = command_settings()
-    from viewer_pipeline.stack.dagster_roles import exec_webserver
+    from viewer_pipeline.stack.dagster_processes import exec_webserver
 
     exec_webserver(settings, code_server, host, port)
 

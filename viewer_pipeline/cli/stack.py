@@ -45,15 +45,15 @@ def up(ui_host: str, adopt: AdoptionMode | None) -> None:
 def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     """Run the main job on a throw-away stack, and check that every view arrived once."""
     from viewer_pipeline.stack.demo import run_demo
-    from viewer_pipeline.stack.demo_display import Display
+    from viewer_pipeline.stack.demo_display import Display, print_report
 
     prepare_throwaway_stack(logging.ERROR)
     settings = load_settings()
     with Display(views) as display:
-        report = run_demo(settings, views, vods, time_limit, on_progress=display.print_step, on_counts=display.update)
+        report = run_demo(settings, views, vods, time_limit, on_progress=display.print, on_counts=display.show_counts)
     names = ("left_in_redis", "lost", "duplicated")
     result = asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact}
-    echo_result(result, partial(display.render, report), as_json=as_json)
+    echo_result(result, partial(print_report, report), as_json=as_json)
     if not report.is_exact:
         raise SystemExit(1)
 

@@ -1,12 +1,22 @@
-"""The command lines of Dagster's three processes, for `up`, containers and systemd."""
+"""Dagster's three processes: their command lines, and this process replaced by one of them (exec).
+
+`up` starts them as its children. Containers, Kubernetes and systemd supervise them instead: because of the exec,
+signals reach Dagster's process directly, and its exit status is theirs.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from viewer_pipeline.files import write_atomically
+from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import LOOPBACK
+
+log = logging.getLogger("viewer_pipeline.dagster")
 
 LOCATION = "viewer_pipeline"  # name of the code location: Dagster identifies sensors and schedules by it
 CODE_SERVER_PORT, UI_PORT = 4000, 3000
@@ -16,34 +26,68 @@ WORKSPACE = "workspace.yaml"  # in DAGSTER_HOME; ours, rewritten at every start
 def code_server(settings: Settings, host: str, port: int) -> list[str]:
     """Return the Python arguments that start the code server, which executes the runs and serves daemon and UI."""
     code = ["-m", "viewer_pipeline.definitions", "--location-name", LOCATION]
-    return ["-m", "dagster", "api", "grpc", *code, "-h", host, "-p", str(port), *_log_options(settings)["grpc"]]
+    return ["-m", "dagster", "api", "grpc", *code, "-h", host, "-p", str(port), *_log_options(settings)]
 
 
 def daemon(settings: Settings, workspace: Path) -> list[str]:
     """Return the Python arguments that start the daemon: sensor, schedules, run queue."""
-    return ["-m", "dagster._daemon", "run", "-w", str(workspace), *_log_options(settings)["daemon"]]
+    return ["-m", "dagster._daemon", "run", "-w", str(workspace), *_log_options(settings)]
 
 
 def webserver(settings: Settings, workspace: Path, host: str, port: int) -> list[str]:
     """Return the Python arguments that start the UI. It has no login: everyone who can reach it has full control."""
     options = ["-h", host, "-p", str(port), "-w", str(workspace)]
-    return ["-m", "dagster_webserver", *options, *_log_options(settings)["webserver"]]
+    log_options = _log_options(settings, "--dagster-log-level")  # its --log-level logs each request
+    return ["-m", "dagster_webserver", *options, *log_options]
 
 
-def write_workspace(dagster_home: Path, host: str = LOOPBACK, port: int = CODE_SERVER_PORT) -> Path:
-    """Write the address of the code server to the file that daemon and UI read; return its path."""
-    workspace = dagster_home / WORKSPACE
+def write_workspace(settings: Settings, host: str, port: int) -> Path:
+    """Write the address of the code server to the file in DAGSTER_HOME that daemon and UI read; return its path."""
+    from viewer_pipeline.orchestration.instance import prepare_home
+
+    workspace = prepare_home(settings) / WORKSPACE
     server = f"      host: {host}\n      port: {port}\n      location_name: {LOCATION}\n"
     write_atomically(workspace, f"load_from:\n  - grpc_server:\n{server}")
     return workspace
 
 
-def _log_options(settings: Settings) -> dict[str, list[str]]:
-    """Return the options for LOG_LEVEL of each process. Dagster can log JSON, but not key=value."""
-    log_format = ["--log-format", "json"]
-    level = ["--log-level", settings.log_level]
-    return {
-        "grpc": [*level, *log_format],
-        "daemon": [*level, *log_format],
-        "webserver": ["--dagster-log-level", settings.log_level, *log_format],  # its --log-level logs each request
-    }
+def fail_launched_runs(settings: Settings) -> None:
+    """Mark the runs that ended with the previous code server as failed.
+
+    Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
+    """
+    from viewer_pipeline.orchestration.instance import fail_orphans, open_instance
+
+    with open_instance(settings) as instance:
+        for run_id in fail_orphans(instance, launched_only=True):
+            log.error(event("run ended with the code server", run=run_id))
+
+
+def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:
+    """Run the code server; there must be exactly one.
+
+    Creates Dagster's tables first. Raises PostgresUnavailable.
+    """
+    fail_launched_runs(settings)
+    _exec(settings, code_server(settings, host, port))
+
+
+def exec_daemon(settings: Settings, code_server: tuple[str, int]) -> NoReturn:
+    """Run the daemon; there must be exactly one."""
+    _exec(settings, daemon(settings, write_workspace(settings, *code_server)))
+
+
+def exec_webserver(settings: Settings, code_server: tuple[str, int], host: str, port: int) -> NoReturn:
+    """Run the UI."""
+    _exec(settings, webserver(settings, write_workspace(settings, *code_server), host, port))
+
+
+def _exec(settings: Settings, arguments: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *arguments], settings.environment())  # noqa: S606 - no shell is wanted
+
+
+def _log_options(settings: Settings, level: str = "--log-level") -> list[str]:
+    """Return the options for LOG_LEVEL. Dagster can log JSON, but not key=value."""
+    return [level, settings.log_level, "--log-format", "json"]

@@ -26,6 +26,9 @@ BURSTS = 8
 PIPELINE = 500
 SUBSCRIBER_SECONDS = 60.0  # until the worker has subscribed; not part of the time limit
 
+OnProgress = Callable[[str], None]
+OnCounts = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class DemoReport:
@@ -44,21 +47,20 @@ class DemoReport:
     @property
     def lost(self) -> int:
         """Views that were sent but are neither persisted nor pending."""
-        return sum(max(0, n - self._stored(vod_id)) for vod_id, n in self.sent.items())
+        return (Counter(self.sent) - self._stored()).total()
 
     @property
     def duplicated(self) -> int:
         """Views that are persisted or pending but were not sent."""
-        ids = self.persisted.keys() | self.pending.keys()
-        return sum(max(0, self._stored(vod_id) - self.sent.get(vod_id, 0)) for vod_id in ids)
+        return (self._stored() - Counter(self.sent)).total()
 
     @property
     def left_in_redis(self) -> int:
         """Views that are pending."""
         return sum(self.pending.values())
 
-    def _stored(self, vod_id: str) -> int:
-        return self.persisted.get(vod_id, 0) + self.pending.get(vod_id, 0)
+    def _stored(self) -> Counter[str]:
+        return Counter(self.persisted) + Counter(self.pending)
 
     @property
     def is_exact(self) -> bool:
@@ -67,13 +69,7 @@ class DemoReport:
 
 
 def run_demo(
-    settings: Settings,
-    views: int,
-    vods: int,
-    time_limit: float,
-    *,
-    on_progress: Callable[[str], None],
-    on_counts: Callable[[int, int], None],
+    settings: Settings, views: int, vods: int, time_limit: float, *, on_progress: OnProgress, on_counts: OnCounts
 ) -> DemoReport:
     """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
 
@@ -111,13 +107,7 @@ class _Traffic:
         self._views = generator.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)
         self.sent: Counter[str] = Counter()
 
-    def run(
-        self,
-        start_seconds: float,
-        time_limit: float,
-        on_progress: Callable[[str], None],
-        on_counts: Callable[[int, int], None],
-    ) -> DemoReport:
+    def run(self, start_seconds: float, time_limit: float, on_progress: OnProgress, on_counts: OnCounts) -> DemoReport:
         self._wait_for_subscriber()
         on_progress("sending views")
         third = len(self._views) // 3

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,13 +44,11 @@ def running_servers(home: Path) -> dict[str, str]:
         with (home / LOCK_FILE).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        try:
+        with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
             urls: dict[str, str] = json.loads((home / SERVERS_FILE).read_text())
-        except (OSError, json.JSONDecodeError):  # `up` is still starting
-            return {}
-        return urls
+            return urls
     except OSError:  # there is no such directory
-        return {}
+        pass
     return {}
 
 

@@ -1,17 +1,27 @@
-"""A child process that ends with its parent, however the parent ends."""
+"""A child process that ends with its parent, however the parent ends; and its restarts."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+from viewer_pipeline.logs import event
+
+log = logging.getLogger("viewer_pipeline.stack")
 
 REAPER = Path(__file__).with_name("reaper.py")
+MIN_RESTART_SECONDS, MAX_RESTART_SECONDS = (
+    1.0,
+    30.0,
+)  # pause before a restart; it doubles while the process keeps ending
 
 
 class ManagedProcess:
@@ -31,19 +41,16 @@ class ManagedProcess:
         self.name = name
         self.log = log
         self.grace = grace
-        self._environment = dict(environment) if environment is not None else None
-        options = ["--signal", stop_signal, "--grace", str(grace), *(["--user", user] if user else [])]
-        self._command = [sys.executable, "-I", "-S", str(REAPER), *options, "--", *map(str, command)]
+        self._environment = environment
+        self._command = _under_reaper(user, command, "--signal", stop_signal, "--grace", str(grace))
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the command; again, if it has ended."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        output: IO[bytes] | None = self.log.open("ab") if self.log else None
-        self._log_start = output.tell() if output else 0
-        try:
+        self.request_stop()
+        with self.log.open("ab") if self.log else nullcontext() as output:
+            self._log_start = output.tell() if output else 0
             self._process = subprocess.Popen(  # noqa: S603
                 self._command,
                 stdin=subprocess.PIPE,
@@ -52,9 +59,6 @@ class ManagedProcess:
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C in the terminal reaches the parent only, which stops all in order
             )
-        finally:
-            if output is not None:
-                output.close()
 
     @property
     def pid(self) -> int:
@@ -109,15 +113,47 @@ class ManagedProcess:
         return "\n".join(text.splitlines()[-lines:])
 
 
+@dataclass
+class Supervised:
+    """A process that is restarted when it ends, after a pause that grows while it keeps ending."""
+
+    process: ManagedProcess
+    pause: float = MIN_RESTART_SECONDS
+    restart_at: float = 0.0  # monotonic; 0 while it runs
+    started_at: float = 0.0
+    before_restart: Callable[[], None] = lambda: None
+
+    def poll(self) -> None:
+        """Restart the process if it has ended and the pause is over."""
+        now = time.monotonic()
+        status = self.process.exit_status()
+        if status is None:
+            if now - self.started_at > MAX_RESTART_SECONDS:
+                self.pause = MIN_RESTART_SECONDS
+        elif not self.restart_at:
+            log.error(event("process ended", name=self.process.name, status=status, log=self.process.log))
+            self.restart_at = now + self.pause
+            self.pause = min(self.pause * 2, MAX_RESTART_SECONDS)
+        elif now >= self.restart_at:
+            try:
+                self.before_restart()
+            except Exception:  # the process is restarted anyway
+                log.exception(event("cleanup before a restart failed", name=self.process.name))
+            self.process.start()
+            self.started_at, self.restart_at = now, 0.0
+
+
 def run_as(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end as another user (None: as the current one), and capture its output."""
-    options = ["--user", user] if user else []
-    supervised = [sys.executable, "-I", "-S", str(REAPER), *options, "--", *map(str, command)]
     reader, writer = os.pipe()  # stays open until the command is done: the reaper ends it when its input ends
     try:
-        return subprocess.run(  # noqa: S603
-            supervised, stdin=reader, capture_output=True, text=True, check=False
-        )
+        supervised = _under_reaper(user, command)
+        return subprocess.run(supervised, stdin=reader, capture_output=True, text=True, check=False)  # noqa: S603
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def _under_reaper(user: str | None, command: Sequence[str | Path], *options: str) -> list[str]:
+    as_user = ["--user", user] if user else []
+    return [sys.executable, "-I", "-S", str(REAPER), *options, *as_user, "--", *map(str, command)]

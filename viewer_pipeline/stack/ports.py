@@ -12,15 +12,15 @@ LOOPBACK = "127.0.0.1"
 
 def free_port(wanted: int | None = None) -> int:
     """Return `wanted` if nothing listens there, else any port that is free now."""
-    for port in (wanted, 0) if wanted else (0,):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port or 0))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted or 0))
+        except OSError:
+            if not wanted:
+                raise
+            return free_port()
+        return int(probe.getsockname()[1])
 
 
 class PortClaims:

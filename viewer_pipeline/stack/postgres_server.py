@@ -10,11 +10,13 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 
 from viewer_pipeline.errors import EmbeddedServerError
+from viewer_pipeline.stack.home import write_private
 from viewer_pipeline.stack.managed_process import ManagedProcess, run_as
 from viewer_pipeline.stack.ports import LOOPBACK, free_port
 
@@ -128,25 +130,15 @@ class PostgresServer:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password = self.home / "postgres.initial"
-        password.write_text(self.password)
-        password.chmod(0o600)
+        write_private(password, self.password)
         if self._user is not None:
             account = pwd.getpwnam(self._user)
             for path in (unfinished, password):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        result = run_as(
-            self._user,
-            [
-                self._binaries / "initdb",
-                f"--pgdata={unfinished}",
-                f"--username={NAME}",
-                f"--pwfile={password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                *(["--no-sync"] if self.throw_away else []),
-            ],
-        )
+        login = [f"--username={NAME}", f"--pwfile={password}", "--auth=scram-sha-256"]
+        options = [f"--pgdata={unfinished}", *login, "--encoding=UTF8", "--locale=C"]
+        no_sync = ["--no-sync"] if self.throw_away else []
+        result = run_as(self._user, [self._binaries / "initdb", *options, *no_sync])
         password.unlink()
         if result.returncode != 0:
             output = (result.stderr or result.stdout).strip()
@@ -177,40 +169,33 @@ class PostgresServer:
 
     def _take_over(self) -> None:
         """Stop a server that a killed process has left running on our data directory."""
+        pid_file = self.directory / "postmaster.pid"
         try:
-            lines = (self.directory / "postmaster.pid").read_text().splitlines()
+            lines = pid_file.read_text().splitlines()
             pid, port = int(lines[0]), int(lines[3])
             url = f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{port}/postgres"
             with psycopg.connect(url, connect_timeout=2) as connection:
                 row = connection.execute("SHOW data_directory").fetchone()
         except (OSError, ValueError, IndexError, psycopg.OperationalError):
             return  # there is none, or it is not ours; PostgreSQL itself refuses a directory that is in use
-        if row is not None and Path(row[0]) == self.directory:
-            os.kill(pid, signal.SIGINT)
-            _wait_until_gone(self.directory / "postmaster.pid")
-
-
-def _wait_until_gone(path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while path.exists():
-        if time.monotonic() > deadline:
-            raise EmbeddedServerError(f"the server of an earlier start does not stop: {path}")
-        time.sleep(0.05)
+        if row is None or Path(row[0]) != self.directory:
+            return
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + START_SECONDS
+        while pid_file.exists():
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(f"the server of an earlier start does not stop: {pid_file}")
+            time.sleep(0.05)
 
 
 def _password(file: Path) -> str:
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_urlsafe(24))
+        write_private(file, secrets.token_urlsafe(24))
     return file.read_text()
 
 
 def _user_for_root() -> str:
     for name in USERS_FOR_ROOT:
-        try:
-            pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return name
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
     raise EmbeddedServerError(f"PostgreSQL does not run as root, and there is no user {' or '.join(USERS_FOR_ROOT)}")

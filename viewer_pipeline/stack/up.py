@@ -42,17 +42,14 @@ def run_up(
 
 def _banner(stack: Stack) -> str:
     settings = stack.settings
-    lines = [
-        "",
-        f"  Dagster UI   http://{stack.ui_host}:{stack.ui_port}",
-        f"  Health       http://{settings.health_check_host}:{settings.health_check_port}/health",
-        f"  PostgreSQL   {without_password(settings.database_url or '')}",
-        f"  Redis        {without_password(settings.redis_url or '')}",
-        f"  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)",
-        "",
-        "  Send a view  viewer-pipeline send vod_123",
-        "  Status       viewer-pipeline status",
-        "  Stop         Ctrl-C",
-        "",
-    ]
-    return "\n".join(lines)
+    return f"""
+  Dagster UI   http://{stack.ui_host}:{stack.ui_port}
+  Health       http://{settings.health_check_host}:{settings.health_check_port}/health
+  PostgreSQL   {without_password(settings.database_url or "")}
+  Redis        {without_password(settings.redis_url or "")}
+  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)
+
+  Send a view  viewer-pipeline send vod_123
+  Status       viewer-pipeline status
+  Stop         Ctrl-C
+"""

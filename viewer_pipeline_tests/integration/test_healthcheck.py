@@ -131,10 +131,11 @@ def test_connect_host() -> None:
 
 def test_files_of_several_processes_are_whole(tmp_path: Path) -> None:
     """Put in their place in one step, and left alone where they say the same."""
-    workspace = write_workspace(tmp_path, "code-server", 4000)
+    settings = SETTINGS.changed(dagster_home=tmp_path)
+    workspace = write_workspace(settings, "code-server", 4000)
     assert "host: code-server\n      port: 4000" in workspace.read_text()
     before = workspace.stat().st_ino
-    assert write_workspace(tmp_path, "code-server", 4000).stat().st_ino == before
+    assert write_workspace(settings, "code-server", 4000).stat().st_ino == before
     write_atomically(workspace, "other")
     assert (workspace.read_text(), workspace.stat().st_ino == before) == ("other", False)
-    assert [path.name for path in tmp_path.iterdir()] == ["workspace.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"dagster.yaml", "workspace.yaml"}

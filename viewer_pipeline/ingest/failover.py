@@ -20,7 +20,7 @@ class FailoverWatch:
 
     def __init__(self, folder: Folder) -> None:
         self._refusals = refusals_of(folder.client)
-        self._store, self._folds, self._buffer = folder.store, folder.folds, folder.buffer
+        self._store, self._buffer = folder.store, folder.buffer
         self._demotions = 0  # as many as there were when the subscription began
         self._due = 0.0
         self._unnumbered_until: float | None = None  # how long a cut is awaited once writes are accepted again
@@ -67,7 +67,7 @@ class FailoverWatch:
         that nobody received their messages, and a count of subscribers lacks this one. Raises SubscriptionLost.
         """
         try:
-            here = self._folds.numsub(self._own_channel) > 0
+            here = self._store.subscriber_counts(self._own_channel)[0] > 0
         except ViewerPipelineError:  # Redis is out of reach, or an ACL forbids the command
             return
         self._was_here |= here

@@ -12,18 +12,16 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
-
-import redis
 
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.redis_names import RedisNames, presence_channel
-from viewer_pipeline.settings import Settings
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script
 
 REFUSED, LEDGER_UNKNOWN = -2, -3  # outcomes of the lease
 PART_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
@@ -79,16 +77,10 @@ class FoldResult(NamedTuple):
 class FoldStore:
     """Lease, cuts and folds of one pipeline in Redis."""
 
-    def __init__(self, client: redis.Redis, url: str, prefix: str, *, increment: bool) -> None:
-        self._client, self._url, self._prefix, self._increment = client, url, prefix, increment
-        self._names = RedisNames.of(prefix)
+    def __init__(self, store: RedisStore, *, increment: bool) -> None:
+        self._store, self._increment = store, increment
+        self._names, self._prefix = store.names, store.prefix_text
         self._ledger = ""  # the ledger that the lease was acquired for
-
-    @classmethod
-    def of(cls, client: redis.Redis, settings: Settings) -> Self:
-        """Return the store of the pipeline that the settings name, over this client."""
-        increment = settings.pubsub_mode == "increment"
-        return cls(client, settings.require_redis_url(), settings.counter_prefix, increment=increment)
 
     def key_space(self, known: str = "") -> str:
         """Return the id of this key space, the same for all its workers; create it if there is none.
@@ -103,19 +95,12 @@ class FoldStore:
 
     def subscriber_count(self, key_space: str) -> int:
         """Return how many connections are subscribed to the cuts."""
-        return self.numsub(self._names.cuts_channel(key_space))
-
-    def numsub(self, channel: str) -> int:
-        """Return how many connections are subscribed to a channel, on the server that commands go to."""
-        with redis_errors(self._url):
-            reply: Any = self._client.pubsub_numsub(channel)
-        return int(reply[0][1])
+        return self._store.subscriber_counts(self._names.cuts_channel(key_space))[0]
 
     def other_pipelines(self, key_space: str, channel: str) -> int:
         """Return how many workers of other pipelines count the messages of a channel, in any Redis database."""
-        with redis_errors(self._url):
-            reply: Any = self._client.pubsub_numsub(presence_channel(channel), self._names.cuts_channel(key_space))
-        return max(0, int(reply[0][1]) - int(reply[1][1]))
+        counts = self._store.subscriber_counts(presence_channel(channel), self._names.cuts_channel(key_space))
+        return max(0, counts[0] - counts[1])
 
     def acquire_or_renew(self, request: LeaseRequest, lease_ms: int, grace_ms: int) -> LeaseResult:
         """Acquire the lease if it is free or over, or renew it.
@@ -196,8 +181,7 @@ class FoldStore:
         return list(self._run(FOLD, [*place, counts, self._ledger], keys))
 
     def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
-        with redis_errors(self._url):
-            return script.run(self._client, keys or [self._names.subscriber], arguments)
+        return self._store.run_script(script, keys or [self._names.subscriber], arguments)
 
 
 def split(views: Counter[str], count: int) -> list[Part]:

@@ -35,7 +35,7 @@ class Folder:
     def __init__(self, settings: Settings, rejections: Rejections, stats: SubscriberStats) -> None:
         self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self.store = RedisStore.of(self.client, settings)
-        self.folds = FoldStore.of(self.client, settings)
+        self.folds = FoldStore(self.store, increment=settings.pubsub_mode == "increment")
         self.ledger = LedgerLookup(settings)
         self.lease = LeaseKeeper(self.folds, self.ledger)
         self.buffer = SegmentBuffer()

@@ -25,7 +25,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
-from viewer_pipeline_tests.support.world import PREFIX, World
+from viewer_pipeline_tests.support.world import World
 
 SUBSCRIBER = "viewer:subscriber"
 HOUR_MS = 3_600_000
@@ -39,9 +39,9 @@ def settings(redis_url: str, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def folds(world: World, redis_url: str) -> FoldStore:
+def folds(world: World) -> FoldStore:
     """What the test itself cuts and folds with."""
-    return FoldStore(world.client, redis_url, PREFIX, increment=True)
+    return FoldStore(world.stores.redis, increment=True)
 
 
 Make = Callable[[], Subscriber]

@@ -203,7 +203,7 @@ class Play:
 
     def _fold(self, client: Any, token: str) -> None:
         """Take the lease from its holder, and fold all received messages."""
-        store = FoldStore(client, self.world.stores.redis.url, PREFIX, increment=True)
+        store = FoldStore(RedisStore(client, self.world.stores.redis.url, PREFIX), increment=True)
         self.world.client.hset("viewer:subscriber", "expires", 0)
         lease = store.acquire_or_renew(claim(self.world.identity, "test", token, token), HOUR_MS, 0)
         if lease.outcome == "held_by_other":

@@ -59,7 +59,7 @@ def old(pipeline: Stores) -> OldPrograms:
 
 def take_lease(stores: Stores) -> FoldStore:
     """Take the lease as a worker of this version."""
-    folds = FoldStore(stores.redis._client, stores.redis.url, stores.redis.prefix_text, increment=True)
+    folds = FoldStore(stores.redis, increment=True)
     stored_term: Any = stores.redis._client.hget(stores.redis.names.subscriber, "term")
     request = claim(
         identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0

@@ -118,7 +118,7 @@ def test_two_pipelines_fold_concurrently(world: World, another: MakeWorld) -> No
     """Each has its own lease, segments and cuts."""
     worlds = [world, another(SHOP)]
     for number, mine in enumerate(worlds, 1):
-        folds = FoldStore(mine.client, mine.stores.redis.url, mine.prefix, increment=True)
+        folds = FoldStore(mine.stores.redis, increment=True)
         space = folds.key_space()
         assert folds.acquire_or_renew(claim(mine.identity, space, "token"), 60_000, 0).outcome == "acquired"
         for _ in range(number):
@@ -139,7 +139,7 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
     before = keys_of(other)
     with pytest.raises(PipelineRefused, match=re.escape(f"={second!r} and the prefix {first!r} of the pipeline")):
         other.flush()
-    folds = FoldStore(other.client, other.stores.redis.url, second, increment=True)
+    folds = FoldStore(other.stores.redis, increment=True)
     with pytest.raises(PipelineRefused, match="overlap"):
         folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
@@ -172,7 +172,7 @@ def test_remaining_views_of_a_retired_pipeline(world: World) -> None:
 
 def test_a_running_pipeline_is_not_retired(world: World) -> None:
     """Its worker would continue folding."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     with pytest.raises(CannotAdopt, match="worker host:1"):
         retire(world.stores.redis, PREFIX)
@@ -215,12 +215,12 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
 
 def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
     """Even if no worker holds it; commands with an old token are refused."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     space = folds.key_space()
     folds.acquire_or_renew(claim(world.identity, space, "token"), 60_000, 0)
     folds.release("token", space)
     other = another(PREFIX)
-    others = FoldStore(other.client, other.stores.redis.url, PREFIX, increment=True)
+    others = FoldStore(other.stores.redis, increment=True)
     with pytest.raises(PipelineRefused, match="are settled by the database"):
         others.acquire_or_renew(claim(other.identity, space, "other"), 60_000, 0)
     assert world.client.hget("viewer:subscriber", "holder") is None
@@ -230,7 +230,7 @@ def test_a_lost_registry_does_not_change_the_owner(world: World, another: MakeWo
     """Marker and lease name the ledger, too."""
     world.send_many(3)
     world.flush()
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token"), 1, 0)
     other = another(PREFIX)
     for call in (
@@ -249,7 +249,7 @@ def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, 
     world.send_many(3)
     world.flush()
     other = another(PREFIX)
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     space = folds.key_space()
     calls: dict[str, Callable[[], object]] = {
         "flush": other.flush,
@@ -286,7 +286,7 @@ def test_a_lost_entry_is_recreated_unchanged(world: World) -> None:
 @pytest.mark.parametrize(("key", "field"), [("viewer:pipelines", PREFIX), ("viewer:subscriber", "ledger")])
 def test_adopt_repairs_contradicting_owners(world: World, key: str, field: str, system: str | None) -> None:
     """Registry or lease names another ledger than the marker: the error suggests `adopt`, which must help."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     space = folds.key_space()
     folds.acquire_or_renew(claim(world.identity, space, "token"), 1, 0)
     world.send_many(3)
@@ -490,7 +490,7 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
 
 def test_no_adoption_while_the_other_worker_runs(world: World, another: MakeWorld) -> None:
     """It would continue folding into counters of another ledger."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     world.send_many(2)
     world.flush()
@@ -707,7 +707,7 @@ def test_a_role_that_may_not_read_the_system_identifier(world: World, database_u
 @pytest.mark.parametrize("key", ["viewer:settled", "viewer:subscriber"])
 def test_a_format_that_this_program_does_not_know(world: World, key: str) -> None:
     """A newer program wrote it: nothing is read, counted or folded."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     space = folds.key_space()
     world.send("a", 1)
     world.flush()

@@ -298,7 +298,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
 
 def test_r10_nothing_that_counts_expires(world: World) -> None:
     """Neither counters of messages nor marker, changed set, lease or requests have a time to live."""
-    folds = FoldStore(world.client, world.stores.redis.url, PREFIX, increment=True)
+    folds = FoldStore(world.stores.redis, increment=True)
     folds.acquire_or_renew(claim(world.identity, "test", "mine"), 1000, 0)
     folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
     world.sent.update(a=1, b=2)

@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     def _open(self) -> None:
         client, url = connect(self.redis.url), self.redis.url
         self.world = World(Stores(RedisStore(client, url, PREFIX), Ledger(self.postgres.url)))
-        self.folds = FoldStore(client, url, PREFIX, increment=True)
+        self.folds = FoldStore(RedisStore(client, url, PREFIX), increment=True)
         self._hold()
 
     def _hold(self) -> None:

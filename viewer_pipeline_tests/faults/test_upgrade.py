@@ -18,6 +18,7 @@ from viewer_pipeline.errors import (
     SchemaMissing,
 )
 from viewer_pipeline.flush import upgrade as upgrade_module
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
@@ -54,7 +55,7 @@ def identity_key(stored: Stored) -> str:
 
 def take_lease(stored: Stored, **known: Any) -> tuple[FoldStore, str]:
     """Subscribe and take the lease as a new worker that received every segment above 5; return it and its cuts' id."""
-    folds = FoldStore(stored.client, stored.server.url, stored.prefix, increment=True)
+    folds = FoldStore(RedisStore(stored.client, stored.server.url, stored.prefix), increment=True)
     key_space, term = folds.key_space(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
     identity = identity_of(stored.settings.require_database_url())
     lease = folds.acquire_or_renew(claim(identity, key_space, "new", term=term, complete_after=5, **known), LEASE_MS, 0)

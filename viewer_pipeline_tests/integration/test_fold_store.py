@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisRefusesWrites
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.fold_store import FOLD, FoldStore, KeySpaceChanged, LeaseLost, LeaseResult
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
@@ -27,7 +28,7 @@ LARGE = Counter({f"v{n:04d}": n + 1 for n in range(1200)})  # three parts
 @pytest.fixture
 def folds(client: redis.Redis, redis_url: str) -> FoldStore:
     """Folds on the empty Redis."""
-    return FoldStore(client, redis_url, PREFIX, increment=True)
+    return FoldStore(RedisStore(client, redis_url, PREFIX), increment=True)
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_fold_script_returns_an_outcome_for_each_part(folds: FoldStore, token: s
     keys = ["viewer:subscriber", "viewer:changed", PREFIX + "a"]
 
     def fold(holder: str, part: int, of: int) -> Any:
-        return FOLD.run(folds._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7", SOME_LEDGER.key])
+        return FOLD.run(folds._store._client, keys, [holder, number, part, of, 1, 1, len(PREFIX), "7", SOME_LEDGER.key])
 
     assert fold(token, 1, 2) == [1]
     assert fold(token, 1, 2) == [0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import select
 import signal
@@ -32,9 +31,9 @@ def stops(worker: WorkerProcess) -> bool:
     """Whether /health reports that it stops."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/health", timeout=20) as response:
-            return bool(json.load(response)["status"] == "stopping")
+            return b"is stopping" in response.read()
     except urllib.error.HTTPError as error:
-        return bool(json.load(error)["status"] == "stopping")
+        return b"is stopping" in error.read()
 
 
 def test_closed_terminal_stops_in_order(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:

@@ -60,6 +60,7 @@ class Subscriber:
         self.folder.ledger.start(COMMAND_TIMEOUT_SECONDS)
         while not self._stop.is_set():
             try:
+                # Closed before the pause below: nobody would read what Redis still delivers.
                 with closing(self._new_subscription()) as subscription:
                     subscription.open()
                     self._receive_and_fold(subscription)

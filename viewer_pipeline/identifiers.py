@@ -36,7 +36,9 @@ def parse_names(text: str, at_most: int) -> list[str]:
         part = _PART.match(text, at)
         if part is None:
             raise ValueError(f"expected {_expected(at_most)}")
-        names.append(_checked(part[1].replace('""', '"') if part[1] else part[2]))
+        names.append(part[1].replace('""', '"') if part[1] else part[2])
+        if len(names[-1].encode()) > MAX_BYTES:
+            raise ValueError(f"expected names of at most {MAX_BYTES} bytes, which is what PostgreSQL takes")
         at = part.end()
         if at == len(text):
             break
@@ -60,9 +62,3 @@ def parse_column(text: str) -> str:
 def _expected(at_most: int) -> str:
     form = "a column's name" if at_most == 1 else "table or schema.table"
     return f'{form}; a name with other characters in double quotes, such as "my ""odd"" name"'
-
-
-def _checked(name: str) -> str:
-    if len(name.encode()) > MAX_BYTES:
-        raise ValueError(f"expected names of at most {MAX_BYTES} bytes, which is what PostgreSQL takes")
-    return name

@@ -42,7 +42,9 @@ def aggregate(readings: Readings) -> Aggregate:
     """
     started = time.perf_counter()
     columns = _Columns()
-    raws, values = _unique_and_sorted(readings)
+    read = dict(zip(readings.ids, readings.values, strict=True))
+    raws = sorted(read)
+    values = [read[raw] for raw in raws]
     for at in range(0, len(raws), BATCH_ROWS):
         rows = raws[at : at + BATCH_ROWS], values[at : at + BATCH_ROWS]
         if not columns.add_if_valid(*rows):
@@ -113,9 +115,3 @@ def slices(frame: pd.DataFrame, counters: int) -> Iterator[pd.DataFrame]:
     """Cut the frame into consecutive flushes of at most `counters` rows."""
     for start in range(0, len(frame), counters):
         yield frame.iloc[start : start + counters]
-
-
-def _unique_and_sorted(readings: Readings) -> tuple[list[bytes], list[bytes | None]]:
-    read = dict(zip(readings.ids, readings.values, strict=True))
-    raws = sorted(read)
-    return raws, [read[raw] for raw in raws]

@@ -32,12 +32,10 @@ def batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int]]]) ->
 
 
 def _text_array(values: Sequence[str]) -> bytes:
-    elements = _text_elements_alike(values) or _text_elements(values)
+    elements = _text_elements_alike(values)
+    if elements is None:
+        elements = b"".join([part for raw in map(str.encode, values) for part in (_LENGTHS[len(raw)], raw)])
     return _array(_ARRAY_HEADER_BYTES + len(elements), 1, 0, OID_TEXT, len(values), 1) + elements
-
-
-def _text_elements(values: Sequence[str]) -> bytes:
-    return b"".join([part for raw in map(str.encode, values) for part in (_LENGTHS[len(raw)], raw)])
 
 
 def _text_elements_alike(values: Sequence[str]) -> bytes | None:

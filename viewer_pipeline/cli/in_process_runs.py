@@ -8,9 +8,11 @@ from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Any
 
+import click
 import dagster as dg
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
+from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
@@ -51,6 +53,19 @@ class RunResult:
             "stats": self.stats,
             "checks": checks_to_dict(self.checks),
         }
+
+
+def echo_run_result(result: RunResult, text: str, *, as_json: bool) -> None:
+    """Print the result of a run; name failed checks and a failed run on stderr, with exit status 1."""
+    if as_json or text:
+        echo_result(result.to_dict(), text, as_json=as_json)
+    failed_checks = [check.name for check in result.checks if not check.passed]
+    if failed_checks:
+        click.echo(f"failed checks: {', '.join(failed_checks)}", err=True)
+    if not result.success:
+        click.echo(f"run {result.run_id} failed; its events are in the Dagster UI", err=True)
+    if failed_checks or not result.success:
+        raise SystemExit(1)
 
 
 def run_flush(

@@ -6,34 +6,53 @@ from typing import Any
 
 import click
 
-from viewer_pipeline.cli import bench, flush, history, inspect, pipelines, processes, reconcile, stack, target
+from viewer_pipeline.cli.acknowledge import acknowledge
+from viewer_pipeline.cli.adopt import adopt
+from viewer_pipeline.cli.backfill import backfill
+from viewer_pipeline.cli.baseline import baseline
+from viewer_pipeline.cli.bench import bench
+from viewer_pipeline.cli.dagster_commands import code_server, daemon, webserver
+from viewer_pipeline.cli.demo import demo
+from viewer_pipeline.cli.doctor import doctor
+from viewer_pipeline.cli.flush import flush
+from viewer_pipeline.cli.grants.command import grants
+from viewer_pipeline.cli.healthcheck import healthcheck
+from viewer_pipeline.cli.migrate import migrate
+from viewer_pipeline.cli.parked import parked
+from viewer_pipeline.cli.reconcile import reconcile
+from viewer_pipeline.cli.retire import retire
+from viewer_pipeline.cli.send import send
+from viewer_pipeline.cli.soak import soak
+from viewer_pipeline.cli.status import status
+from viewer_pipeline.cli.up import up
+from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.standard_streams import open_closed_streams
 
 COMMANDS: tuple[click.Command, ...] = (
-    stack.up,
-    stack.demo,
-    stack.migrate,
-    pipelines.adopt,
-    pipelines.retire,
-    processes.worker,
-    processes.code_server,
-    processes.daemon,
-    processes.webserver,
-    processes.healthcheck,
-    flush.flush,
-    history.backfill,
-    inspect.status,
-    inspect.doctor,
-    target.grants,
-    target.parked,
-    reconcile.reconcile,
-    history.baseline,
-    inspect.acknowledge,
-    flush.send,
-    bench.soak,
-    bench.bench,
+    up,
+    demo,
+    migrate,
+    adopt,
+    retire,
+    worker,
+    code_server,
+    daemon,
+    webserver,
+    healthcheck,
+    flush,
+    backfill,
+    status,
+    doctor,
+    grants,
+    parked,
+    reconcile,
+    baseline,
+    acknowledge,
+    send,
+    soak,
+    bench,
 )
 
 

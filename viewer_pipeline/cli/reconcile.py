@@ -7,7 +7,8 @@ from functools import partial
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_result
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
 
 
 @click.command()
@@ -19,7 +20,7 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
 
     Writes all differences to a CSV file in VIEWER_HOME/reports. Exit status 1 if any remain.
     """
-    from viewer_pipeline.cli.reconcile_display import render, run_reconcile, run_undo
+    from viewer_pipeline.cli.reconcile_run import render, run_reconcile, run_undo
 
     if undo is not None:
         if repair:

@@ -1,114 +1,32 @@
-"""The worker process: subscriber, health and metrics; at its end, a final flush."""
+"""The command `worker`."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable
+import os
+import sys
+from functools import partial
 
-from viewer_pipeline.errors import NotFlushed, TargetUnusable
-from viewer_pipeline.flush.ledger import Ledger, require_target
-from viewer_pipeline.flush.ownership import require_pipeline
-from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.ingest.subscriber import Subscriber
-from viewer_pipeline.logs import event
-from viewer_pipeline.monitoring.http_server import serve
-from viewer_pipeline.settings import Settings
-from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
-from viewer_pipeline.stores.durability import require_durability
+import click
 
-log = logging.getLogger("viewer_pipeline.worker")
-
-POLL_SECONDS = 1.0  # between two checks that the subscriber still runs
-CLOSE_SECONDS = 0.5  # of a stop, kept for closing the server
-
-# Flush what is pending, until a time of the monotonic clock; return the outcome, in words.
-FinalFlush = Callable[[float], str]
+from viewer_pipeline.cli.command_settings import command_settings, warn_of_dropped_parameters
+from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.standard_streams import tolerate_write_errors
 
 
-def run_worker(settings: Settings, final_flush: FinalFlush) -> int:
-    """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
+@click.command()
+@click.option(
+    "--last-flush/--no-last-flush", default=True, show_default=True, help="Flush pending views before the process ends."
+)
+def worker(last_flush: bool) -> None:
+    """Receive the producers' messages, fold them into Redis, serve /health and /metrics; until SIGTERM."""
+    from viewer_pipeline.cli.worker_last_flush import run_worker_last_flush
+    from viewer_pipeline.cli.worker_process import run_worker
 
-    Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
-    another pipeline.
-    """
-    require_durability(settings)
-    require_pipeline(settings)
-    try:
-        require_target(settings)
-    except TargetUnusable as error:  # messages are still to be folded; the flush runs fail with this error
-        log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
-    worker = _Worker(settings, final_flush)
-    handle_stop_signals(worker.request_stop)
-    return worker.run()
-
-
-class _Worker:
-    def __init__(self, settings: Settings, final_flush: FinalFlush) -> None:
-        self._settings = settings
-        self._final_flush = final_flush
-        self._stats = SubscriberStats()
-        self._rejections = Rejections(Ledger.of(settings))
-        self._subscriber = Subscriber(settings, self._rejections, self._stats)
-        self._stop_request = StopRequest()
-        self._deadline = 0.0
-        self._remaining: int | None = None  # views that were received and not folded; None while it runs
-        self._flush_outcome = "what is pending stays in Redis: there was no time left to flush it"
-        self._flushed = False
-
-    def request_stop(self, _number: int) -> None:
-        """Begin the stop, in a signal handler."""
-        self._deadline = time.monotonic() + self._settings.shutdown_timeout_ms / 1000 - CLOSE_SECONDS
-        self._stop_request.set()
-
-    def run(self) -> int:
-        """Run to the end; return the exit status."""
-        server = serve(self._settings, self._stats, self._stop_request.is_set)
-        self._rejections.start()
-        subscriber = _start("subscriber", self._run_subscriber)
-        while not self._stop_request.wait(POLL_SECONDS):
-            if not subscriber.is_alive():
-                return 1  # its error has been logged; the service manager restarts the process
-        log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
-        self._subscriber.stop(self._deadline - CLOSE_SECONDS)
-        self._stats.enter("stopping")
-        self._wait(subscriber)
-        if not subscriber.is_alive():
-            self._wait(_start("rejections", self._rejections.stop))
-            self._wait(_start("final-flush", self._flush))
-        server.stop()
-        return self._log_summary()
-
-    def _run_subscriber(self) -> None:
-        try:
-            self._remaining = self._subscriber.run()
-        except Exception:
-            log.exception(event("the subscriber failed"))
-
-    def _flush(self) -> None:
-        self._flush_outcome = "what the last flush has not committed stays in Redis: it did not end in time"
-        try:
-            self._flush_outcome, self._flushed = self._final_flush(self._deadline), True
-        except NotFlushed as error:
-            self._flush_outcome = str(error)
-        except Exception as error:  # noqa: BLE001 - no error may delay the stop
-            reason = str(error).partition("\n")[0]  # without the statement, which SQLAlchemy cites
-            self._flush_outcome = f"what is pending stays in Redis: {reason}"
-
-    def _wait(self, thread: threading.Thread) -> None:
-        thread.join(max(0.0, self._deadline - time.monotonic()))
-
-    def _log_summary(self) -> int:
-        """Log what remains where; return the exit status. Received views that Redis refused end with this process."""
-        lost_views = self._stats.in_memory if self._remaining is None else self._remaining
-        level = logging.ERROR if lost_views else logging.INFO if self._flushed else logging.WARNING
-        log.log(level, event("stopped", lost_views=lost_views, flush=self._flush_outcome))
-        return 1 if lost_views else 0
-
-
-def _start(name: str, run: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
-    return thread
+    tolerate_write_errors("stdout", "stderr")
+    settings = command_settings()
+    log_to_stderr(settings)
+    warn_of_dropped_parameters(settings)
+    flush = partial(run_worker_last_flush, settings) if last_flush else lambda _: "not asked for"
+    status = run_worker(settings, flush)
+    sys.stderr.flush()
+    os._exit(status)  # a thread that waits for a hanging server must not delay the end

@@ -309,7 +309,7 @@ def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Subsc
 
 
 def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: Path, world: World) -> None:
-    """The final flush persists all views received while the old primary refused them, within the shutdown timeout."""
+    """The worker's last flush persists views received while the old primary refused them, within its time limit."""
     with WorkerProcess(tmp_path, world.stores.ledger.url, pair.url) as worker:
         worker.wait_until_ready()
         pair.demote()

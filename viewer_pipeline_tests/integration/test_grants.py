@@ -20,9 +20,9 @@ from dagster_postgres.utils import DagsterPostgresException
 from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.cli.flush import send_views
 from viewer_pipeline.cli.grants.statements import grants_for
 from viewer_pipeline.cli.in_process_runs import run_flush
+from viewer_pipeline.cli.send import send_views
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from viewer_pipeline.cli.healthcheck import GRPC_SERVICE, ROLES, NotHealthy
+from viewer_pipeline.cli.process_health import GRPC_SERVICE, ROLES, NotHealthy
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS

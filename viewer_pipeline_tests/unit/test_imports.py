@@ -17,7 +17,7 @@ def imported_by(module: str) -> set[str]:
 
 def test_worker_imports_nothing_heavy() -> None:
     """It reads and writes both stores without the libraries of flushes."""
-    modules = imported_by("viewer_pipeline.cli.worker")
+    modules = imported_by("viewer_pipeline.cli.worker_process")
     assert "viewer_pipeline.flush.ledger" in modules
     assert HEAVY & modules == set()
 

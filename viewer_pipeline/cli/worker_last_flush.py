@@ -1,4 +1,4 @@
-"""The final flush of a process that stops: pending views should not wait for its next start."""
+"""The last flush of a worker that stops: pending views should not wait for its next start."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ POLL_SECONDS = 0.2
 MIN_RUN_SECONDS = 1.0  # the shortest run; one that cannot end in time is not started
 
 
-def flush_pending(settings: Settings, deadline: float) -> str:
+def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
     """Run a sweep in this process, recorded in Dagster's history, if views are pending; return the outcome as text.
 
-    A running flush gets half of the remaining time to end first; two at once would be exact as well. `deadline` is a
-    time of the monotonic clock. Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
+    A running flush gets half of the remaining time to end first; two at once would be exact as well.
+    Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
     """
     with Stores.open(settings) as stores:
         precheck = find_pending_work(stores)
@@ -32,10 +32,10 @@ def flush_pending(settings: Settings, deadline: float) -> str:
     from viewer_pipeline.orchestration.ops import FlushMode
 
     with open_instance(settings) as instance:
-        wait_until = time.monotonic() + (deadline - time.monotonic()) / 2
+        wait_until = time.monotonic() + (monotonic_deadline - time.monotonic()) / 2
         while is_flushing(instance) and time.monotonic() < wait_until:
             time.sleep(POLL_SECONDS)
-        if (remaining := deadline - time.monotonic()) < MIN_RUN_SECONDS:
+        if (remaining := monotonic_deadline - time.monotonic()) < MIN_RUN_SECONDS:
             raise NotFlushed("there was no time left to flush it")
         # If this process ends before its run, Dagster's monitor fails the run at this time and not after
         # `max_runtime_seconds`; sensor and sweep wait for the run until then.

@@ -1,41 +1,19 @@
-"""Commands on counts of the past: backfill, baseline."""
+"""The command `baseline`."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings, require_servers
-from viewer_pipeline.cli.flush import echo_run
-from viewer_pipeline.cli.options import as_json, echo_result
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from viewer_pipeline.history.baseline import Baseline
-
-
-@click.command()
-@click.argument("first", type=click.DateTime(["%Y-%m-%d"]))
-@click.argument("last", type=click.DateTime(["%Y-%m-%d"]), required=False)
-@as_json
-def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
-    """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
-    settings = command_settings(warn=True)
-    require_servers(settings)
-    from viewer_pipeline.cli.in_process_runs import backfill_window, run_backfill
-    from viewer_pipeline.orchestration.instance import open_instance
-
-    window = backfill_window(settings, first.date(), last.date() if last else None)
-    with open_instance(settings) as instance:
-        result = run_backfill(instance, settings, window)
-    days = [
-        f"{day}: {stats['views']} views of {stats['vods']} VODs {stats.get('notes', '')}".rstrip()
-        for day, stats in result.stats.items()
-    ]
-    echo_run(result, "\n".join(days), as_json=as_json)
 
 
 @click.command()

@@ -1,12 +1,12 @@
-"""Commands on the owner of the counters of a Redis: adopt, retire."""
+"""The command `adopt`."""
 
 from __future__ import annotations
 
 import click
 
 from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json, echo_result
-from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
 
 
 @click.command()
@@ -39,28 +39,3 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
     text += f" now; it {start} {adoption.flush}" if adoption.changed else " already"
     echo_result(adoption._asdict(), text, as_json=as_json)
-
-
-@click.command()
-@click.argument("prefix")
-@click.option(
-    "--keep-counters",
-    is_flag=True,
-    help="Settle what the database of DATABASE_URL has counted, and leave the remaining counters to others.",
-)
-@as_json
-def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
-    """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
-    from viewer_pipeline.flush.adoption import retire as retire_pipeline
-    from viewer_pipeline.flush.ledger import Ledger
-    from viewer_pipeline.flush.redis_store import RedisStore
-    from viewer_pipeline.stores.redis import connect
-
-    if not prefix:
-        raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
-    settings = command_settings()
-    ledger = Ledger.of(settings) if keep_counters else None
-    with connect(settings.require_redis_url()) as client:
-        retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
-    text = f"retired {prefix!r}" if retired else f"no pipeline with the prefix {prefix!r} is known to this Redis"
-    echo_result({"prefix": prefix, "retired": retired}, text, as_json=as_json)

@@ -1,10 +1,6 @@
-"""Commands that run one process of the pipeline each, and that probe it: for containers and service managers."""
+"""The commands `code-server`, `daemon` and `webserver`: each runs one process of Dagster, for containers."""
 
 from __future__ import annotations
-
-import os
-import sys
-from functools import partial
 
 import click
 
@@ -13,7 +9,6 @@ from viewer_pipeline.cli.options import PORT, host_and_port
 from viewer_pipeline.logs import log_to_stderr
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.standard_streams import tolerate_write_errors
 
 code_server_address = click.option(
     "--code-server",
@@ -23,25 +18,6 @@ code_server_address = click.option(
     show_default=True,
     help="Address of the code server.",
 )
-
-
-@click.command()
-@click.option(
-    "--last-flush/--no-last-flush", default=True, show_default=True, help="Flush pending views before the process ends."
-)
-def worker(last_flush: bool) -> None:
-    """Receive the producers' messages, fold them into Redis, serve /health and /metrics; until SIGTERM."""
-    from viewer_pipeline.cli.final_flush import flush_pending
-    from viewer_pipeline.cli.worker import run_worker
-
-    tolerate_write_errors("stdout", "stderr")
-    settings = command_settings()
-    log_to_stderr(settings)
-    warn_of_dropped_parameters(settings)
-    flush = partial(flush_pending, settings) if last_flush else lambda _: "not asked for"
-    status = run_worker(settings, flush)
-    sys.stderr.flush()
-    os._exit(status)  # a thread that waits for a hanging server must not delay the end
 
 
 @click.command("code-server")
@@ -77,13 +53,3 @@ def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     from viewer_pipeline.stack.dagster_processes import exec_webserver
 
     exec_webserver(settings, code_server, host, port)
-
-
-@click.command()
-@click.argument("role", type=click.Choice(["worker", "code-server", "daemon", "webserver"]), default="worker")
-@click.option("--port", type=PORT, help="Port it listens on. Default: the usual port of this role.")
-def healthcheck(role: str, port: int | None) -> None:
-    """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
-    from viewer_pipeline.cli.healthcheck import ROLES
-
-    click.echo(ROLES[role](command_settings(), port))

@@ -1,0 +1,24 @@
+"""The command `acknowledge`."""
+
+from __future__ import annotations
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.flush.incidents import KINDS, Kind
+
+
+@click.command()
+@click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
+@as_json
+def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
+    """Close open incidents of /health and status: all, or those of these KINDS."""
+    from viewer_pipeline.flush.incidents import acknowledge as close
+    from viewer_pipeline.flush.ledger import Ledger
+
+    with Ledger.of(command_settings()).connect() as connection:
+        closed = close(connection, list(kinds or KINDS))
+    text = f"acknowledged {closed} incidents" if closed else "no incident was open"
+    echo_result({"acknowledged": closed}, text, as_json=as_json)

@@ -1,0 +1,35 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from functools import partial
+
+import click
+
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
+from viewer_pipeline.settings import load_settings
+
+
+@click.command()
+@click.option("--views", default=20_000, show_default=True, type=click.IntRange(30), help="Views to send.")
+@click.option("--vods", default=500, show_default=True, type=click.IntRange(1), help="VODs to send them to.")
+@click.option("--time-limit", default=80.0, show_default=True, help="Seconds after which it gives up.")
+@as_json
+def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
+    """Run the main job on a throw-away stack, and check that every view arrived once."""
+    from viewer_pipeline.stack.demo import run_demo
+    from viewer_pipeline.stack.demo_display import Display, print_report
+
+    prepare_throwaway_stack(logging.ERROR)
+    settings = load_settings()
+    with Display(views) as display:
+        report = run_demo(settings, views, vods, time_limit, on_progress=display.print, on_counts=display.show_counts)
+    names = ("left_in_redis", "lost", "duplicated")
+    result = asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact}
+    echo_result(result, partial(print_report, report), as_json=as_json)
+    if not report.is_exact:
+        raise SystemExit(1)

@@ -1,0 +1,37 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from viewer_pipeline.checks import checks_to_dict, worst_status
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.timestamps import format_timestamp
+
+
+@click.command()
+@click.option(
+    "--watch-producers",
+    type=click.FloatRange(1, 300),
+    metavar="SECONDS",
+    help="Watch Redis with MONITOR, which slows it down, to find out which PUBSUB_MODE the producers need.",
+)
+@as_json
+def doctor(watch_producers: float | None, as_json: bool) -> None:
+    """Check settings, servers, keys, producers and Dagster; report reasons and remedies. Changes nothing.
+
+    Exit status 1 if a check is unhealthy.
+    """
+    from viewer_pipeline.monitoring.doctor.examine import examine
+    from viewer_pipeline.monitoring.doctor.report import print_report
+
+    results = examine(command_settings(), watch_producers or 0.0)
+    status = worst_status(results)
+    report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
+    echo_result(report, partial(print_report, results), as_json=as_json)
+    if status == "unhealthy":
+        raise SystemExit(1)

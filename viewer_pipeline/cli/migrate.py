@@ -1,0 +1,29 @@
+"""The command `migrate`."""
+
+from __future__ import annotations
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_progress, echo_result
+
+
+@click.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Upgrade both servers: the schema `viewer`, and the state that version 0.1.0 kept in Redis.
+
+    Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
+    """
+    from viewer_pipeline.stack.server_migration import migrate_servers
+
+    settings = command_settings(warn=True)
+    migration = migrate_servers(settings, echo_progress)
+    if migration.before == migration.after:
+        text = f"schema viewer is at revision {migration.after} already"
+    else:
+        text = f"schema viewer: {migration.before or 'nothing'} -> {migration.after}"
+    if migration.redis_moved:
+        text += f"\nRedis: the state of version 0.1.0 belongs to the prefix {settings.counter_prefix!r} now"
+    echo_result(migration, text, as_json=as_json)

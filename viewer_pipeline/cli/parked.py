@@ -1,0 +1,25 @@
+"""The command `parked`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+
+
+@click.command()
+@click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
+@click.option("--discard", multiple=True, metavar="ID", help="Discard the parked views of this VOD; may be repeated.")
+@as_json
+def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
+    """Show parked views: those of VODs that the target table lacks, or has no room for."""
+    from viewer_pipeline.cli.parked_report import change_parked, show_parked
+
+    report = change_parked(command_settings(), apply=apply, discard=discard)
+    echo_result(report.to_dict(), partial(show_parked, report), as_json=as_json)
+    if None in report.discarded.values():
+        raise SystemExit(1)

@@ -1,0 +1,35 @@
+"""The command `retire`."""
+
+from __future__ import annotations
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.errors import SettingsError
+
+
+@click.command()
+@click.argument("prefix")
+@click.option(
+    "--keep-counters",
+    is_flag=True,
+    help="Settle what the database of DATABASE_URL has counted, and leave the remaining counters to others.",
+)
+@as_json
+def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
+    """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
+    from viewer_pipeline.flush.adoption import retire as retire_pipeline
+    from viewer_pipeline.flush.ledger import Ledger
+    from viewer_pipeline.flush.redis_store import RedisStore
+    from viewer_pipeline.stores.redis import connect
+
+    if not prefix:
+        raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
+    settings = command_settings()
+    ledger = Ledger.of(settings) if keep_counters else None
+    with connect(settings.require_redis_url()) as client:
+        retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
+    text = f"retired {prefix!r}" if retired else f"no pipeline with the prefix {prefix!r} is known to this Redis"
+    echo_result({"prefix": prefix, "retired": retired}, text, as_json=as_json)

@@ -1,0 +1,48 @@
+"""The command `send`: views sent by hand, as a producer does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.settings import Settings
+
+
+@click.command()
+@click.argument("vod_id")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 2**63 - 1), help="How many views.")
+@click.option(
+    "--how",
+    type=click.Choice(["publish", "incr", "both"]),
+    help="publish: a message; incr: the counter; both: as Streamix does. Default: what PUBSUB_MODE needs.",
+)
+@as_json
+def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
+    """Send views of VOD_ID by hand, as a producer does."""
+    settings = command_settings()
+    sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
+    received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
+    echo_result(sent, f"sent {count} views of {vod_id} by {sent['how']}{received}", as_json=as_json)
+
+
+def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:
+    """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises SettingsError for a bad id."""
+    import orjson
+
+    from viewer_pipeline.flush.counters import id_error
+    from viewer_pipeline.stores.redis import connect, redis_errors
+
+    if reason := id_error(vod_id):
+        raise SettingsError(f"VOD_ID={vod_id[:40]!r}: {reason}")
+    url, subscribers = settings.require_redis_url(), 0
+    with connect(url) as client, redis_errors(url):
+        if how in ("incr", "both"):
+            client.incrby(settings.counter_prefix + vod_id, count)
+        if how in ("publish", "both"):
+            subscribers = client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_id, "count": count}))
+    return {"vod_id": vod_id, "count": count, "how": how, "subscribers": subscribers}

@@ -1,0 +1,37 @@
+"""The command `soak`: faults under traffic."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import asdict
+
+import click
+
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_progress, echo_result
+from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
+from viewer_pipeline.settings import load_settings
+
+
+@click.command()
+@click.option(
+    "--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05), help="How long to inject faults."
+)
+@click.option("--seed", type=int, help="Seed of a run to repeat. Default: a new one, which is printed.")
+@as_json
+def soak(minutes: float, seed: int | None, as_json: bool) -> None:
+    """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
+    from viewer_pipeline.bench.soak import run_soak
+
+    prepare_throwaway_stack(logging.CRITICAL)
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    echo_progress(f"seed {seed}")
+    report = run_soak(load_settings(), minutes, seed, echo_progress)
+    kills, pauses = sum(report.kills.values()), sum(report.pauses.values())
+    lost, duplicated = sum(report.lost.values()), sum(report.duplicated.values())
+    text = f"seed {report.seed}: {kills} kills, {pauses} pauses, {report.failovers} failovers; sent {report.sent}"
+    text += f" = persisted {report.persisted} + in Redis {report.pending}: lost {lost}, duplicated {duplicated}"
+    echo_result(asdict(report) | {"exact": report.is_exact}, text, as_json=as_json)
+    if not report.is_exact:
+        raise SystemExit(1)

@@ -1,0 +1,22 @@
+"""The command `status`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from viewer_pipeline.cli.command_settings import command_settings
+from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.output import echo_result
+
+
+@click.command()
+@as_json
+def status(as_json: bool) -> None:
+    """Show what is pending, persisted, parked and rejected, which checks fail, and why nothing was persisted."""
+    from viewer_pipeline.monitoring.status import read_status
+    from viewer_pipeline.monitoring.status_report import print_status
+
+    pipeline_status = read_status(command_settings())
+    echo_result(pipeline_status.to_dict(), partial(print_status, pipeline_status), as_json=as_json)

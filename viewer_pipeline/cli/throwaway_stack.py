@@ -1,0 +1,22 @@
+"""The preparation of a process that runs a stack of its own and removes it: demo, soak."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import NoReturn
+
+from viewer_pipeline.standard_streams import tolerate_write_errors
+from viewer_pipeline.stop_signals import handle_stop_signals
+
+
+def prepare_throwaway_stack(log_level: int) -> None:
+    """Prepare this process for a stack that it runs itself: SIGTERM leaves it, so that it is stopped in order."""
+
+    def leave(number: int) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    tolerate_write_errors("stderr")
+    logging.basicConfig(level=log_level, stream=sys.stderr)
+    handle_stop_signals(leave, leave, [signal.SIGTERM])

@@ -1,0 +1,33 @@
+"""The command `up`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from viewer_pipeline.cli.output import echo_progress
+from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.settings import load_settings
+from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.standard_streams import tolerate_write_errors
+
+if TYPE_CHECKING:
+    from viewer_pipeline.flush.adoption import AdoptionMode  # imports pandas, which most commands do not need
+
+
+@click.command()
+@click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
+@click.option(
+    "--adopt",
+    type=click.Choice(["continue", "settle-newer", "from-here"]),
+    help="First give the counters in Redis to this database, as the command `adopt` does.",
+)
+def up(ui_host: str, adopt: AdoptionMode | None) -> None:
+    """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
+    from viewer_pipeline.stack.up import run_up
+
+    tolerate_write_errors("stdout", "stderr")
+    settings = load_settings()
+    log_to_stderr(settings)
+    run_up(settings, echo_progress, ui_host, adopt)

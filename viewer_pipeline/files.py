@@ -1,4 +1,4 @@
-"""Files that several processes write and read."""
+"""Writing files: replaced in one step, or readable only for their owner."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically_if_changed(path: Path, text: str) -> None:
     """Replace the file in one step, unless it holds this text: a reader sees the old text or the new one."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
+        handle.write(text)

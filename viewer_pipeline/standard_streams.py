@@ -15,7 +15,7 @@ POLL_SECONDS = 0.1  # how often a write that waits for its reader checks whether
 STOP_SECONDS = 1.0  # from the beginning of a stop; a write that has to wait any longer is dropped
 
 
-def open_closed_streams() -> None:
+def open_null_device_on_closed_streams() -> None:
     """Open the null device on each of the descriptors 0, 1 and 2 that is closed, and make Python's stream for it.
 
     Call it before anything else is opened. The next socket would get the lowest free number, which is that of the
@@ -34,13 +34,13 @@ def open_closed_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def tolerate_write_errors(*names: str) -> None:
+def tolerate_write_errors(*stream_names: str) -> None:
     """Let writes to these streams ("stdout", "stderr") succeed although nobody can read them any more.
 
     A terminal that was closed answers EIO, a pipe without a reader EPIPE, a full disk ENOSPC: what is written is
-    dropped. A reader that does not read is waited for, but not during a stop: see `limit_waits`.
+    dropped. A reader that does not read is waited for, but not during a stop: see `limit_write_waits`.
     """
-    for name in names:
+    for name in stream_names:
         stream = getattr(sys, name)
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):
@@ -50,7 +50,7 @@ def tolerate_write_errors(*names: str) -> None:
             setattr(sys, name, io.TextIOWrapper(lossy, line_buffering=stream.line_buffering, **options))
 
 
-def limit_waits() -> None:
+def limit_write_waits() -> None:
     """From now on, let no write wait for its reader: the process stops. Safe to call in a signal handler."""
     _LossyFile.deadline = time.monotonic() + STOP_SECONDS
 
@@ -62,7 +62,7 @@ class _LossyFile(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """Write some of it, without blocking; return how much is done with. Raises nothing."""
-        while self._wait():
+        while self._wait_until_writable():
             try:
                 written = super().write(memoryview(data)[: select.PIPE_BUF])  # so much fits in a pipe that is ready
             except OSError:
@@ -71,7 +71,7 @@ class _LossyFile(io.FileIO):
                 return written
         return len(data)
 
-    def _wait(self) -> bool:
+    def _wait_until_writable(self) -> bool:
         """Wait until it takes a write, or answers it with an error; False after the deadline."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLOUT)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from viewer_pipeline.standard_streams import limit_waits
+from viewer_pipeline.standard_streams import limit_write_waits
 
 BURST_SECONDS = 0.5  # signals within this time of the first request are the same request
 
@@ -41,19 +41,19 @@ class StopRequest:
         """Whether a stop was requested."""
         return self._requested
 
-    def wait(self, timeout: float) -> bool:
-        """Wait until a stop is requested, at most so many seconds; return whether it was."""
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until a stop is requested, at most `timeout_seconds`; return whether it was."""
         if not self._requested:
-            self._poll.poll(timeout * 1000)
+            self._poll.poll(timeout_seconds * 1000)
         return self._requested
 
 
-def handle_stop_signals(
+def install_stop_signal_handlers(
     begin_stop: Callable[[int], None],
     exit_now: Callable[[int], None] = lambda number: os._exit(128 + number),
-    requests: Sequence[int] = (signal.SIGTERM, signal.SIGINT),
+    counted_signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT),
 ) -> None:
-    """Call `begin_stop` at the first signal, and `exit_now` at a later one of `requests`.
+    """Call `begin_stop` at the first signal, and `exit_now` at a later one of `counted_signals`.
 
     SIGHUP begins a stop too, but is never counted as a request, neither the first nor the second: a terminal that is
     closed sends it twice (the kernel, then the shell), and systemd sends it together with SIGTERM. A burst of requests
@@ -74,10 +74,10 @@ def handle_stop_signals(
             first_request = min(first_request, now)
         if not begun:
             begun = True
-            limit_waits()
+            limit_write_waits()
             begin_stop(number)
 
-    for number in requests:
+    for number in counted_signals:
         signal.signal(number, on_signal)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, on_signal)

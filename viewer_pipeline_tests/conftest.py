@@ -49,7 +49,7 @@ from viewer_pipeline.flush.stores import Stores  # noqa: E402
 from viewer_pipeline.migrations.migrate import migrate  # noqa: E402
 from viewer_pipeline.stack import postgres_server as postgres_server_module  # noqa: E402
 from viewer_pipeline.stack import redis_server as redis_server_module  # noqa: E402
-from viewer_pipeline.stack.ports import free_port  # noqa: E402
+from viewer_pipeline.stack.ports import find_free_port  # noqa: E402
 from viewer_pipeline.stack.postgres_server import NAME, PostgresServer  # noqa: E402
 from viewer_pipeline.stack.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.stores.redis import connect  # noqa: E402
@@ -154,9 +154,9 @@ def _own_servers() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         for module in (postgres_server_module, redis_server_module):
-            patch.setattr(module, "DEFAULT_PORT", free_port())
-        patch.setattr(postgres_server_module, "find_binaries", postgres_binaries)
-        patch.setattr(redis_server_module, "find_binary", redis_binary)
+            patch.setattr(module, "DEFAULT_PORT", find_free_port())
+        patch.setattr(postgres_server_module, "find_postgres_bin_directory", postgres_binaries)
+        patch.setattr(redis_server_module, "find_redis_executable", redis_binary)
         yield
 
 
@@ -168,16 +168,16 @@ def postgres_server(pytestconfig: pytest.Config, _own_servers: None) -> Iterator
     server: Postgres = NamedPostgres(named) if named else PostgresServer(home, throw_away=True)
     server.start()
     try:
-        with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(server.url_of_database("postgres"), autocommit=True) as connection:
             if isinstance(server, PostgresServer) and connection.info.server_version >= SCRAM_CHOOSES:
                 connection.execute("SET scram_iterations = 1")
                 connection.execute(f"ALTER ROLE {NAME} PASSWORD '{server.password}'")
             connection.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
-        migrate(server.url_of(TEMPLATE), with_dagster=True)
+        migrate(server.url_of_database(TEMPLATE), with_dagster=True)
         yield server
     finally:
         if named:
-            with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+            with psycopg.connect(server.url_of_database("postgres"), autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
         server.stop()
 
@@ -208,9 +208,9 @@ def database_url(postgres_server: Postgres, request: pytest.FixtureRequest) -> I
     """URL of a fresh, migrated database; with Dagster's tables where the test opens an instance on it."""
     name = "test_" + os.urandom(6).hex()
     template = request.getfixturevalue("dagster_template") if "dagster" in request.fixturenames else TEMPLATE
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         copy_database(connection, name, template)
-        yield postgres_server.url_of(name)
+        yield postgres_server.url_of_database(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

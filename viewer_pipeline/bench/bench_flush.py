@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from viewer_pipeline.bench.impact import Impact, measure_impact
-from viewer_pipeline.bench.rig import StepSeconds, fill, make_ids, rig, write_raw
+from viewer_pipeline.bench.bench_servers import StepSeconds, bench_servers, increment_counters, make_ids, time_raw_write
+from viewer_pipeline.bench.flush_impact import FlushImpact, measure_flush_impact
 from viewer_pipeline.flush.request import Request
 from viewer_pipeline.stores.queries import named_queries
 
@@ -30,28 +30,28 @@ class FlushStats:
     ratio: float  # raw / flush: the median over pairs
     counters_per_second: int
     peak_mb: float
-    impact: Impact
+    impact: FlushImpact
 
 
 def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> FlushStats:
     """Flush `counters` existing counters `runs` times after a warm-up, each time beside the raw reference."""
     request = Request("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
     ids = make_ids(counters)
-    with rig() as servers:
+    with bench_servers() as servers:
         with psycopg.connect(servers.database_url, autocommit=True) as connection:
             connection.execute(SQL["create_raw_counts"])
             connection.execute(SQL["set_fillfactor"])
         pairs: list[tuple[float, StepSeconds]] = []
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
-            raw = write_raw(servers, ids, deltas, SQL["upsert_raw_counts"])
-            fill(servers.client, ids, deltas)
-            pairs.append((raw, servers.flush(request)))
-        impact = measure_impact(servers, request, ids)
-    return _stats(counters, pairs[1:], impact)
+            raw = time_raw_write(servers, ids, deltas, SQL["upsert_raw_counts"])
+            increment_counters(servers.client, ids, deltas)
+            pairs.append((raw, servers.flush_in_other_process(request)))
+        impact = measure_flush_impact(servers, request, ids)
+    return _summarise(counters, pairs[1:], impact)
 
 
-def _stats(counters: int, pairs: list[tuple[float, StepSeconds]], impact: Impact) -> FlushStats:
+def _summarise(counters: int, pairs: list[tuple[float, StepSeconds]], impact: FlushImpact) -> FlushStats:
     def median(name: str) -> float:
         return float(statistics.median(getattr(seconds, name) for _, seconds in pairs))
 

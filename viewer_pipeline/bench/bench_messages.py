@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import Any
 
-from viewer_pipeline.bench.rig import PREFIX, Rig, make_ids, peak_mb, rig
+from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, bench_servers, make_ids, read_peak_mb
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.stats import SubscriberStats
@@ -27,11 +27,11 @@ PIPELINE = 2_000
 MAX_UNRECEIVED = 40_000  # published messages: 5 MB, less than the output buffer of a subscriber in Redis
 
 Received = Synchronized  # number of messages received so far
-Receive = Callable[..., "Rate"]
+Receive = Callable[..., "ReceiveResult"]
 
 
 @dataclass(frozen=True)
-class Rate:
+class ReceiveResult:
     """Duration, CPU time and result of one process."""
 
     seconds: float
@@ -54,13 +54,13 @@ class MessageStats:
 
 def bench_messages(messages: int, *, runs: int) -> MessageStats:
     """Publish `messages` views of 10 000 VODs through a real Redis, to the subscriber and to the plain loop in turn."""
-    with rig() as servers:
-        rates: dict[str, list[Rate]] = {"subscriber": [], "plain": []}
+    with bench_servers() as servers:
+        rates: dict[str, list[ReceiveResult]] = {"subscriber": [], "plain": []}
         for _ in range(runs):
-            rates["subscriber"].append(_measure(servers, _subscribe, messages))
-            rates["plain"].append(_measure(servers, _loop, messages))
+            rates["subscriber"].append(_measure_in_own_process(servers, _receive_by_subscriber, messages))
+            rates["plain"].append(_measure_in_own_process(servers, _receive_by_plain_loop, messages))
 
-    def median(name: str, of: Callable[[Rate], float]) -> float:
+    def median(name: str, of: Callable[[ReceiveResult], float]) -> float:
         return statistics.median(of(rate) for rate in rates[name])
 
     return MessageStats(
@@ -73,22 +73,22 @@ def bench_messages(messages: int, *, runs: int) -> MessageStats:
     )
 
 
-def _measure(servers: Rig, receive: Receive, messages: int) -> Rate:
+def _measure_in_own_process(servers: BenchServers, receive: Receive, messages: int) -> ReceiveResult:
     servers.client.flushall()
     spawn = multiprocessing.get_context("spawn")
     received, ready = spawn.Value("q", 0), spawn.Event()
     results: Any = spawn.Queue()
-    process = spawn.Process(target=_run, args=(results, receive, servers.settings, messages, received, ready))
+    process = spawn.Process(target=_put_result, args=(results, receive, servers.settings, messages, received, ready))
     process.start()
     ready.wait()
-    _publish(servers, servers.settings.pubsub_channel, messages, received)
-    rate: Rate = results.get()
+    _publish_views(servers, servers.settings.pubsub_channel, messages, received)
+    rate: ReceiveResult = results.get()
     process.join()
     assert rate.counted == messages, f"{rate.counted} of {messages} were counted"
     return rate
 
 
-def _publish(servers: Rig, channel: str, messages: int, received: Any) -> None:
+def _publish_views(servers: BenchServers, channel: str, messages: int, received: Any) -> None:
     payloads = [json.dumps({"vodId": vod_id, "count": 1}) for vod_id in make_ids(VODS)]
     pipe = servers.client.pipeline(transaction=False)
     for number in range(messages):
@@ -99,11 +99,11 @@ def _publish(servers: Rig, channel: str, messages: int, received: Any) -> None:
                 time.sleep(0.001)
 
 
-def _run(results: Any, receive: Receive, *arguments: Any) -> None:
+def _put_result(results: Any, receive: Receive, *arguments: Any) -> None:
     results.put(receive(*arguments))
 
 
-def _subscribe(settings: Settings, messages: int, received: Received[int], ready: Event) -> Rate:
+def _receive_by_subscriber(settings: Settings, messages: int, received: Received[int], ready: Event) -> ReceiveResult:
     stats = SubscriberStats()
     subscriber = Subscriber(settings, Rejections(Ledger.of(settings)), stats)
     thread = threading.Thread(target=subscriber.run)
@@ -120,10 +120,10 @@ def _subscribe(settings: Settings, messages: int, received: Received[int], ready
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     with connect(settings.require_redis_url()) as client:
         values: Any = client.mget([PREFIX + vod_id for vod_id in make_ids(VODS)])
-    return Rate(seconds, cpu_seconds, sum(int(value or 0) for value in values), peak_mb())
+    return ReceiveResult(seconds, cpu_seconds, sum(int(value or 0) for value in values), read_peak_mb())
 
 
-def _loop(settings: Settings, messages: int, received: Received[int], ready: Event) -> Rate:
+def _receive_by_plain_loop(settings: Settings, messages: int, received: Received[int], ready: Event) -> ReceiveResult:
     views: Counter[str] = Counter()
     with connect(settings.require_redis_url()) as client:
         pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
@@ -141,4 +141,4 @@ def _loop(settings: Settings, messages: int, received: Received[int], ready: Eve
                     received.value = count
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
         pubsub.close()
-    return Rate(seconds, cpu_seconds, views.total(), peak_mb())
+    return ReceiveResult(seconds, cpu_seconds, views.total(), read_peak_mb())

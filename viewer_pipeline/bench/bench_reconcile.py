@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import psycopg
 
+from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, read_peak_mb
 from viewer_pipeline.bench.bench_target import create_vod_table
-from viewer_pipeline.bench.rig import Rig, peak_mb, rig
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_from_target
@@ -36,18 +36,18 @@ class ReconcileStats:
 
 def bench_reconcile(totals: int) -> ReconcileStats:
     """Compare `totals` totals and as many rows of a target with a ledger of as many entries."""
-    with rig(with_target=True) as servers, TemporaryDirectory(prefix="viewer-bench-") as reports:
-        _fill(servers, totals)
-        raw = _read_raw(servers)
-        baseline = servers.process.submit(baseline_once, servers.settings).result()
-        compare, _ = servers.process.submit(reconcile_once, servers.settings, reports, repair=False).result()
+    with bench_servers(with_target=True) as servers, TemporaryDirectory(prefix="viewer-bench-") as reports:
+        _insert_totals_and_vods(servers, totals)
+        raw = _time_plain_read(servers)
+        baseline = servers.process.submit(time_baseline, servers.settings).result()
+        compare, _ = servers.process.submit(time_reconciliation, servers.settings, reports, repair=False).result()
         with psycopg.connect(servers.database_url) as connection:
             falsified = connection.execute(SQL["falsify_totals"]).rowcount
-        repair, peak = servers.process.submit(reconcile_once, servers.settings, reports, repair=True).result()
+        repair, peak = servers.process.submit(time_reconciliation, servers.settings, reports, repair=True).result()
     return ReconcileStats(totals, raw, baseline, compare, falsified, repair, peak)
 
 
-def _fill(servers: Rig, totals: int) -> None:
+def _insert_totals_and_vods(servers: BenchServers, totals: int) -> None:
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         create_vod_table(connection)
         for name in ("insert_flushes", "insert_batches", "insert_totals", "insert_vods"):
@@ -58,14 +58,14 @@ def _fill(servers: Rig, totals: int) -> None:
     )
 
 
-def _read_raw(servers: Rig) -> float:
+def _time_plain_read(servers: BenchServers) -> float:
     with psycopg.connect(servers.database_url) as connection:
         started = time.perf_counter()
         connection.execute(SQL["read_totals"])
         return time.perf_counter() - started
 
 
-def baseline_once(settings: Settings) -> float:
+def time_baseline(settings: Settings) -> float:
     """Take the baseline; return the seconds it took."""
     ledger = Ledger.of(settings)
     started = time.perf_counter()
@@ -74,9 +74,9 @@ def baseline_once(settings: Settings) -> float:
     return time.perf_counter() - started
 
 
-def reconcile_once(settings: Settings, reports: str, *, repair: bool) -> tuple[float, float]:
+def time_reconciliation(settings: Settings, reports_directory: str, *, repair: bool) -> tuple[float, float]:
     """Reconcile once; return the seconds it took, and the peak memory of this process in MB."""
     with Stores.open(settings) as stores:
-        result = reconcile(stores, ReconcileRequest("bench", Path(reports), repair=repair, exclusive=True))
+        result = reconcile(stores, ReconcileRequest("bench", Path(reports_directory), repair=repair, exclusive=True))
     assert result.remaining == 0, result.to_dict()
-    return result.seconds, peak_mb()
+    return result.seconds, read_peak_mb()

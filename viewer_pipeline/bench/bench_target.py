@@ -11,7 +11,13 @@ from typing import Self
 
 import psycopg
 
-from viewer_pipeline.bench.rig import Rig, fill, make_ids, rig, write_raw
+from viewer_pipeline.bench.bench_servers import (
+    BenchServers,
+    bench_servers,
+    increment_counters,
+    make_ids,
+    time_raw_write,
+)
 from viewer_pipeline.flush.request import Request
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.queries import named_queries
@@ -43,17 +49,17 @@ def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, fl
     ids = make_ids(rows)
     flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
     raws, flushes, upserts, waits = [], [], [], []
-    with rig(with_target=True) as servers:
-        _fill_table(servers, ids)
+    with bench_servers(with_target=True) as servers:
+        _create_filled_table(servers, ids)
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
-            raws.append(write_raw(servers, flushed_ids, deltas, SQL["update_raw"]))
-            fill(servers.client, flushed_ids, deltas)
-            with _Editor(servers, flushed_ids) as editor:
-                seconds = servers.flush(request)
+            raws.append(time_raw_write(servers, flushed_ids, deltas, SQL["update_raw"]))
+            increment_counters(servers.client, flushed_ids, deltas)
+            with _RowEditor(servers, flushed_ids) as editor:
+                seconds = servers.flush_in_other_process(request)
             flushes.append(seconds.flush)
             upserts.append(seconds.upsert)
-            waits.append(editor.longest)
+            waits.append(editor.longest_seconds)
     pairs = list(zip(raws[1:], flushes[1:], strict=True))
     flush = statistics.median(flushes[1:])
     return TargetStats(
@@ -69,7 +75,7 @@ def create_vod_table(connection: psycopg.Connection) -> None:
     connection.execute(SQL["create_vod_index"])
 
 
-def _fill_table(servers: Rig, ids: list[str]) -> None:
+def _create_filled_table(servers: BenchServers, ids: list[str]) -> None:
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         create_vod_table(connection)
         for rows in chunks(ids, BATCH_ROWS):
@@ -77,14 +83,14 @@ def _fill_table(servers: Rig, ids: list[str]) -> None:
         connection.execute('VACUUM ANALYZE public."Vod"')
 
 
-class _Editor:
+class _RowEditor:
     """Edits one row after another on a thread, and keeps the longest duration of an edit."""
 
-    def __init__(self, servers: Rig, ids: list[str]) -> None:
-        self.longest = 0.0
+    def __init__(self, servers: BenchServers, ids: list[str]) -> None:
+        self.longest_seconds = 0.0
         self._servers, self._ids = servers, ids
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._edit)
+        self._thread = threading.Thread(target=self._edit_until_stopped)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -94,10 +100,10 @@ class _Editor:
         self._stop.set()
         self._thread.join()
 
-    def _edit(self) -> None:
+    def _edit_until_stopped(self) -> None:
         generator = random.Random(11)  # noqa: S311 - any row will do
         with psycopg.connect(self._servers.database_url, autocommit=True) as connection:
             while not self._stop.wait(0.005):
                 started = time.perf_counter()
                 connection.execute(SQL["edit_vod"], {"id": generator.choice(self._ids)})
-                self.longest = max(self.longest, time.perf_counter() - started)
+                self.longest_seconds = max(self.longest_seconds, time.perf_counter() - started)

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from viewer_pipeline.bench.forwarder import Forwarder
+from viewer_pipeline.bench.tcp_forwarder import TcpForwarder
 from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
 from viewer_pipeline.logs import event
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -30,7 +30,7 @@ class RedisPair:
     def __init__(self, home: Path) -> None:
         self.servers = [RedisServer(home / name) for name in ("first", "second")]
         self.primary, self.replica = self.servers
-        self._forwarder = Forwarder(self.primary.port)
+        self._forwarder = TcpForwarder(self.primary.port)
 
     @property
     def url(self) -> str:
@@ -41,11 +41,11 @@ class RedisPair:
         """Start both, and wait until the replica is in sync."""
         for server in self.servers:
             server.start()
-        self._forwarder.target = self.primary.port
+        self._forwarder.target_port = self.primary.port
         self._forwarder.start()
-        self._follow()
+        self._make_replica_follow()
         deadline = time.monotonic() + START_SECONDS
-        while not self._is_in_sync():
+        while not self._is_replica_linked_and_aof_complete():
             if time.monotonic() > deadline:
                 raise EmbeddedServerError("the replica does not follow the primary")
             time.sleep(POLL_SECONDS)
@@ -56,7 +56,7 @@ class RedisPair:
         for server in self.servers:
             server.stop()
 
-    def watch(self) -> None:
+    def restart_ended_servers(self) -> None:
         """Restart a server that has ended, in its previous role."""
         for server in self.servers:
             if server.process.exit_status() is None:
@@ -66,45 +66,45 @@ class RedisPair:
             except ViewerPipelineError:
                 log.exception(event("server does not start", name="redis", port=server.port))
         with suppress(redis.RedisError):
-            self._follow()
+            self._make_replica_follow()
 
-    def fail_over(self) -> bool:
+    def try_to_fail_over(self) -> bool:
         """Swap the roles without closing connections. Return False, and do nothing, if the replica is not in sync."""
         with suppress(redis.RedisError):
-            if not self._is_in_sync():
+            if not self._is_replica_linked_and_aof_complete():
                 return False
-            with _client(self.primary.port) as client:
+            with _connect_to(self.primary.port) as client:
                 timeout = int(FAILOVER_SECONDS * 1000)
                 client.execute_command("FAILOVER", "TO", LOOPBACK, self.replica.port, "TIMEOUT", timeout)
             deadline = time.monotonic() + FAILOVER_SECONDS + 1
             while time.monotonic() < deadline:
-                if _role(self.replica.port) == "master" and _role(self.primary.port) == "slave":
+                if _read_role(self.replica.port) == "master" and _read_role(self.primary.port) == "slave":
                     self.primary, self.replica = self.replica, self.primary
-                    self._forwarder.target = self.primary.port
+                    self._forwarder.target_port = self.primary.port
                     return True
                 time.sleep(POLL_SECONDS)
         return False
 
-    def _follow(self) -> None:
+    def _make_replica_follow(self) -> None:
         """Make the replica follow the primary, if it does not: a restarted server is a primary."""
-        if _role(self.replica.port) == "master":
-            with _client(self.replica.port) as client:
+        if _read_role(self.replica.port) == "master":
+            with _connect_to(self.replica.port) as client:
                 client.replicaof(LOOPBACK, str(self.primary.port))
 
-    def _is_in_sync(self) -> bool:
+    def _is_replica_linked_and_aof_complete(self) -> bool:
         """Whether the replica follows, and its append-only file contains the initial copy."""
-        with _client(self.replica.port) as client:
+        with _connect_to(self.replica.port) as client:
             replication: Any = client.info("replication")
             persistence: Any = client.info("persistence")
         rewriting = persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"]
         return replication.get("master_link_status") == "up" and not rewriting
 
 
-def _role(port: int) -> str:
-    with _client(port) as client:
+def _read_role(port: int) -> str:
+    with _connect_to(port) as client:
         replication: Any = client.info("replication")
     return str(replication["role"])
 
 
-def _client(port: int) -> redis.Redis:
+def _connect_to(port: int) -> redis.Redis:
     return redis.Redis(host=LOOPBACK, port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0))

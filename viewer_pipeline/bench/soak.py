@@ -27,7 +27,7 @@ from viewer_pipeline.flush.ledger_queries import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.services import Stack
+from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stores.redis import connect
 
 PREFIXES = (DEFAULT_PREFIX, "second:views:")  # of the pipelines: each has a database and channels of its own
@@ -85,14 +85,16 @@ def run_soak(settings: Settings, minutes: float, seed: int, on_progress: Callabl
         stack.callback(pair.stop)
         stacks = []
         for number, prefix in enumerate(PREFIXES):
-            pipeline = Stack(_settings(settings, prefix, pair.url, Path(home, str(number))), background=True, ui=False)
+            pipeline = Stack(
+                _settings_of_pipeline(settings, prefix, pair.url, Path(home, str(number))), background=True, ui=False
+            )
             pipeline.start(on_progress)
             stack.callback(pipeline.stop, lambda _: None)
             stacks.append(pipeline)
-        return _Soak(pair, stacks, minutes, seed, on_progress).run()
+        return _SoakRun(pair, stacks, minutes, seed, on_progress).run_and_compare()
 
 
-def _settings(settings: Settings, prefix: str, redis_url: str, home: Path) -> Settings:
+def _settings_of_pipeline(settings: Settings, prefix: str, redis_url: str, home: Path) -> Settings:
     return settings.changed(
         target_table=None,
         database_url=None,
@@ -117,7 +119,7 @@ class _Faults:
     failovers: int = 0
 
 
-class _Soak:
+class _SoakRun:
     def __init__(
         self, pair: RedisPair, stacks: list[Stack], minutes: float, seed: int, on_progress: Callable[[str], None]
     ) -> None:
@@ -132,20 +134,22 @@ class _Soak:
         self._faults = _Faults()
         self._roles = threading.Lock()  # held during a failover or a restart of a Redis server
 
-    def run(self) -> SoakReport:
+    def run_and_compare(self) -> SoakReport:
         """Send views and inject faults, then wait and compare."""
-        with self._supervised(), self._producing() as collect:
+        with self._restarting_ended_processes(), self._running_producers() as stop_and_collect_sent:
             self._inject_faults()
-            sent = collect()
+            sent = stop_and_collect_sent()
             self._on_progress(f"{sent.total()} views sent; waiting until they are persisted")
-            return self._await(sent)
+            return self._wait_until_persisted(sent)
 
     @contextmanager
-    def _supervised(self) -> Iterator[None]:
+    def _restarting_ended_processes(self) -> Iterator[None]:
         """Restart processes that end."""
         ended = threading.Event()
-        threads = [threading.Thread(target=stack.watch, args=[ended], daemon=True) for stack in self._stacks]
-        threads.append(threading.Thread(target=self._watch_redis, args=[ended], daemon=True))
+        threads = [
+            threading.Thread(target=stack.restart_ended_until, args=[ended], daemon=True) for stack in self._stacks
+        ]
+        threads.append(threading.Thread(target=self._restart_redis_until, args=[ended], daemon=True))
         for thread in threads:
             thread.start()
         try:
@@ -155,24 +159,26 @@ class _Soak:
             for thread in threads:
                 thread.join(30)
 
-    def _watch_redis(self, ended: threading.Event) -> None:
+    def _restart_redis_until(self, ended: threading.Event) -> None:
         while not ended.wait(WATCH_SECONDS):
             with self._roles:
-                self._pair.watch()
+                self._pair.restart_ended_servers()
 
     @contextmanager
-    def _producing(self) -> Iterator[Callable[[], Counter[str]]]:
+    def _running_producers(self) -> Iterator[Callable[[], Counter[str]]]:
         """Start a producer for each pipeline; yield a function that stops them and returns the views sent, by key."""
         spawn = multiprocessing.get_context("spawn")
         stop, queue = spawn.Event(), spawn.Queue()
         producers = [
-            spawn.Process(target=produce, args=(stack.settings, number, self._seed + number, stop, queue))
+            spawn.Process(
+                target=send_views_until_stopped, args=(stack.settings, number, self._seed + number, stop, queue)
+            )
             for number, stack in enumerate(self._stacks)
         ]
         for producer in producers:
             producer.start()
 
-        def collect() -> Counter[str]:
+        def stop_and_collect_sent() -> Counter[str]:
             stop.set()
             sent: Counter[str] = Counter()
             for _ in producers:
@@ -180,7 +186,7 @@ class _Soak:
             return sent
 
         try:
-            yield collect
+            yield stop_and_collect_sent
         finally:
             stop.set()
             for producer in producers:
@@ -192,45 +198,45 @@ class _Soak:
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, self._random.uniform(*INTERVAL_SECONDS)))
             if self._random.random() < FAILOVER_SHARE:
-                self._fail_over()
+                self._fail_over_redis()
                 continue
             name, stack = self._random.choice(TARGETS), self._random.choice(self._stacks)
             if self._random.random() < 0.5:
                 self._on_progress(f"kill -9 {name}")
-                self._faults.kills[name] += self._signal(stack, name, signal.SIGKILL)
+                self._faults.kills[name] += self._send_signal(stack, name, signal.SIGKILL)
                 continue
             seconds = self._random.uniform(*PAUSE_SECONDS)
             self._on_progress(f"pause {name} for {seconds:.1f} s")
             try:
-                self._faults.pauses[name] += self._signal(stack, name, signal.SIGSTOP)
+                self._faults.pauses[name] += self._send_signal(stack, name, signal.SIGSTOP)
                 time.sleep(seconds)
             finally:  # also if a signal ends the soak: a paused process cannot be stopped
-                self._signal(stack, name, signal.SIGCONT)
+                self._send_signal(stack, name, signal.SIGCONT)
 
-    def _fail_over(self) -> None:
+    def _fail_over_redis(self) -> None:
         self._on_progress("fail over Redis without closing connections")
         with self._roles:
-            self._faults.failovers += self._pair.fail_over()
+            self._faults.failovers += self._pair.try_to_fail_over()
 
-    def _signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
+    def _send_signal(self, stack: Stack, name: str, number: signal.Signals) -> bool:
         """Signal the process itself and its children, not its reaper. Return False if it is down."""
         hit = False
         if name in REDIS:
             server = self._pair.primary if name == "redis" else self._pair.replica
-            pids = server.process.descendants()
+            pids = server.process.descendant_pids()
         else:
-            pids = stack.processes(name)
+            pids = stack.pids_of(name)
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
                 hit = True
         return hit
 
-    def _await(self, sent: Counter[str]) -> SoakReport:
+    def _wait_until_persisted(self, sent: Counter[str]) -> SoakReport:
         deadline = time.monotonic() + DRAIN_SECONDS
         while True:
             try:
-                persisted, pending = self._read(sent)
+                persisted, pending = self._read_stored_and_request_sweep(sent)
             except (ViewerPipelineError, redis.RedisError):
                 persisted, pending = Counter(), -1
             if (persisted == sent and not pending) or time.monotonic() > deadline:
@@ -242,7 +248,7 @@ class _Soak:
             dict(self._faults.kills), dict(self._faults.pauses), self._faults.failovers,
         )  # fmt: skip
 
-    def _read(self, sent: Counter[str]) -> tuple[Counter[str], int]:
+    def _read_stored_and_request_sweep(self, sent: Counter[str]) -> tuple[Counter[str], int]:
         """Return the persisted views by key, and the number of pending views."""
         persisted, pending = Counter[str](), 0
         for stack in self._stacks:
@@ -256,7 +262,7 @@ class _Soak:
         return persisted, pending
 
 
-def produce(settings: Settings, number: int, seed: int, stop: Any, sent: Any) -> None:
+def send_views_until_stopped(settings: Settings, producer_number: int, seed: int, stop: Any, sent_queue: Any) -> None:
     """Send views as fast as possible, each request until Redis replies; put the views sent, by key, into `sent`."""
     generator = random.Random(seed)  # noqa: S311 - repeatable
     counted: Counter[str] = Counter()
@@ -267,14 +273,14 @@ def produce(settings: Settings, number: int, seed: int, stop: Any, sent: Any) ->
             vod_ids = [f"vod{generator.randrange(VODS):03d}" for _ in range(SENDS)]
             counters = [settings.counter_prefix + vod_id for vod_id in vod_ids]
             keys = ["soak:progress", *counters]
-            _retry(partial(client.eval, SEND, len(keys), *keys, number, request))
+            _retry_until_sent(partial(client.eval, SEND, len(keys), *keys, producer_number, request))
             counted.update(counters)
             with suppress(redis.RedisError):  # a hint
                 client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_ids[0], "count": 1}))
-    sent.put(dict(counted))
+    sent_queue.put(dict(counted))
 
 
-def _retry(send: Callable[[], object]) -> None:
+def _retry_until_sent(send: Callable[[], object]) -> None:
     while True:
         try:
             send()

@@ -33,10 +33,10 @@ def _limits(**changes: str) -> dict[str, int]:
 @bench_options
 def flush(counters: int, runs: int, as_json: bool) -> None:
     """Time a flush of existing counters, beside the same rows written by PostgreSQL alone."""
-    from viewer_pipeline.bench import bench_flush, render
+    from viewer_pipeline.bench import bench_flush, result_tables
 
     stats = bench_flush.bench_flush(counters, runs=runs, **_limits())
-    echo_result(stats, partial(render.render_flush, [stats]), as_json=as_json)
+    echo_result(stats, partial(result_tables.print_flush_table, [stats]), as_json=as_json)
 
 
 @bench.command()
@@ -45,12 +45,12 @@ def flush(counters: int, runs: int, as_json: bool) -> None:
 @bench_options
 def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
     """Time a flush into a wide table of the user's, beside one UPDATE of the same rows, and an editor's wait."""
-    from viewer_pipeline.bench import bench_target, render
+    from viewer_pipeline.bench import bench_target, result_tables
 
     if counters > rows:
         raise click.UsageError(f"--counters {counters}: expected at most --rows, which is {rows}")
     stats = bench_target.bench_target(rows, counters, runs=runs, **_limits(target_table="bench"))
-    echo_result(stats, partial(render.render_target, stats), as_json=as_json)
+    echo_result(stats, partial(result_tables.print_target_table, stats), as_json=as_json)
 
 
 @bench.command()
@@ -59,10 +59,10 @@ def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 @bench_options
 def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
     """Time a flush of the changed set, in an empty Redis and beside many unrelated keys."""
-    from viewer_pipeline.bench import bench_changed, render
+    from viewer_pipeline.bench import bench_changed_set, result_tables
 
-    stats = bench_changed.bench_changed(counters, others, runs=runs)
-    echo_result(stats, partial(render.render_changed, stats), as_json=as_json)
+    stats = bench_changed_set.bench_changed_set(counters, others, runs=runs)
+    echo_result(stats, partial(result_tables.print_changed_table, stats), as_json=as_json)
 
 
 @bench.command()
@@ -70,10 +70,10 @@ def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
 @as_json
 def reconcile(totals: int, as_json: bool) -> None:
     """Time a comparison of totals, target and ledger, repairing some, and taking a baseline, beside a plain read."""
-    from viewer_pipeline.bench import bench_reconcile, render
+    from viewer_pipeline.bench import bench_reconcile, result_tables
 
     stats = bench_reconcile.bench_reconcile(totals // 10_000 * 10_000)
-    echo_result(stats, partial(render.render_reconcile, stats), as_json=as_json)
+    echo_result(stats, partial(result_tables.print_reconcile_table, stats), as_json=as_json)
 
 
 @bench.command()
@@ -81,31 +81,38 @@ def reconcile(totals: int, as_json: bool) -> None:
 @bench_options
 def messages(messages: int, runs: int, as_json: bool) -> None:
     """Time the subscriber on messages through a real Redis, beside a plain redis-py loop."""
-    from viewer_pipeline.bench import bench_messages, render
+    from viewer_pipeline.bench import bench_messages, result_tables
 
     stats = bench_messages.bench_messages(messages, runs=runs)
-    echo_result(stats, partial(render.render_messages, stats), as_json=as_json)
+    echo_result(stats, partial(result_tables.print_messages_table, stats), as_json=as_json)
 
 
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
     """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
-    from viewer_pipeline.bench import bench_changed, bench_flush, bench_messages, bench_reconcile, bench_target, render
+    from viewer_pipeline.bench import (
+        bench_changed_set,
+        bench_flush,
+        bench_messages,
+        bench_reconcile,
+        bench_target,
+        result_tables,
+    )
 
     sizes = (100_000, 1_000_000)
     flushes = [bench_flush.bench_flush(counters, runs=runs, **_limits()) for counters in sizes]
     target = bench_target.bench_target(1_000_000, 100_000, runs=runs, **_limits(target_table="bench"))
-    changed = bench_changed.bench_changed(1_000, 1_000_000, runs=runs)
+    changed = bench_changed_set.bench_changed_set(1_000, 1_000_000, runs=runs)
     messages = bench_messages.bench_messages(500_000, runs=runs)
     reconciled = bench_reconcile.bench_reconcile(100_000)
     stats = {"flush": flushes, "changed": changed, "target": target, "messages": messages, "reconcile": reconciled}
 
     def render_all() -> None:
-        render.render_flush(flushes)
-        render.render_target(target)
-        render.render_changed(changed)
-        render.render_messages(messages)
-        render.render_reconcile(reconciled)
+        result_tables.print_flush_table(flushes)
+        result_tables.print_target_table(target)
+        result_tables.print_changed_table(changed)
+        result_tables.print_messages_table(messages)
+        result_tables.print_reconcile_table(reconciled)
 
     echo_result(stats, render_all, as_json=as_json)

@@ -15,11 +15,11 @@ def command_settings(*, warn: bool = False) -> Settings:
 
     `warn`: log the parameters of database URLs that are dropped; a process does that once, at its start.
     """
-    from viewer_pipeline.stack.home import running_servers
+    from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 
     settings = load_settings()
     if settings.database_url is None or settings.redis_url is None:
-        urls = running_servers(settings.viewer_home)
+        urls = read_urls_of_running_servers(settings.viewer_home)
         unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
         settings = settings.changed(**unset)
     if warn:

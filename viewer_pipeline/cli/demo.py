@@ -22,14 +22,14 @@ from viewer_pipeline.settings import load_settings
 def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     """Run the main job on a throw-away stack, and check that every view arrived once."""
     from viewer_pipeline.stack.demo import run_demo
-    from viewer_pipeline.stack.demo_display import Display, print_report
+    from viewer_pipeline.stack.demo_terminal import DemoProgressBars, print_demo_report
 
     prepare_throwaway_stack(logging.ERROR)
     settings = load_settings()
-    with Display(views) as display:
-        report = run_demo(settings, views, vods, time_limit, on_progress=display.print, on_counts=display.show_counts)
+    with DemoProgressBars(views) as display:
+        report = run_demo(settings, views, vods, time_limit, on_step=display.print, on_totals=display.show_totals)
     names = ("left_in_redis", "lost", "duplicated")
     result = asdict(report) | {name: getattr(report, name) for name in names} | {"exact": report.is_exact}
-    echo_result(result, partial(print_report, report), as_json=as_json)
+    echo_result(result, partial(print_demo_report, report), as_json=as_json)
     if not report.is_exact:
         raise SystemExit(1)

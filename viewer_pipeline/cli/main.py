@@ -28,7 +28,7 @@ from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.redaction import without_password
-from viewer_pipeline.standard_streams import open_closed_streams
+from viewer_pipeline.standard_streams import open_null_device_on_closed_streams
 
 COMMANDS: tuple[click.Command, ...] = (
     up,
@@ -61,7 +61,7 @@ class ErrorReportingGroup(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line."""
-        open_closed_streams()
+        open_null_device_on_closed_streams()
         return super().main(*arguments, **options)
 
     def invoke(self, context: click.Context) -> Any:

@@ -17,7 +17,7 @@ from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS, dead_dae
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
-from viewer_pipeline.stack.ports import LOOPBACK, connect_host
+from viewer_pipeline.stack.ports import LOOPBACK, loopback_if_any_address
 
 TIMEOUT_SECONDS = 5.0
 GRPC_SERVICE = "DagsterApi"  # the service name of Dagster's code server
@@ -29,7 +29,9 @@ class NotHealthy(ViewerPipelineError):
 
 def check_worker(settings: Settings, port: int | None) -> str:
     """Request `/health`; return its status. Raises NotHealthy with the failing checks where the code is not 200."""
-    code, body = _get(connect_host(settings.health_check_host), port or settings.health_check_port, "/health")
+    code, body = _get(
+        loopback_if_any_address(settings.health_check_host), port or settings.health_check_port, "/health"
+    )
     health: dict[str, Any] = json.loads(body)
     failing = [
         f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "healthy"

@@ -8,7 +8,7 @@ import sys
 from typing import NoReturn
 
 from viewer_pipeline.standard_streams import tolerate_write_errors
-from viewer_pipeline.stop_signals import handle_stop_signals
+from viewer_pipeline.stop_signals import install_stop_signal_handlers
 
 
 def prepare_throwaway_stack(log_level: int) -> None:
@@ -19,4 +19,4 @@ def prepare_throwaway_stack(log_level: int) -> None:
 
     tolerate_write_errors("stderr")
     logging.basicConfig(level=log_level, stream=sys.stderr)
-    handle_stop_signals(leave, leave, [signal.SIGTERM])
+    install_stop_signal_handlers(leave, leave, [signal.SIGTERM])

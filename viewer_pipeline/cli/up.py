@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 )
 def up(ui_host: str, adopt: AdoptionMode | None) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
-    from viewer_pipeline.stack.up import run_up
+    from viewer_pipeline.stack.up import run_stack_until_signal
 
     tolerate_write_errors("stdout", "stderr")
     settings = load_settings()
     log_to_stderr(settings)
-    run_up(settings, echo_progress, ui_host, adopt)
+    run_stack_until_signal(settings, echo_progress, ui_host, adopt)

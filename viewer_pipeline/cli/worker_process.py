@@ -16,7 +16,7 @@ from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import serve
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
+from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 from viewer_pipeline.stores.durability import require_durability
 
 log = logging.getLogger("viewer_pipeline.worker")
@@ -41,7 +41,7 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     except TargetUnusable as error:  # messages are still to be folded; the flush runs fail with this error
         log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, run_last_flush)
-    handle_stop_signals(worker.request_stop)
+    install_stop_signal_handlers(worker.request_stop)
     return worker.run()
 
 

@@ -8,7 +8,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.files import write_atomically
+from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_views
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
@@ -24,7 +24,7 @@ def prepare_home(settings: Settings) -> Path:
     if not path.exists() or path.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
         template = DAGSTER_YAML.read_text(encoding="utf-8")
         level = f"python_log_level: {settings.log_level.upper()}"
-        write_atomically(path, template.replace("python_log_level: INFO", level))
+        write_atomically_if_changed(path, template.replace("python_log_level: INFO", level))
     return home
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from viewer_pipeline.files import write_atomically
+from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 
@@ -23,35 +23,35 @@ CODE_SERVER_PORT, UI_PORT = 4000, 3000
 WORKSPACE = "workspace.yaml"  # in DAGSTER_HOME; ours, rewritten at every start
 
 
-def code_server(settings: Settings, host: str, port: int) -> list[str]:
+def code_server_arguments(settings: Settings, host: str, port: int) -> list[str]:
     """Return the Python arguments that start the code server, which executes the runs and serves daemon and UI."""
     code = ["-m", "viewer_pipeline.definitions", "--location-name", LOCATION]
     return ["-m", "dagster", "api", "grpc", *code, "-h", host, "-p", str(port), *_log_options(settings)]
 
 
-def daemon(settings: Settings, workspace: Path) -> list[str]:
+def daemon_arguments(settings: Settings, workspace: Path) -> list[str]:
     """Return the Python arguments that start the daemon: sensor, schedules, run queue."""
     return ["-m", "dagster._daemon", "run", "-w", str(workspace), *_log_options(settings)]
 
 
-def webserver(settings: Settings, workspace: Path, host: str, port: int) -> list[str]:
+def webserver_arguments(settings: Settings, workspace: Path, host: str, port: int) -> list[str]:
     """Return the Python arguments that start the UI. It has no login: everyone who can reach it has full control."""
     options = ["-h", host, "-p", str(port), "-w", str(workspace)]
     log_options = _log_options(settings, "--dagster-log-level")  # its --log-level logs each request
     return ["-m", "dagster_webserver", *options, *log_options]
 
 
-def write_workspace(settings: Settings, host: str, port: int) -> Path:
+def write_workspace_file(settings: Settings, code_server_host: str, code_server_port: int) -> Path:
     """Write the address of the code server to the file in DAGSTER_HOME that daemon and UI read; return its path."""
     from viewer_pipeline.orchestration.instance import prepare_home
 
     workspace = prepare_home(settings) / WORKSPACE
-    server = f"      host: {host}\n      port: {port}\n      location_name: {LOCATION}\n"
-    write_atomically(workspace, f"load_from:\n  - grpc_server:\n{server}")
+    server = f"      host: {code_server_host}\n      port: {code_server_port}\n      location_name: {LOCATION}\n"
+    write_atomically_if_changed(workspace, f"load_from:\n  - grpc_server:\n{server}")
     return workspace
 
 
-def fail_launched_runs(settings: Settings) -> None:
+def fail_runs_of_previous_code_server(settings: Settings) -> None:
     """Mark the runs that ended with the previous code server as failed.
 
     Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
@@ -68,26 +68,28 @@ def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:
 
     Creates Dagster's tables first. Raises PostgresUnavailable.
     """
-    fail_launched_runs(settings)
-    _exec(settings, code_server(settings, host, port))
+    fail_runs_of_previous_code_server(settings)
+    _exec_python(settings, code_server_arguments(settings, host, port))
 
 
-def exec_daemon(settings: Settings, code_server: tuple[str, int]) -> NoReturn:
+def exec_daemon(settings: Settings, code_server_address: tuple[str, int]) -> NoReturn:
     """Run the daemon; there must be exactly one."""
-    _exec(settings, daemon(settings, write_workspace(settings, *code_server)))
+    _exec_python(settings, daemon_arguments(settings, write_workspace_file(settings, *code_server_address)))
 
 
-def exec_webserver(settings: Settings, code_server: tuple[str, int], host: str, port: int) -> NoReturn:
+def exec_webserver(settings: Settings, code_server_address: tuple[str, int], host: str, port: int) -> NoReturn:
     """Run the UI."""
-    _exec(settings, webserver(settings, write_workspace(settings, *code_server), host, port))
+    _exec_python(
+        settings, webserver_arguments(settings, write_workspace_file(settings, *code_server_address), host, port)
+    )
 
 
-def _exec(settings: Settings, arguments: list[str]) -> NoReturn:
+def _exec_python(settings: Settings, python_arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *arguments], settings.environment())  # noqa: S606 - no shell is wanted
+    os.execve(sys.executable, [sys.executable, *python_arguments], settings.environment())  # noqa: S606 - no shell is wanted
 
 
-def _log_options(settings: Settings, level: str = "--log-level") -> list[str]:
+def _log_options(settings: Settings, level_option: str = "--log-level") -> list[str]:
     """Return the options for LOG_LEVEL. Dagster can log JSON, but not key=value."""
-    return [level, settings.log_level, "--log-format", "json"]
+    return [level_option, settings.log_level, "--log-format", "json"]

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,15 +19,15 @@ from viewer_pipeline.flush.ledger_queries import ledger_summary, recent_flushes,
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.services import Stack
+from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stores.redis import connect
 
 BURSTS = 8
 PIPELINE = 500
 SUBSCRIBER_SECONDS = 60.0  # until the worker has subscribed; not part of the time limit
 
-OnProgress = Callable[[str], None]
-OnCounts = Callable[[int, int], None]
+OnStep = Callable[[str], None]
+OnTotals = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class DemoReport:
     @property
     def lost(self) -> int:
         """Views that were sent but are neither persisted nor pending."""
-        return (Counter(self.sent) - self._stored()).total()
+        return (Counter(self.sent) - self._persisted_or_pending()).total()
 
     @property
     def duplicated(self) -> int:
         """Views that are persisted or pending but were not sent."""
-        return (self._stored() - Counter(self.sent)).total()
+        return (self._persisted_or_pending() - Counter(self.sent)).total()
 
     @property
     def left_in_redis(self) -> int:
         """Views that are pending."""
         return sum(self.pending.values())
 
-    def _stored(self) -> Counter[str]:
+    def _persisted_or_pending(self) -> Counter[str]:
         return Counter(self.persisted) + Counter(self.pending)
 
     @property
@@ -69,12 +69,12 @@ class DemoReport:
 
 
 def run_demo(
-    settings: Settings, views: int, vods: int, time_limit: float, *, on_progress: OnProgress, on_counts: OnCounts
+    settings: Settings, views: int, vods: int, time_limit: float, *, on_step: OnStep, on_totals: OnTotals
 ) -> DemoReport:
     """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
 
-    Returns when all views are persisted, or after `time_limit` seconds. `on_progress` receives the name of each step,
-    `on_counts` the views sent and persisted so far.
+    Returns when all views are persisted, or after `time_limit` seconds. `on_step` receives the name of each step,
+    `on_totals` the views sent and persisted so far.
     """
     started = time.monotonic()
     with TemporaryDirectory(prefix="viewer-demo-") as home:
@@ -89,16 +89,18 @@ def run_demo(
             viewer_home=Path(home),
         )
         stack = Stack(settings, throw_away=True, background=True, ui=False)
-        stack.start(on_progress)
+        stack.start(on_step)
+        start_seconds = time.monotonic() - started
         try:
             with connect(stack.settings.require_redis_url()) as client:
-                traffic = _Traffic(stack.settings, client, views, vods)
-                return traffic.run(time.monotonic() - started, time_limit, on_progress, on_counts)
+                traffic = _DemoTraffic(stack.settings, client, views, vods)
+                report = traffic.send_and_wait_until_persisted(time_limit, on_step, on_totals)
+                return replace(report, start_seconds=start_seconds)
         finally:
             stack.stop(lambda _: None)
 
 
-class _Traffic:
+class _DemoTraffic:
     def __init__(self, settings: Settings, client: redis.Redis, views: int, vods: int) -> None:
         self._settings, self._client = settings, client
         self._store, self._ledger = RedisStore.of(client, settings), Ledger.of(settings)
@@ -107,39 +109,40 @@ class _Traffic:
         self._views = generator.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)
         self.sent: Counter[str] = Counter()
 
-    def run(self, start_seconds: float, time_limit: float, on_progress: OnProgress, on_counts: OnCounts) -> DemoReport:
-        self._wait_for_subscriber()
-        on_progress("sending views")
+    def send_and_wait_until_persisted(self, time_limit: float, on_step: OnStep, on_totals: OnTotals) -> DemoReport:
+        """Send all views, then request a sweep; return when they are persisted, or after `time_limit` seconds."""
+        self._wait_until_worker_subscribed()
+        on_step("sending views")
         third = len(self._views) // 3
         started = time.monotonic()
-        self._send(self._views[:third], lambda _: True)
-        self._send(self._views[third : 2 * third], lambda _: False)
+        self._send_views(self._views[:third], lambda _: True)
+        self._send_views(self._views[third : 2 * third], lambda _: False)
         rest = self._views[2 * third :]
         bursts = [rest[at::BURSTS] for at in range(BURSTS)]
-        while (persisted := self._persisted()) < len(self._views) and time.monotonic() - started < time_limit:
-            on_counts(self.sent.total(), persisted)
+        while (persisted := self._read_persisted()) < len(self._views) and time.monotonic() - started < time_limit:
+            on_totals(self.sent.total(), persisted)
             if bursts and (persisted or time.monotonic() - started > time_limit / 2):
-                self._send(bursts.pop(), lambda number: number % 2 == 0)
+                self._send_views(bursts.pop(), lambda number: number % 2 == 0)
                 if not bursts:
-                    on_progress("all sent; requesting a sweep instead of waiting for the next full minute")
+                    on_step("all sent; requesting a sweep instead of waiting for the next full minute")
                     self._store.request_sweep("demo: counters raised by INCR alone")
             time.sleep(0.3)
-        on_counts(self.sent.total(), persisted)
-        return self._report(start_seconds, time.monotonic() - started)
+        on_totals(self.sent.total(), persisted)
+        return self._read_report(time.monotonic() - started)
 
-    def _send(self, views: list[str], by_incr: Callable[[int], bool]) -> None:
+    def _send_views(self, vod_ids: list[str], is_sent_by_incr: Callable[[int], bool]) -> None:
         pipe = self._client.pipeline(transaction=False)
-        for number, vod_id in enumerate(views, 1):
-            if by_incr(number):
+        for number, vod_id in enumerate(vod_ids, 1):
+            if is_sent_by_incr(number):
                 pipe.incr(self._settings.counter_prefix + vod_id)
             else:
                 pipe.publish(self._settings.pubsub_channel, orjson.dumps({"vodId": vod_id, "count": 1}))
             if number % PIPELINE == 0:
                 pipe.execute()
         pipe.execute()
-        self.sent.update(views)
+        self.sent.update(vod_ids)
 
-    def _wait_for_subscriber(self) -> None:
+    def _wait_until_worker_subscribed(self) -> None:
         deadline = time.monotonic() + SUBSCRIBER_SECONDS
         channel = self._settings.pubsub_channel
         while dict(self._client.pubsub_numsub(channel)).get(channel.encode(), 0) == 0:
@@ -147,11 +150,11 @@ class _Traffic:
                 raise EmbeddedServerError(f"no worker subscribed to {channel} within {SUBSCRIBER_SECONDS:.0f} s")
             time.sleep(0.05)
 
-    def _persisted(self) -> int:
+    def _read_persisted(self) -> int:
         with self._ledger.connect() as connection:
             return ledger_summary(connection).persisted
 
-    def _report(self, start_seconds: float, seconds: float) -> DemoReport:
+    def _read_report(self, seconds: float) -> DemoReport:
         ids = sorted(set(self._views))
         with self._ledger.connect() as connection:
             persisted, summary = totals(connection, ids), ledger_summary(connection)
@@ -161,4 +164,4 @@ class _Traffic:
         with open_instance(self._settings) as instance:
             runs = flush_runs(instance)
         parked, rejected = summary.parked, summary.rejected
-        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, start_seconds, seconds)
+        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, 0.0, seconds)

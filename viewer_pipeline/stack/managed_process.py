@@ -35,14 +35,14 @@ class ManagedProcess:
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
         stop_signal: str = "TERM",
-        grace: float = 10,
+        grace_seconds: float = 10,
         user: str | None = None,
     ) -> None:
         self.name = name
         self.log = log
-        self.grace = grace
+        self.grace_seconds = grace_seconds
         self._environment = environment
-        self._command = _under_reaper(user, command, "--signal", stop_signal, "--grace", str(grace))
+        self._command = _reaper_command_line(user, command, "--signal", stop_signal, "--grace", str(grace_seconds))
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -61,14 +61,14 @@ class ManagedProcess:
             )
 
     @property
-    def pid(self) -> int:
+    def reaper_pid(self) -> int:
         """Process id of the reaper."""
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
 
-    def descendants(self) -> list[int]:
+    def descendant_pids(self) -> list[int]:
         """Return the process ids of the command and its children, itself first; empty while it is down. Linux only."""
-        pids, parents = list[int](), [self.pid]
+        pids, parents = list[int](), [self.reaper_pid]
         while parents:
             parent = parents.pop(0)
             with suppress(OSError):  # it has ended
@@ -92,14 +92,14 @@ class ManagedProcess:
             return 0
         self.request_stop()
         try:
-            return self._process.wait(self.grace + 5)
+            return self._process.wait(self.grace_seconds + 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
 
-    def rotate(self, limit: int) -> None:
-        """Rotate a log of more than `limit` bytes to `<log>.1`, which is overwritten."""
-        if self.log is None or not self.log.exists() or self.log.stat().st_size <= limit:
+    def rotate_log(self, limit_bytes: int) -> None:
+        """Rotate a log of more than `limit_bytes` to `<log>.1`, which is overwritten."""
+        if self.log is None or not self.log.exists() or self.log.stat().st_size <= limit_bytes:
             return
         shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
         os.truncate(self.log, 0)  # the process appends, so it continues at the start of the file
@@ -114,7 +114,7 @@ class ManagedProcess:
 
 
 @dataclass
-class Supervised:
+class RestartedProcess:
     """A process that is restarted when it ends, after a pause that grows while it keeps ending."""
 
     process: ManagedProcess
@@ -123,7 +123,7 @@ class Supervised:
     started_at: float = 0.0
     before_restart: Callable[[], None] = lambda: None
 
-    def poll(self) -> None:
+    def restart_if_ended(self) -> None:
         """Restart the process if it has ended and the pause is over."""
         now = time.monotonic()
         status = self.process.exit_status()
@@ -143,17 +143,17 @@ class Supervised:
             self.started_at, self.restart_at = now, 0.0
 
 
-def run_as(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+def run_as_user(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end as another user (None: as the current one), and capture its output."""
     reader, writer = os.pipe()  # stays open until the command is done: the reaper ends it when its input ends
     try:
-        supervised = _under_reaper(user, command)
+        supervised = _reaper_command_line(user, command)
         return subprocess.run(supervised, stdin=reader, capture_output=True, text=True, check=False)  # noqa: S603
     finally:
         os.close(reader)
         os.close(writer)
 
 
-def _under_reaper(user: str | None, command: Sequence[str | Path], *options: str) -> list[str]:
+def _reaper_command_line(user: str | None, command: Sequence[str | Path], *options: str) -> list[str]:
     as_user = ["--user", user] if user else []
     return [sys.executable, "-I", "-S", str(REAPER), *options, *as_user, "--", *map(str, command)]

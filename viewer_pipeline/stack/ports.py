@@ -10,23 +10,23 @@ import sys
 LOOPBACK = "127.0.0.1"
 
 
-def free_port(wanted: int | None = None) -> int:
-    """Return `wanted` if nothing listens there, else any port that is free now."""
+def find_free_port(preferred: int | None = None) -> int:
+    """Return `preferred` if nothing listens there, else any port that is free now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, wanted or 0))
+            probe.bind((LOOPBACK, preferred or 0))
         except OSError:
-            if not wanted:
+            if not preferred:
                 raise
-            return free_port()
+            return find_free_port()
         return int(probe.getsockname()[1])
 
 
-class PortClaims:
+class PortReservations:
     """Reserves ports that another process opens later: `up` takes ten seconds until then.
 
-    Another `PortClaims` on this machine does not choose a reserved port, until `release` or the end of the process.
+    No other `PortReservations` on this machine chooses a reserved port, until `release` or the end of the process.
     Linux only, by abstract sockets, which have the same scope as ports; elsewhere two stacks that start at the same
     time may choose the same port.
     """
@@ -34,11 +34,11 @@ class PortClaims:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
 
-    def port(self, wanted: int | None = None) -> int:
-        """Reserve and return `wanted` if nothing listens there and it is not reserved, else any other port."""
-        port = free_port(wanted)
-        while not self._claim(port):
-            port = free_port()
+    def reserve(self, preferred: int | None = None) -> int:
+        """Reserve and return `preferred` if nothing listens there and it is not reserved, else any other port."""
+        port = find_free_port(preferred)
+        while not self._try_to_reserve(port):
+            port = find_free_port()
         return port
 
     def release(self) -> None:
@@ -47,7 +47,7 @@ class PortClaims:
             claim.close()
         self._sockets.clear()
 
-    def _claim(self, port: int) -> bool:
+    def _try_to_reserve(self, port: int) -> bool:
         if sys.platform != "linux":
             return True
         claim = socket.socket(socket.AF_UNIX)
@@ -60,12 +60,12 @@ class PortClaims:
         return True
 
 
-def connect_host(host: str) -> str:
-    """Return the address to connect to, for a server that listens on `host`: loopback if that is every address."""
+def loopback_if_any_address(listen_host: str) -> str:
+    """Return the address of a server that listens on `listen_host`: loopback if that is every address."""
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(listen_host)
     except ValueError:
-        return host
+        return listen_host
     if not address.is_unspecified:
-        return host
+        return listen_host
     return LOOPBACK if address.version == 4 else "::1"

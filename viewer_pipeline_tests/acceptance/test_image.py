@@ -21,7 +21,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import NAME, PostgresServer
 from viewer_pipeline_tests.support.containers import (
     ROOT,
@@ -85,7 +85,7 @@ def _interpreter(owner: tuple[int, int] | None) -> str | None:
 def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
     """An empty database, as on a new server."""
     name = "test_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield name
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -97,7 +97,7 @@ def composed(image: Image, postgres_server: PostgresServer, empty_database: str,
     compose = read_compose(POSTGRES_PASSWORD=postgres_server.password)
     assert compose["services"]["postgres"]["environment"]["POSTGRES_USER"] == NAME
     ours = {name: service for name, service in compose["services"].items() if service["image"] == "viewer-pipeline"}
-    ports = {port: str(free_port()) for port in ("4000", "3000", "3003")}
+    ports = {port: str(find_free_port()) for port in ("4000", "3000", "3003")}
     addresses = {
         "postgres:5432/viewer": f"127.0.0.1:{postgres_server.port}/{empty_database}",
         "redis:6379": redis_url.partition("://")[2].partition("/")[0],
@@ -121,7 +121,7 @@ def test_image_contains_the_package_and_migrates(
     before = composed.image.code()
     composed.start("migrate")
     composed.wait_for("migrate", "service_completed_successfully")
-    with psycopg.connect(postgres_server.url_of(empty_database)) as connection:
+    with psycopg.connect(postgres_server.url_of_database(empty_database)) as connection:
         assert connection.execute("SELECT count(*) FROM viewer.vod_view_counts").fetchone() == (0,)
     health = composed.check_health("worker")
     assert (health.returncode, health.stdout) == (1, "")
@@ -159,7 +159,7 @@ def test_compose_runs_all_roles(
     client.incrby(PREFIX + "vod_2", 2)
 
     def totals() -> dict[str, int]:
-        with psycopg.connect(postgres_server.url_of(empty_database)) as connection:
+        with psycopg.connect(postgres_server.url_of_database(empty_database)) as connection:
             return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
 
     persisted = {vod: views for vod, views in VIEWS.items() if vod != "late"}

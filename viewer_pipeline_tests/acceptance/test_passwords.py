@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support.waiting import wait_until
 
 SECRET = "Geheim7Wort"  # its halves too: an error may cite a part of a URL
@@ -29,12 +29,12 @@ def database_urls(real: str) -> dict[str, str]:
     parts = urlsplit(real)
     where = f"{parts.hostname}:{parts.port}"
     return {
-        "unreachable": f"postgresql://viewer:{SECRET}@127.0.0.1:{free_port()}/viewer",
+        "unreachable": f"postgresql://viewer:{SECRET}@127.0.0.1:{find_free_port()}/viewer",
         "no such host": f"postgresql://viewer:{SECRET}@no.such.host.invalid/viewer",
         "wrong password": f"postgresql://viewer:{SECRET}@{where}{parts.path}",
         "no such database": real.replace(parts.path, "/nothing_here") + f"?password={SECRET}",
         "unknown parameter": f"postgresql://viewer:{SECRET}@{where}/viewer?no_such_token={SECRET}&schema=public",
-        "several hosts": f"postgresql://viewer:{SECRET}@{where},127.0.0.1:{free_port()}/viewer",
+        "several hosts": f"postgresql://viewer:{SECRET}@{where},127.0.0.1:{find_free_port()}/viewer",
         "no such socket": f"postgresql://viewer:{SECRET}@%2Fno%2Fsuch/viewer?sslpassword={SECRET}",
         "socket in a parameter": f"postgresql:///viewer?host=/no/such&user=viewer&password={SECRET}",
         "password of a key": real + f"?sslmode=require&sslcert=/no/such&sslkey=/no/such&sslpassword={SECRET}",
@@ -56,7 +56,7 @@ def redis_urls(real: str) -> dict[str, str]:
     """Return URLs that fail: name -> URL."""
     where = urlsplit(real).netloc
     return {
-        "unreachable": f"redis://:{SECRET}@127.0.0.1:{free_port()}/0",
+        "unreachable": f"redis://:{SECRET}@127.0.0.1:{find_free_port()}/0",
         "no such host": f"redis://user:{SECRET}@no.such.host.invalid:6379/0",
         "refused": f"redis://user:{SECRET}@{where}/0",
         "no such socket": f"unix://user:{SECRET}@/no/such/socket",
@@ -83,7 +83,7 @@ def environment(home: Path, database_url: str, redis_url: str) -> dict[str, str]
         "VIEWER_HOME": str(home / "viewer"),
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
-        "HEALTH_CHECK_PORT": str(free_port()),
+        "HEALTH_CHECK_PORT": str(find_free_port()),
         "LOG_LEVEL": "debug",
     }
 

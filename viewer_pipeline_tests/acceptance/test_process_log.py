@@ -20,9 +20,9 @@ def test_rotate_keeps_one_previous_log(tmp_path: Path) -> None:
         assert process.log is not None
         log = process.log
         wait_until(lambda: log.exists() and log.stat().st_size > 50_000, 30, "a long log")
-        process.rotate(10_000_000)
+        process.rotate_log(10_000_000)
         assert not (tmp_path / "writer.log.1").exists()
-        process.rotate(50_000)
+        process.rotate_log(50_000)
         assert (tmp_path / "writer.log.1").stat().st_size > 50_000
         wait_until(lambda: log.stat().st_size > 1000, 30, "a line in the new log")
         assert log.read_bytes()[:1] == b"x"  # and no hole of zeros before it

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from viewer_pipeline.stack.home import running_servers
+from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
@@ -66,7 +66,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         up(variables(tmp_path, VIEWER_HOME=str(home)), terminal.prefix, terminal.log) as stack,
     ):
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
-        urls = running_servers(home)
+        urls = read_urls_of_running_servers(home)
         assert urls.keys() == {"database_url", "redis_url"}
 
         with connect(urls["redis_url"]) as client:
@@ -87,7 +87,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
             assert (second.returncode, second.stdout) == (1, "")
             assert second.stderr.startswith("error: ")
             assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
-            assert running_servers(home) == urls
+            assert read_urls_of_running_servers(home) == urls
 
             kill_the_code_server(stack, urls)
             for number in range(100):
@@ -98,7 +98,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         assert stack.process.wait(90) == 0
     assert "Traceback" not in stack.log.read_text()
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the stack has ended")
-    assert running_servers(home) == {}
+    assert read_urls_of_running_servers(home) == {}
     postgres, redis = PostgresServer(home), RedisServer(home)
     try:
         postgres.start()

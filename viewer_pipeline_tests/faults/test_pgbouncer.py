@@ -108,9 +108,9 @@ def test_startup_options_are_refused(pgbouncer: PgBouncer) -> None:
 def test_migrations(postgres_server: Postgres, tmp_path: Path) -> None:
     """Of several that start through it concurrently, one migrates; the others find nothing to do."""
     name = "fresh_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", postgres_server.url_of(name))):
+        for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", postgres_server.url_of_database(name))):
             apply = partial(migrate, with_dagster=False)
             with ThreadPoolExecutor(4) as pool:
                 results = list(pool.map(apply, [pgbouncer.url()] * 4))

@@ -34,9 +34,9 @@ MakeSettings = Callable[..., Settings]
 def other_url(postgres_server: Postgres) -> Iterator[str]:
     """URL of another migrated database."""
     name = "other_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         copy_database(connection, name, TEMPLATE)
-        yield postgres_server.url_of(name)
+        yield postgres_server.url_of_database(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -45,7 +45,10 @@ MakeWorld = Callable[..., World]
 def another(postgres_server: Postgres, redis_url: str) -> Iterator[MakeWorld]:
     """Create a world of another database on the same Redis: a fresh one, or a copy of an existing one."""
     names = list[str]()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection, ExitStack() as stack:
+    with (
+        psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection,
+        ExitStack() as stack,
+    ):
 
         def make(prefix: str = SHOP, like: str = "") -> World:
             name = "other_" + os.urandom(6).hex()
@@ -55,7 +58,7 @@ def another(postgres_server: Postgres, redis_url: str) -> Iterator[MakeWorld]:
             copy_database(connection, name, like.rpartition("/")[2].partition("?")[0] or TEMPLATE)
             client = redis.Redis.from_url(redis_url)
             stack.callback(client.close)
-            ledger = Ledger(postgres_server.url_of(name))
+            ledger = Ledger(postgres_server.url_of_database(name))
             return World(Stores(RedisStore(client, redis_url, prefix), ledger), prefix)
 
         yield make

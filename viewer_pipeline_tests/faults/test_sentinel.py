@@ -21,8 +21,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
-from viewer_pipeline.stack.redis_server import RedisServer, find_binary
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline.stack.redis_server import RedisServer, find_redis_executable
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.check_results import by_name
@@ -42,10 +42,10 @@ class Watched:
 
     def __init__(self, directory: Path) -> None:
         self.servers = [RedisServer(directory / name, append_only=False) for name in ("first", "second")]
-        self.port = free_port()
+        self.port = find_free_port()
         configuration = directory / "sentinel.conf"
         self._configuration = configuration
-        command: list[str | Path] = [find_binary(), configuration, "--sentinel"]
+        command: list[str | Path] = [find_redis_executable(), configuration, "--sentinel"]
         self._frozen = list[int]()
         self._sentinel = ManagedProcess("sentinel", command, log=directory / "sentinel.log")
 

@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
         return due
 
     def _totals_of(self, database: str) -> dict[str, int]:
-        with psycopg.connect(self.postgres.url_of(database)) as connection:
+        with psycopg.connect(self.postgres.url_of_database(database)) as connection:
             return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
 
     def _dump(self) -> None:
@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
         self._copy(database, "viewer")
 
     def _copy(self, database: str, to: str) -> None:
-        with psycopg.connect(self.postgres.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.postgres.url_of_database("postgres"), autocommit=True) as connection:
             restore_database(connection, to, database)
 
 
@@ -253,9 +253,9 @@ def machine(servers_home: Path) -> Iterator[type[Machine]]:
         for server in (Machine.postgres, Machine.redis):
             server.start()
             stack.callback(server.stop)
-        with psycopg.connect(Machine.postgres.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(Machine.postgres.url_of_database("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
-        migrate(Machine.postgres.url_of(TEMPLATE), with_dagster=False)
+        migrate(Machine.postgres.url_of_database(TEMPLATE), with_dagster=False)
         yield Machine
 
 

@@ -41,17 +41,17 @@ def fleet(server: RedisServer, postgres_server: Postgres, tmp_path_factory: Any)
     """Workers that stay from test to test, because each takes seconds to start."""
     directory: Path = tmp_path_factory.mktemp("fleet")
     name = "fleet_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         copy_database(connection, name, TEMPLATE)
     with connect(server.url) as client:
-        fleet = Fleet(client, postgres_server.url_of(name), server.url, directory)
+        fleet = Fleet(client, postgres_server.url_of_database(name), server.url, directory)
         try:
             fleet.scale_to(2)
             yield fleet
         finally:
             for worker in fleet.workers:
                 worker.end()
-            with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+            with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

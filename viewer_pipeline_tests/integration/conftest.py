@@ -29,17 +29,17 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def dagster_template(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Name of a database to copy, in which Dagster has made its tables: it takes half a second each time."""
     name = TEMPLATE.replace("viewer", "dagster")
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     home = tmp_path_factory.mktemp("dagster")
-    settings = Settings(database_url=postgres_server.url_of(name), redis_url=NOWHERE, viewer_home=home)
+    settings = Settings(database_url=postgres_server.url_of_database(name), redis_url=NOWHERE, viewer_home=home)
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in settings.environment().items():
             patch.setenv(variable, value)
         open_instance(settings).dispose()
     yield name
     if isinstance(postgres_server, NamedPostgres):
-        with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -26,7 +26,7 @@ from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring import dagster_tables
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.worker_process import WorkerProcess
@@ -50,7 +50,7 @@ class Place:
         """Return a URL of one of FORMS."""
         here = {"login": f"{self.name}:{QUOTED}", "port": self.port, "db": self.name, "user": self.name}
         socket = {"path": self.sockets, "quoted": quote(str(self.sockets), safe=""), "password": QUOTED}
-        return form.format(**here, **socket, host=LOOPBACK, closed=free_port(), prismas=PRISMAS)
+        return form.format(**here, **socket, host=LOOPBACK, closed=find_free_port(), prismas=PRISMAS)
 
 
 FORMS = {
@@ -87,12 +87,12 @@ def place(server: tuple[PostgresServer, Path]) -> Iterator[Place]:
     """Return an empty database."""
     name = "place_" + os.urandom(6).hex()
     postgres, sockets = server
-    with psycopg.connect(postgres.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(PASSWORD))
         )
         connection.execute(f"CREATE DATABASE {name} OWNER {name}")
-        yield Place(sockets, postgres.port, name, postgres.url_of(name))
+        yield Place(sockets, postgres.port, name, postgres.url_of_database(name))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
         connection.execute(f"DROP ROLE {name}")
 

@@ -259,10 +259,10 @@ def test_schema_of_another_version(settings: Settings, world: World, revision: s
 def test_encoding_that_cannot_hold_all_ids(settings: Settings, postgres_server: Postgres) -> None:
     """Ids are Unicode."""
     name = "ascii_" + os.urandom(4).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
         try:
-            results = examine(settings.changed(database_url=postgres_server.url_of(name)))
+            results = examine(settings.changed(database_url=postgres_server.url_of_database(name)))
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     assert text_of(results, "postgres_encoding") == "unhealthy: the database is encoded in SQL_ASCII"

@@ -241,7 +241,7 @@ def test_postgres_out_of_reach(http: HttpWorld) -> None:
 
 def test_schema_missing(http: HttpWorld, postgres_server: Postgres) -> None:
     """Names the command that makes it."""
-    http.start(database_url=postgres_server.url_of("postgres"))
+    http.start(database_url=postgres_server.url_of_database("postgres"))
     code, status, message = http.check("postgres")
     assert (code, status) == (503, "unhealthy")
     assert message == "the schema `viewer` is missing"

@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from viewer_pipeline.cli.process_health import GRPC_SERVICE, ROLES, NotHealthy
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.files import write_atomically
+from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.dagster_processes import write_workspace
-from viewer_pipeline.stack.ports import connect_host, free_port
+from viewer_pipeline.stack.dagster_processes import write_workspace_file
+from viewer_pipeline.stack.ports import find_free_port, loopback_if_any_address
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -55,7 +55,7 @@ def test_processes_that_do_not_run(dagster_settings: Settings) -> None:
     """Every role is reported as not healthy."""
     for role in ROLES:
         with pytest.raises(NotHealthy):
-            ROLES[role](dagster_settings, free_port())
+            ROLES[role](dagster_settings, find_free_port())
 
 
 def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None:
@@ -67,7 +67,7 @@ def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None
         ROLES["daemon"](dagster_settings, None)
     with pytest.raises(PostgresUnavailable):
         ROLES["daemon"](
-            dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{free_port()}/viewer"), None
+            dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{find_free_port()}/viewer"), None
         )
 
 
@@ -126,16 +126,22 @@ def test_webserver_check(webserver: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_connect_host() -> None:
     """A server that listens everywhere is reached on the loopback address, another one where it listens."""
     listens = ("0.0.0.0", "::", "127.0.0.1", "10.0.0.7", "worker")
-    assert [connect_host(host) for host in listens] == ["127.0.0.1", "::1", "127.0.0.1", "10.0.0.7", "worker"]
+    assert [loopback_if_any_address(host) for host in listens] == [
+        "127.0.0.1",
+        "::1",
+        "127.0.0.1",
+        "10.0.0.7",
+        "worker",
+    ]
 
 
 def test_files_of_several_processes_are_whole(tmp_path: Path) -> None:
     """Put in their place in one step, and left alone where they say the same."""
     settings = SETTINGS.changed(dagster_home=tmp_path)
-    workspace = write_workspace(settings, "code-server", 4000)
+    workspace = write_workspace_file(settings, "code-server", 4000)
     assert "host: code-server\n      port: 4000" in workspace.read_text()
     before = workspace.stat().st_ino
-    assert write_workspace(settings, "code-server", 4000).stat().st_ino == before
-    write_atomically(workspace, "other")
+    assert write_workspace_file(settings, "code-server", 4000).stat().st_ino == before
+    write_atomically_if_changed(workspace, "other")
     assert (workspace.read_text(), workspace.stat().st_ino == before) == ("other", False)
     assert {path.name for path in tmp_path.iterdir()} == {"dagster.yaml", "workspace.yaml"}

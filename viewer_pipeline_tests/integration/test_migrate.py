@@ -19,7 +19,7 @@ from psycopg import sql
 from viewer_pipeline import migrations
 from viewer_pipeline.errors import PostgresFailed, PostgresUnavailable, ViewerPipelineError
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline_tests.support.servers import Postgres
 
 HEAD = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
@@ -32,9 +32,9 @@ PASSWORD = "p@ss:w/rd %41 ü"  # every character that a URL may trip over
 def fresh_url(postgres_server: Postgres) -> Iterator[str]:
     """URL of a database that nobody has migrated."""
     name = "fresh_" + os.urandom(6).hex()
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        yield postgres_server.url_of(name)
+        yield postgres_server.url_of_database(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
@@ -191,7 +191,7 @@ def test_a_failure_leaves_nothing_half_made(fresh_url: str) -> None:
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:
     """Host, port and database help to find the mistake; a password in a log does not."""
-    port = free_port()
+    port = find_free_port()
     with pytest.raises(PostgresUnavailable, match=rf"postgresql://me:\*\*\*@{LOOPBACK}:{port}/views: ") as raised:
         migrate(f"postgresql://me:hidden@{LOOPBACK}:{port}/views", with_dagster=True)
     assert "hidden" not in str(raised.value)
@@ -218,10 +218,10 @@ def test_a_schema_from_the_future_is_refused_clearly(fresh_url: str) -> None:
 def test_a_database_that_is_not_utf8_is_refused(postgres_server: Postgres, encoding: str) -> None:
     """Ids would come back from the ledger as other ids."""
     name = f"encoding_{encoding.lower()}"
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
         try:
             with pytest.raises(PostgresFailed, match="ids need a database in UTF8"):
-                migrate(postgres_server.url_of(name), with_dagster=False)
+                migrate(postgres_server.url_of_database(name), with_dagster=False)
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -72,8 +72,8 @@ def test_a_redis_serves_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_role_without_rights_is_named(postgres_server: Postgres) -> None:
     """At the start, and not by a hundred tests."""
-    role, where = "narrow_" + os.urandom(6).hex(), postgres_server.url_of("postgres").rpartition("@")[2]
-    with psycopg.connect(postgres_server.url_of("postgres"), autocommit=True) as connection:
+    role, where = "narrow_" + os.urandom(6).hex(), postgres_server.url_of_database("postgres").rpartition("@")[2]
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CREATEDB CREATEROLE")
         try:
             with pytest.raises(UnusableServer, match=f"{role} must be a superuser"):
@@ -87,7 +87,7 @@ def test_role_without_rights_is_named(postgres_server: Postgres) -> None:
 def test_the_other_parameters_of_the_url_stay() -> None:
     """Another database is all that changes."""
     named = NamedPostgres("postgresql://me:pw@db:5433/mine?sslmode=require")
-    assert named.url_of("x") == "postgresql://me:pw@db:5433/x?sslmode=require"
+    assert named.url_of_database("x") == "postgresql://me:pw@db:5433/x?sslmode=require"
 
 
 def test_what_tests_start_is_what_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.ledger_queries import last_flush
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.stack.postgres_server import PostgresServer, _user_for_root
+from viewer_pipeline.stack.postgres_server import PostgresServer, _find_user_instead_of_root
 from viewer_pipeline_tests.support.certificates import Authority, give
 from viewer_pipeline_tests.support.servers import postgres_binaries
 
@@ -64,7 +64,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     authority, other = Authority(home / "authority"), Authority(home / "other")
     certificate = authority.sign("server")
     authority.sign(CLIENT, password=KEYWORD)
-    give(certificate, _user_for_root() if os.geteuid() == 0 else None)
+    give(certificate, _find_user_instead_of_root() if os.geteuid() == 0 else None)
     files = [
         f"ssl_cert_file={certificate.certificate}",
         f"ssl_key_file={certificate.key}",

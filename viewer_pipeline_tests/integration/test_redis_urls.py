@@ -19,7 +19,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.certificates import Authority, Certificate
 from viewer_pipeline_tests.support.check_results import by_name
@@ -52,7 +52,7 @@ class Secured:
         self._home = home
         self.authority = Authority(home / "authority")
         self.server = self.authority.sign("server")
-        self.port = free_port()
+        self.port = find_free_port()
 
     def url(self, options: str = "", host: str = LOOPBACK) -> str:
         """URL with the authority in it."""
@@ -163,7 +163,7 @@ def _certificate_parameters(certificate: Certificate) -> str:
 
 def test_sentinels_over_tls(secured: Secured) -> None:
     """With `rediss+sentinel` they are spoken to as Redis is."""
-    port = free_port()
+    port = find_free_port()
     login = f'sentinel auth-user views "{USER}"\nsentinel auth-pass views "{PASSWORD}"'
     sentinel = secured.run(
         "sentinel", port, "tls-auth-clients no", f"sentinel monitor views {LOOPBACK} {secured.port} 1", login

@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.doctor.examine import examine
 from viewer_pipeline.monitoring.doctor.monitor import monitored_views
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.redis_server import WHEELS, RedisServer, wheel_binary
+from viewer_pipeline.stack.redis_server import WHEELS, RedisServer, find_executable_in_wheel
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.producers import Kind, Producer, flushes_going_on
 from viewer_pipeline_tests.support.proxy import Proxy
@@ -156,10 +156,10 @@ def test_redis_that_stops_answering_to_monitor(settings: Settings) -> None:
     assert result.status in ("unknown", "unhealthy")
 
 
-@pytest.mark.parametrize("module", [module for module in WHEELS if wheel_binary(module)])
+@pytest.mark.parametrize("module", [module for module in WHEELS if find_executable_in_wheel(module)])
 def test_commands_of_others_are_dropped(tmp_path: Path, module: str) -> None:
     """On the oldest and the newest server: only views of this pipeline, and folds are distinguished from producers."""
-    server = RedisServer(tmp_path, append_only=False, binary=wheel_binary(module))
+    server = RedisServer(tmp_path, append_only=False, binary=find_executable_in_wheel(module))
     server.start()
     url = server.url.removesuffix("/0") + "/1"
     try:

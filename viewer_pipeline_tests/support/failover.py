@@ -13,8 +13,8 @@ import psycopg
 import redis
 
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.stack.managed_process import run_as
-from viewer_pipeline.stack.postgres_server import PostgresServer, find_binaries
+from viewer_pipeline.stack.managed_process import run_as_user
+from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.support.proxy import LOOPBACK, Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -119,7 +119,7 @@ class PostgresPair:
     def fence(self) -> None:
         """Make the old primary read-only, as some failovers do; it keeps its clients."""
         self._run(self.primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-        with psycopg.connect(self.primary.url_of("postgres")) as connection:
+        with psycopg.connect(self.primary.url_of_database("postgres")) as connection:
             is_on: Any = lambda: connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)  # noqa: E731
             wait_until(is_on, FAILOVER_SECONDS, "read-only transactions")
 
@@ -130,7 +130,7 @@ class PostgresPair:
     def separate(self) -> None:
         """End replication to the standby."""
         self._run(self.standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
-        with psycopg.connect(self.standby.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.standby.url_of_database("postgres"), autocommit=True) as connection:
             is_idle: Any = lambda: connection.execute("SELECT FROM pg_stat_wal_receiver").fetchone() is None  # noqa: E731
             wait_until(is_idle, FAILOVER_SECONDS, "the standby receives nothing")
 
@@ -150,7 +150,7 @@ class PostgresPair:
         A commit of this server returns before it is written (synchronous_commit is off), so the method writes a record
         after it, and waits for that record.
         """
-        with psycopg.connect(self.primary.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.primary.url_of_database("postgres"), autocommit=True) as connection:
             row = connection.execute("SELECT pg_create_restore_point('caught up')::text").fetchone()
             has_it = "SELECT 1 FROM pg_stat_replication WHERE replay_lsn >= %s::pg_lsn"
             wait_until(lambda: connection.execute(has_it, row).fetchone(), FAILOVER_SECONDS, "the standby catches up")
@@ -169,13 +169,21 @@ class PostgresPair:
         standby.directory.mkdir(mode=0o700)
         if standby._user is not None:
             os.chown(standby.directory, pwd.getpwnam(standby._user).pw_uid, -1)
-        options: list[str | Path] = ["-D", standby.directory, "-d", self.primary.url_of("postgres"), "-R", "-c", "fast"]
-        done = run_as(standby._user, [find_binaries() / "pg_basebackup", *options])
+        options: list[str | Path] = [
+            "-D",
+            standby.directory,
+            "-d",
+            self.primary.url_of_database("postgres"),
+            "-R",
+            "-c",
+            "fast",
+        ]
+        done = run_as_user(standby._user, [find_postgres_bin_directory() / "pg_basebackup", *options])
         assert done.returncode == 0, done.stderr
         return standby
 
     @staticmethod
     def _run(server: PostgresServer, *statements: str) -> None:
-        with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
+        with psycopg.connect(server.url_of_database("postgres"), autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, free_port
-from viewer_pipeline.stack.postgres_server import _user_for_root
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline.stack.postgres_server import _find_user_instead_of_root
 from viewer_pipeline_tests.support.waiting import wait_until
 
 POOL_SIZE = 2  # fewer than the clients, so that they share connections
@@ -36,7 +36,7 @@ class PgBouncer:
         home.mkdir()
         users, configuration = home / "users.txt", home / "pgbouncer.ini"
         users.write_text(f'"{login.username}" "{login.password}"\n')
-        self.port = free_port()
+        self.port = find_free_port()
         settings = {
             "listen_addr": LOOPBACK,
             "listen_port": self.port,
@@ -51,9 +51,11 @@ class PgBouncer:
         lines = [f"{name} = {value}" for name, value in settings.items()]
         server = f"* = host={LOOPBACK} port={server_port or login.port}"
         configuration.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
-        user = _user_for_root() if os.geteuid() == 0 else None  # it refuses to run as root, as PostgreSQL does
+        user = (
+            _find_user_instead_of_root() if os.geteuid() == 0 else None
+        )  # it refuses to run as root, as PostgreSQL does
         self._child = ManagedProcess(
-            "pgbouncer", [pgbouncer_binary(), configuration], log=home / "pgbouncer.log", grace=5, user=user
+            "pgbouncer", [pgbouncer_binary(), configuration], log=home / "pgbouncer.log", grace_seconds=5, user=user
         )
         self._database_url = database_url
 

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from viewer_pipeline.redaction import hide_password
-from viewer_pipeline.stack.postgres_server import find_binaries
-from viewer_pipeline.stack.redis_server import find_binary
+from viewer_pipeline.stack.postgres_server import find_postgres_bin_directory
+from viewer_pipeline.stack.redis_server import find_redis_executable
 from viewer_pipeline.stores.redis import connect
 
 STRATEGIES = 150000  # CREATE DATABASE has STRATEGY from this PostgreSQL on
@@ -32,7 +32,7 @@ class UnusableServer(Exception):
 class Postgres(Protocol):
     """The PostgreSQL of the session."""
 
-    def url_of(self, database: str) -> str:
+    def url_of_database(self, database: str) -> str:
         """URL of any of its databases."""
 
     def start(self) -> None:
@@ -66,14 +66,14 @@ class NamedPostgres:
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
 
-    def url_of(self, database: str) -> str:
+    def url_of_database(self, database: str) -> str:
         """Return the URL with another database in it."""
         return urlunsplit(self._parts._replace(path=f"/{database}"))
 
     def start(self) -> None:
         """Check the login. Raises UnusableServer if it fails, or if the role is no superuser."""
         try:
-            with psycopg.connect(self.url_of("postgres"), connect_timeout=10) as connection:
+            with psycopg.connect(self.url_of_database("postgres"), connect_timeout=10) as connection:
                 row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
         except psycopg.OperationalError as error:
             raise UnusableServer(f"TEST_DATABASE_URL: {error}") from None
@@ -137,12 +137,12 @@ def redis_of_worker(name: str) -> NamedRedis | None:
 
 def postgres_binaries() -> Path:
     """Return the directory that TEST_POSTGRES_BIN names, else that of the package."""
-    return Path(named) if (named := os.environ.get("TEST_POSTGRES_BIN")) else find_binaries()
+    return Path(named) if (named := os.environ.get("TEST_POSTGRES_BIN")) else find_postgres_bin_directory()
 
 
 def redis_binary() -> Path:
     """Return the file that TEST_REDIS_SERVER names, else that of the package."""
-    return Path(named) if (named := os.environ.get("TEST_REDIS_SERVER")) else find_binary()
+    return Path(named) if (named := os.environ.get("TEST_REDIS_SERVER")) else find_redis_executable()
 
 
 def copy_database(connection: psycopg.Connection, name: str, template: str) -> None:

@@ -23,7 +23,7 @@ from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -160,7 +160,7 @@ class FleetWorker:
     """A worker process."""
 
     def __init__(self, database_url: str, redis_url: str, directory: Path) -> None:
-        variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": str(free_port())}
+        variables = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": str(find_free_port())}
         self._log = (directory / f"worker-{os.urandom(4).hex()}.log").open("wb")
         command = [sys.executable, "-m", "viewer_pipeline.cli", "worker", "--no-last-flush"]  # counters stay
         self._process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import redis
 
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support.waiting import wait_until
 
 READY = ("listening", "standing by: another subscriber folds, or none can yet")
@@ -35,7 +35,7 @@ class WorkerProcess:
         stderr: int | None = None,
         **variables: str,
     ) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self._prefix, self._stderr = prefix, stderr
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / f"worker-{self.port}.log"

@@ -12,7 +12,7 @@ from signal import SIGALRM, SIGHUP, SIGINT, SIGTERM
 import pytest
 
 from viewer_pipeline import stop_signals
-from viewer_pipeline.stop_signals import BURST_SECONDS, StopRequest, handle_stop_signals
+from viewer_pipeline.stop_signals import BURST_SECONDS, StopRequest, install_stop_signal_handlers
 
 LATER = BURST_SECONDS + 1
 REQUESTS = 1000
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     before = {number: signal.getsignal(number) for number in (SIGHUP, SIGINT, SIGTERM)}
     clock = Clock()
     monkeypatch.setattr(stop_signals, "time", clock)
-    monkeypatch.setattr(stop_signals, "limit_waits", lambda: None)
+    monkeypatch.setattr(stop_signals, "limit_write_waits", lambda: None)
     yield clock
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -60,7 +60,7 @@ def test_stop_signals_begin_a_stop_or_exit(clock: Clock, sent: list[tuple[int, f
     """SIGHUP begins a stop and is no request; requests in a burst count as one."""
     calls: list[str] = []
     signal.signal(SIGHUP, signal.SIG_DFL)
-    handle_stop_signals(
+    install_stop_signal_handlers(
         lambda number: calls.append(f"begin {number}"), lambda number: calls.append(f"at once {number}")
     )
     for number, seconds in sent:
@@ -73,7 +73,7 @@ def test_ignored_sighup_stays_ignored(clock: Clock) -> None:
     """A SIGHUP that was ignored at the start, as under nohup, does nothing."""
     signal.signal(SIGHUP, signal.SIG_IGN)
     calls: list[int] = []
-    handle_stop_signals(calls.append, calls.append)
+    install_stop_signal_handlers(calls.append, calls.append)
     signal.raise_signal(SIGHUP)
     clock.now += LATER
     signal.raise_signal(SIGHUP)

@@ -16,7 +16,7 @@ LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
 LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
 
-def lock_home(home: Path) -> IO[str]:
+def lock_home_directory(home: Path) -> IO[str]:
     """Lock this directory until the returned file is closed. Raises EmbeddedServerError if another process holds it."""
     handle = (home / LOCK_FILE).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS
@@ -38,7 +38,7 @@ def lock_home(home: Path) -> IO[str]:
     return handle
 
 
-def running_servers(home: Path) -> dict[str, str]:
+def read_urls_of_running_servers(home: Path) -> dict[str, str]:
     """Return the URLs (database_url, redis_url) of the servers that a running `up` has started in this directory."""
     try:
         with (home / LOCK_FILE).open() as handle:
@@ -50,10 +50,3 @@ def running_servers(home: Path) -> dict[str, str]:
     except OSError:  # there is no such directory
         pass
     return {}
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        handle.write(text)

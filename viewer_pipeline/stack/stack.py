@@ -13,6 +13,7 @@ from functools import partial
 from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
+from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.ownership import require_pipeline
@@ -20,9 +21,9 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_processes
-from viewer_pipeline.stack.home import SERVERS_FILE, lock_home, write_private
-from viewer_pipeline.stack.managed_process import ManagedProcess, Supervised
-from viewer_pipeline.stack.ports import LOOPBACK, PortClaims, connect_host, free_port
+from viewer_pipeline.stack.home_directory import SERVERS_FILE, lock_home_directory
+from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
+from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port, loopback_if_any_address
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stack.server_migration import migrate_servers
@@ -57,9 +58,11 @@ class Stack:
         stops, and the usual ports stay free. `ui_host`: the address that the UI is served on; it has no login.
         `adopt`: first give the counters to this database, if they belong to another one in Redis.
         """
-        self._ports = PortClaims()
-        self.settings = settings.changed(health_check_port=_health_port(settings, self._ports, usual=not background))
-        self.ui_host, self.ui_port = ui_host, self._ports.port(dagster_processes.UI_PORT) if ui else None
+        self._ports = PortReservations()
+        self.settings = settings.changed(
+            health_check_port=_reserve_health_port(settings, self._ports, usual=not background)
+        )
+        self.ui_host, self.ui_port = ui_host, self._ports.reserve(dagster_processes.UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
@@ -67,13 +70,13 @@ class Stack:
         self._lock: IO[str] | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
-        self._supervised: list[Supervised] = []
+        self._supervised: list[RestartedProcess] = []
 
     def start(self, on_progress: Callable[[str], None]) -> None:
         """Start everything. Raises ViewerPipelineError, after stopping what was started."""
-        self._lock = lock_home(self._home)
+        self._lock = lock_home_directory(self._home)
         try:
-            self._start_servers(on_progress)
+            self._start_embedded_servers(on_progress)
             require_durability(self.settings)
             on_progress("migrating the schema `viewer`")
             migrate_servers(self.settings, on_progress, exclusive=self._owns_postgres)
@@ -83,16 +86,16 @@ class Stack:
                 on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
             require_pipeline(self.settings)
             require_target(self.settings)
-            self._start_processes(on_progress)
+            self._start_dagster_and_worker(on_progress)
         except BaseException:
             self.stop(on_progress)
             raise
 
-    def processes(self, name: str) -> list[int]:
+    def pids_of(self, name: str) -> list[int]:
         """Return the process ids of the process with this name and its children; empty while it is down. Linux only."""
-        return [pid for process in self._all_processes() if process.name == name for pid in process.descendants()]
+        return [pid for process in self._all_processes() if process.name == name for pid in process.descendant_pids()]
 
-    def watch(self, stop: StopRequest) -> None:
+    def restart_ended_until(self, stop: StopRequest) -> None:
         """Restart processes that end, until `stop` is set."""
         while not stop.wait(POLL_SECONDS):
             for server in self._servers:
@@ -103,9 +106,9 @@ class Stack:
                     except ViewerPipelineError:
                         log.exception(event("server does not start", name=server.process.name))
             for supervised in self._supervised:
-                supervised.poll()
+                supervised.restart_if_ended()
             for process in self._all_processes():
-                process.rotate(LOG_BYTES)
+                process.rotate_log(LOG_BYTES)
 
     def stop(self, on_progress: Callable[[str], None]) -> int:
         """Stop everything in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status. Idempotent.
@@ -136,7 +139,7 @@ class Stack:
     def _all_processes(self) -> list[ManagedProcess]:
         return [each.process for each in (*self._supervised, *self._servers)]
 
-    def _start_servers(self, on_progress: Callable[[str], None]) -> None:
+    def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
 
         def start(setting: str, name: str, server: PostgresServer | RedisServer) -> None:
@@ -146,42 +149,44 @@ class Stack:
             updates[setting] = server.url
 
         if self.settings.database_url is None:
-            postgres = PostgresServer(self._home, port=self._server_port(), throw_away=self._throw_away)
+            postgres = PostgresServer(self._home, port=self._free_port_if_background(), throw_away=self._throw_away)
             start("database_url", "PostgreSQL", postgres)
         if self.settings.redis_url is None:
-            start("redis_url", "Redis", RedisServer(self._home, port=self._server_port()))
+            start("redis_url", "Redis", RedisServer(self._home, port=self._free_port_if_background()))
         self.settings = self.settings.changed(**updates)
         write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
-    def _server_port(self) -> int | None:
-        return free_port() if self._background else None
+    def _free_port_if_background(self) -> int | None:
+        return find_free_port() if self._background else None
 
-    def _start_processes(self, on_progress: Callable[[str], None]) -> None:
+    def _start_dagster_and_worker(self, on_progress: Callable[[str], None]) -> None:
         from viewer_pipeline.orchestration.instance import fail_orphans, open_instance  # Dagster: 2 s
 
-        port = free_port()
-        workspace = dagster_processes.write_workspace(self.settings, LOOPBACK, port)
+        port = find_free_port()
+        workspace = dagster_processes.write_workspace_file(self.settings, LOOPBACK, port)
         on_progress("starting Dagster's code server")
-        code_server = self._start("code server", *dagster_processes.code_server(self.settings, LOOPBACK, port))
+        code_server = self._start_python(
+            "code server", *dagster_processes.code_server_arguments(self.settings, LOOPBACK, port)
+        )
         with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
             if self._owns_postgres:
                 for run_id in fail_orphans(instance):
                     on_progress(f"run {run_id} had not ended; marked as failed")
         on_progress("starting the worker")
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
-        self._start("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
+        self._start_python("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
         if self._owns_postgres:
-            code_server.before_restart = partial(dagster_processes.fail_launched_runs, self.settings)
-        _wait_for_port(code_server.process, port)
+            code_server.before_restart = partial(dagster_processes.fail_runs_of_previous_code_server, self.settings)
+        _wait_until_listening(code_server.process, port)
         on_progress("starting Dagster's daemon")
-        self._start("daemon", *dagster_processes.daemon(self.settings, workspace))
+        self._start_python("daemon", *dagster_processes.daemon_arguments(self.settings, workspace))
         if self.ui_port is not None:
             on_progress(f"starting Dagster's webserver on port {self.ui_port}")
-            ui = dagster_processes.webserver(self.settings, workspace, self.ui_host, self.ui_port)
-            webserver = self._start("webserver", *ui)
-            _wait_for_port(webserver.process, self.ui_port, connect_host(self.ui_host))
+            ui = dagster_processes.webserver_arguments(self.settings, workspace, self.ui_host, self.ui_port)
+            webserver = self._start_python("webserver", *ui)
+            _wait_until_listening(webserver.process, self.ui_port, loopback_if_any_address(self.ui_host))
 
-    def _start(self, name: str, *arguments: str, logged: bool = True) -> Supervised:
+    def _start_python(self, name: str, *arguments: str, logged: bool = True) -> RestartedProcess:
         stop_ms = self.settings.shutdown_timeout_ms
         worker_ms = max(stop_ms - AFTER_WORKER_MS, stop_ms // 2)  # the servers that it needs are stopped after it
         process = ManagedProcess(
@@ -189,25 +194,25 @@ class Stack:
             [sys.executable, *arguments],
             environment=self.settings.changed(shutdown_timeout_ms=worker_ms).environment(),
             log=self._home / f"{name.replace(' ', '-')}.log" if logged else None,
-            grace=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
+            grace_seconds=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )
         process.start()
-        supervised = Supervised(process)
+        supervised = RestartedProcess(process)
         self._supervised.append(supervised)
         return supervised
 
 
-def _health_port(settings: Settings, ports: PortClaims, *, usual: bool) -> int:
+def _reserve_health_port(settings: Settings, ports: PortReservations, *, usual: bool) -> int:
     """Return HEALTH_CHECK_PORT if it is set; else the usual port if it is free and `usual`, else any free port."""
     wanted, is_set = settings.health_check_port, "health_check_port" in settings.model_fields_set
-    free = ports.port(wanted if is_set or usual else None)
+    free = ports.reserve(wanted if is_set or usual else None)
     if is_set and free != wanted:
         ports.release()
         raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens on this port")
     return free
 
 
-def _wait_for_port(process: ManagedProcess, port: int, host: str = LOOPBACK) -> None:
+def _wait_until_listening(process: ManagedProcess, port: int, host: str = LOOPBACK) -> None:
     deadline = time.monotonic() + CODE_SERVER_SECONDS
     while True:
         with suppress(OSError), socket.create_connection((host, port), timeout=1):

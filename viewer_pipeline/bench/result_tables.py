@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from viewer_pipeline.bench.bench_changed import ChangedStats
+from viewer_pipeline.bench.bench_changed_set import ChangedStats
 from viewer_pipeline.bench.bench_flush import FlushStats
 from viewer_pipeline.bench.bench_messages import MessageStats
 from viewer_pipeline.bench.bench_reconcile import ReconcileStats
@@ -14,7 +14,7 @@ from viewer_pipeline.bench.bench_target import TargetStats
 WIDTH = 118
 
 
-def render_flush(sizes: list[FlushStats]) -> None:
+def print_flush_table(sizes: list[FlushStats]) -> None:
     """Print one row for each size."""
     console = Console(width=WIDTH)
     table = Table(
@@ -48,7 +48,7 @@ def render_flush(sizes: list[FlushStats]) -> None:
     console.print(table)
 
 
-def render_target(stats: TargetStats) -> None:
+def print_target_table(stats: TargetStats) -> None:
     """Print the flush, its reference, and how long an editor of the table waits."""
     table = Table(
         "rows", "counters", "flush s", "counters/s", "raw s", "raw / flush", "an edit waits s (median, longest)",
@@ -62,7 +62,7 @@ def render_target(stats: TargetStats) -> None:
     Console(width=WIDTH).print(table)
 
 
-def render_changed(stats: ChangedStats) -> None:
+def print_changed_table(stats: ChangedStats) -> None:
     """Print both times and their ratio."""
     table = Table(
         "changed counters",
@@ -75,7 +75,7 @@ def render_changed(stats: ChangedStats) -> None:
     Console(width=WIDTH).print(table)
 
 
-def render_messages(stats: MessageStats) -> None:
+def print_messages_table(stats: MessageStats) -> None:
     """Print the rates of the subscriber and of the plain loop."""
     table = Table(
         "messages", "", "per second", "per CPU second (one core)", "peak MB",
@@ -96,7 +96,7 @@ def render_messages(stats: MessageStats) -> None:
     Console(width=WIDTH).print(table)
 
 
-def render_reconcile(stats: ReconcileStats) -> None:
+def print_reconcile_table(stats: ReconcileStats) -> None:
     """Print the durations of a comparison, of a repair and of a baseline."""
     table = Table(
         "totals", "compare s", "totals/s", "compare and repair s", "repaired", "baseline s", "plain read s", "peak MB",

@@ -13,7 +13,7 @@ from viewer_pipeline.stack.demo import DemoReport
 MAX_ROWS = 10
 
 
-class Display(Progress):
+class DemoProgressBars(Progress):
     """Two progress bars on stderr, below what is printed on their console."""
 
     def __init__(self, views: int) -> None:
@@ -22,13 +22,13 @@ class Display(Progress):
         self._sent = self.add_task("sent     ", total=views)
         self._persisted = self.add_task("persisted", total=views)
 
-    def show_counts(self, sent: int, persisted: int) -> None:
+    def show_totals(self, sent: int, persisted: int) -> None:
         """Update the progress bars."""
         self.update(self._sent, completed=sent)
         self.update(self._persisted, completed=persisted)
 
 
-def print_report(report: DemoReport) -> None:
+def print_demo_report(report: DemoReport) -> None:
     """Print the most viewed VODs and whether every view was persisted once, on stdout."""
     console = Console()
     table = Table("VOD", "sent", "persisted", title=f"the {MAX_ROWS} most viewed of {len(report.sent)} VODs")

@@ -11,11 +11,11 @@ CHUNK = 1 << 16
 END_SECONDS = 5.0
 
 
-class Forwarder:
+class TcpForwarder:
     """Forwards each new connection to the current target. Existing connections stay with their target."""
 
-    def __init__(self, target: int) -> None:
-        self.target = target  # port on this machine
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port  # port on this machine
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="forwarder", daemon=True)
@@ -28,16 +28,16 @@ class Forwarder:
 
     def stop(self) -> None:
         """Close all connections and stop listening."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(END_SECONDS)
+        asyncio.run_coroutine_threadsafe(self._close_connections(), self._loop).result(END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_SECONDS)
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self._server = await asyncio.start_server(self._forward_connection, LOOPBACK, 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _end(self) -> None:
+    async def _close_connections(self) -> None:
         if self._server is not None:
             self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -45,15 +45,15 @@ class Forwarder:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+    async def _forward_connection(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
-            from_server, to_server = await asyncio.open_connection(LOOPBACK, self.target)
+            from_server, to_server = await asyncio.open_connection(LOOPBACK, self.target_port)
         except OSError:
             to_client.close()
             return
         pumps = [
-            asyncio.ensure_future(_pump(from_client, to_server)),
-            asyncio.ensure_future(_pump(from_server, to_client)),
+            asyncio.ensure_future(_copy_bytes(from_client, to_server)),
+            asyncio.ensure_future(_copy_bytes(from_server, to_client)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -64,7 +64,7 @@ class Forwarder:
                 writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy_bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while data := await reader.read(CHUNK):
             writer.write(data)

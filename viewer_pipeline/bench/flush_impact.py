@@ -13,7 +13,7 @@ from typing import Self
 import psycopg
 import redis
 
-from viewer_pipeline.bench.rig import PREFIX, Rig, fill
+from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, increment_counters
 from viewer_pipeline.flush.request import Request
 
 RUNS = 3
@@ -23,7 +23,7 @@ TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = A
 
 
 @dataclass(frozen=True)
-class Impact:
+class FlushImpact:
     """Longest durations within a flush, median over RUNS flushes."""
 
     row_lock_seconds: float  # that a sampled row was locked
@@ -32,7 +32,7 @@ class Impact:
     script_max_ms: float
 
 
-def measure_impact(servers: Rig, request: Request, ids: list[str]) -> Impact:
+def measure_flush_impact(servers: BenchServers, request: Request, ids: list[str]) -> FlushImpact:
     """Flush RUNS times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
     sampled = [ids[at] for at in range(0, len(ids), step)] + [
@@ -40,54 +40,58 @@ def measure_impact(servers: Rig, request: Request, ids: list[str]) -> Impact:
     ]
     locked, double_counted, scripts = [], [], list[float]()
     for _ in range(RUNS):
-        fill(servers.client, ids, [3] * len(ids))
-        before = _totals(servers, sampled)
+        increment_counters(servers.client, ids, [3] * len(ids))
+        totals_before = _read_totals(servers, sampled)
         servers.client.config_set("slowlog-max-len", 1_000_000)
         servers.client.config_set("slowlog-log-slower-than", 0)
         servers.client.slowlog_reset()
-        lock_sampler = _Sampler(partial(_locked, ids=sampled), servers)
-        double_count_sampler = _Sampler(partial(_double_counted, before=before), servers)
+        lock_sampler = _StateDurationSampler(partial(_find_locked_ids, ids=sampled), servers)
+        double_count_sampler = _StateDurationSampler(
+            partial(_find_double_counted_ids, totals_before=totals_before), servers
+        )
         with lock_sampler, double_count_sampler:
-            servers.flush(request)
+            servers.flush_in_other_process(request)
         servers.client.config_set("slowlog-log-slower-than", -1)
-        locked.append(lock_sampler.longest())
-        double_counted.append(double_count_sampler.longest())
+        locked.append(lock_sampler.longest_seconds())
+        double_counted.append(double_count_sampler.longest_seconds())
         scripts += [
             entry["duration"] / 1000
             for entry in servers.client.slowlog_get(1_000_000)
             if entry["command"].startswith(b"EVALSHA")
         ]
     median = statistics.median
-    return Impact(median(locked), median(double_counted), median(scripts), max(scripts))
+    return FlushImpact(median(locked), median(double_counted), median(scripts), max(scripts))
 
 
-def _totals(servers: Rig, ids: list[str]) -> dict[str, int]:
+def _read_totals(servers: BenchServers, ids: list[str]) -> dict[str, int]:
     with psycopg.connect(servers.database_url) as connection:
         return dict.fromkeys(ids, 0) | dict(connection.execute(TOTALS, [ids]).fetchall())
 
 
-def _locked(connection: psycopg.Connection, _client: redis.Redis, ids: list[str]) -> set[str]:
+def _find_locked_ids(connection: psycopg.Connection, _client: redis.Redis, ids: list[str]) -> set[str]:
     existing = {row[0] for row in connection.execute(TOTALS, [ids])}
     return existing - {row[0] for row in connection.execute(UNLOCKED, [ids])}
 
 
-def _double_counted(connection: psycopg.Connection, client: redis.Redis, before: dict[str, int]) -> set[str]:
+def _find_double_counted_ids(
+    connection: psycopg.Connection, client: redis.Redis, totals_before: dict[str, int]
+) -> set[str]:
     # PostgreSQL first, as a web application that adds the two does: then it never reads fewer views than there are.
-    now: dict[str, int] = dict(connection.execute(TOTALS, [list(before)]).fetchall())
-    counters = client.mget([PREFIX + vod_id for vod_id in before])
-    pending = {vod_id: int(value or 0) for vod_id, value in zip(before, counters, strict=True)}
-    return {vod_id for vod_id, total in before.items() if now.get(vod_id, 0) + pending[vod_id] > total + 3}
+    now: dict[str, int] = dict(connection.execute(TOTALS, [list(totals_before)]).fetchall())
+    counters = client.mget([PREFIX + vod_id for vod_id in totals_before])
+    pending = {vod_id: int(value or 0) for vod_id, value in zip(totals_before, counters, strict=True)}
+    return {vod_id for vod_id, total in totals_before.items() if now.get(vod_id, 0) + pending[vod_id] > total + 3}
 
 
-class _Sampler:
+class _StateDurationSampler:
     """Reads repeatedly which ids are in a state, and keeps the longest duration of that state."""
 
-    def __init__(self, read: Callable[[psycopg.Connection, redis.Redis], set[str]], servers: Rig) -> None:
+    def __init__(self, read: Callable[[psycopg.Connection, redis.Redis], set[str]], servers: BenchServers) -> None:
         self._read, self._servers = read, servers
         self._since: dict[str, float] = {}
         self._longest = 0.0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
+        self._thread = threading.Thread(target=self._sample_until_stopped)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -97,11 +101,11 @@ class _Sampler:
         self._stop.set()
         self._thread.join()
 
-    def longest(self) -> float:
+    def longest_seconds(self) -> float:
         """Return the longest duration in seconds, from the last sample before to the first sample after."""
         return self._longest
 
-    def _sample(self) -> None:
+    def _sample_until_stopped(self) -> None:
         with psycopg.connect(self._servers.database_url, autocommit=True) as connection:
             previous = time.perf_counter()
             while not self._stop.is_set():

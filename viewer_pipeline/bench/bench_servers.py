@@ -24,7 +24,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import free_port
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
@@ -47,7 +47,7 @@ class StepSeconds:
 
 
 @dataclass(frozen=True)
-class Rig:
+class BenchServers:
     """Two servers with their default, durable settings, and a process that flushes."""
 
     settings: Settings
@@ -59,30 +59,33 @@ class Rig:
         """URL of the database."""
         return self.settings.require_database_url()
 
-    def flush(self, request: Request) -> StepSeconds:
+    def flush_in_other_process(self, request: Request) -> StepSeconds:
         """Run a flush in the other process, and wait for it."""
-        return self.process.submit(flush_once, self.settings, request).result()
+        return self.process.submit(time_flush_steps, self.settings, request).result()
 
 
 @contextmanager
-def rig(*, with_target: bool = False) -> Iterator[Rig]:
+def bench_servers(*, with_target: bool = False) -> Iterator[BenchServers]:
     """Start the servers in a temporary directory; with a target, the settings name the table of bench_target."""
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
-        postgres, server = PostgresServer(Path(home), port=free_port()), RedisServer(Path(home), port=free_port())
+        postgres, server = (
+            PostgresServer(Path(home), port=find_free_port()),
+            RedisServer(Path(home), port=find_free_port()),
+        )
         try:
             postgres.start()
             server.start()
             migrate(postgres.url, with_dagster=False)
-            settings = _settings(postgres.url, server.url, with_target=with_target)
+            settings = _settings_for(postgres.url, server.url, with_target=with_target)
             with connect(server.url) as client:
-                yield Rig(settings, client, process)
+                yield BenchServers(settings, client, process)
         finally:
             server.stop()
             postgres.stop()
 
 
-def _settings(database_url: str, redis_url: str, *, with_target: bool) -> Settings:
+def _settings_for(database_url: str, redis_url: str, *, with_target: bool) -> Settings:
     """Return settings for these servers, whatever the environment says of others."""
     return Settings(
         _env_file=None,
@@ -97,7 +100,7 @@ def _settings(database_url: str, redis_url: str, *, with_target: bool) -> Settin
     )
 
 
-def flush_once(settings: Settings, request: Request) -> StepSeconds:
+def time_flush_steps(settings: Settings, request: Request) -> StepSeconds:
     """Flush once; return the duration of each step."""
     with Stores.open(settings) as stores:
         started = time.perf_counter()
@@ -108,11 +111,16 @@ def flush_once(settings: Settings, request: Request) -> StepSeconds:
         result = bulk_upsert(stores, snapshot, aggregated)
         ended = time.perf_counter()
     return StepSeconds(
-        ended - started, drained - started, ready - drained, result.upsert_seconds, result.settle_seconds, peak_mb()
+        ended - started,
+        drained - started,
+        ready - drained,
+        result.upsert_seconds,
+        result.settle_seconds,
+        read_peak_mb(),
     )
 
 
-def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: str) -> float:
+def time_raw_write(servers: BenchServers, ids: list[str], deltas: list[int], statement: str) -> float:
     """Write the rows with PostgreSQL alone: binary COPY into the table `stage`, then one statement that reads it.
 
     Returns the duration without that of the connection.
@@ -129,7 +137,7 @@ def write_raw(servers: Rig, ids: list[str], deltas: list[int], statement: str) -
         return time.perf_counter() - started
 
 
-def peak_mb() -> float:
+def read_peak_mb() -> float:
     """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
 
@@ -139,12 +147,12 @@ def make_ids(counters: int) -> list[str]:
     return [f"clx{number:08d}k3j4h5g6f7d8s9" for number in range(counters)]
 
 
-def fill(client: redis.Redis, ids: list[str], deltas: list[int], *, announce: bool = False) -> None:
-    """Increment the counters; with `announce` also add them to the changed set."""
+def increment_counters(client: redis.Redis, ids: list[str], deltas: list[int], *, mark_changed: bool = False) -> None:
+    """Increment the counters; with `mark_changed` also add them to the changed set."""
     pipe = client.pipeline(transaction=False)
     for number, (vod_id, delta) in enumerate(zip(ids, deltas, strict=True), 1):
         pipe.incrby(PREFIX + vod_id, delta)
-        if announce:
+        if mark_changed:
             pipe.zadd("viewer:changed", {vod_id: 1})
         if number % 5000 == 0:
             pipe.execute()

@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
@@ -58,7 +56,6 @@ def backfill(ui: str, days: list[str]) -> None:
     assert status() == "COMPLETED_SUCCESS"
 
 
-@pytest.mark.timeout(600)
 def test_backfill_of_ninety_days_twice(tmp_path: Path) -> None:
     """Each time one run, and the same rows; flushes go on meanwhile and lose nothing.
 

@@ -9,8 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from viewer_pipeline_tests.support.terminal import Terminal
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
@@ -40,7 +38,6 @@ def demo(program: Path, tmp_path: Path, status: int, *options: str) -> dict[str,
     return report
 
 
-@pytest.mark.timeout(240)
 def test_demo_counts_every_view_once(program: Path, tmp_path: Path) -> None:
     """Views by INCR, by PUBLISH and in bursts are persisted by real runs: none is lost or counted twice."""
     report = demo(program, tmp_path, 0)

@@ -37,7 +37,7 @@ from viewer_pipeline_tests.support.world import PREFIX
 
 BASE_PYTHON: str = sys._base_executable  # type: ignore[attr-defined]
 FROM_SCRATCH = "VIEWER_TEST_IMAGE" in os.environ
-pytestmark = pytest.mark.timeout(900 if FROM_SCRATCH else 120)
+pytestmark = pytest.mark.timeout(1800 if FROM_SCRATCH else 600)
 ROLES = ("worker", "code-server", "daemon", "webserver")
 VIEWS = {"vod_1": 1, "vod_2": 2, "late": 3}
 

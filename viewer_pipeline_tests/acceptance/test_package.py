@@ -15,7 +15,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REQUIRED = {
     "viewer_pipeline/py.typed",
     "viewer_pipeline/flush/lua/settle.lua",
-    "viewer_pipeline/flush/ledger.sql",
     "viewer_pipeline/stack/reaper.py",
     "viewer_pipeline/migrations/env.py",
     "viewer_pipeline/migrations/versions/m0007_version_0_1_0.sql",

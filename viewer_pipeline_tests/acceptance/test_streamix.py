@@ -56,7 +56,7 @@ def produce(redis_url: str, vod_ids: list[str], changed: Any, results: Any) -> N
     results.put((dict(sent), time.monotonic() - started))
 
 
-@pytest.mark.timeout(300 + SECONDS)
+@pytest.mark.timeout(600 + SECONDS)
 def test_streamix_views_are_in_the_table_or_parked(
     stores: Stores, client: redis.Redis, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
 from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -53,7 +52,6 @@ def kill_the_code_server(stack: Stack, urls: dict[str, str]) -> None:
         assert statuses()[started - 1] == ("FAILURE",)
 
 
-@pytest.mark.timeout(420)
 def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
     """Views arrive both ways, other commands find the servers, a second stack is refused.
 

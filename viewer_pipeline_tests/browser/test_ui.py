@@ -11,7 +11,6 @@ from datetime import UTC, date, datetime
 from math import cos, pi
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from viewer_pipeline.flush.stores import Stores
@@ -53,7 +52,6 @@ def send(world: World, flushes: range) -> None:
         wait_until(lambda: world.totals() == world.sent, 120, "the views that were announced are persisted")
 
 
-@pytest.mark.timeout(600)
 def test_the_pages_of_an_operator(page: Page, screenshots: Path, stores: Stores, tmp_path: Path) -> None:
     """Backfill and reconciliation by clicks, a run with its four steps, plots, lineage, and descriptions."""
     world, yesterday = World(stores), datetime.now(UTC).date() - ONE

@@ -562,7 +562,7 @@ def test_power_loss_without_the_wait(powered: Power) -> None:
     made.world.assert_all_persisted()
 
 
-@pytest.mark.timeout(120 + 10 * WAITS)
+@pytest.mark.timeout(600 + 10 * WAITS)
 @pytest.mark.parametrize("sync", ["always", "everysec"])
 def test_cost_of_the_wait_for_the_file(
     new_binary: Path, powered: Power, sync: str, add_to_summary: Callable[[str], None]

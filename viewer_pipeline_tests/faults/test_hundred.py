@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
@@ -69,7 +67,6 @@ def produce(stores: Stores) -> None:
             client.zadd("viewer:changed", {f"vod{number % VODS:04d}": 1}, nx=True)
 
 
-@pytest.mark.timeout(240)
 def test_a_hundred_flushers(world: World, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:
     """Every view is persisted once, without any coordination between the flushers."""
     started = time.monotonic()

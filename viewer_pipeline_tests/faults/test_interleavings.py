@@ -264,7 +264,7 @@ def calls_of(world: ConnectedWorld, name: str) -> int:
     return sum(call.startswith(name) for call in play.scheduler.trace)
 
 
-@pytest.mark.timeout(120 + WANTED)
+@pytest.mark.timeout(600 + WANTED)
 def test_a_switch_at_every_call(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
     """A flush stops before each of its calls in turn, and the other runs to its end in between."""
     calls = calls_of(quick, "flush 1")
@@ -311,7 +311,7 @@ def test_every_call_of_a_subscriber(
     assert tally.plays == calls >= 6
 
 
-@pytest.mark.timeout(120 + WANTED)
+@pytest.mark.timeout(600 + WANTED)
 def test_any_interleaving(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
     """With random switches, faults and deaths at any call, no total is ever wrong, and every view counts once."""
 

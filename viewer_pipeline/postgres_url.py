@@ -17,7 +17,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from viewer_pipeline.identifiers import quoted
+from viewer_pipeline.sql_identifiers import quoted
 
 LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 PRISMA_PARAMETERS = frozenset(
@@ -181,11 +181,11 @@ def _with_prisma_tls(parameters: dict[str, str], prisma: Mapping[str, str]) -> d
     elif accept == "accept_invalid_certs":
         parameters.setdefault("sslmode", "require")
     if parameters.get("sslrootcert") == "system" and parameters.get("sslmode", "verify-full") == "verify-full":
-        parameters |= {"sslmode": "verify-full", "sslrootcert": system_authorities()}
+        parameters |= {"sslmode": "verify-full", "sslrootcert": system_ca_bundle()}
     return parameters
 
 
-def system_authorities() -> str:
+def system_ca_bundle() -> str:
     """Return the file for `sslrootcert=system`: a client library from a wheel searches it where it was built."""
     places = (ssl.get_default_verify_paths().cafile, *BUNDLES)
     return next((place for place in places if place and Path(place).exists()), "system")

@@ -37,7 +37,7 @@ class RedisNames(NamedTuple):
         return cls(prefix, f"{MARKER}:{ending}", f"{CHANGED}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
 
     @property
-    def own(self) -> tuple[str, str, str]:
+    def pipeline_keys(self) -> tuple[str, str, str]:
         """The keys of the pipeline, without the counters."""
         return self.changed, self.marker, self.subscriber
 
@@ -45,7 +45,7 @@ class RedisNames(NamedTuple):
         """Return the channel for cuts of a key space."""
         return self.cuts + key_space
 
-    def claimed_keys(self) -> tuple[str, ...]:
+    def registration_keys(self) -> tuple[str, ...]:
         """Return the keys that a script reads and writes to enter this pipeline in the registry."""
         return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER, self.marker, self.subscriber
 

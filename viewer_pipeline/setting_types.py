@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from croniter import croniter
 from pydantic import AfterValidator, Field
 
-from viewer_pipeline.identifiers import parse_column, parse_table
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")

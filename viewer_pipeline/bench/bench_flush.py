@@ -35,7 +35,7 @@ class FlushStats:
 
 def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> FlushStats:
     """Flush `counters` existing counters `runs` times after a warm-up, each time beside the raw reference."""
-    request = Request("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
+    request = FlushRequest("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
     ids = make_ids(counters)
     with bench_servers() as servers:
         with psycopg.connect(servers.database_url, autocommit=True) as connection:

@@ -13,10 +13,10 @@ from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, rea
 from viewer_pipeline.bench.bench_target import create_vod_table
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
+from viewer_pipeline.history.baseline import take_baseline_from_target
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 
@@ -70,7 +70,7 @@ def time_baseline(settings: Settings) -> float:
     ledger = Ledger.of(settings)
     started = time.perf_counter()
     with ledger.connect() as connection:
-        take_from_target(connection, ledger)
+        take_baseline_from_target(connection, ledger)
     return time.perf_counter() - started
 
 

@@ -19,7 +19,7 @@ import redis
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.redis_names import DEFAULT_PREFIX

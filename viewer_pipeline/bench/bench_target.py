@@ -20,7 +20,7 @@ from viewer_pipeline.bench.bench_servers import (
 )
 from viewer_pipeline.flush.request import Request
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 
@@ -45,7 +45,7 @@ class TargetStats:
 
 def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> TargetStats:
     """Flush `counters` counters into a table of `rows` rows `runs` times after a warm-up, beside the raw reference."""
-    request = Request("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
+    request = FlushRequest("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
     ids = make_ids(rows)
     flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
     raws, flushes, upserts, waits = [], [], [], []

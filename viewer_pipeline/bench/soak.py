@@ -23,7 +23,7 @@ import redis
 from viewer_pipeline.bench.redis_pair import RedisPair
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import totals
+from viewer_pipeline.flush.ledger_reads import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings

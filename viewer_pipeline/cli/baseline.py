@@ -36,8 +36,8 @@ def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -
 def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, again: bool) -> Baseline | None:
     """Take it from the named source; without one return the present baseline, None where there is none."""
     from viewer_pipeline.flush.ledger import Ledger
-    from viewer_pipeline.history.baseline import read_baseline, take_counts, take_from_target
-    from viewer_pipeline.history.counts_file import read_counts
+    from viewer_pipeline.history.baseline import read_baseline, take_baseline_from_counts, take_baseline_from_target
+    from viewer_pipeline.history.counts_csv import read_counts
 
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
@@ -45,9 +45,9 @@ def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, 
         if present is not None and not again:
             return present
         if from_target:
-            return take_from_target(connection, ledger, again=again)
+            return take_baseline_from_target(connection, ledger, again=again)
         if file is not None:
-            return take_counts(connection, read_counts(file), f"file {file.name}", again=again)
+            return take_baseline_from_counts(connection, read_counts(file), f"file {file.name}", again=again)
         return present
 
 

@@ -32,12 +32,12 @@ def require_servers(settings: Settings) -> None:
 
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
-    from viewer_pipeline.flush.ledger_queries import last_flush
+    from viewer_pipeline.flush.ledger_reads import last_flush
     from viewer_pipeline.flush.stores import Stores
 
     settings.require_database_url()  # reported first
     with Stores.open(settings) as stores, stores.ledger.connect(any_server=True) as connection:
-        stores.redis.pending()
+        stores.redis.changed_set_size_and_oldest()
         last_flush(connection)
 
 

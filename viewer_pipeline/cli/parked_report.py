@@ -11,13 +11,13 @@ from rich.table import Table
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.target.parked import (
+from viewer_pipeline.target.parked_views import (
     NO_VIEWS,
-    ParkedSum,
+    ParkedByReason,
     ParkedViews,
     ParkedVod,
     all_ready_parked,
-    apply_all_to_totals,
+    apply_all_parked_to_totals,
     apply_parked,
     discard_parked,
     largest_parked,
@@ -33,7 +33,7 @@ class ParkedReport:
 
     discarded: dict[str, int | None]
     counted: ParkedViews
-    by_reason: list[ParkedSum]
+    by_reason: list[ParkedByReason]
     largest: list[ParkedVod]
 
     @property
@@ -65,7 +65,7 @@ def _apply_all(ledger: Ledger, connection: psycopg.Connection) -> ParkedViews:
     """Count all parked views whose rows exist now; without a target table all parked views."""
     target = ledger.target(connection)
     if target is None:
-        return apply_all_to_totals(connection)
+        return apply_all_parked_to_totals(connection)
     applied = [apply_parked(connection, target, vod_ids) for vod_ids in all_ready_parked(connection, target)]
     return ParkedViews(sum(part.vods for part in applied), sum(part.views for part in applied))
 

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from viewer_pipeline.flush.ledger_rows import Flush
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile import compare
+from viewer_pipeline.reconcile import reconciliation
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.compare import STEPS, ReconcileRequest, ReconcileResult
+from viewer_pipeline.reconcile.reconciliation import STEPS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 
@@ -26,7 +26,7 @@ def run_reconcile(settings: Settings, *, repair: bool) -> ReconcileResult:
     """Compare, and repair if requested."""
     request = ReconcileRequest.of(settings, uuid4().hex, repair=repair)
     with Stores.open(settings) as stores, _progress() as progress:
-        return compare.reconcile(stores, request, progress)
+        return reconciliation.reconcile(stores, request, progress)
 
 
 def run_undo(settings: Settings, seq: int) -> Flush:
@@ -37,7 +37,7 @@ def run_undo(settings: Settings, seq: int) -> Flush:
 
 
 @contextmanager
-def _progress() -> Iterator[compare.Progress]:
+def _progress() -> Iterator[reconciliation.Progress]:
     """Show the current step and its duration, where stderr is a terminal."""
     console = Console(stderr=True)
     columns = (

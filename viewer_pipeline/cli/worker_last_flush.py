@@ -6,8 +6,8 @@ import time
 from math import ceil
 
 from viewer_pipeline.errors import NotFlushed
-from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.settings import Settings
 
 POLL_SECONDS = 0.2
@@ -21,8 +21,8 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
     Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
     """
     with Stores.open(settings) as stores:
-        precheck = find_pending_work(stores)
-    if not precheck.exists:
+        precheck = evaluate_sweep_need(stores)
+    if not precheck.is_needed:
         return "nothing was pending"
     from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 

@@ -8,16 +8,16 @@ from uuid import uuid4
 import psycopg
 
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
-from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import find_flush, last_flush
+from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
+from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.ownership import check_history, own_marker, same_ledger
+from viewer_pipeline.flush.marker_ownership import is_same_ledger, read_own_marker, require_same_history
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import Script, as_text
@@ -61,7 +61,7 @@ def adopt(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
             redis.register(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
         misfit = _misfit(connection, marker, identity, last)
-        ours = same_ledger(before, identity.key)
+        ours = is_same_ledger(before, identity.key)
         newer = last.seq - marker.seq if marker and not misfit and not ours else 0
         _require_mode_fits(mode, misfit, newer, marker)
         if ours and identity.system == UNKNOWN:
@@ -85,10 +85,10 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
         lost = marker.seq - last.seq
         return f"{settled}, and this ledger ends at flush {last.seq}: the views of {lost} flushes are not in it"
     try:
-        check_history(connection, marker, identity.place)
+        require_same_history(connection, marker, identity.place)
     except PipelineRefused:
         return f"{settled}, and this ledger has other flushes: it is another copy, and both were written to"
-    committed, _standby, _read_only = find_flush(connection, marker.flush_id)
+    committed, _standby, _read_only = read_commit_state(connection, marker.flush_id)
     return "" if committed else f"{settled}, which this ledger does not contain"
 
 
@@ -113,7 +113,7 @@ def _adopt(
     at = (str(marker.seq), str(marker.batch), marker.epoch) if marker else ("", "", "")
     marker_ledger = marker.ledger if marker else ""
     begin: list[str | int] = [int(from_here), last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
-    keys = [names.marker, names.subscriber, *names.claimed_keys()]
+    keys = [names.marker, names.subscriber, *names.registration_keys()]
     arguments = [redis.prefix_text, identity.key, identity.place, *at, *begin, marker_ledger]
     outcome, *rest = redis.run_script(ADOPT, keys, arguments)
     if outcome == REFUSED:
@@ -137,13 +137,13 @@ def retire(redis: RedisStore, prefix: str, *, settled_by: Ledger | None = None) 
     names = store.names
     if settled_by is not None:
         _settle(store, settled_by)
-    elif left := next((ids for ids in store.swept() if ids), None):
+    elif left := next((ids for ids in store.scan_counters() if ids), None):
         key = f"{prefix}{as_text(left[0])}"
         raise CannotAdopt(
             f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
             " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
         )
-    outcome, *rest = store.run_script(RETIRE, [*names.claimed_keys(), names.changed], [prefix])
+    outcome, *rest = store.run_script(RETIRE, [*names.registration_keys(), names.changed], [prefix])
     if outcome == ALIVE:
         raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
     return bool(outcome)
@@ -152,7 +152,7 @@ def retire(redis: RedisStore, prefix: str, *, settled_by: Ledger | None = None) 
 def _settle(store: RedisStore, ledger: Ledger) -> None:
     """Subtract from the counters what the ledger has committed."""
     with ledger.connect() as connection:
-        marker, last = own_marker(store, ledger, connection), last_flush(connection)
+        marker, last = read_own_marker(store, ledger, connection), last_flush(connection)
         if marker is not None:
             settle_through(store, connection, marker, last.seq)
         elif last.seq:

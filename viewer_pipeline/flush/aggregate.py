@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from viewer_pipeline.flush.counter_reader import Readings
-from viewer_pipeline.flush.counters import MAX_COUNT, MAX_ID_CHARACTERS, count_error, id_error, is_positive_integer
+from viewer_pipeline.flush.counter_validation import (
+    MAX_COUNT,
+    MAX_ID_CHARACTERS,
+    count_error,
+    id_error,
+    is_positive_integer,
+)
 from viewer_pipeline.flush.rejects import Reject
 
 BATCH_ROWS = 1000  # rows that are validated together; an invalid row among them costs a loop over these only
@@ -111,7 +117,7 @@ def counts_frame(ids: list[str], deltas: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"vod_id": pd.Series(ids, dtype="string"), "delta": pd.Series(deltas, dtype="int64")})
 
 
-def slices(frame: pd.DataFrame, counters: int) -> Iterator[pd.DataFrame]:
+def cut_into_flushes(frame: pd.DataFrame, counters: int) -> Iterator[pd.DataFrame]:
     """Cut the frame into consecutive flushes of at most `counters` rows."""
     for start in range(0, len(frame), counters):
         yield frame.iloc[start : start + counters]

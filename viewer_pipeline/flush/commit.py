@@ -10,18 +10,18 @@ from uuid import UUID, uuid4
 import pandas as pd
 import psycopg
 
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate, slices
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate, cut_into_flushes
 from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import flushes_of_run
+from viewer_pipeline.flush.ledger_reads import flushes_of_run
 from viewer_pipeline.flush.ledger_rows import Flush, FlushRow, Totals
-from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.rejects import record_rejects
-from viewer_pipeline.flush.report import CommittedFlush, RunReport
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.target.parked import NO_VIEWS, ParkedViews, count_ready, prune_parked
+from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews, apply_ready_parked, prune_parked
 
 SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
 
@@ -50,7 +50,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
             aggregated = aggregate(snapshot.readings)
             notes += snapshot.notes + RunNotes(superseded=int(recovered == known))
     unparked = _retry_parked(stores.ledger, request)
-    stores.redis.discard_changed(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
+    stores.redis.remove_from_changed_set(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
     if attempts[-1].complete:
         stores.redis.complete_sweep(snapshot.sweep_request, snapshot.marker.ledger)
     return RunReport(
@@ -85,7 +85,7 @@ def _commit_and_settle(
     base, after, complete, superseded_seconds = snapshot.base, snapshot.after, True, 0.0
     committed = list[tuple[Flush, pd.DataFrame, float]]()
     with Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id) as settler:
-        for rows in slices(aggregated.frame, snapshot.request.flush_max_counters):
+        for rows in cut_into_flushes(aggregated.frame, snapshot.request.flush_max_counters):
             flush = plan_flush(snapshot, base, after, rows)
             totals, seconds = _commit(stores.ledger, connection, flush)
             if totals is None:
@@ -121,14 +121,14 @@ def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataF
 
 
 def _recovered(
-    connection: psycopg.Connection, request: Request, base: int, attempts: Iterable[_Attempt]
+    connection: psycopg.Connection, request: FlushRequest, base: int, attempts: Iterable[_Attempt]
 ) -> list[FlushRow]:
     """Return the flushes of this run above `base` that none of these attempts committed."""
     committed = {committed.flush.seq for attempt in attempts for committed in attempt.committed}
     return [row for row in flushes_of_run(connection, request.run_id, base) if row.seq not in committed]
 
 
-def _retry_parked(ledger: Ledger, request: Request) -> ParkedViews:
+def _retry_parked(ledger: Ledger, request: FlushRequest) -> ParkedViews:
     """In a sweep, count parked views whose rows exist by now, and prune those that waited too long."""
     if ledger.target_names is None or request.mode != "sweep":
         return NO_VIEWS
@@ -137,7 +137,7 @@ def _retry_parked(ledger: Ledger, request: Request) -> ParkedViews:
         target = ledger.target(connection)
         if target is None:
             return NO_VIEWS
-        unparked = count_ready(connection, target)
+        unparked = apply_ready_parked(connection, target)
         if request.parked_retention_days is not None:
             prune_parked(connection, target, request.parked_retention_days)
         return unparked

@@ -22,7 +22,7 @@ _INT8_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
 _LENGTHS = [struct.pack(">i", length) for length in range(1021)]  # 255 characters are 1020 bytes at most
 
 
-def batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int]]]) -> bytes:
+def encode_batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int]]]) -> bytes:
     """Return (seq, batch, vod_ids, deltas) rows as COPY data, header and trailer included."""
     parts = [HEADER]
     for seq, batch, vod_ids, deltas in rows:

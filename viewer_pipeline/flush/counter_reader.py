@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
@@ -47,7 +47,7 @@ class CounterReader:
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
 
-    def changed(self) -> Iterator[list[bytes]]:
+    def scan_changed_set(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
         start = 0
         while True:
@@ -63,7 +63,7 @@ class CounterReader:
                 return
             start += READ_COUNT
 
-    def swept(self) -> Iterator[list[bytes]]:
+    def scan_counters(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys, the raw ids of the counters in it; ids may come twice."""
         cursor, cut = 0, len(self.prefix)
         keys: Any
@@ -157,7 +157,7 @@ class CounterReader:
             seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
 
-    def pending(self) -> tuple[int, datetime | None]:
+    def changed_set_size_and_oldest(self) -> tuple[int, datetime | None]:
         """Return the number of VODs in the changed set, and when the oldest was announced."""
         with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
             pipe.zcard(self.names.changed)

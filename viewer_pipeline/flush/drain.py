@@ -12,15 +12,15 @@ import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
 from viewer_pipeline.flush.counter_reader import READ_COUNT, Readings
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.ownership import check_history
+from viewer_pipeline.flush.marker_ownership import require_same_history
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.chunks import chunks
@@ -32,7 +32,7 @@ DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell
 class Snapshot:
     """The counters as they were read, once everything through flush `base` was settled."""
 
-    request: Request
+    request: FlushRequest
     base: int
     after: UUID | None  # the newest flush of the ledger at that time
     marker: Marker
@@ -44,7 +44,7 @@ class Snapshot:
     seconds: float
 
 
-def drain(stores: Stores, request: Request) -> Snapshot:
+def drain(stores: Stores, request: FlushRequest) -> Snapshot:
     """Settle what earlier runs left, then read the counters.
 
     Writes nothing but the marker. `base` is fixed, and everything through it settled, before the first counter is read
@@ -57,13 +57,13 @@ def drain(stores: Stores, request: Request) -> Snapshot:
     raise MarkerMoved("Redis was emptied or fell back while its counters were read, again and again")
 
 
-def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
+def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     """Drain; None if the snapshot must be discarded, because Redis was emptied or fell back meanwhile.
 
     The counters may then hold views that nothing of this run can be subtracted from: committed, they would count twice.
     """
     started = time.perf_counter()
-    with stores.redis.one_server() as redis:
+    with stores.redis.on_one_connection() as redis:
         with stores.ledger.connect() as connection:
             stores.ledger.target(connection)  # before anything is written: the table may be unusable
             last, marker, notes = _begin(redis, stores.ledger, connection, request.run_id)
@@ -71,7 +71,7 @@ def _drain_once(stores: Stores, request: Request) -> Snapshot | None:
             marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)
             notes += settle_notes + RunNotes(settled_before=settled_before)
             record_incidents(connection, notes, request.run_id)
-        _, oldest = stores.redis.pending()
+        _, oldest = stores.redis.changed_set_size_and_oldest()
         sweep_request = stores.redis.sweep_request() if request.mode == "sweep" else None
         readings = redis.read(_candidates(stores.redis, request))
         now = redis.confirm(request.run_id, marker, notes.redis_emptied)
@@ -89,7 +89,7 @@ def _begin(
     last, emptied = last_flush(connection), False
     while True:
         made, marker = redis.begin(run_id, last, identity)
-        check_history(connection, marker, identity.place, last)
+        require_same_history(connection, marker, identity.place, last)
         emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
             return last, marker, RunNotes(redis_emptied=emptied)
@@ -100,11 +100,11 @@ def _begin(
         last = newest  # another run committed in between: start again
 
 
-def _candidates(redis: RedisStore, request: Request) -> Iterable[Sequence[bytes]]:
+def _candidates(redis: RedisStore, request: FlushRequest) -> Iterable[Sequence[bytes]]:
     match request.mode:
         case "ids":
             return [[vod_id.encode() for vod_id in page] for page in chunks(request.vod_ids, READ_COUNT)]
         case "changed":
-            return redis.changed()
+            return redis.scan_changed_set()
         case "sweep":
-            return redis.swept()
+            return redis.scan_counters()

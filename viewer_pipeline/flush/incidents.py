@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import psycopg
 
-from viewer_pipeline.flush.notes import MAX_NAMED_COUNTERS, RunNotes
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.flush.run_notes import MAX_NAMED_COUNTERS, RunNotes
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 

@@ -13,8 +13,8 @@ from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
-from viewer_pipeline.flush.identity import LedgerIdentity, read_identity
-from viewer_pipeline.flush.ledger_queries import find_flush
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
+from viewer_pipeline.flush.ledger_reads import read_commit_state
 from viewer_pipeline.flush.ledger_rows import Flush, Totals, Upsert
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
@@ -74,10 +74,12 @@ class Ledger:
         """
         try:
             return (
-                self._commit(connection, flush) if upsert is None else transaction.transact(connection, flush, upsert)
+                self._commit(connection, flush)
+                if upsert is None
+                else transaction.commit_flush(connection, flush, upsert)
             )
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if self.holds(flush.flush_id):
+            if self.has_committed(flush.flush_id):
                 log.warning(event("reply to a COMMIT lost, flush committed", flush=flush.seq, reason=first_line(error)))
                 return dict
             raise
@@ -93,10 +95,10 @@ class Ledger:
         """Return the identity of this ledger."""
         return read_identity(connection, self.place)
 
-    def holds(self, flush_id: UUID) -> bool:
+    def has_committed(self, flush_id: UUID) -> bool:
         """Return whether a flush was committed. Raises PostgresRefusesWrites if this server cannot know it."""
         with self.connect(any_server=True) as connection:
-            committed, standby, read_only = find_flush(connection, str(flush_id))
+            committed, standby, read_only = read_commit_state(connection, str(flush_id))
         if standby or read_only:
             reason = IN_RECOVERY if standby else READ_ONLY
             where = without_password(self.url)
@@ -108,16 +110,16 @@ class Ledger:
         target = self.target(connection)
         if target is None:
             try:
-                return transaction.transact(connection, flush, transaction.add_to_totals)
+                return transaction.commit_flush(connection, flush, transaction.add_to_totals)
             except pg.NumericValueOutOfRange:
-                return transaction.transact(connection, flush, transaction.add_to_totals_parking)
+                return transaction.commit_flush(connection, flush, transaction.add_to_totals_parking)
         try:
-            return transaction.transact(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
+            return transaction.commit_flush(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
         except psycopg.Error as error:
             if not is_row_error(error):
                 raise
             log.warning(event("target table refused rows", flush=flush.seq, reason=first_line(error)))
-        return transaction.transact(connection, flush, lambda c, f: upsert_bisecting(c, target, f.seq, f.counters))
+        return transaction.commit_flush(connection, flush, lambda c, f: upsert_bisecting(c, target, f.seq, f.counters))
 
 
 def require_target(settings: Settings) -> None:

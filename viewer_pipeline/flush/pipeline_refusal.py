@@ -1,9 +1,9 @@
-"""Refusals of a pipeline by Redis: the replies of the scripts that begin with claim.lua, as errors."""
+"""DemotionCounter of a pipeline by Redis: the replies of the scripts that begin with claim.lua, as errors."""
 
 from __future__ import annotations
 
 from viewer_pipeline.errors import PipelineRefused
-from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.stores.redis import as_text
 
 ADOPT = (

@@ -13,7 +13,7 @@ import redis
 
 from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.flush.counter_reader import READ_COUNT, CounterReader
-from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
+from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
@@ -69,7 +69,7 @@ class RedisStore(CounterReader):
         return RedisStore(self._client, self.url, prefix)
 
     @contextmanager
-    def one_server(self) -> Iterator[RedisStore]:
+    def on_one_connection(self) -> Iterator[RedisStore]:
         """Open the same store over one connection that is never made again: RedisUnavailable once it breaks.
 
         What is settled before a read must be settled in the Redis that is read (rule R3), and durability must be waited
@@ -77,7 +77,7 @@ class RedisStore(CounterReader):
         SettingsError if this Redis cannot wait as configured.
         """
         with one_connection(self._client, self.durability.seconds) as client:
-            self.durability.require(client, self.url)
+            self.durability.require_support(client, self.url)
             store = copy(self)
             store._client = client  # noqa: SLF001 - a copy of this store
             yield store
@@ -85,7 +85,7 @@ class RedisStore(CounterReader):
     def register(self, identity: LedgerIdentity) -> None:
         """Enter this pipeline, with its ledger, in the registry. Raises PipelineRefused."""
         arguments = [self.prefix_text, identity.key, identity.place]
-        outcome, *rest = self.run_script(REGISTER, self.names.claimed_keys(), arguments)
+        outcome, *rest = self.run_script(REGISTER, self.names.registration_keys(), arguments)
         if outcome < 0:
             raise refusal(self.prefix_text, identity, *rest)
 
@@ -96,7 +96,7 @@ class RedisStore(CounterReader):
         before. Raises PipelineRefused if this ledger must not settle these counters, RedisRefusesWrites if Redis cannot
         write now (rule R11), MarkerUnreadable if the hash holds something else.
         """
-        keys = [self.names.marker, *self.names.claimed_keys()]
+        keys = [self.names.marker, *self.names.registration_keys()]
         at: list[str | int] = [last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
         made, *fields = self.run_script(BEGIN, keys, [run_id, *at, self.prefix_text, ledger.key, ledger.place])
         if made < 0:
@@ -114,7 +114,7 @@ class RedisStore(CounterReader):
         NotDurable: then nothing may be committed.
         """
         fields = self.run_script(CONFIRM, [self.names.marker], [run_id, marker.ledger, marker.epoch, int(reported)])
-        self.durability.wait(self._client, self.url)
+        self.durability.wait_until_durable(self._client, self.url)
         return parse_marker(fields)
 
     def marker(self) -> Marker | None:
@@ -158,7 +158,7 @@ class RedisStore(CounterReader):
         missing = "{} {}".format(*marker.missing) if any(marker.missing) else ""
         return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing]
 
-    def discard_changed(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
+    def remove_from_changed_set(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
         """Remove ids from the changed set: idle ones if they are still idle, rejected ones in any case."""
         for ids, in_any_case in ((idle, 0), (rejected, 1)):
             for page in chunks(ids, READ_COUNT):

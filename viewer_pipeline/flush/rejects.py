@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 
@@ -48,7 +48,7 @@ def printable(raw: bytes) -> str:
 def record_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> None:
     """Record rejects, each once however often it occurs; in steps, so that a million of them is no long statement."""
     for batch in chunks(rejects, BATCH_ROWS):
-        if new := unrecorded(connection, batch):
+        if new := find_unrecorded_rejects(connection, batch):
             connection.execute(SQL["insert_rejects"], _columns(new))
 
 
@@ -66,7 +66,7 @@ def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Rej
         return connection.execute(SQL["insert_message_rejects"], {**_columns(unique), "keep": keep}).rowcount
 
 
-def unrecorded(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:
+def find_unrecorded_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:
     """Return those rejects that are not recorded yet."""
     rows = connection.execute(SQL["recorded_rejects"], {"digests": [r.digest for r in rejects]})
     recorded = {row[0] for row in rows}

@@ -15,12 +15,12 @@ from psycopg.types.json import Jsonb
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.logs import event
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
 if TYPE_CHECKING:  # imports pandas, which the worker does not need
-    from viewer_pipeline.flush.report import RunReport
+    from viewer_pipeline.flush.run_report import RunReport
 
 log = logging.getLogger("viewer_pipeline.run_metrics")
 

@@ -18,12 +18,12 @@ import psycopg
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import batches_beyond
+from viewer_pipeline.flush.ledger_reads import read_batches_after
 from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.ownership import add_missing, check_history
+from viewer_pipeline.flush.marker_ownership import require_same_history, with_missing_flushes
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.redis import as_text
@@ -51,8 +51,8 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
     """
     refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
-        marker = add_missing(connection, marker)
-    while due := batches_beyond(connection, marker.seq, marker.batch, through, PAGE_SIZE):
+        marker = with_missing_flushes(connection, marker)
+    while due := read_batches_after(connection, marker.seq, marker.batch, through, PAGE_SIZE):
         ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
         moved, page_notes = settle_batches(redis, marker, ours)
         notes += page_notes
@@ -86,7 +86,7 @@ def current_marker(redis: RedisStore, connection: psycopg.Connection, known: Mar
     if marker is not None and marker.ledger != known.ledger:
         raise PipelineRefused(f"Redis was given from ledger {known.ledger} to ledger {marker.ledger} during this run")
     if marker is not None:
-        check_history(connection, marker, "this database")
+        require_same_history(connection, marker, "this database")
     return marker
 
 

@@ -9,8 +9,8 @@ import orjson
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.ledger_rows import Flush, Totals
-from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.totals")

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import psycopg
 
 from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals, Upsert
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 
 LEDGER_FORMAT = 2  # of a row of viewer.flush; version 0.1.0 writes none, and the ledger refuses a row without
 
 
-def transact(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> Totals | None:
+def commit_flush(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> Totals | None:
     """Commit a flush in one transaction; None if another run committed first, then nothing was written."""
     with connection.transaction():
-        if not claim(connection, flush):
+        if not claim_flush_number(connection, flush):
             return None
         copy_batches(connection, flush.batches)
         return upsert(connection, flush)
 
 
-def claim(connection: psycopg.Connection, flush: Flush) -> bool:
+def claim_flush_number(connection: psycopg.Connection, flush: Flush) -> bool:
     """Insert the row of the flush; return whether its number was still free (rules R3, R6)."""
     content = {"counters": flush.counters, "views": flush.views, "batches": len(flush.batches)}
     claimed = connection.execute(SQL["insert_flush"], vars(flush) | content | {"format": LEDGER_FORMAT})
@@ -32,10 +32,10 @@ def claim(connection: psycopg.Connection, flush: Flush) -> bool:
 
 def copy_batches(connection: psycopg.Connection, batches: Sequence[Batch]) -> None:
     """Copy the batches into the ledger."""
-    from viewer_pipeline.flush.copy_format import batch_rows  # noqa: PLC0415 - numpy, which the worker does not need
+    from viewer_pipeline.flush.copy_format import encode_batch_rows  # noqa: PLC0415 - numpy, which the worker does not need
 
     with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
-        copy.write(batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
+        copy.write(encode_batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
 
 
 def add_to_totals(connection: psycopg.Connection, flush: Flush) -> Totals:

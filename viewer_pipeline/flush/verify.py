@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.flush.ledger_queries import batch_digests, totals_behind
+from viewer_pipeline.flush.ledger_reads import batch_digests, find_totals_behind_their_flush
 from viewer_pipeline.flush.ledger_rows import BatchDigest, FlushRow
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.report import CommittedFlush, RunReport
+from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.chunks import chunks
 
@@ -21,7 +21,7 @@ def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
     """Return one result for each name in CHECKS."""
     with stores.ledger.connect() as connection:
         digests = batch_digests(connection, report.seqs)
-        behind = totals_behind(connection, report.seqs)
+        behind = find_totals_behind_their_flush(connection, report.seqs)
     return [
         _ledger_equals_frame(report, digests),
         _redis_is_settled(stores.redis.marker(), report),

@@ -16,8 +16,8 @@ import psycopg
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import long_transaction
-from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
@@ -42,7 +42,7 @@ def read_baseline(connection: psycopg.Connection) -> Baseline | None:
     return Baseline._make((*row, False)) if row else None
 
 
-def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: bool = False) -> Baseline:
+def take_baseline_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: bool = False) -> Baseline:
     """Take the counts of the target table, less the views counted into it. Once, unless `again`. One transaction."""
     target = ledger.target(connection)
     if target is None:
@@ -51,7 +51,9 @@ def take_from_target(connection: psycopg.Connection, ledger: Ledger, *, again: b
     return _take(connection, f"target {target.sql_name}", insert, again=again)
 
 
-def take_counts(connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False) -> Baseline:
+def take_baseline_from_counts(
+    connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False
+) -> Baseline:
     """Take these counts, which name no VOD twice. Once, unless `again`; other VODs keep theirs. One transaction."""
     return _take(connection, source, partial(_insert_counts, connection, counts), again=again)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import psycopg
 
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import with_timeout
-from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
@@ -62,7 +62,7 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RollupResult:
     Days whose ledger was pruned are left as they are. Flushes that commit meanwhile are left to the next rollup.
     """
     started = time.perf_counter()
-    with exclusive_rollup(connection):
+    with rollup_transaction(connection):
         start, through = fetch_one(connection, SQL["rollup_window"], start=window.start)
         start = min(start, window.end)
         params = {"start": start, "end": window.end, "through": through}
@@ -75,7 +75,7 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RollupResult:
 
 
 @contextmanager
-def exclusive_rollup(connection: psycopg.Connection) -> Iterator[None]:
+def rollup_transaction(connection: psycopg.Connection) -> Iterator[None]:
     """Open a transaction with time for a rollup, during which no other one rolls up or prunes days."""
     with with_timeout(connection, ROLLUP_SECONDS + 15), connection.transaction():
         connection.execute(SQL["set_rollup_limits"], {"milliseconds": str(ROLLUP_SECONDS * 1000)})
@@ -88,7 +88,7 @@ def rolled_up_days(connection: psycopg.Connection, window: Window) -> list[Day]:
     return [Day(*row) for row in connection.execute(SQL["rolled_up_days"], window._asdict())]
 
 
-def unequal_days(connection: psycopg.Connection, window: Window) -> list[tuple[date, int, int]]:
+def days_unequal_to_ledger(connection: psycopg.Connection, window: Window) -> list[tuple[date, int, int]]:
     """Return (day, views in daily_views, views in the ledger) of days that differ; only days whose ledger is kept."""
     views: dict[date, int] = dict(connection.execute(SQL["views_per_day"], window._asdict()).fetchall())
     days = [
@@ -97,9 +97,9 @@ def unequal_days(connection: psycopg.Connection, window: Window) -> list[tuple[d
     return [(day, rolled_up, ledger) for day, rolled_up, ledger in days if rolled_up != ledger]
 
 
-def top_of_day(connection: psycopg.Connection, day: date, limit: int) -> list[tuple[str, int]]:
+def most_viewed_vods_of_day(connection: psycopg.Connection, day: date, limit: int) -> list[tuple[str, int]]:
     """Return (vod id, views) of the most viewed VODs of a day."""
-    return list(connection.execute(SQL["top_of_day"], {"day": day, "limit": limit}))
+    return list(connection.execute(SQL["most_viewed_vods_of_day"], {"day": day, "limit": limit}))
 
 
 def views_per_hour(connection: psycopg.Connection, day: date) -> list[int]:
@@ -108,10 +108,10 @@ def views_per_hour(connection: psycopg.Connection, day: date) -> list[int]:
     return [hours.get(hour, 0) for hour in range(24)]
 
 
-def stale_days(connection: psycopg.Connection, start: date, last: date) -> list[Window]:
+def find_windows_to_roll_up(connection: psycopg.Connection, start: date, last: date) -> list[Window]:
     """Return the days from `start` to `last` that have flushes not rolled up yet, adjacent days as one window."""
     windows: list[Window] = []
-    for (day,) in connection.execute(SQL["stale_days"], {"start": start, "last": last}):
+    for (day,) in connection.execute(SQL["find_windows_to_roll_up"], {"start": start, "last": last}):
         if windows and windows[-1].end == day:
             windows[-1] = Window(windows[-1].start, day + ONE_DAY)
         else:

@@ -70,7 +70,7 @@ ORDER BY r.day
 -- Return the views of each day of a window, summed from daily_views.
 SELECT day, sum(views) FROM viewer.daily_views WHERE day >= %(start)s AND day < %(end)s GROUP BY day
 
--- name: top_of_day
+-- name: most_viewed_vods_of_day
 -- Return the most viewed VODs of a day.
 SELECT vod_id, views FROM viewer.daily_views WHERE day = %(day)s ORDER BY views DESC, vod_id LIMIT %(limit)s
 
@@ -83,7 +83,7 @@ WHERE taken_at >= %(day)s::date::timestamp AT TIME ZONE 'UTC'
     AND NOT starts_with(mode, 'reconcile')
 GROUP BY 1
 
--- name: stale_days
+-- name: find_windows_to_roll_up
 -- Return the days whose ledger is kept and has flushes not rolled up yet. (Flushes commit in the order of seq.)
 SELECT f.day
 FROM (

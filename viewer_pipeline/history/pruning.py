@@ -14,9 +14,9 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history.daily_rollup import ONE_DAY, exclusive_rollup
-from viewer_pipeline.stores.queries import fetch_one, named_queries
-from viewer_pipeline.target.parked import ParkedViews, prune_parked
+from viewer_pipeline.history.daily_rollup import ONE_DAY, rollup_transaction
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.target.parked_views import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)
@@ -40,7 +40,7 @@ class LedgerDay(NamedTuple):
     complete: bool
 
 
-class LedgerPlan(NamedTuple):
+class LedgerPruningPlan(NamedTuple):
     """The days that can be pruned, all before `before`; and the reason if an old day cannot."""
 
     before: date
@@ -58,22 +58,22 @@ class Pruned(NamedTuple):
     complete: bool = True  # False if the time was over before all rows were deleted
 
 
-def settled_through(marker: Marker | None) -> int:
+def last_settled_flush(marker: Marker | None) -> int:
     """Return the last flush that is subtracted from Redis completely."""
     if marker is None:
         return 0
     return marker.seq if marker.batch >= marker.of else marker.seq - 1
 
 
-def plan_ledger(connection: psycopg.Connection, limit: date, marker: Marker | None) -> LedgerPlan:
-    """Return the days before `limit` that can be pruned: up to the first that is not rolled up or not settled."""
-    settled = settled_through(marker)
+def plan_ledger_pruning(connection: psycopg.Connection, before: date, marker: Marker | None) -> LedgerPruningPlan:
+    """Return the days before `before` that can be pruned: up to the first that is not rolled up or not settled."""
+    settled = last_settled_flush(marker)
     days: list[LedgerDay] = []
-    for day in map(LedgerDay._make, connection.execute(SQL["ledger_days"], {"before": limit})):
+    for day in map(LedgerDay._make, connection.execute(SQL["ledger_days"], {"before": before})):
         if reason := _stop_reason(day, settled, marker):
-            return LedgerPlan(day.day, days, settled, reason)
+            return LedgerPruningPlan(day.day, days, settled, reason)
         days.append(day)
-    return LedgerPlan(limit, days, settled, "")
+    return LedgerPruningPlan(before, days, settled, "")
 
 
 def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> str:
@@ -90,12 +90,12 @@ def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> 
     return ""
 
 
-def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | None, seconds: float) -> Pruned:
-    """Prune the ledger before `limit` as far as possible, in chunks, for at most this time (and one chunk)."""
-    with exclusive_rollup(connection):
-        plan = plan_ledger(connection, limit, marker)
+def prune_ledger(connection: psycopg.Connection, before: date, marker: Marker | None, max_seconds: float) -> Pruned:
+    """Prune the ledger before `before` as far as possible, in chunks, for at most this time (and one chunk)."""
+    with rollup_transaction(connection):
+        plan = plan_ledger_pruning(connection, before, marker)
         connection.execute(SQL["keep_ledger_from"], {"day": plan.before})
-    deadline, pruned = time.monotonic() + seconds, Pruned()
+    deadline, pruned = time.monotonic() + max_seconds, Pruned()
     params = {"settled": plan.settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:
         flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
@@ -104,30 +104,30 @@ def prune_ledger(connection: psycopg.Connection, limit: date, marker: Marker | N
             return pruned._replace(complete=not flushes)
 
 
-def prune_rejected(connection: psycopg.Connection, days: int) -> int:
+def prune_rejected(connection: psycopg.Connection, older_than_days: int) -> int:
     """Delete rejected input that is older than this many days; return the number of rows."""
     rows = 0
-    while deleted := connection.execute(SQL["prune_rejected"], {"days": days, "limit": CHUNK_ROWS}).rowcount:
+    while deleted := connection.execute(SQL["prune_rejected"], {"days": older_than_days, "limit": CHUNK_ROWS}).rowcount:
         rows += deleted
     return rows
 
 
-def count_old_rejected(connection: psycopg.Connection, days: int) -> int:
+def count_old_rejected(connection: psycopg.Connection, older_than_days: int) -> int:
     """Count the rows that `prune_rejected` would delete."""
-    return int(fetch_one(connection, SQL["count_old_rejected"], days=days)[0])
+    return int(fetch_one(connection, SQL["count_old_rejected"], days=older_than_days)[0])
 
 
-def prune_all_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+def prune_all_parked(connection: psycopg.Connection, target: Target, older_than_days: int) -> ParkedViews:
     """Prune all parked views of VODs without a row that are older than this many days. Sweeps prune a part of them."""
     vods = views = 0
-    while (pruned := prune_parked(connection, target, days)).vods:
+    while (pruned := prune_parked(connection, target, older_than_days)).vods:
         vods, views = vods + pruned.vods, views + pruned.views
     return ParkedViews(vods, views)
 
 
-def count_old_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+def count_old_parked(connection: psycopg.Connection, target: Target, older_than_days: int) -> ParkedViews:
     """Count the views that `prune_all_parked` would prune."""
-    (row,) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": days})
+    (row,) = connection.execute(target.statement(SQL["count_old_parked"]), {"days": older_than_days})
     return ParkedViews(*row)
 
 

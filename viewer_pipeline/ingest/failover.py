@@ -8,7 +8,7 @@ from uuid import uuid4
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.ingest.folder import Folder
 from viewer_pipeline.ingest.subscription import GRACE_SECONDS, SubscriptionLost
-from viewer_pipeline.stores.refusals import refusals_of
+from viewer_pipeline.stores.write_refusals import demotion_counter_of
 
 MAX_MISSING = 2  # checks in a row that find the subscription elsewhere
 CHECK_SECONDS = 0.05  # between two attempts to write, once a server was demoted
@@ -19,7 +19,7 @@ class FailoverWatch:
     """Ends a subscription, by SubscriptionLost, once it should move to the new primary."""
 
     def __init__(self, folder: Folder) -> None:
-        self._refusals = refusals_of(folder.client)
+        self._refusals = demotion_counter_of(folder.client)
         self._store, self._buffer = folder.store, folder.buffer
         self._demotions = 0  # as many as there were when the subscription began
         self._due = 0.0

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
+from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import presence_channel
@@ -124,7 +124,7 @@ class FoldStore:
             ledger.key if ledger.ledger_id else "",
             ledger.place,
         ]
-        outcome, *rest = self._run(LEASE, arguments, [self._names.subscriber, *self._names.claimed_keys()])
+        outcome, *rest = self._run(LEASE, arguments, [self._names.subscriber, *self._names.registration_keys()])
         if outcome == REFUSED:
             raise refusal(self._prefix, ledger, *rest)
         if outcome == LEDGER_UNKNOWN:

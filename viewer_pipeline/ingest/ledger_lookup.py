@@ -6,8 +6,8 @@ import logging
 import threading
 
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings

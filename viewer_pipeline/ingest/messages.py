@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from viewer_pipeline.flush.counters import id_error
+from viewer_pipeline.flush.counter_validation import id_error
 
 MAX_MESSAGE_BYTES = 4096
 # One message must not make the views of others in its segment overflow the counter.

@@ -19,8 +19,8 @@ from psycopg import errors as pg
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.redaction import without_password
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import open_connection, postgres_errors
-from viewer_pipeline.stores.queries import named_queries
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
 MAX_RUNS = 3  # of the last flush runs

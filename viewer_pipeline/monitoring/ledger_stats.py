@@ -10,7 +10,7 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import Kind, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.run_metrics import (
     RejectedRows,
     RunMetric,

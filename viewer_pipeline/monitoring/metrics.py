@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from viewer_pipeline.flush.counters import is_positive_integer
+from viewer_pipeline.flush.counter_validation import is_positive_integer
 from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -45,9 +45,9 @@ class Pending(NamedTuple):
 
 def read_pending(store: RedisStore) -> Pending:
     """Read the changed set and the first MAX_CHUNKS of its counters. Raises RedisUnavailable."""
-    vods, oldest = store.pending()
+    vods, oldest = store.changed_set_size_and_oldest()
     read = views = 0
-    for ids in islice(store.changed(), MAX_CHUNKS):
+    for ids in islice(store.scan_changed_set(), MAX_CHUNKS):
         values = store.values(ids) if ids else []
         read += len(values)
         views += sum(int(value) for value in values if value and is_positive_integer(value))

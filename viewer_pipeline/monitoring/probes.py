@@ -11,9 +11,9 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.ownership import find_refusal
+from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, Check
@@ -32,8 +32,8 @@ from viewer_pipeline.monitoring.rules import (
 )
 from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
-from viewer_pipeline.stores.queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.timestamps import seconds_since
 
@@ -110,7 +110,7 @@ class Probes:
 
     def freshness(self) -> list[CheckResult]:
         """Read how long views have been pending."""
-        pending, oldest = self.store.pending()
+        pending, oldest = self.store.changed_set_size_and_oldest()
         age = round(seconds_since(oldest), 1) if oldest else None
         return [evaluate_freshness(pending, age, self.settings.freshness_limit_seconds)]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
-from viewer_pipeline.flush.ledger_queries import last_flush, ledger_summary, recent_flushes
+from viewer_pipeline.flush.ledger_reads import last_flush, ledger_summary, recent_flushes
 from viewer_pipeline.flush.ledger_rows import LastFlush, LedgerSummary, RecentFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_metrics import rejected_by_reason
@@ -70,7 +70,7 @@ def read_status(settings: Settings) -> PipelineStatus:
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
     with closing(Probes(settings, STATUS_SECONDS)) as probes:
-        pending, oldest = probes.store.pending()
+        pending, oldest = probes.store.changed_set_size_and_oldest()
         marker = probes.store.marker()
         rejected: Counter[str] = Counter()
         with probes.ledger.connect(any_server=True) as connection:

@@ -14,11 +14,11 @@ from viewer_pipeline.history.daily_rollup import (
     Day,
     RollupResult,
     Window,
+    days_unequal_to_ledger,
+    find_windows_to_roll_up,
+    most_viewed_vods_of_day,
     roll_up,
     rolled_up_days,
-    stale_days,
-    top_of_day,
-    unequal_days,
     views_per_hour,
 )
 from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
@@ -82,7 +82,7 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
         "dagster/partition_row_count": day.vods,
         "last_flush": day.last_flush,
         "seconds": result.seconds,
-        "top_vods": table({"vod_id": "string", "views": "int"}, top_of_day(connection, day.day, TOP_VODS)),
+        "top_vods": table({"vod_id": "string", "views": "int"}, most_viewed_vods_of_day(connection, day.day, TOP_VODS)),
     }
     if day.kept:
         hours = views_per_hour(connection, day.day)
@@ -93,7 +93,7 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
 
 
 def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> CheckResult:
-    unequal = unequal_days(connection, window)
+    unequal = days_unequal_to_ledger(connection, window)
     failing = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
     message = f"{len(failing)} days differ from the ledger" if failing else "equal to the ledger"
     return CheckResult.of_rows("daily_equals_ledger", failing, message)
@@ -101,7 +101,7 @@ def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> Chec
 
 def _yesterday_is_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
-    stale = stale_days(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
+    stale = find_windows_to_roll_up(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = f"{len(failing)} closed days have flushes not rolled up" if failing else "closed days are complete"
     return CheckResult.of_rows("yesterday_is_complete", failing, message)

@@ -14,16 +14,16 @@ from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
-from viewer_pipeline.flush.ledger_queries import top_of_flushes
-from viewer_pipeline.flush.report import RunReport
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
 from viewer_pipeline.flush.run_metrics import record_run
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.orchestration.ui_metadata import check_result, table
-from viewer_pipeline.target.parked import ParkedViews, parked_of_flushes
+from viewer_pipeline.target.parked_views import ParkedViews, parked_of_flushes
 
 ASSET = "view_counts"
 TOP_VODS = 10
@@ -76,7 +76,7 @@ def retry_only_transient() -> Iterator[None]:
 def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource) -> Snapshot:
     """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the marker."""
     tag_trigger(context)
-    request = Request(
+    request = FlushRequest(
         run_id=context.run.run_id,
         mode="ids" if config.vod_ids else config.mode.value,
         vod_ids=tuple(config.vod_ids),
@@ -135,7 +135,7 @@ def verify_consistency(
     with retry_only_transient(), Stores.open(settings) as stores:
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
-            top = top_of_flushes(connection, persisted.seqs, TOP_VODS)
+            top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)
             parked = parked_of_flushes(connection, persisted.seqs)
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started

@@ -12,8 +12,8 @@ from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.trigger import tag_trigger
 from viewer_pipeline.orchestration.ui_metadata import check_result, table
-from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult
-from viewer_pipeline.reconcile.compare import reconcile as compare
+from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult
+from viewer_pipeline.reconcile.reconciliation import reconcile as compare
 
 NAME = "reconciliation"
 MAX_RUN_SECONDS = 3600  # longer than a flush, since it reads everything

@@ -8,13 +8,13 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import (
     count_old_parked,
     count_old_rejected,
     first_day_kept,
-    plan_ledger,
+    plan_ledger_pruning,
     prune_all_parked,
     prune_ledger,
     prune_rejected,
@@ -46,8 +46,8 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
     limit = first_day_kept(datetime.now(UTC).date(), days)
     with retry_only_transient(), Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        marker = own_marker(stores.redis, stores.ledger, connection)
-        plan = plan_ledger(connection, limit, marker)
+        marker = read_own_marker(stores.redis, stores.ledger, connection)
+        plan = plan_ledger_pruning(connection, limit, marker)
         metadata = {
             "days": len(plan.days),
             "kept_from": plan.before.isoformat(),

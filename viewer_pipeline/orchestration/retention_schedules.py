@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger
+from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
@@ -25,8 +25,8 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     if not (days := settings.ledger_retention_days):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        marker = own_marker(stores.redis, stores.ledger, connection)
-        plan = plan_ledger(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
+        marker = read_own_marker(stores.redis, stores.ledger, connection)
+        plan = plan_ledger_pruning(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
     if not plan.days:
         return dg.SkipReason(plan.stop_reason or f"no flush is older than {days} days")
     return run_request("schedule: old days of the ledger")

@@ -19,8 +19,8 @@ import psycopg
 
 from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import open_connection, postgres_errors
-from viewer_pipeline.stores.queries import named_queries
 
 SQL = named_queries(__name__)
 BATCH_RUNS = 200  # about 8 000 events

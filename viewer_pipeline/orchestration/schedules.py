@@ -6,9 +6,9 @@ from datetime import UTC, date
 import dagster as dg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, is_rolled_up, stale_days
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, is_rolled_up
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.daily import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.jobs import blocking_run, flush_run_config, flush_views
@@ -29,8 +29,8 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     if reason := blocking_run(context.instance):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
-        pending = find_pending_work(stores)
-    if not pending.exists:
+        pending = evaluate_sweep_need(stores)
+    if not pending.is_needed:
         return dg.SkipReason(pending.reason)
     return run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
 
@@ -49,7 +49,7 @@ def close_yesterday(
     if reason := blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
-        stale = stale_days(connection, _first_checked_day(settings, yesterday), yesterday)
+        stale = find_windows_to_roll_up(connection, _first_checked_day(settings, yesterday), yesterday)
         if not stale and not is_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
     return _run_requests(stale, "closes") or dg.SkipReason(
@@ -69,7 +69,7 @@ def refresh_today(
         return dg.SkipReason(reason)
     today = _day_of(context)
     with Ledger.of(settings).connect() as connection:
-        stale = stale_days(connection, _first_checked_day(settings, today), today)
+        stale = find_windows_to_roll_up(connection, _first_checked_day(settings, today), today)
     return _run_requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was rolled up")
 
 

@@ -26,7 +26,7 @@ def view_count_updates_sensor(
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
         sweep = stores.redis.sweep_request()
-        changed, oldest = stores.redis.pending()
+        changed, oldest = stores.redis.changed_set_size_and_oldest()
     if sweep is not None:
         trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
         return run_request(trigger, flush_run_config(FlushMode.sweep))

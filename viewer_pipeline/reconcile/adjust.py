@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 import psycopg
 
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import Flush, LastFlush, Totals
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.ownership import own_marker
+from viewer_pipeline.flush.marker_ownership import read_own_marker
+from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
@@ -66,12 +66,12 @@ class Adjuster:
             if totals is not None:
                 self._settle(flush, totals)
                 return flush
-            if flush_id is not None and self.stores.ledger.holds(flush_id):
+            if flush_id is not None and self.stores.ledger.has_committed(flush_id):
                 return None  # another process has committed this very adjustment
         raise StaleRead
 
     def _marker(self) -> Marker | None:
-        return own_marker(self.stores.redis, self.stores.ledger, self.connection)
+        return read_own_marker(self.stores.redis, self.stores.ledger, self.connection)
 
     def _flush(
         self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID

@@ -7,15 +7,15 @@ from itertools import chain
 import psycopg
 
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.ownership import find_refusal
+from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
@@ -47,9 +47,9 @@ def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: L
     return f"{flushes} flushes are committed and not settled, the oldest for {age:.0f} s"
 
 
-def compare_counters(redis: RedisStore, report: DifferenceReport) -> None:
+def report_invalid_counters(redis: RedisStore, report: DifferenceReport) -> None:
     """Report every counter whose value, type or id can never be counted."""
-    for ids in chunks(chain.from_iterable(redis.swept()), PAGE_SIZE):
+    for ids in chunks(chain.from_iterable(redis.scan_counters()), PAGE_SIZE):
         for reject in aggregate(redis.read([list(ids)])).rejects:
             message = f"{reject.reason}: {reject.value!r}" if reject.value else reject.reason
             report.add(Difference("counter", reject.subject, None, None, message))

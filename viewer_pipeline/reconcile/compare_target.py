@@ -6,9 +6,9 @@ import json
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import open_snapshot
-from viewer_pipeline.stores.queries import fetch_one, named_queries
-from viewer_pipeline.target.parked import all_ready_parked, apply_parked
+from viewer_pipeline.target.parked_views import all_ready_parked, apply_parked
 from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
@@ -33,7 +33,7 @@ def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
             report.add(Difference("target", ids[0], views, count, message, fits, json.dumps(ids)))
 
 
-def compare_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) -> None:
+def reconcile_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) -> None:
     """Report parked views that the target could take now; with `repair`, count them."""
     with ledger.connect() as connection:
         target = ledger.target(connection)

@@ -15,7 +15,7 @@ from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
 from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
 from viewer_pipeline.reconcile.difference_report import DifferenceReport, Kind
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import LOCK_TIMEOUT, is_row_error, set_constraints_immediate
 
@@ -106,10 +106,12 @@ class TargetPlan:
 
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         """Add the flush to the table. Raises StaleRead where a count has changed since; then nothing is written."""
-        return write_target(connection, self.target, flush, self.counts)
+        return adjust_unchanged_target_rows(connection, self.target, flush, self.counts)
 
 
-def write_target(connection: psycopg.Connection, target: Target, flush: Flush, counts: Mapping[str, int]) -> Totals:
+def adjust_unchanged_target_rows(
+    connection: psycopg.Connection, target: Target, flush: Flush, counts: Mapping[str, int]
+) -> Totals:
     """Add the batches to rows that still have these counts. Raises StaleRead if any row has another count."""
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]

@@ -9,13 +9,13 @@ from uuid import UUID, uuid5
 import psycopg
 
 from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
-from viewer_pipeline.flush.counters import MAX_COUNT
-from viewer_pipeline.flush.ledger_queries import totals
+from viewer_pipeline.flush.counter_validation import MAX_COUNT
+from viewer_pipeline.flush.ledger_reads import totals
 from viewer_pipeline.flush.ledger_rows import Flush, Totals
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
-from viewer_pipeline.reconcile.repair import write_target
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.reconcile.repair import adjust_unchanged_target_rows
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
@@ -37,7 +37,7 @@ def undo(adjuster: Adjuster, target: Target | None, seq: int) -> Flush:
     """Take back the adjustment of flush `seq`, all of it or nothing. Raises CannotUndo, also at a second undo."""
     adjustment = _adjustment(adjuster.connection, seq)
     flush_id = uuid5(UNDO, str(adjustment.flush_id))
-    if adjuster.stores.ledger.holds(flush_id):
+    if adjuster.stores.ledger.has_committed(flush_id):
         raise CannotUndo(f"flush {seq} was undone already")
     plan = _UndoPlan(adjuster.connection, adjustment, target)
     try:
@@ -91,4 +91,4 @@ class _UndoPlan:
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         if self.target is None or self.adjustment.mode == "reconcile":
             return add_to_totals(connection, flush)
-        return write_target(connection, self.target, flush, self.counts)
+        return adjust_unchanged_target_rows(connection, self.target, flush, self.counts)

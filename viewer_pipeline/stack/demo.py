@@ -15,7 +15,7 @@ import redis
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import ledger_summary, recent_flushes, totals
+from viewer_pipeline.flush.ledger_reads import ledger_summary, recent_flushes, totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.orchestration.instance import flush_runs, open_instance
 from viewer_pipeline.settings import Settings

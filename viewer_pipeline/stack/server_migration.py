@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
+from viewer_pipeline.flush.redis_upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.migrations.migrate import migrate_all, revision
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running
 from viewer_pipeline.settings import Settings

@@ -16,7 +16,7 @@ from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPip
 from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt
 from viewer_pipeline.flush.ledger import require_target
-from viewer_pipeline.flush.ownership import require_pipeline
+from viewer_pipeline.flush.marker_ownership import require_pipeline
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -28,7 +28,7 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stack.server_migration import migrate_servers
 from viewer_pipeline.stop_signals import StopRequest
-from viewer_pipeline.stores.durability import require_durability
+from viewer_pipeline.stores.durability import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.stack")
 

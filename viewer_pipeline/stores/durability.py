@@ -40,7 +40,7 @@ class Durability:
         """The time of a wait beyond that of other commands."""
         return self.timeout_ms / 1000 if self.required else 0.0
 
-    def wait(self, client: redis.Redis, url: str) -> None:
+    def wait_until_durable(self, client: redis.Redis, url: str) -> None:
         """Wait until everything that this client's only connection has written is durable.
 
         So is everything before it, of any client: replication and the file are one stream each. Raises NotDurable on a
@@ -60,7 +60,7 @@ class Durability:
             if not synced:
                 raise NotDurable(f"REDIS_WAIT_AOF=1: 0 of 1 append-only files acknowledged within {self.timeout_ms} ms")
 
-    def require(self, client: redis.Redis, url: str) -> None:
+    def require_support(self, client: redis.Redis, url: str) -> None:
         """Raise SettingsError if this Redis cannot do it, whatever its data and the time-out."""
         if self.replicas:
             self._wait(client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", 0, 1)
@@ -133,7 +133,7 @@ def _appendfsync(client: redis.Redis) -> str:
     return os.fsdecode(setting.get("appendfsync", ""))
 
 
-def require_durability(settings: Settings) -> None:
+def require_durability_support(settings: Settings) -> None:
     """Raise SettingsError if the Redis of the settings cannot honour REDIS_WAIT_REPLICAS, REDIS_WAIT_AOF.
 
     If it is unreachable now, every run checks again.
@@ -143,6 +143,6 @@ def require_durability(settings: Settings) -> None:
         url = settings.require_redis_url()
         with closing(connect(url, seconds=START_SECONDS, retries=0)) as client:
             try:
-                durability.require(client, url)
+                durability.require_support(client, url)
             except TransientError:
                 return

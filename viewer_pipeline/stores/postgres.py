@@ -23,7 +23,7 @@ from viewer_pipeline.errors import (
 )
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import without_password
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 # Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(

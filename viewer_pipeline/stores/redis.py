@@ -17,8 +17,8 @@ from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.redaction import hide_password, without_password
-from viewer_pipeline.stores.refusals import is_refusal, leave_refusing
 from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
+from viewer_pipeline.stores.write_refusals import is_write_refusal, leave_servers_that_refuse_writes
 
 START_SECONDS = 3.0  # time-out at the start of a process
 _OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
@@ -42,7 +42,7 @@ def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
             client_name="viewer-pipeline",
         )
-        leave_refusing(client)
+        leave_servers_that_refuse_writes(client)
         pool = client.connection_pool
         pool.connection_class(
             **pool.connection_kwargs
@@ -68,7 +68,7 @@ def as_text(raw: bytes | None) -> str:
 
 def _as_ours(error: RedisError, where: str) -> Exception:
     message = f"{where}: {str(error).partition(chr(10))[0]}"
-    if is_refusal(error):
+    if is_write_refusal(error):
         return RedisRefusesWrites(message)
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return RedisFailed(message)

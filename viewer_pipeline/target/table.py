@@ -11,10 +11,10 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline.identifiers import TableName, parse_column, parse_table, quoted
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.sql_identifiers import TableName, parse_column, parse_table, quoted
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.privileges import TABLES as OURS
-from viewer_pipeline.stores.queries import named_queries
 
 SQL = named_queries(__name__)
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS as FLUSH_CHECKS
-from viewer_pipeline.reconcile.compare import CHECKS as RECONCILE_CHECKS
+from viewer_pipeline.reconcile.reconciliation import CHECKS as RECONCILE_CHECKS
 from viewer_pipeline_tests.browser.operator import STEPS, Operator
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.stack import up, variables

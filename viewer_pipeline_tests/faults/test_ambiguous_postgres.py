@@ -14,16 +14,16 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import PostgresUnavailable
-from viewer_pipeline.flush import ledger, ledger_queries, transaction
+from viewer_pipeline.flush import ledger, ledger_reads, transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_rows import Totals
-from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import BoundedConnection
-from viewer_pipeline.stores.queries import named_queries
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -38,7 +38,7 @@ def first_line(module: ModuleType, query: str) -> bytes:
 
 
 # The bytes that identify each statement of a run, in order.
-LAST_FLUSH = first_line(ledger_queries, "last_flush")
+LAST_FLUSH = first_line(ledger_reads, "last_flush")
 CLAIM = first_line(transaction, "insert_flush")
 COPIED = b"COPY viewer.flush_batch"
 COUNTED = first_line(transaction, "upsert_totals")
@@ -140,7 +140,7 @@ def test_the_request_arrives_late(world: World, proxy: Proxy, needle: bytes) -> 
 def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
     """The lookup of the COMMIT reaches no PostgreSQL either: the run fails, and the next one finds the flush."""
     world.send_many(7)
-    transact = transaction.transact
+    transact = transaction.commit_flush
 
     def commit_and_fall_silent(*arguments: Any) -> Any:
         transact(*arguments)
@@ -148,7 +148,7 @@ def test_everything_falls_silent(world: World, proxy: Proxy) -> None:
         raise psycopg.OperationalError("the reply was lost")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transaction, "transact", commit_and_fall_silent)
+        patch.setattr(transaction, "commit_flush", commit_and_fall_silent)
         outcome = flush_through(world, proxy)
     assert "timeout expired" in str(outcome)
     proxy.heal()
@@ -161,7 +161,7 @@ def test_a_lost_reply_at_every_flush_of_a_run(world: World, proxy: Proxy) -> Non
     """Ten commits, ten lookups, no view twice."""
     world.send_many(40)
     proxy.lose_reply_to(COMMIT, times=1)
-    lookups = ledger.Ledger.holds
+    lookups = ledger.Ledger.has_committed
     with pytest.MonkeyPatch.context() as patch:
 
         def resolve_and_lose_reply(self: Ledger, flush_id: Any) -> bool:
@@ -169,7 +169,7 @@ def test_a_lost_reply_at_every_flush_of_a_run(world: World, proxy: Proxy) -> Non
             proxy.lose_reply_to(COMMIT)
             return outcome
 
-        patch.setattr(Ledger, "holds", resolve_and_lose_reply)
+        patch.setattr(Ledger, "has_committed", resolve_and_lose_reply)
         for _ in range(10):
             flush_through(world, proxy)
     world.flush()

@@ -25,7 +25,7 @@ from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, SWEPT, RedisStore
-from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.fold_store import FoldStore
@@ -291,7 +291,7 @@ def test_a_new_marker_whose_reply_is_lost(world: World, proxy: Proxy, long_timeo
 
 def begin_on_one_server(store: RedisStore) -> None:
     """Make a call on a connection of its own."""
-    with store.one_server() as redis:
+    with store.on_one_connection() as redis:
         redis.begin("run", LastFlush(0, 0), SOME_LEDGER)
 
 
@@ -300,18 +300,18 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "confirm": lambda store: store.confirm("run", Marker(0, 0, 0)),
     "marker": lambda store: store.marker(),
     "lease_ledger": lambda store: store.lease_ledger(),
-    "changed": lambda store: list(store.changed()),
-    "swept": lambda store: list(store.swept()),
+    "changed": lambda store: list(store.scan_changed_set()),
+    "swept": lambda store: list(store.scan_counters()),
     "read": lambda store: store.read([[b"a"], [b"b"]]),
     "now": lambda store: store.now(),
-    "pending": lambda store: store.pending(),
+    "pending": lambda store: store.changed_set_size_and_oldest(),
     "request_sweep": lambda store: store.request_sweep("test"),
     "require_writes": lambda store: store.require_writes(),
     "sweep_request": lambda store: store.sweep_request(),
     "complete_sweep": lambda store: store.complete_sweep(b"requested", "ledger"),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),
     "publish_totals": lambda store: store.publish_totals([b"one", b"two"]),
-    "discard_changed": lambda store: store.discard_changed("ledger", [b"a"], [b"b"]),
+    "remove_from_changed_set": lambda store: store.remove_from_changed_set("ledger", [b"a"], [b"b"]),
     "values": lambda store: store.values([b"a"]),
     "seconds_to_live": lambda store: store.seconds_to_live([b"a"]),
     "count_keys": lambda store: store.count_keys(),
@@ -322,7 +322,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "known_pipelines": lambda store: store.known_pipelines(),
     "register": lambda store: store.register(SOME_LEDGER),
     "run_script": lambda store: store.run_script(SWEPT, ["a", "b"], ["request", "ledger"]),
-    "one_server": begin_on_one_server,
+    "on_one_connection": begin_on_one_server,
 }
 
 

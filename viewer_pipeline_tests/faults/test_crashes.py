@@ -14,7 +14,7 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_rows import Batch
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline_tests.support.dying import Died, die
@@ -56,7 +56,7 @@ def test_a_run_dies_while_aggregating(world: World, monkeypatch: pytest.MonkeyPa
     heal(world, monkeypatch)
 
 
-@pytest.mark.parametrize("point", ["claim", "copy_batches"])
+@pytest.mark.parametrize("point", ["claim_flush_number", "copy_batches"])
 def test_a_run_dies_within_the_transaction(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """PostgreSQL rolls back, Redis is unchanged."""
     world.send_many(7)

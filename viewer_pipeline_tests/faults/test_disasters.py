@@ -9,7 +9,7 @@ import pytest
 from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler

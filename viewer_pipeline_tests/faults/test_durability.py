@@ -22,7 +22,7 @@ from viewer_pipeline.errors import NotDurable, RedisUnavailable, SettingsError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -370,8 +370,8 @@ def test_aof_is_refused_if_redis_is_too_old(tmp_path: Path) -> None:
                 rf"REDIS_WAIT_AOF=1: {server.url} is Redis [67]\.\d+\.\d+ and has no WAITAOF \(Redis has it from 7.2 on"
             )
             with pytest.raises(SettingsError, match=expected):
-                require_durability(settings)
-            require_durability(Settings(redis_url=server.url, redis_wait_replicas=1))
+                require_durability_support(settings)
+            require_durability_support(Settings(redis_url=server.url, redis_wait_replicas=1))
 
 
 def test_a_run_is_refused_too(world: World) -> None:
@@ -385,7 +385,7 @@ def test_a_run_is_refused_too(world: World) -> None:
 
 def test_an_unreachable_redis_is_checked_later() -> None:
     """A worker starts before its Redis does."""
-    require_durability(Settings(redis_url="redis://127.0.0.1:1/0", redis_wait_aof=1, redis_wait_replicas=1))
+    require_durability_support(Settings(redis_url="redis://127.0.0.1:1/0", redis_wait_aof=1, redis_wait_replicas=1))
 
 
 @pytest.fixture
@@ -406,7 +406,7 @@ def test_aof_is_refused_if_it_is_off(new_binary: Path, tmp_path: Path) -> None:
             SettingsError, match=rf"REDIS_WAIT_AOF=1: .* is {name} {version} and keeps no .* \(appendonly no\)"
         ),
     ):
-        require_durability(Settings(redis_url=server.url, redis_wait_aof=1))
+        require_durability_support(Settings(redis_url=server.url, redis_wait_aof=1))
 
 
 class Powered:
@@ -477,19 +477,19 @@ def test_power_loss_with_a_sync_every_second(new_binary: Path, powered: Power, m
     with pytest.raises(SettingsError, match=expected):
         made.world.flush()
     with pytest.raises(SettingsError, match=expected):
-        require_durability(Settings(redis_url=made.server.url, redis_wait_aof=1))
+        require_durability_support(Settings(redis_url=made.server.url, redis_wait_aof=1))
     assert made.world.seqs() == []
 
 
 def assert_exact_after_power_loss(made: Powered, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lose everything that was written after the wait."""
-    waits, on_disk = Durability.wait, list[int]()
+    waits, on_disk = Durability.wait_until_durable, list[int]()
 
     def wait_and_record(durability: Durability, *arguments: Any) -> None:
         waits(durability, *arguments)
         on_disk.append(made.on_disk())
 
-    monkeypatch.setattr(Durability, "wait", wait_and_record)
+    monkeypatch.setattr(Durability, "wait_until_durable", wait_and_record)
     made.world.send_many(7)
     assert made.world.flush().notes.drift == 0
     made.world.assert_all_persisted()
@@ -580,7 +580,7 @@ def test_cost_of_the_wait_for_the_file(
                 client.incr(PREFIX + "a")
 
     producer = threading.Thread(target=produce)
-    with made.world.stores.redis.one_server() as redis:
+    with made.world.stores.redis.on_one_connection() as redis:
         _, marker = redis.begin("first", LastFlush(0, 0), SOME_LEDGER)
         for durability, seconds in ((WAIT_AOF, alone), (Durability(), without), (WAIT_AOF, beside)):
             redis.durability = durability

@@ -13,11 +13,11 @@ import pytest
 
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.counters import MAX_COUNT
+from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.flush_request import Mode
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.request import Mode
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching

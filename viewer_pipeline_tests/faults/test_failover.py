@@ -30,7 +30,7 @@ from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
-from viewer_pipeline.stores.refusals import refusals_of
+from viewer_pipeline.stores.write_refusals import demotion_counter_of
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import RedisPair, replication
 from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, SubscriberThread, message
@@ -242,7 +242,7 @@ def test_subscription_on_another_server_is_noticed_by_a_standby(
         wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is closed")
         wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
         assert standby.stats.takeovers == 0
-        assert refusals_of(standby.subscriber.folder.client).demotions == 0
+        assert demotion_counter_of(standby.subscriber.folder.client).demotions == 0
 
 
 def test_backlog_is_not_taken_for_another_server(
@@ -285,9 +285,11 @@ def test_stop_while_writes_are_refused(pair: RedisPair, running: SubscriberThrea
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
     running.subscriber.stop()
     wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
-    refused = refusals_of(running.subscriber.folder.client).demotions
+    refused = demotion_counter_of(running.subscriber.folder.client).demotions
     wait_until(
-        lambda: refusals_of(running.subscriber.folder.client).demotions > refused + 3, HEALED_SECONDS, "attempts"
+        lambda: demotion_counter_of(running.subscriber.folder.client).demotions > refused + 3,
+        HEALED_SECONDS,
+        "attempts",
     )
     pair.lead_to_the_new()
     running._thread.join(HEALED_SECONDS)
@@ -438,7 +440,7 @@ def test_out_of_memory_is_no_demotion(pair: RedisPair, behind: World) -> None:
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             behind.client.incr(PREFIX + "a")
         assert tcp_port(behind.client) == pair.servers[1].port
-        assert refusals_of(behind.client).demotions == 0
+        assert demotion_counter_of(behind.client).demotions == 0
     finally:
         pair.primary.config_set("maxmemory", 0)
 
@@ -451,7 +453,7 @@ def test_value_that_reads_like_a_refusal(pair: RedisPair, behind: World) -> None
         pipe.incr("READONLY")
         with pytest.raises(RedisFailed, match="INCRBY READONLY"), redis_errors(pair.url):
             pipe.execute()
-    assert refusals_of(behind.client).demotions == 0
+    assert demotion_counter_of(behind.client).demotions == 0
 
 
 def tcp_port(client: redis.Redis) -> int:

@@ -15,9 +15,9 @@ from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.flush_request import Mode
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.request import Mode
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.calls import fork, joined

@@ -77,7 +77,7 @@ def key_space(stores: Stores) -> str:
 
 def counters(stores: Stores) -> dict[bytes, Any]:
     """Return all keys with the counter prefix, with their values."""
-    ids = [raw for ids in stores.redis.swept() for raw in ids]
+    ids = [raw for ids in stores.redis.scan_counters() for raw in ids]
     return {raw: stores.redis._client.get(stores.redis.prefix + raw) for raw in ids}
 
 

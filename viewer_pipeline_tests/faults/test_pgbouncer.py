@@ -28,16 +28,16 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejects import Reject, record_message_rejects
-from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.history.daily_rollup import stale_days
+from viewer_pipeline.history.baseline import take_baseline_from_target
+from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up
 from viewer_pipeline.history.pruning import Pruned, prune_ledger
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.compare import ReconcileRequest, ReconcileResult, reconcile
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_together import flush_until
@@ -223,7 +223,7 @@ def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBounce
     pooled = TargetWorld(behind(vods, pgbouncer).stores)
     vods.add_vods("a", "b", count=100)
     with pooled.stores.ledger.connect() as connection:
-        assert take_from_target(connection, pooled.stores.ledger).views == 200
+        assert take_baseline_from_target(connection, pooled.stores.ledger).views == 200
     for vod_id in ("a", "b"):
         pooled.send(vod_id, 5)
     pooled.flush()
@@ -263,7 +263,7 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     expected = {(first + ONE * number, vod_id): 1 for number in range(3) for vod_id in ("a", "b")}
     expected |= {(first + ONE * number, "a"): number + 1 for number in range(3)}
     assert History(world).daily() == expected
-    assert history.call(stale_days, first, first + ONE * 2) == []
+    assert history.call(find_windows_to_roll_up, first, first + ONE * 2) == []
     assert history.call(prune_ledger, first + ONE * 2, Marker(3, 1, 1), 60) == Pruned(2, 2, 5)
     assert (world.seqs(), History(world).daily()) == ([3], expected)
     assert session_state(pgbouncer) == {NONE}
@@ -305,7 +305,7 @@ def test_a_restart_between_two_flushes(world: World, pgbouncer: PgBouncer, poole
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("step", ["claim", "copy_batches", "add_to_totals"])
+@pytest.mark.parametrize("step", ["claim_flush_number", "copy_batches", "add_to_totals"])
 def test_a_restart_within_a_transaction(
     world: World, pgbouncer: PgBouncer, pooled: World, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

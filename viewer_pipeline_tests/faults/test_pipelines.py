@@ -21,11 +21,11 @@ from viewer_pipeline.flush.adoption import adopt, retire
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.ownership import find_refusal
+from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores

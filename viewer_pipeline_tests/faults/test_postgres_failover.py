@@ -181,7 +181,7 @@ def test_a_commit_that_the_new_primary_never_received(
     snapshot = drain(behind.stores, behind.request())
     pair.catch_up()
     pair.separate()
-    holds, copy = Ledger.holds, transaction.copy_batches
+    holds, copy = Ledger.has_committed, transaction.copy_batches
 
     def copy_and_lose_reply(*arguments: Any) -> None:
         copy(*arguments)
@@ -193,7 +193,7 @@ def test_a_commit_that_the_new_primary_never_received(
 
     with monkeypatch.context() as patch:
         patch.setattr(transaction, "copy_batches", copy_and_lose_reply)
-        patch.setattr(Ledger, "holds", fence_and_resolve)
+        patch.setattr(Ledger, "has_committed", fence_and_resolve)
         with pytest.raises(PostgresRefusesWrites, match=r"read-only, so whether flush .* is not known"):
             bulk_upsert(behind.stores, snapshot, aggregate(snapshot.readings))
     assert behind.seqs() == [1]

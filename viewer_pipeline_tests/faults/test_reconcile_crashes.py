@@ -13,7 +13,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import repair as repair_module
-from viewer_pipeline.reconcile.compare import ReconcileRequest, ReconcileResult, reconcile
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline_tests.support.calls import Killer, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld

@@ -23,7 +23,7 @@ from viewer_pipeline.flush import commit, ledger, transaction
 from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger_queries import batches_beyond
+from viewer_pipeline.flush.ledger_reads import read_batches_after
 from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -108,7 +108,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
         planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame)
-        assert transaction.claim(connection, planned)
+        assert transaction.claim_flush_number(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(bulk_upsert(world.stores, *second)))
         thread.start()
         while not world.rows(
@@ -140,7 +140,7 @@ def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World) ->
     world.send_many(4)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        batches = batches_beyond(connection, 0, 0, 1, 100)
+        batches = read_batches_after(connection, 0, 0, 1, 100)
     world.send_many(4)
     for _ in range(3):
         settled = world.stores.redis.settle(world.at(0, 0, 0), batches)
@@ -154,7 +154,7 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World) ->
     world.send_many(8)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        first, second, third, *_ = batches_beyond(connection, 0, 0, 9, 100)
+        first, second, third, *_ = read_batches_after(connection, 0, 0, 9, 100)
     for marker, skipping in ((world.at(1, 1, 2), second), (world.at(1, 2, 2), third)):
         settled = world.stores.redis.settle(marker, [skipping])
         assert (settled.refused, settled.marker) == (True, world.at(0, 0, 0))
@@ -168,7 +168,7 @@ def test_r5_a_script_after_a_gap_does_not_skip_a_flush(world: World) -> None:
     world.send_many(8)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        flush_two = batches_beyond(connection, 1, 2, 2, 100)
+        flush_two = read_batches_after(connection, 1, 2, 2, 100)
     settled = world.stores.redis.settle(world.at(1, 2, 2), flush_two)
     assert settled.refused
     world.flush()
@@ -249,13 +249,13 @@ def test_an_unreadable_marker_stops_a_run(world: World) -> None:
 def test_r8_a_commit_without_a_reply_is_resolved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flush was committed: it is settled and not repeated."""
     world.send_many(3)
-    transact = transaction.transact
+    transact = transaction.commit_flush
 
     def lose_reply(*arguments: Any) -> Any:
         assert transact(*arguments) is not None
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(transaction, "transact", lose_reply)
+    monkeypatch.setattr(transaction, "commit_flush", lose_reply)
     done = world.flush()
     assert (done.seqs, done.views) == ([1], 9)
     world.assert_all_persisted()
@@ -268,7 +268,7 @@ def test_r8_a_commit_that_did_not_happen_is_an_error(world: World, monkeypatch: 
     def lose_the_connection(*_: Any) -> bool:
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(transaction, "transact", lose_the_connection)
+    monkeypatch.setattr(transaction, "commit_flush", lose_the_connection)
     with pytest.raises(PostgresUnavailable):
         world.flush()
     assert world.seqs() == []
@@ -279,15 +279,15 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
     """Dagster retries the step with a snapshot that was committed already: it is found, not counted twice."""
     world.send_many(3)
     planned = world.drain()
-    transact = transaction.transact
+    transact = transaction.commit_flush
 
     def lose_all(*arguments: Any) -> bool:
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "transact", lose_all)
-        patch.setattr(ledger.Ledger, "holds", lambda *_: False)
+        patch.setattr(transaction, "commit_flush", lose_all)
+        patch.setattr(ledger.Ledger, "has_committed", lambda *_: False)
         with pytest.raises(PostgresUnavailable):
             bulk_upsert(world.stores, *planned)
     done = bulk_upsert(world.stores, *planned)
@@ -463,5 +463,5 @@ def test_flush_ids_are_unique(world: World) -> None:
     """A lookup by flush_id finds this flush and no other."""
     world.send("a", 1)
     done = world.flush()
-    assert world.stores.ledger.holds(done.committed[0].flush.flush_id)
-    assert not world.stores.ledger.holds(uuid4())
+    assert world.stores.ledger.has_committed(done.committed[0].flush.flush_id)
+    assert not world.stores.ledger.has_committed(uuid4())

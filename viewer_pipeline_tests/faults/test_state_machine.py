@@ -54,7 +54,7 @@ DEATHS: dict[str, tuple[Any, str]] = {
     "inside the transaction": (transaction, "copy_batches"),
     "before settling": (Settler, "add"),
     "in the middle of settling": (RedisStore, "_send_settle_scripts"),
-    "after settling": (RedisStore, "discard_changed"),
+    "after settling": (RedisStore, "remove_from_changed_set"),
 }
 
 

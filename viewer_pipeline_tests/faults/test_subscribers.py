@@ -13,7 +13,7 @@ import orjson
 import pytest
 import redis
 
-from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest import lease
 from viewer_pipeline.ingest import subscriber as subscriber_module
@@ -417,7 +417,7 @@ def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, red
     standby.stop()
     assert world.counters() == publisher.sent
     store = RedisStore(world.client, redis_url, PREFIX)
-    assert {raw.decode() for page in store.changed() for raw in page} == set(publisher.sent)
+    assert {raw.decode() for page in store.scan_changed_set() for raw in page} == set(publisher.sent)
 
 
 @pytest.mark.usefixtures("short_leases")

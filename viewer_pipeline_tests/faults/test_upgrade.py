@@ -17,7 +17,7 @@ from viewer_pipeline.errors import (
     RedisUnavailable,
     SchemaMissing,
 )
-from viewer_pipeline.flush import upgrade as upgrade_module
+from viewer_pipeline.flush import redis_upgrade as upgrade_module
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.fold_store import FoldStore
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
@@ -127,7 +127,7 @@ def test_all_state_is_moved(stored: Stored) -> None:
     changed: Any = stored.client.zrange(stored.names.changed, 0, -1, withscores=True)
     assert {name.decode(): score for name, score in changed} == stored.expected["changed"]
     assert stored.hash(REGISTRY_KEY) == {stored.prefix: f"{ledger} {place}"}
-    assert stored.keys() == {*stored.names.own, *stored.names.claimed_keys()}
+    assert stored.keys() == {*stored.names.pipeline_keys, *stored.names.registration_keys()}
     if not mine:
         assert stored.hash(OLD_MARKER) == {"format": "2", "seq": OLD}
         assert stored.hash(OLD_SUBSCRIBER) == {"format": "2", "until": OLD}

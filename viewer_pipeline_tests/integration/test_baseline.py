@@ -11,9 +11,14 @@ import pytest
 
 from viewer_pipeline.errors import BadCounts, SettingsError
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history import counts_file
-from viewer_pipeline.history.baseline import Baseline, read_baseline, take_counts, take_from_target
-from viewer_pipeline.history.counts_file import read_counts
+from viewer_pipeline.history import counts_csv
+from viewer_pipeline.history.baseline import (
+    Baseline,
+    read_baseline,
+    take_baseline_from_counts,
+    take_baseline_from_target,
+)
+from viewer_pipeline.history.counts_csv import read_counts
 from viewer_pipeline.target.upsert import add_to_target
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -33,13 +38,13 @@ def vods(stores: Stores) -> TargetWorld:
 def from_target(world: TargetWorld, *, again: bool = False) -> Baseline:
     """Take the baseline from the target table."""
     with world.stores.ledger.connect() as connection:
-        return take_from_target(connection, world.stores.ledger, again=again)
+        return take_baseline_from_target(connection, world.stores.ledger, again=again)
 
 
 def from_file(world: World, path: Path, *, again: bool = False) -> Baseline:
     """Take the baseline from a file."""
     with world.stores.ledger.connect() as connection:
-        return take_counts(connection, read_counts(path), path.name, again=again)
+        return take_baseline_from_counts(connection, read_counts(path), path.name, again=again)
 
 
 def rows(world: World) -> dict[str, tuple[int, int]]:
@@ -113,7 +118,7 @@ def test_read_counts_reports_invalid_lines(world: World, tmp_path: Path, name: s
 
 def test_read_counts_with_colliding_digests(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ids with the same digest are no duplicates."""
-    monkeypatch.setattr(counts_file, "_digest", lambda _: 7)
+    monkeypatch.setattr(counts_csv, "_digest", lambda _: 7)
     path = tmp_path / "counts.csv"
     path.write_text("vod_id,count\na,1\nb,2\n")
     assert from_file(world, path).views == 3
@@ -124,7 +129,7 @@ def test_take_baseline_from_a_missing_source(world: World, tmp_path: Path) -> No
     with pytest.raises(BadCounts, match="No such file"):
         from_file(world, tmp_path / "none.csv")
     with world.stores.ledger.connect() as connection, pytest.raises(SettingsError, match="TARGET_TABLE is not set"):
-        take_from_target(connection, world.stores.ledger)
+        take_baseline_from_target(connection, world.stores.ledger)
 
 
 def test_take_from_target_waits_for_a_running_flush(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:

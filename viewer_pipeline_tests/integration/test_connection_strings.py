@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring import dagster_tables

@@ -1,4 +1,4 @@
-"""What batch_rows() writes is what PostgreSQL reads."""
+"""What encode_batch_rows() writes is what PostgreSQL reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import psycopg
 import pytest
 
-from viewer_pipeline.flush.copy_format import batch_rows
+from viewer_pipeline.flush.copy_format import encode_batch_rows
 from viewer_pipeline.flush.transaction import SQL
 
 MAX_BIGINT = 2**63 - 1
@@ -20,7 +20,7 @@ def copied(database_url: str, rows: list[Row]) -> list[Row]:
     """Copy the rows into the ledger; return what is there then."""
     with psycopg.connect(database_url) as connection:
         with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
-            copy.write(batch_rows(rows))
+            copy.write(encode_batch_rows(rows))
         return connection.execute(
             "SELECT seq, batch, vod_ids, deltas FROM viewer.flush_batch ORDER BY seq, batch"
         ).fetchall()
@@ -59,7 +59,7 @@ def test_ids_of_one_length_read_back_equal(database_url: str, length: int, odd: 
 
 def test_data_has_header_and_trailer() -> None:
     """Without rows there is nothing between: signature, no flags, no extension, and the word that ends it."""
-    assert batch_rows([]) == b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
+    assert encode_batch_rows([]) == b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
 
 
 def test_every_character_reads_back_equal(database_url: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.reconcile.compare import CHECKS as RECONCILE_CHECKS
+from viewer_pipeline.reconcile.reconciliation import CHECKS as RECONCILE_CHECKS
 
 CATALOGUE: dict[str, dict[str, Any]] = {
     "redis_counters": {"deps": [], "kinds": {"redis"}, "checks": [], "policy": None},

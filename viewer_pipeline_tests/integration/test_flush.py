@@ -218,8 +218,8 @@ def test_duplicates_from_scan_count_once(world: World, monkeypatch: pytest.Monke
     """SCAN may return a key several times; it is one counter all the same."""
     world.send("a", 5)
     world.send("b", 6)
-    once = list(world.stores.redis.swept())
-    monkeypatch.setattr(world.stores.redis, "swept", lambda: iter([*once, [b"a", b"a"], *once]))
+    once = list(world.stores.redis.scan_counters())
+    monkeypatch.setattr(world.stores.redis, "scan_counters", lambda: iter([*once, [b"a", b"a"], *once]))
     world.flush()
     world.assert_all_persisted()
 

@@ -27,19 +27,19 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.flush.incidents import acknowledge, open_incidents, record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.notes import RunNotes
-from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject, record_message_rejects
-from viewer_pipeline.flush.report import RunReport
-from viewer_pipeline.flush.request import Mode, Request
 from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
+from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.history.baseline import take_from_target
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, roll_up, stale_days
+from viewer_pipeline.history.baseline import take_baseline_from_target
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, roll_up
 from viewer_pipeline.history.pruning import (
     count_old_parked,
     count_old_rejected,
@@ -54,11 +54,11 @@ from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.orchestration.instance import open_instance
 from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import COMMANDS, TABLES
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline.target.parked import discard_parked, prune_parked
+from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.subscribers import SubscriberThread, message
@@ -121,7 +121,7 @@ def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwh
     """Run a whole flush, as the ops do; a view of `meanwhile` comes in after the counters were read."""
     url = narrow.settings.require_redis_url()
     stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
-    snapshot = drain(stores, Request(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
+    snapshot = drain(stores, FlushRequest(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
     if meanwhile:
         narrow.owner.send(meanwhile)
     done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
@@ -142,7 +142,7 @@ def do_everything(narrow: Narrow) -> None:
         flush_once(narrow, client, meanwhile=known)
         owner.add_vods(late)
         owner.send(ghost, 1)
-        find_pending_work(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
+        evaluate_sweep_need(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
         assert flush_once(narrow, client).unparked == (1, 2)
         compare(narrow, client, known)
     assert owner.target()[late] == 2
@@ -153,7 +153,7 @@ def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
     """Take the baseline, twice, and repair a total and a count of the table."""
     with narrow.ledger.connect() as connection:
         for _ in range(2):
-            assert take_from_target(connection, narrow.ledger, again=True).new
+            assert take_baseline_from_target(connection, narrow.ledger, again=True).new
     narrow.owner.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = %s", known)
     stores = Stores(RedisStore(client, narrow.settings.require_redis_url(), PREFIX), narrow.ledger)
     request = ReconcileRequest(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
@@ -174,7 +174,7 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
         acknowledge(connection, ["drift"])
         today = datetime.now(UTC).date()
         assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).rolled_up == [today - ONE_DAY, today]
-        assert stale_days(connection, today - ONE_DAY, today) == []
+        assert find_windows_to_roll_up(connection, today - ONE_DAY, today) == []
         assert {metrics.outcome for metrics in read_run_metrics(connection)} == {"committed"}
     prune(narrow)
     LedgerStats(narrow.ledger).read()

@@ -84,14 +84,14 @@ def test_drift_of_a_failed_attempt_is_recorded_once(world: World, monkeypatch: p
     world.send_many(6, views=5)
     snapshot = drain(world.stores, world.request())
     world.client.decrby(PREFIX + "vod0000", 3)
-    commit, fails = transaction.transact, iter([False, True])
+    commit, fails = transaction.commit_flush, iter([False, True])
 
     def fail_at_second(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return commit(*arguments)
 
-    monkeypatch.setattr(transaction, "transact", fail_at_second)
+    monkeypatch.setattr(transaction, "commit_flush", fail_at_second)
     with pytest.raises(PostgresUnavailable, match="deadlock detected"):
         bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert opened(world) == {"drift": (1, 3)}

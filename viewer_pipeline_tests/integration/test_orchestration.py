@@ -14,11 +14,11 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.flush import ledger, transaction
-from viewer_pipeline.flush.precheck import find_pending_work
-from viewer_pipeline.flush.report import RunReport
 from viewer_pipeline.flush.run_metrics import RunMetric, buckets_of, read_run_metrics
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import CHECKS, verify
 from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
@@ -26,7 +26,7 @@ from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_run_config, flush
 from viewer_pipeline.orchestration.ops import FlushMode
 from viewer_pipeline.orchestration.schedules import sweep_schedule
 from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
-from viewer_pipeline.reconcile import compare as reconcile_compare
+from viewer_pipeline.reconcile import reconciliation as reconcile_compare
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -197,14 +197,14 @@ def _tamper(monkeypatch: pytest.MonkeyPatch, tamper: Any) -> None:
 def test_transient_errors_are_retried(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A deadlock in the transaction: the step is repeated, the views are counted once."""
     world.send("a", 5)
-    transact, fails = transaction.transact, iter([True])
+    transact, fails = transaction.commit_flush, iter([True])
 
     def fail_at_first(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(transaction, "transact", fail_at_first)
+    monkeypatch.setattr(transaction, "commit_flush", fail_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -216,14 +216,14 @@ def test_a_connection_that_refuses_writes_is_not_used_again(
 ) -> None:
     """The server set it read-only: the step is repeated on a new one, the views are counted once."""
     world.send("a", 5)
-    transact, refused = transaction.transact, iter([True])
+    transact, refused = transaction.commit_flush, iter([True])
 
     def refuse_at_first(connection: psycopg.Connection, *arguments: Any) -> Any:
         if next(refused, False):
             connection.execute("SET default_transaction_read_only = on")
         return transact(connection, *arguments)
 
-    monkeypatch.setattr(transaction, "transact", refuse_at_first)
+    monkeypatch.setattr(transaction, "commit_flush", refuse_at_first)
     result = runner.run()
     assert result.success
     assert len([event for event in result.all_events if event.is_step_up_for_retry]) == 1
@@ -234,14 +234,14 @@ def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.Monke
     """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
     runner.settings = runner.settings.changed(flush_max_counters=4, batch_size=2)
     world.send_many(10)
-    transact, fails = transaction.transact, iter([False, True])
+    transact, fails = transaction.commit_flush, iter([False, True])
 
     def fail_at_second(*arguments: Any) -> Any:
         if next(fails, False):
             raise psycopg.errors.DeadlockDetected("deadlock detected")
         return transact(*arguments)
 
-    monkeypatch.setattr(transaction, "transact", fail_at_second)
+    monkeypatch.setattr(transaction, "commit_flush", fail_at_second)
 
 
 def check_message(result: dg.ExecuteInProcessResult, name: str) -> str:
@@ -506,8 +506,8 @@ def test_schedule_sweeps_counters_nobody_announced(
 def test_sweep_precheck_is_bounded(world: World) -> None:
     """Among too many keys the scan stops, and a sweep is requested."""
     world.client.mset({f"other:{number}": 1 for number in range(5000)})
-    pending = find_pending_work(world.stores, max_scans=2)
-    assert pending.exists
+    pending = evaluate_sweep_need(world.stores, max_scans=2)
+    assert pending.is_needed
     assert "no counter among the first 2000 keys" in pending.reason
 
 

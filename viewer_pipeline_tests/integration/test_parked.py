@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from viewer_pipeline.target import parked
-from viewer_pipeline.target.parked import (
+from viewer_pipeline.target import parked_views
+from viewer_pipeline.target.parked_views import (
     all_ready_parked,
     apply_parked,
     discard_parked,
     largest_parked,
+    next_ready_parked,
     parked_by_reason,
     prune_parked,
-    ready_parked,
 )
 from viewer_pipeline.target.upsert import force_index_scans
 from viewer_pipeline_tests.support.streamix import TargetWorld
@@ -30,8 +30,8 @@ MANY = 3000  # parked rows, of which one look takes in some hundreds
 @pytest.fixture
 def made_up(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> TargetWorld:
     """Many parked ids of VODs that nobody made; scans are small."""
-    monkeypatch.setattr(parked, "NEWEST_ROWS", 200)
-    monkeypatch.setattr(parked, "PAGE_SIZE", 500)
+    monkeypatch.setattr(parked_views, "NEWEST_ROWS", 200)
+    monkeypatch.setattr(parked_views, "PAGE_SIZE", 500)
     vods.execute(
         "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, first_seen, updated_at)"
         " SELECT 'made up ' || to_char(n, 'FM0000'), 1, 'no row', 0, now() - n * interval '1 minute', now()"
@@ -46,7 +46,7 @@ def scans_until_found(world: TargetWorld, vod_id: str) -> int:
         target = world.stores.ledger.target(connection)
         assert target is not None
         for scans in range(1, 100):
-            if ready_parked(connection, target) == [vod_id]:
+            if next_ready_parked(connection, target) == [vod_id]:
                 return scans
     raise AssertionError(f"{vod_id} was never found")
 
@@ -79,7 +79,7 @@ def test_scan_reads_by_index(made_up: TargetWorld) -> None:
         assert target is not None
         connection.execute('ANALYZE viewer.parked; ANALYZE public."Vod"')
         page = {"newest": 20, "limit": 20, "after": "made up 1", "hours": 1}
-        explain = b"EXPLAIN " + target.statement(parked.SQL["parked_ready"]).as_bytes(connection)
+        explain = b"EXPLAIN " + target.statement(parked_views.SQL["parked_ready"]).as_bytes(connection)
         with connection.transaction():
             force_index_scans(connection, "20s")
             plan = connection.execute(explain, page).fetchall()
@@ -112,7 +112,7 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
         target = ledger.target(first)
         assert target is not None
         with first.transaction():
-            assert len(parked._lock_and_count(first, target, vod_ids)) == 2
+            assert len(parked_views._lock_and_count(first, target, vod_ids)) == 2
             counted = pool.submit(apply_parked, other, target, vod_ids)
             wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
         assert counted.result(20) == (0, 0)

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, exc, text
 
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK

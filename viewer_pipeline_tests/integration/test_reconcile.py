@@ -21,14 +21,14 @@ from viewer_pipeline.flush.run_metrics import flushes_since
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.history.baseline import take_from_target
+from viewer_pipeline.history.baseline import take_baseline_from_target
 from viewer_pipeline.reconcile import compare_totals, repair
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.compare import CHECKS, ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.difference_report import MAX_REPORTS
+from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo
-from viewer_pipeline.stores.queries import fetch_one
-from viewer_pipeline.target.parked import discard_parked, prune_parked
+from viewer_pipeline.stores.named_queries import fetch_one
+from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.ledger_world import History
 from viewer_pipeline_tests.support.streamix import TargetWorld
@@ -254,7 +254,7 @@ def vods(stores: Stores) -> TargetWorld:
 def take_baseline(world: TargetWorld) -> None:
     """Take the current counts of the target as the baseline."""
     with world.stores.ledger.connect() as connection:
-        take_from_target(connection, world.stores.ledger, again=True)
+        take_baseline_from_target(connection, world.stores.ledger, again=True)
 
 
 def remove_parked(world: TargetWorld, *vod_ids: str, by_hand: bool) -> None:

@@ -12,16 +12,16 @@ import pytest
 
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history import pruning
-from viewer_pipeline.history.daily_rollup import Window, stale_days
+from viewer_pipeline.history.daily_rollup import Window, find_windows_to_roll_up
 from viewer_pipeline.history.pruning import (
-    LedgerPlan,
+    LedgerPruningPlan,
     Pruned,
     count_old_rejected,
     first_day_kept,
-    plan_ledger,
+    last_settled_flush,
+    plan_ledger_pruning,
     prune_ledger,
     prune_rejected,
-    settled_through,
 )
 from viewer_pipeline.monitoring.ledger_stats import LedgerStats
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
@@ -83,7 +83,7 @@ def test_prune_ledger_stops_at_a_day_that_is_not_rolled_up(history: History) -> 
         history.flush(at(MARCH + ONE * number), {"a": 1})
     history.roll_up(MARCH, MARCH + ONE)
     history.roll_up(MARCH + ONE * 2, MARCH + ONE * 3)
-    plan: LedgerPlan = history.call(plan_ledger, MARCH + ONE * 3, FOREVER)
+    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, FOREVER)
     assert [day.day for day in plan.days] == [MARCH]
     assert plan.stop_reason == "2026-03-02 was never rolled up: materialize daily_views for it"
     assert prune(history, MARCH + ONE * 3).flushes == 1
@@ -95,7 +95,7 @@ def test_prune_ledger_keeps_a_stale_day(history: History) -> None:
     three_days(history)
     late = history.flush(at(MARCH, "23:59:59.9"), {"a": 100})
     assert prune(history, MARCH + ONE * 3) == Pruned()
-    assert history.call(stale_days, MARCH, MARCH + ONE * 3) == [Window(MARCH, MARCH + ONE)]
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE * 3) == [Window(MARCH, MARCH + ONE)]
     history.roll_up(MARCH, MARCH + ONE)
     history.flush(at(MARCH + ONE * 3), {"a": 1})
     assert prune(history, MARCH + ONE).flushes == 3
@@ -119,10 +119,10 @@ def test_prune_ledger_stops_at_a_day_that_is_not_settled(history: History, marke
     """The next run still has to subtract its batches from Redis."""
     three_days(history)
     assert prune(history, MARCH + ONE * 3, marker) == Pruned()
-    plan: LedgerPlan = history.call(plan_ledger, MARCH + ONE * 3, marker)
+    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, marker)
     position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
     assert plan.stop_reason == f"2026-03-01 is not settled: its last flush is 2, {position}"
-    assert settled_through(Marker(2, 2, 2)) == 2
+    assert last_settled_flush(Marker(2, 2, 2)) == 2
 
 
 def test_prune_ledger_keeps_flushes_after_a_rollback_of_redis(history: History) -> None:

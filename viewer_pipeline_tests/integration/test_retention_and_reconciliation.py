@@ -7,7 +7,7 @@ from pathlib import Path
 
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history.pruning import prune_ledger
-from viewer_pipeline.reconcile.compare import ReconcileRequest, reconcile
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 

@@ -44,7 +44,7 @@ def test_increment_mode_raises_counters(listen: Listen, world: World) -> None:
             publish(world.client, f"v{number % 7}", 2)
     assert world.counters() == {"v0": 286} | {f"v{n}": 286 for n in range(1, 6)} | {"v6": 284}
     assert set(world.client.zrange("viewer:changed", 0, -1)) == {f"v{n}".encode() for n in range(7)}
-    _, oldest = world.stores.redis.pending()
+    _, oldest = world.stores.redis.changed_set_size_and_oldest()
     assert oldest is not None
     assert abs((world.stores.redis.now() - oldest).total_seconds()) < 60
 
@@ -208,6 +208,6 @@ def test_changed_set_is_read_in_pages(world: World) -> None:
     ids = {f"id{n:05d}": n for n in range(2500)}
     world.client.zadd("viewer:changed", ids)
     store = RedisStore(world.client, world.stores.redis.url, PREFIX)
-    pages = list(store.changed())
+    pages = list(store.scan_changed_set())
     assert [raw.decode() for page in pages for raw in page] == list(ids)
     assert len(pages) == 3

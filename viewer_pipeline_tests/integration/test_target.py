@@ -12,10 +12,10 @@ import pytest
 
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.precheck import find_pending_work
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.target import parked as target_parked
+from viewer_pipeline.target import parked_views as target_parked
 from viewer_pipeline.target import upsert as target_upsert
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline.target.upsert import force_index_scans
@@ -83,12 +83,12 @@ def test_the_sweep_is_launched_for_parked_views(vods: TargetWorld) -> None:
     """A row that came is a reason for a sweep; parked views without a row are none."""
     vods.send("late", 5)
     vods.flush()
-    assert not find_pending_work(vods.stores).exists
+    assert not evaluate_sweep_need(vods.stores).is_needed
     vods.add_vods("late")
-    pending = find_pending_work(vods.stores)
-    assert (pending.exists, pending.reason) == (True, "found 1 parked VODs whose row exists by now, e.g. 'late'")
+    pending = evaluate_sweep_need(vods.stores)
+    assert (pending.is_needed, pending.reason) == (True, "found 1 parked VODs whose row exists by now, e.g. 'late'")
     vods.flush()
-    assert not find_pending_work(vods.stores).exists
+    assert not evaluate_sweep_need(vods.stores).is_needed
 
 
 def test_overflow_beside_healthy_rows(vods: TargetWorld) -> None:
@@ -103,7 +103,7 @@ def test_overflow_beside_healthy_rows(vods: TargetWorld) -> None:
     vods.send("full", 5)
     vods.flush()
     assert vods.target() == {"full": INT4, "healthy": 1}
-    assert not find_pending_work(vods.stores).exists
+    assert not evaluate_sweep_need(vods.stores).is_needed
     vods.execute('ALTER TABLE public."Vod" ALTER COLUMN "viewCount" TYPE bigint')
     again = TargetWorld(vods.stores)
     again.sent = vods.sent
@@ -228,7 +228,7 @@ def test_rows_that_are_refused(vods: TargetWorld) -> None:
         "ghost": MADE_UP,
     }
     assert [check for check in verify(vods.stores, done) if not check.passed] == []
-    assert not find_pending_work(vods.stores).exists  # they are not tried again within the hour
+    assert not evaluate_sweep_need(vods.stores).is_needed  # they are not tried again within the hour
     vods.execute('DROP TRIGGER refuse ON public."Vod"')
     vods.execute("UPDATE viewer.parked SET refused_at = now() - interval '61 minutes'")
     assert vods.flush().unparked == (1, 3)

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import TargetUnusable
-from viewer_pipeline.flush.precheck import find_pending_work
-from viewer_pipeline.target import parked
+from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
+from viewer_pipeline.target import parked_views
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 
 INT4 = 2**31 - 1
@@ -28,7 +28,7 @@ def test_ids_that_are_one_vod_and_have_no_room_together(world_of: MakeWorld) -> 
     world.send("07", 4)
     world.flush()
     assert world.flush().unparked == (0, 0)
-    assert not find_pending_work(world.stores).exists
+    assert not evaluate_sweep_need(world.stores).is_needed
     assert set(reasons(world).values()) == {'"viewer"."video"."viewCount" would be over integer'}
 
 
@@ -43,7 +43,7 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
     reason = 'row in "public"."Vod" was not written: a trigger skipped it, or it went at that moment'
     assert reasons(vods) == {"a": reason}
     assert vods.flush().unparked == (0, 0)
-    assert not find_pending_work(vods.stores).exists
+    assert not evaluate_sweep_need(vods.stores).is_needed
     assert reasons(vods) == {"a": reason}
     vods.execute('DROP TRIGGER odd ON public."Vod"; UPDATE viewer.parked SET refused_at = NULL')
     vods.flush()
@@ -52,8 +52,8 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
 
 def test_a_held_row_holds_back_no_others(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks go on to the next parked VODs, although one that somebody holds could be counted but for that."""
-    monkeypatch.setattr(parked, "NEWEST_ROWS", 1)
-    monkeypatch.setattr(parked, "PAGE_SIZE", 2)
+    monkeypatch.setattr(parked_views, "NEWEST_ROWS", 1)
+    monkeypatch.setattr(parked_views, "PAGE_SIZE", 2)
     for vod_id in ("a", "b", "c", "d", "z newest"):
         vods.send(vod_id, 1)
         vods.flush()
@@ -77,7 +77,7 @@ CHANNEL = """
 
 def test_a_trigger_that_waits_for_another_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row of a channel is held by somebody: neither a flush nor counting parked views waits as long as that."""
-    monkeypatch.setattr(parked, "SWEEP_SECONDS", 1.0)
+    monkeypatch.setattr(parked_views, "SWEEP_SECONDS", 1.0)
     vods.execute(CHANNEL + """INSERT INTO public."Channel" VALUES ('other')""")
     names = [f"vod{number:04d}" for number in range(40)]
     vods.add_vods(*names)
@@ -157,8 +157,8 @@ def test_tables_that_are_none_for_us(world_of: MakeWorld, ddl: str, names: tuple
 
 def test_retention_keeps_vods_with_a_row(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither one whose row came and was not noticed yet, nor one whose row has no room."""
-    monkeypatch.setattr(parked, "NEWEST_ROWS", 1)
-    monkeypatch.setattr(parked, "PAGE_SIZE", 1)
+    monkeypatch.setattr(parked_views, "NEWEST_ROWS", 1)
+    monkeypatch.setattr(parked_views, "PAGE_SIZE", 1)
     vods.add_vods("full", count=INT4)
     for vod_id in ("full", "ghost", "late", "z newest"):
         vods.send(vod_id, 5)
@@ -183,4 +183,4 @@ def test_counting_by_hand_retries_refused_views(vods: TargetWorld) -> None:
     with vods.stores.ledger.connect() as connection:
         target = vods.stores.ledger.target(connection)
         assert target is not None
-        assert list(parked.all_ready_parked(connection, target)) == [["a"]]
+        assert list(parked_views.all_ready_parked(connection, target)) == [["a"]]

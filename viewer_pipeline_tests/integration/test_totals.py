@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from viewer_pipeline.flush import transaction
-from viewer_pipeline.flush.ledger_queries import totals
+from viewer_pipeline.flush.ledger_reads import totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
@@ -183,13 +183,13 @@ def test_commit_without_a_reply_publishes_nothing(
 ) -> None:
     """Its totals were lost with the reply; the flush is settled, and a log line reports that."""
     world.send("a", 5)
-    transact = transaction.transact
+    transact = transaction.commit_flush
 
     def lose_the_reply(*arguments: Any) -> Any:
         transact(*arguments)
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(transaction, "transact", lose_the_reply)
+    monkeypatch.setattr(transaction, "commit_flush", lose_the_reply)
     world.flush()
     world.assert_all_persisted()
     assert ear.received() == []

@@ -111,7 +111,7 @@ def last_flush(postgres: Postgres) -> tuple[int, int]:
     return (postgres.ledger[-1].seq, len(postgres.ledger[-1].batches)) if postgres.ledger else (0, 0)
 
 
-def batches_beyond(postgres: Postgres, marker: Marker, through: int) -> tuple[Batch, ...]:
+def read_batches_after(postgres: Postgres, marker: Marker, through: int) -> tuple[Batch, ...]:
     """List the batches after the marker, up to and including flush `through`."""
     return tuple(
         batch

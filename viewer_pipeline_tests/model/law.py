@@ -24,7 +24,7 @@ committed from those counters since then. `explore` makes no such copy; a test s
 
 from __future__ import annotations
 
-from viewer_pipeline_tests.model.calls import batches_beyond, last_flush
+from viewer_pipeline_tests.model.calls import last_flush, read_batches_after
 from viewer_pipeline_tests.model.design import Design
 from viewer_pipeline_tests.model.values import ENDED, Postgres, Redis, Run, Views, World
 
@@ -33,7 +33,7 @@ def due(redis: Redis, postgres: Postgres, design: Design) -> Views:
     """Return the views that the ledger holds and that are still to be subtracted from this Redis."""
     views = [0] * len(redis.counters)
     if redis.marker is not None:
-        for batch in batches_beyond(postgres, redis.marker, last_flush(postgres)[0]):
+        for batch in read_batches_after(postgres, redis.marker, last_flush(postgres)[0]):
             if batch.epoch == redis.marker.epoch or not design.epoch:
                 views[batch.vod] += batch.delta
     return tuple(views)

@@ -11,12 +11,12 @@ from unittest.mock import patch
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
-from viewer_pipeline.flush import commit, drain, ledger_queries, ownership, redis_store, settle, transaction
+from viewer_pipeline.flush import commit, drain, ledger_reads, marker_ownership, redis_store, settle, transaction
 from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.request import Request
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
@@ -88,7 +88,7 @@ class Actor:
         self.ledger_url = servers.stores.ledger.url
         self._stores = Stores(HeldRedis(redis._client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
         ids = tuple(f"v{vod}" for vod in range(vods))
-        self._request = Request(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
+        self._request = FlushRequest(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
         self.thread = threading.Thread(target=self._run, name=f"run {number}", daemon=True)
 
     @contextmanager
@@ -132,7 +132,7 @@ class HeldRedis(RedisStore):
     def _check_history(self, marker: Marker) -> None:
         """Run the check within the call: in the model, both are one step."""
         with psycopg.connect(self._actor.ledger_url, autocommit=True) as connection:
-            ownership.check_history(connection, marker, "the model")
+            marker_ownership.require_same_history(connection, marker, "the model")
 
     def confirm(self, *arguments: Any) -> Marker | None:
         """Wait, then call."""
@@ -168,12 +168,12 @@ class HeldLedger(Ledger):
             self.actors[id(connection)] = self._actor
             yield connection
 
-    def holds(self, flush_id: Any) -> bool:
+    def has_committed(self, flush_id: Any) -> bool:
         """Wait, then call, unless the model makes no such call."""
         if getattr(self._actor, "never_arrived", False):
-            return super().holds(flush_id)
+            return super().has_committed(flush_id)
         with self._actor.call("find"):
-            return super().holds(flush_id)
+            return super().has_committed(flush_id)
 
 
 def _held(function: Any, name: str) -> Any:
@@ -218,11 +218,11 @@ class Rehearsal:
         """Make every step. Raises AssertionError if the code makes another call than the model."""
         HeldLedger.actors.clear()
         with (
-            patch.object(drain, "last_flush", _held(ledger_queries.last_flush, "read ledger")),
-            patch.object(settle, "batches_beyond", _held(ledger_queries.batches_beyond, "list")),
-            patch.object(transaction, "transact", _held_transaction(transaction.transact)),
-            patch.object(drain, "check_history", lambda *_: None),
-            patch.object(settle, "check_history", lambda *_: None),
+            patch.object(drain, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
+            patch.object(settle, "read_batches_after", _held(ledger_reads.read_batches_after, "list")),
+            patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),
+            patch.object(drain, "require_same_history", lambda *_: None),
+            patch.object(settle, "require_same_history", lambda *_: None),
             patch.object(drain, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
             patch.object(drain, "DRAIN_TRIES", self._first.runs[0].tries),

@@ -208,7 +208,7 @@ def settling_steps(
 ) -> Iterator[tuple[str, World, Settling | Marker | Failed]]:
     """Yield (label, world, next state): a Marker if all is settled, "failed" if it cannot continue."""
     if now.at == "list":
-        due = calls.batches_beyond(world.postgres, now.known, now.through)
+        due = calls.read_batches_after(world.postgres, now.known, now.through)
         if not due:
             yield "list", world, now.known
         elif design.line and world.postgres.line != line:

@@ -28,7 +28,7 @@ from redis.connection import AbstractConnection
 import viewer_pipeline
 from viewer_pipeline.flush import redis_store
 from viewer_pipeline.ingest import fold_store
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from viewer_pipeline.flush.identity import LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.ingest.fold_store import LeaseRequest
 
 

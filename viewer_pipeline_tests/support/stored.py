@@ -17,10 +17,10 @@ import redis
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.report import RunReport
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import revision
 from viewer_pipeline.redis_names import RedisNames
@@ -70,7 +70,7 @@ class Stored:
 
     def flush(self) -> RunReport:
         """Run a sweep with small batches and flushes."""
-        snapshot = drain(self.stores, Request(uuid4().hex, batch_size=4, flush_max_counters=20))
+        snapshot = drain(self.stores, FlushRequest(uuid4().hex, batch_size=4, flush_max_counters=20))
         return bulk_upsert(self.stores, snapshot, aggregate(snapshot.readings))
 
     def totals(self) -> dict[str, int]:

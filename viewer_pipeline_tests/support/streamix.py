@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.report import RunReport
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.world import World

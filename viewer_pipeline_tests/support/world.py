@@ -13,13 +13,13 @@ import redis
 
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.flush.drain import Snapshot, drain
-from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.flush.incidents import open_incidents
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.report import RunReport
-from viewer_pipeline.flush.request import Mode, Request
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.claims import identity_of
@@ -73,10 +73,10 @@ class World:
             return {incident.kind: incident.views for incident in open_incidents(connection)}
 
     @staticmethod
-    def request(mode: Mode = "sweep", **options: Any) -> Request:
+    def request(mode: Mode = "sweep", **options: Any) -> FlushRequest:
         """Return a request of a new run with small batches and flushes, so that a few VODs make several of each."""
         defaults: dict[str, Any] = {"run_id": uuid4().hex, "mode": mode, "batch_size": 2, "flush_max_counters": 4}
-        return Request(**defaults | options)
+        return FlushRequest(**defaults | options)
 
     def totals(self) -> dict[str, int]:
         """Persisted counts without their baseline."""

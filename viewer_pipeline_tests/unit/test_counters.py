@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.flush.counters import (
+from viewer_pipeline.flush.counter_validation import (
     MAX_COUNT,
     count_error,
     counter_pattern,

@@ -11,7 +11,7 @@ import pytest
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import Pipeline
-from viewer_pipeline.flush.identity import LedgerIdentity
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.clocks import evaluate_clocks

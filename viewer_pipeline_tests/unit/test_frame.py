@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from viewer_pipeline.flush import aggregate as frame
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, slices
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, cut_into_flushes
 from viewer_pipeline.flush.counter_reader import Readings
 from viewer_pipeline.flush.rejects import Reject, printable
 
@@ -238,7 +238,7 @@ def test_views_beyond_int64_are_exact() -> None:
 def test_slices(length: int, counters: int) -> None:
     """Consecutive, full but for the last, together the whole frame; none of an empty one."""
     whole = counts_frame([f"{number:02d}" for number in range(length)], list(range(1, length + 1)))
-    cut = list(slices(whole, counters))
+    cut = list(cut_into_flushes(whole, counters))
     assert [row for part in cut for row in rows(part)] == rows(whole)
     assert [len(part) for part in cut] == [min(counters, length - start) for start in range(0, length, counters)]
     assert all([str(dtype) for dtype in part.dtypes] == ["string", "int64"] for part in cut)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from viewer_pipeline import postgres_url
-from viewer_pipeline.postgres_url import LIBPQ_PARAMETERS, PostgresUrl, system_authorities
+from viewer_pipeline.postgres_url import LIBPQ_PARAMETERS, PostgresUrl, system_ca_bundle
 
 PRISMA = (
     "postgresql://u:p@host:5432/db?schema=public&sslmode=require&connection_limit=5&pool_timeout=10"
     "&pgbouncer=true&connect_timeout=5"
 )
-SYSTEM = system_authorities()
+SYSTEM = system_ca_bundle()
 LOGIN = {"user": "u", "password": "p", "host": "host", "port": "5432", "dbname": "db"}
 
 
@@ -177,12 +177,12 @@ def test_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     usual.touch()
     monkeypatch.setattr(postgres_url, "BUNDLES", (str(tmp_path / "gone.pem"), str(usual)))
     monkeypatch.setenv("SSL_CERT_FILE", str(own))
-    assert system_authorities() == str(usual)
+    assert system_ca_bundle() == str(usual)
     own.touch()
-    assert system_authorities() == str(own)
+    assert system_ca_bundle() == str(own)
     monkeypatch.setattr(postgres_url, "BUNDLES", ())
     own.unlink()
-    assert system_authorities() == "system"
+    assert system_ca_bundle() == "system"
 
 
 def test_what_means_nothing_is_dropped_by_name() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import viewer_pipeline
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 PACKAGE = Path(viewer_pipeline.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.sql"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from viewer_pipeline.flush.counters import counter_pattern
+from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import RedisNames, presence_channel
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import COMMANDS
@@ -16,7 +16,7 @@ NEWER = ("client|setinfo",)  # redis-py sends its name with it; older servers do
 def acl_line(user: str, settings: Settings, password: str = PASSWORD) -> str:
     """Return the line for the prompt of redis-cli, or a file that it reads; `password` is a SHA-256 in hexadecimal."""
     names = RedisNames.of(settings.counter_prefix)
-    ours = dict.fromkeys([*names.own, *names.claimed_keys()])
+    ours = dict.fromkeys([*names.pipeline_keys, *names.registration_keys()])
     keys = [f"~{_pattern(counter_pattern(names.prefix))}", *(f"~{_exactly(key)}" for key in ours)]
     listened = (settings.pubsub_channel, presence_channel(settings.pubsub_channel), settings.totals_channel)
     channels = [*(f"&{_exactly(channel)}" for channel in listened), f"&{_exactly(names.cuts)}*"]

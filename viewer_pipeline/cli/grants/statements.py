@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from viewer_pipeline.cli.grants import acl
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.identifiers import MAX_BYTES, TableName, quoted
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.sql_identifiers import MAX_BYTES, TableName, quoted
 from viewer_pipeline.stores.privileges import TABLES
 from viewer_pipeline.target.table import TargetNames
 

@@ -23,7 +23,7 @@ if second then
     return {-2, 'second', second}
 end
 local lease = redis.call('HMGET', KEYS[2], 'expires', 'worker', 'ledger', 'holder')
-local other = not lease[3] or not same_ledger(lease[3], ARGV[2])
+local other = not lease[3] or not is_same_ledger(lease[3], ARGV[2])
 if lease[4] and other and is_held(lease[1]) then
     return {-1, lease[2] or ''}
 end

@@ -16,7 +16,7 @@ local function is_held(expires)
 end
 
 -- Identities are `ledger id/system identifier/database oid`. An unknown system identifier matches any.
-local function same_ledger(identity, other)
+local function is_same_ledger(identity, other)
     local id, system, oid = string.match(identity, '^([^/]*)/([^/]*)/([^/]*)$')
     local other_id, other_system, other_oid = string.match(other, '^([^/]*)/([^/]*)/([^/]*)$')
     return id and id == other_id and oid == other_oid
@@ -63,7 +63,7 @@ end
 local function prefix_of(registry, ledger, prefix)
     for _, other in ipairs(redis.call('HKEYS', registry)) do
         local stored = string.match(redis.call('HGET', registry, other), '^%S+')
-        if other ~= prefix and stored and same_ledger(stored, ledger) then
+        if other ~= prefix and stored and is_same_ledger(stored, ledger) then
             return other
         end
     end
@@ -98,7 +98,7 @@ local function claim(keys, prefix, ledger, place)
         end
         -- The entry was lost: it is restored, but not for a ledger that the scripts refuse afterwards.
         local owner, where = owner_of(keys[4], keys[5])
-        if owner and not same_ledger(owner, ledger) then
+        if owner and not is_same_ledger(owner, ledger) then
             return nil, 'ledger', owner .. ' ' .. where
         end
         redis.call('HSET', keys[1], prefix, (owner or ledger) .. ' ' .. place)
@@ -106,7 +106,7 @@ local function claim(keys, prefix, ledger, place)
         return owner or ledger
     end
     local stored, where = string.match(known, '^(%S+) (.*)$')
-    if not stored or not same_ledger(stored, ledger) then
+    if not stored or not is_same_ledger(stored, ledger) then
         return nil, 'ledger', known
     end
     if where ~= place then

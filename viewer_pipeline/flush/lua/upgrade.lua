@@ -30,7 +30,7 @@ end
 local ledger = ARGV[2]
 if known and ledger ~= '' then
     ledger = string.match(known, '^%S+') or ''
-    if not same_ledger(ledger, ARGV[2]) then
+    if not is_same_ledger(ledger, ARGV[2]) then
         return {-3, 'ledger', known}
     end
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 revision = "0007"
 down_revision = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 
 revision = "0009"
 down_revision = "0007"

@@ -8,7 +8,7 @@ from datetime import datetime
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.stores.queries import fetch_one
+from viewer_pipeline.stores.named_queries import fetch_one
 
 MAX_SECONDS = 2.0
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT
-from viewer_pipeline.flush.counters import count_error, is_positive_integer
+from viewer_pipeline.flush.counter_validation import count_error, is_positive_integer
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text
@@ -44,7 +44,7 @@ def read_keyspace(store: RedisStore) -> Keyspace:
     keys = store.count_keys()
     counters: dict[bytes, None] = {}
     durations, started = [], time.perf_counter()
-    for ids in islice(store.swept(), MAX_SCANS):
+    for ids in islice(store.scan_counters(), MAX_SCANS):
         durations.append(time.perf_counter() - started)
         counters.update(dict.fromkeys(ids))
         started = time.perf_counter()

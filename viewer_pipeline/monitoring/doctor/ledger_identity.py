@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import Pipeline
-from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.redis_store import RedisStore
 
 MAX_NAMED = 5

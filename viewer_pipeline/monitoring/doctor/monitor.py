@@ -61,7 +61,7 @@ class _Parser:
         names = RedisNames.of(settings.counter_prefix)
         self.database = 0
         self._prefix, self._channel = names.prefix.encode(), settings.pubsub_channel.encode()
-        self._own_keys = {key.encode() for key in names.own}
+        self._own_keys = {key.encode() for key in names.pipeline_keys}
         self._in_own_script = False
 
     def parse(self, line: bytes) -> Views | None:

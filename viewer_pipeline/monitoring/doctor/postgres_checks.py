@@ -10,8 +10,8 @@ import psycopg
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.privileges import TABLES
-from viewer_pipeline.stores.queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 

@@ -49,7 +49,7 @@ def check_redis(probes: Probes) -> list[CheckResult]:
             round_trips.append(time.perf_counter() - started)
         info, config, wait_error = probes.info(), _read_config(client), ""
     try:
-        Durability.of(settings).require(client, probes.redis_url)
+        Durability.of(settings).require_support(client, probes.redis_url)
     except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
         wait_error = str(error)
     return evaluate_server(RedisReading(round(median(round_trips) * 1000, 2), info, config, wait_error), settings)

@@ -9,8 +9,8 @@ from psycopg import sql
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.stores.queries import named_queries
-from viewer_pipeline.target.parked import ParkedSum, parked_by_reason
+from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.target.parked_views import ParkedByReason, parked_by_reason
 from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
@@ -70,7 +70,7 @@ def evaluate_room(target: Target, largest: int | None) -> CheckResult:
     return CheckResult("target_room", "healthy", message, details)
 
 
-def evaluate_parked(parked: list[ParkedSum]) -> CheckResult:
+def evaluate_parked(parked: list[ParkedByReason]) -> CheckResult:
     """Report what is parked, which is normal where VODs were deleted. Pure."""
     if not parked:
         return CheckResult("parked", "healthy", "nothing is parked")

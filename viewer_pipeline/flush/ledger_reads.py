@@ -1,18 +1,18 @@
-"""Reads of the ledger and the totals. Each function runs the named query of ledger_queries.sql."""
+"""Reads of the ledger and the totals. Each function runs the named query of ledger_reads.sql."""
 
 from __future__ import annotations
 
 import psycopg
 
 from viewer_pipeline.flush.ledger_rows import Batch, BatchDigest, FlushRow, LastFlush, LedgerSummary, RecentFlush
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
 
-def find_flush(connection: psycopg.Connection, flush_id: str) -> tuple[bool, bool, bool]:
+def read_commit_state(connection: psycopg.Connection, flush_id: str) -> tuple[bool, bool, bool]:
     """Return whether this server holds a flush, whether it is a standby, and whether it is read-only."""
-    committed, standby, read_only = fetch_one(connection, SQL["find_flush"], flush_id=flush_id or None)
+    committed, standby, read_only = fetch_one(connection, SQL["read_commit_state"], flush_id=flush_id or None)
     return committed, standby, read_only
 
 
@@ -22,10 +22,10 @@ def last_flush(connection: psycopg.Connection) -> LastFlush:
     return LastFlush(*row) if row else LastFlush(0, 0)
 
 
-def batches_beyond(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
+def read_batches_after(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
     """Return at most `limit` batches after (seq, batch), through flush `through`, in settling order."""
     parameters = {"seq": seq, "batch": batch, "through": through, "limit": limit}
-    return [Batch(*row) for row in connection.execute(SQL["batches_beyond"], parameters)]
+    return [Batch(*row) for row in connection.execute(SQL["read_batches_after"], parameters)]
 
 
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:
@@ -39,14 +39,18 @@ def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[Batch
     return [BatchDigest(*row) for row in connection.execute(SQL["batch_digests"], {"seqs": seqs})]
 
 
-def totals_behind(connection: psycopg.Connection, seqs: list[int]) -> list[tuple[int, str, int | None]]:
+def find_totals_behind_their_flush(
+    connection: psycopg.Connection, seqs: list[int]
+) -> list[tuple[int, str, int | None]]:
     """Return up to 20 of (seq, vod id, last flush of its total) where a total does not carry its flush."""
-    return list(connection.execute(SQL["totals_behind"], {"seqs": seqs}))
+    return list(connection.execute(SQL["find_totals_behind_their_flush"], {"seqs": seqs}))
 
 
-def top_of_flushes(connection: psycopg.Connection, seqs: list[int], limit: int) -> list[tuple[str, int, int]]:
+def most_viewed_vods_of_flushes(
+    connection: psycopg.Connection, seqs: list[int], limit: int
+) -> list[tuple[str, int, int]]:
     """Return (vod id, views in these flushes, total) of the VODs with the most views."""
-    rows = connection.execute(SQL["top_of_flushes"], {"seqs": seqs, "limit": limit})
+    rows = connection.execute(SQL["most_viewed_vods_of_flushes"], {"seqs": seqs, "limit": limit})
     return [(vod_id, views, total or 0) for vod_id, views, total in rows]
 
 

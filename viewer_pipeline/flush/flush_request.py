@@ -9,7 +9,7 @@ Mode = Literal["changed", "sweep", "ids"]
 
 
 @dataclass(frozen=True)
-class Request:
+class FlushRequest:
     """The request of one run. `vod_ids` are for the mode `ids` alone."""
 
     run_id: str

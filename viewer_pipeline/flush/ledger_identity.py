@@ -2,7 +2,7 @@
 
 A ledger has a random id, created by the migration; a restored dump or a clone has the same. So PostgreSQL's system
 identifier and the database's oid are part of the identity: they differ in a restored dump and in a database created
-from a template. A physical copy has all three; `check_history` in ownership.py recognizes it by its flushes.
+from a template. A physical copy has all three; marker_ownership.py recognizes it by its flushes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import SchemaMissing
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 

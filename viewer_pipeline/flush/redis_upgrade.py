@@ -5,13 +5,13 @@ from __future__ import annotations
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, OldVersionRuns, PipelineRefused
-from viewer_pipeline.flush.identity import NO_LEDGER, LedgerIdentity
-from viewer_pipeline.flush.ledger_queries import last_flush
+from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
+from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.redis import Script, as_text
 
 SQL = named_queries(__name__)

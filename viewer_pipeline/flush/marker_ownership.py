@@ -8,15 +8,15 @@ import psycopg
 
 from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.counter_reader import Pipeline
-from viewer_pipeline.flush.identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import START_SECONDS, connect
 
 SQL = named_queries(__name__)
@@ -39,7 +39,7 @@ def require_pipeline(settings: Settings) -> None:
             return
 
 
-def same_ledger(identity: str, other: str) -> bool:
+def is_same_ledger(identity: str, other: str) -> bool:
     """Whether two identities are of the same ledger, as in claim.lua: an unknown system identifier matches any."""
     if identity.count("/") != 2 or other.count("/") != 2:  # another program wrote to the key
         return False
@@ -48,13 +48,13 @@ def same_ledger(identity: str, other: str) -> bool:
     return ledger_id == other_id and oid == other_oid and same_system
 
 
-def own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> Marker | None:
+def read_own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Connection) -> Marker | None:
     """Return the marker; None if there is none. Raises PipelineRefused if it belongs to another ledger."""
     if marker := redis.marker():
         identity = ledger.identity(connection)
-        if marker.ledger and not same_ledger(marker.ledger, identity.key):
+        if marker.ledger and not is_same_ledger(marker.ledger, identity.key):
             raise refusal(redis.prefix_text, identity, b"ledger", f"{marker.ledger} ".encode())
-        check_history(connection, marker, identity.place)
+        require_same_history(connection, marker, identity.place)
     return marker
 
 
@@ -74,7 +74,7 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
     if conflict := next(filter(None, conflicts), None):
         return conflict
     try:
-        own_marker(redis, ledger, connection)
+        read_own_marker(redis, ledger, connection)
     except PipelineRefused as error:
         return error
     return None
@@ -82,7 +82,7 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
 
 def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bool) -> PipelineRefused | None:
     """Return the refusal because of an entry of the registry, by the rules of claim.lua; None if there is none."""
-    ours = same_ledger(entry.ledger, identity.key)
+    ours = is_same_ledger(entry.ledger, identity.key)
     if entry.prefix == prefix and not ours:
         return refusal(prefix, identity, b"ledger", f"{entry.ledger} {entry.place}".encode())
     if new and (entry.prefix.startswith(prefix) or prefix.startswith(entry.prefix)):
@@ -92,7 +92,7 @@ def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bo
     return None
 
 
-def add_missing(connection: psycopg.Connection, marker: Marker) -> Marker:
+def with_missing_flushes(connection: psycopg.Connection, marker: Marker) -> Marker:
     """Return the marker with the flushes up to its own that the ledger lacks; unchanged if it lacks none.
 
     The run that detected the marker ahead of the ledger may have died between its commit and the first batch that
@@ -102,7 +102,9 @@ def add_missing(connection: psycopg.Connection, marker: Marker) -> Marker:
     return marker if newest in (None, marker.seq) else marker._replace(missing=(newest, marker.seq))
 
 
-def check_history(connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None) -> None:
+def require_same_history(
+    connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None
+) -> None:
     """Raise PipelineRefused if Redis was settled by a copy of this ledger with another history.
 
     A physical copy of a database has the same identity. But two copies that are both written to have different flushes

@@ -9,9 +9,9 @@ import pandas as pd
 
 from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.ledger_rows import Flush, FlushRow
-from viewer_pipeline.flush.notes import RunNotes
 from viewer_pipeline.flush.rejects import Reject
-from viewer_pipeline.target.parked import NO_VIEWS, ParkedViews
+from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import psycopg
 
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.queries import fetch_one, named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import (
     LOCK_TIMEOUT,
@@ -50,7 +50,7 @@ class ParkedViews(NamedTuple):
 NO_VIEWS = ParkedViews(0, 0)
 
 
-class ParkedSum(NamedTuple):
+class ParkedByReason(NamedTuple):
     """Parked views of one reason."""
 
     reason: str
@@ -69,7 +69,7 @@ class ParkedVod(NamedTuple):
     updated_at: datetime
 
 
-def ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
+def next_ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
     """Return parked VODs whose row exists by now: of the newest, and of the page after the cursor.
 
     The cursor moves on only if there are none, so the run after a precheck finds the same VODs.
@@ -98,14 +98,14 @@ def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator
         (after,) = fetch_one(connection, SQL["parked_page"], **page)
 
 
-def count_ready(connection: psycopg.Connection, target: Target) -> ParkedViews:
+def apply_ready_parked(connection: psycopg.Connection, target: Target) -> ParkedViews:
     """Scan and count, until a scan finds nothing that can be counted, or SWEEP_SECONDS are over.
 
     The next sweep continues then: refused views are not retried within the hour.
     """
     vods = views = 0
     until = time.monotonic() + SWEEP_SECONDS
-    while time.monotonic() < until and (ready := ready_parked(connection, target)):
+    while time.monotonic() < until and (ready := next_ready_parked(connection, target)):
         applied = apply_parked(connection, target, ready, until)
         if not applied.vods and time.monotonic() < until:
             _advance_cursor(connection)  # else one locked row would keep the scan from all others
@@ -159,7 +159,7 @@ def _lock_and_count(connection: psycopg.Connection, target: Target, vod_ids: Seq
     return dict(connection.execute(target.statement(SQL["apply_parked"]), {"vod_ids": locked_ids}).fetchall())
 
 
-def apply_all_to_totals(connection: psycopg.Connection) -> ParkedViews:
+def apply_all_parked_to_totals(connection: psycopg.Connection) -> ParkedViews:
     """Count all parked views, each once, into the totals alone: without a target table any more. Page by page."""
     vods = views = 0
     while (page := ParkedViews(*fetch_one(connection, SQL["apply_parked_to_totals"], limit=BATCH_ROWS))).vods:
@@ -172,11 +172,11 @@ def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> Pa
     return ParkedViews(*fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs)))
 
 
-def prune_parked(connection: psycopg.Connection, target: Target, days: int) -> ParkedViews:
+def prune_parked(connection: psycopg.Connection, target: Target, older_than_days: int) -> ParkedViews:
     """Prune parked views of VODs without a row, if all are older than so many days; return how many. One page."""
     with connection.transaction():
         force_index_scans(connection, OWN_LOCK_TIMEOUT)
-        parameters = {"days": days, "limit": PRUNE_ROWS}
+        parameters = {"days": older_than_days, "limit": PRUNE_ROWS}
         (row,) = connection.execute(target.statement(SQL["prune_parked"]), parameters)
     return ParkedViews(*row)
 
@@ -187,9 +187,9 @@ def discard_parked(connection: psycopg.Connection, vod_id: str, reason: str) -> 
     return int(row[0]) if row else None
 
 
-def parked_by_reason(connection: psycopg.Connection) -> list[ParkedSum]:
+def parked_by_reason(connection: psycopg.Connection) -> list[ParkedByReason]:
     """Return parked views by reason."""
-    return [ParkedSum(*row) for row in connection.execute(SQL["parked_by_reason"])]
+    return [ParkedByReason(*row) for row in connection.execute(SQL["parked_by_reason"])]
 
 
 def largest_parked(connection: psycopg.Connection, limit: int) -> list[ParkedVod]:

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from viewer_pipeline.errors import BadCounts
-from viewer_pipeline.flush.counters import MAX_COUNT, id_error
+from viewer_pipeline.flush.counter_validation import MAX_COUNT, id_error
 
 HEADER = ["vod_id", "count"]
 MAX_REPORTED = 10  # invalid lines in a message

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
-from viewer_pipeline.flush.ledger_queries import ledger_summary
+from viewer_pipeline.flush.ledger_reads import ledger_summary
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.compare_redis import compare_counters, compare_marker
-from viewer_pipeline.reconcile.compare_target import compare_parked, compare_target
+from viewer_pipeline.reconcile.compare_redis import compare_marker, report_invalid_counters
+from viewer_pipeline.reconcile.compare_target import compare_target, reconcile_parked
 from viewer_pipeline.reconcile.compare_totals import compare_totals
 from viewer_pipeline.reconcile.difference_report import (
     KINDS,
@@ -127,11 +127,11 @@ def reconcile(stores: Stores, request: ReconcileRequest, progress: Progress = la
         progress("target")
         _reconcile_target(stores, request, report)
         progress("parked")
-        compare_parked(stores.ledger, report, repair=request.repair)
+        reconcile_parked(stores.ledger, report, repair=request.repair)
         progress("marker")
         compare_marker(stores, report)
         progress("counters")
-        compare_counters(stores.redis, report)
+        report_invalid_counters(stores.redis, report)
     prune_reports(report.path)
     return _result(stores, report, time.perf_counter() - started)
 

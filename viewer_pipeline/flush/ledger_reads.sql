@@ -1,4 +1,4 @@
--- name: find_flush
+-- name: read_commit_state
 -- Whether a flush was committed (rule R8), and whether this server can know it: a standby lags behind, and a primary
 -- that was set read-only may hold what the new primary never received.
 SELECT
@@ -10,7 +10,7 @@ SELECT
 -- The newest flush of the ledger: no row in a new database.
 SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1
 
--- name: batches_beyond
+-- name: read_batches_after
 -- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis: they come without
 -- counters, so the marker advances and nothing is subtracted.
 SELECT
@@ -38,7 +38,7 @@ WHERE b.seq = ANY(%(seqs)s)
 GROUP BY b.seq, b.batch
 ORDER BY b.seq, b.batch
 
--- name: totals_behind
+-- name: find_totals_behind_their_flush
 -- VODs of some flushes whose total (or parked row) carries neither that flush nor a later one. No row if all is well.
 SELECT b.seq, c.vod_id, t.last_flush
 FROM viewer.flush_batch AS b
@@ -49,7 +49,7 @@ WHERE b.seq = ANY(%(seqs)s)
     AND coalesce(greatest(t.last_flush, p.last_flush), 0) < b.seq
 LIMIT 20
 
--- name: top_of_flushes
+-- name: most_viewed_vods_of_flushes
 -- The VODs with the most views in some flushes, with their totals.
 SELECT c.vod_id, sum(c.delta) AS views, max(t.view_count) AS total
 FROM viewer.flush_batch AS b

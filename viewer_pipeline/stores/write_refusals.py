@@ -31,7 +31,7 @@ class ServerDemoted(redis.ConnectionError):
     """The server is a replica. A connection error, so that the client reconnects and sends the command again."""
 
 
-class Refusals:
+class DemotionCounter:
     """Shared by the connections of one client: how often a server turned out to be a replica."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _LeavesRefusing(AbstractConnection):
     Only idempotent writes may be sent over it: a pipeline that is refused half-way is sent again from its start.
     """
 
-    def __init__(self, *args: Any, refusals: Refusals, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, refusals: DemotionCounter, **kwargs: Any) -> None:
         self._refusals, self._known, self._refused = refusals, refusals.demotions, False
         super().__init__(*args, **kwargs)
 
@@ -77,24 +77,24 @@ class _LeavesRefusing(AbstractConnection):
                 self.disconnect()  # type: ignore[no-untyped-call]
                 raise ServerDemoted(f"it is a replica: {reply}") from error
             # Not here: replies to the rest of a pipeline are still to be read.
-            self._refused |= is_refusal(error)
+            self._refused |= is_write_refusal(error)
             raise
 
 
-def leave_refusing(client: redis.Redis) -> None:
+def leave_servers_that_refuse_writes(client: redis.Redis) -> None:
     """Make all connections of a client leave a server that refuses writes."""
     pool = client.connection_pool
     pool.connection_class = _leaving(pool.connection_class)
-    pool.connection_kwargs[_REFUSALS] = Refusals()
+    pool.connection_kwargs[_REFUSALS] = DemotionCounter()
 
 
-def refusals_of(client: redis.Redis) -> Refusals:
+def demotion_counter_of(client: redis.Redis) -> DemotionCounter:
     """Return the shared state of such a client."""
-    refusals: Refusals = client.connection_pool.connection_kwargs[_REFUSALS]
+    refusals: DemotionCounter = client.connection_pool.connection_kwargs[_REFUSALS]
     return refusals
 
 
-def is_refusal(error: BaseException | None) -> bool:
+def is_write_refusal(error: BaseException | None) -> bool:
     """Whether a server refuses writes: it is a replica, out of memory, cannot save, or lacks replicas."""
     return isinstance(error, (OutOfMemoryError, ServerDemoted)) or is_demotion(error) or _reply(error) is not None
 

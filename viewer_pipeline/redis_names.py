@@ -33,7 +33,7 @@ class RedisNames(NamedTuple):
         """Return the names for a counter prefix. Different prefixes have different names."""
         if prefix == DEFAULT_PREFIX:
             return cls(prefix, MARKER, CHANGED, SUBSCRIBER, CUTS)
-        ending = escape(prefix)
+        ending = escape_braces(prefix)
         return cls(prefix, f"{MARKER}:{ending}", f"{CHANGED}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
 
     @property
@@ -50,7 +50,7 @@ class RedisNames(NamedTuple):
         return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER, self.marker, self.subscriber
 
 
-def escape(prefix: str) -> str:
+def escape_braces(prefix: str) -> str:
     """Return a prefix without braces, which Redis Cluster would read as a hash tag. Reversible."""
     return re.sub(r"[%{}]", lambda brace: f"%{ord(brace[0]):02X}", prefix)
 

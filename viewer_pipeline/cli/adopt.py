@@ -27,14 +27,14 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     Stop everything that works with the other database first. Without an option, the last flush of this ledger must be
     the one up to which Redis was settled.
     """
-    from viewer_pipeline.flush.adoption import adopt as adopt_counters
+    from viewer_pipeline.flush.adoption import adopt_pipeline
     from viewer_pipeline.flush.stores import Stores
 
     settings = command_settings(warn=True)
     if settle_newer and from_here:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
     with Stores.open(settings) as stores:
-        adoption = adopt_counters(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
+        adoption = adopt_pipeline(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
     text = f"the counters {adoption.prefix}* belong to {adoption.place}"
     start = "begins at the end of its ledger, flush" if adoption.from_here else "continues after flush"
     text += f" now; it {start} {adoption.flush}" if adoption.changed else " already"

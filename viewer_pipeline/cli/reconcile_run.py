@@ -15,7 +15,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import reconciliation
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.reconciliation import STEPS, ReconcileRequest, ReconcileResult
-from viewer_pipeline.reconcile.undo import undo
+from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.settings import Settings
 
 MAX_ROWS = 20
@@ -33,7 +33,7 @@ def run_undo(settings: Settings, seq: int) -> Flush:
     """Undo the adjustments of a flush. Raises CannotUndo."""
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
         adjuster = Adjuster(stores, connection, uuid4().hex, settings.batch_size)
-        return undo(adjuster, stores.ledger.target(connection), seq)
+        return undo_adjustment(adjuster, stores.ledger.target(connection), seq)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from viewer_pipeline.errors import SettingsError
 @as_json
 def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
-    from viewer_pipeline.flush.adoption import retire as retire_pipeline
     from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.flush.redis_store import RedisStore
+    from viewer_pipeline.flush.retirement import retire_pipeline
     from viewer_pipeline.stores.redis import connect
 
     if not prefix:

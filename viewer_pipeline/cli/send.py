@@ -34,7 +34,7 @@ def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[st
     """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises SettingsError for a bad id."""
     import orjson
 
-    from viewer_pipeline.flush.counters import id_error
+    from viewer_pipeline.flush.counter_validation import id_error
     from viewer_pipeline.stores.redis import connect, redis_errors
 
     if reason := id_error(vod_id):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
-from viewer_pipeline.flush.ownership import require_pipeline
+from viewer_pipeline.flush.marker_ownership import require_pipeline
 from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
@@ -34,7 +34,7 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
     another pipeline.
     """
-    require_durability(settings)
+    require_durability_support(settings)
     require_pipeline(settings)
     try:
         require_target(settings)

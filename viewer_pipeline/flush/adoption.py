@@ -1,4 +1,4 @@
-"""Adoption: give the counters of a prefix to another database. Retirement: discard a pipeline that is gone."""
+"""Adoption: give the counters of a prefix to another database."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import psycopg
 
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.flush.incidents import record_incidents
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.marker_ownership import is_same_ledger, read_own_marker, require_same_history
+from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_same_history
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
-from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import Script, as_text
 
-ADOPT, RETIRE = (Script.load("flush/claim", name) for name in ("flush/adopt", "flush/retire"))
+ADOPT = Script.load("flush/claim", "flush/adopt")
 ALIVE, REFUSED = -1, -2
 
 AdoptionMode = Literal["continue", "settle-newer", "from-here"]
@@ -41,7 +39,7 @@ class Adoption(NamedTuple):
     flush: int  # of the marker
 
 
-def adopt(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
+def adopt_pipeline(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
     """Give the counters of this prefix to this ledger, which another one has settled so far.
 
     `continue`: this ledger ends with the flush up to which Redis was settled, so every view is counted once.
@@ -58,7 +56,7 @@ def adopt(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
         recorded = [ledger for ledger in (entries.get(prefix), redis.lease_ledger()) if ledger is not None]
         before = marker.ledger if marker else next(iter(recorded), None)
         if before is None:
-            redis.register(identity)
+            redis.register_pipeline(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
         misfit = _misfit(connection, marker, identity, last)
         ours = is_same_ledger(before, identity.key)
@@ -124,36 +122,3 @@ def _adopt(
         )
     if outcome == 0:
         raise MarkerMoved("a run of the other database settled meanwhile; stop its daemon and its runs first")
-
-
-def retire(redis: RedisStore, prefix: str, *, settled_by: Ledger | None = None) -> bool:
-    """Discard a pipeline that is gone, with its keys; return whether it was in the registry.
-
-    The next pipeline would count the remaining counters, and some of them may be committed and unsettled. So there must
-    be none; or `settled_by` is the ledger of that pipeline: it is settled first, and the rest is left to the next
-    pipeline. Raises CannotAdopt, also while its worker is alive; PipelineRefused for another ledger.
-    """
-    store = redis.of_prefix(prefix)
-    names = store.names
-    if settled_by is not None:
-        _settle(store, settled_by)
-    elif left := next((ids for ids in store.scan_counters() if ids), None):
-        key = f"{prefix}{as_text(left[0])}"
-        raise CannotAdopt(
-            f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
-            " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
-        )
-    outcome, *rest = store.run_script(RETIRE, [*names.registration_keys(), names.changed], [prefix])
-    if outcome == ALIVE:
-        raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
-    return bool(outcome)
-
-
-def _settle(store: RedisStore, ledger: Ledger) -> None:
-    """Subtract from the counters what the ledger has committed."""
-    with ledger.connect() as connection:
-        marker, last = read_own_marker(store, ledger, connection), last_flush(connection)
-        if marker is not None:
-            settle_through(store, connection, marker, last.seq)
-        elif last.seq:
-            raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

@@ -32,7 +32,7 @@ def require_pipeline(settings: Settings) -> None:
         try:
             with ledger.connect(any_server=True) as connection:
                 identity = ledger.identity(connection)
-            RedisStore(client, url, settings.counter_prefix).register(identity)
+            RedisStore(client, url, settings.counter_prefix).register_pipeline(identity)
         except PipelineRefused:
             raise
         except ViewerPipelineError:

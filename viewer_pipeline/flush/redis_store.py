@@ -82,7 +82,7 @@ class RedisStore(CounterReader):
             store._client = client  # noqa: SLF001 - a copy of this store
             yield store
 
-    def register(self, identity: LedgerIdentity) -> None:
+    def register_pipeline(self, identity: LedgerIdentity) -> None:
         """Enter this pipeline, with its ledger, in the registry. Raises PipelineRefused."""
         arguments = [self.prefix_text, identity.key, identity.place]
         outcome, *rest = self.run_script(REGISTER, self.names.registration_keys(), arguments)

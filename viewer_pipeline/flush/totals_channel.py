@@ -19,14 +19,14 @@ log = logging.getLogger("viewer_pipeline.totals")
 def publish_totals(redis: RedisStore, flush: Flush, totals: Totals) -> RunNotes:
     """Publish the new totals of a committed flush, one message per batch. Never fails the flush: an error is logged."""
     try:
-        redis.publish_totals(messages(flush, totals()))
+        redis.publish_totals(render_totals_messages(flush, totals()))
     except ViewerPipelineError as error:
         log.warning(event("totals not published", channel=redis.totals_channel, flush=flush.seq, reason=error))
         return RunNotes(unpublished=1, publish_error=str(error))
     return RunNotes()
 
 
-def messages(flush: Flush, totals: dict[str, int]) -> Iterator[bytes]:
+def render_totals_messages(flush: Flush, totals: dict[str, int]) -> Iterator[bytes]:
     """Yield the message of each batch: the number of the flush, and the totals of its VODs that have a new one."""
     for batch in flush.batches:
         counts = {vod_id: totals[vod_id] for vod_id in batch.vod_ids if vod_id in totals}

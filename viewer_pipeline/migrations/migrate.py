@@ -55,7 +55,7 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
         return before, head
 
 
-def revision(database_url: str) -> str | None:
+def current_revision(database_url: str) -> str | None:
     """Return the revision of the schema; None where there is none. Raises PostgresUnavailable or PostgresFailed."""
     with _connected(database_url) as connection:
         return MigrationContext.configure(connection, opts={"version_table_schema": "viewer"}).get_current_revision()

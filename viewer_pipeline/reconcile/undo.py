@@ -33,7 +33,7 @@ class Adjustment:
     deltas: Mapping[str, int]
 
 
-def undo(adjuster: Adjuster, target: Target | None, seq: int) -> Flush:
+def undo_adjustment(adjuster: Adjuster, target: Target | None, seq: int) -> Flush:
     """Take back the adjustment of flush `seq`, all of it or nothing. Raises CannotUndo, also at a second undo."""
     adjustment = _adjustment(adjuster.connection, seq)
     flush_id = uuid5(UNDO, str(adjustment.flush_id))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsError
 from viewer_pipeline.flush.redis_upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.migrations.migrate import migrate_all, revision
+from viewer_pipeline.migrations.migrate import current_revision, migrate_all
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running
 from viewer_pipeline.settings import Settings
 
@@ -40,7 +40,7 @@ def migrate_servers(settings: Settings, on_progress: Progress, *, exclusive: boo
     `exclusive`: no other process can use this PostgreSQL, so daemon and runs are not checked. Raises OldVersionRuns
     while a process of version 0.1.0 runs, SettingsError if REDIS_URL is needed and not set.
     """
-    before = revision(settings.require_database_url())
+    before = current_revision(settings.require_database_url())
     if before is not None and before <= LAST_OF_0_1_0:
         if settings.redis_url is None:
             raise SettingsError("REDIS_URL is not set; the upgrade from version 0.1.0 needs the Redis that it used")

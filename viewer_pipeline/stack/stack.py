@@ -82,7 +82,7 @@ class Stack:
             migrate_servers(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:
                 with Stores.open(self.settings) as stores:
-                    adoption = adopt(stores, self._adopt)
+                    adoption = adopt_pipeline(stores, self._adopt)
                 on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
             require_pipeline(self.settings)
             require_target(self.settings)

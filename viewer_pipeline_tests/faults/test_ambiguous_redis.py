@@ -320,7 +320,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "read_hashes": lambda store: store.read_hashes(("key", ["field"])),
     "subscriber_fields": lambda store: store.subscriber_fields(["holder"]),
     "known_pipelines": lambda store: store.known_pipelines(),
-    "register": lambda store: store.register(SOME_LEDGER),
+    "register": lambda store: store.register_pipeline(SOME_LEDGER),
     "run_script": lambda store: store.run_script(SWEPT, ["a", "b"], ["request", "ledger"]),
     "on_one_connection": begin_on_one_server,
 }

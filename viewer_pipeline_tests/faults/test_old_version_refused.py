@@ -43,7 +43,7 @@ def pipeline(request: pytest.FixtureRequest, prefix: str, stores: Stores, server
     stores = Stores(RedisStore(client, redis_url, prefix), stores.ledger)
     client.mset({prefix + "a": 3, prefix + "b": 5})
     client.zadd(stores.redis.names.changed, {"a": 1, "b": 2})
-    RedisStore(client, redis_url, prefix).register(identity_of(database_url))
+    RedisStore(client, redis_url, prefix).register_pipeline(identity_of(database_url))
     if request.param == USED:
         with stores.ledger.connect() as connection:
             stores.redis.begin("run", LastFlush(0, 0), stores.ledger.identity(connection))

@@ -38,7 +38,7 @@ from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import Probes
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
-from viewer_pipeline.reconcile.undo import undo
+from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_together import flush_until
 from viewer_pipeline_tests.support.check_results import by_name
@@ -242,7 +242,7 @@ def test_baseline_reconciliation_and_undo(vods: TargetWorld, pgbouncer: PgBounce
     assert (repaired.repaired["total"], repaired.repaired["target"], repaired.remaining) == (2001, 1, 0)
     assert vods.target() == {"a": 105, "b": 105}
     with pooled.stores.ledger.connect() as connection:
-        undo(
+        undo_adjustment(
             Adjuster(pooled.stores, connection, "undo", 100),
             pooled.stores.ledger.target(connection),
             repaired.flushes[-1],

@@ -17,7 +17,7 @@ import redis
 
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, MarkerUnreadable, PipelineRefused
 from viewer_pipeline.flush import adoption
-from viewer_pipeline.flush.adoption import adopt, retire
+from viewer_pipeline.flush.adoption import adopt_pipeline
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
@@ -27,6 +27,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.retirement import retire_pipeline
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.fold_store import FoldStore
@@ -147,13 +148,13 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
         folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
     if first == "v:eu:":  # the second one's counters do not begin with it
-        assert retire(owner.stores.redis, first)
+        assert retire_pipeline(owner.stores.redis, first)
     else:
         with pytest.raises(CannotAdopt, match=re.escape(f"counters of {first!r} are left")):
-            retire(owner.stores.redis, first)
+            retire_pipeline(owner.stores.redis, first)
         with pytest.raises(PipelineRefused):
-            retire(owner.stores.redis, first, settled_by=other.stores.ledger)
-        assert retire(owner.stores.redis, first, settled_by=owner.stores.ledger)
+            retire_pipeline(owner.stores.redis, first, settled_by=other.stores.ledger)
+        assert retire_pipeline(owner.stores.redis, first, settled_by=owner.stores.ledger)
     other.flush()
     other.assert_all_persisted()
     with pytest.raises(PipelineRefused, match="overlap"):
@@ -167,7 +168,7 @@ def test_remaining_views_of_a_retired_pipeline(world: World) -> None:
     world.send_many(4)
     world.flush_unsettled()
     world.send_many(4, 1)
-    assert retire(world.stores.redis, PREFIX, settled_by=world.stores.ledger)
+    assert retire_pipeline(world.stores.redis, PREFIX, settled_by=world.stores.ledger)
     assert world.counters() == {f"vod{n:04d}": 1 for n in range(4)}
     world.flush()
     world.assert_all_persisted()
@@ -178,10 +179,10 @@ def test_a_running_pipeline_is_not_retired(world: World) -> None:
     folds = FoldStore(world.stores.redis, increment=True)
     folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
     with pytest.raises(CannotAdopt, match="worker host:1"):
-        retire(world.stores.redis, PREFIX)
+        retire_pipeline(world.stores.redis, PREFIX)
     folds.release("token", folds.key_space())
-    assert retire(world.stores.redis, PREFIX)
-    assert not retire(world.stores.redis, PREFIX)
+    assert retire_pipeline(world.stores.redis, PREFIX)
+    assert not retire_pipeline(world.stores.redis, PREFIX)
 
 
 def test_a_prefix_with_braces(another: MakeWorld) -> None:
@@ -208,7 +209,7 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
     for part in (world.identity.place, other.identity.place, "viewer-pipeline adopt"):
         assert part in str(refused.value)
     with pytest.raises(PipelineRefused):
-        other.stores.redis.register(other.identity)
+        other.stores.redis.register_pipeline(other.identity)
     with other.stores.ledger.connect() as connection:
         assert str(find_refusal(other.stores.redis, other.stores.ledger, connection)) == str(refused.value)
     assert (keys_of(world), other.totals(), other.seqs()) == (before, {}, [])
@@ -239,7 +240,7 @@ def test_a_lost_registry_does_not_change_the_owner(world: World, another: MakeWo
     for call in (
         other.flush,
         lambda: folds.acquire_or_renew(claim(other.identity, folds.key_space(), "other"), 1, 0),
-        lambda: other.stores.redis.register(other.identity),
+        lambda: other.stores.redis.register_pipeline(other.identity),
     ):
         world.client.delete("viewer:pipelines")
         with pytest.raises(PipelineRefused, match="are settled by the database"):
@@ -257,7 +258,7 @@ def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, 
     calls: dict[str, Callable[[], object]] = {
         "flush": other.flush,
         "lease": lambda: folds.acquire_or_renew(claim(other.identity, space, "other"), 1, 0),
-        "register": lambda: other.stores.redis.register(other.identity),
+        "register": lambda: other.stores.redis.register_pipeline(other.identity),
     }
     for _ in range(2):
         world.client.delete("viewer:pipelines")
@@ -298,8 +299,8 @@ def test_adopt_repairs_contradicting_owners(world: World, key: str, field: str, 
     mine = world if system is None else as_physical_copy(World(world.stores), world.identity._replace(system=system))
     with pytest.raises(PipelineRefused, match="viewer-pipeline adopt"):
         folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
-    assert adopt(mine.stores).changed
-    assert not adopt(world.stores).changed
+    assert adopt_pipeline(mine.stores).changed
+    assert not adopt_pipeline(world.stores).changed
     world.send_many(3)
     world.flush()
     folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
@@ -317,11 +318,11 @@ def test_adopt_does_not_bypass_other_refusals(another: MakeWorld) -> None:
     shorter.flush()
     before = keys_of(owner)
     with pytest.raises(PipelineRefused, match="overlap"):
-        adopt(copy.stores)
+        adopt_pipeline(copy.stores)
     owner.client.delete("viewer:pipelines")
     World(Stores(RedisStore(owner.client, owner.stores.redis.url, SHOP), copy.stores.ledger), SHOP).flush()
     with pytest.raises(PipelineRefused, match="a database has one prefix"):
-        adopt(copy.stores)
+        adopt_pipeline(copy.stores)
     assert {b"viewer:settled:v:": before[b"viewer:settled:v:"]}.items() <= keys_of(owner).items()
 
 
@@ -334,12 +335,12 @@ def test_two_copies_adopt_concurrently(world: World, another: MakeWorld, monkeyp
 
     def overtaken(*arguments: Any, **options: Any) -> None:
         monkeypatch.undo()
-        adopt(copy.stores)
+        adopt_pipeline(copy.stores)
         adopt_script(*arguments, **options)
 
     monkeypatch.setattr(adoption, "_adopt", overtaken)
     with pytest.raises(MarkerMoved):
-        adopt(late.stores)
+        adopt_pipeline(late.stores)
     copy.sent = Counter(world.sent)
     copy.flush()
     copy.assert_all_persisted()
@@ -353,7 +354,7 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     world.send_many(5)
     with pytest.raises(PipelineRefused):
         copy.flush()
-    done = adopt(copy.stores)
+    done = adopt_pipeline(copy.stores)
     assert (done.changed, done.from_here, done.before, done.flush) == (True, False, world.identity.key, 2)
     copy.sent = Counter(world.sent)
     copy.flush()
@@ -361,7 +362,7 @@ def test_a_copy_of_the_database_is_refused_until_it_is_adopted(world: World, ano
     assert copy.incidents() == {}
     with pytest.raises(PipelineRefused):
         world.flush()
-    assert not adopt(copy.stores).changed
+    assert not adopt_pipeline(copy.stores).changed
 
 
 def test_a_copy_without_some_flushes_is_not_adopted_silently(world: World, another: MakeWorld) -> None:
@@ -373,8 +374,8 @@ def test_a_copy_without_some_flushes_is_not_adopted_silently(world: World, anoth
     world.flush()
     world.send_many(5)
     with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: the views of 2 flushes are not in it"):
-        adopt(copy.stores)
-    assert adopt(copy.stores, "from-here").from_here
+        adopt_pipeline(copy.stores)
+    assert adopt_pipeline(copy.stores, "from-here").from_here
     copy.flush()
     assert copy.counters() == {}
     assert copy.totals() == {f"vod{n:04d}": 6 for n in range(5)}
@@ -392,10 +393,10 @@ def test_a_ledger_of_another_origin_is_adopted_with_from_here_only(world: World,
         shop.flush()
     with pytest.raises(PipelineRefused, match="settles the counters shop:views:"):
         World(Stores(RedisStore(other.client, other.stores.redis.url, "new:"), other.stores.ledger), "new:").flush()
-    assert retire(other.stores.redis, SHOP)
+    assert retire_pipeline(other.stores.redis, SHOP)
     with pytest.raises(CannotAdopt, match="from-here"):
-        adopt(other.stores)
-    adopt(other.stores, "from-here")
+        adopt_pipeline(other.stores)
+    adopt_pipeline(other.stores, "from-here")
     other.flush()
     assert other.counters() == {}
     assert other.totals() == {f"vod{n:04d}": 12 for n in range(5)}
@@ -409,8 +410,8 @@ def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld
     world.flush_unsettled()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
-        adopt(copy.stores)
-    assert not adopt(copy.stores, "settle-newer").from_here
+        adopt_pipeline(copy.stores)
+    assert not adopt_pipeline(copy.stores, "settle-newer").from_here
     copy.sent = Counter(world.sent)
     assert copy.flush().notes.settled_before == 2
     copy.assert_all_persisted()
@@ -429,8 +430,8 @@ def test_both_servers_restored_into_another_database(world: World, another: Make
     for key, value in backup.items():
         world.client.restore(key, 0, value)
     with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
-        adopt(restored.stores)
-    adopt(restored.stores, "settle-newer")
+        adopt_pipeline(restored.stores)
+    adopt_pipeline(restored.stores, "settle-newer")
     assert restored.flush().notes.drift == 5 * 4
     restored.sent = Counter(world.sent)
     restored.assert_all_persisted()
@@ -453,8 +454,8 @@ def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeW
     for key, value in dump.items():
         world.client.restore(key, 0, value)
     with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
-        adopt(copy.stores)
-    adopt(copy.stores, "from-here")
+        adopt_pipeline(copy.stores)
+    adopt_pipeline(copy.stores, "from-here")
     copy.flush()
     assert copy.counters() == {}
     assert copy.totals() == {f"vod{n:04d}": 3 + 50 + 3 for n in range(4)}
@@ -467,7 +468,7 @@ def test_from_here_is_refused_where_it_would_count_twice(world: World, another: 
     copy = another(PREFIX, like=world.stores.ledger.url)
     for stores in (copy.stores, world.stores):
         with pytest.raises(CannotAdopt, match="omit `--from-here`"):
-            adopt(stores, "from-here")
+            adopt_pipeline(stores, "from-here")
 
 
 def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World, another: MakeWorld) -> None:
@@ -483,8 +484,8 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
     with pytest.raises(PipelineRefused, match="another copy of this database"):
         world.flush()
     with pytest.raises(CannotAdopt, match="not in it; `--from-here`"):
-        adopt(world.stores)
-    adopt(world.stores, "from-here")
+        adopt_pipeline(world.stores)
+    adopt_pipeline(world.stores, "from-here")
     assert list(world.incidents()) == ["postgres_rolled_back"]
     world.flush()
     assert world.counters() == {}
@@ -499,10 +500,10 @@ def test_no_adoption_while_the_other_worker_runs(world: World, another: MakeWorl
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="the worker host:1 of the other database is alive"):
-        adopt(copy.stores)
+        adopt_pipeline(copy.stores)
     assert world.stores.redis.marker() is not None
     folds.release("token", folds.key_space())
-    adopt(copy.stores)
+    adopt_pipeline(copy.stores)
     with pytest.raises(PipelineRefused):
         folds.acquire_or_renew(claim(world.identity, folds.key_space(), "late"), 60_000, 0)
 
@@ -517,7 +518,7 @@ def test_a_run_during_an_adoption(world: World, another: MakeWorld) -> None:
     settle = Settler._settle
 
     def adopted_first(settler: Settler, *arguments: Any) -> None:
-        if not adopt(copy.stores).changed:
+        if not adopt_pipeline(copy.stores).changed:
             pytest.fail("adopted once")
         settle(settler, *arguments)
 
@@ -541,7 +542,7 @@ def test_counters_read_before_an_adoption_are_not_committed(
     def adopted_first(store: RedisStore, *arguments: Any) -> Any:
         monkeypatch.undo()
         result = read(store, *arguments)
-        adopt(copy.stores)
+        adopt_pipeline(copy.stores)
         return result
 
     monkeypatch.setattr(RedisStore, "read", adopted_first)
@@ -697,7 +698,7 @@ def test_a_role_that_may_not_read_the_system_identifier(world: World, database_u
         marker = world.stores.redis.marker()
         assert marker is not None
         assert "/unknown/" in marker.ledger
-        assert adopt(world.stores).changed
+        assert adopt_pipeline(world.stores).changed
         for mine in (narrow, world):
             mine.send("a", 1)
             mine.flush()
@@ -729,7 +730,7 @@ def test_a_format_that_this_program_does_not_know(world: World, key: str) -> Non
             folds.key_space()
     else:
         with pytest.raises(PipelineRefused, match="format 3"):
-            world.stores.redis.register(world.identity)
+            world.stores.redis.register_pipeline(world.identity)
     assert keys_of(world) == before
 
 

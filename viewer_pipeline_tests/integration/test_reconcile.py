@@ -26,7 +26,7 @@ from viewer_pipeline.reconcile import compare_totals, repair
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.difference_report import MAX_REPORTS
 from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult, reconcile
-from viewer_pipeline.reconcile.undo import undo
+from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.stores.named_queries import fetch_one
 from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
@@ -52,7 +52,7 @@ def undo_flush(world: World, seq: int) -> int:
     """Undo a flush; return the number of the flush that undid it."""
     ledger = world.stores.ledger
     with ledger.connect() as connection:
-        return undo(Adjuster(world.stores, connection, "undo", 2), ledger.target(connection), seq).seq
+        return undo_adjustment(Adjuster(world.stores, connection, "undo", 2), ledger.target(connection), seq).seq
 
 
 def kinds(result: ReconcileResult) -> dict[str, int]:

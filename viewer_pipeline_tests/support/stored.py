@@ -22,7 +22,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.migrations.migrate import revision
+from viewer_pipeline.migrations.migrate import current_revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -62,7 +62,7 @@ class Stored:
     @property
     def schema(self) -> str | None:
         """Revision of the schema."""
-        return revision(self.settings.require_database_url())
+        return current_revision(self.settings.require_database_url())
 
     def migrate(self, *, alone: bool = False) -> MigrationResult:
         """Upgrade both servers."""

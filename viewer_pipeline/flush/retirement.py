@@ -1,0 +1,47 @@
+"""Retirement: discard a pipeline that is gone, with its keys in Redis."""
+
+from __future__ import annotations
+
+from viewer_pipeline.errors import CannotAdopt
+from viewer_pipeline.flush.adoption import ALIVE
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.ledger_reads import last_flush
+from viewer_pipeline.flush.marker_ownership import read_own_marker
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.settle import settle_through
+from viewer_pipeline.stores.redis import Script, as_text
+
+RETIRE = Script.load("flush/claim", "flush/retire")
+
+
+def retire_pipeline(redis: RedisStore, prefix: str, *, settled_by: Ledger | None = None) -> bool:
+    """Discard a pipeline that is gone, with its keys; return whether it was in the registry.
+
+    The next pipeline would count the remaining counters, and some of them may be committed and unsettled. So there must
+    be none; or `settled_by` is the ledger of that pipeline: it is settled first, and the rest is left to the next
+    pipeline. Raises CannotAdopt, also while its worker is alive; PipelineRefused for another ledger.
+    """
+    store = redis.of_prefix(prefix)
+    names = store.names
+    if settled_by is not None:
+        _settle(store, settled_by)
+    elif left := next((ids for ids in store.scan_counters() if ids), None):
+        key = f"{prefix}{as_text(left[0])}"
+        raise CannotAdopt(
+            f"counters of {prefix!r} are left, e.g. {key}; let that pipeline flush them, delete them, or leave them to"
+            " another pipeline: `--keep-counters`, with DATABASE_URL of the pipeline that is gone"
+        )
+    outcome, *rest = store.run_script(RETIRE, [*names.registration_keys(), names.changed], [prefix])
+    if outcome == ALIVE:
+        raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
+    return bool(outcome)
+
+
+def _settle(store: RedisStore, ledger: Ledger) -> None:
+    """Subtract from the counters what the ledger has committed."""
+    with ledger.connect() as connection:
+        marker, last = read_own_marker(store, ledger, connection), last_flush(connection)
+        if marker is not None:
+            settle_through(store, connection, marker, last.seq)
+        elif last.seq:
+            raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

@@ -37,7 +37,7 @@ def heal(world: World, monkeypatch: pytest.MonkeyPatch) -> RunReport:
     return done
 
 
-@pytest.mark.parametrize("point", ["begin", "pending", "now"])
+@pytest.mark.parametrize("point", ["begin", "changed_set_size_and_oldest", "now"])
 def test_a_run_dies_while_draining(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """Nothing is changed; the next run starts over."""
     world.send_many(7)

@@ -50,7 +50,7 @@ HOUR_MS = 3_600_000
 
 # Each is the last thing that a flush does.
 DEATHS: dict[str, tuple[Any, str]] = {
-    "before the counters are read": (RedisStore, "pending"),
+    "before the counters are read": (RedisStore, "changed_set_size_and_oldest"),
     "inside the transaction": (transaction, "copy_batches"),
     "before settling": (Settler, "add"),
     "in the middle of settling": (RedisStore, "_send_settle_scripts"),

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, increment_counters, make_ids
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.flush_request import FlushRequest
 
 PIPELINE = 20_000
 
@@ -41,5 +41,5 @@ def _median_flush_seconds(servers: BenchServers, counters: int, runs: int) -> fl
     ids, seconds = make_ids(counters), []
     for _ in range(runs):
         increment_counters(servers.client, ids, [3] * counters, mark_changed=True)
-        seconds.append(servers.flush_in_other_process(Request("bench", "changed")).flush)
+        seconds.append(servers.flush_in_other_process(FlushRequest("bench", "changed")).flush)
     return statistics.median(seconds)

@@ -9,8 +9,8 @@ import psycopg
 
 from viewer_pipeline.bench.bench_servers import StepSeconds, bench_servers, increment_counters, make_ids, time_raw_write
 from viewer_pipeline.bench.flush_impact import FlushImpact, measure_flush_impact
-from viewer_pipeline.flush.request import Request
-from viewer_pipeline.stores.queries import named_queries
+from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
 

@@ -59,7 +59,7 @@ class BenchServers:
         """URL of the database."""
         return self.settings.require_database_url()
 
-    def flush_in_other_process(self, request: Request) -> StepSeconds:
+    def flush_in_other_process(self, request: FlushRequest) -> StepSeconds:
         """Run a flush in the other process, and wait for it."""
         return self.process.submit(time_flush_steps, self.settings, request).result()
 
@@ -100,7 +100,7 @@ def _settings_for(database_url: str, redis_url: str, *, with_target: bool) -> Se
     )
 
 
-def time_flush_steps(settings: Settings, request: Request) -> StepSeconds:
+def time_flush_steps(settings: Settings, request: FlushRequest) -> StepSeconds:
     """Flush once; return the duration of each step."""
     with Stores.open(settings) as stores:
         started = time.perf_counter()

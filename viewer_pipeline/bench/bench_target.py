@@ -18,7 +18,7 @@ from viewer_pipeline.bench.bench_servers import (
     make_ids,
     time_raw_write,
 )
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import named_queries
 

@@ -14,7 +14,7 @@ import psycopg
 import redis
 
 from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, increment_counters
-from viewer_pipeline.flush.request import Request
+from viewer_pipeline.flush.flush_request import FlushRequest
 
 RUNS = 3
 
@@ -32,7 +32,7 @@ class FlushImpact:
     script_max_ms: float
 
 
-def measure_flush_impact(servers: BenchServers, request: Request, ids: list[str]) -> FlushImpact:
+def measure_flush_impact(servers: BenchServers, request: FlushRequest, ids: list[str]) -> FlushImpact:
     """Flush RUNS times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
     sampled = [ids[at] for at in range(0, len(ids), step)] + [

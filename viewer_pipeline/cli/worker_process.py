@@ -17,7 +17,7 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import serve
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
-from viewer_pipeline.stores.durability import require_durability
+from viewer_pipeline.stores.durability import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.worker")
 

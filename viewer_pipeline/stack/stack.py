@@ -14,7 +14,7 @@ from typing import IO
 
 from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
 from viewer_pipeline.files import write_private
-from viewer_pipeline.flush.adoption import AdoptionMode, adopt
+from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.marker_ownership import require_pipeline
 from viewer_pipeline.flush.stores import Stores
@@ -77,7 +77,7 @@ class Stack:
         self._lock = lock_home_directory(self._home)
         try:
             self._start_embedded_servers(on_progress)
-            require_durability(self.settings)
+            require_durability_support(self.settings)
             on_progress("migrating the schema `viewer`")
             migrate_servers(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:

@@ -32,7 +32,7 @@ from viewer_pipeline.monitoring.rules import evaluate_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable
-from viewer_pipeline.stores.durability import Durability, require_durability
+from viewer_pipeline.stores.durability import Durability, require_durability_support
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER
 from viewer_pipeline_tests.support.proxy import Proxy

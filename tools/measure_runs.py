@@ -20,10 +20,10 @@ import psycopg
 from tools.measure_history import print_line
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.migrations.migrate import migrate_all
-from viewer_pipeline.orchestration.instance import open_instance
-from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.retention import MAX_SECONDS
-from viewer_pipeline.orchestration.run_history import Ages, connect, prune_runs
+from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.retention_jobs import MAX_SECONDS
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, connect_dagster_storage, prune_runs
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -61,7 +61,7 @@ def one_day(
     insert_day(connection, run_id, runs, ends)
     started = time.perf_counter()
     with patch("time.time", lambda: ends):
-        pruned = prune_runs(connection, instance, Ages(7, 30), MAX_SECONDS)
+        pruned = prune_runs(connection, instance, RunRetention(7, 30), MAX_SECONDS)
     assert pruned.complete
     return pruned.runs, time.perf_counter() - started
 
@@ -83,7 +83,7 @@ def main() -> None:
         migrate_all(settings)
         with connect_redis(redis.url) as client:
             client.mset({f"vod:views:vod{number}": 3 for number in range(VODS)})
-        with open_instance(settings) as instance, connect(settings) as connection:
+        with open_instance(settings) as instance, connect_dagster_storage(settings) as connection:
             done = run_flush(instance, settings, FlushMode.sweep, trigger="measured")
             assert done.success, done
             connection.execute("UPDATE runs SET end_time = 'infinity'")  # it is copied every day

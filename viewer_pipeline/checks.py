@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 
 Status = Literal["healthy", "unknown", "degraded", "unhealthy"]
 STATUSES: tuple[Status, ...] = ("healthy", "unknown", "degraded", "unhealthy")  # from best to worst
@@ -53,7 +53,7 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it, below its name. Passwords in the texts are masked."""
-        message, remedy = without_password(self.message), without_password(self.remedy)
+        message, remedy = redact_text(self.message), redact_text(self.remedy)
         return {"status": self.status, "message": message, "remedy": remedy, "details": self.details}
 
 

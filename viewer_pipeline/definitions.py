@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dagster as dg
 
-from viewer_pipeline.orchestration.alerts import run_failure
-from viewer_pipeline.orchestration.assets import redis_counters, view_counts
-from viewer_pipeline.orchestration.daily import daily_views, roll_up_days
-from viewer_pipeline.orchestration.jobs import flush_views
+from viewer_pipeline.orchestration.daily_views_asset import daily_views, roll_up_days
+from viewer_pipeline.orchestration.failed_run_alerts import run_failure
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import IN_MEMORY
+from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
 from viewer_pipeline.orchestration.loggers import console
-from viewer_pipeline.orchestration.ops import IN_MEMORY
-from viewer_pipeline.orchestration.reconciliation import reconcile_job, reconciliation
+from viewer_pipeline.orchestration.reconciliation_asset import reconcile_job, reconciliation
 from viewer_pipeline.orchestration.resources import settings_resource
-from viewer_pipeline.orchestration.retention import RETENTION_JOBS
+from viewer_pipeline.orchestration.retention_jobs import RETENTION_JOBS
 from viewer_pipeline.orchestration.retention_schedules import RETENTION_SCHEDULES
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today, sweep_schedule
-from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
+from viewer_pipeline.orchestration.view_counts_asset import redis_counters, view_counts
 
 defs = dg.Definitions(
     assets=[redis_counters, view_counts, daily_views, reconciliation],  # the checks come with them

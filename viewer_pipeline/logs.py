@@ -14,7 +14,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.setting_types import LogFormat
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
@@ -31,7 +31,7 @@ class Event:
 
     def __str__(self) -> str:
         pairs = (f"{key}={_quoted(value)}" for key, value in self.fields.items())
-        return without_password(" ".join([self.name, *pairs]))
+        return redact_text(" ".join([self.name, *pairs]))
 
 
 def event(event_name: str, /, **fields: Any) -> Event:
@@ -39,7 +39,7 @@ def event(event_name: str, /, **fields: Any) -> Event:
     return Event(event_name, fields)
 
 
-class Record(logging.LogRecord):
+class EventRecord(logging.LogRecord):
     """Keeps its event: during a run Dagster overwrites the message with a text of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -62,23 +62,23 @@ class LineFormatter(logging.Formatter):
         return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
 
-def stderr_handler(settings: Settings) -> logging.Handler:
+def make_stderr_handler(settings: Settings) -> logging.Handler:
     """Return a handler that writes to stderr, with LOG_FORMAT."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(settings.log_format))
     return handler
 
 
-def log_to_stderr(settings: Settings) -> None:
+def configure_stderr_logging(settings: Settings) -> None:
     """Send the lines of all loggers of this process to stderr, with LOG_LEVEL and LOG_FORMAT."""
-    logging.setLogRecordFactory(Record)
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[stderr_handler(settings)], force=True)
+    logging.setLogRecordFactory(EventRecord)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[make_stderr_handler(settings)], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    event = record.event if isinstance(record, Record) else None
+    event = record.event if isinstance(record, EventRecord) else None
     name, fields = (event.name, event.fields) if event else (record.getMessage(), {})
     line: dict[str, Any] = {
         "time": format_timestamp(datetime.fromtimestamp(record.created, UTC)),
@@ -93,7 +93,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _redacted(value: Any) -> Any:
-    return value if isinstance(value, int | float | bool | None) else without_password(str(value))
+    return value if isinstance(value, int | float | bool | None) else redact_text(str(value))
 
 
 def _quoted(value: Any) -> str:

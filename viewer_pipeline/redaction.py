@@ -11,13 +11,13 @@ _PASSWORD_OPTION = re.compile(
 )
 
 
-def hide_password(url: str) -> str:
+def redact_url(url: str) -> str:
     """Return one URL, well-formed or not, with every password in it replaced by `***`, whatever characters it has."""
     scheme = re.match(r"(?:[A-Za-z][\w+.-]*://)?", url)[0]  # type: ignore[index]  # matches the empty string
     rest = re.sub(r":.*@", ":***@", url.removeprefix(scheme), flags=re.DOTALL)
     return _PASSWORD_OPTION.sub(r"\1***", scheme + rest)
 
 
-def without_password(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return a text with the passwords of the URLs in it replaced by `***`."""
     return _PASSWORD_OPTION.sub(r"\1***", re.sub(r":(?!//)\S*@", ":***@", text))

@@ -19,7 +19,7 @@ POSTGRES_SCHEMES = ("postgresql", "postgres")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
-def _url(*schemes: str) -> AfterValidator:
+def _url_with_scheme(*schemes: str) -> AfterValidator:
     expected = f"expected a URL that starts with {' or '.join(scheme + '://' for scheme in schemes)}"
 
     def check(url: str) -> str:
@@ -40,7 +40,7 @@ def _ports_are_valid(url: str) -> bool:
     return all(not port or (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535) for port in ports)
 
 
-def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+def _accepted_by(parse: Callable[[str], object]) -> AfterValidator:
     def check(text: str) -> str:
         parse(text)
         return text
@@ -75,13 +75,15 @@ def _check_cron(expression: str) -> None:
         raise ValueError("expected five cron fields such as `* * * * *`")
 
 
-DatabaseUrl = Annotated[str, _url(*POSTGRES_SCHEMES), _parsed_by(_check_encoded_login), _parsed_by(PostgresUrl.of)]
-RedisUrl = Annotated[str, _url(*REDIS_SCHEMES), _parsed_by(_check_sentinel_service)]
-WebhookUrl = Annotated[str, _url("https", "http")]
+DatabaseUrl = Annotated[
+    str, _url_with_scheme(*POSTGRES_SCHEMES), _accepted_by(_check_encoded_login), _accepted_by(PostgresUrl.of)
+]
+RedisUrl = Annotated[str, _url_with_scheme(*REDIS_SCHEMES), _accepted_by(_check_sentinel_service)]
+WebhookUrl = Annotated[str, _url_with_scheme("https", "http")]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
-TableName = Annotated[str, _parsed_by(parse_table)]
-ColumnName = Annotated[str, _parsed_by(parse_column)]
-CronExpression = Annotated[str, _parsed_by(_check_cron)]
+TableName = Annotated[str, _accepted_by(parse_table)]
+ColumnName = Annotated[str, _accepted_by(parse_column)]
+CronExpression = Annotated[str, _accepted_by(_check_cron)]
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]

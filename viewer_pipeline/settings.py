@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import hide_password
+from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.redis_names import CHANNEL_NAMESPACES, DEFAULT_PREFIX, KEY_NAMESPACES
 from viewer_pipeline.setting_types import (
     ColumnName,
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         return (default_ms if self.freshness_limit_ms is None else self.freshness_limit_ms) / 1000
 
     @property
-    def flush_counters(self) -> int:
+    def max_counters_per_flush(self) -> int:
         """Most counters of one transaction.
 
         Fewer with a target table: its rows are wide, and editors of the same rows wait for the transaction.
@@ -215,15 +215,15 @@ class Settings(BaseSettings):
             raise SettingsError("REDIS_URL is not set; expected redis://host:port/0")
         return self.redis_url
 
-    def dagster_storage(self) -> PostgresUrl:
+    def dagster_storage_url(self) -> PostgresUrl:
         """Return the URL of Dagster's storage: DAGSTER_DATABASE_URL, else a schema of DATABASE_URL."""
         if self.dagster_database_url is not None:
             return PostgresUrl.of(self.dagster_database_url)
         return PostgresUrl.of(self.require_database_url()).in_schema(DAGSTER_SCHEMA)
 
-    def dagster_storage_url(self) -> str:
+    def dagster_sqlalchemy_url(self) -> str:
         """Return the URL of Dagster's storage in the form that dagster-postgres needs."""
-        return self.dagster_storage().sqlalchemy_url()
+        return self.dagster_storage_url().sqlalchemy_url()
 
     def dropped_parameters(self) -> dict[str, str]:
         """Return the unknown parameters of the database URLs, which are dropped: variable -> names."""
@@ -231,7 +231,7 @@ class Settings(BaseSettings):
         dropped = {name: ", ".join(PostgresUrl.of(url).dropped) for name, url in urls.items() if url is not None}
         return {name: names for name, names in dropped.items() if names}
 
-    def environment(self) -> dict[str, str]:
+    def child_process_environment(self) -> dict[str, str]:
         """Return the environment of a child process: that of this process, with these settings in it.
 
         Settings without a value are unset in the child, whatever `.env` contains: STORAGE_VARIABLE marks an environment
@@ -243,12 +243,12 @@ class Settings(BaseSettings):
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
-            STORAGE_VARIABLE: self.dagster_storage_url(),
+            STORAGE_VARIABLE: self.dagster_sqlalchemy_url(),
         }
 
-    def export(self) -> None:
+    def export_to_os_environ(self) -> None:
         """Put these settings into the environment of this process, where Dagster reads its storage URL and home."""
-        environment = self.environment()
+        environment = self.child_process_environment()
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
@@ -268,18 +268,18 @@ def load_settings() -> Settings:
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
     except ValidationError as error:
-        messages = [_message(e["loc"], e["input"], e["msg"]) for e in error.errors()]
+        messages = [_describe_invalid_value(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise SettingsError("; ".join(messages)) from None
 
 
-def _message(location: tuple[int | str, ...], value: object, message: str) -> str:
+def _describe_invalid_value(location: tuple[int | str, ...], value: object, message: str) -> str:
     message = message.removeprefix("Value error, ")
     if not location:  # of a check over several settings, whose message names them
         return message
     name = str(location[0]).upper()
     if name in SECRETS:
         value = "***"
-    return f"{name}={_shortened(hide_password(str(value)))!r}: {message}"
+    return f"{name}={_shortened(redact_url(str(value)))!r}: {message}"
 
 
 def _shortened(text: str) -> str:

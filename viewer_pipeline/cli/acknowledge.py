@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.flush.incidents import KINDS, Kind
 
 
 @click.command()
 @click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
-@as_json
+@json_option
 def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
     """Close open incidents of /health and status: all, or those of these KINDS."""
     from viewer_pipeline.flush.incidents import acknowledge as close
     from viewer_pipeline.flush.ledger import Ledger
 
-    with Ledger.of(command_settings()).connect() as connection:
+    with Ledger.of(load_command_settings()).connect() as connection:
         closed = close(connection, list(kinds or KINDS))
     text = f"acknowledged {closed} incidents" if closed else "no incident was open"
     echo_result({"acknowledged": closed}, text, as_json=as_json)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 
 
@@ -20,7 +20,7 @@ from viewer_pipeline.cli.output import echo_result
     is_flag=True,
     help="Begin at the end of this ledger, though it does not contain the flush that Redis was settled by.",
 )
-@as_json
+@json_option
 def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     """Give the counters in Redis to this database: after a restored dump, a clone, or pg_upgrade.
 
@@ -30,7 +30,7 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     from viewer_pipeline.flush.adoption import adopt_pipeline
     from viewer_pipeline.flush.stores import Stores
 
-    settings = command_settings(warn=True)
+    settings = load_command_settings(warn_of_dropped=True)
     if settle_newer and from_here:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
     with Stores.open(settings) as stores:

@@ -6,20 +6,20 @@ from datetime import datetime
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings, require_servers
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings, require_responding_servers
+from viewer_pipeline.cli.options import json_option
 
 
 @click.command()
 @click.argument("first", type=click.DateTime(["%Y-%m-%d"]))
 @click.argument("last", type=click.DateTime(["%Y-%m-%d"]), required=False)
-@as_json
+@json_option
 def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
     """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
-    settings = command_settings(warn=True)
-    require_servers(settings)
+    settings = load_command_settings(warn_of_dropped=True)
+    require_responding_servers(settings)
     from viewer_pipeline.cli.in_process_runs import backfill_window, echo_run_result, run_backfill
-    from viewer_pipeline.orchestration.instance import open_instance
+    from viewer_pipeline.orchestration.dagster_instance import open_instance
 
     window = backfill_window(settings, first.date(), last.date() if last else None)
     with open_instance(settings) as instance:

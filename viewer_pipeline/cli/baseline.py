@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.settings import Settings
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     "--csv", "file", type=click.Path(path_type=Path), metavar="FILE", help="From a file: vod_id,count with a header."
 )
 @click.option("--again", is_flag=True, help="Replace a baseline that was taken before.")
-@as_json
+@json_option
 def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -> None:
     """Take the counts that exist today as the baseline, once; or show the one that was taken. Flushes may run."""
     if from_target and file is not None:
         raise click.UsageError("--from-target and --csv are two sources: choose one")
     if again and not (from_target or file):
         raise click.UsageError("--again needs --from-target or --csv")
-    result = _take_baseline(command_settings(), file, from_target=from_target, again=again)
+    result = _take_baseline(load_command_settings(), file, from_target=from_target, again=again)
     echo_result(result._asdict() if result else {}, _describe_baseline(result), as_json=as_json)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.options import F, as_json
+from viewer_pipeline.cli.options import F, json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.settings import load_settings
 
@@ -20,12 +20,12 @@ def bench_options(command: F) -> F:
     """Add the options of every benchmark."""
     count = click.IntRange(1, 100)
     runs = click.option("--runs", default=5, show_default=True, type=count, help="Number of runs; prints medians.")
-    return runs(as_json(command))
+    return runs(json_option(command))
 
 
 def _limits(**changes: str) -> dict[str, int]:
     settings = load_settings().changed(**changes)
-    return {"batch_size": settings.batch_size, "flush_max_counters": settings.flush_counters}
+    return {"batch_size": settings.batch_size, "flush_max_counters": settings.max_counters_per_flush}
 
 
 @bench.command()
@@ -67,7 +67,7 @@ def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
 
 @bench.command()
 @click.option("--totals", default=1_000_000, show_default=True, type=click.IntRange(10_000, 90_000_000))
-@as_json
+@json_option
 def reconcile(totals: int, as_json: bool) -> None:
     """Time a comparison of totals, target and ledger, repairing some, and taking a baseline, beside a plain read."""
     from viewer_pipeline.bench import bench_reconcile, result_tables

@@ -10,10 +10,10 @@ from viewer_pipeline.settings import Settings, load_settings
 log = logging.getLogger("viewer_pipeline.cli")
 
 
-def command_settings(*, warn: bool = False) -> Settings:
+def load_command_settings(*, warn_of_dropped: bool = False) -> Settings:
     """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME.
 
-    `warn`: log the parameters of database URLs that are dropped; a process does that once, at its start.
+    `warn_of_dropped`: log the parameters of database URLs that are dropped; a process does that once, at its start.
     """
     from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 
@@ -22,12 +22,12 @@ def command_settings(*, warn: bool = False) -> Settings:
         urls = read_urls_of_running_servers(settings.viewer_home)
         unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
         settings = settings.changed(**unset)
-    if warn:
+    if warn_of_dropped:
         warn_of_dropped_parameters(settings)
     return settings
 
 
-def require_servers(settings: Settings) -> None:
+def require_responding_servers(settings: Settings) -> None:
     """Check that both servers respond and the schema exists, before Dagster is imported: an error comes early, alone.
 
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.

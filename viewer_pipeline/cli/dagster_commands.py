@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings, warn_of_dropped_parameters
-from viewer_pipeline.cli.options import PORT, host_and_port
-from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.cli.command_settings import load_command_settings, warn_of_dropped_parameters
+from viewer_pipeline.cli.options import PORT, parse_host_and_port
+from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK
 
 code_server_address = click.option(
     "--code-server",
-    type=host_and_port,
+    type=parse_host_and_port,
     metavar="HOST:PORT",
     default=f"{LOOPBACK}:{CODE_SERVER_PORT}",
     show_default=True,
@@ -25,8 +25,8 @@ code_server_address = click.option(
 @click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=PORT)
 def code_server(host: str, port: int) -> None:
     """Run Dagster's code server, which runs the flushes; exactly one. For containers and the like: `up` starts it."""
-    settings = command_settings()
-    log_to_stderr(settings)
+    settings = load_command_settings()
+    configure_stderr_logging(settings)
     warn_of_dropped_parameters(settings)
     from viewer_pipeline.stack.dagster_processes import exec_code_server
 
@@ -37,7 +37,7 @@ def code_server(host: str, port: int) -> None:
 @code_server_address
 def daemon(code_server: tuple[str, int]) -> None:
     """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
-    settings = command_settings()
+    settings = load_command_settings()
     from viewer_pipeline.stack.dagster_processes import exec_daemon
 
     exec_daemon(settings, code_server)
@@ -49,7 +49,7 @@ def daemon(code_server: tuple[str, int]) -> None:
 @code_server_address
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     """Run Dagster's UI. For containers and the like."""
-    settings = command_settings()
+    settings = load_command_settings()
     from viewer_pipeline.stack.dagster_processes import exec_webserver
 
     exec_webserver(settings, code_server, host, port)

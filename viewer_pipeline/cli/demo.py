@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
 from viewer_pipeline.settings import load_settings
@@ -18,7 +18,7 @@ from viewer_pipeline.settings import load_settings
 @click.option("--views", default=20_000, show_default=True, type=click.IntRange(30), help="Views to send.")
 @click.option("--vods", default=500, show_default=True, type=click.IntRange(1), help="VODs to send them to.")
 @click.option("--time-limit", default=80.0, show_default=True, help="Seconds after which it gives up.")
-@as_json
+@json_option
 def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     """Run the main job on a throw-away stack, and check that every view arrived once."""
     from viewer_pipeline.stack.demo import run_demo

@@ -7,8 +7,8 @@ from functools import partial
 import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -20,16 +20,16 @@ from viewer_pipeline.timestamps import format_timestamp
     metavar="SECONDS",
     help="Watch Redis with MONITOR, which slows it down, to find out which PUBSUB_MODE the producers need.",
 )
-@as_json
+@json_option
 def doctor(watch_producers: float | None, as_json: bool) -> None:
     """Check settings, servers, keys, producers and Dagster; report reasons and remedies. Changes nothing.
 
     Exit status 1 if a check is unhealthy.
     """
-    from viewer_pipeline.monitoring.doctor.examine import examine
-    from viewer_pipeline.monitoring.doctor.report import print_report
+    from viewer_pipeline.monitoring.doctor.doctor_report import print_report
+    from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
-    results = examine(command_settings(), watch_producers or 0.0)
+    results = run_doctor_checks(load_command_settings(), watch_producers or 0.0)
     status = worst_status(results)
     report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
     echo_result(report, partial(print_report, results), as_json=as_json)

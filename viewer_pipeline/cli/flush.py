@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings, require_servers
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings, require_responding_servers
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.settings import Settings
 
 
@@ -14,15 +14,15 @@ from viewer_pipeline.settings import Settings
     "--mode", type=click.Choice(["sweep", "changed"]), default="sweep", show_default=True, help="Which counters."
 )
 @click.option("--vod-id", "vod_ids", multiple=True, help="Flush only this VOD; may be repeated.")
-@as_json
+@json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
-    settings = command_settings(warn=True)
-    require_servers(settings)
+    settings = load_command_settings(warn_of_dropped=True)
+    require_responding_servers(settings)
     _require_flushable(settings)
     from viewer_pipeline.cli.in_process_runs import echo_run_result, run_flush
-    from viewer_pipeline.orchestration.instance import open_instance
-    from viewer_pipeline.orchestration.ops import FlushMode
+    from viewer_pipeline.orchestration.dagster_instance import open_instance
+    from viewer_pipeline.orchestration.flush_ops import FlushMode
 
     with open_instance(settings) as instance:
         result = run_flush(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line")

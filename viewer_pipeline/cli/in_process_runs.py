@@ -16,11 +16,11 @@ from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
-from viewer_pipeline.orchestration.daily import roll_up_days
-from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
+from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
+from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -100,7 +100,7 @@ def backfill_window(settings: Settings, first: date, last: date | None) -> Windo
 
 def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Window) -> RunResult:
     """Roll up these days in one run."""
-    tags = {TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **run_tags_of(window)}
+    tags = {TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **partition_range_tags(window)}
     result = _execute(roll_up_days.name, instance, settings, {}, tags)
     days = {
         str(event.partition): {

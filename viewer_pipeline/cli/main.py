@@ -27,7 +27,7 @@ from viewer_pipeline.cli.status import status
 from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.standard_streams import open_null_device_on_closed_streams
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -72,7 +72,7 @@ class ErrorReportingGroup(click.Group):
             click.echo(f"error: {error}", err=True)
             context.exit(2)
         except ViewerPipelineError as error:
-            click.echo(f"error: {without_password(str(error))}", err=True)
+            click.echo(f"error: {redact_text(str(error))}", err=True)
             context.exit(1)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_progress, echo_result
 
 
 @click.command()
-@as_json
+@json_option
 def migrate(as_json: bool) -> None:
     """Upgrade both servers: the schema `viewer`, and the state that version 0.1.0 kept in Redis.
 
@@ -18,7 +18,7 @@ def migrate(as_json: bool) -> None:
     """
     from viewer_pipeline.stack.server_migration import migrate_servers
 
-    settings = command_settings(warn=True)
+    settings = load_command_settings(warn_of_dropped=True)
     migration = migrate_servers(settings, echo_progress)
     if migration.before == migration.after:
         text = f"schema viewer is at revision {migration.after} already"

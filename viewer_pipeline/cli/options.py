@@ -10,13 +10,13 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
 
 
 PORT = click.IntRange(1, 65535)
 
 
-def host_and_port(value: str | tuple[str, int]) -> tuple[str, int]:
+def parse_host_and_port(value: str | tuple[str, int]) -> tuple[str, int]:
     """Parse HOST:PORT."""
     if isinstance(value, tuple):  # click parses a default twice
         return value

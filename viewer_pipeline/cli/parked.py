@@ -6,20 +6,20 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 
 
 @click.command()
 @click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
 @click.option("--discard", multiple=True, metavar="ID", help="Discard the parked views of this VOD; may be repeated.")
-@as_json
+@json_option
 def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
     """Show parked views: those of VODs that the target table lacks, or has no room for."""
-    from viewer_pipeline.cli.parked_report import change_parked, show_parked
+    from viewer_pipeline.cli.parked_report import apply_or_discard_parked, print_parked
 
-    report = change_parked(command_settings(), apply=apply, discard=discard)
-    echo_result(report.to_dict(), partial(show_parked, report), as_json=as_json)
+    report = apply_or_discard_parked(load_command_settings(), apply=apply, discard=discard)
+    echo_result(report.to_dict(), partial(print_parked, report), as_json=as_json)
     if None in report.discarded.values():
         raise SystemExit(1)

@@ -52,7 +52,7 @@ class ParkedReport:
         }
 
 
-def change_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) -> ParkedReport:
+def apply_or_discard_parked(settings: Settings, *, apply: bool, discard: tuple[str, ...]) -> ParkedReport:
     """Discard and apply as requested, then return what is still parked. Raises TargetUnusable, PostgresUnavailable."""
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
@@ -70,7 +70,7 @@ def _apply_all(ledger: Ledger, connection: psycopg.Connection) -> ParkedViews:
     return ParkedViews(sum(part.vods for part in applied), sum(part.views for part in applied))
 
 
-def show_parked(report: ParkedReport) -> None:
+def print_parked(report: ParkedReport) -> None:
     """Print a report."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for vod_id, views in report.discarded.items():

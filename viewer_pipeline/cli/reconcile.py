@@ -6,30 +6,30 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Repair what can be explained; each repair is in the ledger.")
 @click.option("--undo", type=click.IntRange(1), metavar="SEQ", help="Undo the adjustments of this flush of a repair.")
-@as_json
+@json_option
 def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
     """Compare totals, target, marker and counters with the history, in one pass; flushes may run meanwhile.
 
     Writes all differences to a CSV file in VIEWER_HOME/reports. Exit status 1 if any remain.
     """
-    from viewer_pipeline.cli.reconcile_run import render, run_reconcile, run_undo
+    from viewer_pipeline.cli.reconcile_run import print_reconcile_result, run_reconcile, run_undo
 
     if undo is not None:
         if repair:
             raise click.UsageError("--undo goes without --repair")
-        flush = run_undo(command_settings(), undo)
+        flush = run_undo(load_command_settings(), undo)
         undone = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
         echo_result(undone, f"flush {undo} is undone by flush {flush.seq}: {flush.views} views", as_json=as_json)
         return
-    result = run_reconcile(command_settings(), repair=repair)
-    echo_result(result.to_dict(), partial(render, result), as_json=as_json)
+    result = run_reconcile(load_command_settings(), repair=repair)
+    echo_result(result.to_dict(), partial(print_reconcile_result, result), as_json=as_json)
     if result.remaining:
         raise SystemExit(1)

@@ -56,7 +56,7 @@ def _progress() -> Iterator[reconciliation.Progress]:
         yield begin
 
 
-def render(result: ReconcileResult) -> None:
+def print_reconcile_result(result: ReconcileResult) -> None:
     """Print the result of a reconciliation."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.errors import SettingsError
 
@@ -17,7 +17,7 @@ from viewer_pipeline.errors import SettingsError
     is_flag=True,
     help="Settle what the database of DATABASE_URL has counted, and leave the remaining counters to others.",
 )
-@as_json
+@json_option
 def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
     from viewer_pipeline.flush.ledger import Ledger
@@ -27,7 +27,7 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
 
     if not prefix:
         raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
-    settings = command_settings()
+    settings = load_command_settings()
     ledger = Ledger.of(settings) if keep_counters else None
     with connect(settings.require_redis_url()) as client:
         retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
@@ -21,10 +21,10 @@ from viewer_pipeline.settings import Settings
     type=click.Choice(["publish", "incr", "both"]),
     help="publish: a message; incr: the counter; both: as Streamix does. Default: what PUBSUB_MODE needs.",
 )
-@as_json
+@json_option
 def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     """Send views of VOD_ID by hand, as a producer does."""
-    settings = command_settings()
+    settings = load_command_settings()
     sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
     received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
     echo_result(sent, f"sent {count} views of {vod_id} by {sent['how']}{received}", as_json=as_json)

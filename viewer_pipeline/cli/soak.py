@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_progress, echo_result
 from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
 from viewer_pipeline.settings import load_settings
@@ -19,7 +19,7 @@ from viewer_pipeline.settings import load_settings
     "--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05), help="How long to inject faults."
 )
 @click.option("--seed", type=int, help="Seed of a run to repeat. Default: a new one, which is printed.")
-@as_json
+@json_option
 def soak(minutes: float, seed: int | None, as_json: bool) -> None:
     """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
     from viewer_pipeline.bench.soak import run_soak

@@ -6,17 +6,17 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import command_settings
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 
 
 @click.command()
-@as_json
+@json_option
 def status(as_json: bool) -> None:
     """Show what is pending, persisted, parked and rejected, which checks fail, and why nothing was persisted."""
     from viewer_pipeline.monitoring.status import read_status
     from viewer_pipeline.monitoring.status_report import print_status
 
-    pipeline_status = read_status(command_settings())
+    pipeline_status = read_status(load_command_settings())
     echo_result(pipeline_status.to_dict(), partial(print_status, pipeline_status), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from viewer_pipeline.cli.output import echo_progress
-from viewer_pipeline.logs import log_to_stderr
+from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.standard_streams import tolerate_write_errors
@@ -29,5 +29,5 @@ def up(ui_host: str, adopt: AdoptionMode | None) -> None:
 
     tolerate_write_errors("stdout", "stderr")
     settings = load_settings()
-    log_to_stderr(settings)
+    configure_stderr_logging(settings)
     run_stack_until_signal(settings, echo_progress, ui_host, adopt)

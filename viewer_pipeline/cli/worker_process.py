@@ -14,7 +14,7 @@ from viewer_pipeline.ingest.rejections import Rejections
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.logs import event
-from viewer_pipeline.monitoring.http_server import serve
+from viewer_pipeline.monitoring.http_server import start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 from viewer_pipeline.stores.durability import require_durability_support
@@ -65,7 +65,7 @@ class _Worker:
 
     def run(self) -> int:
         """Run to the end; return the exit status."""
-        server = serve(self._settings, self._stats, self._stop_request.is_set)
+        server = start_health_server(self._settings, self._stats, self._stop_request.is_set)
         self._rejections.start()
         subscriber = _start_thread("subscriber", self._run_subscriber)
         while not self._stop_request.wait(POLL_SECONDS):

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.ledger_reads import read_commit_state
 from viewer_pipeline.flush.ledger_rows import Flush, Totals, Upsert
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import (
     IN_RECOVERY,
@@ -62,7 +62,7 @@ class Ledger:
         """
         with postgres_errors(self.url), open_connection(self._parsed_url) as connection:
             if not any_server and (reason := read_only_reason(connection)):
-                raise PostgresRefusesWrites(f"{without_password(self.url)}: {reason}")
+                raise PostgresRefusesWrites(f"{redact_text(self.url)}: {reason}")
             yield connection
 
     def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> Totals | None:
@@ -101,7 +101,7 @@ class Ledger:
             committed, standby, read_only = read_commit_state(connection, str(flush_id))
         if standby or read_only:
             reason = IN_RECOVERY if standby else READ_ONLY
-            where = without_password(self.url)
+            where = redact_text(self.url)
             raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
         return committed
 

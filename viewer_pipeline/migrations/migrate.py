@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateSchema
 
 from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, PostgresUnavailable
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import hide_password
+from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings
 
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
@@ -47,7 +47,7 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
         for schema in ("viewer", DAGSTER_SCHEMA) if with_dagster else ("viewer",):
             _make_schema(connection, schema)
         if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
-            raise PostgresFailed(f"{hide_password(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
+            raise PostgresFailed(f"{redact_url(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
         context = MigrationContext.configure(connection, opts={"version_table_schema": "viewer"})
         before = context.get_current_revision()
         config.attributes["connection"] = connection
@@ -69,7 +69,7 @@ def _connected(database_url: str) -> Iterator[Connection]:
     """
     arguments = PostgresUrl.of(database_url).arguments(ARGUMENTS, {})
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
-    where = hide_password(database_url)
+    where = redact_url(database_url)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 
 log = logging.getLogger("viewer_pipeline.probe")
 
@@ -44,7 +44,7 @@ class BackgroundProbe(Generic[T]):
         self._call.set_result(ProbeResult(None, "no result yet"))
         self._started = self._ended = float("-inf")
 
-    def refresh(self) -> None:
+    def start_if_due(self) -> None:
         """Begin a call, unless one runs or the last result is young enough."""
         with self._lock:
             if self._call.done() and time.monotonic() - self._ended >= MIN_INTERVAL_SECONDS:
@@ -55,15 +55,15 @@ class BackgroundProbe(Generic[T]):
                 except RuntimeError as error:  # this process may not have more threads
                     self._call.set_result(ProbeResult(None, f"the probe was not started: {error}"))
 
-    def result(self, seconds: float) -> ProbeResult[T]:
-        """Return the last result; wait for the call that runs until `seconds` after its start, then return an error.
+    def wait_for_result(self, seconds_after_start: float) -> ProbeResult[T]:
+        """Return the last result; wait for a running call until then, else return an error.
 
         A call that has exceeded its time is not waited for again: a server that hangs delays one request, not all.
         """
         with self._lock:
             call, started = self._call, self._started
         try:
-            return call.result(max(0.0, started + seconds - time.monotonic()))
+            return call.result(max(0.0, started + seconds_after_start - time.monotonic()))
         except TimeoutError:
             return ProbeResult(None, f"no answer for {time.monotonic() - started:.1f} s")
 
@@ -76,7 +76,7 @@ class BackgroundProbe(Generic[T]):
         try:
             return ProbeResult(self._read())
         except ViewerPipelineError as error:
-            return ProbeResult(None, without_password(str(error)))
+            return ProbeResult(None, redact_text(str(error)))
         except Exception as error:  # a bug must not silence the check, nor expose a traceback over HTTP
             log.exception(event("a probe failed", name=self.name))
             return ProbeResult(None, f"the probe failed ({type(error).__name__}); see the log of this process")

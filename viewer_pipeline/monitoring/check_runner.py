@@ -12,7 +12,7 @@ HEALTH_SECONDS = 0.8  # /health answers within a second, even if a server hangs
 
 
 @dataclass(frozen=True)
-class Check:
+class ProbedChecks:
     """One probe, and the checks that it decides.
 
     Attributes:
@@ -30,7 +30,7 @@ class Check:
     needs: tuple[str, ...] = ()
     remedy: str = ""
 
-    def failed(self, error: str, unhealthy: set[str]) -> list[CheckResult]:
+    def results_of_failed_probe(self, error: str, unhealthy: set[str]) -> list[CheckResult]:
         """Return the results of a probe that failed, when the checks `unhealthy` are."""
         if cause := next((name for name in self.needs if name in unhealthy), ""):
             message, remedy = f"not checked, because {cause} is unhealthy", f"see the check {cause}"
@@ -38,22 +38,25 @@ class Check:
         return [CheckResult(name, "unhealthy", error, remedy=self.remedy) for name in self.names]
 
 
-class Checks:
+class CheckRunner:
     """All checks, each on a thread of its own."""
 
-    def __init__(self, checks: Sequence[Check]) -> None:
+    def __init__(self, checks: Sequence[ProbedChecks]) -> None:
         self.checks = tuple(checks)
         self._probes = [BackgroundProbe("/".join(check.names), check.probe) for check in checks]
 
-    def results(self) -> list[CheckResult]:
+    def run_all(self) -> list[CheckResult]:
         """Run all checks side by side; return within the longest time limit."""
         for probe in self._probes:
-            probe.refresh()
+            probe.start_if_due()
         outcomes = [
-            (check, probe.result(check.seconds)) for check, probe in zip(self.checks, self._probes, strict=True)
+            (check, probe.wait_for_result(check.seconds))
+            for check, probe in zip(self.checks, self._probes, strict=True)
         ]
         results = [result for _, outcome in outcomes for result in outcome.value or ()]
         failures = [(check, outcome.error) for check, outcome in outcomes if outcome.value is None]
         unhealthy = {result.name for result in results if result.status == "unhealthy"}
         unhealthy |= {name for check, _ in failures for name in check.names}
-        return results + [result for check, error in failures for result in check.failed(error, unhealthy)]
+        return results + [
+            result for check, error in failures for result in check.results_of_failed_probe(error, unhealthy)
+        ]

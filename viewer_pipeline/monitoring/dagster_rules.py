@@ -33,57 +33,57 @@ AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it 
 RUN = "look at the run in Dagster's UI"
 
 
-def daemon_check(daemon: str) -> str:
+def daemon_check_name(daemon: str) -> str:
     """Return the name of the check of a daemon."""
     return f"daemon_{daemon.lower()}"
 
 
-DAGSTER_CHECKS = (*map(daemon_check, DAEMONS), "sensor", "sweep", "flush_runs")
+DAGSTER_CHECKS = (*map(daemon_check_name, DAEMONS), "sensor", "sweep", "flush_runs")
 
 
 @dataclass(frozen=True)
-class Clock:
+class DagsterDeadlines:
     """The times, in Unix seconds, that the readings are compared with."""
 
     now: float
-    started: float  # when this process started; Dagster may be starting as well
+    process_started: float  # when this process started; Dagster may be starting as well
     sensor_due: float  # a sensor that runs has ticked since
     sweep_due: float
 
     @classmethod
-    def of(cls, settings: Settings, now: float, started: float) -> Clock:
+    def of(cls, settings: Settings, now: float, process_started: float) -> DagsterDeadlines:
         """Compute when sensor and schedule must have ticked, with the tolerance of the daemons."""
         late = now - TOLERANCE_SECONDS
         sweep_due = float(croniter(settings.sweep_cron, late).get_prev(float))
-        return cls(now, started, late - settings.sensor_interval_seconds, sweep_due)
+        return cls(now, process_started, late - settings.sensor_interval_seconds, sweep_due)
 
     @property
-    def settled_in(self) -> bool:
+    def startup_grace_is_over(self) -> bool:
         """Whether Dagster has had the time to start."""
-        return self.now - self.started > TOLERANCE_SECONDS
+        return self.now - self.process_started > TOLERANCE_SECONDS
 
 
 def dead_daemons(heartbeats: Mapping[str, Heartbeat], now: float) -> list[str]:
     """Return those of DAEMONS whose last heartbeat is older than TOLERANCE_SECONDS at `now` (Unix time)."""
-    return [name for name in DAEMONS if _age(heartbeats.get(name), now) > TOLERANCE_SECONDS]
+    return [name for name in DAEMONS if _seconds_since_heartbeat(heartbeats.get(name), now) > TOLERANCE_SECONDS]
 
 
 def failing_daemons(checks: Mapping[str, CheckResult], daemons: Sequence[str]) -> list[tuple[str, str]]:
     """Return (daemon, message) of those that fail; one without a name if all report the same: they are one process."""
-    failing = [(name, check.message) for name in daemons if not (check := checks[daemon_check(name)]).passed]
+    failing = [(name, check.message) for name in daemons if not (check := checks[daemon_check_name(name)]).passed]
     messages = {message for _, message in failing}
     return [("", messages.pop())] if len(failing) == len(daemons) and len(messages) == 1 else failing
 
 
-def evaluate_dagster(reading: DagsterReading | None, clock: Clock) -> list[CheckResult]:
+def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) -> list[CheckResult]:
     """Return the results of all DAGSTER_CHECKS. A reading of None: Dagster has never run on this database."""
     known = reading or DagsterReading({}, None, None, [])
     dead = dead_daemons(known.heartbeats, clock.now)
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
-    launch_status: Status = "unhealthy" if none_launches and clock.settled_in else "degraded"
+    launch_status: Status = "unhealthy" if none_launches and clock.startup_grace_is_over else "degraded"
     ticks = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
-    none_fires = not any(item and item.running and not _late(item.tick, since) for item, since in ticks)
-    no_beat = "no heartbeat was ever recorded" if clock.settled_in else "no heartbeat yet"
+    none_fires = not any(item and item.running and not _is_late(item.tick, since) for item, since in ticks)
+    no_beat = "no heartbeat was ever recorded" if clock.startup_grace_is_over else "no heartbeat yet"
     no_beat = NEVER_RAN if reading is None else no_beat
     instigators = zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), ticks, strict=True)
     return [
@@ -92,16 +92,16 @@ def evaluate_dagster(reading: DagsterReading | None, clock: Clock) -> list[Check
             _evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires)
             for name, subject, (item, since) in instigators
         ),
-        evaluate_runs(known.runs, clock.now),
+        evaluate_flush_runs(known.runs, clock.now),
     ]
 
 
-def evaluate_runs(runs: list[FlushRun], now: float) -> CheckResult:
+def evaluate_flush_runs(runs: list[FlushRun], now: float) -> CheckResult:
     """Evaluate the last flush runs that have ended, newest first."""
     if not runs:
         return CheckResult("flush_runs", "healthy", "no flush run has ended yet")
     last = runs[0]
-    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": _seconds(now - last.ended)}
+    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": _round_seconds(now - last.ended)}
     if last.success:
         return CheckResult("flush_runs", "healthy", "the last flush run succeeded", details)
     failures = next((number for number, run in enumerate(runs) if run.success), len(runs))
@@ -111,19 +111,19 @@ def evaluate_runs(runs: list[FlushRun], now: float) -> CheckResult:
     return CheckResult("flush_runs", status, f"{subject}: {last.error}", details, RUN)
 
 
-def _age(heartbeat: Heartbeat | None, now: float) -> float:
+def _seconds_since_heartbeat(heartbeat: Heartbeat | None, now: float) -> float:
     return float("inf") if heartbeat is None else max(0.0, now - heartbeat.at)
 
 
 def _evaluate_daemon(
-    beat: Heartbeat | None, daemon: str, clock: Clock, no_beat: str, launch_status: Status
+    beat: Heartbeat | None, daemon: str, clock: DagsterDeadlines, no_beat: str, launch_status: Status
 ) -> CheckResult:
-    name = daemon_check(daemon)
+    name = daemon_check_name(daemon)
     worse = launch_status if daemon in (COORDINATOR, *LAUNCHERS) else "degraded"
     if beat is None:
         return CheckResult(name, worse, no_beat, remedy=START)
-    age = _age(beat, clock.now)
-    details = {"heartbeat_age_seconds": _seconds(age)}
+    age = _seconds_since_heartbeat(beat, clock.now)
+    details = {"heartbeat_age_seconds": _round_seconds(age)}
     if age > TOLERANCE_SECONDS:
         return CheckResult(name, worse, f"no heartbeat for {format_duration(age)}", details, START)
     if beat.error:
@@ -131,14 +131,14 @@ def _evaluate_daemon(
     return CheckResult(name, "healthy", f"last heartbeat {format_duration(age)} ago", details)
 
 
-def _late(tick: Tick | None, since: float) -> bool:
+def _is_late(tick: Tick | None, since: float) -> bool:
     return tick is not None and tick.at < since
 
 
 def _evaluate_instigator(
-    name: str, subject: str, item: Instigator | None, since: float, clock: Clock, *, none_fires: bool
+    name: str, subject: str, item: Instigator | None, since: float, clock: DagsterDeadlines, *, none_fires: bool
 ) -> CheckResult:
-    worse: Status = "unhealthy" if none_fires and clock.settled_in else "degraded"
+    worse: Status = "unhealthy" if none_fires and clock.startup_grace_is_over else "degraded"
     if item is None:
         return CheckResult(name, worse, f"Dagster has not registered {subject} yet", remedy=START)
     details = {"running": item.running} | _tick_details(item.tick, clock.now)
@@ -148,7 +148,7 @@ def _evaluate_instigator(
     if item.tick is None:
         return CheckResult(name, "healthy", f"{subject} runs and has not ticked yet", details)
     ago = format_duration(clock.now - item.tick.at)
-    if _late(item.tick, since):
+    if _is_late(item.tick, since):
         return CheckResult(name, worse, f"{subject} has not ticked for {ago}", details, START)
     if item.tick.status == "FAILURE":
         message = f"the last tick of {subject}, {ago} ago, failed: {item.tick.message}"
@@ -160,8 +160,8 @@ def _tick_details(tick: Tick | None, now: float) -> dict[str, object]:
     if tick is None:
         return {}
     skipped = {"skip_reason": tick.message} if tick.status == "SKIPPED" else {}
-    return {"last_tick": tick.status.lower(), "seconds_since_tick": _seconds(now - tick.at), **skipped}
+    return {"last_tick": tick.status.lower(), "seconds_since_tick": _round_seconds(now - tick.at), **skipped}
 
 
-def _seconds(seconds: float) -> float:
+def _round_seconds(seconds: float) -> float:
     return round(max(0.0, seconds), 1)

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresFailed
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import open_connection, postgres_errors
@@ -89,23 +89,23 @@ class DagsterReading:
 
 def read_dagster(settings: Settings) -> DagsterReading | None:
     """Read everything; None where Dagster has never run on this database. Raises as `_read_tables`."""
-    return _read_tables(settings, _dagster)
+    return _read_tables(settings, _select_dagster)
 
 
 def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
     """Read the heartbeats of the daemons; none where Dagster has never run. Raises as `_read_tables`."""
-    return _read_tables(settings, _heartbeats) or {}
+    return _read_tables(settings, _select_heartbeats) or {}
 
 
-def read_running(settings: Settings) -> list[RunningRun]:
+def read_running_runs(settings: Settings) -> list[RunningRun]:
     """Read the runs that are running according to Dagster; none where it has never run. Raises as `_read_tables`."""
-    return _read_tables(settings, _running) or []
+    return _read_tables(settings, _select_running) or []
 
 
 @contextmanager
-def connect(settings: Settings) -> Iterator[psycopg.Connection]:
+def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
     """Open a connection to Dagster's storage, without SQLAlchemy."""
-    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage()) as connection:
+    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
         yield connection
 
 
@@ -115,17 +115,17 @@ def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) ->
     Raises PostgresUnavailable; PostgresFailed where this role has no right to them. A search path skips a schema that
     the role may not use.
     """
-    with connect(settings) as connection:
+    with connect_dagster_storage(settings) as connection:
         try:
             return read(connection)
         except pg.UndefinedTable:
-            schema = settings.dagster_storage().schema
+            schema = settings.dagster_storage_url().schema
             if connection.execute(SQL["has_usage"], {"schema": schema}).fetchone() == (False,):
                 raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
             return None
 
 
-def error_message(error: dict[str, Any]) -> str:
+def first_line_of_error(error: dict[str, Any]) -> str:
     """Return the first line of an error that Dagster stored, without a password.
 
     Of a chain, it is the first error of ours, whose text is written for operators, else the innermost.
@@ -136,59 +136,59 @@ def error_message(error: dict[str, Any]) -> str:
     messages = [str(link.get("message") or link.get("cls_name") or "unknown error").strip() for link in chain]
     message = next((message for message in messages if _OUR_ERROR.match(message)), messages[-1])
     line = _OUR_ERROR.sub("", message).partition("\n")[0].strip()
-    return without_password(line)[:MAX_ERROR_CHARACTERS]
+    return redact_text(line)[:MAX_ERROR_CHARACTERS]
 
 
-def _dagster(connection: psycopg.Connection) -> DagsterReading:
-    heartbeats = _heartbeats(connection)
-    sensor, sweep = (_instigator(connection, name) for name in (SENSOR, SWEEP))
-    return DagsterReading(heartbeats, sensor, sweep, _last_runs(connection))
+def _select_dagster(connection: psycopg.Connection) -> DagsterReading:
+    heartbeats = _select_heartbeats(connection)
+    sensor, sweep = (_select_instigator(connection, name) for name in (SENSOR, SWEEP))
+    return DagsterReading(heartbeats, sensor, sweep, _select_last_runs(connection))
 
 
-def _heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
+def _select_heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
     heartbeats = {}
     for (text,) in connection.execute(SQL["heartbeats"]):
         body = orjson.loads(text)
-        error = error_message(body["errors"][0]) if body.get("errors") else ""
+        error = first_line_of_error(body["errors"][0]) if body.get("errors") else ""
         heartbeats[body["daemon_type"]] = Heartbeat(float(body["timestamp"]), error)
     return heartbeats
 
 
-def _running(connection: psycopg.Connection) -> list[RunningRun]:
+def _select_running(connection: psycopg.Connection) -> list[RunningRun]:
     return [RunningRun(*row) for row in connection.execute(SQL["running_runs"])]
 
 
-def _instigator(connection: psycopg.Connection, name: str) -> Instigator | None:
+def _select_instigator(connection: psycopg.Connection, name: str) -> Instigator | None:
     """Read it by name; of several (the code location was renamed), return the one that ticked last."""
     instigators = [
-        Instigator(status != "STOPPED", _last_tick(connection, selector))
+        Instigator(status != "STOPPED", _select_last_tick(connection, selector))
         for selector, status, body in connection.execute(SQL["instigators"]).fetchall()
         if orjson.loads(body)["origin"]["job_name"] == name
     ]
     return max(instigators, key=lambda item: item.tick.at if item.tick else 0.0, default=None)
 
 
-def _last_tick(connection: psycopg.Connection, selector: str) -> Tick | None:
+def _select_last_tick(connection: psycopg.Connection, selector: str) -> Tick | None:
     row = connection.execute(SQL["last_tick"], {"selector": selector}).fetchone()
     if row is None:
         return None
     body = orjson.loads(row[0])
-    message = error_message(body["error"]) if body.get("error") else without_password(body.get("skip_reason") or "")
+    message = first_line_of_error(body["error"]) if body.get("error") else redact_text(body.get("skip_reason") or "")
     return Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), message)
 
 
-def _last_runs(connection: psycopg.Connection) -> list[FlushRun]:
+def _select_last_runs(connection: psycopg.Connection) -> list[FlushRun]:
     rows = connection.execute(SQL["last_runs"], {"job": JOB, "limit": MAX_RUNS}).fetchall()
     return [
-        FlushRun(run_id, success, float(ended or 0), "" if success or number else _run_error(connection, run_id))
+        FlushRun(run_id, success, float(ended or 0), "" if success or number else _select_run_error(connection, run_id))
         for number, (run_id, success, ended) in enumerate(rows)
     ]
 
 
-def _run_error(connection: psycopg.Connection, run_id: str) -> str:
+def _select_run_error(connection: psycopg.Connection, run_id: str) -> str:
     row = connection.execute(SQL["run_failure"], {"run_id": run_id}).fetchone()
     if row is None:
         return "no reason is recorded"
     failure = orjson.loads(row[0])["dagster_event"]
     error = (failure.get("event_specific_data") or {}).get("error")
-    return error_message(error or {"message": failure.get("message")})
+    return first_line_of_error(error or {"message": failure.get("message")})

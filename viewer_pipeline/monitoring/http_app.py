@@ -12,15 +12,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
-from viewer_pipeline.monitoring.check_runner import Checks
-from viewer_pipeline.monitoring.metrics import Metrics
+from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.metrics import PrometheusMetrics
 from viewer_pipeline.timestamps import format_timestamp
 
 SERVICE = "viewer-worker"
 STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")
 
 
-def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -> Starlette:
+def build_health_app(checks: CheckRunner, metrics: PrometheusMetrics, is_stopping: Callable[[], bool]) -> Starlette:
     """Return the application. It answers within a second, without secrets, versions or stack traces."""
 
     async def ping(_request: Request) -> Response:
@@ -29,14 +29,14 @@ def health_app(checks: Checks, metrics: Metrics, stopping: Callable[[], bool]) -
 
     def health(_request: Request) -> Response:
         """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
-        results = [STOPPING] if stopping() else checks.results()
+        results = [STOPPING] if is_stopping() else checks.run_all()
         status = worst_status(results)
         body = {**_body(status), "checks": checks_to_dict(results)}
         return JSONResponse(body, status_code=503 if status == "unhealthy" else 200)
 
     def show_metrics(_request: Request) -> Response:
         """Answer a scrape of Prometheus."""
-        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(metrics.render_text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     app = Starlette(routes=[Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)])
     app.router.redirect_slashes = False  # an unknown path is 404

@@ -13,11 +13,11 @@ from starlette.applications import Starlette
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.check_runner import Checks
-from viewer_pipeline.monitoring.health_watch import HealthWatch
-from viewer_pipeline.monitoring.http_app import health_app
-from viewer_pipeline.monitoring.metrics import Metrics
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
+from viewer_pipeline.monitoring.http_app import build_health_app
+from viewer_pipeline.monitoring.metrics import PrometheusMetrics
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 
 BACKLOG = 128
@@ -29,7 +29,7 @@ class HealthServer:
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         """Bind. Raises SettingsError, which names the setting to change."""
-        self._socket = _bind(host, port)
+        self._socket = _bind_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -60,13 +60,13 @@ class HealthServer:
         self.closing.close()
 
 
-def serve(settings: Settings, stats: SubscriberStats, stopping: Callable[[], bool]) -> HealthServer:
+def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping: Callable[[], bool]) -> HealthServer:
     """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
-    probes = Probes(settings, stats=stats)
-    checks = Checks(probes.checks())
-    app = health_app(checks, Metrics(settings, stats, probes.store), stopping)
+    probes = HealthProbes(settings, stats=stats)
+    checks = CheckRunner(probes.health_checks())
+    app = build_health_app(checks, PrometheusMetrics(settings, stats, probes.store), is_stopping)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
-    watch = HealthWatch(checks, stopping)
+    watch = HealthChangeLog(checks, is_stopping)
     server.closing.callback(probes.close)
     server.closing.callback(watch.stop)
     server.start()
@@ -74,7 +74,7 @@ def serve(settings: Settings, stats: SubscriberStats, stopping: Callable[[], boo
     return server
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:
@@ -83,10 +83,10 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both_families)
     except OSError as error:
-        raise SettingsError(_bind_error(error, host, port)) from None
+        raise SettingsError(_describe_bind_error(error, host, port)) from None
 
 
-def _bind_error(error: OSError, host: str, port: int) -> str:
+def _describe_bind_error(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"HEALTH_CHECK_PORT={port}: is in use on {host}; stop what listens there, or choose another port"
     if error.errno == errno.EADDRNOTAVAIL:

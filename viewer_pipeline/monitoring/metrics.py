@@ -21,8 +21,8 @@ from viewer_pipeline.ingest.stats import State, SubscriberStats
 from viewer_pipeline.monitoring.background_probe import BackgroundProbe
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster
-from viewer_pipeline.monitoring.ledger_stats import LedgerReading, LedgerStats
-from viewer_pipeline.monitoring.metric_families import FAMILIES, Family
+from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotalsReader
+from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES, MetricFamily
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import seconds_since
 
@@ -34,7 +34,7 @@ Values = dict[tuple[str, ...], Sample]  # values of the labels -> sample
 Samples = dict[str, Values]  # by the name of the metric
 
 
-class Pending(NamedTuple):
+class PendingViews(NamedTuple):
     """`views`: of the `read` VODs that were announced first; `age`: of the oldest announcement, in seconds."""
 
     vods: int
@@ -43,7 +43,7 @@ class Pending(NamedTuple):
     age: float
 
 
-def read_pending(store: RedisStore) -> Pending:
+def read_pending_views(store: RedisStore) -> PendingViews:
     """Read the changed set and the first MAX_CHUNKS of its counters. Raises RedisUnavailable."""
     vods, oldest = store.changed_set_size_and_oldest()
     read = views = 0
@@ -51,43 +51,45 @@ def read_pending(store: RedisStore) -> Pending:
         values = store.values(ids) if ids else []
         read += len(values)
         views += sum(int(value) for value in values if value and is_positive_integer(value))
-    return Pending(vods, read, views, seconds_since(oldest) if oldest else 0.0)
+    return PendingViews(vods, read, views, seconds_since(oldest) if oldest else 0.0)
 
 
-class Metrics(Collector):
+class PrometheusMetrics(Collector):
     """Reads all servers side by side at each scrape. What is not read in time is left out, and its `_up` is 0."""
 
     def __init__(self, settings: Settings, stats: SubscriberStats, store: RedisStore) -> None:
         """`store`: that of the probes, which test writes, so it leaves a server that was demoted."""
         self._stats = stats
-        ledger = LedgerStats(Ledger.of(settings))
+        ledger = LedgerTotalsReader(Ledger.of(settings))
         self._probes: dict[str, BackgroundProbe[Samples]] = {
-            "redis": BackgroundProbe("metrics of redis", lambda: of_redis(read_pending(store))),
-            "postgres": BackgroundProbe("metrics of postgres", lambda: of_ledger(ledger.read())),
-            "dagster": BackgroundProbe("metrics of dagster", lambda: of_dagster(read_dagster(settings), time.time())),
+            "redis": BackgroundProbe("metrics of redis", lambda: pending_samples(read_pending_views(store))),
+            "postgres": BackgroundProbe("metrics of postgres", lambda: ledger_samples(ledger.read())),
+            "dagster": BackgroundProbe(
+                "metrics of dagster", lambda: daemon_samples(read_dagster(settings), time.time())
+            ),
         }
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def text(self) -> bytes:
+    def render_text(self) -> bytes:
         """Return all in Prometheus' text format, within SCRAPE_SECONDS."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families that could be read."""
-        samples = of_worker(self._stats)
+        samples = worker_samples(self._stats)
         for probe in self._probes.values():
-            probe.refresh()
+            probe.start_if_due()
         for name, probe in self._probes.items():
-            result = probe.result(SCRAPE_SECONDS)
+            result = probe.wait_for_result(SCRAPE_SECONDS)
             samples[f"viewer_{name}_up"] = {(): float(result.value is not None)}
             samples |= result.value or {}
         for name, values in samples.items():
-            yield _family(FAMILIES[name], values)
+            yield _build_family(METRIC_FAMILIES[name], values)
 
 
-def of_worker(stats: SubscriberStats) -> Samples:
+def worker_samples(stats: SubscriberStats) -> Samples:
     """Return the samples of this worker, since its start."""
     rejected, losses = dict(stats.rejected), dict(stats.losses)
     last_message: Values = {} if stats.last_message is None else {(): stats.last_message}
@@ -106,7 +108,7 @@ def of_worker(stats: SubscriberStats) -> Samples:
     }
 
 
-def of_redis(pending: Pending) -> Samples:
+def pending_samples(pending: PendingViews) -> Samples:
     """Return the samples of what is pending."""
     return {
         "viewer_pending_counters": {(): pending.vods},
@@ -116,7 +118,7 @@ def of_redis(pending: Pending) -> Samples:
     }
 
 
-def of_ledger(reading: LedgerReading) -> Samples:
+def ledger_samples(reading: LedgerReading) -> Samples:
     """Return the samples of what was persisted and rejected. Commits are those of the ledger, even if a run died."""
     ended: Values = {
         (metric.mode, metric.outcome): metric.count for metric in reading.recorded if metric.outcome != "committed"
@@ -136,15 +138,15 @@ def of_ledger(reading: LedgerReading) -> Samples:
     }
 
 
-def of_dagster(reading: DagsterReading | None, now: float) -> Samples:
+def daemon_samples(reading: DagsterReading | None, now: float) -> Samples:
     """Return the samples of the daemons; all 0 where Dagster has never run."""
     dead = dead_daemons(reading.heartbeats if reading else {}, now)
     return {"viewer_daemon_up": {(daemon,): float(daemon not in dead) for daemon in DAEMONS}}
 
 
-def _family(family: Family, values: Values) -> Metric:
+def _build_family(family: MetricFamily, values: Values) -> Metric:
     if family.kind == "histogram":
-        return _histogram(family, values)
+        return _build_histogram(family, values)
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     metric = kind(family.name, family.help, labels=family.labels)
     for labels, value in values.items():
@@ -153,7 +155,7 @@ def _family(family: Family, values: Values) -> Metric:
     return metric
 
 
-def _histogram(family: Family, values: Values) -> Metric:
+def _build_histogram(family: MetricFamily, values: Values) -> Metric:
     metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     for labels, value in values.items():
         assert isinstance(value, RunMetric), f"{family.name} is a histogram"

@@ -16,21 +16,21 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, Check
-from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, Clock, evaluate_dagster
+from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
+from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
+from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, DagsterDeadlines, evaluate_dagster
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
-from viewer_pipeline.monitoring.rules import (
+from viewer_pipeline.monitoring.health_rules import (
+    degrade_if_restarted,
     evaluate_freshness,
     evaluate_incidents,
     evaluate_marker,
-    evaluate_memory,
     evaluate_postgres,
     evaluate_redis,
-    evaluate_restart,
+    evaluate_redis_memory,
     evaluate_subscriber,
     evaluate_unsettled,
 )
-from viewer_pipeline.monitoring.subscribers import check_subscribers
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
@@ -43,7 +43,7 @@ PROBE_SECONDS = 0.7  # time limit of a Redis command; shorter than that of a che
 REACHABLE = "check that the server runs, and that host, port, network and login of its URL are right"
 
 
-class Probes:
+class HealthProbes:
     """The probes of one process, and the client and stores that they use."""
 
     def __init__(
@@ -61,34 +61,34 @@ class Probes:
         """Close the connections."""
         self.client.close()
 
-    def checks(self, seconds: float = HEALTH_SECONDS) -> list[Check]:
+    def health_checks(self, seconds: float = HEALTH_SECONDS) -> list[ProbedChecks]:
         """Return the checks of /health, each with this time limit; in a command, with all subscribers of this Redis."""
         both = ("postgres", "redis")
         dagster_needs = ("postgres",) if self.settings.dagster_database_url is None else ()
         return [
-            Check(("redis", "redis_memory"), self.redis, seconds, remedy=REACHABLE),
-            Check(("postgres",), self.postgres, seconds, remedy=REACHABLE),
-            Check(("freshness",), self.freshness, seconds, ("redis",)),
-            Check(("marker", "unsettled", "incidents"), self.settling, seconds, both),
-            Check(DAGSTER_CHECKS, self.dagster, seconds, dagster_needs, START),
+            ProbedChecks(("redis", "redis_memory"), self.check_redis, seconds, remedy=REACHABLE),
+            ProbedChecks(("postgres",), self.check_postgres, seconds, remedy=REACHABLE),
+            ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
+            ProbedChecks(("marker", "unsettled", "incidents"), self.check_settling, seconds, both),
+            ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
             self._subscriber_check(self._stats, seconds),
         ]
 
-    def redis(self) -> list[CheckResult]:
+    def check_redis(self) -> list[CheckResult]:
         """Measure a round trip, test a write, and read role and memory."""
         with redis_errors(self.redis_url):
             started = time.perf_counter()
             self.client.ping()
-            round_trip_ms = _milliseconds(started)
-            info = self.info()
-        result = evaluate_redis(info, round_trip_ms, self._refusal())
+            round_trip_ms = _milliseconds_since(started)
+            info = self.redis_info()
+        result = evaluate_redis(info, round_trip_ms, self._find_write_refusal())
         if result.status == "healthy":
-            result = evaluate_restart(result, info.get("uptime_in_seconds"), self._process_seconds())
+            result = degrade_if_restarted(result, info.get("uptime_in_seconds"), self._process_uptime_seconds())
         else:  # the address may lead to another server by now, also from a replica that accepts writes
             self.client.connection_pool.disconnect(inuse_connections=False)
-        return [result, evaluate_memory(info)]
+        return [result, evaluate_redis_memory(info)]
 
-    def info(self) -> dict[str, Any]:
+    def redis_info(self) -> dict[str, Any]:
         """Return what INFO reports; nothing where the user may not run it."""
         try:
             info: Any = self.client.info()
@@ -96,25 +96,25 @@ class Probes:
             return {}
         return dict(info)
 
-    def postgres(self) -> list[CheckResult]:
+    def check_postgres(self) -> list[CheckResult]:
         """Measure a round trip, and read whether a flush could commit."""
         with self.ledger.connect(any_server=True) as connection:
             started = time.perf_counter()
             migrated, up_seconds = fetch_one(connection, SQL["server_state"])
-            round_trip_ms = _milliseconds(started)
+            round_trip_ms = _milliseconds_since(started)
             refusal = read_only_reason(connection)
             row = connection.execute(SQL["schema_revision"]).fetchone() if migrated else None
         revision = row[0] if row else ""
         result = evaluate_postgres(refusal, revision, round_trip_ms)
-        return [evaluate_restart(result, up_seconds, self._process_seconds())]
+        return [degrade_if_restarted(result, up_seconds, self._process_uptime_seconds())]
 
-    def freshness(self) -> list[CheckResult]:
+    def check_freshness(self) -> list[CheckResult]:
         """Read how long views have been pending."""
         pending, oldest = self.store.changed_set_size_and_oldest()
         age = round(seconds_since(oldest), 1) if oldest else None
         return [evaluate_freshness(pending, age, self.settings.freshness_limit_seconds)]
 
-    def settling(self) -> list[CheckResult]:
+    def check_settling(self) -> list[CheckResult]:
         """Compare the marker, which is read first, with the ledger."""
         marker = self.store.marker()
         with self.ledger.connect() as connection:  # the primary: a standby's ledger may lag behind the marker
@@ -129,22 +129,22 @@ class Probes:
             evaluate_incidents(incidents),
         ]
 
-    def dagster(self) -> list[CheckResult]:
+    def check_dagster(self) -> list[CheckResult]:
         """Read Dagster's tables. A Dagster that has run before is not just starting when a command runs."""
         reading = read_dagster(self.settings)
         started = 0.0 if self._stats is None and reading else self._started
-        return evaluate_dagster(reading, Clock.of(self.settings, time.time(), started))
+        return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, time.time(), started))
 
-    def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> Check:
+    def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> ProbedChecks:
         if stats is not None:
-            return Check(("subscriber",), lambda: [evaluate_subscriber(stats)])
+            return ProbedChecks(("subscriber",), lambda: [evaluate_subscriber(stats)])
         names = ("subscriber", "shared_channel")
-        return Check(names, lambda: check_subscribers(self.store, self.settings), seconds, ("redis",))
+        return ProbedChecks(names, lambda: check_subscribers(self.store, self.settings), seconds, ("redis",))
 
-    def _process_seconds(self) -> float:
+    def _process_uptime_seconds(self) -> float:
         return time.time() - self._started
 
-    def _refusal(self) -> str:
+    def _find_write_refusal(self) -> str:
         """Return the error of a write that changes nothing, e.g. OOM, MISCONF, READONLY; empty where it is accepted."""
         try:
             self.store.require_writes()
@@ -153,5 +153,5 @@ class Probes:
         return ""
 
 
-def _milliseconds(started: float) -> float:
+def _milliseconds_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)

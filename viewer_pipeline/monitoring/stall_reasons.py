@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_rows import RecentFlush
-from viewer_pipeline.monitoring.dagster_rules import COORDINATOR, LAUNCHERS, NEVER_RAN, daemon_check, failing_daemons
+from viewer_pipeline.monitoring.dagster_rules import (
+    COORDINATOR,
+    LAUNCHERS,
+    NEVER_RAN,
+    daemon_check_name,
+    failing_daemons,
+)
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_duration, seconds_since
 
@@ -31,7 +37,7 @@ def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Res
 
 def _obstacles(checks: Results) -> list[str]:
     """Return what prevents flushes from being launched or from succeeding."""
-    coordinator = checks[daemon_check(COORDINATOR)]
+    coordinator = checks[daemon_check_name(COORDINATOR)]
     if coordinator.message == NEVER_RAN:
         return [f"{NEVER_RAN}: {coordinator.remedy}"]
     others = (checks[name] for name in ("sensor", "sweep", "flush_runs"))

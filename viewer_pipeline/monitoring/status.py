@@ -13,8 +13,8 @@ from viewer_pipeline.flush.ledger_reads import last_flush, ledger_summary, recen
 from viewer_pipeline.flush.ledger_rows import LastFlush, LedgerSummary, RecentFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_metrics import rejected_by_reason
-from viewer_pipeline.monitoring.check_runner import Checks
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp, seconds_since
@@ -69,7 +69,7 @@ def read_status(settings: Settings) -> PipelineStatus:
 
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
-    with closing(Probes(settings, STATUS_SECONDS)) as probes:
+    with closing(HealthProbes(settings, STATUS_SECONDS)) as probes:
         pending, oldest = probes.store.changed_set_size_and_oldest()
         marker = probes.store.marker()
         rejected: Counter[str] = Counter()
@@ -78,7 +78,7 @@ def read_status(settings: Settings) -> PipelineStatus:
                 rejected[row.reason] += row.rows
             last, summary = last_flush(connection), ledger_summary(connection)
             incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
-        checks = {result.name: result for result in Checks(probes.checks(STATUS_SECONDS)).results()}
+        checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_all()}
     return PipelineStatus(
         pending_vods=pending,
         oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,

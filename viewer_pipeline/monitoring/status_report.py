@@ -10,7 +10,7 @@ from rich.table import Table
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.timestamps import format_duration
 
 WIDTH = 10
@@ -21,14 +21,14 @@ def print_status(status: PipelineStatus) -> None:
     """Print one line for each subject, the last flushes, and the reasons of a stall."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for name, text in _lines(status):
-        console.print(without_password(f"{name:<{WIDTH}} {text}"))
+        console.print(redact_text(f"{name:<{WIDTH}} {text}"))
     table = Table("flush", "mode", "taken at (UTC)", "counters", "views", "batches", title="last flushes")
     for flush in status.flushes:
         taken_at = flush.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
     console.print(table if status.flushes else "no flush yet")
     for number, reason in enumerate(status.stall_reasons):
-        console.print(without_password(f"{'' if number else 'stalled':<{WIDTH}} {reason}"))
+        console.print(redact_text(f"{'' if number else 'stalled':<{WIDTH}} {reason}"))
 
 
 def _lines(status: PipelineStatus) -> list[tuple[str, str]]:

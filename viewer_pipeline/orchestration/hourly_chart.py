@@ -9,15 +9,15 @@ from datetime import date
 BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
 
 
-def hourly_chart(day: date, hours: Sequence[int]) -> str:
+def render_hourly_markdown(day: date, hours: Sequence[int]) -> str:
     """Return the chart of 24 bars as Markdown. The UI shows images whose address is a `data:` URL."""
-    svg = b64encode(hourly_svg(day, hours).encode()).decode()
+    svg = b64encode(render_hourly_svg(day, hours).encode()).decode()
     peak = max(range(len(hours)), key=lambda hour: hours[hour])
     caption = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
     return f"![views per hour](data:image/svg+xml;base64,{svg})\n\n{day}: {caption}"
 
 
-def hourly_svg(day: date, hours: Sequence[int]) -> str:
+def render_hourly_svg(day: date, hours: Sequence[int]) -> str:
     """Return the drawing; the tooltip of each bar has its number."""
     width, top = MARGIN * 2 + len(hours) * (BAR + GAP), max(*hours, 1)
     shapes = []

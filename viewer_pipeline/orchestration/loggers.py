@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from viewer_pipeline.logs import stderr_handler
+from viewer_pipeline.logs import make_stderr_handler
 from viewer_pipeline.settings import load_settings
 
 LOG_LINES: dict[str, Any] = {"loggers": {"console": {"config": {}}}}  # the run config that selects this logger
@@ -19,5 +19,5 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
     """Return the logger of one run."""
     settings = load_settings()  # a logger gets no resources
     log = logging.Logger("dagster.run", level=(context.logger_config.get("log_level") or settings.log_level).upper())  # noqa: LOG001 - Dagster keeps one for each run
-    log.addHandler(stderr_handler(settings))
+    log.addHandler(make_stderr_handler(settings))
     return log

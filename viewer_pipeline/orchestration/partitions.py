@@ -16,13 +16,13 @@ warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 IN_ONE_RUN = dg.BackfillPolicy.single_run()
 
 
-def window_of(context: dg.AssetExecutionContext) -> Window:
+def partition_window_of(context: dg.AssetExecutionContext) -> Window:
     """Return the days of a run."""
     start, end = context.partition_time_window
     return Window(start.date(), end.date())
 
 
-def run_tags_of(window: Window) -> dict[str, str]:
+def partition_range_tags(window: Window) -> dict[str, str]:
     """Return the tags that give a run these days."""
     return {RANGE_START: window.start.isoformat(), RANGE_END: (window.end - ONE_DAY).isoformat()}
 

@@ -11,9 +11,14 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.retention import prune_input, prune_ledger_days, prune_run_history
-from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs
-from viewer_pipeline.orchestration.trigger import run_request
+from viewer_pipeline.orchestration.retention_jobs import prune_input, prune_ledger_days, prune_run_history
+from viewer_pipeline.orchestration.run_history_pruning import (
+    RunRetention,
+    connect_dagster_storage,
+    find_latest_runs,
+    find_old_runs,
+)
+from viewer_pipeline.orchestration.run_trigger import build_run_request
 
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
@@ -29,17 +34,17 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
         plan = plan_ledger_pruning(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
     if not plan.days:
         return dg.SkipReason(plan.stop_reason or f"no flush is older than {days} days")
-    return run_request("schedule: old days of the ledger")
+    return build_run_request("schedule: old days of the ledger")
 
 
 @decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *")
 def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
-    if not any(ages := Ages.of(settings)):
+    if not any(ages := RunRetention.of(settings)):
         return dg.SkipReason(NO_RETENTION_PERIOD)
-    with connect(settings) as connection:
-        old = old_runs(connection, latest_runs(connection), ages, time.time(), limit=1)
-    return run_request("schedule: old runs") if old else dg.SkipReason("no run is old")
+    with connect_dagster_storage(settings) as connection:
+        old = find_old_runs(connection, find_latest_runs(connection), ages, time.time(), limit=1)
+    return build_run_request("schedule: old runs") if old else dg.SkipReason("no run is old")
 
 
 @decorators.schedule(target=prune_input, cron_schedule="0 4 * * *")
@@ -53,7 +58,7 @@ def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReas
         old = count_old_rejected(connection, rejected_days) if rejected_days else 0
         if not old and parked_days and (target := ledger.target(connection)) is not None:
             old = count_old_parked(connection, target, parked_days).vods
-    return run_request("schedule: old rejected or parked input") if old else dg.SkipReason("nothing is old")
+    return build_run_request("schedule: old rejected or parked input") if old else dg.SkipReason("nothing is old")
 
 
 RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]

@@ -10,12 +10,12 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, is_rolled_up
 from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.daily import LATE_FLUSH_WINDOW, roll_up_days
-from viewer_pipeline.orchestration.jobs import blocking_run, flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.partitions import format_window, run_tags_of
+from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
+from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
-from viewer_pipeline.orchestration.trigger import run_request
+from viewer_pipeline.orchestration.run_trigger import build_run_request
 from viewer_pipeline.settings import Settings
 
 
@@ -26,13 +26,13 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     Pub/sub may lose a message; a sweep still finds the counter. Skips if a bounded scan finds no counter with views, or
     while another flush run is queued or active.
     """
-    if reason := blocking_run(context.instance):
+    if reason := describe_blocking_run(context.instance):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
         pending = evaluate_sweep_need(stores)
     if not pending.is_needed:
         return dg.SkipReason(pending.reason)
-    return run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
+    return build_run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
 
 
 @decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *")
@@ -46,7 +46,7 @@ def close_yesterday(
     yesterday = _day_of(context) - ONE_DAY
     if yesterday < settings.history_start:
         return dg.SkipReason(f"{yesterday} is before HISTORY_START")
-    if reason := blocking_run(context.instance, roll_up_days.name):
+    if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
         stale = find_windows_to_roll_up(connection, _first_checked_day(settings, yesterday), yesterday)
@@ -65,7 +65,7 @@ def refresh_today(
 
     Skips if no flush came since they were rolled up: an idle run would cost five seconds of CPU.
     """
-    if reason := blocking_run(context.instance, roll_up_days.name):
+    if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     today = _day_of(context)
     with Ledger.of(settings).connect() as connection:
@@ -85,4 +85,7 @@ def _first_checked_day(settings: Settings, day: date) -> date:
 
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:
     """Return one request for each range of consecutive days."""
-    return [run_request(f"schedule: {format_window(window)} {reason}", tags=run_tags_of(window)) for window in stale]
+    return [
+        build_run_request(f"schedule: {format_window(window)} {reason}", tags=partition_range_tags(window))
+        for window in stale
+    ]

@@ -8,7 +8,7 @@ import dagster as dg
 from viewer_pipeline.checks import CheckResult
 
 
-def check_result(asset: str, result: CheckResult) -> dg.AssetCheckResult:
+def to_asset_check_result(asset: str, result: CheckResult) -> dg.AssetCheckResult:
     """Return the result with its message as description, and its details, such as failing rows, as metadata."""
     metadata = {name: dg.MetadataValue.json(value) for name, value in result.details.items()}
     return dg.AssetCheckResult(
@@ -20,7 +20,7 @@ def check_result(asset: str, result: CheckResult) -> dg.AssetCheckResult:
     )
 
 
-def table(columns: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> dg.TableMetadataValue:
+def to_table_metadata(columns: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> dg.TableMetadataValue:
     """Return a table with these columns (name -> type)."""
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(*column) for column in columns.items()]))

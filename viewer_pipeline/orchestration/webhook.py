@@ -13,7 +13,7 @@ BACKOFF_SECONDS = 0.25
 RETRIED_STATUSES = (429, *range(500, 600))
 
 
-def post(url: str, payload: Mapping[str, str]) -> str:
+def post_json_or_error(url: str, payload: Mapping[str, str]) -> str:
     """Post a payload as JSON; return why it was not delivered, empty where the server accepted it (2xx).
 
     Tried again if the server does not respond, or responds 5xx or 429. The result names the host alone: the path of a

@@ -43,9 +43,9 @@ def webserver_arguments(settings: Settings, workspace: Path, host: str, port: in
 
 def write_workspace_file(settings: Settings, code_server_host: str, code_server_port: int) -> Path:
     """Write the address of the code server to the file in DAGSTER_HOME that daemon and UI read; return its path."""
-    from viewer_pipeline.orchestration.instance import prepare_home
+    from viewer_pipeline.orchestration.dagster_instance import write_dagster_home
 
-    workspace = prepare_home(settings) / WORKSPACE
+    workspace = write_dagster_home(settings) / WORKSPACE
     server = f"      host: {code_server_host}\n      port: {code_server_port}\n      location_name: {LOCATION}\n"
     write_atomically_if_changed(workspace, f"load_from:\n  - grpc_server:\n{server}")
     return workspace
@@ -56,10 +56,10 @@ def fail_runs_of_previous_code_server(settings: Settings) -> None:
 
     Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
     """
-    from viewer_pipeline.orchestration.instance import fail_orphans, open_instance
+    from viewer_pipeline.orchestration.dagster_instance import mark_orphan_runs_failed, open_instance
 
     with open_instance(settings) as instance:
-        for run_id in fail_orphans(instance, launched_only=True):
+        for run_id in mark_orphan_runs_failed(instance, launched_only=True):
             log.error(event("run ended with the code server", run=run_id))
 
 
@@ -87,7 +87,7 @@ def exec_webserver(settings: Settings, code_server_address: tuple[str, int], hos
 def _exec_python(settings: Settings, python_arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *python_arguments], settings.environment())  # noqa: S606 - no shell is wanted
+    os.execve(sys.executable, [sys.executable, *python_arguments], settings.child_process_environment())  # noqa: S606 - no shell is wanted
 
 
 def _log_options(settings: Settings, level_option: str = "--log-level") -> list[str]:

@@ -17,7 +17,7 @@ from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import ledger_summary, recent_flushes, totals
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.orchestration.instance import flush_runs, open_instance
+from viewer_pipeline.orchestration.dagster_instance import count_flush_runs, open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stores.redis import connect
@@ -162,6 +162,6 @@ class _DemoTraffic:
         counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
         pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}
         with open_instance(self._settings) as instance:
-            runs = flush_runs(instance)
+            runs = count_flush_runs(instance)
         parked, rejected = summary.parked, summary.rejected
         return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, 0.0, seconds)

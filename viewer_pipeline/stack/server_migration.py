@@ -14,7 +14,7 @@ from viewer_pipeline.errors import OldVersionRuns, RedisUnavailable, SettingsErr
 from viewer_pipeline.flush.redis_upgrade import require_upgradable, upgrade_redis
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import current_revision, migrate_all
-from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running
+from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running_runs
 from viewer_pipeline.settings import Settings
 
 LAST_OF_0_1_0 = "0007"  # revision of the schema
@@ -66,7 +66,7 @@ def migrate_servers(settings: Settings, on_progress: Progress, *, exclusive: boo
 
 def _require_no_run_of_old_version(settings: Settings) -> None:
     now = time.time()
-    for run in read_running(settings):
+    for run in read_running_runs(settings):
         ends = run.started + (FLUSH_SECONDS if run.job == "flush_views" else OTHER_SECONDS)
         if now < ends:
             raise OldVersionRuns(

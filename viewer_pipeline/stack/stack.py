@@ -160,7 +160,10 @@ class Stack:
         return find_free_port() if self._background else None
 
     def _start_dagster_and_worker(self, on_progress: Callable[[str], None]) -> None:
-        from viewer_pipeline.orchestration.instance import fail_orphans, open_instance  # Dagster: 2 s
+        from viewer_pipeline.orchestration.dagster_instance import (  # Dagster: 2 s
+            mark_orphan_runs_failed,
+            open_instance,
+        )
 
         port = find_free_port()
         workspace = dagster_processes.write_workspace_file(self.settings, LOOPBACK, port)
@@ -170,7 +173,7 @@ class Stack:
         )
         with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
             if self._owns_postgres:
-                for run_id in fail_orphans(instance):
+                for run_id in mark_orphan_runs_failed(instance):
                     on_progress(f"run {run_id} had not ended; marked as failed")
         on_progress("starting the worker")
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
@@ -192,7 +195,7 @@ class Stack:
         process = ManagedProcess(
             name,
             [sys.executable, *arguments],
-            environment=self.settings.changed(shutdown_timeout_ms=worker_ms).environment(),
+            environment=self.settings.changed(shutdown_timeout_ms=worker_ms).child_process_environment(),
             log=self._home / f"{name.replace(' ', '-')}.log" if logged else None,
             grace_seconds=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )

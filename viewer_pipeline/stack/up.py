@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from viewer_pipeline.flush.adoption import AdoptionMode
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.stack import Stack
@@ -45,8 +45,8 @@ def _banner(stack: Stack) -> str:
     return f"""
   Dagster UI   http://{stack.ui_host}:{stack.ui_port}
   Health       http://{settings.health_check_host}:{settings.health_check_port}/health
-  PostgreSQL   {without_password(settings.database_url or "")}
-  Redis        {without_password(settings.redis_url or "")}
+  PostgreSQL   {redact_text(settings.database_url or "")}
+  Redis        {redact_text(settings.redis_url or "")}
   data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)
 
   Send a view  viewer-pipeline send vod_123

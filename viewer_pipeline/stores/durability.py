@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from viewer_pipeline.errors import NotDurable, RedisRefusesWrites, SettingsError, TransientError
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import START_SECONDS, connect, redis_errors
 
@@ -75,7 +75,7 @@ class Durability:
                 return client.execute_command(*command)  # type: ignore[no-untyped-call]  # so in redis-py
             except redis.ResponseError as error:
                 reply = str(error)
-                where = f"{name}={value}: {without_password(url)}"
+                where = f"{name}={value}: {redact_text(url)}"
                 if "unknown command" in reply.lower():
                     needed = " (Redis has it from 7.2 on)" if command[0] == "WAITAOF" else ""
                     raise SettingsError(f"{where} is {_version(client)} and has no {command[0]}{needed}") from error
@@ -84,7 +84,7 @@ class Durability:
                         f"{where} is {_version(client)} and keeps no append-only file (appendonly no)"
                     ) from error
                 if "replica instance" in reply:
-                    raise RedisRefusesWrites(f"{without_password(url)}: {reply}") from error
+                    raise RedisRefusesWrites(f"{redact_text(url)}: {reply}") from error
                 raise
 
 
@@ -104,7 +104,7 @@ def _require_synced_waitaof(client: redis.Redis, url: str) -> None:
         if sync
         else "may answer before the file is synced, and CONFIG GET appendfsync, which would tell, is refused"
     )
-    raise SettingsError(f"REDIS_WAIT_AOF=1: {without_password(url)} is {_version(client)}, whose WAITAOF {message}")
+    raise SettingsError(f"REDIS_WAIT_AOF=1: {redact_text(url)} is {_version(client)}, whose WAITAOF {message}")
 
 
 def _version(client: redis.Redis) -> str:

@@ -22,7 +22,7 @@ from viewer_pipeline.errors import (
     ViewerPipelineError,
 )
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.stores.named_queries import named_queries
 
 # Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
@@ -192,7 +192,7 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
 @contextmanager
 def postgres_errors(url: str) -> Iterator[None]:
     """Raise psycopg's errors as ours, with the URL but without its password."""
-    where = without_password(url)
+    where = redact_text(url)
     try:
         yield
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:

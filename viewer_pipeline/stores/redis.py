@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptEr
 from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
-from viewer_pipeline.redaction import hide_password, without_password
+from viewer_pipeline.redaction import redact_text, redact_url
 from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
 from viewer_pipeline.stores.write_refusals import is_write_refusal, leave_servers_that_refuse_writes
 
@@ -48,7 +48,7 @@ def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3
             **pool.connection_kwargs
         )  # reports an unknown parameter now, and not at the first command
     except (ValueError, TypeError):
-        raise SettingsError(f"REDIS_URL={hide_password(url)!r}: redis-py does not understand it") from None
+        raise SettingsError(f"REDIS_URL={redact_url(url)!r}: redis-py does not understand it") from None
     return client
 
 
@@ -58,7 +58,7 @@ def redis_errors(url: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise _as_ours(error, without_password(url)) from error
+        raise _as_ours(error, redact_text(url)) from error
 
 
 def as_text(raw: bytes | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.monitoring.doctor.reasons import REASONS
+from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -45,7 +45,10 @@ def test_unhealthy_check_as_json(online: Environment) -> None:
     """Exit status 1; the shape of /health."""
     report = json_of(run(online, "doctor", "--watch-producers", "1", "--json"), 1)
     assert list(report) == ["status", "timestamp", "checks"]
-    assert (report["status"], list(report["checks"])) == ("unhealthy", [n for n in REASONS if n in report["checks"]])
+    assert (report["status"], list(report["checks"])) == (
+        "unhealthy",
+        [n for n in CHECK_RATIONALES if n in report["checks"]],
+    )
     unhealthy = {name: check for name, check in report["checks"].items() if check["status"] == "unhealthy"}
     assert unhealthy == {
         "postgres_durability": {

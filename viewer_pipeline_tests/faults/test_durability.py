@@ -28,7 +28,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.monitoring.rules import evaluate_marker
+from viewer_pipeline.monitoring.health_rules import evaluate_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable

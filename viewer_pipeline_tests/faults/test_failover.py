@@ -27,7 +27,7 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest import subscription
 from viewer_pipeline.ingest.lease import GRACE_MS
 from viewer_pipeline.ingest.subscription import Subscription
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.write_refusals import demotion_counter_of
@@ -466,15 +466,15 @@ def tcp_port(client: redis.Redis) -> int:
 
 def test_health_moves_to_the_new_primary(pair: RedisPair, database_url: str) -> None:
     """It never reports "accepts writes" of a server that refuses them, and heals by itself."""
-    probes = Probes(Settings(redis_url=pair.url, database_url=database_url))
-    assert "accepts writes" in by_name(probes.redis())["redis"].message
+    probes = HealthProbes(Settings(redis_url=pair.url, database_url=database_url))
+    assert "accepts writes" in by_name(probes.check_redis())["redis"].message
     pair.demote()
     for _ in range(2):
-        result = by_name(probes.redis())["redis"]
+        result = by_name(probes.check_redis())["redis"]
         assert (result.status, "refuses writes" in result.message) == ("unhealthy", True)
         assert "accepts writes" not in result.message
     pair.lead_to_the_new()
-    assert "accepts writes" in by_name(probes.redis())["redis"].message
+    assert "accepts writes" in by_name(probes.check_redis())["redis"].message
     probes.close()
 
 

@@ -35,7 +35,7 @@ from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up
 from viewer_pipeline.history.pruning import Pruned, prune_ledger
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo_adjustment
@@ -195,7 +195,7 @@ def test_the_commands(
 ) -> None:
     """Migrate, flush, status and acknowledge, with Dagster connected to PostgreSQL directly."""
     url = world.stores.ledger.url
-    for name, value in settings_of(pgbouncer, url, redis_url, tmp_path).environment().items():
+    for name, value in settings_of(pgbouncer, url, redis_url, tmp_path).child_process_environment().items():
         monkeypatch.setenv(name, value)
 
     def run(*words: str) -> Any:
@@ -282,14 +282,14 @@ def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: s
     migrate_all(settings)
     world.send_many(3)
     behind(world, pgbouncer).flush()
-    probes = Probes(settings)
+    probes = HealthProbes(settings)
     try:
         for _ in range(7):
-            results = by_name([*probes.postgres(), *probes.settling(), *probes.freshness()])
+            results = by_name([*probes.check_postgres(), *probes.check_settling(), *probes.check_freshness()])
         statuses = {name: results[name].status for name in ("marker", "unsettled", "incidents", "freshness")}
         assert statuses == dict.fromkeys(statuses, "healthy")
         assert "accepts writes" in results["postgres"].message
-        assert by_name(probes.dagster())["daemon_sensor"].message == NEVER_RAN
+        assert by_name(probes.check_dagster())["daemon_sensor"].message == NEVER_RAN
     finally:
         probes.close()
 

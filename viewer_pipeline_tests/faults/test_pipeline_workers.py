@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.monitoring.rules import evaluate_subscriber
-from viewer_pipeline.monitoring.subscribers import evaluate_shared_channel, read_subscribers
+from viewer_pipeline.monitoring.channel_subscribers import evaluate_shared_channel, read_subscribers
+from viewer_pipeline.monitoring.health_rules import evaluate_subscriber
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.check_results import by_name
@@ -127,9 +127,9 @@ def test_worker_of_another_ledger_folds_nothing(world: World, redis_url: str, ot
         assert other.state == "standby"
         result = evaluate_subscriber(other.stats)
         assert (result.status, world.identity.place in result.message) == ("unhealthy", True)
-        probes = Probes(stranger)
+        probes = HealthProbes(stranger)
         stack.callback(probes.close)
-        marker = by_name(probes.settling())["marker"]
+        marker = by_name(probes.check_settling())["marker"]
         assert (marker.status, world.identity.place in marker.message) == ("unhealthy", True)
     assert other.stats.folded == 0
     assert count(world.client, "vod:views:a") == 5

@@ -21,7 +21,7 @@ from viewer_pipeline.flush.rejects import Reject, record_rejects
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stores.postgres import postgres_errors
@@ -218,17 +218,17 @@ def test_several_hosts_that_all_refuse_writes(pair: PostgresPair) -> None:
 
 def test_health_follows_a_failover(pair: PostgresPair, redis_url: str) -> None:
     """It never reports "takes writes" for a server that refuses them, and recovers by itself."""
-    probes = Probes(Settings(redis_url=redis_url, database_url=pair.url))
-    assert "accepts writes" in by_name(probes.postgres())["postgres"].message
+    probes = HealthProbes(Settings(redis_url=redis_url, database_url=pair.url))
+    assert "accepts writes" in by_name(probes.check_postgres())["postgres"].message
     pair.lead_to(pair.standby)
-    result = by_name(probes.postgres())["postgres"]
+    result = by_name(probes.check_postgres())["postgres"]
     assert (result.status, result.message) == ("unhealthy", "PostgreSQL refuses writes: it is in recovery (a standby)")
     with pytest.raises(PostgresRefusesWrites):
-        probes.settling()
+        probes.check_settling()
     pair.lead_to(pair.primary)
-    assert "accepts writes" in by_name(probes.postgres())["postgres"].message
+    assert "accepts writes" in by_name(probes.check_postgres())["postgres"].message
     pair.fence()
-    result = by_name(probes.postgres())["postgres"]
+    result = by_name(probes.check_postgres())["postgres"]
     assert (result.status, result.message) == ("unhealthy", "PostgreSQL refuses writes: its transactions are read-only")
     probes.close()
 

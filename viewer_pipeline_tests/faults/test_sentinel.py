@@ -18,7 +18,7 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
@@ -133,12 +133,12 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
     """Committed with one primary, settled on the next: exact with the wait; health follows, too."""
     durability = Durability(replicas=1)
     settings = Settings(redis_url=watched.url, database_url=world.stores.ledger.url, redis_wait_replicas=1)
-    probes = Probes(settings)
+    probes = HealthProbes(settings)
     with connect(watched.url, seconds=1) as client:
         here = World(Stores(RedisStore(client, watched.url, PREFIX, durability=durability), world.stores.ledger))
         here.send_many(7)
         snapshot = drain(here.stores, here.request())
-        assert "accepts writes" in by_name(probes.redis())["redis"].message
+        assert "accepts writes" in by_name(probes.check_redis())["redis"].message
         watched.fail_over()
         for last in (False, False, True):  # as Dagster tries the step again
             try:
@@ -154,7 +154,7 @@ def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:
         assert client.info("server")["tcp_port"] == watched.servers[1].port
         here.send("late")
         here.flush()
-        assert "accepts writes" in by_name(probes.redis())["redis"].message
+        assert "accepts writes" in by_name(probes.check_redis())["redis"].message
         here.assert_all_persisted()
 
 
@@ -195,15 +195,15 @@ def test_a_demotion_that_closes_no_connection(watched: Watched, database_url: st
     """The old primary keeps its clients: a script that it refuses, with any of its errors, goes to the new one."""
     settings = Settings(redis_url=watched.url, database_url=database_url)
     with connect(watched.url, seconds=1, retries=2) as client, SubscriberThread(settings) as running:
-        store, probes = RedisStore(client, watched.url, PREFIX), Probes(settings)
-        assert "accepts writes" in by_name(probes.redis())["redis"].message
+        store, probes = RedisStore(client, watched.url, PREFIX), HealthProbes(settings)
+        assert "accepts writes" in by_name(probes.check_redis())["redis"].message
         store.begin("before", LastFlush(0, 0), identity_of(database_url))
         wait_until(lambda: running.state == "listening", FAILOVER_SECONDS, "it folds")
         watched.demote()
         store.begin("after", LastFlush(0, 0), identity_of(database_url))
         assert client.info("server")["tcp_port"] == watched.servers[1].port
-        assert "refuses writes" in by_name(probes.redis())["redis"].message  # over the open connection
-        assert "accepts writes" in by_name(probes.redis())["redis"].message
+        assert "refuses writes" in by_name(probes.check_redis())["redis"].message  # over the open connection
+        assert "accepts writes" in by_name(probes.check_redis())["redis"].message
         wait_until(lambda: running.stats.losses["moved"] == 1, FAILOVER_SECONDS, "the subscriber follows")
 
         def is_folded() -> bool:

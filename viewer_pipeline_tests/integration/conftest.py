@@ -9,7 +9,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from viewer_pipeline.orchestration.instance import open_instance
+from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -34,7 +34,7 @@ def dagster_template(postgres_server: Postgres, tmp_path_factory: pytest.TempPat
     home = tmp_path_factory.mktemp("dagster")
     settings = Settings(database_url=postgres_server.url_of_database(name), redis_url=NOWHERE, viewer_home=home)
     with pytest.MonkeyPatch.context() as patch:
-        for variable, value in settings.environment().items():
+        for variable, value in settings.child_process_environment().items():
             patch.setenv(variable, value)
         open_instance(settings).dispose()
     yield name
@@ -47,7 +47,7 @@ def dagster_template(postgres_server: Postgres, tmp_path_factory: pytest.TempPat
 def dagster_settings(database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with a home of their own; what `open_instance` exports is taken back."""
     settings = Settings(database_url=database_url, redis_url=redis_url, viewer_home=tmp_path)
-    for name, value in settings.environment().items():
+    for name, value in settings.child_process_environment().items():
         monkeypatch.setenv(name, value)
     return settings
 

@@ -12,9 +12,9 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobO
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.orchestration import webhook
-from viewer_pipeline.orchestration.alerts import run_failure
-from viewer_pipeline.orchestration.jobs import flush_views
-from viewer_pipeline.orchestration.webhook import post
+from viewer_pipeline.orchestration.failed_run_alerts import run_failure
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.webhook_server import listening
@@ -159,7 +159,7 @@ def test_an_alert_that_cannot_be_delivered_fails_nothing(
 def test_a_post_is_retried_if_that_can_help(statuses: list[int], posted: int, reason: str) -> None:
     """After 5xx and 429, three attempts in all; redirects are not followed."""
     with listening(*statuses) as hook:
-        assert post(hook.url, {"text": "x"}) == reason
+        assert post_json_or_error(hook.url, {"text": "x"}) == reason
     assert len(hook.posted) == posted
 
 
@@ -168,5 +168,5 @@ def test_a_post_to_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(webhook, "ATTEMPT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/T0K3N"
-        assert post(url, {}) == "127.0.0.1: TimeoutError"
-    assert post(url, {}) == "127.0.0.1: ConnectionRefusedError"
+        assert post_json_or_error(url, {}) == "127.0.0.1: TimeoutError"
+    assert post_json_or_error(url, {}) == "127.0.0.1: ConnectionRefusedError"

@@ -24,7 +24,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring import dagster_tables
-from viewer_pipeline.orchestration.instance import flush_runs, open_instance
+from viewer_pipeline.orchestration.dagster_instance import count_flush_runs, open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -107,10 +107,10 @@ def test_every_form_everywhere(place: Place, form: str) -> None:
     with Ledger(url).connect() as connection:
         assert last_flush(connection).seq == 0
         assert connection.execute(here).fetchone() == (place.name, place.name, place.port)
-    with dagster_tables.connect(settings) as connection:
+    with dagster_tables.connect_dagster_storage(settings) as connection:
         assert connection.execute(here).fetchone() == (place.name, place.name, place.port)
         assert connection.execute("SHOW search_path").fetchone() == ('"dagster"',)
-    with create_engine(settings.dagster_storage_url()).connect() as engine_connection:
+    with create_engine(settings.dagster_sqlalchemy_url()).connect() as engine_connection:
         assert tuple(engine_connection.execute(text(here)).one()) == (place.name, place.name, place.port)
         assert engine_connection.execute(text("SHOW search_path")).scalar() == '"dagster"'
     assert dagster_tables.read_dagster(settings) is None
@@ -121,12 +121,12 @@ def test_dagster_itself(place: Place, tmp_path: Path, monkeypatch: pytest.Monkey
     url = place.url(FORMS["Prisma's socket"])
     dagsters = url.replace("schema=public", "schema=Dagster's-own")
     settings = Settings(database_url=url, dagster_database_url=dagsters, viewer_home=tmp_path)
-    for name, value in settings.environment().items():
+    for name, value in settings.child_process_environment().items():
         monkeypatch.setenv(name, value)
     migrate_all(settings)
     migrate_all(settings)
     with open_instance(settings) as instance:
-        assert flush_runs(instance) == 0
+        assert count_flush_runs(instance) == 0
     with psycopg.connect(place.admin_url) as connection:
         rows = connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'runs'").fetchall()
     assert rows == [("Dagster's-own",)]
@@ -151,7 +151,7 @@ def test_the_host_that_takes_writes(world: World, place: Place) -> None:
         world.send_many(3)
         world.stores = Stores(world.stores.redis, Ledger(url))
         world.flush()
-        with create_engine(Settings(database_url=url).dagster_storage_url()).connect() as connection_of_dagster:
+        with create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect() as connection_of_dagster:
             assert connection_of_dagster.execute(text("SHOW default_transaction_read_only")).scalar() == "off"
     finally:
         with psycopg.connect(place.admin_url, autocommit=True) as connection:

@@ -20,11 +20,11 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Tick,
     read_dagster,
     read_heartbeats,
-    read_running,
+    read_running_runs,
 )
-from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
 from viewer_pipeline.orchestration.schedules import sweep_schedule
-from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of, origin, selector_id
 from viewer_pipeline_tests.support.world import World
@@ -64,7 +64,7 @@ def test_role_without_usage(dagster_settings: Settings, world: World) -> None:
     try:
         _, _, address = dagster_settings.require_database_url().rpartition("@")
         narrow = dagster_settings.changed(database_url=f"postgresql://{role}:secret@{address}")
-        for read in (read_dagster, read_heartbeats, read_running):
+        for read in (read_dagster, read_heartbeats, read_running_runs):
             with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
                 read(narrow)
     finally:

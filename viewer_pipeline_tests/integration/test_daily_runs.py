@@ -11,8 +11,8 @@ import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
-from viewer_pipeline.orchestration.daily import CHECKS, FINAL, daily_views, roll_up_days
-from viewer_pipeline.orchestration.partitions import DAYS, format_window, run_tags_of
+from viewer_pipeline.orchestration.daily_views_asset import CHECKS, FINAL, daily_views, roll_up_days
+from viewer_pipeline.orchestration.partitions import DAYS, format_window, partition_range_tags
 from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -41,7 +41,7 @@ def materialize(
         [daily_views],
         instance=instance,
         resources={"settings": settings_of(history)},
-        tags=run_tags_of(window) | (tags or {}),
+        tags=partition_range_tags(window) | (tags or {}),
     )
 
 
@@ -96,7 +96,7 @@ def test_check_daily_equals_ledger_can_fail(
     history: History, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names the day and both sums."""
-    from viewer_pipeline.orchestration import daily  # noqa: PLC0415 - to reach in between
+    from viewer_pipeline.orchestration import daily_views_asset  # noqa: PLC0415 - to reach in between
 
     history.flush(at(MARCH), {"a": 1})
     known = rolled_up_days
@@ -105,7 +105,7 @@ def test_check_daily_equals_ledger_can_fail(
         history.world.execute("UPDATE viewer.daily_views SET views = 5")
         return known(*arguments)
 
-    monkeypatch.setattr(daily, "rolled_up_days", tamper)
+    monkeypatch.setattr(daily_views_asset, "rolled_up_days", tamper)
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
     assert checks(result) == {"daily_equals_ledger": False, "yesterday_is_complete": True}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
@@ -145,7 +145,7 @@ def test_refresh_today_requests_days_with_new_flushes(history: History, dagster:
     ]
     windows = [Window(today - ONE * 4, today - ONE * 3), Window(today - ONE, today + ONE)]
     for window, request in zip(windows, wanted, strict=True):
-        assert run_tags_of(window).items() <= request.tags.items()
+        assert partition_range_tags(window).items() <= request.tags.items()
         materialize(history, dagster.instance, window)
     assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
 

@@ -14,12 +14,12 @@ import pytest
 import redis
 
 from viewer_pipeline.checks import CheckResult, worst_status
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
-from viewer_pipeline.monitoring.doctor import examine as doctor
-from viewer_pipeline.monitoring.doctor.reasons import REASONS
-from viewer_pipeline.monitoring.doctor.report import print_report
-from viewer_pipeline.monitoring.rules import REVISION
+from viewer_pipeline.monitoring.doctor import run_checks as doctor
+from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.doctor_report import print_report
+from viewer_pipeline.monitoring.health_rules import REVISION
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stores.redis import connect
@@ -36,11 +36,11 @@ SECRET = "s3cret"
 Results = dict[str, CheckResult]
 
 
-def examine(settings: Settings, check_seconds: float = 15.0) -> Results:
+def run_doctor_checks(settings: Settings, check_seconds: float = 15.0) -> Results:
     """Return the results by name; they are in the order of the report."""
-    results = doctor.examine(settings, check_seconds=check_seconds)
+    results = doctor.run_doctor_checks(settings, check_seconds=check_seconds)
     names = [result.name for result in results]
-    assert names == [name for name in REASONS if name in names]
+    assert names == [name for name in CHECK_RATIONALES if name in names]
     return by_name(results)
 
 
@@ -81,13 +81,13 @@ def test_healthy_servers(settings: Settings, dagster: DagsterWorld) -> None:
     dagster.tick(SWEEP, 3, skip="nothing to flush")
     dagster.run(dg.DagsterRunStatus.SUCCESS)
     with SubscriberThread(settings):
-        results = examine(settings)
+        results = run_doctor_checks(settings)
     assert {name: result.status for name, result in results.items() if not result.passed} == {
         "postgres_durability": "unhealthy",
         "redis_persistence": "degraded",
         "pubsub_mode": "unknown",
     }
-    assert set(REASONS) - set(results) == {"target_room"}
+    assert set(CHECK_RATIONALES) - set(results) == {"target_room"}
     assert results["subscriber"].details["workers"] == 1
 
 
@@ -99,7 +99,7 @@ def test_doctor_changes_nothing(settings: Settings, world: World, client: redis.
     name = settings.require_database_url().rpartition("/")[2]
     world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     changes, keys = dict(client.info("persistence"))["rdb_changes_since_last_save"], sorted(client.keys())
-    results = examine(settings)
+    results = run_doctor_checks(settings)
     assert dict(client.info("persistence"))["rdb_changes_since_last_save"] == changes
     assert sorted(client.keys()) == keys
     assert text_of(results, "postgres") == "unhealthy: PostgreSQL refuses writes: its transactions are read-only"
@@ -118,7 +118,7 @@ def test_doctor_changes_nothing(settings: Settings, world: World, client: redis.
 def test_eviction(settings: Settings, client: redis.Redis, policy: str, expected: str) -> None:
     """The rule of /health."""
     with configured(client, maxmemory_policy=policy):
-        assert text_of(examine(settings), "redis_memory").startswith(expected)
+        assert text_of(run_doctor_checks(settings), "redis_memory").startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_eviction(settings: Settings, client: redis.Redis, policy: str, expected
 def test_persistence(settings: Settings, client: redis.Redis, options: dict[str, str], expected: str) -> None:
     """What a power cut would take along."""
     with configured(client, **options):
-        assert text_of(examine(settings), "redis_persistence").startswith(expected)
+        assert text_of(run_doctor_checks(settings), "redis_persistence").startswith(expected)
 
 
 def examined_without(command: str, settings: Settings, client: redis.Redis) -> Results:
@@ -150,7 +150,7 @@ def examined_without(command: str, settings: Settings, client: redis.Redis) -> R
     )
     try:
         url = settings.require_redis_url().replace("redis://", f"redis://limited:{SECRET}@")
-        return examine(settings.changed(redis_url=url))
+        return run_doctor_checks(settings.changed(redis_url=url))
     finally:
         client.acl_deluser("limited")
 
@@ -175,7 +175,7 @@ def test_replica(settings: Settings, client: redis.Redis) -> None:
     """Counters cannot be settled on it."""
     client.replicaof(LOOPBACK, 1)
     try:
-        results = examine(settings)
+        results = run_doctor_checks(settings)
     finally:
         client.replicaof("NO", "ONE")
     assert text_of(results, "redis") == f"unhealthy: Redis refuses writes: it is a replica of {LOOPBACK}:1"
@@ -193,16 +193,16 @@ def test_redis_that_refuses_writes(
 ) -> None:
     """With the reason of Redis."""
     with configured(client, **options):
-        text = text_of(examine(settings), "redis")
+        text = text_of(run_doctor_checks(settings), "redis")
     assert text.startswith("unhealthy: Redis refuses writes: redis://")
     assert expected in text
 
 
 def test_redis_that_cannot_wait(settings: Settings) -> None:
     """Too few replicas; and no WAITAOF in Redis 6.2."""
-    results = examine(settings.changed(redis_wait_replicas=2))
+    results = run_doctor_checks(settings.changed(redis_wait_replicas=2))
     assert text_of(results, "redis_durability") == "unhealthy: REDIS_WAIT_REPLICAS=2, and 0 replicas are connected"
-    text = text_of(examine(settings.changed(redis_wait_aof=1)), "redis_durability")
+    text = text_of(run_doctor_checks(settings.changed(redis_wait_aof=1)), "redis_durability")
     assert text.startswith("unhealthy: Settings are not usable: REDIS_WAIT_AOF=1: redis://")
 
 
@@ -210,7 +210,7 @@ def test_counters_that_expire(settings: Settings, world: World) -> None:
     """Unhealthy: they take their views with them."""
     world.send_many(3)
     world.client.expire(PREFIX + "vod0001", 3600)
-    results = examine(settings)
+    results = run_doctor_checks(settings)
     expected = f"unhealthy: 1 of 3 counters expire, e.g. {PREFIX}vod0001 in 3600 s"
     assert text_of(results, "expiring_counters") == expected
     assert results["keyspace"].details["counters"] == 3
@@ -221,7 +221,7 @@ def test_counters_that_hold_no_number(settings: Settings, client: redis.Redis) -
     client.set(PREFIX + "text", "abc")
     client.set(PREFIX + "zero", "0")
     client.hset(PREFIX + "hash", "a", 1)
-    text = text_of(examine(settings), "counter_values")
+    text = text_of(run_doctor_checks(settings), "counter_values")
     assert text.startswith("degraded: 2 of 3 keys are no counts, e.g. ")
     assert f"{PREFIX}hash is a hash" in text
     assert f"{PREFIX}text value is not an integer" in text
@@ -230,7 +230,7 @@ def test_counters_that_hold_no_number(settings: Settings, client: redis.Redis) -
 def test_cost_of_a_sweep(settings: Settings, client: redis.Redis) -> None:
     """The scan covers all keys, and most of them are no counters."""
     client.mset({f"vod:session:{number}": 1 for number in range(2500)})
-    sweep = examine(settings)["keyspace"]
+    sweep = run_doctor_checks(settings)["keyspace"]
     assert (sweep.details["keys"], sweep.details["counters"]) == (2500, 0)
     assert sweep.message.startswith(f"2500 keys, 0 counters {PREFIX}*: a sweep makes 3 SCAN calls of ")
 
@@ -238,7 +238,7 @@ def test_cost_of_a_sweep(settings: Settings, client: redis.Redis) -> None:
 def test_missing_schema(settings: Settings, world: World) -> None:
     """Unhealthy, with the command that creates it; what needs no schema is checked all the same."""
     world.execute("DROP SCHEMA viewer CASCADE")
-    results = examine(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
     assert text_of(results, "postgres") == "unhealthy: the schema `viewer` is missing"
     assert results["postgres"].remedy == "run `viewer-pipeline migrate`"
     assert "there is no such table" in text_of(results, "target")
@@ -250,7 +250,7 @@ def test_missing_schema(settings: Settings, world: World) -> None:
 def test_schema_of_another_version(settings: Settings, world: World, revision: str, expected: str) -> None:
     """An older schema must be migrated; a newer one is reported, with the remedy."""
     world.execute("UPDATE viewer.alembic_version SET version_num = %s", revision)
-    result = examine(settings)["postgres"]
+    result = run_doctor_checks(settings)["postgres"]
     assert (result.status, bool(result.remedy)) == (expected, True)
     assert f"the schema `viewer` is at revision {revision}, " in result.message
     assert REVISION in result.message
@@ -262,7 +262,7 @@ def test_encoding_that_cannot_hold_all_ids(settings: Settings, postgres_server: 
     with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
         try:
-            results = examine(settings.changed(database_url=postgres_server.url_of_database(name)))
+            results = run_doctor_checks(settings.changed(database_url=postgres_server.url_of_database(name)))
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     assert text_of(results, "postgres_encoding") == "unhealthy: the database is encoded in SQL_ASCII"
@@ -277,7 +277,7 @@ def test_role_without_rights(settings: Settings, world: World) -> None:
     world.execute(f"REVOKE INSERT, UPDATE ON viewer.parked FROM {role}")
     try:
         address = settings.require_database_url().rpartition("@")[2]
-        results = examine(settings.changed(database_url=f"postgresql://{role}:{SECRET}@{address}"))
+        results = run_doctor_checks(settings.changed(database_url=f"postgresql://{role}:{SECRET}@{address}"))
     finally:
         world.execute(f"DROP OWNED BY {role}")
         world.execute(f"DROP ROLE {role}")
@@ -298,7 +298,7 @@ def vods(world: World) -> TargetWorld:
 def test_room_in_the_target(settings: Settings, vods: TargetWorld, count: int, expected: str) -> None:
     """A count that comes near the limit of int4 is reported."""
     vods.add_vods("a", count=count)
-    results = examine(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
     assert text_of(results, "target") == 'healthy: "public"."Vod": ids are text, counts integer'
     assert text_of(results, "target_room") == f"{expected}: the largest count is {count}, integer holds {INT4}"
 
@@ -307,15 +307,15 @@ def test_parked_views(settings: Settings, vods: TargetWorld) -> None:
     """Their number and the reasons; healthy, with a remedy."""
     vods.send("ghost", 7)
     vods.flush()
-    results = examine(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
     assert text_of(results, "parked") == 'healthy: 7 views of 1 VODs are parked (1: no row in "public"."Vod")'
     assert results["parked"].remedy.startswith("none for deleted VODs")
 
 
 def test_dagster_that_never_ran(settings: Settings) -> None:
     """As before the first start: degraded."""
-    results = examine(settings)
-    daemons = {text_of(results, daemon_check(daemon)) for daemon in DAEMONS}
+    results = run_doctor_checks(settings)
+    daemons = {text_of(results, daemon_check_name(daemon)) for daemon in DAEMONS}
     assert daemons == {"degraded: Dagster has never run on this database"}
     assert results["sensor"].status == results["sweep"].status == "degraded"
 
@@ -327,7 +327,7 @@ def test_dagster_that_does_not_run(settings: Settings, dagster: DagsterWorld) ->
     dagster.tick(SENSOR, 600, skip="no VOD was announced")
     for _ in range(3):
         dagster.run(dg.DagsterRunStatus.FAILURE)
-    results = examine(settings)
+    results = run_doctor_checks(settings)
     assert text_of(results, "daemon_sensor") == "unhealthy: no heartbeat for 10 min"
     assert text_of(results, "daemon_asset") == "degraded: no heartbeat for 10 min"
     assert text_of(results, "sensor").startswith("unhealthy: the sensor has not ticked for 10 min")
@@ -340,14 +340,14 @@ def test_settings_that_contradict_each_other(settings: Settings) -> None:
     changed = settings.changed(
         parked_retention_days=3, flush_max_counters=10, batch_size=100, pubsub_mode="announce", sweep_cron="0 3 * * *"
     )
-    text = text_of(examine(changed), "settings")
+    text = text_of(run_doctor_checks(changed), "settings")
     assert text.startswith("degraded: FLUSH_MAX_COUNTERS=10 is below BATCH_SIZE=100; PARKED_RETENTION_DAYS is set")
     assert text.endswith("which is rare: SWEEP_CRON=0 3 * * *")
 
 
 def test_unknown_parameters_of_a_url(settings: Settings) -> None:
     """They are named, with the variable."""
-    text = text_of(examine(settings.changed(database_url=f"{settings.database_url}?what=1")), "settings")
+    text = text_of(run_doctor_checks(settings.changed(database_url=f"{settings.database_url}?what=1")), "settings")
     assert text == "degraded: unknown parameters in DATABASE_URL are dropped: what"
 
 
@@ -366,12 +366,12 @@ def test_server_out_of_reach(settings: Settings, fault: Callable[[Proxy], None],
     url = getattr(settings, name)
     with Proxy.of(url, 0) as proxy:
         fault(proxy)
-        results = examine(settings.changed(**{name: proxy.url(url)}), check_seconds=4)
+        results = run_doctor_checks(settings.changed(**{name: proxy.url(url)}), check_seconds=4)
     assert unreachable(results) == {"postgres": {"postgres"}, "redis": {"redis", "redis_memory"}}[server]
     both = {"marker", "unsettled", "incidents", "ledger_identity", "clock"}
     of_postgres = {"postgres_version", "target", "parked", "daemon_sensor", "sensor", "flush_runs"}
-    of_redis = {"redis_version", "keyspace", "counter_values", "freshness", "subscriber"}
-    mine, others = (of_postgres, of_redis) if server == "postgres" else (of_redis, of_postgres)
+    pending_samples = {"redis_version", "keyspace", "counter_values", "freshness", "subscriber"}
+    mine, others = (of_postgres, pending_samples) if server == "postgres" else (pending_samples, of_postgres)
     unknown = f"not checked, because {server} is unhealthy"
     assert [name for name in mine | both if results[name].message != unknown] == []
     assert [name for name in others - {"subscriber"} if results[name].message.startswith("not checked")] == []
@@ -385,7 +385,7 @@ def test_redis_that_stops_answering(settings: Settings) -> None:
         proxy.fall_silent_at(b"MGET", deliver=True, times=100)
         with connect(url) as client:
             client.incr(PREFIX + "a")
-        results = examine(settings.changed(redis_url=proxy.url(url)), check_seconds=8)
+        results = run_doctor_checks(settings.changed(redis_url=proxy.url(url)), check_seconds=8)
     assert results["keyspace"].status in ("unhealthy", "unknown")
     assert results["postgres"].status == "healthy"
 
@@ -395,7 +395,7 @@ def test_postgres_that_stops_answering(settings: Settings) -> None:
     url = settings.require_database_url()
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"SELECT 1", deliver=True, times=100)
-        results = examine(settings.changed(database_url=proxy.url(url)), check_seconds=2)
+        results = run_doctor_checks(settings.changed(database_url=proxy.url(url)), check_seconds=2)
     assert results["postgres_latency"].message.startswith("no answer for ")
     assert results["postgres"].status == results["target"].status == "healthy"
 
@@ -404,7 +404,7 @@ def test_wrong_logins(settings: Settings) -> None:
     """The server's reason, without the password."""
     url = f"postgresql://nobody:{SECRET}@{settings.require_database_url().rpartition('@')[2]}"
     redis_url = settings.require_redis_url().replace("redis://", f"redis://nobody:{SECRET}@")
-    results = examine(settings.changed(database_url=url, redis_url=redis_url))
+    results = run_doctor_checks(settings.changed(database_url=url, redis_url=redis_url))
     assert unreachable(results) == {"postgres", "redis", "redis_memory"}
     assert "password authentication failed" in results["postgres"].message
 
@@ -412,7 +412,7 @@ def test_wrong_logins(settings: Settings) -> None:
 def test_report(settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
     """By group; a result that is not healthy with its reason and remedy; equal results in one line."""
     with configured(client, maxmemory_policy="allkeys-lru"):
-        print_report(list(examine(settings).values()))
+        print_report(list(run_doctor_checks(settings).values()))
     lines = capsys.readouterr().out.splitlines()
     groups = [line for line in lines if not line.startswith(" ")]
     assert groups[:-1] == ["settings", "PostgreSQL", "target table", "Redis", "counters", "producers", "Dagster"]
@@ -423,5 +423,5 @@ def test_report(settings: Settings, client: redis.Redis, capsys: pytest.CaptureF
     assert lines[at + 1].startswith("             reason: an evicted counter is a lost count")
     assert lines[at + 2].startswith("             remedy: CONFIG SET maxmemory-policy noeviction")
     assert any(re.fullmatch(r"  healthy    redis_version: (redis|valkey) \d+\.\d+\.\d+", line) for line in lines)
-    daemons = ", ".join(map(daemon_check, DAEMONS))
+    daemons = ", ".join(map(daemon_check_name, DAEMONS))
     assert f"  degraded   {daemons}: Dagster has never run on this database" in lines

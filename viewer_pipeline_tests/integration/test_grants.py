@@ -20,7 +20,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.cli.grants.statements import grants_for
+from viewer_pipeline.cli.grants.statements import build_grants
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.cli.send import send_views
 from viewer_pipeline.errors import ViewerPipelineError
@@ -48,12 +48,12 @@ from viewer_pipeline.history.pruning import (
     prune_rejected,
 )
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.monitoring.doctor.examine import examine
-from viewer_pipeline.monitoring.ledger_stats import LedgerStats
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
+from viewer_pipeline.monitoring.ledger_totals import LedgerTotalsReader
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status import read_status
-from viewer_pipeline.orchestration.instance import open_instance
-from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.privileges import COMMANDS, TABLES
@@ -96,7 +96,7 @@ def narrow(
     owner, role = TargetWorld(stores), "narrow_" + os.urandom(4).hex()
     owner.make_streamix()
     settings = Settings(database_url=stores.ledger.url, redis_url=redis_url, target_table="Vod", viewer_home=tmp_path)
-    grants = grants_for(settings, role, TARGET)
+    grants = build_grants(settings, role, TARGET)
     database = stores.ledger.url.rpartition("/")[2]
     owner.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     owner.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
@@ -110,7 +110,7 @@ def narrow(
     mine = settings.changed(
         database_url=f"postgresql://{login}{address}", redis_url=redis_url.replace("redis://", f"redis://{login}")
     )
-    for name, value in mine.environment().items():
+    for name, value in mine.child_process_environment().items():
         monkeypatch.setenv(name, value)
     yield Narrow(owner, mine, role, sql)
     client.acl_deluser(role)
@@ -177,10 +177,10 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
         assert find_windows_to_roll_up(connection, today - ONE_DAY, today) == []
         assert {metrics.outcome for metrics in read_run_metrics(connection)} == {"committed"}
     prune(narrow)
-    LedgerStats(narrow.ledger).read()
-    probes = Probes(narrow.settings)
+    LedgerTotalsReader(narrow.ledger).read()
+    probes = HealthProbes(narrow.settings)
     with closing(probes):
-        assert {result.status for result in [*probes.postgres(), *probes.settling()]} == {"healthy"}
+        assert {result.status for result in [*probes.check_postgres(), *probes.check_settling()]} == {"healthy"}
     read_status(narrow.settings)
 
 
@@ -252,7 +252,7 @@ def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
     send_views(narrow.settings, "sent", 2, "both")
     assert run_of_dagster(narrow.settings)
     assert migrate(narrow.settings.require_database_url(), with_dagster=True)[0] is not None
-    unhealthy = {result.name for result in examine(narrow.settings) if result.status == "unhealthy"}
+    unhealthy = {result.name for result in run_doctor_checks(narrow.settings) if result.status == "unhealthy"}
     launchers = {f"daemon_{name}" for name in ("sensor", "scheduler", "queued_run_coordinator")}
     assert unhealthy == {"postgres_durability", *launchers, "sensor", "sweep"}  # no daemon runs, and fsync is off
     assert {command.partition("|")[0] for command in COMMANDS} - calls(client) == set()
@@ -264,7 +264,7 @@ def make_dagsters_tables(narrow: Narrow, of_owner: Settings) -> None:
         for line in narrow.sql:
             if "IN SCHEMA dagster" in line:
                 narrow.owner.execute(line)
-    narrow.settings.export()
+    narrow.settings.export_to_os_environ()
 
 
 def test_tables_that_dagster_made_before(narrow: Narrow, dagster_settings: Settings) -> None:

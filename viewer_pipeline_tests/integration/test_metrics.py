@@ -16,7 +16,7 @@ from viewer_pipeline.flush.incidents import acknowledge
 from viewer_pipeline.flush.run_metrics import RunMetric, add_run_metrics
 from viewer_pipeline.monitoring import background_probe, metrics
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS
-from viewer_pipeline.monitoring.metric_families import FAMILIES
+from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld
@@ -42,7 +42,7 @@ def scrape(http: HttpWorld) -> dict[str, dict[Labels, float]]:
         name = family.name + "_total" * (family.type == "counter")
         if family.name.startswith("process_"):
             continue
-        declared = FAMILIES[name]
+        declared = METRIC_FAMILIES[name]
         assert (family.type, family.documentation) == (declared.kind, declared.help)
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(declared.labels)

@@ -20,12 +20,17 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import CHECKS, verify
-from viewer_pipeline.orchestration.daily import CHECKS as DAILY_CHECKS
-from viewer_pipeline.orchestration.instance import DAGSTER_YAML, fail_orphans, flush_runs, open_instance
-from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.dagster_instance import (
+    DAGSTER_YAML,
+    count_flush_runs,
+    mark_orphan_runs_failed,
+    open_instance,
+)
+from viewer_pipeline.orchestration.daily_views_asset import CHECKS as DAILY_CHECKS
+from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_run_config, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
 from viewer_pipeline.orchestration.schedules import sweep_schedule
-from viewer_pipeline.orchestration.sensors import view_count_updates_sensor
 from viewer_pipeline.reconcile import reconciliation as reconcile_compare
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -434,7 +439,7 @@ def test_orphans_of_a_killed_stack_do_not_block_the_next(
     job = defs.resolve_job_def(flush_views.name)
     run = kept_instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
     assert isinstance(tick(kept_instance, world.stores.redis.url), dg.SkipReason)
-    assert fail_orphans(kept_instance) == [run.run_id]
+    assert mark_orphan_runs_failed(kept_instance) == [run.run_id]
     after = kept_instance.get_run_by_id(run.run_id)
     assert after is not None
     assert after.status is dg.DagsterRunStatus.FAILURE
@@ -451,7 +456,7 @@ def test_runs_that_ended_with_their_code_server(
     started = dg.DagsterRunStatus.STARTED
     launched = kept_instance.create_run_for_job(job_def=job, status=started, tags={GRPC_INFO_TAG: "{}"})
     by_hand = kept_instance.create_run_for_job(job_def=job, status=started)
-    assert fail_orphans(kept_instance, launched_only=True) == [launched.run_id]
+    assert mark_orphan_runs_failed(kept_instance, launched_only=True) == [launched.run_id]
     after = kept_instance.get_run_by_id(by_hand.run_id)
     assert after is not None
     assert after.status is started
@@ -514,10 +519,10 @@ def test_sweep_precheck_is_bounded(world: World) -> None:
 def test_dagster_yaml_makes_an_instance(database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line of it is accepted, on PostgreSQL, in the schema `dagster`."""
     settings = Settings(database_url=database_url, redis_url=NOWHERE, dagster_home=tmp_path / "home")
-    for name in settings.environment():
-        monkeypatch.setenv(name, settings.environment()[name])
+    for name in settings.child_process_environment():
+        monkeypatch.setenv(name, settings.child_process_environment()[name])
     with open_instance(settings) as instance:
-        assert flush_runs(instance) == 0
+        assert count_flush_runs(instance) == 0
         assert instance.run_monitoring_enabled
     assert (tmp_path / "home" / "dagster.yaml").read_text() == DAGSTER_YAML.read_text()
     with psycopg.connect(database_url) as connection:

@@ -89,7 +89,7 @@ def connects(url: str) -> tuple[bool, bool]:
     with Ledger(url).connect() as connection:
         assert last_flush(connection).seq == 0
         ours = connection.execute(SECURED).fetchone()
-    with create_engine(Settings(database_url=url).dagster_storage_url()).connect() as engine_connection:
+    with create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect() as engine_connection:
         dagsters = engine_connection.execute(text(SECURED)).scalar()
     assert migrate(url, with_dagster=True)[0] is not None
     assert ours is not None
@@ -145,7 +145,7 @@ def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, mess
     with pytest.raises(PostgresUnavailable, match=message) as migrations:
         migrate(url, with_dagster=True)
     with pytest.raises(exc.OperationalError, match=message):
-        create_engine(Settings(database_url=url).dagster_storage_url()).connect()
+        create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect()
     for raised in (ours, migrations):
         assert secured.server.password not in str(raised.value)
 

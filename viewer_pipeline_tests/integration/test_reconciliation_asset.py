@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.reconciliation import reconcile_job
+from viewer_pipeline.orchestration.reconciliation_asset import reconcile_job
 from viewer_pipeline.reconcile.reconciliation import CHECKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.world import PREFIX, World

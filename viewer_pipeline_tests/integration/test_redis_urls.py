@@ -16,7 +16,7 @@ from viewer_pipeline.errors import RedisFailed, RedisUnavailable, SettingsError,
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
@@ -122,9 +122,9 @@ def test_everything_over_tls(secured: Secured, database_url: str) -> None:
             wait_until(lambda: sum(world.counters().values()) == 2 * MESSAGES, 30, "all messages to be folded")
         finally:
             running.stop()
-        probes = Probes(settings)
+        probes = HealthProbes(settings)
         try:
-            assert "accepts writes" in by_name(probes.redis())["redis"].message
+            assert "accepts writes" in by_name(probes.check_redis())["redis"].message
         finally:
             probes.close()
 
@@ -211,9 +211,9 @@ def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
         assert {line["user"] for line in listeners} == {USER}
     finally:
         running.stop()
-    probes = Probes(settings)
+    probes = HealthProbes(settings)
     try:
-        assert "accepts writes" in by_name(probes.redis())["redis"].message
+        assert "accepts writes" in by_name(probes.check_redis())["redis"].message
     finally:
         probes.close()
 

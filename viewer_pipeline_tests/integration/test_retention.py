@@ -23,7 +23,7 @@ from viewer_pipeline.history.pruning import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.monitoring.ledger_stats import LedgerStats
+from viewer_pipeline.monitoring.ledger_totals import LedgerTotalsReader
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import World
 
@@ -158,7 +158,7 @@ def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch)
 
 def test_metrics_include_pruned_flushes(history: History) -> None:
     """A running worker, a new one, and one that missed the deleted flushes report the same counters."""
-    going_on, slow = LedgerStats(history.world.stores.ledger), LedgerStats(history.world.stores.ledger)
+    going_on, slow = LedgerTotalsReader(history.world.stores.ledger), LedgerTotalsReader(history.world.stores.ledger)
     history.flush(at(MARCH), {"a": 1})
     slow.read()
     for number in range(1, 5):
@@ -168,10 +168,10 @@ def test_metrics_include_pruned_flushes(history: History) -> None:
     assert prune(history, MARCH + ONE * 9).flushes == 4
     assert expected.totals.flushes == Counter(sweep=5)
     assert expected.totals.views == Counter(sweep=45)
-    for stats in (going_on, slow, LedgerStats(history.world.stores.ledger)):
+    for stats in (going_on, slow, LedgerTotalsReader(history.world.stores.ledger)):
         assert stats.read() == expected
     history.flush(at(MARCH + ONE * 5), {"a": 100})
-    for stats in (going_on, slow, LedgerStats(history.world.stores.ledger)):
+    for stats in (going_on, slow, LedgerTotalsReader(history.world.stores.ledger)):
         assert stats.read().totals.views == Counter(sweep=145)
 
 
@@ -205,7 +205,7 @@ def test_prune_ledger_while_flushes_commit(world: World, history: History) -> No
         flushed = flushing.result()
     assert pruned.views == past.total()
     world.assert_all_persisted()
-    metrics = LedgerStats(world.stores.ledger).read().totals
+    metrics = LedgerTotalsReader(world.stores.ledger).read().totals
     assert metrics.views.total() == world.sent.total()
     assert metrics.flushes.total() == 30 + flushed
     assert len(world.seqs()) == flushed

@@ -12,17 +12,23 @@ import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily_rollup import Window
-from viewer_pipeline.orchestration import run_history
-from viewer_pipeline.orchestration.jobs import flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
-from viewer_pipeline.orchestration.run_history import DAY_SECONDS, Ages, PrunedRuns, old_runs, prune_runs
+from viewer_pipeline.orchestration import run_history_pruning
+from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.run_history_pruning import (
+    DAY_SECONDS,
+    PrunedRuns,
+    RunRetention,
+    find_old_runs,
+    prune_runs,
+)
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.past_runs import insert_day, table_bytes
 from viewer_pipeline_tests.support.world import World
 
-WEEK = Ages(7, 30)
+WEEK = RunRetention(7, 30)
 TABLES = ("runs", "run_tags", "event_logs", "asset_check_executions", "asset_event_tags", "snapshots")
 
 
@@ -42,14 +48,14 @@ class Past:
 
     def age(self, run_id: str, days: float) -> None:
         """Let a run have ended so long ago."""
-        with run_history.connect(self.settings) as connection:
+        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
             connection.execute(
                 "UPDATE runs SET end_time = %s WHERE run_id = %s", [time.time() - days * DAY_SECONDS, run_id]
             )
 
-    def prune(self, ages: Ages = WEEK, seconds: float = 60) -> PrunedRuns:
+    def prune(self, ages: RunRetention = WEEK, seconds: float = 60) -> PrunedRuns:
         """Delete what is old."""
-        with run_history.connect(self.settings) as connection:
+        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
             return prune_runs(connection, self.instance, ages, seconds)
 
     def runs(self) -> set[str]:
@@ -58,7 +64,7 @@ class Past:
 
     def rows(self) -> dict[str, int]:
         """Count the rows of the tables that grow with runs."""
-        with run_history.connect(self.settings) as connection:
+        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
             return {table: count(connection, f"SELECT count(*) FROM {table}") for table in TABLES}
 
 
@@ -138,7 +144,7 @@ def test_runs_that_have_not_ended_stay(past: Past) -> None:
     going_on = past.instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED).run_id
     old, latest = past.flush(99), past.flush(99)
     past.age(going_on, 99)
-    assert past.prune(Ages(0, 0)) == PrunedRuns()
+    assert past.prune(RunRetention(0, 0)) == PrunedRuns()
     assert past.prune().runs == 1
     assert past.runs() == {going_on, latest}
     assert old not in past.runs()
@@ -176,7 +182,7 @@ def test_what_was_materialized_by_hand_goes_as_well(past: Past) -> None:
 
 def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oldest first; the next run continues."""
-    monkeypatch.setattr(run_history, "BATCH_RUNS", 1)
+    monkeypatch.setattr(run_history_pruning, "BATCH_RUNS", 1)
     runs = [past.flush(40 - number) for number in range(4)]
     done = past.prune(seconds=-1)
     assert (done.runs, done.complete) == (1, False)
@@ -186,14 +192,14 @@ def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.Mo
 def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], None]) -> None:
     """Day after day of runs, pruned each day: after the first week the database stays as large as it is."""
     run_id, per_day, sizes = past.flush(), 150, []
-    with run_history.connect(past.settings) as connection:
+    with run_history_pruning.connect_dagster_storage(past.settings) as connection:
         for _ in range(16):
             insert_day(connection, run_id, per_day)
             connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])
             prune_runs(connection, past.instance, WEEK, 60)
             connection.execute("VACUUM")
             sizes.append(table_bytes(connection))
-        assert len(old_runs(connection, [], Ages(6, 30), time.time())) >= per_day - 1
+        assert len(find_old_runs(connection, [], RunRetention(6, 30), time.time())) >= per_day - 1
     add_to_summary(
         f"Dagster's history, {per_day} runs a day, kept 7 days: {[bytes_ >> 20 for bytes_ in sizes]} MB day by day"
     )

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.monitoring.status_report import print_status
@@ -192,7 +192,7 @@ def test_status_as_json(dagster_settings: Settings, world: World) -> None:
         connection.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('drift', 'm', 'r', 7)")
     state = json.loads(json.dumps(read_status(dagster_settings).to_dict()))
     checks = state["checks"]
-    assert {checks[daemon_check(daemon)]["status"] for daemon in DAEMONS} == {"healthy"}
+    assert {checks[daemon_check_name(daemon)]["status"] for daemon in DAEMONS} == {"healthy"}
     assert checks["sensor"]["details"]["skip_reason"] == "no VOD was announced since the last flush"
     assert checks["subscriber"]["details"]["holder"] == "host:7"
     assert state["status"] == "degraded"

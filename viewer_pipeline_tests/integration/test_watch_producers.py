@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.monitoring.doctor.examine import examine
-from viewer_pipeline.monitoring.doctor.monitor import monitored_views
+from viewer_pipeline.monitoring.doctor.redis_monitor import watch_views_with_monitor
+from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import WHEELS, RedisServer, find_executable_in_wheel
@@ -44,7 +44,7 @@ def scene() -> Iterator[ExitStack]:
 
 def watch(settings: Settings, seconds: float = SECONDS) -> CheckResult:
     """Return the result of the check of the mode."""
-    (result,) = [result for result in examine(settings, seconds) if result.name == "pubsub_mode"]
+    (result,) = [result for result in run_doctor_checks(settings, seconds) if result.name == "pubsub_mode"]
     assert result.passed or result.remedy
     return result
 
@@ -150,7 +150,7 @@ def test_redis_that_stops_answering_to_monitor(settings: Settings) -> None:
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"MONITOR", deliver=True, times=100)
         started = time.monotonic()
-        results = examine(settings.changed(redis_url=proxy.url(url)), 2.0, check_seconds=4)
+        results = run_doctor_checks(settings.changed(redis_url=proxy.url(url)), 2.0, check_seconds=4)
     assert time.monotonic() - started < 12
     (result,) = [result for result in results if result.name == "pubsub_mode"]
     assert result.status in ("unknown", "unhealthy")
@@ -164,7 +164,7 @@ def test_commands_of_others_are_dropped(tmp_path: Path, module: str) -> None:
     url = server.url.removesuffix("/0") + "/1"
     try:
         with connect(url) as client, connect(server.url) as other, ThreadPoolExecutor(1) as pool:
-            watching = pool.submit(lambda: list(monitored_views(Settings(redis_url=url), 3.0)))
+            watching = pool.submit(lambda: list(watch_views_with_monitor(Settings(redis_url=url), 3.0)))
             wait_until(lambda: any("O" in entry["flags"] for entry in other.client_list()), 30, "MONITOR has begun")
             script = "redis.call('INCRBY', KEYS[2], 2) return redis.call('DECRBY', KEYS[2], 1)"
             client.eval(script, 2, "viewer:subscriber", PREFIX + "folded")

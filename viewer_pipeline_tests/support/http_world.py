@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from psycopg.conninfo import conninfo_to_dict
 
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.http_server import HealthServer, serve
+from viewer_pipeline.monitoring.http_server import HealthServer, start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 
@@ -45,7 +45,7 @@ class HttpWorld:
     def start(self, **changes: Any) -> None:
         """Start with these settings changed."""
         self.settings = self.settings.changed(**changes)
-        self._server = serve(self.settings, self.stats, lambda: self.stopping)
+        self._server = start_health_server(self.settings, self.stats, lambda: self.stopping)
 
     def stop(self) -> None:
         """Stop, if it was started."""

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.redaction import hide_password
+from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.stack.postgres_server import find_postgres_bin_directory
 from viewer_pipeline.stack.redis_server import find_redis_executable
 from viewer_pipeline.stores.redis import connect
@@ -92,7 +92,7 @@ class NamedRedis:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme != "redis" or "@" in parts.netloc or parts.path not in {"", "/", "/0"} or parts.query:
-            raise UnusableServer(f"TEST_REDIS_URL={hide_password(url)}: expected redis://host:port/0, without a login")
+            raise UnusableServer(f"TEST_REDIS_URL={redact_url(url)}: expected redis://host:port/0, without a login")
         self.url = f"redis://{parts.hostname}:{parts.port or 6379}/0"
         self.directory = Path("/nowhere")
         self._before: dict[str, str] = {}

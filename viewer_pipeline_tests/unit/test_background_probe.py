@@ -11,7 +11,7 @@ from viewer_pipeline.checks import CheckResult, Status, worst_status
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.monitoring import background_probe
 from viewer_pipeline.monitoring.background_probe import BackgroundProbe, ProbeResult
-from viewer_pipeline.monitoring.check_runner import Check, Checks
+from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.waiting import wait_until
 
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 def refreshed(probe: BackgroundProbe[T], seconds: float) -> ProbeResult[T]:
     """Refresh a probe and return its result."""
-    probe.refresh()
-    return probe.result(seconds)
+    probe.start_if_due()
+    return probe.wait_for_result(seconds)
 
 
 def test_probe_that_hangs_runs_once() -> None:
@@ -39,7 +39,7 @@ def test_probe_that_hangs_runs_once() -> None:
         assert refreshed(probe, 0.1).error.startswith("no answer for ")
     assert len(calls) == 1
     server_continues.set()
-    assert probe.result(30) == ProbeResult(7)
+    assert probe.wait_for_result(30) == ProbeResult(7)
 
 
 def test_probe_that_hangs_is_waited_for_once() -> None:
@@ -93,10 +93,10 @@ def test_probe_without_a_thread_has_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        probe.refresh()
-        assert probe.result(1) == ProbeResult(None, "the probe was not started: can't start new thread")
-    probe.refresh()
-    assert probe.result(10) == ProbeResult("value")
+        probe.start_if_due()
+        assert probe.wait_for_result(1) == ProbeResult(None, "the probe was not started: can't start new thread")
+    probe.start_if_due()
+    assert probe.wait_for_result(10) == ProbeResult("value")
 
 
 def test_checks_run_side_by_side() -> None:
@@ -107,13 +107,13 @@ def test_checks_run_side_by_side() -> None:
         server_continues.wait(30)
         return []
 
-    checks = Checks(
+    checks = CheckRunner(
         [
-            Check(("a", "b"), hangs, seconds=0.1, remedy="start it"),
-            Check(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
+            ProbedChecks(("a", "b"), hangs, seconds=0.1, remedy="start it"),
+            ProbedChecks(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
         ]
     )
-    results = by_name(checks.results())
+    results = by_name(checks.run_all())
     server_continues.set()
     assert {name: result.status for name, result in results.items()} == {
         "a": "unhealthy",
@@ -130,14 +130,14 @@ def test_check_whose_precondition_failed_is_unknown() -> None:
     def refused() -> list[CheckResult]:
         raise RedisUnavailable("refused")
 
-    checks = Checks(
+    checks = CheckRunner(
         [
-            Check(("redis",), lambda: [CheckResult("redis", "unhealthy", "a replica")], 30),
-            Check(("dependent",), refused, 30, needs=("redis",)),
-            Check(("independent",), refused, 30, needs=("postgres",)),
+            ProbedChecks(("redis",), lambda: [CheckResult("redis", "unhealthy", "a replica")], 30),
+            ProbedChecks(("dependent",), refused, 30, needs=("redis",)),
+            ProbedChecks(("independent",), refused, 30, needs=("postgres",)),
         ]
     )
-    results = by_name(checks.results())
+    results = by_name(checks.run_all())
     assert (results["dependent"].status, results["independent"].status) == ("unknown", "unhealthy")
     assert results["dependent"].message == "not checked, because redis is unhealthy"
 

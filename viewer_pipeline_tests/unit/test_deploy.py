@@ -15,7 +15,7 @@ import yaml
 from click import Command
 
 from viewer_pipeline.cli.main import main
-from viewer_pipeline.monitoring.metric_families import FAMILIES
+from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.containers import ROOT, read_compose
 from viewer_pipeline_tests.support.kubernetes_models import model_of, wrong_object
@@ -183,13 +183,15 @@ def test_queries_use_existing_metrics(place: str, query: str) -> None:
     assert named, place
     for name in named - OTHER_METRICS:
         base = re.sub(r"_(bucket|sum|count)$", "", name)
-        family = FAMILIES[base]
+        family = METRIC_FAMILIES[base]
         assert (family.kind == "histogram") == (base != name)
         for inside in re.findall(rf"{name}\{{([^}}]*)\}}", query):
             assert set(re.findall(r"(\w+)\s*[=!]", inside)) <= {*family.labels, *OTHER_LABELS}
         if re.search(rf"(?:rate|increase)\({name}\b", query):
             assert family.kind != "gauge"
-    labels = {label for name in named - OTHER_METRICS for label in FAMILIES[re.sub(r"_bucket$", "", name)].labels}
+    labels = {
+        label for name in named - OTHER_METRICS for label in METRIC_FAMILIES[re.sub(r"_bucket$", "", name)].labels
+    }
     for group in re.findall(r"\bby \(([^)]*)\)", query):
         assert set(group.replace(" ", "").split(",")) <= labels | OTHER_LABELS
 

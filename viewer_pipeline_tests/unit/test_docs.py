@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stores.postgres import SETTINGS
@@ -55,8 +55,8 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
 def test_the_page_on_health_has_every_check() -> None:
     """The first column of its table names every check and nothing else; daemons share a row."""
     settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
-    probes = Probes(settings, stats=SubscriberStats())
-    checks = {name for check in probes.checks() for name in check.names}
+    probes = HealthProbes(settings, stats=SubscriberStats())
+    checks = {name for check in probes.health_checks() for name in check.names}
     probes.close()
     rows = re.findall(r"^\| (`[a-z_*`, ]+`) \|", (ROOT / "docs/health.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([a-z_*]+)`", row)}

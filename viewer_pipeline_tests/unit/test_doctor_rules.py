@@ -14,14 +14,14 @@ from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
-from viewer_pipeline.monitoring.doctor.clocks import evaluate_clocks
-from viewer_pipeline.monitoring.doctor.examine import _slow_checks
-from viewer_pipeline.monitoring.doctor.keyspace import Keyspace, evaluate_keyspace
-from viewer_pipeline.monitoring.doctor.ledger_identity import evaluate_identity
+from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks
+from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_keyspace
+from viewer_pipeline.monitoring.doctor.ledger_identity import evaluate_ledger_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
-from viewer_pipeline.monitoring.doctor.reasons import REASONS
 from viewer_pipeline.monitoring.doctor.redis_checks import RedisReading
-from viewer_pipeline.monitoring.probes import Probes
+from viewer_pipeline.monitoring.doctor.run_checks import _slow_checks
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name
 
@@ -57,7 +57,7 @@ def of_postgres(name: str, **changes: Any) -> str:
     return text_of(by_name(postgres_checks.evaluate_server(replace(POSTGRES, **changes)))[name])
 
 
-def of_redis(name: str, **changes: Any) -> str:
+def pending_samples(name: str, **changes: Any) -> str:
     """Return a result for a healthy Redis with these changes."""
     return text_of(by_name(redis_checks.evaluate_server(replace(REDIS, **changes), Settings()))[name])
 
@@ -107,13 +107,13 @@ def test_postgres(name: str, changes: dict[str, Any], expected: str) -> None:
 def test_redis(name: str, info: dict[str, Any], expected: str) -> None:
     """One thing is wrong, or only seems so."""
     config = {"save": "3600 1"}
-    assert of_redis(name, info=INFO | info, config=config).startswith(expected)
+    assert pending_samples(name, info=INFO | info, config=config).startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["redis_version", "redis_cluster", "redis_persistence"])
 def test_redis_without_info(name: str) -> None:
     """What INFO would show is unknown."""
-    assert of_redis(name, info={}) == "unknown: this user may not run INFO"
+    assert pending_samples(name, info={}) == "unknown: this user may not run INFO"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_clocks(postgres: float, redis: float, expected: str) -> None:
 
 def test_slow_sweep() -> None:
     """Sixty million keys at half a millisecond for a thousand."""
-    keyspace = Keyspace(keys=60_000_000, scans=300, scan_ms=0.5, complete=False, counters=12, counters_read=12)
+    keyspace = KeyspaceSample(keys=60_000_000, scans=300, scan_ms=0.5, complete=False, counters=12, counters_read=12)
     sweep = by_name(evaluate_keyspace(keyspace, "c:"))["keyspace"]
     assert (sweep.status, sweep.details["sweep_seconds"]) == ("degraded", 30.0)
     expected = "60000000 keys, 12 counters c:* among the first 300000: a sweep makes 60000 SCAN calls"
@@ -141,8 +141,8 @@ def test_slow_sweep() -> None:
 def test_page_lists_every_check() -> None:
     """Each name once, in the order of the report, with no empty cell; no other name."""
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    daemons = {name for name in REASONS if name.startswith("daemon_")}
-    assert [name for name, *_ in rows] == [name for name in REASONS if name not in daemons]
+    daemons = {name for name in CHECK_RATIONALES if name.startswith("daemon_")}
+    assert [name for name, *_ in rows] == [name for name in CHECK_RATIONALES if name not in daemons]
     assert [name for name, *cells in rows if not all(cell.strip() for cell in cells)] == []
     assert "| `daemon_*` |" in PAGE.read_text(encoding="utf-8")
 
@@ -150,10 +150,10 @@ def test_page_lists_every_check() -> None:
 def test_each_check_has_one_probe() -> None:
     """The doctor runs the probes of /health, and slow ones of its own for what those do not decide."""
     settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
-    health, commands = Probes(settings, stats=SubscriberStats()), Probes(settings)
-    names = [name for check in (*commands.checks(), *_slow_checks(commands, 0, 1)) for name in check.names]
-    assert sorted(["settings", *names]) == sorted(REASONS)
-    assert {name for check in health.checks() for name in check.names} <= set(names)
+    health, commands = HealthProbes(settings, stats=SubscriberStats()), HealthProbes(settings)
+    names = [name for check in (*commands.health_checks(), *_slow_checks(commands, 0, 1)) for name in check.names]
+    assert sorted(["settings", *names]) == sorted(CHECK_RATIONALES)
+    assert {name for check in health.health_checks() for name in check.names} <= set(names)
     health.close()
     commands.close()
 
@@ -164,7 +164,7 @@ OTHER = Pipeline("shop:", "other/7/6", "db:5432/shop")
 
 def of_identity(identity: LedgerIdentity = IDENTITY, recorded: str = IDENTITY.key) -> CheckResult:
     """Return the result for a ledger that Redis knows as `recorded`."""
-    return evaluate_identity("vod:views:", identity, [Pipeline("vod:views:", recorded, IDENTITY.place), OTHER])
+    return evaluate_ledger_identity("vod:views:", identity, [Pipeline("vod:views:", recorded, IDENTITY.place), OTHER])
 
 
 def test_ledger_identity() -> None:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from viewer_pipeline.cli.grants.acl import acl_line, database_of
-from viewer_pipeline.cli.grants.statements import Grants, grants_for, render
+from viewer_pipeline.cli.grants.acl import acl_line, database_number_of
+from viewer_pipeline.cli.grants.statements import Grants, build_grants, render_grants
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.table import TargetNames
@@ -18,7 +18,7 @@ URL = "postgresql://me:s3cret@host/my%20db"
 def of(role: str = "narrow", target: TargetNames | None = None, **settings: object) -> Grants:
     """Return the rights needed under these settings."""
     urls = {"database_url": URL, "redis_url": "redis://:s3cret@host/0"}
-    return grants_for(Settings().changed(**urls | settings), role, target)
+    return build_grants(Settings().changed(**urls | settings), role, target)
 
 
 def test_names_are_quoted_exactly() -> None:
@@ -34,7 +34,7 @@ def test_names_are_quoted_exactly() -> None:
 
 def test_output_has_no_password() -> None:
     """There is a place for one, in which nothing passes for a password."""
-    text = render(of())
+    text = render_grants(of())
     assert "s3cret" not in text
     assert "LOGIN PASSWORD <PASSWORD>;" in text
     assert " #<SHA-256> " in text
@@ -65,7 +65,7 @@ def test_dagsters_storage_elsewhere() -> None:
 
 def test_a_database_that_is_not_known() -> None:
     """Its line is left out, with a note."""
-    grants = grants_for(Settings(), "narrow", None)
+    grants = build_grants(Settings(), "narrow", None)
     assert [line for line in grants.sql if "DATABASE" in line] == []
     assert [note for note in grants.notes if "GRANT CONNECT is left out" in note]
 
@@ -114,7 +114,7 @@ def test_keys_and_channels_follow_the_settings() -> None:
 )
 def test_database_of(url: str, number: int) -> None:
     """Where redis-py finds it."""
-    assert database_of(url) == number
+    assert database_number_of(url) == number
 
 
 @pytest.mark.parametrize("role", ["", "a b", "a\nb", "x" * 64, "a\x00"])

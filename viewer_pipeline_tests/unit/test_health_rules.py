@@ -19,10 +19,10 @@ from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.monitoring.dagster_rules import (
     DAEMONS,
     DAGSTER_CHECKS,
-    Clock,
-    daemon_check,
+    DagsterDeadlines,
+    daemon_check_name,
     evaluate_dagster,
-    evaluate_runs,
+    evaluate_flush_runs,
 )
 from viewer_pipeline.monitoring.dagster_tables import (
     DagsterReading,
@@ -30,16 +30,16 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Heartbeat,
     Instigator,
     Tick,
-    error_message,
+    first_line_of_error,
 )
-from viewer_pipeline.monitoring.rules import (
+from viewer_pipeline.monitoring.health_rules import (
     REVISION,
+    degrade_if_restarted,
     evaluate_freshness,
     evaluate_marker,
-    evaluate_memory,
     evaluate_postgres,
     evaluate_redis,
-    evaluate_restart,
+    evaluate_redis_memory,
     evaluate_subscriber,
     evaluate_unsettled,
 )
@@ -49,8 +49,8 @@ from viewer_pipeline.timestamps import format_duration, format_timestamp
 from viewer_pipeline_tests.support.check_results import by_name
 
 NOW = 1_800_000_030.0  # half a minute after a full minute
-LATER = Clock.of(Settings(), NOW, NOW - 3600)  # in a process that has run for long
-EARLY = Clock.of(Settings(), NOW, NOW - 10)  # in one that started just now, perhaps together with Dagster
+LATER = DagsterDeadlines.of(Settings(), NOW, NOW - 3600)  # in a process that has run for long
+EARLY = DagsterDeadlines.of(Settings(), NOW, NOW - 10)  # in one that started just now, perhaps together with Dagster
 
 
 def dagster(**changes: Any) -> DagsterReading:
@@ -69,7 +69,7 @@ def heartbeats(*dead: str, ago: float = 300) -> dict[str, Heartbeat]:
     return {name: Heartbeat(NOW - (ago if name in dead else 5)) for name in DAEMONS}
 
 
-def evaluated(reading: DagsterReading | None, clock: Clock = LATER) -> dict[str, CheckResult]:
+def evaluated(reading: DagsterReading | None, clock: DagsterDeadlines = LATER) -> dict[str, CheckResult]:
     """Return the results for Dagster by name."""
     return by_name(evaluate_dagster(reading, clock))
 
@@ -111,7 +111,7 @@ def test_dead_daemons(dead: list[str], statuses: dict[str, str]) -> None:
     """Unhealthy where nothing can launch flushes any more, else degraded."""
     results = evaluated(dagster(heartbeats=heartbeats(*dead)))
     assert failing(results) == statuses
-    assert results[daemon_check(dead[0])].message == "no heartbeat for 5 min"
+    assert results[daemon_check_name(dead[0])].message == "no heartbeat for 5 min"
 
 
 def test_tolerance_of_heartbeats() -> None:
@@ -210,7 +210,7 @@ def runs(*outcomes: bool) -> list[FlushRun]:
 )
 def test_flush_runs(outcomes: list[bool], status: str, message: str) -> None:
     """One failure may be transient, three in a row are not."""
-    result = evaluate_runs(runs(*outcomes), NOW)
+    result = evaluate_flush_runs(runs(*outcomes), NOW)
     assert (result.status, result.message) == (status, message)
 
 
@@ -229,7 +229,7 @@ def test_flush_runs(outcomes: list[bool], status: str, message: str) -> None:
 )
 def test_redis_memory(info: dict[str, Any], status: str, message: str) -> None:
     """Eviction of counters, and a memory that is nearly full without eviction."""
-    result = evaluate_memory(info)
+    result = evaluate_redis_memory(info)
     assert (result.status, bool(result.remedy)) == (status, status != "healthy")
     assert result.message.startswith(message)
 
@@ -354,10 +354,10 @@ def test_format_timestamp() -> None:
 def test_error_message_of_dagster() -> None:
     """The first error of ours in the chain, else the innermost; one line."""
     ours = {"message": "viewer_pipeline.errors.SchemaMissing: run migrate: x\n", "cause": {"message": "pg: inner"}}
-    assert error_message({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
+    assert first_line_of_error({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
     cause = {"message": "KeyError: 'a'\nmore", "cause": None}
-    assert error_message({"message": "outer", "cause": cause}) == "KeyError: 'a'"
-    assert error_message({"message": None, "cls_name": "Odd"}) == "Odd"
+    assert first_line_of_error({"message": "outer", "cause": cause}) == "KeyError: 'a'"
+    assert first_line_of_error({"message": None, "cls_name": "Odd"}) == "Odd"
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_error_message_of_dagster() -> None:
 )
 def test_server_that_restarted(up_seconds: float | None, process_seconds: float, status: str) -> None:
     """Degraded for a minute, and only if the process is older than the server."""
-    result = evaluate_restart(CheckResult("redis", "healthy", "answers"), up_seconds, process_seconds)
+    result = degrade_if_restarted(CheckResult("redis", "healthy", "answers"), up_seconds, process_seconds)
     assert result.status == status
     assert result.message == ("answers; restarted 5 s ago" if status == "degraded" else "answers")
 
@@ -381,4 +381,4 @@ def test_server_that_restarted(up_seconds: float | None, process_seconds: float,
 def test_restart_does_not_hide_an_error() -> None:
     """A result that is worse stays."""
     unhealthy = CheckResult("redis", "unhealthy", "a replica")
-    assert evaluate_restart(unhealthy, 1, 100) is unhealthy
+    assert degrade_if_restarted(unhealthy, 1, 100) is unhealthy

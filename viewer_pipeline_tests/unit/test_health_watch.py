@@ -7,13 +7,13 @@ import logging
 import pytest
 
 from viewer_pipeline.checks import CheckResult, Status
-from viewer_pipeline.monitoring.check_runner import Checks
-from viewer_pipeline.monitoring.health_watch import HealthWatch
+from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
 
 
 def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """No line for a check that begins healthy, nor for a message that changes while the status stays."""
-    watch = HealthWatch(Checks([]), lambda: False)
+    watch = HealthChangeLog(CheckRunner([]), lambda: False)
     caplog.set_level(logging.INFO)
     steps: list[tuple[Status, str]] = [
         ("healthy", "answers in 1 ms"),
@@ -32,5 +32,5 @@ def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_stop_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A worker that stops is not subscribed, as intended."""
-    HealthWatch(Checks([]), lambda: True).log_changes([CheckResult("subscriber", "degraded", "stopping")])
+    HealthChangeLog(CheckRunner([]), lambda: True).log_changes([CheckResult("subscriber", "degraded", "stopping")])
     assert caplog.records == []

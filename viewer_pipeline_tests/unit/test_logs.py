@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.logs import LineFormatter, Record, event, log_to_stderr
+from viewer_pipeline.logs import EventRecord, LineFormatter, configure_stderr_logging, event
 from viewer_pipeline.settings import Settings
 
 URL = "postgresql://user:Geheim7@host:5432/db"
@@ -17,7 +17,7 @@ URL = "postgresql://user:Geheim7@host:5432/db"
 
 @pytest.fixture(autouse=True)
 def _loggers_as_before() -> Iterator[None]:
-    """Restore what `log_to_stderr` changes."""
+    """Restore what `configure_stderr_logging` changes."""
     root = logging.getLogger()
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
     # An earlier run in this process has set levels: Dagster does, for its own logger and for managed ones.
@@ -33,7 +33,7 @@ def _loggers_as_before() -> Iterator[None]:
 
 def record(message: Any, *arguments: Any, **more: Any) -> logging.LogRecord:
     """Make the record of a line."""
-    made = Record("viewer_pipeline.test", logging.WARNING, "file", 1, message, arguments, None)
+    made = EventRecord("viewer_pipeline.test", logging.WARNING, "file", 1, message, arguments, None)
     made.created = 1_800_000_000.25
     made.__dict__.update(more)
     return made
@@ -105,7 +105,7 @@ def test_event_of_a_run() -> None:
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_level(level: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     """LOG_LEVEL applies to all loggers, ours and others."""
-    log_to_stderr(Settings(log_level=level, log_format="json"))
+    configure_stderr_logging(Settings(log_level=level, log_format="json"))
     for number, logger in enumerate(("viewer_pipeline.a", "dagster", "else", "viewer_pipeline.b")):
         logging.getLogger(logger).log((10, 20, 30, 40)[number], event("started"))
     lines = capsys.readouterr().err.splitlines()

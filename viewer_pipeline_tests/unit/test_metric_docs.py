@@ -6,9 +6,16 @@ import re
 from pathlib import Path
 
 from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.monitoring.ledger_stats import LedgerReading, LedgerTotals
-from viewer_pipeline.monitoring.metric_families import FAMILIES
-from viewer_pipeline.monitoring.metrics import Pending, Samples, of_dagster, of_ledger, of_redis, of_worker
+from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotals
+from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
+from viewer_pipeline.monitoring.metrics import (
+    PendingViews,
+    Samples,
+    daemon_samples,
+    ledger_samples,
+    pending_samples,
+    worker_samples,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)
@@ -23,13 +30,13 @@ def rows() -> list[tuple[str, str, tuple[str, ...], str]]:
 
 def test_docs_and_code_have_the_same_metrics() -> None:
     """Name, type, labels and unit, in the same order."""
-    assert rows() == [(family.name, family.kind, family.labels, family.unit) for family in FAMILIES.values()]
+    assert rows() == [(family.name, family.kind, family.labels, family.unit) for family in METRIC_FAMILIES.values()]
 
 
 def test_no_metric_is_mentioned_that_does_not_exist() -> None:
     """In the text around the table either."""
     mentioned = set(re.findall(r"`(viewer_[a-z_]+)", DOCS.read_text(encoding="utf-8")))
-    assert mentioned <= set(FAMILIES)
+    assert mentioned <= set(METRIC_FAMILIES)
 
 
 def test_every_metric_has_samples() -> None:
@@ -37,16 +44,16 @@ def test_every_metric_has_samples() -> None:
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
     reading = LedgerReading(LedgerTotals(), [], [], [])
     samples = (
-        of_worker(SubscriberStats())
-        | of_redis(Pending(0, 0, 0, 0))
-        | of_ledger(reading)
-        | of_dagster(None, 0)
+        worker_samples(SubscriberStats())
+        | pending_samples(PendingViews(0, 0, 0, 0))
+        | ledger_samples(reading)
+        | daemon_samples(None, 0)
         | servers
     )
-    assert set(samples) == set(FAMILIES)
+    assert set(samples) == set(METRIC_FAMILIES)
 
 
 def test_names_follow_prometheus() -> None:
     """Counters end in _total, nothing else does."""
-    for family in FAMILIES.values():
+    for family in METRIC_FAMILIES.values():
         assert family.name.endswith("_total") == (family.kind == "counter")

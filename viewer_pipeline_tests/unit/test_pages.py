@@ -12,7 +12,7 @@ import click
 import pytest
 
 from viewer_pipeline.cli.main import main as viewer_pipeline
-from viewer_pipeline.monitoring.metric_families import FAMILIES
+from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +156,7 @@ def test_variables_exist(page: Path) -> None:
 def test_metrics_exist(page: Path) -> None:
     """A name in backticks that looks like a metric is one."""
     named = set(re.findall(r"`(viewer_[a-z_]+)", text_of(page))) - NO_METRICS
-    assert named - set(FAMILIES) == set()
+    assert named - set(METRIC_FAMILIES) == set()
 
 
 @each_page

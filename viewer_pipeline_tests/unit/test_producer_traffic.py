@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.monitoring.doctor.monitor import Source, Views, _Parser
 from viewer_pipeline.monitoring.doctor.producer_traffic import ProducerTraffic, evaluate_producers
+from viewer_pipeline.monitoring.doctor.redis_monitor import ObservedViews, Source, _MonitorLineParser
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
 
@@ -13,12 +13,12 @@ SECONDS = 10.0
 MESSAGE = r'"PUBLISH" "view_count_updates" "{\"vodId\":\"a b\",\"count\":3}"'
 
 
-def watched(*parts: tuple[str, Source, int], at: float = 5.0) -> list[Views]:
+def watched(*parts: tuple[str, Source, int], at: float = 5.0) -> list[ObservedViews]:
     """Return `number` single views of a VOD from each source."""
-    return [Views(at, vod_id, 1, source) for vod_id, source, number in parts for _ in range(number)]
+    return [ObservedViews(at, vod_id, 1, source) for vod_id, source, number in parts for _ in range(number)]
 
 
-def result_of(observed: list[Views], mode: PubSubMode, others: int = 0) -> tuple[str, str]:
+def result_of(observed: list[ObservedViews], mode: PubSubMode, others: int = 0) -> tuple[str, str]:
     """Return status and message."""
     settings = Settings(pubsub_mode=mode)
     result = evaluate_producers(ProducerTraffic.of(observed, SECONDS), settings, others)
@@ -68,7 +68,7 @@ def result_of(observed: list[Views], mode: PubSubMode, others: int = 0) -> tuple
         ([], "announce", "unknown", "0 views were published"),
     ],
 )
-def test_evaluate_producers(observed: list[Views], mode: PubSubMode, status: str, message: str) -> None:
+def test_evaluate_producers(observed: list[ObservedViews], mode: PubSubMode, status: str, message: str) -> None:
     """Each outcome; none below five views in messages."""
     result = result_of(observed, mode)
     assert result[0] == status
@@ -92,12 +92,12 @@ def test_other_subscribers_may_count() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('[0 127.0.0.1:5] "INCR" "vod:views:a"', Views(0.0, "a", 1, "producer")),
-        ('[0 [::1]:5] "incrby" "vod:views:a" "7"', Views(0.0, "a", 7, "producer")),
-        ('[0 unix:/run/redis.sock] "INCR" "vod:views:a"', Views(0.0, "a", 1, "producer")),
-        (r'[0 127.0.0.1:5] "INCR" "vod:views:\" \"\xc3\xa4\\n\n"', Views(0.0, '" "ä\\n\n', 1, "producer")),
-        (f"[3 127.0.0.1:5] {MESSAGE}", Views(0.0, "a b", 3, "message")),
-        ('[0 lua] "INCR" "vod:views:a"', Views(0.0, "a", 1, "producer")),
+        ('[0 127.0.0.1:5] "INCR" "vod:views:a"', ObservedViews(0.0, "a", 1, "producer")),
+        ('[0 [::1]:5] "incrby" "vod:views:a" "7"', ObservedViews(0.0, "a", 7, "producer")),
+        ('[0 unix:/run/redis.sock] "INCR" "vod:views:a"', ObservedViews(0.0, "a", 1, "producer")),
+        (r'[0 127.0.0.1:5] "INCR" "vod:views:\" \"\xc3\xa4\\n\n"', ObservedViews(0.0, '" "ä\\n\n', 1, "producer")),
+        (f"[3 127.0.0.1:5] {MESSAGE}", ObservedViews(0.0, "a b", 3, "message")),
+        ('[0 lua] "INCR" "vod:views:a"', ObservedViews(0.0, "a", 1, "producer")),
         ('[1 127.0.0.1:5] "INCR" "vod:views:a"', None),  # another database
         ('[0 127.0.0.1:5] "INCR" "other:a"', None),
         ('[0 127.0.0.1:5] "DECRBY" "vod:views:a" "1"', None),
@@ -107,16 +107,16 @@ def test_other_subscribers_may_count() -> None:
         ("OK", None),
     ],
 )
-def test_line_of_monitor(line: str, expected: Views | None) -> None:
+def test_line_of_monitor(line: str, expected: ObservedViews | None) -> None:
     """Counters of this pipeline and messages of its channel; nothing else."""
-    assert _Parser(Settings()).parse(f"1795844604.396744 {line}".encode()) == expected
+    assert _MonitorLineParser(Settings()).parse(f"1795844604.396744 {line}".encode()) == expected
 
 
 def test_script_of_ours_is_a_worker() -> None:
     """Commands within a script that names a key of ours are folds; those of other scripts are a producer's."""
-    parser = _Parser(Settings())
+    parser = _MonitorLineParser(Settings())
     addition = b'1.0 [0 lua] "INCRBY" "vod:views:a" "2"'
     assert parser.parse(b'1.0 [0 10.0.0.1:5] "EVALSHA" "abc" "2" "viewer:subscriber" "vod:views:a" "2"') is None
-    assert [parser.parse(addition), parser.parse(addition)] == [Views(0.0, "a", 2, "worker")] * 2
+    assert [parser.parse(addition), parser.parse(addition)] == [ObservedViews(0.0, "a", 2, "worker")] * 2
     parser.parse(b'1.0 [0 10.0.0.1:5] "EVAL" "return 1" "1" "vod:views:a"')
-    assert parser.parse(addition) == Views(0.0, "a", 2, "producer")
+    assert parser.parse(addition) == ObservedViews(0.0, "a", 2, "producer")

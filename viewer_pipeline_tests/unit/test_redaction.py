@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.redaction import redact_text
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ from viewer_pipeline.redaction import without_password
 )
 def test_without_password(text: str, redacted: str) -> None:
     """Only the passwords of URLs are replaced."""
-    assert without_password(text) == redacted
+    assert redact_text(text) == redacted

@@ -84,7 +84,7 @@ def error_of_settings() -> str:
 
 def dagster_connects_with(settings: Settings) -> dict[str, object]:
     """Return what Dagster's engine reads from the URL of its storage, under libpq's names."""
-    url = make_url(settings.dagster_storage_url())
+    url = make_url(settings.dagster_sqlalchemy_url())
     assert url.drivername == "postgresql+psycopg2"
     port = None if url.port is None else str(url.port)
     named = {"user": url.username, "password": url.password, "host": url.host, "port": port, "dbname": url.database}
@@ -414,7 +414,7 @@ def test_a_required_url_that_is_missing() -> None:
     with pytest.raises(SettingsError) as redis:
         Settings().require_redis_url()
     with pytest.raises(SettingsError) as storage:
-        Settings().dagster_storage_url()
+        Settings().dagster_sqlalchemy_url()
     message = "Settings are not usable: DATABASE_URL is not set; expected postgresql://user:password@host:port/database"
     assert str(database.value) == str(storage.value) == message
     assert str(redis.value) == "Settings are not usable: REDIS_URL is not set; expected redis://host:port/0"
@@ -434,15 +434,15 @@ def test_a_required_url_that_is_missing() -> None:
 )
 def test_dagster_shares_the_database(url: str, storage: str) -> None:
     """In a schema of its own, with the driver that dagster-postgres works with."""
-    assert Settings(database_url=url).dagster_storage_url() == storage
+    assert Settings(database_url=url).dagster_sqlalchemy_url() == storage
 
 
 def test_a_database_for_dagster_alone_wins() -> None:
     """It is used as it is: no schema is chosen there, and DATABASE_URL is not needed."""
     own = "postgres://user:word@elsewhere/dagster?sslmode=require"
     expected = "postgresql+psycopg2://user:word@elsewhere/dagster?sslmode=require"
-    assert Settings(dagster_database_url=own).dagster_storage_url() == expected
-    assert Settings(database_url=URL, dagster_database_url=own).dagster_storage_url() == expected
+    assert Settings(dagster_database_url=own).dagster_sqlalchemy_url() == expected
+    assert Settings(database_url=URL, dagster_database_url=own).dagster_sqlalchemy_url() == expected
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_dagster_in_a_schema_of_its_own_address() -> None:
     """As DAGSTER_DATABASE_URL names it."""
     settings = Settings(database_url=f"{URL}?pgbouncer=true", dagster_database_url="postgresql://host/views?schema=d-1")
     assert dagster_connects_with(settings) == {"host": "host", "dbname": "views", "options": '-csearch_path="d-1"'}
-    assert settings.dagster_storage().schema == "d-1"
+    assert settings.dagster_storage_url().schema == "d-1"
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
@@ -523,7 +523,7 @@ def test_a_child_reads_neither_env_file_nor_unset_variables(monkeypatch: pytest.
     assert load_settings().target_table == "from_file"
     settings = load_settings().changed(database_url=URL, target_table=None, dagster_database_url=None)
     with patch.dict(os.environ):
-        settings.export()
+        settings.export_to_os_environ()
         known = load_settings()
     assert (known.database_url, known.target_table, known.dagster_database_url, known.batch_size) == (
         URL,
@@ -537,7 +537,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     """Every value that is set, as text, with absolute paths, beside the variables of this process."""
     monkeypatch.setenv("SOMETHING_ELSE", "kept")
     settings = Settings(database_url=URL, batch_size=7, viewer_home=Path("data"))
-    environment = settings.environment()
+    environment = settings.child_process_environment()
     added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     assert added == {
         "DATABASE_URL": URL,
@@ -565,7 +565,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "SHUTDOWN_TIMEOUT_MS": "25000",
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
-        "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_storage_url(),
+        "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_sqlalchemy_url(),
     }
     assert environment["SOMETHING_ELSE"] == "kept"
 
@@ -582,25 +582,25 @@ def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.
     """A child gets replaced values."""
     monkeypatch.setenv("BATCH_SIZE", "3")
     monkeypatch.setenv("DATABASE_URL", URL)
-    assert load_settings().changed(batch_size=4).environment()["BATCH_SIZE"] == "4"
+    assert load_settings().changed(batch_size=4).child_process_environment()["BATCH_SIZE"] == "4"
 
 
 def test_environment_needs_a_database() -> None:
     """Without one, Dagster has no storage."""
     with pytest.raises(SettingsError, match="DATABASE_URL is not set"):
-        Settings(redis_url="redis://host").environment()
+        Settings(redis_url="redis://host").child_process_environment()
 
 
 def test_a_child_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exported and read again in another directory, they are the same, with absolute paths."""
     settings = Settings(database_url=URL, redis_url="redis://host", sweep_cron="0 * * * *", pubsub_mode="announce")
     with patch.dict(os.environ):
-        settings.export()
+        settings.export_to_os_environ()
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         read = load_settings()
     assert read == settings.changed(viewer_home=tmp_path / ".viewer", dagster_home=tmp_path / ".viewer" / "dagster")
-    assert read.dagster_storage_url() == settings.dagster_storage_url()
+    assert read.dagster_sqlalchemy_url() == settings.dagster_sqlalchemy_url()
 
 
 def test_settings_do_not_change() -> None:

@@ -13,56 +13,56 @@ PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses 
 NEWER = ("client|setinfo",)  # redis-py sends its name with it; older servers do not know it
 
 
-def acl_line(user: str, settings: Settings, password: str = PASSWORD) -> str:
-    """Return the line for the prompt of redis-cli, or a file that it reads; `password` is a SHA-256 in hexadecimal."""
+def acl_line(user: str, settings: Settings, password_sha256: str = PASSWORD) -> str:
+    """Return the line for the prompt of redis-cli, or a file that it reads; the digest is hexadecimal."""
     names = RedisNames.of(settings.counter_prefix)
     ours = dict.fromkeys([*names.pipeline_keys, *names.registration_keys()])
-    keys = [f"~{_pattern(counter_pattern(names.prefix))}", *(f"~{_exactly(key)}" for key in ours)]
+    keys = [f"~{_acl_pattern(counter_pattern(names.prefix))}", *(f"~{_exact_pattern(key)}" for key in ours)]
     listened = (settings.pubsub_channel, presence_channel(settings.pubsub_channel), settings.totals_channel)
-    channels = [*(f"&{_exactly(channel)}" for channel in listened), f"&{_exactly(names.cuts)}*"]
-    rights = ["on", f"#{password}", "resetkeys", *keys, "resetchannels", *channels, "-@all"]
-    return _line(user, [*rights, *(f"+{command}" for command in commands(settings))])
+    channels = [*(f"&{_exact_pattern(channel)}" for channel in listened), f"&{_exact_pattern(names.cuts)}*"]
+    rights = ["on", f"#{password_sha256}", "resetkeys", *keys, "resetchannels", *channels, "-@all"]
+    return _acl_setuser(user, [*rights, *(f"+{command}" for command in needed_commands(settings))])
 
 
-def newer_line(user: str) -> str:
+def acl_line_for_newer_redis(user: str) -> str:
     """Return a second line for Redis 7.2 and newer: without it, each connection leaves an entry in the ACL LOG."""
-    return _line(user, [f"+{command}" for command in NEWER])
+    return _acl_setuser(user, [f"+{command}" for command in NEWER])
 
 
-def commands(settings: Settings) -> list[str]:
+def needed_commands(settings: Settings) -> list[str]:
     """Return the commands that are sent under these settings."""
     needed = list(COMMANDS)
     if settings.redis_wait_replicas:
         needed.append("wait")
     if settings.redis_wait_aof:
         needed.append("waitaof")
-    if database_of(settings.redis_url or ""):
+    if database_number_of(settings.redis_url or ""):
         needed.append("select")
     return sorted(needed)
 
 
-def database_of(url: str) -> int:
+def database_number_of(url: str) -> int:
     """Return the number of the database that a URL names."""
     address, _, query = url.partition("?")
     named = re.search(r"(?:^|&)db=(\d+)", query) or re.search(r"://[^/]*/(?:[^/]+/)?(\d+)$", address)
     return int(named[1]) if named else 0
 
 
-def _line(user: str, rights: list[str]) -> str:
-    return " ".join(["ACL SETUSER", *map(_word, [user, *rights])])
+def _acl_setuser(user: str, rights: list[str]) -> str:
+    return " ".join(["ACL SETUSER", *map(_quote_word, [user, *rights])])
 
 
-def _word(text: str) -> str:
+def _quote_word(text: str) -> str:
     """Return a word as redis-cli reads it: one with quotes in it stands in quotes."""
     if re.search(r"""["'\x00-\x20]""", text) is None:
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _exactly(channel: str) -> str:
-    return _pattern(counter_pattern(channel).removesuffix("*"))
+def _exact_pattern(channel: str) -> str:
+    return _acl_pattern(counter_pattern(channel).removesuffix("*"))
 
 
-def _pattern(pattern: str) -> str:
+def _acl_pattern(pattern: str) -> str:
     """Return a pattern as ACLs take it, which cannot hold blanks: any character stands for one."""
     return re.sub(r"\s", "?", pattern)

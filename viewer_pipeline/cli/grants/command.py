@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.options import as_json
+from viewer_pipeline.cli.options import json_option
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import load_settings
@@ -13,10 +13,10 @@ from viewer_pipeline.settings import load_settings
 @click.command()
 @click.option("--target", metavar="TABLE", help="The target table: `table` or `schema.table`. Default: TARGET_TABLE.")
 @click.option("--role", default="viewer_pipeline", show_default=True, help="Name of the role, and of the Redis user.")
-@as_json
+@json_option
 def grants(target: str | None, role: str, as_json: bool) -> None:
     """Print the SQL and the Redis ACL line of a role with only the rights needed here. Connects to nothing."""
-    from viewer_pipeline.cli.grants.statements import grants_for, render
+    from viewer_pipeline.cli.grants.statements import build_grants, render_grants
     from viewer_pipeline.target.table import TargetNames
 
     settings = load_settings() if target is None else load_settings().changed(target_table=target)
@@ -24,5 +24,5 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
         names = TargetNames.of(settings)
     except ValueError as error:
         raise SettingsError(f"--target={target!r}: {error}") from None
-    result = grants_for(settings, role, names)
-    echo_result(result, render(result), as_json=as_json)
+    result = build_grants(settings, role, names)
+    echo_result(result, render_grants(result), as_json=as_json)

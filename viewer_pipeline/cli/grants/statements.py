@@ -28,19 +28,19 @@ class Grants:
     notes: list[str]
 
 
-def grants_for(settings: Settings, role: str, target: TargetNames | None) -> Grants:
+def build_grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
     """Return the rights that a role needs under these settings. Raises SettingsError for an unusable name."""
     if not role or "\x00" in role or len(role.encode()) > MAX_BYTES:
         raise SettingsError(f"--role={role!r}: expected a name of 1 to {MAX_BYTES} bytes")
     if any(character.isspace() for character in role):
         raise SettingsError(f"--role={role!r}: expected a name without blanks, which Redis does not take")
     sql = list(_sql_lines(settings, role, target))
-    return Grants(role, sql, acl.acl_line(role, settings), acl.newer_line(role), _notes(settings, target))
+    return Grants(role, sql, acl.acl_line(role, settings), acl.acl_line_for_newer_redis(role), _notes(settings, target))
 
 
 def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Iterator[str]:
     """Yield statements. The role may read, insert into and delete from the ledger, but not update its rows."""
-    name, database = quoted(role), _database(settings)
+    name, database = quoted(role), _database_name(settings)
     yield f"CREATE ROLE {name} LOGIN PASSWORD {PASSWORD};"
     if database is not None:
         yield f"GRANT CONNECT ON DATABASE {quoted(database)} TO {name};"
@@ -52,20 +52,20 @@ def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Ite
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"
         yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA dagster TO {name};"
     if target is not None:  # two columns, of which a flush writes one
-        schema = target.table.schema or _schema(settings)
+        schema = target.table.schema or _target_schema(settings)
         ids, counts = quoted(target.id_column), quoted(target.count_column)
         yield f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {name};"
         yield f"GRANT SELECT ({ids}, {counts}), UPDATE ({counts}) ON {TableName(schema, target.table.table)} TO {name};"
 
 
-def _database(settings: Settings) -> str | None:
+def _database_name(settings: Settings) -> str | None:
     if settings.database_url is None:
         return None
     parameters = PostgresUrl.of(settings.database_url).parameters
     return parameters.get("dbname") or parameters.get("user")
 
 
-def _schema(settings: Settings) -> str:
+def _target_schema(settings: Settings) -> str:
     """Return the schema of a target table that is named without one: Prisma's URLs name it."""
     named = PostgresUrl.of(settings.database_url).schema if settings.database_url is not None else None
     return named or SCHEMA
@@ -75,18 +75,18 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     notes = []
     if settings.dagster_database_url is not None:
         notes.append("DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there")
-    if _database(settings) is None:
+    if _database_name(settings) is None:
         notes.append(
             "DATABASE_URL names no database, so GRANT CONNECT is left out; everybody may, unless it was revoked"
         )
     if target is not None and target.table.schema is None:
         notes.append(
-            f"the target's schema is not named and taken to be {_schema(settings)}; else --target schema.table"
+            f"the target's schema is not named and taken to be {_target_schema(settings)}; else --target schema.table"
         )
     return notes
 
 
-def render(grants: Grants) -> str:
+def render_grants(grants: Grants) -> str:
     """Return the comments, statements and ACL lines as one text."""
     notes = [f"-- {note}" for note in grants.notes]
     sql = [

@@ -16,10 +16,10 @@ def check_ledger_identity(store: RedisStore, ledger: Ledger) -> list[CheckResult
     """Read both servers. Raises RedisUnavailable, PostgresUnavailable, SchemaMissing."""
     with ledger.connect(any_server=True) as connection:
         identity = ledger.identity(connection)
-    return [evaluate_identity(store.prefix_text, identity, store.known_pipelines())]
+    return [evaluate_ledger_identity(store.prefix_text, identity, store.known_pipelines())]
 
 
-def evaluate_identity(prefix: str, identity: LedgerIdentity, known: list[Pipeline]) -> CheckResult:
+def evaluate_ledger_identity(prefix: str, identity: LedgerIdentity, known: list[Pipeline]) -> CheckResult:
     """Whether a copy of this database could be distinguished from it. `known`: all pipelines of this Redis. Pure."""
     others = [pipeline for pipeline in known if pipeline.prefix != prefix]
     details = {

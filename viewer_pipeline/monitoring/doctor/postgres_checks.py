@@ -35,7 +35,7 @@ class PostgresReading:
     role: str
 
 
-def check_postgres(ledger: Ledger) -> list[CheckResult]:
+def check_postgres_server(ledger: Ledger) -> list[CheckResult]:
     """Read the server and evaluate it. Raises PostgresUnavailable, PostgresFailed."""
     with ledger.connect(any_server=True) as connection:
         settings = fetch_one(connection, SQL["server_settings"])
@@ -61,17 +61,23 @@ def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
 
 def evaluate_server(reading: PostgresReading) -> list[CheckResult]:
     """Evaluate everything. Pure."""
-    return [_version(reading), _latency(reading), _encoding(reading), _durability(reading), _privileges(reading)]
+    return [
+        _evaluate_version(reading),
+        _evaluate_latency(reading),
+        _evaluate_encoding(reading),
+        _evaluate_durability(reading),
+        _evaluate_privileges(reading),
+    ]
 
 
-def _version(reading: PostgresReading) -> CheckResult:
+def _evaluate_version(reading: PostgresReading) -> CheckResult:
     name, message = "postgres_version", f"version {reading.version}"
     if reading.version_number // 10_000 < OLDEST:
         return CheckResult(name, "unhealthy", f"{message}, older than {OLDEST}", remedy=f"upgrade to {OLDEST} or newer")
     return CheckResult(name, "healthy", message)
 
 
-def _latency(reading: PostgresReading) -> CheckResult:
+def _evaluate_latency(reading: PostgresReading) -> CheckResult:
     name, message = "postgres_latency", f"SELECT 1 takes {reading.latency_ms} ms"
     details = {"latency_ms": reading.latency_ms}
     if reading.latency_ms > SLOW_MS:
@@ -80,14 +86,14 @@ def _latency(reading: PostgresReading) -> CheckResult:
     return CheckResult(name, "healthy", message, details)
 
 
-def _encoding(reading: PostgresReading) -> CheckResult:
+def _evaluate_encoding(reading: PostgresReading) -> CheckResult:
     name, message = "postgres_encoding", f"the database is encoded in {reading.encoding}"
     if reading.encoding != "UTF8":
         return CheckResult(name, "unhealthy", message, remedy="create a database with ENCODING 'UTF8' and move there")
     return CheckResult(name, "healthy", message)
 
 
-def _durability(reading: PostgresReading) -> CheckResult:
+def _evaluate_durability(reading: PostgresReading) -> CheckResult:
     name, commit = "postgres_durability", reading.synchronous_commit
     if not reading.fsync:
         return CheckResult(name, "unhealthy", "fsync is off: a crash may destroy the database", remedy="set fsync = on")
@@ -103,7 +109,7 @@ def _durability(reading: PostgresReading) -> CheckResult:
     return CheckResult(name, "healthy", f"fsync is on, synchronous_commit is {commit}")
 
 
-def _privileges(reading: PostgresReading) -> CheckResult:
+def _evaluate_privileges(reading: PostgresReading) -> CheckResult:
     name, missing = "postgres_privileges", reading.missing_rights
     if missing:
         message = f"role {reading.role} has no {', '.join(missing)}"

@@ -10,8 +10,8 @@ from typing import Any
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import RedisFailed
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.monitoring.doctor.monitor import Views, monitored_views
-from viewer_pipeline.monitoring.subscribers import read_subscribers
+from viewer_pipeline.monitoring.channel_subscribers import read_subscribers
+from viewer_pipeline.monitoring.doctor.redis_monitor import ObservedViews, watch_views_with_monitor
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
 
@@ -45,7 +45,7 @@ class ProducerTraffic:
     additions: Counter[str] = field(default_factory=Counter)  # by producers and workers, without the margins
 
     @classmethod
-    def of(cls, observed: Iterable[Views], seconds: float) -> ProducerTraffic:
+    def of(cls, observed: Iterable[ObservedViews], seconds: float) -> ProducerTraffic:
         """Sum up what was observed in `seconds`, with a margin before and after."""
         traffic = cls()
         for item in observed:
@@ -86,7 +86,7 @@ def check_producers(settings: Settings, store: RedisStore, seconds: float) -> li
         return [CheckResult(NAME, "unknown", message, remedy=BY_HAND)]
     others = read_subscribers(store, settings.pubsub_channel).others
     try:
-        traffic = ProducerTraffic.of(monitored_views(settings, seconds + 2 * MARGIN_SECONDS), seconds)
+        traffic = ProducerTraffic.of(watch_views_with_monitor(settings, seconds + 2 * MARGIN_SECONDS), seconds)
     except RedisFailed as error:
         return [CheckResult(NAME, "unknown", f"Redis refuses MONITOR: {error}", remedy=BY_HAND)]
     return [evaluate_producers(traffic, settings, others)]

@@ -13,8 +13,8 @@ import redis
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, SettingsError
-from viewer_pipeline.monitoring.probes import Probes
-from viewer_pipeline.monitoring.rules import INFO
+from viewer_pipeline.monitoring.health_rules import INFO
+from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import redis_errors
@@ -37,7 +37,7 @@ class RedisReading:
     wait_error: str = ""  # why REDIS_WAIT_* cannot be honoured
 
 
-def check_redis(probes: Probes) -> list[CheckResult]:
+def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
     """Read the server and evaluate it. Raises RedisUnavailable, RedisFailed."""
     client, settings = probes.client, probes.settings
     with redis_errors(probes.redis_url):
@@ -47,7 +47,7 @@ def check_redis(probes: Probes) -> list[CheckResult]:
             started = time.perf_counter()
             client.ping()
             round_trips.append(time.perf_counter() - started)
-        info, config, wait_error = probes.info(), _read_config(client), ""
+        info, config, wait_error = probes.redis_info(), _read_config(client), ""
     try:
         Durability.of(settings).require_support(client, probes.redis_url)
     except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
@@ -65,14 +65,19 @@ def _read_config(client: redis.Redis) -> dict[str, str]:
 
 def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResult]:
     """Evaluate everything. Pure."""
-    results = [_latency(reading.latency_ms), _durability(reading, Durability.of(settings))]
+    results = [_evaluate_latency(reading.latency_ms), _evaluate_durability(reading, Durability.of(settings))]
     if reading.info:
-        return [*results, _version(reading.info), _cluster(reading.info), _persistence(reading)]
+        return [
+            *results,
+            _evaluate_version(reading.info),
+            _evaluate_cluster(reading.info),
+            _evaluate_persistence(reading),
+        ]
     names = ("redis_version", "redis_cluster", "redis_persistence")
     return results + [CheckResult(name, "unknown", "this user may not run INFO", remedy=INFO) for name in names]
 
 
-def _version(info: dict[str, Any]) -> CheckResult:
+def _evaluate_version(info: dict[str, Any]) -> CheckResult:
     compatible = str(info.get("redis_version", ""))  # of a Valkey, the Redis that it is compatible with
     message = f"{info.get('server_name', 'redis')} {info.get('valkey_version', compatible)}"
     if tuple(map(int, re.findall(r"\d+", compatible)[:2])) < OLDEST:
@@ -80,21 +85,21 @@ def _version(info: dict[str, Any]) -> CheckResult:
     return CheckResult("redis_version", "healthy", message)
 
 
-def _latency(latency_ms: float) -> CheckResult:
+def _evaluate_latency(latency_ms: float) -> CheckResult:
     message, details = f"PING takes {latency_ms} ms", {"latency_ms": latency_ms}
     if latency_ms > SLOW_MS:
         return CheckResult("redis_latency", "degraded", message, details, "run worker and Dagster near this Redis")
     return CheckResult("redis_latency", "healthy", message, details)
 
 
-def _cluster(info: dict[str, Any]) -> CheckResult:
+def _evaluate_cluster(info: dict[str, Any]) -> CheckResult:
     if info.get("cluster_enabled"):
         remedy = "use a Redis that is not in cluster mode for the counters"
         return CheckResult("redis_cluster", "unhealthy", "cluster mode is on, which is not supported", remedy=remedy)
     return CheckResult("redis_cluster", "healthy", "cluster mode is off")
 
 
-def _persistence(reading: RedisReading) -> CheckResult:
+def _evaluate_persistence(reading: RedisReading) -> CheckResult:
     """Evaluate which views a power cut would lose."""
     info, name = reading.info, "redis_persistence"
     fsync, save = reading.config.get("appendfsync", "unknown"), reading.config.get("save")
@@ -120,7 +125,7 @@ def _persistence(reading: RedisReading) -> CheckResult:
     return CheckResult(name, "degraded", message, details, DURABLE)
 
 
-def _durability(reading: RedisReading, durability: Durability) -> CheckResult:
+def _evaluate_durability(reading: RedisReading, durability: Durability) -> CheckResult:
     """Evaluate whether this Redis can confirm what REDIS_WAIT_* name."""
     name, connected = "redis_durability", reading.info.get("connected_slaves")
     remedy = "see docs/how-to/redis-durability.md; until then no flush succeeds"

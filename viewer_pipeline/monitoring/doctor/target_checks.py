@@ -40,7 +40,7 @@ def _check_table(ledger: Ledger, connection: psycopg.Connection) -> list[CheckRe
         return [CheckResult("target", "unhealthy", str(error), remedy=remedy)]
     assert target is not None, "names were given"
     message = f"{target.sql_name}: ids are {target.id_type}, counts {target.count_type}"
-    return [CheckResult("target", "healthy", message), evaluate_room(target, _largest_count(connection, target))]
+    return [CheckResult("target", "healthy", message), evaluate_column_room(target, _largest_count(connection, target))]
 
 
 def _largest_count(connection: psycopg.Connection, target: Target) -> int | None:
@@ -56,7 +56,7 @@ def _largest_count(connection: psycopg.Connection, target: Target) -> int | None
     return row[0] if row else None
 
 
-def evaluate_room(target: Target, largest: int | None) -> CheckResult:
+def evaluate_column_room(target: Target, largest: int | None) -> CheckResult:
     """Whether the largest count is well below the largest value of its type. Pure."""
     if largest is None:
         message = f"{target.sql_name} is too large to read its largest count within 5 s"

@@ -19,17 +19,17 @@ def check_clocks(store: RedisStore, ledger: Ledger) -> CheckResult:
         fetch_one(connection, "SELECT 1")  # connects
         sent = time.time()
         (postgres,) = fetch_one(connection, "SELECT clock_timestamp()")
-        postgres_ahead = _seconds_ahead(postgres, sent)
+        postgres_seconds_ahead = _seconds_ahead(postgres, sent)
     store.now()  # connects
     sent = time.time()
-    return evaluate_clocks(postgres_ahead, _seconds_ahead(store.now(), sent))
+    return evaluate_clocks(postgres_seconds_ahead, _seconds_ahead(store.now(), sent))
 
 
-def evaluate_clocks(postgres_ahead: float, redis_ahead: float) -> CheckResult:
+def evaluate_clocks(postgres_seconds_ahead: float, redis_seconds_ahead: float) -> CheckResult:
     """Evaluate by how many seconds the clocks of the servers are ahead of this machine's. Pure."""
-    clocks = {"this machine": 0.0, "PostgreSQL": postgres_ahead, "Redis": redis_ahead}
+    clocks = {"this machine": 0.0, "PostgreSQL": postgres_seconds_ahead, "Redis": redis_seconds_ahead}
     apart = round(max(clocks.values()) - min(clocks.values()), 3)
-    message = f"against this machine: PostgreSQL {postgres_ahead:+.3f} s, Redis {redis_ahead:+.3f} s"
+    message = f"against this machine: PostgreSQL {postgres_seconds_ahead:+.3f} s, Redis {redis_seconds_ahead:+.3f} s"
     details = {"apart_seconds": apart}
     if apart > MAX_SECONDS:
         message = f"clocks are {apart} s apart; {message}"

@@ -14,20 +14,20 @@ from viewer_pipeline.orchestration.partitions import RANGE_END, RANGE_START
 TRIGGER_TAG = "viewer/trigger"
 
 
-def run_request(
+def build_run_request(
     trigger: str, run_config: Mapping[str, Any] = LOG_LINES, tags: Mapping[str, str] | None = None
 ) -> dg.RunRequest:
     """Return a request for a run with this trigger."""
     return dg.RunRequest(run_config=run_config, tags={**(tags or {}), TRIGGER_TAG: trigger})
 
 
-def tag_trigger(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
+def tag_run_with_trigger(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
     """Tag the run, unless it is tagged."""
     if TRIGGER_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run.run_id, {TRIGGER_TAG: trigger_of(context.run.tags)})
+        context.instance.add_run_tags(context.run.run_id, {TRIGGER_TAG: trigger_of_run_tags(context.run.tags)})
 
 
-def trigger_of(tags: Mapping[str, str]) -> str:
+def trigger_of_run_tags(tags: Mapping[str, str]) -> str:
     """Return the trigger of a run with these tags."""
     if TRIGGER_TAG in tags:
         return tags[TRIGGER_TAG]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.logs import event
-from viewer_pipeline.monitoring.check_runner import Checks
+from viewer_pipeline.monitoring.check_runner import CheckRunner
 
 log = logging.getLogger("viewer_pipeline.health")
 
@@ -21,11 +21,11 @@ LEVELS: dict[Status, int] = {
 }
 
 
-class HealthWatch:
+class HealthChangeLog:
     """Runs all checks every WATCH_SECONDS, on a thread of its own."""
 
-    def __init__(self, checks: Checks, stopping: Callable[[], bool]) -> None:
-        self._checks, self._stopping = checks, stopping
+    def __init__(self, checks: CheckRunner, is_stopping: Callable[[], bool]) -> None:
+        self._checks, self._is_stopping = checks, is_stopping
         self._statuses: dict[str, Status] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-watch", daemon=True)
@@ -40,7 +40,7 @@ class HealthWatch:
 
     def log_changes(self, results: list[CheckResult]) -> None:
         """Log every status that differs from the last one; a first one that is not healthy; nothing during a stop."""
-        if self._stopping():
+        if self._is_stopping():
             return
         for result in results:
             if result.status != self._statuses.get(result.name, "healthy"):
@@ -50,4 +50,4 @@ class HealthWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
-            self.log_changes(self._checks.results())
+            self.log_changes(self._checks.run_all())

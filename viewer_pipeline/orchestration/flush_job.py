@@ -6,9 +6,9 @@ import dagster as dg
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.run_metrics import record_failure
-from viewer_pipeline.orchestration.assets import view_counts
+from viewer_pipeline.orchestration.flush_ops import ASSET, FlushMode, flush_mode_of
 from viewer_pipeline.orchestration.loggers import LOG_LINES
-from viewer_pipeline.orchestration.ops import ASSET, FlushMode, mode_of
+from viewer_pipeline.orchestration.view_counts_asset import view_counts
 
 # dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
 JOB_TAG = {"viewer/job": "flush", "dagster/max_runtime": "300"}
@@ -18,10 +18,10 @@ ACTIVE = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
 
 
 @dg.failure_hook(required_resource_keys={"settings"})
-def count_failure(context: dg.HookContext) -> None:
+def record_failed_run(context: dg.HookContext) -> None:
     """Count the run as failed in the run metrics. Called once its step has failed for good, not before a retry."""
     run = context.instance.get_run_by_id(context.run_id)
-    record_failure(Ledger.of(context.resources.settings), mode_of(run.run_config if run else {}))
+    record_failure(Ledger.of(context.resources.settings), flush_mode_of(run.run_config if run else {}))
 
 
 flush_views = dg.define_asset_job(
@@ -29,7 +29,7 @@ flush_views = dg.define_asset_job(
     selection=[view_counts],
     description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
     tags=JOB_TAG,
-    hooks={count_failure},
+    hooks={record_failed_run},
 )
 
 
@@ -38,7 +38,7 @@ def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str
     return {"ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}}, **LOG_LINES}
 
 
-def blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
+def describe_blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:
     """Return which run blocks another one of this job, as a skip reason: one that is queued or active. Else None."""
     filters = dg.RunsFilter(job_name=job, statuses=ACTIVE)
     for record in instance.get_run_records(filters, limit=1):
@@ -47,6 +47,6 @@ def blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> s
     return None
 
 
-def is_flushing(instance: dg.DagsterInstance) -> bool:
+def is_flush_run_active(instance: dg.DagsterInstance) -> bool:
     """Whether a flush run is active; queued runs do not count."""
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=LAUNCHED)) > 0

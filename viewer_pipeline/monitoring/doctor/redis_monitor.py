@@ -28,7 +28,7 @@ ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 Source = Literal["message", "producer", "worker"]
 
 
-class Views(NamedTuple):
+class ObservedViews(NamedTuple):
     """Views of one VOD: in a message, added to the counter by a producer, or added by a worker that folds."""
 
     at: float  # seconds since the beginning
@@ -37,13 +37,13 @@ class Views(NamedTuple):
     source: Source
 
 
-def monitored_views(settings: Settings, seconds: float) -> Iterator[Views]:
+def watch_views_with_monitor(settings: Settings, seconds: float) -> Iterator[ObservedViews]:
     """Yield what MONITOR shows of the counters and the channel of this pipeline; other commands are dropped.
 
     Ends after `seconds`, even if Redis hangs, or after MAX_COMMANDS. Raises RedisUnavailable; RedisFailed where this
     user may not run MONITOR.
     """
-    url, parser = settings.require_redis_url(), _Parser(settings)
+    url, parser = settings.require_redis_url(), _MonitorLineParser(settings)
     with redis_errors(url), connect(url, seconds=COMMAND_SECONDS, retries=0) as client, client.monitor() as monitor:
         parser.database = int(client.connection_pool.connection_kwargs.get("db") or 0)
         started, commands = time.monotonic(), 0
@@ -54,7 +54,7 @@ def monitored_views(settings: Settings, seconds: float) -> Iterator[Views]:
                     yield views._replace(at=time.monotonic() - started)
 
 
-class _Parser:
+class _MonitorLineParser:
     """Parses the lines of MONITOR. A script's own line comes before those of the commands that it executes."""
 
     def __init__(self, settings: Settings) -> None:
@@ -64,7 +64,7 @@ class _Parser:
         self._own_keys = {key.encode() for key in names.pipeline_keys}
         self._in_own_script = False
 
-    def parse(self, line: bytes) -> Views | None:
+    def parse(self, line: bytes) -> ObservedViews | None:
         """Return the views of a line; None for a line that has none."""
         match = LINE.fullmatch(line)
         if match is None:
@@ -76,11 +76,11 @@ class _Parser:
         match name.upper(), arguments:
             case b"PUBLISH", [channel, payload] if channel == self._channel:
                 with suppress(InvalidMessage):
-                    return Views(0.0, *parse_view(payload), "message")
+                    return ObservedViews(0.0, *parse_view(payload), "message")
             case ((b"INCR" | b"INCRBY"), [key, *amount]) if key.startswith(self._prefix) and database == self.database:
                 source: Source = "worker" if self._in_own_script else "producer"
                 views = int(amount[0]) if amount and amount[0].isdigit() else 1
-                return Views(0.0, as_text(key.removeprefix(self._prefix)), views, source)
+                return ObservedViews(0.0, as_text(key.removeprefix(self._prefix)), views, source)
         return None
 
 

@@ -6,10 +6,10 @@ import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.jobs import blocking_run, flush_run_config, flush_views
-from viewer_pipeline.orchestration.ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
-from viewer_pipeline.orchestration.trigger import run_request
+from viewer_pipeline.orchestration.run_trigger import build_run_request
 
 
 @decorators.sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)
@@ -22,15 +22,15 @@ def view_count_updates_sensor(
     flush run is queued or active. Launches a sweep instead if the worker requested one because it may have missed
     announcements.
     """
-    if reason := blocking_run(context.instance):
+    if reason := describe_blocking_run(context.instance):
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
         sweep = stores.redis.sweep_request()
         changed, oldest = stores.redis.changed_set_size_and_oldest()
     if sweep is not None:
         trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
-        return run_request(trigger, flush_run_config(FlushMode.sweep))
+        return build_run_request(trigger, flush_run_config(FlushMode.sweep))
     if not changed:
         return dg.SkipReason("no VOD was announced since the last flush")
     age = f", the oldest {max(0, (datetime.now(UTC) - oldest).total_seconds()):.0f} s ago" if oldest else ""
-    return run_request(f"sensor: {changed} VODs announced{age}", flush_run_config(FlushMode.changed))
+    return build_run_request(f"sensor: {changed} VODs announced{age}", flush_run_config(FlushMode.changed))

@@ -21,13 +21,13 @@ from viewer_pipeline.history.daily_rollup import (
     rolled_up_days,
     views_per_hour,
 )
-from viewer_pipeline.orchestration.assets import GROUP, OWNERS, view_counts
-from viewer_pipeline.orchestration.hourly_chart import hourly_chart
-from viewer_pipeline.orchestration.ops import TOP_VODS, TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, window_of
+from viewer_pipeline.orchestration.flush_ops import TOP_VODS, TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.hourly_chart import render_hourly_markdown
+from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.trigger import tag_trigger
-from viewer_pipeline.orchestration.ui_metadata import check_result, table
+from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
+from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
@@ -61,8 +61,8 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     A range of days is one run and one transaction. Views belong to the day on which their counter was read.
     Days whose ledger was pruned (`LEDGER_RETENTION_DAYS`) are final and are not changed.
     """
-    tag_trigger(context)
-    window = window_of(context)
+    tag_run_with_trigger(context)
+    window = partition_window_of(context)
     with retry_only_transient(), Ledger.of(settings).connect() as connection:
         result = roll_up(connection, window)
         context.log.info(
@@ -71,7 +71,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
         checks = [_daily_equals_ledger(connection, window), _yesterday_is_complete(connection)]
-    yield dg.MaterializeResult(check_results=[check_result(DAILY, check) for check in checks])
+    yield dg.MaterializeResult(check_results=[to_asset_check_result(DAILY, check) for check in checks])
 
 
 def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
@@ -82,11 +82,16 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
         "dagster/partition_row_count": day.vods,
         "last_flush": day.last_flush,
         "seconds": result.seconds,
-        "top_vods": table({"vod_id": "string", "views": "int"}, most_viewed_vods_of_day(connection, day.day, TOP_VODS)),
+        "top_vods": to_table_metadata(
+            {"vod_id": "string", "views": "int"}, most_viewed_vods_of_day(connection, day.day, TOP_VODS)
+        ),
     }
     if day.kept:
         hours = views_per_hour(connection, day.day)
-        metadata |= {"flushes": day.flushes, "views_per_hour": dg.MetadataValue.md(hourly_chart(day.day, hours))}
+        metadata |= {
+            "flushes": day.flushes,
+            "views_per_hour": dg.MetadataValue.md(render_hourly_markdown(day.day, hours)),
+        }
     else:
         metadata["notes"] = FINAL
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())

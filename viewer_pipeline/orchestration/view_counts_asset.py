@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from viewer_pipeline.flush.verify import CHECKS
-from viewer_pipeline.orchestration.ops import (
+from viewer_pipeline.orchestration.flush_ops import (
     ASSET,
     FlushConfig,
     aggregate_counts,

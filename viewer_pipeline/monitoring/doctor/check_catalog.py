@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 
-GROUPS: dict[str, dict[str, str]] = {
+CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
     "settings": {
         "settings": "with settings that contradict each other, one of them has no effect",
     },
@@ -47,10 +47,10 @@ GROUPS: dict[str, dict[str, str]] = {
         "subscriber": "a message is delivered only to clients subscribed at that moment",
     },
     "Dagster": {
-        **{daemon_check(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
+        **{daemon_check_name(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
         "sensor": "it flushes what was announced",
         "sweep": "it flushes what was not announced",
         "flush_runs": "they persist the views",
     },
 }
-REASONS = {name: reason for group in GROUPS.values() for name, reason in group.items()}
+CHECK_RATIONALES = {name: reason for group in CHECK_RATIONALES_BY_GROUP.values() for name, reason in group.items()}

@@ -21,7 +21,7 @@ MAX_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Keyspace:
+class KeyspaceSample:
     """A sample of the key space."""
 
     keys: int
@@ -36,10 +36,10 @@ class Keyspace:
 
 def check_keyspace(store: RedisStore) -> list[CheckResult]:
     """Read a sample and evaluate it. Raises RedisUnavailable, RedisFailed."""
-    return evaluate_keyspace(read_keyspace(store), store.prefix_text)
+    return evaluate_keyspace(sample_keyspace(store), store.prefix_text)
 
 
-def read_keyspace(store: RedisStore) -> Keyspace:
+def sample_keyspace(store: RedisStore) -> KeyspaceSample:
     """Scan a part of the keys. Raises RedisUnavailable, RedisFailed."""
     keys = store.count_keys()
     counters: dict[bytes, None] = {}
@@ -52,7 +52,7 @@ def read_keyspace(store: RedisStore) -> Keyspace:
     sample = list(counters)[:MAX_COUNTERS]
     expiring, invalid = _read_counters(store, sample)
     scan_ms = round(median(durations) * 1000, 3)
-    return Keyspace(keys, len(durations), scan_ms, complete, len(counters), len(sample), expiring, invalid)
+    return KeyspaceSample(keys, len(durations), scan_ms, complete, len(counters), len(sample), expiring, invalid)
 
 
 def _read_counters(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[str, str]]:
@@ -70,12 +70,16 @@ def _read_counters(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int],
     return expiring, invalid
 
 
-def evaluate_keyspace(keyspace: Keyspace, prefix: str) -> list[CheckResult]:
+def evaluate_keyspace(keyspace: KeyspaceSample, prefix: str) -> list[CheckResult]:
     """Evaluate everything. Pure."""
-    return [_sweep(keyspace, prefix), _expiring(keyspace, prefix), _invalid(keyspace, prefix)]
+    return [
+        _evaluate_sweep(keyspace, prefix),
+        _evaluate_expiring(keyspace, prefix),
+        _evaluate_invalid(keyspace, prefix),
+    ]
 
 
-def _sweep(keyspace: Keyspace, prefix: str) -> CheckResult:
+def _evaluate_sweep(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     scans = -(-keyspace.keys // SCAN_COUNT)
     seconds = round(scans * keyspace.scan_ms / 1000, 2)
     details = {
@@ -95,7 +99,7 @@ def _sweep(keyspace: Keyspace, prefix: str) -> CheckResult:
     return CheckResult("keyspace", "healthy", message, details)
 
 
-def _expiring(keyspace: Keyspace, prefix: str) -> CheckResult:
+def _evaluate_expiring(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     number, read = len(keyspace.expiring), keyspace.counters_read
     details = {"expiring": number, "counters_read": read}
     if number:
@@ -107,7 +111,7 @@ def _expiring(keyspace: Keyspace, prefix: str) -> CheckResult:
     return CheckResult("expiring_counters", "healthy", f"none of {read} counters expires", details)
 
 
-def _invalid(keyspace: Keyspace, prefix: str) -> CheckResult:
+def _evaluate_invalid(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     number, read = len(keyspace.invalid), keyspace.counters_read
     details = {"invalid": number, "counters_read": read}
     if number:

@@ -9,14 +9,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically_if_changed
-from viewer_pipeline.orchestration.jobs import LAUNCHED, flush_views
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
 
-def prepare_home(settings: Settings) -> Path:
+def write_dagster_home(settings: Settings) -> Path:
     """Return DAGSTER_HOME with our dagster.yaml and LOG_LEVEL in it; the operator's own dagster.yaml stays."""
     home = settings.dagster_directory
     home.mkdir(parents=True, exist_ok=True)
@@ -30,20 +30,20 @@ def prepare_home(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, and create Dagster's tables if they are missing. Raises PostgresUnavailable."""
-    settings.export()
+    settings.export_to_os_environ()
     try:
-        return dg.DagsterInstance.from_config(str(prepare_home(settings)))
+        return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
         first_line = str(error).strip().partition("\n")[0]
-        raise PostgresUnavailable(f"Dagster's storage: {without_password(first_line)}") from error
+        raise PostgresUnavailable(f"Dagster's storage: {redact_text(first_line)}") from error
 
 
-def flush_runs(instance: dg.DagsterInstance) -> int:
+def count_flush_runs(instance: dg.DagsterInstance) -> int:
     """Return the number of flush runs in the history."""
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
 
 
-def fail_orphans(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
+def mark_orphan_runs_failed(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
     """Mark runs as failed whose process has ended with its parent; return their ids.
 
     Call it only while nothing launches runs on this instance. Without it, an orphan of a killed stack would block all

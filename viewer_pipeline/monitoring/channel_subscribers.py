@@ -8,7 +8,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.shared_channel import REMEDY
 from viewer_pipeline.ingest.subscriber_state import SubscriberState
-from viewer_pipeline.monitoring.rules import WORKER
+from viewer_pipeline.monitoring.health_rules import WORKER
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import open_connection, postgres_errors
@@ -28,18 +28,18 @@ OWN_TAGS = ["viewer/job", TRIGGER_TAG]
 DAY_SECONDS = 86_400
 
 
-class Ages(NamedTuple):
+class RunRetention(NamedTuple):
     """Days that runs are kept; 0: for ever."""
 
     succeeded: int
     failed: int
 
     @classmethod
-    def of(cls, settings: Settings) -> "Ages":
+    def of(cls, settings: Settings) -> "RunRetention":
         """Return the ages of the settings."""
         return cls(settings.run_retention_days, settings.failed_run_retention_days)
 
-    def before(self, now: float) -> dict[str, float]:
+    def cutoffs(self, now: float) -> dict[str, float]:
         """Return the times before which an ended run is old."""
         succeeded, failed = (now - days * DAY_SECONDS if days else 0.0 for days in self)
         return {"succeeded_before": succeeded, "failed_before": failed}
@@ -54,30 +54,32 @@ class PrunedRuns(NamedTuple):
 
 
 @contextmanager
-def connect(settings: Settings) -> Iterator[psycopg.Connection]:
+def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
     """Open a connection to Dagster's storage."""
-    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage()) as connection:
+    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
         yield connection
 
 
-def latest_runs(connection: psycopg.Connection) -> list[str]:
+def find_latest_runs(connection: psycopg.Connection) -> list[str]:
     """Return the ids of the runs that are kept however old they are. Reads all materializations and check results."""
     return [run_id for (run_id,) in connection.execute(SQL["latest_runs"])]
 
 
-def old_runs(
-    connection: psycopg.Connection, latest: list[str], ages: Ages, now: float, limit: int | None = None
+def find_old_runs(
+    connection: psycopg.Connection, latest: list[str], ages: RunRetention, now: float, limit: int | None = None
 ) -> list[str]:
     """Return the ids of old runs of this pipeline that are not among the latest, oldest first."""
-    parameters = {"tags": OWN_TAGS, "latest": latest, "limit": limit, **ages.before(now)}
+    parameters = {"tags": OWN_TAGS, "latest": latest, "limit": limit, **ages.cutoffs(now)}
     return [run_id for (run_id,) in connection.execute(SQL["old_runs"], parameters)]
 
 
-def prune_runs(connection: psycopg.Connection, instance: dg.DagsterInstance, ages: Ages, seconds: float) -> PrunedRuns:
+def prune_runs(
+    connection: psycopg.Connection, instance: dg.DagsterInstance, ages: RunRetention, seconds: float
+) -> PrunedRuns:
     """Delete old runs of this pipeline, oldest first; after `seconds`, finish the batch at hand and stop."""
     now, deadline, pruned = time.time(), time.monotonic() + seconds, PrunedRuns()
-    latest = latest_runs(connection)  # read once: an old run cannot become the latest
-    while ids := old_runs(connection, latest, ages, now, BATCH_RUNS):
+    latest = find_latest_runs(connection)  # read once: an old run cannot become the latest
+    while ids := find_old_runs(connection, latest, ages, now, BATCH_RUNS):
         pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete(connection, ids))
         for run_id in ids:
             instance.compute_log_manager.delete_logs(prefix=[run_id])

@@ -21,8 +21,8 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.trigger import tag_trigger
-from viewer_pipeline.orchestration.ui_metadata import check_result, table
+from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, parked_of_flushes
 
 ASSET = "view_counts"
@@ -50,7 +50,7 @@ class FlushConfig(dg.Config):
     vod_ids: list[str] = Field([], description="flush only these VODs, in either mode")
 
 
-def mode_of(run_config: Mapping[str, Any]) -> str:
+def flush_mode_of(run_config: Mapping[str, Any]) -> str:
     """Return the mode of a flush run with this run config, as the ledger records it."""
     config = run_config.get("ops", {}).get(ASSET, {}).get("config", {})
     return "ids" if config.get("vod_ids") else config.get("mode", FlushMode.sweep.name)
@@ -75,13 +75,13 @@ def retry_only_transient() -> Iterator[None]:
 )
 def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource) -> Snapshot:
     """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the marker."""
-    tag_trigger(context)
+    tag_run_with_trigger(context)
     request = FlushRequest(
         run_id=context.run.run_id,
         mode="ids" if config.vod_ids else config.mode.value,
         vod_ids=tuple(config.vod_ids),
         batch_size=settings.batch_size,
-        flush_max_counters=settings.flush_counters,
+        flush_max_counters=settings.max_counters_per_flush,
         parked_retention_days=settings.parked_retention_days,
     )
     with retry_only_transient(), Stores.open(settings) as stores:
@@ -143,7 +143,7 @@ def verify_consistency(
     for result in results:
         if not result.passed:
             context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
-        yield check_result(ASSET, result)
+        yield to_asset_check_result(ASSET, result)
 
 
 def _metadata(
@@ -170,5 +170,5 @@ def _metadata(
         "verify_seconds": verify_seconds,
         "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
         "notes": "; ".join(notes.sentences()) or "nothing out of the ordinary",
-        "top_vods": table({"vod_id": "string", "views": "int", "total": "int"}, top),
+        "top_vods": to_table_metadata({"vod_id": "string", "views": "int", "total": "int"}, top),
     }

@@ -45,7 +45,7 @@ def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> 
     return CheckResult("redis", "healthy", f"answers in {round_trip_ms} ms and accepts writes", details)
 
 
-def evaluate_memory(info: dict[str, Any]) -> CheckResult:
+def evaluate_redis_memory(info: dict[str, Any]) -> CheckResult:
     """Whether Redis may evict counters, or is about to refuse writes (rule R10)."""
     policy = str(info.get("maxmemory_policy", ""))
     used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
@@ -86,14 +86,22 @@ def evaluate_postgres(refusal: str, revision: str, round_trip_ms: float) -> Chec
     return CheckResult("postgres", status, message, details, remedy)
 
 
-def evaluate_restart(result: CheckResult, up_seconds: float | None, process_seconds: float) -> CheckResult:
+def degrade_if_restarted(
+    result: CheckResult, server_uptime_seconds: float | None, process_uptime_seconds: float
+) -> CheckResult:
     """Report for a while that a server restarted, although it is healthy again.
 
     A server that started just before this process did not restart: Redis reports whole seconds, rounded down.
     """
-    if result.status != "healthy" or up_seconds is None or up_seconds > min(RESTART_SECONDS, process_seconds - 1):
+    if (
+        result.status != "healthy"
+        or server_uptime_seconds is None
+        or server_uptime_seconds > min(RESTART_SECONDS, process_uptime_seconds - 1)
+    ):
         return result
-    return replace(result, status="degraded", message=f"{result.message}; restarted {format_duration(up_seconds)} ago")
+    return replace(
+        result, status="degraded", message=f"{result.message}; restarted {format_duration(server_uptime_seconds)} ago"
+    )
 
 
 def evaluate_incidents(incidents: list[Incident]) -> CheckResult:

@@ -8,9 +8,9 @@ from dagster_shared.error import SerializableErrorInfo
 from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.trigger import TRIGGER_TAG, trigger_of
-from viewer_pipeline.orchestration.webhook import post
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG, trigger_of_run_tags
+from viewer_pipeline.orchestration.webhook import post_json_or_error
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.timestamps import format_timestamp
 
 MAX_REASON_CHARACTERS = 300
@@ -26,7 +26,7 @@ def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource)
 
     A failed flush loses nothing: the next run flushes the views. Act if several fail in a row.
     """
-    alert = alert_fields(context)
+    alert = describe_failed_run(context)
     run = context.dagster_run
     if TRIGGER_TAG not in run.tags:  # it failed before its first step; the tag makes it ours for retention
         context.instance.add_run_tags(run.run_id, {TRIGGER_TAG: alert["trigger"]})
@@ -34,32 +34,32 @@ def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource)
     if url := settings.alert_webhook_url:
         text = f"Viewer Pipeline: run {alert['run_id'][:8]} of {alert['job']} failed: {alert['reason']}"
         payload = {"text": text, "event": "run_failed", "timestamp": format_timestamp(), **alert}
-        if reason := post(url, payload):
+        if reason := post_json_or_error(url, payload):
             context.log.warning(str(event("alert not delivered", run_id=alert["run_id"], reason=reason)))
 
 
-def alert_fields(context: dg.RunFailureSensorContext) -> dict[str, str]:
+def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
     """Return job, id, trigger and reason of a failed run, without passwords."""
     run = context.dagster_run
     errors = [step.step_failure_data.error for step in context.get_step_failure_events()]
-    reasons = [reason_of(error) for error in errors if error is not None]
+    reasons = [root_error_message(error) for error in errors if error is not None]
     reason = reasons[0] if reasons else context.failure_event.message or "no reason is recorded"
     return {
-        "job": job_or_assets(run),
+        "job": job_name_or_asset_names(run),
         "run_id": run.run_id,
-        "trigger": without_password(trigger_of(run.tags)),
-        "reason": without_password(reason.strip().partition("\n")[0])[:MAX_REASON_CHARACTERS],
+        "trigger": redact_text(trigger_of_run_tags(run.tags)),
+        "reason": redact_text(reason.strip().partition("\n")[0])[:MAX_REASON_CHARACTERS],
     }
 
 
-def job_or_assets(run: dg.DagsterRun) -> str:
+def job_name_or_asset_names(run: dg.DagsterRun) -> str:
     """Return the name of the job; for *Materialize* in the UI, which has none of ours, those of the assets."""
     if not run.job_name.startswith("__"):
         return run.job_name
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "all assets"
 
 
-def reason_of(error: SerializableErrorInfo) -> str:
+def root_error_message(error: SerializableErrorInfo) -> str:
     """Return the message of the first error of this package in the chain of causes, else of the innermost error."""
     chain = [error]
     while chain[-1].cause is not None:

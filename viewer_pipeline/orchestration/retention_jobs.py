@@ -19,10 +19,16 @@ from viewer_pipeline.history.pruning import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.run_history import Ages, connect, latest_runs, old_runs, prune_runs
-from viewer_pipeline.orchestration.trigger import tag_trigger
+from viewer_pipeline.orchestration.run_history_pruning import (
+    RunRetention,
+    connect_dagster_storage,
+    find_latest_runs,
+    find_old_runs,
+    prune_runs,
+)
+from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 
 TAGS = {"viewer/job": "retention", "dagster/max_runtime": "3600"}
 MAX_SECONDS = 900.0  # of pruning in one run; the rest is pruned the next day
@@ -40,7 +46,7 @@ OUT = dg.Out(dg.Nothing)
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
 def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource) -> None:
     """Prune days of the ledger older than LEDGER_RETENTION_DAYS that are rolled up and settled in Redis."""
-    tag_trigger(context)
+    tag_run_with_trigger(context)
     days = settings.ledger_retention_days
     if not days:
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
@@ -69,11 +75,13 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
 
     Keeps runs of other code locations, active runs, and the runs of each asset's latest materialization and checks.
     """
-    tag_trigger(context)
-    ages = Ages.of(settings)
-    with retry_only_transient(), connect(settings) as connection:
+    tag_run_with_trigger(context)
+    ages = RunRetention.of(settings)
+    with retry_only_transient(), connect_dagster_storage(settings) as connection:
         if config.dry_run:
-            metadata: dict[str, Any] = {"runs": len(old_runs(connection, latest_runs(connection), ages, time.time()))}
+            metadata: dict[str, Any] = {
+                "runs": len(find_old_runs(connection, find_latest_runs(connection), ages, time.time()))
+            }
         else:
             metadata = prune_runs(connection, context.instance, ages, MAX_SECONDS)._asdict()
     _report(context, config, metadata)
@@ -82,7 +90,7 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
 def prune_old_input(context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource) -> None:
     """Prune rejected input older than REJECTED_RETENTION_DAYS and parked views older than PARKED_RETENTION_DAYS."""
-    tag_trigger(context)
+    tag_run_with_trigger(context)
     ledger, metadata = Ledger.of(settings), dict[str, Any]()
     with retry_only_transient(), ledger.connect() as connection:
         target = ledger.target(connection)

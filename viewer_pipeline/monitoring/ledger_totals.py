@@ -41,7 +41,7 @@ class LedgerReading(NamedTuple):
     incidents: list[Kind]  # that are open
 
 
-class LedgerStats:
+class LedgerTotalsReader:
     """Keeps totals over the flushes that it has read. For one thread."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -7,11 +7,11 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.orchestration.assets import OWNERS
-from viewer_pipeline.orchestration.ops import TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.trigger import tag_trigger
-from viewer_pipeline.orchestration.ui_metadata import check_result, table
+from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
+from viewer_pipeline.orchestration.view_counts_asset import OWNERS
 from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.reconciliation import reconcile as compare
 
@@ -50,13 +50,13 @@ def reconciliation(
     ledger; counters in Redis; parked views. Flushes may run meanwhile. With `repair` it repairs what can be explained,
     in transactions that are in the ledger (`viewer-pipeline reconcile --undo SEQ` takes one back).
     """
-    tag_trigger(context)
+    tag_run_with_trigger(context)
     request = ReconcileRequest.of(settings, context.run.run_id, repair=config.repair)
     with retry_only_transient(), Stores.open(settings) as stores:
         result = compare(stores, request, lambda step: context.log.info(f"comparing: {step}"))
     for note in result.notes:
         context.log.warning(note)
-    checked = [check_result(NAME, check) for check in result.checks()]
+    checked = [to_asset_check_result(NAME, check) for check in result.checks()]
     yield dg.MaterializeResult(metadata=_metadata(result), check_results=checked)
 
 
@@ -81,5 +81,5 @@ def _metadata(result: ReconcileResult) -> dict[str, Any]:
         "flushes": dg.MetadataValue.json(result.flushes),
         "notes": "; ".join(result.notes) or "nothing out of the ordinary",
         "report": dg.MetadataValue.path(str(result.report)),
-        "first_differences": table(columns, (row[:5] for row in result.first_differences)),
+        "first_differences": to_table_metadata(columns, (row[:5] for row in result.first_differences)),
     }

@@ -10,8 +10,8 @@ from rich.style import Style
 from rich.text import Text
 
 from viewer_pipeline.checks import STATUSES, CheckResult, Status, worst_status
-from viewer_pipeline.monitoring.doctor.reasons import GROUPS, REASONS
-from viewer_pipeline.redaction import without_password
+from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES, CHECK_RATIONALES_BY_GROUP
+from viewer_pipeline.redaction import redact_text
 
 STYLES: dict[Status, Style] = {
     "healthy": Style(color="green"),
@@ -25,7 +25,7 @@ WIDTH = max(len(status) for status in STATUSES)
 def print_report(results: Sequence[CheckResult], console: Console | None = None) -> None:
     """Print the results by group; for those that are not healthy also the reason why they matter, and the remedy."""
     console = console or Console(highlight=False, soft_wrap=True)
-    for group, names in GROUPS.items():
+    for group, names in CHECK_RATIONALES_BY_GROUP.items():
         members = [result for result in results if result.name in names]
         if members:
             console.print(Text(group, style=Style(bold=True)))
@@ -37,14 +37,14 @@ def print_report(results: Sequence[CheckResult], console: Console | None = None)
 def _print_result(console: Console, equal: list[CheckResult]) -> None:
     """Print results that differ in their names only as one; their reason, if they have the same."""
     result, names = equal[0], ", ".join(result.name for result in equal)
-    message = f"  {names}: {without_password(result.message)}"
+    message = f"  {names}: {redact_text(result.message)}"
     console.print(Text.assemble("  ", (f"{result.status:<{WIDTH}}", STYLES[result.status]), message))
     indent = " " * (WIDTH + 4)
-    reasons = {REASONS[result.name] for result in equal}
+    reasons = {CHECK_RATIONALES[result.name] for result in equal}
     if not result.passed and len(reasons) == 1:
         console.print(Text(f"{indent}reason: {reasons.pop()}"))
     if result.remedy:
-        console.print(Text(f"{indent}remedy: {without_password(result.remedy)}"))
+        console.print(Text(f"{indent}remedy: {redact_text(result.remedy)}"))
 
 
 def _summary(results: Sequence[CheckResult]) -> Text:

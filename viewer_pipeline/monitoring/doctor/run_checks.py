@@ -1,0 +1,60 @@
+"""All checks of the doctor: those of /health with longer time limits, and slow ones of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
+from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
+from viewer_pipeline.monitoring.doctor.keyspace_sample import check_keyspace
+from viewer_pipeline.monitoring.doctor.ledger_identity import check_ledger_identity
+from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
+from viewer_pipeline.monitoring.doctor.producer_traffic import check_producers
+from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
+from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
+from viewer_pipeline.monitoring.doctor.target_checks import check_target
+from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.settings import Settings
+
+CHECK_SECONDS = 15.0  # time limit of a check
+COMMAND_SECONDS = 3.0  # time limit of a Redis command
+
+
+def run_doctor_checks(
+    settings: Settings, watch_producers_seconds: float = 0.0, check_seconds: float = CHECK_SECONDS
+) -> list[CheckResult]:
+    """Run all checks side by side and return their results in the order of the report. Changes nothing.
+
+    Watches the producers for `watch_producers_seconds`, if it is not 0. Returns within the sum of both times,
+    even if a server hangs.
+    """
+    probes = HealthProbes(settings, COMMAND_SECONDS)
+    checks = CheckRunner(
+        [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
+    )
+    results = [evaluate_settings(settings), *checks.run_all()]
+    order = list(CHECK_RATIONALES)
+    return sorted(results, key=lambda result: order.index(result.name))
+
+
+def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_seconds: float) -> list[ProbedChecks]:
+    settings, store, ledger = probes.settings, probes.store, probes.ledger
+    check = partial(ProbedChecks, seconds=check_seconds)
+    postgres_names = ("version", "latency", "encoding", "durability", "privileges")
+    redis_names = ("version", "latency", "cluster", "persistence", "durability")
+    watch = partial(check_producers, settings, store, watch_producers_seconds)
+    return [
+        check(
+            tuple(f"postgres_{name}" for name in postgres_names),
+            lambda: check_postgres_server(ledger),
+            needs=("postgres",),
+        ),
+        check(tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needs=("redis",)),
+        check(("clock",), lambda: [check_clocks(store, ledger)], needs=("postgres", "redis")),
+        check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
+        check(("ledger_identity",), lambda: check_ledger_identity(store, ledger), needs=("postgres", "redis")),
+        check(("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needs=("redis",)),
+        ProbedChecks(("pubsub_mode",), watch, check_seconds + watch_producers_seconds, ("redis",)),
+    ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import psycopg
@@ -13,6 +15,7 @@ import psycopg
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, cut_into_flushes
 from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
 from viewer_pipeline.flush.ledger_rows import Flush, FlushRow, Totals
@@ -33,32 +36,36 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     times; the counters still hold everything. The same holds if an earlier attempt of this step, with this snapshot,
     committed before it failed: its flushes are reported as recovered.
     """
-    request, base, notes = snapshot.request, snapshot.base, snapshot.notes
+    first, request, base, superseded = snapshot, snapshot.request, snapshot.base, 0
+    step = _steps.setdefault(snapshot, _StepNotes())
     attempts, recovered = list[_Attempt](), list[FlushRow]()
     with stores.ledger.connect() as connection:
-        while notes.superseded < SUPERSEDED_TRIES:
+        step.record_incidents(connection, request.run_id)
+        while superseded < SUPERSEDED_TRIES:
             record_rejects(
                 connection, aggregated.rejects
             )  # outside the flush's transaction, which must not hold their locks
-            attempt = _commit_and_settle(stores, connection, snapshot, aggregated)
+            attempt = _commit_and_settle(stores, connection, snapshot, aggregated, step)
             attempts.append(attempt)
-            notes += attempt.notes
             if attempt.complete:
                 break
             known, recovered = recovered, _recovered(connection, request, base, attempts)
+            superseded += recovered == known
+            step.notes += RunNotes(superseded=int(recovered == known))
             snapshot = drain(stores, request)
+            step.notes += snapshot.notes
             aggregated = aggregate(snapshot.readings)
-            notes += snapshot.notes + RunNotes(superseded=int(recovered == known))
     unparked = _retry_parked(stores.ledger, request)
     stores.redis.remove_from_changed_set(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
     if attempts[-1].complete:
         stores.redis.complete_sweep(snapshot.sweep_request, snapshot.marker.ledger)
+    _steps.pop(first, None)
     return RunReport(
         snapshot,
         [flush for attempt in attempts for flush in attempt.committed],
         recovered,
         aggregated.rejects,
-        notes,
+        first.notes + step.notes,
         left_over=not attempts[-1].complete,
         aggregate_seconds=aggregated.seconds,
         upsert_seconds=sum(attempt.upsert_seconds for attempt in attempts),
@@ -67,24 +74,49 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     )
 
 
+class _StepNotes:
+    """The notes of all attempts of this step, also of those that failed: Dagster repeats it in the same process."""
+
+    def __init__(self) -> None:
+        self.notes = RunNotes()
+        self.unrecorded = RunNotes()  # of them, those whose incidents could not be recorded
+
+    @contextmanager
+    def of(self, settler: Settler) -> Iterator[Settler]:
+        """Open a settler, and add its notes, also after an error."""
+        try:
+            with settler:
+                yield settler
+        finally:
+            self.notes += settler.notes
+            self.unrecorded += settler.unrecorded
+
+    def record_incidents(self, connection: psycopg.Connection, run_id: str) -> None:
+        """Record the incidents that an earlier attempt could not record."""
+        record_incidents(connection, self.unrecorded, run_id)
+        self.unrecorded = RunNotes()
+
+
+_steps: WeakKeyDictionary[Snapshot, _StepNotes] = WeakKeyDictionary()  # that have begun and are not complete
+
+
 @dataclass(frozen=True)
 class _Attempt:
     """One attempt to commit a frame. `complete`: no other run committed first."""
 
     committed: tuple[CommittedFlush, ...]
     complete: bool
-    notes: RunNotes
     upsert_seconds: float
     settle_seconds: float
 
 
 def _commit_and_settle(
-    stores: Stores, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate
+    stores: Stores, connection: psycopg.Connection, snapshot: Snapshot, aggregated: Aggregate, step: _StepNotes
 ) -> _Attempt:
     """Commit every slice of the frame; stop as soon as another run was first."""
     base, after, complete, superseded_seconds = snapshot.base, snapshot.after, True, 0.0
     committed = list[tuple[Flush, pd.DataFrame, float]]()
-    with Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id) as settler:
+    with step.of(Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id)) as settler:
         for rows in cut_into_flushes(aggregated.frame, snapshot.request.flush_max_counters):
             flush = plan_flush(snapshot, base, after, rows)
             totals, seconds = _commit(stores.ledger, connection, flush)
@@ -100,7 +132,6 @@ def _commit_and_settle(
             for flush, rows, seconds in committed
         ),
         complete,
-        settler.notes,
         sum(seconds for _, _, seconds in committed) + superseded_seconds,
         sum(settler.seconds.values()),
     )

@@ -28,9 +28,9 @@ from viewer_pipeline.stores.chunks import chunks
 DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The counters as they were read, once everything through flush `base` was settled."""
+    """The counters as they were read, once everything through flush `base` was settled. Equal only to itself."""
 
     request: FlushRequest
     base: int

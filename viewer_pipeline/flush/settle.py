@@ -99,6 +99,7 @@ class Settler:
     def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, run_id: str) -> None:
         self.marker = marker  # after the flush that was settled last
         self.notes = RunNotes()
+        self.unrecorded = RunNotes()  # the same, if their incidents could not be recorded
         self.seconds = dict[int, float]()  # per flush
         self._redis, self._ledger, self._run_id = redis, ledger, run_id
         self._thread = ThreadPoolExecutor(1, "settler")
@@ -108,12 +109,14 @@ class Settler:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = True
         try:
             if kind is None:
                 self.wait()
+                failed = False
         finally:
             self._thread.shutdown()
-            self._record_incidents()
+            self._record_incidents(failed=failed)
 
     def add(self, flush: Flush, totals: Totals) -> None:
         """Start to settle a committed flush, then to publish its totals, once the flush before it is settled.
@@ -149,13 +152,15 @@ class Settler:
             self.notes += notes
         self.marker = moved
 
-    def _record_incidents(self) -> None:
-        """Record what settling noted, over a new connection: that of the run may be lost."""
+    def _record_incidents(self, *, failed: bool) -> None:
+        """Record what settling noted, over a new connection: that of the run may be lost. Hides no earlier error."""
         if not (self.notes.drift or self.notes.skipped_views):
             return
         try:
             with self._ledger.connect() as connection:
                 record_incidents(connection, self.notes, self._run_id)
         except ViewerPipelineError as error:
+            self.unrecorded = self.notes
             log.warning(event("incidents not recorded", reason=error, notes="; ".join(self.notes.sentences())))
-            raise
+            if not failed:
+                raise

@@ -28,11 +28,17 @@ def post_json_or_error(url: str, payload: Mapping[str, str]) -> str:
         respect_retry_after_header=False,
     )
     with requests.Session() as session:
-        session.mount(url, HTTPAdapter(max_retries=retry))
+        for scheme in ("http://", "https://"):  # the whole URL does not match where requests normalizes it
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
         headers = {"User-Agent": "viewer-pipeline"}
         try:
             response = session.post(
-                url, json=dict(payload), headers=headers, timeout=ATTEMPT_SECONDS, allow_redirects=False
+                url,
+                json=dict(payload),
+                headers=headers,
+                timeout=ATTEMPT_SECONDS,
+                allow_redirects=False,
+                stream=True,  # the body is not read: it may have no end
             )
         except (requests.RequestException, ValueError) as error:
             return f"{urlsplit(url).hostname}: {_innermost(error)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,7 @@ from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
-from viewer_pipeline_tests.support.webhook_server import listening
+from viewer_pipeline_tests.support.webhook_server import ENDLESS_SECONDS, listening
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +171,18 @@ def test_a_post_to_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) ->
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/T0K3N"
         assert post_json_or_error(url, {}) == "127.0.0.1: TimeoutError"
     assert post_json_or_error(url, {}) == "127.0.0.1: ConnectionRefusedError"
+
+
+def test_a_response_without_end_is_not_read() -> None:
+    """The status is all that counts."""
+    with listening(200, endless=True) as hook:
+        started = time.monotonic()
+        assert post_json_or_error(hook.url, {"text": "x"}) == ""
+        assert time.monotonic() - started < ENDLESS_SECONDS / 2
+
+
+def test_a_post_is_retried_whatever_the_form_of_its_url() -> None:
+    """Also where it is not the normal form."""
+    with listening(503, 200) as hook:
+        assert post_json_or_error(hook.url.replace("/hooks", "/%7Ehooks"), {"text": "x"}) == ""
+    assert len(hook.posted) == 2

@@ -13,6 +13,8 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.verify import verify
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 
@@ -98,3 +100,53 @@ def test_drift_of_a_failed_attempt_is_recorded_once(world: World, monkeypatch: p
     report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert ([row.seq for row in report.recovered], report.views) == ([1], 30)
     assert opened(world) == {"drift": (1, 3)}
+
+
+def test_drift_of_a_failed_attempt_is_recorded_and_reported_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL goes away after the first flush was settled, so that its drift cannot be recorded then."""
+    world.send_many(6, views=5)
+    snapshot = drain(world.stores, world.request())
+    world.client.decrby(PREFIX + "vod0000", 3)
+    commit, fails = transaction.commit_flush, iter([False, True])
+
+    def fail_at_second(connection: psycopg.Connection, *arguments: Any) -> Any:
+        if next(fails, False):
+            monkeypatch.setattr(Ledger, "connect", unreachable)
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return commit(connection, *arguments)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(transaction, "commit_flush", fail_at_second)
+        with pytest.raises(PostgresUnavailable):
+            bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    monkeypatch.undo()
+    assert opened(world) == {}
+    report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+    assert opened(world) == {"drift": (1, 3)}
+    assert (report.views, report.notes.drift, report.notes.drifted) == (30, 3, ("vod0000",))
+    assert {check.name: check.passed for check in verify(world.stores, report)}["no_drift"] is False
+
+
+def test_an_incident_that_cannot_be_recorded_hides_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped stays stopped: it is not taken for one that may be repeated."""
+    world.send_many(6, views=5)
+    snapshot = drain(world.stores, world.request())
+    world.client.decrby(PREFIX + "vod0000", 3)
+    commit, stops = transaction.commit_flush, iter([False, True])
+
+    def stop_at_second(*arguments: Any) -> Any:
+        if next(stops, False):
+            monkeypatch.setattr(Ledger, "connect", unreachable)
+            raise KeyboardInterrupt
+        return commit(*arguments)
+
+    monkeypatch.setattr(transaction, "commit_flush", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+
+
+def unreachable(*_: Any, **__: Any) -> Any:
+    """Fail as a connection does while PostgreSQL is down."""
+    raise PostgresUnavailable("no answer")

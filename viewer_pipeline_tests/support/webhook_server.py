@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+
+ENDLESS_SECONDS = 10.0  # of a response whose body comes byte by byte
 
 
 class Hook(ThreadingHTTPServer):
@@ -15,8 +18,9 @@ class Hook(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, statuses: Sequence[int]) -> None:
+    def __init__(self, statuses: Sequence[int], *, endless: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.endless = endless
         self.statuses = list(statuses)
         self.posted: list[dict[str, Any]] = []
 
@@ -35,18 +39,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.posted.append(json.loads(body) | {"path": self.path, "type": self.headers["Content-Type"]})
         statuses = self.server.statuses
         self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", "1000000" if self.server.endless else "0")
         self.send_header("Location", "/elsewhere")
         self.end_headers()
+        until = time.monotonic() + ENDLESS_SECONDS
+        with suppress(OSError):
+            while self.server.endless and time.monotonic() < until:
+                self.wfile.write(b"x")
+                time.sleep(0.1)
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
 
 
 @contextmanager
-def listening(*statuses: int) -> Iterator[Hook]:
-    """Serve until the end."""
-    with Hook(statuses or (200,)) as hook:
+def listening(*statuses: int, endless: bool = False) -> Iterator[Hook]:
+    """Serve until the end; `endless`: with bodies that take ENDLESS_SECONDS."""
+    with Hook(statuses or (200,), endless=endless) as hook:
         thread = Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

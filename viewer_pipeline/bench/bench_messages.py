@@ -16,9 +16,9 @@ from typing import Any
 
 from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, bench_servers, make_ids, read_peak_mb
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 
@@ -105,8 +105,8 @@ def _put_result(results: Any, receive: Receive, *arguments: Any) -> None:
 
 def _receive_by_subscriber(settings: Settings, messages: int, received: Received[int], ready: Event) -> ReceiveResult:
     stats = SubscriberStats()
-    subscriber = Subscriber(settings, Rejections(Ledger.of(settings)), stats)
-    thread = threading.Thread(target=subscriber.run)
+    subscriber = Subscriber(settings, RejectRecorder(Ledger.of(settings)), stats)
+    thread = threading.Thread(target=subscriber.run_until_stopped)
     thread.start()
     while stats.state != "listening":
         time.sleep(0.001)
@@ -115,7 +115,7 @@ def _receive_by_subscriber(settings: Settings, messages: int, received: Received
     while stats.received < messages:
         received.value = stats.received
         time.sleep(0.005)
-    subscriber.stop()
+    subscriber.request_stop()
     thread.join()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     with connect(settings.require_redis_url()) as client:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
 from viewer_pipeline.flush.marker_ownership import require_pipeline
-from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import start_health_server
 from viewer_pipeline.settings import Settings
@@ -50,7 +50,7 @@ class _Worker:
         self._settings = settings
         self._run_last_flush = run_last_flush
         self._stats = SubscriberStats()
-        self._rejections = Rejections(Ledger.of(settings))
+        self._rejections = RejectRecorder(Ledger.of(settings))
         self._subscriber = Subscriber(settings, self._rejections, self._stats)
         self._stop_request = StopRequest()
         self._deadline = 0.0
@@ -72,8 +72,8 @@ class _Worker:
             if not subscriber.is_alive():
                 return 1  # its error has been logged; the service manager restarts the process
         log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
-        self._subscriber.stop(self._deadline - CLOSE_SECONDS)
-        self._stats.enter("stopping")
+        self._subscriber.request_stop(self._deadline - CLOSE_SECONDS)
+        self._stats.enter_state("stopping")
         self._join_until_deadline(subscriber)
         if not subscriber.is_alive():
             self._join_until_deadline(_start_thread("rejections", self._rejections.stop))
@@ -83,7 +83,7 @@ class _Worker:
 
     def _run_subscriber(self) -> None:
         try:
-            self._remaining = self._subscriber.run()
+            self._remaining = self._subscriber.run_until_stopped()
         except Exception:
             log.exception(event("the subscriber failed"))
 

@@ -6,7 +6,7 @@ import time
 from uuid import uuid4
 
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
-from viewer_pipeline.ingest.folder import Folder
+from viewer_pipeline.ingest.segment_writer import SegmentWriter
 from viewer_pipeline.ingest.subscription import GRACE_SECONDS, SubscriptionLost
 from viewer_pipeline.stores.write_refusals import demotion_counter_of
 
@@ -18,9 +18,9 @@ RETRY_SECONDS = 0.5  # the same, while the address leads to a server that refuse
 class FailoverWatch:
     """Ends a subscription, by SubscriptionLost, once it should move to the new primary."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._refusals = demotion_counter_of(folder.client)
-        self._store, self._buffer = folder.store, folder.buffer
+    def __init__(self, writer: SegmentWriter) -> None:
+        self._refusals = demotion_counter_of(writer.client)
+        self._store, self._buffer = writer.store, writer.buffer
         self._demotions = 0  # as many as there were when the subscription began
         self._due = 0.0
         self._unnumbered_until: float | None = None  # how long a cut is awaited once writes are accepted again
@@ -29,18 +29,18 @@ class FailoverWatch:
         self._was_here = False  # else a proxy may answer for the server, and nothing is known
         self._missing = 0  # how many checks in a row did not find the subscription
 
-    def take_moved(self) -> bool:
+    def test_and_clear_moved(self) -> bool:
         """Return whether this watch ended the last subscription, which was whole until then; once."""
         moved, self._moved = self._moved, False
         return moved
 
-    def begin(self, cuts_channel: str) -> str:
+    def begin_with_probe_channel(self, cuts_channel: str) -> str:
         """Begin with a new subscription; return the channel that it needs for the check of its location."""
         self._demotions, self._unnumbered_until = self._refusals.demotions, None
         self._own_channel, self._was_here, self._missing = f"{cuts_channel}:{uuid4().hex}", False, 0
         return self._own_channel
 
-    def check_demotion(self) -> None:
+    def raise_if_demoted(self) -> None:
         """Leave a server that was demoted, as soon as the address leads to one that accepts writes.
 
         Until then the subscription is kept: it receives what is still published there. Views without a number get one
@@ -57,10 +57,10 @@ class FailoverWatch:
             return
         if self._unnumbered_until is None or before != self._refusals.demotions:
             self._unnumbered_until = now + GRACE_SECONDS
-        if self._all_numbered() or now >= self._unnumbered_until:
-            self._move("the server of the subscription is not the primary any more")
+        if self._have_all_views_a_number() or now >= self._unnumbered_until:
+            self._end_subscription("the server of the subscription is not the primary any more")
 
-    def check_location(self) -> None:
+    def raise_if_on_other_server(self) -> None:
         """Leave a server that is not the one of the commands, by a channel that no other client is subscribed to.
 
         A replica of that server relays all messages, so their arrival does not show it. But producers read from PUBLISH
@@ -72,12 +72,12 @@ class FailoverWatch:
             return
         self._was_here |= here
         self._missing = 0 if here else self._missing + 1
-        if self._was_here and self._missing >= MAX_MISSING and self._all_numbered():
-            self._move("the subscription is on another server than the commands")
+        if self._was_here and self._missing >= MAX_MISSING and self._have_all_views_a_number():
+            self._end_subscription("the subscription is on another server than the commands")
 
-    def _all_numbered(self) -> bool:
+    def _have_all_views_a_number(self) -> bool:
         return self._buffer.numbered or not self._buffer.view_count()
 
-    def _move(self, reason: str) -> None:
+    def _end_subscription(self, reason: str) -> None:
         self._moved = True
         raise SubscriptionLost("moved", reason)

@@ -7,9 +7,9 @@ import socket
 import time
 from uuid import uuid4
 
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseRequest, LeaseResult
-from viewer_pipeline.ingest.ledger_lookup import LedgerLookup
+from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.subscriber_scripts import LeaseRequest, LeaseResult, SubscriberScripts
 
 LEASE_MS = 6000  # a holder that does not renew the lease for so long loses it
 LEASE_SECONDS = 1.5  # between two attempts to renew or acquire it
@@ -23,28 +23,28 @@ class LeaseKeeper:
     Each term has its own fencing token: Redis refuses what was sent under an older one.
     """
 
-    def __init__(self, folds: FoldStore, ledger: LedgerLookup) -> None:
+    def __init__(self, scripts: SubscriberScripts, ledger: LedgerIdentityLookup) -> None:
         self.fencing_token = uuid4().hex
         self.held = False
-        self._folds, self._ledger = folds, ledger
+        self._scripts, self._ledger = scripts, ledger
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._due = 0.0
         self._term = 0
 
     def is_due(self) -> bool:
-        """Whether it is time for `renew`."""
+        """Whether it is time for `acquire_or_renew`."""
         return time.monotonic() >= self._due
 
-    def expire_soon(self) -> None:
-        """Make `renew` due, because the lease may be free soon, unless this worker holds it."""
+    def make_due_unless_held(self) -> None:
+        """Make `acquire_or_renew` due, because the lease may be free soon, unless this worker holds it."""
         if not self.held:
             self._due = 0.0
 
-    def renew_now(self) -> None:
-        """Make `renew` due: Redis refused a command, and a new subscription must not pass for a working one."""
+    def make_due(self) -> None:
+        """Make the next attempt due: Redis refused a command, so a new subscription must not pass for a working one."""
         self._due = 0.0
 
-    def renew(self, key_space: str, buffer: SegmentBuffer, last_message: float | None) -> LeaseResult:
+    def acquire_or_renew(self, key_space: str, buffer: SegmentBuffer, last_message: float | None) -> LeaseResult:
         """Renew the lease or try to acquire it. `renewed` means that no other worker held it since the last call.
 
         Raises KeySpaceChanged; TransientError where Redis does not answer, or PostgreSQL has not told its ledger yet:
@@ -53,10 +53,10 @@ class LeaseKeeper:
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):
             known = self._term
-            received = buffer.complete_after, int(1000 * (last_message or 0)), buffer.empty_through()
+            received = buffer.complete_after, int(1000 * (last_message or 0)), buffer.nothing_to_fold_through()
             token, ledger = self.fencing_token, self._ledger.identity
             request = LeaseRequest(key_space, token, self._worker, known, *received, ledger)
-            result = self._folds.acquire_or_renew(request, LEASE_MS, GRACE_MS)
+            result = self._scripts.acquire_or_renew_lease(request, LEASE_MS, GRACE_MS)
             self._term = result.term
             if result.outcome != "held_by_other":
                 break
@@ -74,7 +74,7 @@ class LeaseKeeper:
         self._due = time.monotonic() + YIELD_SECONDS
         token = self.fencing_token
         self.on_lost()
-        self._folds.release(token, key_space)
+        self._scripts.release_lease(token, key_space)
 
     def on_lost(self) -> None:
         """Note that another worker holds it, and draw a new fencing token."""

@@ -40,28 +40,28 @@ class SegmentBuffer:
     unsequenced: Counter[str] = field(default_factory=Counter)  # of earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
 
-    def cut(self, number: int, folded: int) -> int:
+    def on_cut_received(self, number: int, folded: int) -> int:
         """End the open segment; drop segments up to `folded`. Return how many views were dropped.
 
         Numbers only rise, unless Redis lost its last writes: then segments with older numbers mean nothing.
         """
         dropped = 0
         if number <= self.last_cut:
-            dropped = self._segment_views()
+            dropped = self._closed_view_count()
             self.segments = []
             self.numbered = False
         if not self.numbered:
             self.complete_after = number
-        self._add(number, self.open_views, self.unsequenced)
+        self._add_to_segment(number, self.open_views, self.unsequenced)
         self.last_cut, self.numbered, self.open_views, self.unsequenced = number, True, Counter(), Counter()
         self.predates_lease = False
-        return dropped + self.prune(folded)
+        return dropped + self.drop_folded(folded)
 
-    def prune(self, folded: int) -> int:
+    def drop_folded(self, folded: int) -> int:
         """Drop segments up to this number, because they are folded; return how many views were in them."""
-        before = self._segment_views()
+        before = self._closed_view_count()
         self.segments = [segment for segment in self.segments if segment.number > folded]
-        return before - self._segment_views()
+        return before - self._closed_view_count()
 
     def on_disconnect(self, *, holder: bool) -> int:
         """Close the open segment of a connection that was lost. Return how many views were dropped.
@@ -74,14 +74,14 @@ class SegmentBuffer:
         keeps = holder and not self.predates_lease
         views, self.open_views = self.open_views, Counter()
         if self.numbered:
-            self._add(self.last_cut + 1, views)
+            self._add_to_segment(self.last_cut + 1, views)
         elif keeps:
             self.unsequenced += views
         dropped = 0 if self.numbered or keeps else views.total()
         self.numbered, self.predates_lease, self.complete_after = False, False, None
         return dropped
 
-    def on_acquired(self) -> None:
+    def on_lease_acquired(self) -> None:
         """Remember that this connection is older than the lease."""
         self.predates_lease = not self.numbered
 
@@ -93,32 +93,32 @@ class SegmentBuffer:
             segment.unsequenced = Counter()
         return dropped
 
-    def clear(self) -> int:
+    def drop_all(self) -> int:
         """Drop everything; return how many views that were. The open segment is incomplete from now on."""
         dropped, self.segments, self.open_views, self.unsequenced = self.view_count(), [], Counter(), Counter()
         self.complete_after = self.last_cut + 1 if self.numbered else None
         return dropped
 
-    def reset(self) -> int:
+    def drop_all_and_numbers(self) -> int:
         """Drop everything and the numbers, which belong to another key space; return how many views that were."""
-        dropped = self.clear()
+        dropped = self.drop_all()
         self.last_cut, self.numbered, self.complete_after, self.predates_lease = 0, False, None, False
         return dropped
 
-    def empty_through(self) -> int:
+    def nothing_to_fold_through(self) -> int:
         """Return the number up to which nothing is left to fold; 0 where that is unknown."""
         return 0 if self.segments or not self.numbered else self.last_cut
 
     def view_count(self) -> int:
         """Return how many views are in memory."""
-        return self._segment_views() + self.open_views.total() + self.unsequenced.total()
+        return self._closed_view_count() + self.open_views.total() + self.unsequenced.total()
 
     def entry_count(self) -> int:
         """Return how many entries are in memory."""
         closed = sum(len(segment.views) + len(segment.unsequenced) for segment in self.segments)
         return len(self.open_views) + len(self.unsequenced) + closed
 
-    def _add(self, number: int, views: Counter[str], unsequenced: Counter[str] | None = None) -> None:
+    def _add_to_segment(self, number: int, views: Counter[str], unsequenced: Counter[str] | None = None) -> None:
         if not views and not unsequenced:
             return
         if not self.segments or self.segments[-1].number != number:
@@ -126,5 +126,5 @@ class SegmentBuffer:
         self.segments[-1].views += views
         self.segments[-1].unsequenced += unsequenced or Counter()
 
-    def _segment_views(self) -> int:
+    def _closed_view_count(self) -> int:
         return sum(segment.view_count() for segment in self.segments)

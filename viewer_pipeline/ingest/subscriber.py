@@ -11,12 +11,12 @@ import redis
 
 from viewer_pipeline.errors import RedisFailed, ViewerPipelineError
 from viewer_pipeline.ingest.failover import FailoverWatch
-from viewer_pipeline.ingest.fold_store import KeySpaceChanged
-from viewer_pipeline.ingest.folder import COMMAND_TIMEOUT_SECONDS, FOLD_SECONDS, Folder
-from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.shutdown import STOP_SECONDS, Shutdown
-from viewer_pipeline.ingest.stats import State, SubscriberStats
-from viewer_pipeline.ingest.subscription import CutDelivery, Subscription, SubscriptionLost
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
+from viewer_pipeline.ingest.segment_writer import COMMAND_TIMEOUT_SECONDS, FOLD_SECONDS, SegmentWriter
+from viewer_pipeline.ingest.subscriber_scripts import KeySpaceChanged
+from viewer_pipeline.ingest.subscriber_shutdown import STOP_SECONDS, SubscriberShutdown
+from viewer_pipeline.ingest.subscriber_stats import State, SubscriberStats
+from viewer_pipeline.ingest.subscription import CutDeliveryCheck, Subscription, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -36,28 +36,28 @@ class Subscriber:
     folded yet.
     """
 
-    def __init__(self, settings: Settings, rejections: Rejections, stats: SubscriberStats) -> None:
-        self.folder = folder = Folder(settings, rejections, stats)
+    def __init__(self, settings: Settings, rejections: RejectRecorder, stats: SubscriberStats) -> None:
+        self.writer = writer = SegmentWriter(settings, rejections, stats)
         self._channel, self._stats = settings.pubsub_channel, stats
-        self._buffer, self._lease = folder.buffer, folder.lease
-        self._failover = FailoverWatch(folder)
-        self._shutdown = Shutdown(folder, self._channel, stats)
+        self._buffer, self._lease = writer.buffer, writer.lease
+        self._failover = FailoverWatch(writer)
+        self._shutdown = SubscriberShutdown(writer, self._channel, stats)
         self._pubsub = connect(settings.require_redis_url(), protocol=2, seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self._write_due = 0.0
         self._stop = threading.Event()
 
-    def stop(self, deadline: float | None = None) -> None:
-        """Make `run` fold what is in memory and return, at the deadline (monotonic clock) if it cannot before."""
+    def request_stop(self, deadline: float | None = None) -> None:
+        """Make `run_until_stopped` fold what is in memory and return by the deadline (monotonic clock)."""
         self._shutdown.deadline = time.monotonic() + STOP_SECONDS if deadline is None else deadline
         self._stop.set()
 
-    def run(self) -> int:
-        """Subscribe and fold, again after every loss, until `stop`.
+    def run_until_stopped(self) -> int:
+        """Subscribe and fold, again after every loss, until `request_stop`.
 
         Returns how many received views could not be given to Redis before the end.
         """
         pause, longest = RECONNECT_SECONDS
-        self.folder.ledger.start(COMMAND_TIMEOUT_SECONDS)
+        self.writer.ledger.start(COMMAND_TIMEOUT_SECONDS)
         while not self._stop.is_set():
             try:
                 # Closed before the pause below: nobody would read what Redis still delivers.
@@ -67,63 +67,69 @@ class Subscriber:
             except (SubscriptionLost, KeySpaceChanged, ViewerPipelineError, redis.RedisError) as error:
                 if self._stats.state in SUBSCRIBED:
                     pause = RECONNECT_SECONDS[0]
-                self._on_lost(error)
+                self._on_subscription_lost(error)
                 if not (isinstance(error, SubscriptionLost) and error.how == "moved"):  # else Redis answers
                     self._stop.wait(pause)
                     pause = min(pause * 2, longest)
-        remaining = self._shutdown.leave()
-        self.folder.ledger.close()
+        remaining = self._shutdown.fold_rest_and_release_lease()
+        self.writer.ledger.close()
         return remaining
 
     def _new_subscription(self) -> Subscription:
-        folder = self.folder
-        known, folder.key_space = folder.key_space, folder.folds.key_space(folder.key_space)
-        if known not in ("", folder.key_space):  # its numbers cannot be compared with those of this key space
+        writer = self.writer
+        known = writer.key_space
+        writer.key_space = writer.scripts.read_or_create_key_space_id(known)
+        if known not in ("", writer.key_space):  # its numbers cannot be compared with those of this key space
             self._lease.on_lost()
-            self._stats.dropped_views += self._buffer.reset()
-        moved = self._failover.take_moved()
+            self._stats.dropped_views += self._buffer.drop_all_and_numbers()
+        moved = self._failover.test_and_clear_moved()
         # Not after a move: nothing was missed, and a worker that subscribed meanwhile has not received what waits here.
-        if self._lease.held and not moved and folder.folds.subscriber_count(folder.key_space):
-            folder.hand_over()
-        cuts = folder.store.names.cuts_channel(folder.key_space)
-        folder.receiver.cuts, folder.cut_delivery = cuts.encode(), CutDelivery()
-        channels = [self._channel, cuts, self._failover.begin(cuts), *folder.shared_channel.channels]
+        if self._lease.held and not moved and writer.scripts.count_subscribed_workers(writer.key_space):
+            writer.hand_over_lease()
+        cuts = writer.store.names.cuts_channel(writer.key_space)
+        writer.receiver.cuts, writer.cut_delivery = cuts.encode(), CutDeliveryCheck()
+        channels = [
+            self._channel,
+            cuts,
+            self._failover.begin_with_probe_channel(cuts),
+            *writer.shared_channel.presence_channels,
+        ]
         return Subscription(self._pubsub, channels)
 
     def _receive_and_fold(self, subscription: Subscription) -> None:
-        folder = self.folder
-        folder.sweep_due = True
+        writer = self.writer
+        writer.sweep_due = True
         while not self._stop.is_set():
             self._renew_lease_when_due()
-            self._enter_state()
-            if self._has_room():
-                folder.receiver.receive(subscription.read(FOLD_SECONDS))
-            folder.cut_delivery.check(subscription, self._buffer.last_cut)
-            self._failover.check_demotion()
+            self._report_lease_state()
+            if self._make_room():
+                writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
+            writer.cut_delivery.raise_if_cut_did_not_arrive(subscription, self._buffer.last_cut)
+            self._failover.raise_if_demoted()
             now = time.monotonic()
             if self._lease.held and now >= self._write_due:
-                self._write_due = now + (FOLD_SECONDS if folder.write() else REFUSED_SECONDS)
-        self._shutdown.finish(subscription)
+                self._write_due = now + (FOLD_SECONDS if writer.fold_and_cut() else REFUSED_SECONDS)
+        self._shutdown.receive_and_fold_rest(subscription)
 
     def _renew_lease_when_due(self) -> None:
-        ledger = self.folder.ledger
+        ledger = self.writer.ledger
         if ledger.changed.is_set():
             ledger.changed.clear()
-            self._lease.renew_now()
+            self._lease.make_due()
         if self._lease.is_due():
-            self.folder.renew_lease()
-            self._failover.check_location()
+            self.writer.acquire_or_renew_lease()
+            self._failover.raise_if_on_other_server()
 
-    def _enter_state(self) -> None:
+    def _report_lease_state(self) -> None:
         """Enter the state that the lease implies; log a change."""
         state = self._stats.state
         self._stats.holds_lease = self._lease.held
-        self._stats.enter("listening" if self._lease.held else "standby")
+        self._stats.enter_state("listening" if self._lease.held else "standby")
         if self._stats.state != state:
             words = "listening" if self._lease.held else "standing by: another subscriber folds, or none can yet"
             log.info(event(words, channel=self._channel))
 
-    def _has_room(self) -> bool:
+    def _make_room(self) -> bool:
         """Whether to receive more. Beyond MAX_IDS the holder waits until it has folded; a standby starts over.
 
         The open segment can be folded only once its cut arrives, which waits behind what Redis has still to deliver.
@@ -135,20 +141,20 @@ class Subscriber:
                 return True
             self._stop.wait(FOLD_SECONDS)
             return False
-        views = self._buffer.clear()
+        views = self._buffer.drop_all()
         log.warning(event("standing by: dropped views that the holder of the lease does not fold", views=views))
         self._stats.dropped_views += views
         return True
 
-    def _on_lost(self, error: Exception) -> None:
+    def _on_subscription_lost(self, error: Exception) -> None:
         """Close the open segment. Logged once per change of state, not once per attempt."""
         stats, reason = self._stats, str(error) or "the key space in Redis has another id"
         if stats.state in SUBSCRIBED:
             stats.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
             stats.dropped_views += self._buffer.on_disconnect(holder=self._lease.held)
-            self._lease.expire_soon()
+            self._lease.make_due_unless_held()
         if isinstance(error, RedisFailed):
-            self._lease.renew_now()
+            self._lease.make_due()
         if stats.state != "reconnecting":
             log.warning(event("not listening", channel=self._channel, reason=reason))
-        stats.enter("reconnecting", reason)
+        stats.enter_state("reconnecting", reason)

@@ -8,7 +8,7 @@ from typing import Any
 import hiredis
 import redis
 
-from viewer_pipeline.ingest.stats import Loss
+from viewer_pipeline.ingest.subscriber_stats import Loss
 
 READ_BYTES = 1 << 18
 PING_SECONDS = 2.0  # silence after which a PING is sent
@@ -40,7 +40,7 @@ class Subscription:
         self._last_received = time.monotonic()
         self._pinged: float | None = None  # when a PING was sent that has no reply yet
         self._confirmed = 0  # channels
-        self.echoed = 0  # the number of the last `ping` that was answered
+        self.echoed = 0  # the number of the last `send_numbered_ping` that was answered
         self._early: list[Message] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
@@ -52,13 +52,13 @@ class Subscription:
         self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
         self._last_received = time.monotonic()
         while self._confirmed < len(self._channels):
-            self._early = self.read(PING_SECONDS)  # includes the earlier ones: each once
+            self._early = self.read_messages(PING_SECONDS)  # includes the earlier ones: each once
 
     def unsubscribe(self, channel: str) -> None:
         """Unsubscribe from one channel; messages on their way still arrive. Raises SubscriptionLost."""
         self._send("UNSUBSCRIBE", channel)
 
-    def ping(self, number: int) -> None:
+    def send_numbered_ping(self, number: int) -> None:
         """Let the server echo a number, behind all messages that it has for us by then. Raises SubscriptionLost."""
         self._send("PING", str(number))
 
@@ -66,18 +66,18 @@ class Subscription:
         """Close the connection."""
         self._connection.disconnect()
 
-    def read(self, timeout: float) -> list[Message]:
+    def read_messages(self, timeout: float) -> list[Message]:
         """Return all waiting messages; wait up to `timeout` seconds for the first. Raises SubscriptionLost."""
         messages, self._early = self._early, []
         if data := self._read_bytes(timeout):
             self._reader.feed(data)
             try:
-                self._parse(messages)
+                self._parse_replies_into(messages)
             except hiredis.ProtocolError as error:  # no Redis there, or a proxy that corrupts its replies
                 raise SubscriptionLost("error", str(error)) from error
         return messages
 
-    def _parse(self, messages: list[Message]) -> None:
+    def _parse_replies_into(self, messages: list[Message]) -> None:
         gets = self._reader.gets
         while (reply := gets()) is not False:
             if isinstance(reply, Exception):
@@ -97,7 +97,7 @@ class Subscription:
             socket.settimeout(timeout)
             data = bytes(socket.recv(READ_BYTES))
         except TimeoutError:
-            self._check_alive()
+            self._ping_or_raise_if_silent()
             return b""
         except OSError as error:
             raise SubscriptionLost("closed", str(error)) from error
@@ -106,7 +106,7 @@ class Subscription:
         self._last_received, self._pinged = time.monotonic(), None
         return data
 
-    def _check_alive(self) -> None:
+    def _ping_or_raise_if_silent(self) -> None:
         """Send a PING after some silence. A reply that came while nobody read is waiting, and would be read first."""
         now = time.monotonic()
         if self._pinged is None:
@@ -123,7 +123,7 @@ class Subscription:
             raise SubscriptionLost("closed", str(error)) from error
 
 
-class CutDelivery:
+class CutDeliveryCheck:
     """Whether the cuts that Redis publishes arrive on one subscription.
 
     Commands and the subscription are two connections, which may lead to two servers: the address was resolved at
@@ -137,18 +137,18 @@ class CutDelivery:
         self._pinged = False
         self._folded: int | None = None
 
-    def on_published(self, number: int) -> None:
+    def on_cut_published(self, number: int) -> None:
         """Await this cut, which was published since the subscription began, unless another is awaited."""
         if not self._number:
             self._number, self._due, self._pinged = number, time.monotonic() + GRACE_SECONDS, False
 
-    def on_folded(self, number: int) -> None:
+    def on_segment_folded(self, number: int) -> None:
         """Await the cut of this segment, where the holder of the lease folded it since the last call."""
         if self._folded is not None and number > self._folded:
-            self.on_published(number)
+            self.on_cut_published(number)
         self._folded = number
 
-    def check(self, subscription: Subscription, last_cut: int) -> None:
+    def raise_if_cut_did_not_arrive(self, subscription: Subscription, last_cut: int) -> None:
         """Compare with the last received cut. Raises SubscriptionLost."""
         if not self._number:
             return
@@ -159,5 +159,5 @@ class CutDelivery:
                 reason = f"the subscription is on another server than the commands: no cut {self._number} arrived"
                 raise SubscriptionLost("moved", reason)
         elif time.monotonic() >= self._due:
-            subscription.ping(self._number)
+            subscription.send_numbered_ping(self._number)
             self._pinged = True

@@ -10,7 +10,7 @@ from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
 from viewer_pipeline.timestamps import format_duration, seconds_since
 

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
 from viewer_pipeline.monitoring.http_app import build_health_app

@@ -17,7 +17,7 @@ from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_metrics import BOUNDS, RunMetric
-from viewer_pipeline.ingest.stats import State, SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import State, SubscriberStats
 from viewer_pipeline.monitoring.background_probe import BackgroundProbe
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster

@@ -15,7 +15,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
 from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, DagsterDeadlines, evaluate_dagster

@@ -28,7 +28,7 @@ from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, S
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.support.proxy import Proxy
@@ -326,14 +326,14 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 }
 
 
-FOLDS: dict[str, Callable[[FoldStore], object]] = {
-    "key_space": lambda folds: folds.key_space(),
-    "subscriber_count": lambda folds: folds.subscriber_count("test"),
-    "other_pipelines": lambda folds: folds.other_pipelines("test", "channel"),
-    "acquire_or_renew": lambda folds: folds.acquire_or_renew(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
-    "release": lambda folds: folds.release("mine", "test"),
-    "cut": lambda folds: folds.cut("test", "mine", 0),
-    "fold": lambda folds: folds.fold("mine", 1, Counter(a=1), 1),
+FOLDS: dict[str, Callable[[SubscriberScripts], object]] = {
+    "key_space": lambda folds: folds.read_or_create_key_space_id(),
+    "subscriber_count": lambda folds: folds.count_subscribed_workers("test"),
+    "other_pipelines": lambda folds: folds.count_workers_of_other_pipelines("test", "channel"),
+    "acquire_or_renew_lease": lambda folds: folds.acquire_or_renew_lease(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
+    "release": lambda folds: folds.release_lease("mine", "test"),
+    "cut": lambda folds: folds.publish_cut("test", "mine", 0),
+    "fold": lambda folds: folds.fold_segment("mine", 1, Counter(a=1), 1),
 }
 
 
@@ -345,7 +345,7 @@ def calls_of(made: type) -> set[str]:
 @pytest.mark.parametrize("new", [False, True], ids=["a connection that stands", "a new connection"])
 def test_every_call_times_out(redis_url: str, proxy: Proxy, *, new: bool) -> None:
     """The wait for every call to Redis ends, also while connecting."""
-    assert (set(CALLS), set(FOLDS)) == (calls_of(CounterReader) | calls_of(RedisStore), calls_of(FoldStore))
+    assert (set(CALLS), set(FOLDS)) == (calls_of(CounterReader) | calls_of(RedisStore), calls_of(SubscriberScripts))
     url = proxy.url(redis_url)
     calls = dict[str, Callable[[], object]]()
     with ExitStack() as stack:
@@ -360,7 +360,7 @@ def test_every_call_times_out(redis_url: str, proxy: Proxy, *, new: bool) -> Non
         for name, call in CALLS.items():
             calls[name] = partial(call, RedisStore(client(), url, PREFIX))
         for name, fold in FOLDS.items():
-            calls[name] = partial(fold, FoldStore(RedisStore(client(), url, PREFIX), increment=True))
+            calls[name] = partial(fold, SubscriberScripts(RedisStore(client(), url, PREFIX), increment=True))
         proxy.blackhole()
         with ThreadPoolExecutor(len(calls)) as threads:
             replies = {name: threads.submit(call) for name, call in calls.items()}

@@ -14,12 +14,12 @@ import pytest
 from viewer_pipeline.errors import RedisUnavailable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseResult, split
 from viewer_pipeline.ingest.lease import LEASE_MS, LEASE_SECONDS
-from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment
-from viewer_pipeline.ingest.stats import SubscriberStats
 from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscriber_scripts import LeaseResult, SubscriberScripts, split_by_id_hash
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.claims import claim
@@ -39,9 +39,9 @@ def settings(redis_url: str, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def folds(world: World) -> FoldStore:
+def folds(world: World) -> SubscriberScripts:
     """What the test itself cuts and folds with."""
-    return FoldStore(world.stores.redis, increment=True)
+    return SubscriberScripts(world.stores.redis, increment=True)
 
 
 Make = Callable[[], Subscriber]
@@ -53,10 +53,10 @@ def make(settings: Settings) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def subscriber() -> Subscriber:
-            made = Subscriber(settings, Rejections(Ledger(settings.require_database_url())), SubscriberStats())
-            made.folder.key_space = made.folder.folds.key_space()
-            made.folder.ledger.start(30)
-            stack.callback(made.folder.ledger.close)
+            made = Subscriber(settings, RejectRecorder(Ledger(settings.require_database_url())), SubscriberStats())
+            made.writer.key_space = made.writer.scripts.read_or_create_key_space_id()
+            made.writer.ledger.start(30)
+            stack.callback(made.writer.ledger.close)
             return made
 
         yield subscriber
@@ -80,26 +80,26 @@ def expire(world: World) -> None:
     world.client.hset(SUBSCRIBER, "expires", seconds * 1000 + microseconds // 1000)
 
 
-def hold(world: World, folds: FoldStore, token: str) -> None:
+def hold(world: World, folds: SubscriberScripts, token: str) -> None:
     """Hold the lease as a subscriber that cuts and folds only when the test does."""
     ledger = world.identity.key
     until = int(time.time() * 1000) + 9 * LEASE_MS
     world.client.hset(SUBSCRIBER, mapping={"holder": token, "expires": until, "ledger": ledger})
     folds._ledger = ledger
     world.client.hincrby(SUBSCRIBER, "term", 1)
-    assert folds.cut(folds.key_space(), token, 0) > 0
+    assert folds.publish_cut(folds.read_or_create_key_space_id(), token, 0) > 0
 
 
-def test_begun_segment_closes_older_segments(folds: FoldStore, world: World) -> None:
+def test_begun_segment_closes_older_segments(folds: SubscriberScripts, world: World) -> None:
     """Another worker has an older segment that the holder lacked: folding it must not restart the newer one."""
-    space = folds.key_space()
+    space = folds.read_or_create_key_space_id()
     hold(world, folds, "a")
-    older = folds.cut(space, "a", 0)
-    newer = folds.cut(space, "a", 0)
-    assert folds._fold_part("a", newer, 1, split(LARGE, 3), 1) == [1]
+    older = folds.publish_cut(space, "a", 0)
+    newer = folds.publish_cut(space, "a", 0)
+    assert folds._fold_part("a", newer, 1, split_by_id_hash(LARGE, 3), 1) == [1]
     hold(world, folds, "b")
-    assert not folds.fold("b", older, Counter(v0000=5), 1).written
-    folds.fold("b", newer, LARGE, 1)
+    assert not folds.fold_segment("b", older, Counter(v0000=5), 1).written
+    folds.fold_segment("b", newer, LARGE, 1)
     counters = world.counters()
     assert all(counters[vod_id] <= views for vod_id, views in LARGE.items())
 
@@ -107,55 +107,59 @@ def test_begun_segment_closes_older_segments(folds: FoldStore, world: World) -> 
 def test_leave_after_a_fold_without_a_reply(make: Make, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views that may be folded under their number are not folded again under another one."""
     leaving = make()
-    folder = leaving.folder
-    folder.renew_lease()
-    number = folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0)
-    folder.buffer.cut(number, 0)
-    folder.buffer.segments.append(Segment(folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0), LARGE))
+    folder = leaving.writer
+    folder.acquire_or_renew_lease()
+    number = folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0)
+    folder.buffer.on_cut_received(number, 0)
+    folder.buffer.segments.append(
+        Segment(folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0), LARGE)
+    )
     folder.buffer.last_cut = number + 1
-    whole = folder.folds.fold
+    whole = folder.scripts.fold_segment
 
     def fold_without_reply(*arguments: Any) -> Any:
         whole(*arguments)
         raise RedisUnavailable("Timeout reading from socket")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder.folds, "fold", fold_without_reply)
-        assert not folder.write()
+        patch.setattr(folder.scripts, "fold_segment", fold_without_reply)
+        assert not folder.fold_and_cut()
     assert world.counters() == dict(LARGE)
     folder.buffer.open_views.update(late=1)
-    assert leaving._shutdown.leave() == 0
+    assert leaving._shutdown.fold_rest_and_release_lease() == 0
     assert world.counters() == dict(LARGE) | {"late": 1}
 
 
 def test_leave_with_a_broken_connection(settings: Settings, make: Make, world: World) -> None:
     """A standby has all that the leaving worker missed: it folds that, and nothing twice."""
     leaving = make()
-    folder = leaving.folder
-    folder.renew_lease()
+    folder = leaving.writer
+    folder.acquire_or_renew_lease()
     with SubscriberThread(settings) as standby:
-        number = folder.folds.cut(folder.key_space, folder.lease.fencing_token, 0)
-        folder.buffer.cut(number, 0)
+        number = folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0)
+        folder.buffer.on_cut_received(number, 0)
         world.client.publish(CHANNEL, message("both"))
         folder.buffer.open_views.update(both=1)
         folder.buffer.on_disconnect(holder=True)
         world.client.publish(CHANNEL, message("standby only"))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
-        assert leaving._shutdown.leave() == 0
+        assert leaving._shutdown.fold_rest_and_release_lease() == 0
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"both": 1, "standby only": 1}
 
 
-def test_late_worker_leaves_the_lease_to_a_complete_standby(settings: Settings, folds: FoldStore, world: World) -> None:
+def test_late_worker_leaves_the_lease_to_a_complete_standby(
+    settings: Settings, folds: SubscriberScripts, world: World
+) -> None:
     """A killed holder that is started again comes first; only the standby has the messages published meanwhile."""
     hold(world, folds, "killed")
     with SubscriberThread(settings) as standby:
         for _ in range(2):  # the standby is whole once a segment that began after it came was folded
-            number = folds.cut(folds.key_space(), "killed", 0)
-            folds.fold("killed", number, Counter(before=1), 1)
+            number = folds.publish_cut(folds.read_or_create_key_space_id(), "killed", 0)
+            folds.fold_segment("killed", number, Counter(before=1), 1)
         world.client.publish(CHANNEL, message("meanwhile"))
         wait_until(lambda: standby.stats.received == 1, 20, "the message received")
-        standby.subscriber.folder.lease._due = time.monotonic() + LEASE_SECONDS
+        standby.subscriber.writer.lease._due = time.monotonic() + LEASE_SECONDS
         expire(world)
         with SubscriberThread(settings) as late:
             wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
@@ -165,7 +169,7 @@ def test_late_worker_leaves_the_lease_to_a_complete_standby(settings: Settings, 
     assert world.counters() == {"before": 2, "meanwhile": 1, "after": 1}
 
 
-def test_late_worker_without_others_takes_over(settings: Settings, folds: FoldStore, world: World) -> None:
+def test_late_worker_without_others_takes_over(settings: Settings, folds: SubscriberScripts, world: World) -> None:
     """No other worker is subscribed: there is nothing to wait for."""
     hold(world, folds, "killed")
     expire(world)
@@ -175,19 +179,19 @@ def test_late_worker_without_others_takes_over(settings: Settings, folds: FoldSt
     assert world.counters() == {"a": 1}
 
 
-def test_standby_notices_another_key_space(settings: Settings, folds: FoldStore, world: World) -> None:
+def test_standby_notices_another_key_space(settings: Settings, folds: SubscriberScripts, world: World) -> None:
     """Redis was emptied and another worker created its id: segments it folded are not folded again."""
     hold(world, folds, "old")
     world.client.hset(SUBSCRIBER, "cut", 1000)
     with SubscriberThread(settings) as standby:
-        folds.cut(folds.key_space(), "old", 0)
+        folds.publish_cut(folds.read_or_create_key_space_id(), "old", 0)
         world.client.publish(CHANNEL, message("before"))
         wait_until(lambda: standby.stats.received == 1, 20, "the first message")
         world.client.flushall()
         world.client.hset(SUBSCRIBER, mapping={"id": "new", "format": 2})
         hold(world, folds, "new")
         world.client.publish(CHANNEL, message("m"))
-        folds.fold("new", folds.cut("new", "new", 0), Counter(m=1), 1)
+        folds.fold_segment("new", folds.publish_cut("new", "new", 0), Counter(m=1), 1)
         wait_until(lambda: world.client.pubsub_numsub("viewer:cuts:new")[0][1] == 1, 20, "a subscription to its cuts")
         expire(world)
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
@@ -197,34 +201,34 @@ def test_standby_notices_another_key_space(settings: Settings, folds: FoldStore,
 
 
 def test_lease_lost_and_acquired_without_a_reply(
-    make: Make, world: World, folds: FoldStore, monkeypatch: pytest.MonkeyPatch
+    make: Make, world: World, folds: SubscriberScripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis receives the attempt twice, and the second reply is `renewed`: another worker held it in between."""
     held = make()
-    held.folder.renew_lease()
-    held.folder.buffer.unsequenced.update(a=1)
+    held.writer.acquire_or_renew_lease()
+    held.writer.buffer.unsequenced.update(a=1)
     expire(world)
     hold(world, folds, "other")
-    folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
+    folds.fold_segment("other", folds.publish_cut(folds.read_or_create_key_space_id(), "other", 0), Counter(a=1), 1)
     world.client.hdel(SUBSCRIBER, "holder", "expires", "worker")
-    once = held.folder.folds.acquire_or_renew
+    once = held.writer.scripts.acquire_or_renew_lease
 
     def sent_twice(*arguments: Any) -> LeaseResult:
         once(*arguments)
         return once(*arguments)
 
-    monkeypatch.setattr(held.folder.folds, "acquire_or_renew", sent_twice)
-    held.folder.renew_lease()
-    assert held.folder.lease.held
-    assert held.folder.buffer.view_count() == 0
+    monkeypatch.setattr(held.writer.scripts, "acquire_or_renew_lease", sent_twice)
+    held.writer.acquire_or_renew_lease()
+    assert held.writer.lease.held
+    assert held.writer.buffer.view_count() == 0
     assert held._stats.takeovers == 2
 
 
 def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world: World) -> None:
     """It lost its connection again before a cut: a standby has received more than the holder kept."""
     holder = make()
-    holder.folder.renew_lease()
-    holder.folder.buffer.unsequenced.update(a=1)
+    holder.writer.acquire_or_renew_lease()
+    holder.writer.buffer.unsequenced.update(a=1)
     with SubscriberThread(settings) as standby:
         for vod_id in ("a", "b"):
             world.client.publish(CHANNEL, message(vod_id))
@@ -232,7 +236,7 @@ def test_holder_without_numbers_hands_over(settings: Settings, make: Make, world
         subscribed(holder).close()
         wait_until(lambda: standby.stats.state == "listening", 20, "the standby to take over")
     assert world.counters() == {"a": 1, "b": 1}
-    assert holder.folder.buffer.view_count() == 0
+    assert holder.writer.buffer.view_count() == 0
 
 
 def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,10 +250,12 @@ def test_many_ids_between_two_cuts(settings: Settings, world: World, monkeypatch
     assert world.counters() == {f"v{n}": 1 for n in range(20_000)}
 
 
-def test_stop_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: FoldStore, world: World) -> None:
+def test_stop_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: SubscriberScripts, world: World) -> None:
     """No other worker has received what the dead one did not fold: the stop folds it."""
-    space = folds.key_space()
-    assert folds.acquire_or_renew(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "acquired"
+    space = folds.read_or_create_key_space_id()
+    assert (
+        folds.acquire_or_renew_lease(claim(world.identity, space, "ghost", "dead"), LEASE_MS, 0).outcome == "acquired"
+    )
     with SubscriberThread(settings) as standby:
         world.client.publish(CHANNEL, message("a"))
         wait_until(lambda: standby.stats.received == 1, 30, "received")
@@ -258,13 +264,16 @@ def test_stop_waits_for_the_lease_of_a_dead_holder(settings: Settings, folds: Fo
     assert world.counters() == {"a": 1}
 
 
-def test_lease_of_a_clock_set_back_is_over(folds: FoldStore, world: World) -> None:
+def test_lease_of_a_clock_set_back_is_over(folds: SubscriberScripts, world: World) -> None:
     """A lease that ends later than any lease can is over."""
-    space = folds.key_space()
-    assert folds.acquire_or_renew(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "acquired"
+    space = folds.read_or_create_key_space_id()
+    assert (
+        folds.acquire_or_renew_lease(claim(world.identity, space, "before", "host"), LEASE_MS, 0).outcome == "acquired"
+    )
     world.client.hset(SUBSCRIBER, "expires", int(time.time() * 1000) + HOUR_MS)
     assert (
-        folds.acquire_or_renew(claim(world.identity, space, "after", "host", term=1), LEASE_MS, 0).outcome == "acquired"
+        folds.acquire_or_renew_lease(claim(world.identity, space, "after", "host", term=1), LEASE_MS, 0).outcome
+        == "acquired"
     )
 
 
@@ -272,28 +281,30 @@ def receive_until(made: Subscriber, subscription: Subscription, condition: Calla
     """Read message by message, so that what comes behind is still on its way."""
 
     def received() -> object:
-        made.folder.receiver.receive(subscription.read(0.05))
+        made.writer.receiver.buffer_messages(subscription.read_messages(0.05))
         return condition()
 
     wait_until(received, 20, "what was published")
 
 
-def test_views_that_an_earlier_holder_may_have_folded_are_dropped(make: Make, folds: FoldStore, world: World) -> None:
+def test_views_that_an_earlier_holder_may_have_folded_are_dropped(
+    make: Make, folds: SubscriberScripts, world: World
+) -> None:
     """A connection older than the lease breaks while the earlier holder's cut is on its way."""
     hold(world, folds, "other")
     made = make()
     subscription = subscribed(made)
     world.client.publish(CHANNEL, message("a"))
-    receive_until(made, subscription, lambda: made.folder.buffer.open_views)
-    folds.fold("other", folds.cut(folds.key_space(), "other", 0), Counter(a=1), 1)
+    receive_until(made, subscription, lambda: made.writer.buffer.open_views)
+    folds.fold_segment("other", folds.publish_cut(folds.read_or_create_key_space_id(), "other", 0), Counter(a=1), 1)
     expire(world)
-    made._stats.enter("standby")
-    made.folder.renew_lease()
-    made._on_lost(RedisUnavailable("reset"))
+    made._stats.enter_state("standby")
+    made.writer.acquire_or_renew_lease()
+    made._on_subscription_lost(RedisUnavailable("reset"))
     subscription.close()
     again = subscribed(made)
-    made.folder.write()
-    receive_until(made, again, lambda: made.folder.buffer.numbered)
-    assert made.folder.write()
+    made.writer.fold_and_cut()
+    receive_until(made, again, lambda: made.writer.buffer.numbered)
+    assert made.writer.fold_and_cut()
     again.close()
     assert world.counters() == {"a": 1}

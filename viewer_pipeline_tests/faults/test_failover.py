@@ -191,12 +191,12 @@ def test_late_worker_lets_the_holder_go_first(
     with SubscriberThread(Settings(redis_url=pair.url, database_url=database_url)) as late:
         wait_until(lambda: late.stats.refusal_reason, HEALED_SECONDS, "a refusal")
         running.freeze()
-        tried = late.subscriber.folder.lease._due
+        tried = late.subscriber.writer.lease._due
         if failover:
             pair.lead_to_the_new()
         else:
             pair.primary.config_set("maxmemory", 0)
-        wait_until(lambda: late.subscriber.folder.lease._due != tried, HEALED_SECONDS, "an attempt of the other one")
+        wait_until(lambda: late.subscriber.writer.lease._due != tried, HEALED_SECONDS, "an attempt of the other one")
         running.thaw()
         wait_until(lambda: views_of(server, "a") == VIEWS + 1, HEALED_SECONDS, "all that was received")
         server.publish(CHANNEL, message("b"))
@@ -214,7 +214,7 @@ def test_subscription_on_another_server_is_noticed_by_the_holder(
     wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
     pair.separate()
     pair.lead_to_the_new()
-    running.subscriber.folder.client.connection_pool.disconnect()
+    running.subscriber.writer.client.connection_pool.disconnect()
     sent = 0
     with publishing(pair.primary, busy=busy) as publisher:
         wait_until(lambda: running.stats.losses == {"moved": 1}, HEALED_SECONDS, "the subscription is closed")
@@ -234,15 +234,15 @@ def test_subscription_on_another_server_is_noticed_by_a_standby(
         wait_until(lambda: views_of(pair.promoted, "a") == 1, HEALED_SECONDS, "the first view, replicated")
         wait_until(lambda: {running.state, other.state} == {"listening", "standby"}, HEALED_SECONDS, "one stands by")
         standby = running if running.state == "standby" else other
-        wait_until(lambda: standby.subscriber.folder.buffer.numbered, HEALED_SECONDS, "a cut")
+        wait_until(lambda: standby.subscriber.writer.buffer.numbered, HEALED_SECONDS, "a cut")
         pair.separate()
         pair.lead_to_the_new()
         for made in (running, other):
-            made.subscriber.folder.client.connection_pool.disconnect()
+            made.subscriber.writer.client.connection_pool.disconnect()
         wait_until(lambda: standby.stats.losses["moved"] == 1, HEALED_SECONDS, "the subscription is closed")
         wait_until(lambda: standby.state == "standby", HEALED_SECONDS, "it stands by again")
         assert standby.stats.takeovers == 0
-        assert demotion_counter_of(standby.subscriber.folder.client).demotions == 0
+        assert demotion_counter_of(standby.subscriber.writer.client).demotions == 0
 
 
 def test_backlog_is_not_taken_for_another_server(
@@ -251,13 +251,13 @@ def test_backlog_is_not_taken_for_another_server(
     """Cuts that wait behind many messages arrive in the end: the subscription is kept, and all is folded."""
     monkeypatch.setattr(subscription, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
-    pings, ping = list[int](), Subscription.ping
+    pings, ping = list[int](), Subscription.send_numbered_ping
 
     def counted_ping(subscription: Subscription, number: int) -> None:
         pings.append(number)
         ping(subscription, number)
 
-    monkeypatch.setattr(Subscription, "ping", counted_ping)
+    monkeypatch.setattr(Subscription, "send_numbered_ping", counted_ping)
     for _ in range(50):
         with pair.primary.pipeline(transaction=False) as pipe:
             for _ in range(1000):
@@ -283,11 +283,11 @@ def test_stop_while_writes_are_refused(pair: RedisPair, running: SubscriberThrea
         pair.demote()
     publish_and_receive(pair, running)
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
-    running.subscriber.stop()
+    running.subscriber.request_stop()
     wait_until(lambda: running.state == "stopping", HEALED_SECONDS, "the stop")
-    refused = demotion_counter_of(running.subscriber.folder.client).demotions
+    refused = demotion_counter_of(running.subscriber.writer.client).demotions
     wait_until(
-        lambda: demotion_counter_of(running.subscriber.folder.client).demotions > refused + 3,
+        lambda: demotion_counter_of(running.subscriber.writer.client).demotions > refused + 3,
         HEALED_SECONDS,
         "attempts",
     )
@@ -304,7 +304,7 @@ def test_stop_at_its_deadline_reports_lost_views(pair: RedisPair, running: Subsc
     wait_until(lambda: views_of(pair.primary, "a") == 1, HEALED_SECONDS, "the first view")
     pair.demote()
     publish_and_receive(pair, running)
-    running.subscriber.stop(time.monotonic() + 1.5)
+    running.subscriber.request_stop(time.monotonic() + 1.5)
     running._thread.join(5)
     assert running.remaining == VIEWS
     assert views_of(pair.promoted, "a") == 1
@@ -483,7 +483,7 @@ def test_demotion_that_no_command_meets(pair: RedisPair, running: SubscriberThre
     pair.primary.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call]
     pair.promoted.replicaof("NO", "ONE")
     pair.lead_to_the_new()
-    client, demoted = running.subscriber.folder.client, pair.servers[0].port
+    client, demoted = running.subscriber.writer.client, pair.servers[0].port
     wait_until(lambda: client.info("server")["tcp_port"] != demoted, HEALED_SECONDS, "the new one")
     pair.primary.replicaof("127.0.0.1", str(pair.servers[1].port))
     wait_until(lambda: replication(pair.primary).get("master_link_status") == "up", HEALED_SECONDS, "a replica")

@@ -26,8 +26,8 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest import fold_store
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
+from viewer_pipeline.ingest import subscriber_scripts
+from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscriberScripts
 from viewer_pipeline_tests.support.calls import client_of_threads, watching
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.schedule import Actor, Line, Scheduler
@@ -84,14 +84,14 @@ class Play:
             with ExitStack() as stack:
                 for module in (settler, counter_reader):
                     stack.enter_context(patch.object(module, "ThreadPoolExecutor", self.scheduler.executor))
-                stack.enter_context(patch.object(fold_store, "PART_COUNTERS", PART))
+                stack.enter_context(patch.object(subscriber_scripts, "PART_COUNTERS", PART))
                 stack.enter_context(watching(self.scheduler))
                 try:
                     self._act(plan)
                 finally:
                     for actor in self.actors:
                         self.scheduler.kill(actor)
-            with patch.object(fold_store, "PART_COUNTERS", PART):
+            with patch.object(subscriber_scripts, "PART_COUNTERS", PART):
                 self._end()
         except BaseException as error:
             error.add_note("\n".join(["the calls, in order:", *self.scheduler.trace]))
@@ -203,14 +203,14 @@ class Play:
 
     def _fold(self, client: Any, token: str) -> None:
         """Take the lease from its holder, and fold all received messages."""
-        store = FoldStore(RedisStore(client, self.world.stores.redis.url, PREFIX), increment=True)
+        store = SubscriberScripts(RedisStore(client, self.world.stores.redis.url, PREFIX), increment=True)
         self.world.client.hset("viewer:subscriber", "expires", 0)
-        lease = store.acquire_or_renew(claim(self.world.identity, "test", token, token), HOUR_MS, 0)
+        lease = store.acquire_or_renew_lease(claim(self.world.identity, "test", token, token), HOUR_MS, 0)
         if lease.outcome == "held_by_other":
-            store.acquire_or_renew(claim(self.world.identity, "test", token, token, lease.term), HOUR_MS, 0)
+            store.acquire_or_renew_lease(claim(self.world.identity, "test", token, token, lease.term), HOUR_MS, 0)
         try:
             for number, views in SEGMENTS.items():
-                store.fold(token, number, views, 1)
+                store.fold_segment(token, number, views, 1)
         except LeaseLost:
             assert token != "last"
 
@@ -302,7 +302,9 @@ def test_every_call_of_a_subscriber(
     add_to_summary: Callable[[str], None],
 ) -> None:
     """At each of its calls its connection breaks, it dies, or another takes the lease; then another folds the rest."""
-    assert all(all(fold_store.split(views, len(views))) for views in SEGMENTS.values())  # else a part tells nothing
+    assert all(
+        all(subscriber_scripts.split_by_id_hash(views, len(views))) for views in SEGMENTS.values()
+    )  # else a part tells nothing
     calls = calls_of(quick, "subscriber 1")
     for after in range(calls):
         taken_over = [Event(after, kind), Event(0, "subscribe"), Event(0, "switch", LAST)]

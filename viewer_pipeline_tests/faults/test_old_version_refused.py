@@ -14,7 +14,7 @@ import redis
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms, insert_flush
@@ -57,14 +57,18 @@ def old(pipeline: Stores) -> OldPrograms:
     return OldPrograms(pipeline.redis._client, pipeline.redis.prefix_text)
 
 
-def take_lease(stores: Stores) -> FoldStore:
+def take_lease(stores: Stores) -> SubscriberScripts:
     """Take the lease as a worker of this version."""
-    folds = FoldStore(stores.redis, increment=True)
+    folds = SubscriberScripts(stores.redis, increment=True)
     stored_term: Any = stores.redis._client.hget(stores.redis.names.subscriber, "term")
     request = claim(
-        identity_of(stores.ledger.url), folds.key_space(), "new", term=int(stored_term or 0), complete_after=0
+        identity_of(stores.ledger.url),
+        folds.read_or_create_key_space_id(),
+        "new",
+        term=int(stored_term or 0),
+        complete_after=0,
     )
-    assert folds.acquire_or_renew(request, LEASE_MS, 0).outcome != "held_by_other"
+    assert folds.acquire_or_renew_lease(request, LEASE_MS, 0).outcome != "held_by_other"
     return folds
 
 

@@ -89,7 +89,7 @@ def test_pipelines_on_a_shared_channel_are_reported(
     with SubscriberThread(ours) as ours_running:
         assert shared().status == "healthy"
         with SubscriberThread(shadow) as other:
-            ours_running.subscriber.folder.shared_channel._due = 0.0
+            ours_running.subscriber.writer.shared_channel._due = 0.0
             wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "a line in the log")
             assert logged("PUBSUB_CHANNEL")
             result = shared()
@@ -107,7 +107,7 @@ def test_message_on_the_presence_channel_is_no_cut(world: World, redis_url: str)
         world.client.publish("viewer:counting:" + CHANNEL, b"999999 999999")
         publish(world.client, CHANNEL, "a", 3)
         wait_until(lambda: ours_running.stats.folded_views == 3, 20, "folded")
-        assert ours_running.subscriber.folder.buffer.last_cut < 999_999
+        assert ours_running.subscriber.writer.buffer.last_cut < 999_999
     assert count(world.client, "vod:views:a") == 3
 
 

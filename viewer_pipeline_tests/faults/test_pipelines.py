@@ -30,7 +30,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.retirement import retire_pipeline
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
@@ -122,11 +122,11 @@ def test_two_pipelines_fold_concurrently(world: World, another: MakeWorld) -> No
     """Each has its own lease, segments and cuts."""
     worlds = [world, another(SHOP)]
     for number, mine in enumerate(worlds, 1):
-        folds = FoldStore(mine.stores.redis, increment=True)
-        space = folds.key_space()
-        assert folds.acquire_or_renew(claim(mine.identity, space, "token"), 60_000, 0).outcome == "acquired"
+        folds = SubscriberScripts(mine.stores.redis, increment=True)
+        space = folds.read_or_create_key_space_id()
+        assert folds.acquire_or_renew_lease(claim(mine.identity, space, "token"), 60_000, 0).outcome == "acquired"
         for _ in range(number):
-            folds.fold("token", folds.cut(space, "token", 0), Counter(a=number), 1)
+            folds.fold_segment("token", folds.publish_cut(space, "token", 0), Counter(a=number), 1)
         mine.sent["a"] += number * number
     for mine in worlds:
         mine.flush(mode="changed")
@@ -143,9 +143,9 @@ def test_overlapping_prefixes(another: MakeWorld, first: str, second: str) -> No
     before = keys_of(other)
     with pytest.raises(PipelineRefused, match=re.escape(f"={second!r} and the prefix {first!r} of the pipeline")):
         other.flush()
-    folds = FoldStore(other.stores.redis, increment=True)
+    folds = SubscriberScripts(other.stores.redis, increment=True)
     with pytest.raises(PipelineRefused, match="overlap"):
-        folds.acquire_or_renew(claim(other.identity, "space", "token"), 1000, 0)
+        folds.acquire_or_renew_lease(claim(other.identity, "space", "token"), 1000, 0)
     assert keys_of(other) == before
     if first == "v:eu:":  # the second one's counters do not begin with it
         assert retire_pipeline(owner.stores.redis, first)
@@ -176,11 +176,13 @@ def test_remaining_views_of_a_retired_pipeline(world: World) -> None:
 
 def test_a_running_pipeline_is_not_retired(world: World) -> None:
     """Its worker would continue folding."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    folds.acquire_or_renew_lease(
+        claim(world.identity, folds.read_or_create_key_space_id(), "token", "host:1"), 60_000, 0
+    )
     with pytest.raises(CannotAdopt, match="worker host:1"):
         retire_pipeline(world.stores.redis, PREFIX)
-    folds.release("token", folds.key_space())
+    folds.release_lease("token", folds.read_or_create_key_space_id())
     assert retire_pipeline(world.stores.redis, PREFIX)
     assert not retire_pipeline(world.stores.redis, PREFIX)
 
@@ -219,14 +221,14 @@ def test_another_ledger_is_refused_before_anything_is_read(world: World, another
 
 def test_another_ledger_gets_no_lease(world: World, another: MakeWorld) -> None:
     """Even if no worker holds it; commands with an old token are refused."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    space = folds.key_space()
-    folds.acquire_or_renew(claim(world.identity, space, "token"), 60_000, 0)
-    folds.release("token", space)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    space = folds.read_or_create_key_space_id()
+    folds.acquire_or_renew_lease(claim(world.identity, space, "token"), 60_000, 0)
+    folds.release_lease("token", space)
     other = another(PREFIX)
-    others = FoldStore(other.stores.redis, increment=True)
+    others = SubscriberScripts(other.stores.redis, increment=True)
     with pytest.raises(PipelineRefused, match="are settled by the database"):
-        others.acquire_or_renew(claim(other.identity, space, "other"), 60_000, 0)
+        others.acquire_or_renew_lease(claim(other.identity, space, "other"), 60_000, 0)
     assert world.client.hget("viewer:subscriber", "holder") is None
 
 
@@ -234,12 +236,12 @@ def test_a_lost_registry_does_not_change_the_owner(world: World, another: MakeWo
     """Marker and lease name the ledger, too."""
     world.send_many(3)
     world.flush()
-    folds = FoldStore(world.stores.redis, increment=True)
-    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token"), 1, 0)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    folds.acquire_or_renew_lease(claim(world.identity, folds.read_or_create_key_space_id(), "token"), 1, 0)
     other = another(PREFIX)
     for call in (
         other.flush,
-        lambda: folds.acquire_or_renew(claim(other.identity, folds.key_space(), "other"), 1, 0),
+        lambda: folds.acquire_or_renew_lease(claim(other.identity, folds.read_or_create_key_space_id(), "other"), 1, 0),
         lambda: other.stores.redis.register_pipeline(other.identity),
     ):
         world.client.delete("viewer:pipelines")
@@ -253,11 +255,11 @@ def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, 
     world.send_many(3)
     world.flush()
     other = another(PREFIX)
-    folds = FoldStore(world.stores.redis, increment=True)
-    space = folds.key_space()
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    space = folds.read_or_create_key_space_id()
     calls: dict[str, Callable[[], object]] = {
         "flush": other.flush,
-        "lease": lambda: folds.acquire_or_renew(claim(other.identity, space, "other"), 1, 0),
+        "lease": lambda: folds.acquire_or_renew_lease(claim(other.identity, space, "other"), 1, 0),
         "register": lambda: other.stores.redis.register_pipeline(other.identity),
     }
     for _ in range(2):
@@ -268,7 +270,7 @@ def test_a_refused_ledger_takes_no_lost_entry(world: World, another: MakeWorld, 
         world.send_many(3)
         world.flush()
         assert (
-            folds.acquire_or_renew(claim(world.identity, space, "token", term=0), 60_000, 0).ledger
+            folds.acquire_or_renew_lease(claim(world.identity, space, "token", term=0), 60_000, 0).ledger
             == world.identity.key
         )
     world.assert_all_persisted()
@@ -290,20 +292,20 @@ def test_a_lost_entry_is_recreated_unchanged(world: World) -> None:
 @pytest.mark.parametrize(("key", "field"), [("viewer:pipelines", PREFIX), ("viewer:subscriber", "ledger")])
 def test_adopt_repairs_contradicting_owners(world: World, key: str, field: str, system: str | None) -> None:
     """Registry or lease names another ledger than the marker: the error suggests `adopt`, which must help."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    space = folds.key_space()
-    folds.acquire_or_renew(claim(world.identity, space, "token"), 1, 0)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    space = folds.read_or_create_key_space_id()
+    folds.acquire_or_renew_lease(claim(world.identity, space, "token"), 1, 0)
     world.send_many(3)
     world.flush()
     world.client.hset(key, field, "other/1/2")
     mine = world if system is None else as_physical_copy(World(world.stores), world.identity._replace(system=system))
     with pytest.raises(PipelineRefused, match="viewer-pipeline adopt"):
-        folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
+        folds.acquire_or_renew_lease(claim(world.identity, space, "late"), 1, 0)
     assert adopt_pipeline(mine.stores).changed
     assert not adopt_pipeline(world.stores).changed
     world.send_many(3)
     world.flush()
-    folds.acquire_or_renew(claim(world.identity, space, "late"), 1, 0)
+    folds.acquire_or_renew_lease(claim(world.identity, space, "late"), 1, 0)
     world.assert_all_persisted()
 
 
@@ -494,18 +496,20 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
 
 def test_no_adoption_while_the_other_worker_runs(world: World, another: MakeWorld) -> None:
     """It would continue folding into counters of another ledger."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    folds.acquire_or_renew(claim(world.identity, folds.key_space(), "token", "host:1"), 60_000, 0)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    folds.acquire_or_renew_lease(
+        claim(world.identity, folds.read_or_create_key_space_id(), "token", "host:1"), 60_000, 0
+    )
     world.send_many(2)
     world.flush()
     copy = another(PREFIX, like=world.stores.ledger.url)
     with pytest.raises(CannotAdopt, match="the worker host:1 of the other database is alive"):
         adopt_pipeline(copy.stores)
     assert world.stores.redis.marker() is not None
-    folds.release("token", folds.key_space())
+    folds.release_lease("token", folds.read_or_create_key_space_id())
     adopt_pipeline(copy.stores)
     with pytest.raises(PipelineRefused):
-        folds.acquire_or_renew(claim(world.identity, folds.key_space(), "late"), 60_000, 0)
+        folds.acquire_or_renew_lease(claim(world.identity, folds.read_or_create_key_space_id(), "late"), 60_000, 0)
 
 
 def test_a_run_during_an_adoption(world: World, another: MakeWorld) -> None:
@@ -711,8 +715,8 @@ def test_a_role_that_may_not_read_the_system_identifier(world: World, database_u
 @pytest.mark.parametrize("key", ["viewer:settled", "viewer:subscriber"])
 def test_a_format_that_this_program_does_not_know(world: World, key: str) -> None:
     """A newer program wrote it: nothing is read, counted or folded."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    space = folds.key_space()
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    space = folds.read_or_create_key_space_id()
     world.send("a", 1)
     world.flush()
     world.send("a", 1)
@@ -721,13 +725,13 @@ def test_a_format_that_this_program_does_not_know(world: World, key: str) -> Non
     call = (
         world.flush
         if key == "viewer:settled"
-        else lambda: folds.acquire_or_renew(claim(world.identity, space, "t"), 1, 0)
+        else lambda: folds.acquire_or_renew_lease(claim(world.identity, space, "t"), 1, 0)
     )
     with pytest.raises(PipelineRefused, match="format 3, and this program knows format 2 only"):
         call()
     if key == "viewer:subscriber":
         with pytest.raises(PipelineRefused, match="format 3"):
-            folds.key_space()
+            folds.read_or_create_key_space_id()
     else:
         with pytest.raises(PipelineRefused, match="format 3"):
             world.stores.redis.register_pipeline(world.identity)

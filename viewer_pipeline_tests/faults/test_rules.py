@@ -29,7 +29,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -298,12 +298,12 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
 
 def test_r10_nothing_that_counts_expires(world: World) -> None:
     """Neither counters of messages nor marker, changed set, lease or requests have a time to live."""
-    folds = FoldStore(world.stores.redis, increment=True)
-    folds.acquire_or_renew(claim(world.identity, "test", "mine"), 1000, 0)
-    folds.fold("mine", folds.cut("test", "mine", 0), Counter(a=1, b=2), 1)
+    folds = SubscriberScripts(world.stores.redis, increment=True)
+    folds.acquire_or_renew_lease(claim(world.identity, "test", "mine"), 1000, 0)
+    folds.fold_segment("mine", folds.publish_cut("test", "mine", 0), Counter(a=1, b=2), 1)
     world.sent.update(a=1, b=2)
     world.flush()
-    folds.fold("mine", folds.cut("test", "mine", 1), Counter(b=2, c=3), 1)
+    folds.fold_segment("mine", folds.publish_cut("test", "mine", 1), Counter(b=2, c=3), 1)
     world.sent.update(b=2, c=3)
     world.stores.redis.request_sweep("test")
     keys: Any = world.client.keys("*")

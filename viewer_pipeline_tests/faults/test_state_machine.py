@@ -32,7 +32,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -100,9 +100,9 @@ class Machine(RuleBasedStateMachine):
     @rule(received=st.dictionaries(VODS, st.integers(1, 3), min_size=1), times=st.integers(1, 2))
     def publish(self, received: dict[str, int], times: int) -> None:
         """PUBLISH only: the messages that a subscriber received between two cuts are folded, and sent again."""
-        segment = self.folds.cut(self.space, "token", 0)
+        segment = self.scripts.publish_cut(self.space, "token", 0)
         for _ in range(times):
-            self.folds.fold("token", segment, Counter(received), 1)
+            self.scripts.fold_segment("token", segment, Counter(received), 1)
         self.views.update(received)
 
     # --- runs ---
@@ -197,12 +197,12 @@ class Machine(RuleBasedStateMachine):
     def _open(self) -> None:
         client, url = connect(self.redis.url), self.redis.url
         self.world = World(Stores(RedisStore(client, url, PREFIX), Ledger(self.postgres.url)))
-        self.folds = FoldStore(RedisStore(client, url, PREFIX), increment=True)
+        self.scripts = SubscriberScripts(RedisStore(client, url, PREFIX), increment=True)
         self._hold()
 
     def _hold(self) -> None:
         """Hold the lease of the subscribers."""
-        self.space = self.folds.key_space()
+        self.space = self.scripts.read_or_create_key_space_id()
         self.world.client.hset("viewer:subscriber", "holder", "token")
 
     def _restart(self, server: RedisServer | PostgresServer) -> None:

@@ -17,7 +17,7 @@ from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest import lease
 from viewer_pipeline.ingest import subscriber as subscriber_module
-from viewer_pipeline.ingest.fold_store import CUT, FOLD, LEASE
+from viewer_pipeline.ingest.subscriber_scripts import CUT, FOLD, LEASE
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import Script, connect
@@ -291,13 +291,13 @@ def test_memory_is_bounded(start: Start, world: World, monkeypatch: pytest.Monke
     holder, standby = start(), start()
     most: Counter[str] = Counter()
     for name, made in (("holder", holder), ("standby", standby)):
-        buffer, count = made.subscriber.folder.buffer, made.subscriber.folder.receiver._count
+        buffer, count = made.subscriber.writer.buffer, made.subscriber.writer.receiver._buffer_views
 
         def counting(payloads: list[bytes], *, name: str = name, buffer: Any = buffer, count: Any = count) -> None:
             count(payloads)
             most[name] = max(most[name], buffer.entry_count())
 
-        made.subscriber.folder.receiver._count = counting  # type: ignore[method-assign]
+        made.subscriber.writer.receiver._buffer_views = counting  # type: ignore[method-assign]
     with world.client.pipeline(transaction=False) as pipeline:
         for at in range(0, sent, 3_000):
             for number in range(at, at + 3_000):
@@ -309,7 +309,7 @@ def test_memory_is_bounded(start: Start, world: World, monkeypatch: pytest.Monke
     # A read, and what Redis delivers before the next cut, come on top of the limit.
     assert limit < most["holder"] < sent / 2
     assert most["standby"] < sent / 2
-    assert holder.subscriber.folder.buffer.view_count() == 0
+    assert holder.subscriber.writer.buffer.view_count() == 0
 
 
 HOSTILE: list[tuple[bytes, str]] = [

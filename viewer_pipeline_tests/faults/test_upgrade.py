@@ -19,7 +19,7 @@ from viewer_pipeline.errors import (
 )
 from viewer_pipeline.flush import redis_upgrade as upgrade_module
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.fold_store import FoldStore
+from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
 from viewer_pipeline.stack import server_migration
@@ -53,12 +53,14 @@ def identity_key(stored: Stored) -> str:
     return identity_of(stored.settings.require_database_url()).key
 
 
-def take_lease(stored: Stored, **known: Any) -> tuple[FoldStore, str]:
+def take_lease(stored: Stored, **known: Any) -> tuple[SubscriberScripts, str]:
     """Subscribe and take the lease as a new worker that received every segment above 5; return it and its cuts' id."""
-    folds = FoldStore(RedisStore(stored.client, stored.server.url, stored.prefix), increment=True)
-    key_space, term = folds.key_space(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
+    folds = SubscriberScripts(RedisStore(stored.client, stored.server.url, stored.prefix), increment=True)
+    key_space, term = folds.read_or_create_key_space_id(), int(stored.client.hget(stored.names.subscriber, "term") or 0)
     identity = identity_of(stored.settings.require_database_url())
-    lease = folds.acquire_or_renew(claim(identity, key_space, "new", term=term, complete_after=5, **known), LEASE_MS, 0)
+    lease = folds.acquire_or_renew_lease(
+        claim(identity, key_space, "new", term=term, complete_after=5, **known), LEASE_MS, 0
+    )
     assert lease.outcome == "acquired"
     assert lease.term == term + 1
     return folds, key_space
@@ -140,8 +142,8 @@ def test_a_half_folded_segment_is_completed(stored: Stored) -> None:
     assert key_space == stored.expected["subscriber"]["id"]
     half = stored.expected["half_folded"]
     views = Counter(half["written"]) + Counter(half["not_written"])
-    assert folds.fold("new", half["segment"], views, 1).written
-    assert folds.cut(key_space, "new", 0) == half["segment"] + 1
+    assert folds.fold_segment("new", half["segment"], views, 1).written
+    assert folds.publish_cut(key_space, "new", 0) == half["segment"] + 1
     stored.flush()
     assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
 
@@ -173,7 +175,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
     assert stored.migrate() == MigrationResult(AFTER, AFTER, redis_moved=True)
     half = stored.expected["half_folded"]
     folds, _ = take_lease(stored)
-    folds.fold("new", half["segment"], Counter(half["written"]) + Counter(half["not_written"]), 1)
+    folds.fold_segment("new", half["segment"], Counter(half["written"]) + Counter(half["not_written"]), 1)
     assert stored.flush().notes.settled_before == stored.expected["unsettled"]["batches"]
     assert stored.totals() == dict(Counter(stored.expected["sent"]) + Counter(half["not_written"]))
 
@@ -335,7 +337,7 @@ def test_an_old_program_after_the_guard_was_lost(stored: Stored) -> None:
     stored.migrate()
     stored.flush()
     folds, key_space = take_lease(stored)
-    assert folds.cut(key_space, "new", 0) == 7
+    assert folds.publish_cut(key_space, "new", 0) == 7
     stored.client.delete(OLD_SUBSCRIBER)
     if stored.prefix != DEFAULT_PREFIX:
         stored.client.delete(OLD_MARKER)

@@ -320,9 +320,9 @@ def test_subscriber(http: HttpWorld) -> None:
     """Standing by is healthy; while it reconnects, messages are missed."""
     http.start()
     assert http.check("subscriber")[1] == "healthy"
-    http.stats.enter("standby")
+    http.stats.enter_state("standby")
     wait_until(lambda: "standing by" in http.check("subscriber")[2], 30, "standby is reported")
-    http.stats.enter("reconnecting", "closed")
+    http.stats.enter_state("reconnecting", "closed")
     wait_until(lambda: http.check("subscriber")[:2] == (503, "unhealthy"), 30, "the loss is reported")
     assert http.check("subscriber")[2] == "reconnecting: closed; messages that are published now are missed"
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.ingest.rejections import MAX_ROWS_PER_REASON
+from viewer_pipeline.ingest.reject_recorder import MAX_ROWS_PER_REASON
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -183,7 +183,7 @@ def test_messages_before_a_loss_are_folded_once(listen: Listen, world: World) ->
 def test_messages_with_the_confirmation_are_received_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published while the subscription was confirmed and nobody read yet: in one piece with the confirmation."""
     subscription = Subscription(connect(world.stores.redis.url, protocol=2), [CHANNEL, "viewer:cuts:x"])
-    read, sent = subscription.read, [b"%d" % number for number in range(13)]
+    read, sent = subscription.read_messages, [b"%d" % number for number in range(13)]
 
     def read_late(timeout: float) -> list[tuple[bytes, bytes]]:
         monkeypatch.undo()
@@ -192,12 +192,12 @@ def test_messages_with_the_confirmation_are_received_once(world: World, monkeypa
             world.client.publish(CHANNEL, payload)
         return read(timeout)
 
-    monkeypatch.setattr(subscription, "read", read_late)
+    monkeypatch.setattr(subscription, "read_messages", read_late)
     received: list[tuple[bytes, bytes]] = []
     try:
         subscription.open()
         while len(received) < len(sent):
-            received += subscription.read(1)
+            received += subscription.read_messages(1)
     finally:
         subscription.close()
     assert received == [(CHANNEL.encode(), payload) for payload in sent]

@@ -27,13 +27,13 @@ from redis.connection import AbstractConnection
 
 import viewer_pipeline
 from viewer_pipeline.flush import redis_store
-from viewer_pipeline.ingest import fold_store
+from viewer_pipeline.ingest import subscriber_scripts
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
     text.encode(): name
-    for module in (redis_store, fold_store)
+    for module in (redis_store, subscriber_scripts)
     for name, script in vars(module).items()
     if isinstance(script, Script)
     for text in (script.sha, script.source)

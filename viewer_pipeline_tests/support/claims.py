@@ -7,7 +7,7 @@ from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
-from viewer_pipeline.ingest.fold_store import LeaseRequest
+from viewer_pipeline.ingest.subscriber_scripts import LeaseRequest
 
 
 @cache

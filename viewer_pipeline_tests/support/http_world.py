@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from psycopg.conninfo import conninfo_to_dict
 
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.http_server import HealthServer, start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK

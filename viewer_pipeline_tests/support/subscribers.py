@@ -18,9 +18,9 @@ import orjson
 import redis
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.ingest.rejections import Rejections
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.subscriber import Subscriber
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, RedisNames
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
@@ -43,14 +43,14 @@ class SubscriberThread:
 
     def __init__(self, settings: Settings) -> None:
         self.stats = SubscriberStats()
-        self.rejections = Rejections(Ledger(settings.require_database_url()))
+        self.rejections = RejectRecorder(Ledger(settings.require_database_url()))
         self.subscriber = Subscriber(settings, self.rejections, self.stats)
         self.remaining: int | None = None
         self._thread = threading.Thread(target=self._run)
         self._gate, self._waits = threading.Event(), threading.Event()
         self._gate.set()
         self._dead = False
-        step = self.subscriber._enter_state
+        step = self.subscriber._report_lease_state
 
         def enter() -> None:
             step()
@@ -61,7 +61,7 @@ class SubscriberThread:
             if self._dead:
                 raise Died
 
-        self.subscriber._enter_state = enter  # type: ignore[method-assign]
+        self.subscriber._report_lease_state = enter  # type: ignore[method-assign]
 
     @property
     def state(self) -> str:
@@ -94,7 +94,7 @@ class SubscriberThread:
     def stop(self) -> None:
         """Stop it in order, if it is alive."""
         self._gate.set()
-        self.subscriber.stop()
+        self.subscriber.request_stop()
         self._thread.join(30)
         assert not self._thread.is_alive()
         if self.rejections._thread.is_alive():
@@ -110,7 +110,7 @@ class SubscriberThread:
 
     def _run(self) -> None:
         with suppress(Died):
-            self.remaining = self.subscriber.run()
+            self.remaining = self.subscriber.run_until_stopped()
 
 
 class Publisher:

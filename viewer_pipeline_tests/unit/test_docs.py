@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
 from viewer_pipeline.settings import Settings, load_settings

@@ -12,7 +12,7 @@ import pytest
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks

@@ -15,7 +15,7 @@ from viewer_pipeline import migrations
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.dagster_rules import (
     DAEMONS,
     DAGSTER_CHECKS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotals
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.monitoring.metrics import (

@@ -74,7 +74,7 @@ class FoldResult(NamedTuple):
     refused: dict[str, str]  # ids whose counter cannot be raised, with Redis's reason
 
 
-class FoldStore:
+class SubscriberScripts:
     """Lease, cuts and folds of one pipeline in Redis."""
 
     def __init__(self, store: RedisStore, *, increment: bool) -> None:
@@ -82,27 +82,27 @@ class FoldStore:
         self._names, self._prefix = store.names, store.prefix_text
         self._ledger = ""  # the ledger that the lease was acquired for
 
-    def key_space(self, known: str = "") -> str:
+    def read_or_create_key_space_id(self, previous_id: str = "") -> str:
         """Return the id of this key space, the same for all its workers; create it if there is none.
 
-        Pub/sub does not know databases, and others may publish on a name that they can guess. `known` is the id that
-        a key space without one (it was emptied) had before. Raises PipelineRefused for one of version 0.1.0.
+        Pub/sub does not know databases, and others may publish on a name that they can guess. `previous_id` is the id
+        that a key space without one (it was emptied) had before. Raises PipelineRefused for one of version 0.1.0.
         """
-        key_space, *refused = self._run(KEY_SPACE, [known or uuid4().hex])
+        key_space, *refused = self._run(KEY_SPACE, [previous_id or uuid4().hex])
         if refused:
             raise refusal(self._prefix, NO_LEDGER, *refused)
         return bytes(key_space).decode()
 
-    def subscriber_count(self, key_space: str) -> int:
+    def count_subscribed_workers(self, key_space: str) -> int:
         """Return how many connections are subscribed to the cuts."""
         return self._store.subscriber_counts(self._names.cuts_channel(key_space))[0]
 
-    def other_pipelines(self, key_space: str, channel: str) -> int:
+    def count_workers_of_other_pipelines(self, key_space: str, channel: str) -> int:
         """Return how many workers of other pipelines count the messages of a channel, in any Redis database."""
         counts = self._store.subscriber_counts(presence_channel(channel), self._names.cuts_channel(key_space))
         return max(0, counts[0] - counts[1])
 
-    def acquire_or_renew(self, request: LeaseRequest, lease_ms: int, grace_ms: int) -> LeaseResult:
+    def acquire_or_renew_lease(self, request: LeaseRequest, lease_ms: int, grace_ms: int) -> LeaseResult:
         """Acquire the lease if it is free or over, or renew it.
 
         A worker that has not received all that is left to fold waits for `grace_ms` longer, if there are others.
@@ -135,11 +135,11 @@ class FoldStore:
         self._ledger = bytes(known).decode()
         return LeaseResult(("held_by_other", "acquired", "renewed")[outcome], int(folded), int(term), self._ledger)
 
-    def release(self, fencing_token: str, key_space: str) -> None:
+    def release_lease(self, fencing_token: str, key_space: str) -> None:
         """Release the lease, and notify the workers that stand by."""
         self._run(LEASE, [fencing_token, 0, "", 0, self._names.cuts_channel(key_space)])
 
-    def cut(self, key_space: str, fencing_token: str, last_cut: int) -> int:
+    def publish_cut(self, key_space: str, fencing_token: str, last_cut: int) -> int:
         """End the open segment; return its number, which every worker receives together with how far folding got.
 
         `last_cut` is the number of the last cut that this worker received. Raises LeaseLost, KeySpaceChanged.
@@ -152,19 +152,19 @@ class FoldStore:
             raise KeySpaceChanged
         return number
 
-    def fold(self, fencing_token: str, segment: int, views: Counter[str], now_ms: int) -> FoldResult:
+    def fold_segment(self, fencing_token: str, segment: int, views: Counter[str], now_ms: int) -> FoldResult:
         """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment.
 
         Raises LeaseLost; parts that were written by then stay written, and no worker writes them again.
         """
-        parts = split(views, -(-len(views) // PART_COUNTERS) or 1)
+        parts = split_by_id_hash(views, -(-len(views) // PART_COUNTERS) or 1)
         written, refused, number = False, dict[str, str](), 0
         while number < len(parts):
             outcome, *rest = self._fold_part(fencing_token, segment, number + 1, parts, now_ms)
             if outcome == -1:
                 raise LeaseLost
             if outcome == -2:
-                parts, number = split(views, rest[0]), 0
+                parts, number = split_by_id_hash(views, rest[0]), 0
                 continue
             written |= outcome == 1
             part = parts[number]
@@ -184,12 +184,12 @@ class FoldStore:
         return self._store.run_script(script, keys or [self._names.subscriber], arguments)
 
 
-def split(views: Counter[str], count: int) -> list[Part]:
+def split_by_id_hash(views: Counter[str], part_count: int) -> list[Part]:
     """Return the parts of a segment, each written by one script, in order; a part may be empty.
 
     By a hash of the id: two workers that received a segment differently still put an id into the same part.
     """
-    parts: list[Part] = [[] for _ in range(count)]
+    parts: list[Part] = [[] for _ in range(part_count)]
     for vod_id, vod_views in views.items():
-        parts[zlib.crc32(vod_id.encode()) % count].append((vod_id, vod_views))
+        parts[zlib.crc32(vod_id.encode()) % part_count].append((vod_id, vod_views))
     return parts

@@ -34,7 +34,7 @@ class SubscriberStats:
     takeovers: int = 0
     in_memory: int = 0  # views received and not folded yet
 
-    def enter(self, state: State, reason: str = "") -> None:
+    def enter_state(self, state: State, reason: str = "") -> None:
         """Change the state, if it is another one."""
         if state != self.state:
             self.since = time.time()

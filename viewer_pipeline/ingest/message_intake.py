@@ -8,35 +8,40 @@ from collections import Counter
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
-from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Message
 
 
-class Receiver:
+class MessageIntake:
     """Reads messages in the order in which the connection delivered them. `cuts`: the channel for cuts."""
 
     def __init__(
-        self, channel: str, buffer: SegmentBuffer, lease: LeaseKeeper, rejections: Rejections, stats: SubscriberStats
+        self,
+        channel: str,
+        buffer: SegmentBuffer,
+        lease: LeaseKeeper,
+        rejections: RejectRecorder,
+        stats: SubscriberStats,
     ) -> None:
         self.cuts = b""
         self._channel = channel.encode()
         self._buffer, self._lease, self._rejections, self._stats = buffer, lease, rejections, stats
 
-    def receive(self, messages: list[Message]) -> None:
+    def buffer_messages(self, messages: list[Message]) -> None:
         """Count the views between cuts, and cut the buffer at each cut. Other channels are ignored."""
         payloads: list[bytes] = []
         for channel, payload in messages:
             if channel == self._channel:
                 payloads.append(payload)
             elif channel == self.cuts:
-                self._count(payloads)
+                self._buffer_views(payloads)
                 payloads = []
                 self._on_cut(payload)
-        self._count(payloads)
+        self._buffer_views(payloads)
 
-    def _count(self, payloads: list[bytes]) -> None:
+    def _buffer_views(self, payloads: list[bytes]) -> None:
         if not payloads:
             return
         stats, views = self._stats, self._buffer.open_views
@@ -54,8 +59,8 @@ class Receiver:
 
     def _on_cut(self, payload: bytes) -> None:
         if payload == b"released":
-            self._lease.expire_soon()
+            self._lease.make_due_unless_held()
             return
         number, _, folded = payload.partition(b" ")
         if number.isdigit() and folded.isdigit():
-            self._stats.dropped_views += self._buffer.cut(int(number), int(folded))
+            self._stats.dropped_views += self._buffer.on_cut_received(int(number), int(folded))

@@ -9,15 +9,15 @@ import time
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject
-from viewer_pipeline.ingest.fold_store import FoldStore, LeaseLost
 from viewer_pipeline.ingest.lease import LeaseKeeper
-from viewer_pipeline.ingest.ledger_lookup import LedgerLookup
-from viewer_pipeline.ingest.receiver import Receiver
-from viewer_pipeline.ingest.rejections import Rejections
+from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
+from viewer_pipeline.ingest.message_intake import MessageIntake
+from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
 from viewer_pipeline.ingest.shared_channel import SharedChannelCheck
-from viewer_pipeline.ingest.stats import SubscriberStats
-from viewer_pipeline.ingest.subscription import CutDelivery
+from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscriberScripts
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.ingest.subscription import CutDeliveryCheck
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -29,19 +29,19 @@ FOLD_SECONDS = 0.05  # how long a message waits in memory
 COMMAND_TIMEOUT_SECONDS = 2.0
 
 
-class Folder:
+class SegmentWriter:
     """One worker's buffer, lease and connection for commands. It outlives the worker's subscriptions."""
 
-    def __init__(self, settings: Settings, rejections: Rejections, stats: SubscriberStats) -> None:
+    def __init__(self, settings: Settings, rejections: RejectRecorder, stats: SubscriberStats) -> None:
         self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self.store = RedisStore.of(self.client, settings)
-        self.folds = FoldStore(self.store, increment=settings.pubsub_mode == "increment")
-        self.ledger = LedgerLookup(settings)
-        self.lease = LeaseKeeper(self.folds, self.ledger)
+        self.scripts = SubscriberScripts(self.store, increment=settings.pubsub_mode == "increment")
+        self.ledger = LedgerIdentityLookup(settings)
+        self.lease = LeaseKeeper(self.scripts, self.ledger)
         self.buffer = SegmentBuffer()
-        self.receiver = Receiver(settings.pubsub_channel, self.buffer, self.lease, rejections, stats)
-        self.shared_channel = SharedChannelCheck(self.folds, settings)
-        self.cut_delivery = CutDelivery()
+        self.receiver = MessageIntake(settings.pubsub_channel, self.buffer, self.lease, rejections, stats)
+        self.shared_channel = SharedChannelCheck(self.scripts, settings)
+        self.cut_delivery = CutDeliveryCheck()
         self.key_space = ""
         self.pipeline_refused = False  # the counters belong to another ledger
         self.sweep_due = False
@@ -49,42 +49,42 @@ class Folder:
         self._channel = settings.pubsub_channel
         self._rejections, self._stats = rejections, stats
 
-    def renew_lease(self) -> None:
+    def acquire_or_renew_lease(self) -> None:
         """Renew the lease, or try to acquire it, and do what the outcome asks for. Raises KeySpaceChanged."""
         self.pipeline_refused = False
         try:
-            self._renew_lease()
+            self._acquire_or_renew_lease()
         except TransientError as error:
-            self.on_refused(error)
+            self.record_refusal(error)
         except PipelineRefused as error:
             self.pipeline_refused = True
             self.on_lease_lost()
-            self.ledger.refresh()  # the database may be restored, or adopted, by now
-            self.on_refused(error)
+            self.ledger.request_refresh()  # the database may be restored, or adopted, by now
+            self.record_refusal(error)
 
-    def write(self) -> bool:
+    def fold_and_cut(self) -> bool:
         """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt."""
         buffer = self.buffer
         try:
-            self.fold()
+            self.fold_buffered_segments()
             if buffer.open_views or buffer.unsequenced or buffer.segments or self._cut_due:
-                self.cut_delivery.on_published(self.cut())
+                self.cut_delivery.on_cut_published(self.publish_cut())
                 self._cut_due = False
         except TransientError as error:
-            self.on_refused(error)
+            self.record_refusal(error)
             return False
         except LeaseLost:
             self.on_lease_lost()
             return True
-        self._on_accepted("folding again")
+        self._clear_refusal("folding again")
         self._stats.in_memory = buffer.view_count()
         return True
 
-    def cut(self) -> int:
+    def publish_cut(self) -> int:
         """End the open segment in Redis; return its number. Raises TransientError, LeaseLost, KeySpaceChanged."""
-        return self.folds.cut(self.key_space, self.lease.fencing_token, self.buffer.last_cut)
+        return self.scripts.publish_cut(self.key_space, self.lease.fencing_token, self.buffer.last_cut)
 
-    def fold(self) -> None:
+    def fold_buffered_segments(self) -> None:
         """Fold all segments, once a cut was received: the first one on a connection may add to the last segment.
 
         Raises TransientError, LeaseLost.
@@ -93,7 +93,7 @@ class Folder:
             self._fold_segment(self.buffer.segments[0])
             self.buffer.segments.pop(0)
 
-    def hand_over(self) -> None:
+    def hand_over_lease(self) -> None:
         """Release the lease to a worker that stands by, and has received what was missed here.
 
         Before, fold what has its cut: a worker that subscribed just now has not received that.
@@ -102,58 +102,58 @@ class Folder:
             for segment in self.buffer.segments:
                 if segment.number <= self.buffer.last_cut:
                     self._fold_segment(segment)
-            self.buffer.prune(self.buffer.last_cut)
+            self.buffer.drop_folded(self.buffer.last_cut)
         self.lease.release(self.key_space)
         self._stats.dropped_views += self.buffer.drop_unsequenced()
 
-    def others_subscribed(self) -> bool:
+    def are_others_subscribed(self) -> bool:
         """Whether other workers stand by. Counts twice: Redis may not know yet that our own connection is closed."""
-        if not self.folds.subscriber_count(self.key_space):
+        if not self.scripts.count_subscribed_workers(self.key_space):
             return False
         time.sleep(FOLD_SECONDS)
-        return self.folds.subscriber_count(self.key_space) > 0
+        return self.scripts.count_subscribed_workers(self.key_space) > 0
 
     def on_lease_lost(self) -> None:
         """Drop the views that another worker may fold from now on."""
         self.lease.on_lost()
         self._stats.dropped_views += self.buffer.drop_unsequenced()
 
-    def on_refused(self, error: ViewerPipelineError) -> None:
+    def record_refusal(self, error: ViewerPipelineError) -> None:
         """Record that Redis accepts no folds now; log it once."""
         if not self._stats.refusal_reason:
             log.warning(event("listening, but not folding", channel=self._channel, reason=error))
         self._stats.refusal_reason = str(error)
         self._stats.in_memory = self.buffer.view_count()
 
-    def _on_accepted(self, words: str) -> None:
+    def _clear_refusal(self, words: str) -> None:
         if self._stats.refusal_reason:
             log.info(event(words, channel=self._channel))
             self._stats.refusal_reason = ""
 
-    def _renew_lease(self) -> None:
-        result = self.lease.renew(self.key_space, self.buffer, self._stats.last_message)
-        self.cut_delivery.on_folded(result.folded)
+    def _acquire_or_renew_lease(self) -> None:
+        result = self.lease.acquire_or_renew(self.key_space, self.buffer, self._stats.last_message)
+        self.cut_delivery.on_segment_folded(result.folded)
         self._cut_due = True
         if result.outcome != "renewed":  # another worker may have held it in between, and folded
-            self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.prune(result.folded)
+            self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.drop_folded(result.folded)
         if result.outcome == "acquired":
-            self.buffer.on_acquired()
+            self.buffer.on_lease_acquired()
             self._stats.takeovers += 1
             self.sweep_due = True
         if self.lease.held and self.sweep_due:
             self.store.request_sweep("subscribed or took over; messages may have been missed before")
             self.sweep_due = False
         if self.lease.held:
-            self.shared_channel.check(self.key_space)
+            self.shared_channel.check_if_due(self.key_space)
         else:  # it has nothing to fold
-            self._on_accepted("another subscriber folds")
+            self._clear_refusal("another subscriber folds")
             with contextlib.suppress(RedisRefusesWrites):  # standing by writes nothing, so a replica would not show
                 self.store.require_writes()
 
     def _fold_segment(self, segment: Segment) -> None:
         views = segment.all_views()
         now_ms = time.time_ns() // 1_000_000
-        result = self.folds.fold(self.lease.fencing_token, segment.number, views, now_ms)
+        result = self.scripts.fold_segment(self.lease.fencing_token, segment.number, views, now_ms)
         if result.written:
             self._stats.folded += 1
             self._stats.folded_views += views.total()

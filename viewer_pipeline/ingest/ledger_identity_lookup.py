@@ -17,7 +17,7 @@ log = logging.getLogger("viewer_pipeline.ledger_lookup")
 RETRY_SECONDS = 1.0
 
 
-class LedgerLookup:
+class LedgerIdentityLookup:
     """The identity of the ledger, once PostgreSQL has answered; until then only the place of its database."""
 
     def __init__(self, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class LedgerLookup:
         self._thread.start()
         self.changed.wait(seconds)
 
-    def refresh(self) -> None:
+    def request_refresh(self) -> None:
         """Read it once more: the database may have been replaced."""
         self._requested.set()
 

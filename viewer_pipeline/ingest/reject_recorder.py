@@ -18,7 +18,7 @@ MAX_ROWS_PER_REASON = 100
 WRITE_SECONDS = 1.0
 
 
-class Rejections:
+class RejectRecorder:
     """Takes rejects from the subscriber without making it wait, and records them on a thread of its own."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -6,9 +6,9 @@ import logging
 import time
 
 from viewer_pipeline.errors import RedisFailed, TransientError
-from viewer_pipeline.ingest.fold_store import KeySpaceChanged, LeaseLost
-from viewer_pipeline.ingest.folder import FOLD_SECONDS, Folder
-from viewer_pipeline.ingest.stats import SubscriberStats
+from viewer_pipeline.ingest.segment_writer import FOLD_SECONDS, SegmentWriter
+from viewer_pipeline.ingest.subscriber_scripts import KeySpaceChanged, LeaseLost
+from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.logs import event
 
@@ -21,42 +21,42 @@ LAST_FOLD_SECONDS = 1.0  # kept for folding received views whose cut does not ar
 RETRY_SECONDS = (0.1, 0.5)  # first and longest pause between attempts that Redis refuses
 
 
-class Shutdown:
+class SubscriberShutdown:
     """The end of a subscriber in order, at `deadline` (monotonic clock) at the latest."""
 
-    def __init__(self, folder: Folder, channel: str, stats: SubscriberStats) -> None:
+    def __init__(self, writer: SegmentWriter, channel: str, stats: SubscriberStats) -> None:
         self.deadline = float("inf")
-        self._folder, self._channel, self._stats = folder, channel, stats
-        self._buffer, self._lease = folder.buffer, folder.lease
+        self._writer, self._channel, self._stats = writer, channel, stats
+        self._buffer, self._lease = writer.buffer, writer.lease
         self._lost_views = 0  # they may be lost, because folding them might count them twice
 
-    def finish(self, subscription: Subscription) -> None:
+    def receive_and_fold_rest(self, subscription: Subscription) -> None:
         """Receive the messages that are on their way and fold them. Raises SubscriptionLost, KeySpaceChanged.
 
         Where another worker stands by, it continues at the next cut, so this one must receive all messages before it.
         Else this one unsubscribes first: what is published afterwards reaches no worker. While Redis refuses the cut,
-        as in a failover, it is tried again until there is just time enough for `leave`.
+        as in a failover, it is tried again until there is just time enough for `fold_rest_and_release_lease`.
         """
-        self._stats.enter("stopping")
+        self._stats.enter_state("stopping")
         if not self._lease.held and not self._acquire_from_dead_holder(subscription):
             return
-        folder, buffer, attempts = self._folder, self._buffer, _Attempts()
+        writer, buffer, attempts = self._writer, self._buffer, _Backoff()
         now, last, others = time.monotonic(), 0, False
         until, idle = self.deadline - min(LAST_FOLD_SECONDS, (self.deadline - now) / 4), now + DRAIN_SECONDS
         while time.monotonic() < (until if buffer.view_count() else min(until, idle)):
             try:
-                if not last and attempts.are_due():
-                    others = folder.folds.subscriber_count(folder.key_space) > 1
+                if not last and attempts.is_over():
+                    others = writer.scripts.count_subscribed_workers(writer.key_space) > 1
                     if not others:
                         subscription.unsubscribe(self._channel)
-                    last = folder.cut()
+                    last = writer.publish_cut()
                     until = min(until, time.monotonic() + DRAIN_SECONDS)
-                folder.receiver.receive(subscription.read(FOLD_SECONDS))
-                if attempts.are_due():
-                    folder.fold()
+                writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
+                if attempts.is_over():
+                    writer.fold_buffered_segments()
             except TransientError as error:
-                attempts.failed()
-                folder.on_refused(error)
+                attempts.back_off()
+                writer.record_refusal(error)
                 continue
             except LeaseLost:
                 self._lease.on_lost()
@@ -64,99 +64,99 @@ class Shutdown:
             if last and buffer.last_cut >= last and not buffer.segments:
                 break
         if others and last and buffer.last_cut >= last and not buffer.segments:
-            self._stats.dropped_views += buffer.clear()
+            self._stats.dropped_views += buffer.drop_all()
         log.info(event("unsubscribed", channel=self._channel))
 
-    def leave(self) -> int:
+    def fold_rest_and_release_lease(self) -> int:
         """Fold what is left, if no other worker has it; release the lease. Return the views that remain.
 
         Each segment keeps its number: an attempt to fold it may have been written without a reply. What Redis refuses
         is tried again, over new connections, until the deadline.
         """
-        attempts = _Attempts()
-        while not self._try_to_leave():
+        attempts = _Backoff()
+        while not self._try_to_fold_rest_and_release_lease():
             if time.monotonic() + attempts.pause > self.deadline:
                 self._log_unanswered(self._stats.refusal_reason)
                 break
-            attempts.failed()
+            attempts.back_off()
             time.sleep(attempts.pause)
         self._stats.in_memory = self._buffer.view_count()
         return self._buffer.view_count() + self._lost_views
 
     def _acquire_from_dead_holder(self, subscription: Subscription) -> bool:
         """Wait for the lease of a holder that died, if no other worker has received what it did not fold."""
-        folder, until, attempts = self._folder, time.monotonic() + EXPIRY_SECONDS, _Attempts()
+        writer, until, attempts = self._writer, time.monotonic() + EXPIRY_SECONDS, _Backoff()
         while self._buffer.view_count() and (time.monotonic() < until or self._stats.refusal_reason):
-            if folder.pipeline_refused or time.monotonic() > self.deadline - LAST_FOLD_SECONDS:
+            if writer.pipeline_refused or time.monotonic() > self.deadline - LAST_FOLD_SECONDS:
                 break
             try:
                 if self._lease.is_due():
-                    folder.renew_lease()
+                    writer.acquire_or_renew_lease()
                 if self._lease.held:
                     return True
-                if attempts.are_due() and folder.folds.subscriber_count(folder.key_space) > 1:
+                if attempts.is_over() and writer.scripts.count_subscribed_workers(writer.key_space) > 1:
                     return False
             except TransientError:
-                attempts.failed()
-            folder.receiver.receive(subscription.read(FOLD_SECONDS))
+                attempts.back_off()
+            writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
         return False
 
-    def _try_to_leave(self) -> bool:
+    def _try_to_fold_rest_and_release_lease(self) -> bool:
         """Try once. False where another attempt may succeed."""
-        folder, buffer = self._folder, self._buffer
+        writer, buffer = self._writer, self._buffer
         try:
             if not self._lease.held and not self._acquire_for_unique_views():
-                return folder.pipeline_refused or not buffer.view_count()
-            if buffer.view_count() and folder.others_subscribed():
-                folder.hand_over()
-                self._stats.dropped_views += buffer.clear()
+                return writer.pipeline_refused or not buffer.view_count()
+            if buffer.view_count() and writer.are_others_subscribed():
+                writer.hand_over_lease()
+                self._stats.dropped_views += buffer.drop_all()
             elif buffer.view_count():
-                self._fold_rest()
+                self._cut_and_fold_rest()
             if self._lease.held:
-                self._lease.release(folder.key_space)
+                self._lease.release(writer.key_space)
         except LeaseLost:
             self._lease.on_lost()
-            self._stats.dropped_views += buffer.clear()
+            self._stats.dropped_views += buffer.drop_all()
         except TransientError as error:
-            folder.on_refused(error)
+            writer.record_refusal(error)
             return not buffer.view_count()
         except (RedisFailed, KeySpaceChanged) as error:
             self._log_unanswered(error)
         return True
 
-    def _fold_rest(self) -> None:
+    def _cut_and_fold_rest(self) -> None:
         lost_views = self._buffer.on_disconnect(holder=True)  # without a number, and another may have folded them
         self._lost_views += lost_views
         self._stats.dropped_views += lost_views
-        self._stats.dropped_views += self._buffer.cut(self._folder.cut(), 0)
-        self._folder.fold()
+        self._stats.dropped_views += self._buffer.on_cut_received(self._writer.publish_cut(), 0)
+        self._writer.fold_buffered_segments()
 
     def _acquire_for_unique_views(self) -> bool:
         """Acquire the lease for views that no other worker received; drop them where one did, for it folds them."""
         if not self._buffer.view_count():
             return False
-        if self._folder.others_subscribed():
-            self._stats.dropped_views += self._buffer.clear()
+        if self._writer.are_others_subscribed():
+            self._stats.dropped_views += self._buffer.drop_all()
             return False
-        self._folder.renew_lease()
+        self._writer.acquire_or_renew_lease()
         return self._lease.held
 
     def _log_unanswered(self, reason: object) -> None:
         log.warning(event("stopped without a reply of Redis", views=self._buffer.view_count(), reason=reason))
 
 
-class _Attempts:
+class _Backoff:
     """Pauses between attempts, which get longer."""
 
     def __init__(self) -> None:
         self.pause, self._longest = RETRY_SECONDS
         self._due = 0.0
 
-    def are_due(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it is time for the next one."""
         return time.monotonic() >= self._due
 
-    def failed(self) -> None:
+    def back_off(self) -> None:
         """Pause."""
         self._due = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self._longest)

@@ -327,13 +327,13 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 
 
 FOLDS: dict[str, Callable[[SubscriberScripts], object]] = {
-    "key_space": lambda folds: folds.read_or_create_key_space_id(),
-    "subscriber_count": lambda folds: folds.count_subscribed_workers("test"),
-    "other_pipelines": lambda folds: folds.count_workers_of_other_pipelines("test", "channel"),
+    "read_or_create_key_space_id": lambda folds: folds.read_or_create_key_space_id(),
+    "count_subscribed_workers": lambda folds: folds.count_subscribed_workers("test"),
+    "count_workers_of_other_pipelines": lambda folds: folds.count_workers_of_other_pipelines("test", "channel"),
     "acquire_or_renew_lease": lambda folds: folds.acquire_or_renew_lease(claim(SOME_LEDGER, "test", "mine"), 1000, 0),
-    "release": lambda folds: folds.release_lease("mine", "test"),
-    "cut": lambda folds: folds.publish_cut("test", "mine", 0),
-    "fold": lambda folds: folds.fold_segment("mine", 1, Counter(a=1), 1),
+    "release_lease": lambda folds: folds.release_lease("mine", "test"),
+    "publish_cut": lambda folds: folds.publish_cut("test", "mine", 0),
+    "fold_segment": lambda folds: folds.fold_segment("mine", 1, Counter(a=1), 1),
 }
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 import time
 from dataclasses import dataclass
-from typing import Self
 
 import psycopg
 
@@ -18,6 +16,7 @@ from viewer_pipeline.bench.bench_servers import (
     make_ids,
     time_raw_write,
 )
+from viewer_pipeline.bench.thread_until_exit import ThreadUntilExit
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import named_queries
@@ -83,27 +82,18 @@ def _create_filled_table(servers: BenchServers, ids: list[str]) -> None:
         connection.execute('VACUUM ANALYZE public."Vod"')
 
 
-class _RowEditor:
+class _RowEditor(ThreadUntilExit):
     """Edits one row after another on a thread, and keeps the longest duration of an edit."""
 
     def __init__(self, servers: BenchServers, ids: list[str]) -> None:
+        super().__init__()
         self.longest_seconds = 0.0
         self._servers, self._ids = servers, ids
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._edit_until_stopped)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _edit_until_stopped(self) -> None:
+    def run_until_stopped(self) -> None:
         generator = random.Random(11)  # noqa: S311 - any row will do
         with psycopg.connect(self._servers.database_url, autocommit=True) as connection:
-            while not self._stop.wait(0.005):
+            while not self.stop.wait(0.005):
                 started = time.perf_counter()
                 connection.execute(SQL["edit_vod"], {"id": generator.choice(self._ids)})
                 self.longest_seconds = max(self.longest_seconds, time.perf_counter() - started)

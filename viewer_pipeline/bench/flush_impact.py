@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import psycopg
 import redis
 
 from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, increment_counters
+from viewer_pipeline.bench.thread_until_exit import ThreadUntilExit
 from viewer_pipeline.flush.flush_request import FlushRequest
 
 RUNS = 3
@@ -83,32 +82,23 @@ def _find_double_counted_ids(
     return {vod_id for vod_id, total in totals_before.items() if now.get(vod_id, 0) + pending[vod_id] > total + 3}
 
 
-class _StateDurationSampler:
+class _StateDurationSampler(ThreadUntilExit):
     """Reads repeatedly which ids are in a state, and keeps the longest duration of that state."""
 
     def __init__(self, read: Callable[[psycopg.Connection, redis.Redis], set[str]], servers: BenchServers) -> None:
+        super().__init__()
         self._read, self._servers = read, servers
         self._since: dict[str, float] = {}
         self._longest = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample_until_stopped)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def longest_seconds(self) -> float:
         """Return the longest duration in seconds, from the last sample before to the first sample after."""
         return self._longest
 
-    def _sample_until_stopped(self) -> None:
+    def run_until_stopped(self) -> None:
         with psycopg.connect(self._servers.database_url, autocommit=True) as connection:
             previous = time.perf_counter()
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 started = time.perf_counter()
                 current = self._read(connection, self._servers.client)
                 for vod_id in current - self._since.keys():

@@ -23,11 +23,12 @@ from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.retention_jobs import MAX_SECONDS
-from viewer_pipeline.orchestration.run_history_pruning import RunRetention, connect_dagster_storage, prune_runs
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, prune_runs
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
+from viewer_pipeline.stores.postgres import connect_dagster_storage
 from viewer_pipeline.stores.redis import connect as connect_redis
 from viewer_pipeline_tests.support.past_runs import DAY_SECONDS, insert_day, table_bytes
 from viewer_pipeline_tests.support.waiting import wait_until

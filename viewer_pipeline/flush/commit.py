@@ -42,9 +42,8 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     with stores.ledger.connect() as connection:
         step.record_incidents(connection, request.run_id)
         while superseded < SUPERSEDED_TRIES:
-            record_rejects(
-                connection, aggregated.rejects
-            )  # outside the flush's transaction, which must not hold their locks
+            # Outside the flush's transaction, which must not hold their locks.
+            record_rejects(connection, aggregated.rejects)
             attempt = _commit_and_settle(stores, connection, snapshot, aggregated, step)
             attempts.append(attempt)
             if attempt.complete:

@@ -20,6 +20,7 @@ from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, Postgr
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings
+from viewer_pipeline.stores.postgres import first_line
 
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
 ARGUMENTS = {"application_name": "viewer-pipeline", "connect_timeout": 10, "client_encoding": "utf8"}
@@ -77,11 +78,11 @@ def _connected(database_url: str) -> Iterator[Connection]:
     except CommandError as error:
         raise PostgresFailed(f"{where}: schema viewer was made by a newer version: {error}") from error
     except exc.OperationalError as error:
-        raise PostgresUnavailable(f"{where}: {_first_line(error)}") from error
+        raise PostgresUnavailable(f"{where}: {first_line(error.orig or error)}") from error
     except exc.DBAPIError as error:
         if isinstance(error.orig, errors.ReadOnlySqlTransaction):
-            raise PostgresRefusesWrites(f"{where}: {_first_line(error)}") from error
-        raise PostgresFailed(f"{where}: {_first_line(error)}") from error
+            raise PostgresRefusesWrites(f"{where}: {first_line(error.orig or error)}") from error
+        raise PostgresFailed(f"{where}: {first_line(error.orig or error)}") from error
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
@@ -89,7 +90,3 @@ def _make_schema(connection: Connection, schema: str) -> None:
     exists = connection.execute(text("SELECT FROM pg_namespace WHERE nspname = :schema"), {"schema": schema})
     if exists.first() is None:
         connection.execute(CreateSchema(schema))
-
-
-def _first_line(error: exc.DBAPIError) -> str:
-    return str(error.orig).strip().partition("\n")[0]

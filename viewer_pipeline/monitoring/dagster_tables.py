@@ -7,8 +7,7 @@ every value with what Dagster's API returns, so it fails when an upgrade of Dags
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.stores.postgres import open_connection, postgres_errors
+from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
 MAX_RUNS = 3  # of the last flush runs
@@ -100,13 +99,6 @@ def read_heartbeats(settings: Settings) -> dict[str, Heartbeat]:
 def read_running_runs(settings: Settings) -> list[RunningRun]:
     """Read the runs that are running according to Dagster; none where it has never run. Raises as `_read_tables`."""
     return _read_tables(settings, _select_running) or []
-
-
-@contextmanager
-def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
-    """Open a connection to Dagster's storage, without SQLAlchemy."""
-    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
-        yield connection
 
 
 def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) -> T | None:

@@ -12,6 +12,7 @@ from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import first_line
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
@@ -34,8 +35,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     try:
         return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise PostgresUnavailable(f"Dagster's storage: {redact_text(first_line)}") from error
+        raise PostgresUnavailable(f"Dagster's storage: {redact_text(first_line(error))}") from error
 
 
 def count_flush_runs(instance: dg.DagsterInstance) -> int:

@@ -23,12 +23,12 @@ from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transi
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.run_history_pruning import (
     RunRetention,
-    connect_dagster_storage,
     find_latest_runs,
     find_old_runs,
     prune_runs,
 )
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 TAGS = {"viewer/job": "retention", "dagster/max_runtime": "3600"}
 MAX_SECONDS = 900.0  # of pruning in one run; the rest is pruned the next day

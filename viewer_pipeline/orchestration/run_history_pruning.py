@@ -10,8 +10,6 @@ so it fails when an upgrade of Dagster changes them.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import dagster as dg
@@ -20,7 +18,6 @@ import psycopg
 from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.stores.postgres import open_connection, postgres_errors
 
 SQL = named_queries(__name__)
 BATCH_RUNS = 200  # about 8 000 events
@@ -51,13 +48,6 @@ class PrunedRuns(NamedTuple):
     runs: int = 0
     events: int = 0
     complete: bool = True
-
-
-@contextmanager
-def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
-    """Open a connection to Dagster's storage."""
-    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
-        yield connection
 
 
 def find_latest_runs(connection: psycopg.Connection) -> list[str]:

@@ -23,6 +23,7 @@ from viewer_pipeline.errors import (
 )
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
 
 # Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
@@ -187,6 +188,13 @@ def open_connection(url: PostgresUrl) -> BoundedConnection:
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}
     return connection
+
+
+@contextmanager
+def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
+    """Open a connection to Dagster's storage, without SQLAlchemy."""
+    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
+        yield connection
 
 
 @contextmanager

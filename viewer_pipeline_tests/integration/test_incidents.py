@@ -11,7 +11,7 @@ from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import drain
+from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.verify import verify
@@ -83,9 +83,7 @@ def test_drift(world: World, *, retried: bool) -> None:
 
 def test_drift_of_a_failed_attempt_is_recorded_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second transaction fails after the first flush was settled; the repeated step adds no occasion."""
-    world.send_many(6, views=5)
-    snapshot = drain(world.stores, world.request())
-    world.client.decrby(PREFIX + "vod0000", 3)
+    snapshot = drain_and_lower_counter(world)
     commit, fails = transaction.commit_flush, iter([False, True])
 
     def fail_at_second(*arguments: Any) -> Any:
@@ -106,9 +104,7 @@ def test_drift_of_a_failed_attempt_is_recorded_and_reported_by_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL goes away after the first flush was settled, so that its drift cannot be recorded then."""
-    world.send_many(6, views=5)
-    snapshot = drain(world.stores, world.request())
-    world.client.decrby(PREFIX + "vod0000", 3)
+    snapshot = drain_and_lower_counter(world)
     commit, fails = transaction.commit_flush, iter([False, True])
 
     def fail_at_second(connection: psycopg.Connection, *arguments: Any) -> Any:
@@ -131,9 +127,7 @@ def test_drift_of_a_failed_attempt_is_recorded_and_reported_by_the_next(
 
 def test_an_incident_that_cannot_be_recorded_hides_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is stopped stays stopped: it is not taken for one that may be repeated."""
-    world.send_many(6, views=5)
-    snapshot = drain(world.stores, world.request())
-    world.client.decrby(PREFIX + "vod0000", 3)
+    snapshot = drain_and_lower_counter(world)
     commit, stops = transaction.commit_flush, iter([False, True])
 
     def stop_at_second(*arguments: Any) -> Any:
@@ -145,6 +139,14 @@ def test_an_incident_that_cannot_be_recorded_hides_no_error(world: World, monkey
     monkeypatch.setattr(transaction, "commit_flush", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
+
+
+def drain_and_lower_counter(world: World) -> Snapshot:
+    """Drain six counters, then lower the first by 3 views."""
+    world.send_many(6, views=5)
+    snapshot = drain(world.stores, world.request())
+    world.client.decrby(PREFIX + "vod0000", 3)
+    return snapshot
 
 
 def unreachable(*_: Any, **__: Any) -> Any:

@@ -23,6 +23,7 @@ from viewer_pipeline.orchestration.run_history_pruning import (
     prune_runs,
 )
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import connect_dagster_storage
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, by_hand
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.past_runs import insert_day, table_bytes
@@ -48,14 +49,14 @@ class Past:
 
     def age(self, run_id: str, days: float) -> None:
         """Let a run have ended so long ago."""
-        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
+        with connect_dagster_storage(self.settings) as connection:
             connection.execute(
                 "UPDATE runs SET end_time = %s WHERE run_id = %s", [time.time() - days * DAY_SECONDS, run_id]
             )
 
     def prune(self, ages: RunRetention = WEEK, seconds: float = 60) -> PrunedRuns:
         """Delete what is old."""
-        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
+        with connect_dagster_storage(self.settings) as connection:
             return prune_runs(connection, self.instance, ages, seconds)
 
     def runs(self) -> set[str]:
@@ -64,7 +65,7 @@ class Past:
 
     def rows(self) -> dict[str, int]:
         """Count the rows of the tables that grow with runs."""
-        with run_history_pruning.connect_dagster_storage(self.settings) as connection:
+        with connect_dagster_storage(self.settings) as connection:
             return {table: count(connection, f"SELECT count(*) FROM {table}") for table in TABLES}
 
 
@@ -192,7 +193,7 @@ def test_deleting_stops_when_its_time_is_over(past: Past, monkeypatch: pytest.Mo
 def test_the_history_does_not_grow(past: Past, add_to_summary: Callable[[str], None]) -> None:
     """Day after day of runs, pruned each day: after the first week the database stays as large as it is."""
     run_id, per_day, sizes = past.flush(), 150, []
-    with run_history_pruning.connect_dagster_storage(past.settings) as connection:
+    with connect_dagster_storage(past.settings) as connection:
         for _ in range(16):
             insert_day(connection, run_id, per_day)
             connection.execute("UPDATE runs SET end_time = end_time - %s WHERE run_id <> %s", [DAY_SECONDS, run_id])

@@ -64,10 +64,7 @@ class Settings(BaseSettings):
         False, description="`true`: no other program writes that count, so `reconcile` compares it with the totals"
     )
     parked_retention_days: int | None = Field(
-        None,
-        ge=1,
-        le=36_500,
-        description="days after which parked views of a missing VOD are pruned (default: never)",
+        None, ge=1, le=36_500, description="days after which parked views of a missing VOD are pruned (default: never)"
     )
     history_start: date = Field(
         date(2026, 1, 1), description="first day (UTC) of `daily_views`; earlier days are not rolled up"
@@ -118,8 +115,7 @@ class Settings(BaseSettings):
         "view_count_totals", description="channel on which the new totals are published after each flush"
     )
     counter_prefix: RedisName = Field(
-        DEFAULT_PREFIX,
-        description="prefix of the keys of the counters; each pipeline on a Redis needs its own",
+        DEFAULT_PREFIX, description="prefix of the keys of the counters; each pipeline on a Redis needs its own"
     )
     sweep_cron: CronExpression = Field("* * * * *", description="when all counters are scanned, announced or not (UTC)")
     health_check_port: int = Field(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 
 
 @click.command()
 @click.option(
-    "--settle-newer",
-    is_flag=True,
-    help="This ledger has newer flushes, read from this Redis: subtract them.",
+    "--settle-newer", is_flag=True, help="This ledger has newer flushes, read from this Redis: subtract them."
 )
 @click.option(
     "--from-here",

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import Settings
 
 if TYPE_CHECKING:

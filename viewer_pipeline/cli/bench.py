@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import click
 
-from viewer_pipeline.cli.options import F, json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -91,28 +94,21 @@ def messages(messages: int, runs: int, as_json: bool) -> None:
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
     """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
-    from viewer_pipeline.bench import (
-        bench_changed_set,
-        bench_flush,
-        bench_messages,
-        bench_reconcile,
-        bench_target,
-        result_tables,
-    )
+    from viewer_pipeline.bench import bench_changed_set, bench_flush, bench_messages, bench_reconcile, bench_target
+    from viewer_pipeline.bench import result_tables as tables
 
-    sizes = (100_000, 1_000_000)
-    flushes = [bench_flush.bench_flush(counters, runs=runs, **_limits()) for counters in sizes]
+    flushes = [bench_flush.bench_flush(counters, runs=runs, **_limits()) for counters in (100_000, 1_000_000)]
     target = bench_target.bench_target(1_000_000, 100_000, runs=runs, **_limits(target_table="bench"))
     changed = bench_changed_set.bench_changed_set(1_000, 1_000_000, runs=runs)
     messages = bench_messages.bench_messages(500_000, runs=runs)
     reconciled = bench_reconcile.bench_reconcile(100_000)
     stats = {"flush": flushes, "changed": changed, "target": target, "messages": messages, "reconcile": reconciled}
 
-    def render_all() -> None:
-        result_tables.print_flush_table(flushes)
-        result_tables.print_target_table(target)
-        result_tables.print_changed_table(changed)
-        result_tables.print_messages_table(messages)
-        result_tables.print_reconcile_table(reconciled)
+    def print_all() -> None:
+        tables.print_flush_table(flushes)
+        tables.print_target_table(target)
+        tables.print_changed_table(changed)
+        tables.print_messages_table(messages)
+        tables.print_reconcile_table(reconciled)
 
-    echo_result(stats, render_all, as_json=as_json)
+    echo_result(stats, print_all, as_json=as_json)

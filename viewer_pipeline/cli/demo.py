@@ -8,8 +8,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
 from viewer_pipeline.settings import load_settings
 

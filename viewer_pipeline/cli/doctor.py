@@ -8,8 +8,7 @@ import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.timestamps import format_timestamp
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import load_command_settings, require_responding_servers
-from viewer_pipeline.cli.options import json_option
+from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
 
 

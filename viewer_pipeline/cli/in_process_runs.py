@@ -115,11 +115,7 @@ def _execute(
     job: str, instance: dg.DagsterInstance, settings: Settings, config: dict[str, Any], tags: dict[str, str]
 ) -> dg.ExecuteInProcessResult:
     return defs.resolve_job_def(job).execute_in_process(
-        run_config=config | QUIET,
-        resources={"settings": settings},
-        instance=instance,
-        tags=tags,
-        raise_on_error=False,
+        run_config=config | QUIET, resources={"settings": settings}, instance=instance, tags=tags, raise_on_error=False
     )
 
 

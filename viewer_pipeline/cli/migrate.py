@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_progress, echo_result
+from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 
 
 @click.command()

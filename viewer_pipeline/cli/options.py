@@ -1,17 +1,8 @@
-"""Options that several commands share."""
+"""Types of options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
-
 
 PORT = click.IntRange(1, 65535)
 

@@ -1,4 +1,4 @@
-"""How commands print results and progress."""
+"""How commands print results and progress, and their option `--json`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from viewer_pipeline.timestamps import format_timestamp
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
 
 
 def echo_result(value: Any, text: str | Callable[[], None], *, as_json: bool) -> None:

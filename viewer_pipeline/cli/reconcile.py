@@ -7,8 +7,7 @@ from functools import partial
 import click
 
 from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 
 
 @click.command()

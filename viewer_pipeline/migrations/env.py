@@ -5,9 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 context.configure(
-    connection=context.config.attributes["connection"],
-    version_table="alembic_version",
-    version_table_schema="viewer",
+    connection=context.config.attributes["connection"], version_table="alembic_version", version_table_schema="viewer"
 )
 with context.begin_transaction():
     context.run_migrations()

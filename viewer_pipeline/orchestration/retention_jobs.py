@@ -21,12 +21,7 @@ from viewer_pipeline.history.pruning import (
 )
 from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.run_history_pruning import (
-    RunRetention,
-    find_latest_runs,
-    find_old_runs,
-    prune_runs,
-)
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_latest_runs, find_old_runs, prune_runs
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
@@ -108,22 +103,11 @@ def _report(context: dg.OpExecutionContext, config: RetentionConfig, metadata: d
     context.log.info(f"{verb}: {', '.join(f'{name}={value}' for name, value in metadata.items())}")
 
 
-@dg.job(tags=TAGS)
-def prune_ledger_days() -> None:
-    """Prune days of the ledger that are old, rolled up and settled. Config `dry_run` only reports them."""
-    prune_old_ledger()
+def _job_of(op: dg.OpDefinition, name: str) -> dg.JobDefinition:
+    return dg.GraphDefinition(name, description=op.description, node_defs=[op]).to_job(tags=TAGS)
 
 
-@dg.job(tags=TAGS)
-def prune_run_history() -> None:
-    """Delete old runs of Viewer Pipeline from Dagster's history, which Dagster would keep for ever."""
-    delete_old_runs()
-
-
-@dg.job(tags=TAGS)
-def prune_input() -> None:
-    """Prune old rejected input and old parked views, if their retention periods are set."""
-    prune_old_input()
-
-
+prune_ledger_days = _job_of(prune_old_ledger, "prune_ledger_days")
+prune_run_history = _job_of(delete_old_runs, "prune_run_history")
+prune_input = _job_of(prune_old_input, "prune_input")
 RETENTION_JOBS = [prune_ledger_days, prune_run_history, prune_input]

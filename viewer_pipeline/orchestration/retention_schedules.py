@@ -12,11 +12,7 @@ from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected
 from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.retention_jobs import prune_input, prune_ledger_days, prune_run_history
-from viewer_pipeline.orchestration.run_history_pruning import (
-    RunRetention,
-    find_latest_runs,
-    find_old_runs,
-)
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_latest_runs, find_old_runs
 from viewer_pipeline.orchestration.run_trigger import build_run_request
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 

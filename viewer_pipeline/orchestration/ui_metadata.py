@@ -12,11 +12,7 @@ def to_asset_check_result(asset: str, result: CheckResult) -> dg.AssetCheckResul
     """Return the result with its message as description, and its details, such as failing rows, as metadata."""
     metadata = {name: dg.MetadataValue.json(value) for name, value in result.details.items()}
     return dg.AssetCheckResult(
-        passed=result.passed,
-        asset_key=asset,
-        check_name=result.name,
-        description=result.message,
-        metadata=metadata,
+        passed=result.passed, asset_key=asset, check_name=result.name, description=result.message, metadata=metadata
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.options import json_option
-from viewer_pipeline.cli.output import echo_result
+from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import load_settings
 

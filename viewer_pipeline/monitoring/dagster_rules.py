@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from croniter import croniter
 
 from viewer_pipeline.checks import CheckResult, Status
-from viewer_pipeline.monitoring.dagster_tables import DagsterReading, FlushRun, Heartbeat, Instigator, Tick
+from viewer_pipeline.monitoring.dagster_tables import (
+    DagsterReading,
+    FlushRun,
+    Heartbeat,
+    Instigator,
+    Tick,
+    WaitingRun,
+)
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_duration
 
@@ -31,6 +38,7 @@ MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 START = "start Dagster's daemon, or `viewer-pipeline up`"
 AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
 RUN = "look at the run in Dagster's UI"
+QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
 
 
 def daemon_check_name(daemon: str) -> str:
@@ -49,13 +57,15 @@ class DagsterDeadlines:
     process_started: float  # when this process started; Dagster may be starting as well
     sensor_due: float  # a sensor that runs has ticked since
     sweep_due: float
+    start_due: float  # a run that was requested before has started
 
     @classmethod
     def of(cls, settings: Settings, now: float, process_started: float) -> DagsterDeadlines:
         """Compute when sensor and schedule must have ticked, with the tolerance of the daemons."""
         late = now - TOLERANCE_SECONDS
         sweep_due = float(croniter(settings.sweep_cron, late).get_prev(float))
-        return cls(now, process_started, late - settings.sensor_interval_seconds, sweep_due)
+        start_due = now - settings.freshness_limit_seconds
+        return cls(now, process_started, late - settings.sensor_interval_seconds, sweep_due, start_due)
 
     @property
     def startup_grace_is_over(self) -> bool:
@@ -82,7 +92,7 @@ def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) ->
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
     launch_status: Status = "unhealthy" if none_launches and clock.startup_grace_is_over else "degraded"
     ticks = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
-    none_fires = not any(item and item.running and not _is_late(item.tick, since) for item, since in ticks)
+    none_fires = not any(item and item.running and not _is_late(item, since) for item, since in ticks)
     no_beat = "no heartbeat was ever recorded" if clock.startup_grace_is_over else "no heartbeat yet"
     no_beat = NEVER_RAN if reading is None else no_beat
     instigators = zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), ticks, strict=True)
@@ -92,16 +102,22 @@ def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) ->
             _evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires)
             for name, subject, (item, since) in instigators
         ),
-        evaluate_flush_runs(known.runs, clock.now),
+        evaluate_flush_runs(known.runs, known.waiting, clock),
     ]
 
 
-def evaluate_flush_runs(runs: list[FlushRun], now: float) -> CheckResult:
-    """Evaluate the last flush runs that have ended, newest first."""
+def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock: DagsterDeadlines) -> CheckResult:
+    """Evaluate the last flush runs that have ended, newest first, and the one that waits for its start."""
+    if waiting and waiting.requested < clock.start_due:
+        age = clock.now - waiting.requested
+        message = f"a flush run was requested {format_duration(age)} ago and has not started; it blocks all others"
+        measured = {"waiting_run": waiting.run_id, "seconds_since_request": _round_seconds(age)}
+        return CheckResult("flush_runs", "unhealthy", message, measured, QUEUE)
     if not runs:
         return CheckResult("flush_runs", "healthy", "no flush run has ended yet")
     last = runs[0]
-    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": _round_seconds(now - last.ended)}
+    seconds = _round_seconds(clock.now - last.ended)
+    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": seconds}
     if last.success:
         return CheckResult("flush_runs", "healthy", "the last flush run succeeded", details)
     failures = next((number for number, run in enumerate(runs) if run.success), len(runs))
@@ -131,8 +147,9 @@ def _evaluate_daemon(
     return CheckResult(name, "healthy", f"last heartbeat {format_duration(age)} ago", details)
 
 
-def _is_late(tick: Tick | None, since: float) -> bool:
-    return tick is not None and tick.at < since
+def _is_late(item: Instigator, since: float) -> bool:
+    """Whether its last tick that did not fail is older; a daily sweep may run long before its first tick."""
+    return item.tick is not None and (item.evaluated is None or item.evaluated < since)
 
 
 def _evaluate_instigator(
@@ -147,12 +164,12 @@ def _evaluate_instigator(
         return CheckResult(name, "unhealthy" if none_fires else worse, message, details, AUTOMATION)
     if item.tick is None:
         return CheckResult(name, "healthy", f"{subject} runs and has not ticked yet", details)
-    ago = format_duration(clock.now - item.tick.at)
-    if _is_late(item.tick, since):
+    ago, late = format_duration(clock.now - item.tick.at), _is_late(item, since)
+    if late and item.tick.at < since:
         return CheckResult(name, worse, f"{subject} has not ticked for {ago}", details, START)
     if item.tick.status == "FAILURE":
         message = f"the last tick of {subject}, {ago} ago, failed: {item.tick.message}"
-        return CheckResult(name, "degraded", message, details, AUTOMATION)
+        return CheckResult(name, worse if late else "degraded", message, details, AUTOMATION)
     return CheckResult(name, "healthy", f"{subject} runs; last tick {ago} ago", details)
 
 

@@ -18,7 +18,7 @@ from psycopg import errors as pg
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
@@ -55,6 +55,7 @@ class Instigator:
 
     running: bool  # False: somebody stopped it in the UI
     tick: Tick | None
+    evaluated: float | None  # Unix time of the last tick that did not fail; None if none of the last 100 did
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ class FlushRun:
     success: bool
     ended: float
     error: str = ""
+
+
+@dataclass(frozen=True)
+class WaitingRun:
+    """A run that was requested and has not started; `requested` is Unix time."""
+
+    run_id: str
+    requested: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class DagsterReading:
     sensor: Instigator | None
     sweep: Instigator | None
     runs: list[FlushRun]
+    waiting: WaitingRun | None = None  # the flush run that has waited longest
 
 
 def read_dagster(settings: Settings) -> DagsterReading | None:
@@ -134,7 +144,9 @@ def first_line_of_error(error: dict[str, Any]) -> str:
 def _select_dagster(connection: psycopg.Connection) -> DagsterReading:
     heartbeats = _select_heartbeats(connection)
     sensor, sweep = (_select_instigator(connection, name) for name in (SENSOR, SWEEP))
-    return DagsterReading(heartbeats, sensor, sweep, _select_last_runs(connection))
+    waiting = connection.execute(SQL["waiting_run"], {"job": JOB}).fetchone()
+    runs = _select_last_runs(connection)
+    return DagsterReading(heartbeats, sensor, sweep, runs, WaitingRun(*waiting) if waiting else None)
 
 
 def _select_heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
@@ -153,20 +165,24 @@ def _select_running(connection: psycopg.Connection) -> list[RunningRun]:
 def _select_instigator(connection: psycopg.Connection, name: str) -> Instigator | None:
     """Read it by name; of several (the code location was renamed), return the one that ticked last."""
     instigators = [
-        Instigator(status != "STOPPED", _select_last_tick(connection, selector))
+        Instigator(status != "STOPPED", *_select_last_ticks(connection, selector))
         for selector, status, body in connection.execute(SQL["instigators"]).fetchall()
         if orjson.loads(body)["origin"]["job_name"] == name
     ]
     return max(instigators, key=lambda item: item.tick.at if item.tick else 0.0, default=None)
 
 
-def _select_last_tick(connection: psycopg.Connection, selector: str) -> Tick | None:
+def _select_last_ticks(connection: psycopg.Connection, selector: str) -> tuple[Tick | None, float | None]:
+    """Return the last tick that has ended, and the time of the last one that did not fail."""
     row = connection.execute(SQL["last_tick"], {"selector": selector}).fetchone()
     if row is None:
-        return None
+        return None, None
     body = orjson.loads(row[0])
     message = first_line_of_error(body["error"]) if body.get("error") else redact_text(body.get("skip_reason") or "")
-    return Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), message)
+    tick = Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), message)
+    if tick.status != "FAILURE":
+        return tick, tick.at
+    return tick, fetch_one(connection, SQL["last_evaluation"], selector=selector)[0]
 
 
 def _select_last_runs(connection: psycopg.Connection) -> list[FlushRun]:

@@ -11,10 +11,26 @@ SELECT selector_id, status, instigator_body FROM instigators
 SELECT tick_body FROM job_ticks WHERE selector_id = %(selector)s AND status <> 'STARTED'
 ORDER BY timestamp DESC LIMIT 1
 
+-- name: last_evaluation
+-- When a sensor or schedule was last evaluated without an error. Bounded: while it fails, every interval adds a tick.
+SELECT max((tick_body::json ->> 'timestamp')::float8) FILTER (WHERE status <> 'FAILURE')
+FROM (
+    SELECT tick_body, status FROM job_ticks WHERE selector_id = %(selector)s AND status <> 'STARTED'
+    ORDER BY timestamp DESC LIMIT 100
+) AS ticks
+
 -- name: last_runs
 -- The last runs of a job that have ended.
 SELECT run_id, status = 'SUCCESS', end_time FROM runs
 WHERE pipeline_name = %(job)s AND status IN ('SUCCESS', 'FAILURE') ORDER BY id DESC LIMIT %(limit)s
+
+-- name: waiting_run
+-- The first run of a job that has not started, and the time of its first event: when it was requested.
+SELECT runs.run_id, (first_event.event::json ->> 'timestamp')::float8
+FROM runs CROSS JOIN LATERAL (
+    SELECT event FROM event_logs WHERE event_logs.run_id = runs.run_id ORDER BY event_logs.id LIMIT 1
+) AS first_event
+WHERE pipeline_name = %(job)s AND status IN ('QUEUED', 'STARTING') ORDER BY runs.id LIMIT 1
 
 -- name: running_runs
 -- Runs that have started and not ended.

@@ -157,7 +157,7 @@ def evaluate_freshness(pending: int, age: float | None, limit: float) -> CheckRe
         return CheckResult("freshness", "healthy", "nothing is pending", details)
     message = f"{pending} VODs are pending, the oldest for {format_duration(age)}"
     if age > limit:
-        message = f"{message}: longer than {format_duration(limit)}"
+        message = f"{message}: no flush has taken them within {format_duration(limit)}"
         return CheckResult("freshness", "unhealthy", message, details, "`viewer-pipeline status` shows the reasons")
     return CheckResult("freshness", "healthy", message, details)
 

@@ -7,6 +7,7 @@ import time
 
 import dagster as dg
 import pytest
+from dagster._core.scheduler.instigation import TickStatus
 
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.definitions import defs
@@ -18,6 +19,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
     SWEEP,
     DagsterReading,
     Tick,
+    WaitingRun,
     read_dagster,
     read_heartbeats,
     read_running_runs,
@@ -122,6 +124,30 @@ def test_last_ticks(dagster: DagsterWorld, dagster_settings: Settings) -> None:
         state.sweep.tick.at if state.sweep.tick else 0,
         "Redis does not answer: redis://:***@host:1/0: refused",
     )
+
+
+def test_last_tick_without_an_error(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+    """Read from the ticks before those that failed; none where all failed."""
+    dagster.register()
+    dagster.tick(SENSOR, 99, skip="no VOD was announced")
+    for name, ago in ((SENSOR, 60), (SENSOR, 5), (SWEEP, 5)):
+        dagster.tick(name, ago, error=error_of("no space left"))
+    state = reading(dagster_settings)
+    assert state.sensor is not None
+    assert state.sweep is not None
+    ticks = dagster.instance.get_ticks(origin(SENSOR).get_id(), selector_id(SENSOR))
+    assert [state.sensor.evaluated] == [tick.timestamp for tick in ticks if tick.status is TickStatus.SKIPPED]
+    assert (state.sweep.tick is None, state.sweep.evaluated) == (False, None)
+
+
+def test_run_that_waits_for_its_start(dagster: DagsterWorld, dagster_settings: Settings) -> None:
+    """The first of those that are queued, with the time of its request."""
+    dagster.run(dg.DagsterRunStatus.SUCCESS)
+    assert reading(dagster_settings).waiting is None
+    first, _ = dagster.queue_run(), dagster.queue_run()
+    waiting = reading(dagster_settings).waiting
+    assert waiting == WaitingRun(first, dagster.instance.all_logs(first)[0].timestamp)
+    assert time.time() - waiting.requested < 60
 
 
 def test_runs_that_succeed_and_fail(dagster: DagsterWorld, dagster_settings: Settings) -> None:

@@ -333,7 +333,7 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
     http.start()
     code, status, message = http.check("freshness")
     assert (code, status) == (503, "unhealthy")
-    assert re.fullmatch(r"2 VODs are pending, the oldest for \d+ days: longer than 5 min", message)
+    assert re.fullmatch(r"2 VODs are pending, the oldest for \d+ days: no flush has taken them within 5 min", message)
     client.delete("viewer:changed")
     wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing is pending"), 30, "it healed")
 

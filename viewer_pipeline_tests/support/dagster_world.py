@@ -10,6 +10,7 @@ import dagster as dg
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteInstigatorOrigin,
+    RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
 from dagster._core.scheduler.instigation import (
@@ -77,6 +78,15 @@ class DagsterWorld:
                 selector_id=selector_id(name),
             )
         )
+
+    def queue_run(self) -> str:
+        """Write a flush run that was requested and has not started."""
+        job = defs.resolve_job_def(flush_views.name)
+        queued_by = RemoteJobOrigin(origin(job.name).repository_origin, job.name)
+        run = self.instance.create_run_for_job(job_def=job, tags=job.tags, remote_job_origin=queued_by)
+        event = dg.DagsterEvent(dg.DagsterEventType.RUN_ENQUEUED.value, flush_views.name)
+        self.instance.report_dagster_event(event, run.run_id)
+        return run.run_id
 
     def run(self, status: dg.DagsterRunStatus) -> str:
         """Write a flush run with this status, without running it."""

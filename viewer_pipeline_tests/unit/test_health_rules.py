@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Heartbeat,
     Instigator,
     Tick,
+    WaitingRun,
     first_line_of_error,
 )
 from viewer_pipeline.monitoring.health_rules import (
@@ -53,12 +55,19 @@ LATER = DagsterDeadlines.of(Settings(), NOW, NOW - 3600)  # in a process that ha
 EARLY = DagsterDeadlines.of(Settings(), NOW, NOW - 10)  # in one that started just now, perhaps together with Dagster
 
 
+def instigator(
+    ago: float, status: str = "SUCCESS", message: str = "", evaluated_ago: float | None = None
+) -> Instigator:
+    """Return a sensor or schedule that runs and ticked a while ago; `evaluated_ago`: the last tick without an error."""
+    return Instigator(running=True, tick=Tick(status, NOW - ago, message), evaluated=NOW - (evaluated_ago or ago))
+
+
 def dagster(**changes: Any) -> DagsterReading:
     """Return a reading of a healthy Dagster, with these changes."""
     healthy: dict[str, Any] = {
         "heartbeats": {name: Heartbeat(NOW - 5) for name in DAEMONS},
-        "sensor": Instigator(running=True, tick=Tick("SUCCESS", NOW - 5)),
-        "sweep": Instigator(running=True, tick=Tick("SKIPPED", NOW - 30, "nothing to flush")),
+        "sensor": instigator(5),
+        "sweep": instigator(30, "SKIPPED", "nothing to flush"),
         "runs": [FlushRun("r1", success=True, ended=NOW - 9)],
     }
     return DagsterReading(**{**healthy, **changes})
@@ -147,7 +156,7 @@ def test_daemon_that_reports_an_error() -> None:
     assert results["daemon_sensor"].message == "runs, and reports an error: code location does not load"
 
 
-STOPPED = Instigator(running=False, tick=Tick("SUCCESS", NOW - 5))
+STOPPED = replace(instigator(5), running=False)
 
 
 def test_instigators_stopped_in_the_ui() -> None:
@@ -162,10 +171,23 @@ def test_instigators_stopped_in_the_ui() -> None:
 
 def test_tick_that_failed() -> None:
     """Degraded, with the error."""
-    failed = Instigator(running=True, tick=Tick("FAILURE", NOW - 4, "Redis does not answer"))
-    results = evaluated(dagster(sensor=failed))
+    results = evaluated(dagster(sensor=instigator(4, "FAILURE", "Redis does not answer", evaluated_ago=9)))
     assert failing(results) == {"sensor": "degraded"}
     assert results["sensor"].message == "the last tick of the sensor, 4 s ago, failed: Redis does not answer"
+
+
+def test_ticks_that_keep_failing() -> None:
+    """Of one: degraded. Of both, as long as a tick may be late: nothing launches flushes."""
+    failed = instigator(4, "FAILURE", "no space left", evaluated_ago=300)
+    assert failing(evaluated(dagster(sensor=failed))) == {"sensor": "degraded"}
+    assert failing(evaluated(dagster(sensor=failed, sweep=instigator(4, "FAILURE", "", evaluated_ago=64)))) == {
+        "sensor": "degraded",
+        "sweep": "degraded",
+    }
+    for never in (failed, replace(failed, evaluated=None)):
+        results = evaluated(dagster(sensor=failed, sweep=never))
+        assert failing(results) == {"sensor": "unhealthy", "sweep": "unhealthy"}
+        assert results["sweep"].message == "the last tick of the sweep schedule, 4 s ago, failed: no space left"
 
 
 @pytest.mark.parametrize(
@@ -181,15 +203,15 @@ def test_tick_that_failed() -> None:
 def test_missing_ticks(sensor_ago: float, sweep_ago: float, statuses: dict[str, str]) -> None:
     """The code location does not load, for example: the daemon runs, and nothing is evaluated."""
     reading = dagster(
-        sensor=Instigator(running=True, tick=Tick("SUCCESS", NOW - sensor_ago)),
-        sweep=Instigator(running=True, tick=Tick("SUCCESS", NOW - sweep_ago)),
+        sensor=instigator(sensor_ago),
+        sweep=instigator(sweep_ago),
     )
     assert failing(evaluated(reading)) == statuses
 
 
 def test_instigator_without_a_tick() -> None:
     """A daily sweep runs long before it ticks."""
-    assert failing(evaluated(dagster(sweep=Instigator(running=True, tick=None)))) == {}
+    assert failing(evaluated(dagster(sweep=Instigator(running=True, tick=None, evaluated=None)))) == {}
 
 
 def runs(*outcomes: bool) -> list[FlushRun]:
@@ -210,8 +232,18 @@ def runs(*outcomes: bool) -> list[FlushRun]:
 )
 def test_flush_runs(outcomes: list[bool], status: str, message: str) -> None:
     """One failure may be transient, three in a row are not."""
-    result = evaluate_flush_runs(runs(*outcomes), NOW)
+    result = evaluate_flush_runs(runs(*outcomes), None, LATER)
     assert (result.status, result.message) == (status, message)
+
+
+def test_flush_run_that_does_not_start() -> None:
+    """Unhealthy once it has waited for FRESHNESS_LIMIT_MS: no other is launched meanwhile, whatever the cause is."""
+    assert failing(evaluated(dagster(waiting=WaitingRun("r2", NOW - 300)))) == {}
+    result = evaluated(dagster(waiting=WaitingRun("r2", NOW - 301)))["flush_runs"]
+    assert result.status == "unhealthy"
+    assert result.message == "a flush run was requested 5 min ago and has not started; it blocks all others"
+    assert result.details == {"waiting_run": "r2", "seconds_since_request": 301.0}
+    assert result.remedy
 
 
 @pytest.mark.parametrize(
@@ -305,7 +337,8 @@ def test_freshness() -> None:
     expected = CheckResult("freshness", "healthy", "2 VODs are pending, the oldest for 5 min", details)
     assert evaluate_freshness(2, 300, 300) == expected
     old = evaluate_freshness(2, 301, 300)
-    assert (old.status, old.message) == ("unhealthy", "2 VODs are pending, the oldest for 5 min: longer than 5 min")
+    message = "2 VODs are pending, the oldest for 5 min: no flush has taken them within 5 min"
+    assert (old.status, old.message) == ("unhealthy", message)
 
 
 @pytest.mark.parametrize(

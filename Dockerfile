@@ -29,6 +29,7 @@ RUN groupadd --gid 10001 viewer \
     && useradd --uid 10001 --gid viewer --no-create-home --home-dir /tmp --shell /usr/sbin/nologin viewer \
     && install --directory --owner viewer --group viewer --mode 0750 /var/lib/viewer-pipeline
 COPY --from=build /opt/viewer-pipeline /opt/viewer-pipeline
+# An empty grpc_proxy: also Dagster's own commands connect to the code server directly, whatever http_proxy is.
 ENV PATH=/opt/viewer-pipeline/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -36,7 +37,8 @@ ENV PATH=/opt/viewer-pipeline/bin:$PATH \
     VIEWER_HOME=/var/lib/viewer-pipeline \
     DAGSTER_HOME=/tmp/dagster \
     HEALTH_CHECK_HOST=0.0.0.0 \
-    LOG_FORMAT=json
+    LOG_FORMAT=json \
+    grpc_proxy=
 WORKDIR /opt/viewer-pipeline
 USER 10001:10001
 EXPOSE 3000 3003 4000

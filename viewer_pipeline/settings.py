@@ -29,6 +29,7 @@ from viewer_pipeline.setting_types import (
 
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # read by dagster.yaml; derived from the settings, not one of them
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
+GRPC_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")  # as gRPC reads them
 SECRETS = ("ALERT_WEBHOOK_URL",)  # anybody who knows it can post there: its path is often a token
 MAX_VALUE_CHARACTERS = 300  # of a bad value in an error
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
@@ -239,6 +240,7 @@ class Settings(BaseSettings):
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
+            "grpc_proxy": "",  # outranks http_proxy and https_proxy: gRPC connects to the code server directly
             STORAGE_VARIABLE: self.dagster_sqlalchemy_url(),
         }
 
@@ -266,6 +268,11 @@ def load_settings() -> Settings:
     except ValidationError as error:
         messages = [_describe_invalid_value(e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise SettingsError("; ".join(messages)) from None
+
+
+def read_grpc_proxy_variables() -> dict[str, str]:
+    """Return those of GRPC_PROXY_VARIABLES that are set: not settings of ours, but Dagster's own commands use them."""
+    return {name: os.environ[name] for name in GRPC_PROXY_VARIABLES if name in os.environ}
 
 
 def _describe_invalid_value(location: tuple[int | str, ...], value: object, message: str) -> str:

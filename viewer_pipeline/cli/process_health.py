@@ -49,7 +49,7 @@ def check_code_server(_settings: Settings, port: int | None) -> str:
     from grpc_health.v1.health_pb2_grpc import HealthStub
 
     where = f"{LOOPBACK}:{port or CODE_SERVER_PORT}"
-    with grpc.insecure_channel(where) as channel:
+    with grpc.insecure_channel(where, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             response = HealthStub(channel).Check(HealthCheckRequest(service=GRPC_SERVICE), timeout=TIMEOUT_SECONDS)
         except grpc.RpcError as error:

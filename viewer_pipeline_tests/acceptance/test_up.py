@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
@@ -21,6 +22,7 @@ from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 CHANNEL = "view_count_updates"
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def totals(url: str) -> dict[str, int]:
@@ -55,13 +57,15 @@ def kill_the_code_server(stack: Stack, urls: dict[str, str]) -> None:
 def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
     """Views arrive both ways, other commands find the servers, a second stack is refused.
 
-    The code server is killed during a flush, and at the end the terminal is closed; no view is lost. One test for all
-    of it, because each stack takes ten seconds of CPU.
+    Its processes reach each other although every proxy variable names a closed port. The code server is killed during a
+    flush, and at the end the terminal is closed; no view is lost. One test for all of it, because each stack takes ten
+    seconds of CPU.
     """
     home = tmp_path / "a viewer home"
+    proxies = dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{find_free_port()}")
     with (
         Terminal(tmp_path / "terminal.log") as terminal,
-        up(variables(tmp_path, VIEWER_HOME=str(home)), terminal.prefix, terminal.log) as stack,
+        up(variables(tmp_path, VIEWER_HOME=str(home), **proxies), terminal.prefix, terminal.log) as stack,
     ):
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
         urls = read_urls_of_running_servers(home)

@@ -53,6 +53,16 @@ def alert(dagster: DagsterWorld, result: dg.ExecuteInProcessResult) -> None:
     run_failure(context.for_run_failure(), settings=load_settings())
 
 
+def test_post_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts outside are reached as `http_proxy` tells."""
+    with listening() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert post_json_or_error("http://hooks.invalid/T0K3N", {"text": "hello"}) == ""
+    (posted,) = proxy.posted
+    assert (posted["path"], posted["text"]) == ("http://hooks.invalid/T0K3N", "hello")
+
+
 def test_a_failed_run_is_logged_and_posted(
     dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,8 +71,9 @@ def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None
         )
 
 
-def test_code_server_check() -> None:
-    """By gRPC's health protocol: serving, not yet serving, another server."""
+def test_code_server_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By gRPC's health protocol, and not through a proxy: serving, not yet serving, another server."""
+    monkeypatch.setenv("grpc_proxy", f"http://127.0.0.1:{find_free_port()}")
     servicer = health.HealthServicer()
     server = grpc.server(ThreadPoolExecutor(1))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

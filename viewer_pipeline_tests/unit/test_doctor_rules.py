@@ -16,6 +16,7 @@ from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks
+from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
 from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_keyspace
 from viewer_pipeline.monitoring.doctor.ledger_identity import evaluate_ledger_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
@@ -138,6 +139,30 @@ def test_slow_sweep() -> None:
     assert sweep.message.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "healthy: gRPC uses no proxy"),
+        ({"HTTP_PROXY": "http://p"}, "healthy: gRPC uses no proxy"),
+        ({"http_proxy": "http://p", "grpc_proxy": ""}, "healthy: gRPC uses no proxy"),
+        (
+            {"http_proxy": "http://me:secret@p:1"},
+            "degraded: gRPC uses http_proxy=http://me:***@p:1 for every host: Dagster's own commands do not reach the",
+        ),
+        ({"https_proxy": "q", "http_proxy": "p", "no_proxy": ""}, "degraded: gRPC uses https_proxy=q for every host"),
+        (
+            {"http_proxy": "p", "no_proxy": ".internal"},
+            "healthy: gRPC uses http_proxy=p, except for no_proxy=.internal, where the code server must be",
+        ),
+        ({"http_proxy": "p", "no_proxy": "a", "no_grpc_proxy": ""}, "degraded: gRPC uses http_proxy=p for every host"),
+    ],
+)
+def test_grpc_proxy(variables: dict[str, str], expected: str) -> None:
+    """As gRPC reads the variables; a daemon whose sensor ticks evidently reaches the code server."""
+    assert text_of(evaluate_grpc_proxy(variables, sensor_ticks=False)).startswith(expected)
+    assert evaluate_grpc_proxy(variables, sensor_ticks=True).status == "healthy"
+
+
 def test_page_lists_every_check() -> None:
     """Each name once, in the order of the report, with no empty cell; no other name."""
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|(.*)\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
@@ -152,7 +177,7 @@ def test_each_check_has_one_probe() -> None:
     settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
     health, commands = HealthProbes(settings, stats=SubscriberStats()), HealthProbes(settings)
     names = [name for check in (*commands.health_checks(), *_slow_checks(commands, 0, 1)) for name in check.names]
-    assert sorted(["settings", *names]) == sorted(CHECK_RATIONALES)
+    assert sorted(["settings", "grpc_proxy", *names]) == sorted(CHECK_RATIONALES)
     assert {name for check in health.health_checks() for name in check.names} <= set(names)
     health.close()
     commands.close()

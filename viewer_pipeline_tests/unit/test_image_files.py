@@ -106,6 +106,12 @@ def test_image_runs_as_an_unprivileged_user() -> None:
     assert names.index("USER") > max(index for index, name in enumerate(names) if name in ("RUN", "COPY"))
 
 
+def test_image_connects_to_the_code_server_directly() -> None:
+    """Whatever http_proxy is: gRPC reads grpc_proxy first, and an empty one means none. No service sets another."""
+    assert "grpc_proxy=" in [word for step in of(LAST, "ENV") for word in step.words()]
+    assert not [service for service in OURS.values() if "grpc_proxy" in service["environment"]]
+
+
 def test_image_forwards_signals() -> None:
     """No shell runs between the container engine and the process."""
     assert [step.words() for step in of(LAST, "ENTRYPOINT")] == [["tini", "--", "viewer-pipeline"]]

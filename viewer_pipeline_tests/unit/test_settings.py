@@ -566,6 +566,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
         "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_sqlalchemy_url(),
+        "grpc_proxy": "",
     }
     assert environment["SOMETHING_ELSE"] == "kept"
 

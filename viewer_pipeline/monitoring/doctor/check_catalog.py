@@ -49,6 +49,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "sensor": "it flushes what was announced",
         "sweep": "it flushes what was not announced",
         "flush_runs": "they persist the views",
+        "grpc_proxy": "daemon and webserver reach the code server by gRPC; without it no run is launched",
     },
 }
 CHECK_RATIONALES = {name: reason for group in CHECK_RATIONALES_BY_GROUP.values() for name, reason in group.items()}

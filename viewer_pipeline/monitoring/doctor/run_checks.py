@@ -8,6 +8,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
 from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
+from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
 from viewer_pipeline.monitoring.doctor.keyspace_sample import check_keyspace
 from viewer_pipeline.monitoring.doctor.ledger_identity import check_ledger_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
@@ -16,7 +17,7 @@ from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
 from viewer_pipeline.monitoring.doctor.target_checks import check_target
 from viewer_pipeline.monitoring.probes import HealthProbes
-from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings import Settings, read_grpc_proxy_variables
 
 CHECK_SECONDS = 15.0  # time limit of a check
 COMMAND_SECONDS = 3.0  # time limit of a Redis command
@@ -35,6 +36,8 @@ def run_doctor_checks(
         [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
     )
     results = [evaluate_settings(settings), *checks.run_all()]
+    sensor_ticks = any(result.name == "sensor" and result.status == "healthy" for result in results)
+    results.append(evaluate_grpc_proxy(read_grpc_proxy_variables(), sensor_ticks=sensor_ticks))
     order = list(CHECK_RATIONALES)
     return sorted(results, key=lambda result: order.index(result.name))
 

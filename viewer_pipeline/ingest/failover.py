@@ -34,13 +34,13 @@ class FailoverWatch:
         moved, self._moved = self._moved, False
         return moved
 
-    def begin_with_probe_channel(self, cuts_channel: str) -> str:
+    def begin_with_own_channel(self, cuts_channel: str) -> str:
         """Begin with a new subscription; return the channel that it needs for the check of its location."""
         self._demotions, self._unnumbered_until = self._refusals.demotions, None
         self._own_channel, self._was_here, self._missing = f"{cuts_channel}:{uuid4().hex}", False, 0
         return self._own_channel
 
-    def raise_if_demoted(self) -> None:
+    def raise_if_demoted_and_replaced(self) -> None:
         """Leave a server that was demoted, as soon as the address leads to one that accepts writes.
 
         Until then the subscription is kept: it receives what is still published there. Views without a number get one

@@ -60,7 +60,7 @@ class LeaseKeeper:
             self._term = result.term
             if result.outcome != "held_by_other":
                 break
-            self.on_lost()
+            self.mark_lost_and_draw_token()
             if result.term == known:  # else it may be free, for a worker that knows the newest term
                 return result
         else:
@@ -73,10 +73,10 @@ class LeaseKeeper:
         """Release it, and let others go first. Raises TransientError: then it expires by itself."""
         self._due = time.monotonic() + YIELD_SECONDS
         token = self.fencing_token
-        self.on_lost()
+        self.mark_lost_and_draw_token()
         self._scripts.release_lease(token, key_space)
 
-    def on_lost(self) -> None:
+    def mark_lost_and_draw_token(self) -> None:
         """Note that another worker holds it, and draw a new fencing token."""
         if self.held:
             self.held, self.fencing_token = False, uuid4().hex

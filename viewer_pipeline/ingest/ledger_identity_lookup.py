@@ -38,8 +38,8 @@ class LedgerIdentityLookup:
         """Read it once more: the database may have been replaced."""
         self._requested.set()
 
-    def close(self) -> None:
-        """End the thread, once the attempt that is under way has ended."""
+    def request_stop(self) -> None:
+        """Let the thread end after the attempt that is under way; does not wait for it."""
         self._stop.set()
         self._requested.set()
 

@@ -50,7 +50,7 @@ class MessageIntake:
                 vod_id, count = parse_view(payload)
             except InvalidMessage as error:
                 stats.rejected[str(error)] += times
-                self._rejections.add(Reject.of("message", payload, b"", str(error)))
+                self._rejections.count_and_queue(Reject.of("message", payload, b"", str(error)))
             else:
                 stats.accepted += times
                 views[vod_id] += count * times
@@ -63,4 +63,4 @@ class MessageIntake:
             return
         number, _, folded = payload.partition(b" ")
         if number.isdigit() and folded.isdigit():
-            self._stats.dropped_views += self._buffer.on_cut_received(int(number), int(folded))
+            self._stats.dropped_views += self._buffer.cut_open_segment(int(number), int(folded))

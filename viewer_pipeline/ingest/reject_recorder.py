@@ -38,8 +38,8 @@ class RejectRecorder:
         self._stop.set()
         self._thread.join(timeout=10)
 
-    def add(self, reject: Reject) -> None:
-        """Count it, and record it while it is one of the first of its reason."""
+    def count_and_queue(self, reject: Reject) -> None:
+        """Count it, and queue it for the thread while it is one of the first of its reason."""
         with self._lock:
             self.by_reason[reject.reason] += 1
             if self.by_reason[reject.reason] <= MAX_ROWS_PER_REASON:

@@ -40,7 +40,7 @@ class SegmentBuffer:
     unsequenced: Counter[str] = field(default_factory=Counter)  # of earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
 
-    def on_cut_received(self, number: int, folded: int) -> int:
+    def cut_open_segment(self, number: int, folded: int) -> int:
         """End the open segment; drop segments up to `folded`. Return how many views were dropped.
 
         Numbers only rise, unless Redis lost its last writes: then segments with older numbers mean nothing.
@@ -63,7 +63,7 @@ class SegmentBuffer:
         self.segments = [segment for segment in self.segments if segment.number > folded]
         return before - self._closed_view_count()
 
-    def on_disconnect(self, *, holder: bool) -> int:
+    def close_segment_of_lost_connection(self, *, is_holder: bool) -> int:
         """Close the open segment of a connection that was lost. Return how many views were dropped.
 
         Only the holder of the lease keeps views without a number. No other worker folds while it holds the lease, and
@@ -71,7 +71,7 @@ class SegmentBuffer:
         connection that is older than the lease is an exception: a cut of the previous holder, with what that one
         folded, may have been on its way.
         """
-        keeps = holder and not self.predates_lease
+        keeps = is_holder and not self.predates_lease
         views, self.open_views = self.open_views, Counter()
         if self.numbered:
             self._add_to_segment(self.last_cut + 1, views)
@@ -81,8 +81,8 @@ class SegmentBuffer:
         self.numbered, self.predates_lease, self.complete_after = False, False, None
         return dropped
 
-    def on_lease_acquired(self) -> None:
-        """Remember that this connection is older than the lease."""
+    def mark_if_predates_lease(self) -> None:
+        """Remember that this connection is older than the lease just acquired, unless it has received a cut."""
         self.predates_lease = not self.numbered
 
     def drop_unsequenced(self) -> int:

@@ -62,13 +62,13 @@ class SegmentWriter:
             self.ledger.request_refresh()  # the database may be restored, or adopted, by now
             self.record_refusal(error)
 
-    def fold_and_cut(self) -> bool:
+    def try_to_fold_and_cut(self) -> bool:
         """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt."""
         buffer = self.buffer
         try:
             self.fold_buffered_segments()
             if buffer.open_views or buffer.unsequenced or buffer.segments or self._cut_due:
-                self.cut_delivery.on_cut_published(self.publish_cut())
+                self.cut_delivery.expect_cut(self.publish_cut())
                 self._cut_due = False
         except TransientError as error:
             self.record_refusal(error)
@@ -115,7 +115,7 @@ class SegmentWriter:
 
     def on_lease_lost(self) -> None:
         """Drop the views that another worker may fold from now on."""
-        self.lease.on_lost()
+        self.lease.mark_lost_and_draw_token()
         self._stats.dropped_views += self.buffer.drop_unsequenced()
 
     def record_refusal(self, error: ViewerPipelineError) -> None:
@@ -132,12 +132,12 @@ class SegmentWriter:
 
     def _acquire_or_renew_lease(self) -> None:
         result = self.lease.acquire_or_renew(self.key_space, self.buffer, self._stats.last_message)
-        self.cut_delivery.on_segment_folded(result.folded)
+        self.cut_delivery.expect_cut_of_folded_segment(result.folded)
         self._cut_due = True
         if result.outcome != "renewed":  # another worker may have held it in between, and folded
             self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.drop_folded(result.folded)
         if result.outcome == "acquired":
-            self.buffer.on_lease_acquired()
+            self.buffer.mark_if_predates_lease()
             self._stats.takeovers += 1
             self.sweep_due = True
         if self.lease.held and self.sweep_due:
@@ -162,4 +162,6 @@ class SegmentWriter:
         for vod_id, reason in result.refused.items():
             value = str(views[vod_id]).encode()
             context = f"segment {segment.number}"
-            self._rejections.add(Reject.of("message", vod_id.encode(), value, f"counter: {reason}", context))
+            self._rejections.count_and_queue(
+                Reject.of("message", vod_id.encode(), value, f"counter: {reason}", context)
+            )

@@ -61,7 +61,7 @@ class Subscriber:
         while not self._stop.is_set():
             try:
                 # Closed before the pause below: nobody would read what Redis still delivers.
-                with closing(self._new_subscription()) as subscription:
+                with closing(self._prepare_subscription()) as subscription:
                     subscription.open()
                     self._receive_and_fold(subscription)
             except (SubscriptionLost, KeySpaceChanged, ViewerPipelineError, redis.RedisError) as error:
@@ -72,15 +72,15 @@ class Subscriber:
                     self._stop.wait(pause)
                     pause = min(pause * 2, longest)
         remaining = self._shutdown.fold_rest_and_release_lease()
-        self.writer.ledger.close()
+        self.writer.ledger.request_stop()
         return remaining
 
-    def _new_subscription(self) -> Subscription:
+    def _prepare_subscription(self) -> Subscription:
         writer = self.writer
         known = writer.key_space
         writer.key_space = writer.scripts.read_or_create_key_space_id(known)
         if known not in ("", writer.key_space):  # its numbers cannot be compared with those of this key space
-            self._lease.on_lost()
+            self._lease.mark_lost_and_draw_token()
             self._stats.dropped_views += self._buffer.drop_all_and_numbers()
         moved = self._failover.test_and_clear_moved()
         # Not after a move: nothing was missed, and a worker that subscribed meanwhile has not received what waits here.
@@ -91,7 +91,7 @@ class Subscriber:
         channels = [
             self._channel,
             cuts,
-            self._failover.begin_with_probe_channel(cuts),
+            self._failover.begin_with_own_channel(cuts),
             *writer.shared_channel.presence_channels,
         ]
         return Subscription(self._pubsub, channels)
@@ -105,10 +105,10 @@ class Subscriber:
             if self._make_room():
                 writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
             writer.cut_delivery.raise_if_cut_did_not_arrive(subscription, self._buffer.last_cut)
-            self._failover.raise_if_demoted()
+            self._failover.raise_if_demoted_and_replaced()
             now = time.monotonic()
             if self._lease.held and now >= self._write_due:
-                self._write_due = now + (FOLD_SECONDS if writer.fold_and_cut() else REFUSED_SECONDS)
+                self._write_due = now + (FOLD_SECONDS if writer.try_to_fold_and_cut() else REFUSED_SECONDS)
         self._shutdown.receive_and_fold_rest(subscription)
 
     def _renew_lease_when_due(self) -> None:
@@ -151,7 +151,7 @@ class Subscriber:
         stats, reason = self._stats, str(error) or "the key space in Redis has another id"
         if stats.state in SUBSCRIBED:
             stats.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
-            stats.dropped_views += self._buffer.on_disconnect(holder=self._lease.held)
+            stats.dropped_views += self._buffer.close_segment_of_lost_connection(is_holder=self._lease.held)
             self._lease.make_due_unless_held()
         if isinstance(error, RedisFailed):
             self._lease.make_due()

@@ -45,21 +45,21 @@ class SubscriberShutdown:
         until, idle = self.deadline - min(LAST_FOLD_SECONDS, (self.deadline - now) / 4), now + DRAIN_SECONDS
         while time.monotonic() < (until if buffer.view_count() else min(until, idle)):
             try:
-                if not last and attempts.is_over():
+                if not last and attempts.is_due():
                     others = writer.scripts.count_subscribed_workers(writer.key_space) > 1
                     if not others:
                         subscription.unsubscribe(self._channel)
                     last = writer.publish_cut()
                     until = min(until, time.monotonic() + DRAIN_SECONDS)
                 writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
-                if attempts.is_over():
+                if attempts.is_due():
                     writer.fold_buffered_segments()
             except TransientError as error:
-                attempts.back_off()
+                attempts.delay_next_attempt()
                 writer.record_refusal(error)
                 continue
             except LeaseLost:
-                self._lease.on_lost()
+                self._lease.mark_lost_and_draw_token()
                 return
             if last and buffer.last_cut >= last and not buffer.segments:
                 break
@@ -78,7 +78,7 @@ class SubscriberShutdown:
             if time.monotonic() + attempts.pause > self.deadline:
                 self._log_unanswered(self._stats.refusal_reason)
                 break
-            attempts.back_off()
+            attempts.delay_next_attempt()
             time.sleep(attempts.pause)
         self._stats.in_memory = self._buffer.view_count()
         return self._buffer.view_count() + self._lost_views
@@ -94,10 +94,10 @@ class SubscriberShutdown:
                     writer.acquire_or_renew_lease()
                 if self._lease.held:
                     return True
-                if attempts.is_over() and writer.scripts.count_subscribed_workers(writer.key_space) > 1:
+                if attempts.is_due() and writer.scripts.count_subscribed_workers(writer.key_space) > 1:
                     return False
             except TransientError:
-                attempts.back_off()
+                attempts.delay_next_attempt()
             writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
         return False
 
@@ -115,7 +115,7 @@ class SubscriberShutdown:
             if self._lease.held:
                 self._lease.release(writer.key_space)
         except LeaseLost:
-            self._lease.on_lost()
+            self._lease.mark_lost_and_draw_token()
             self._stats.dropped_views += buffer.drop_all()
         except TransientError as error:
             writer.record_refusal(error)
@@ -125,10 +125,11 @@ class SubscriberShutdown:
         return True
 
     def _cut_and_fold_rest(self) -> None:
-        lost_views = self._buffer.on_disconnect(holder=True)  # without a number, and another may have folded them
+        # Without a number, and another may have folded them.
+        lost_views = self._buffer.close_segment_of_lost_connection(is_holder=True)
         self._lost_views += lost_views
         self._stats.dropped_views += lost_views
-        self._stats.dropped_views += self._buffer.on_cut_received(self._writer.publish_cut(), 0)
+        self._stats.dropped_views += self._buffer.cut_open_segment(self._writer.publish_cut(), 0)
         self._writer.fold_buffered_segments()
 
     def _acquire_for_unique_views(self) -> bool:
@@ -152,11 +153,11 @@ class _Backoff:
         self.pause, self._longest = RETRY_SECONDS
         self._due = 0.0
 
-    def is_over(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time for the next one."""
         return time.monotonic() >= self._due
 
-    def back_off(self) -> None:
-        """Pause."""
+    def delay_next_attempt(self) -> None:
+        """Make the next one due after the pause, and double the pause. Does not sleep."""
         self._due = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self._longest)

@@ -132,20 +132,20 @@ class CutDeliveryCheck:
     """
 
     def __init__(self) -> None:
-        self._number = 0  # of the awaited cut; 0: none
+        self._number = 0  # of the expected cut; 0: none
         self._due = 0.0
         self._pinged = False
         self._folded: int | None = None
 
-    def on_cut_published(self, number: int) -> None:
-        """Await this cut, which was published since the subscription began, unless another is awaited."""
+    def expect_cut(self, number: int) -> None:
+        """Expect this cut, which was published since the subscription began, unless another is expected."""
         if not self._number:
             self._number, self._due, self._pinged = number, time.monotonic() + GRACE_SECONDS, False
 
-    def on_segment_folded(self, number: int) -> None:
-        """Await the cut of this segment, where the holder of the lease folded it since the last call."""
+    def expect_cut_of_folded_segment(self, number: int) -> None:
+        """Expect the cut of this segment, where the holder of the lease folded it since the last call."""
         if self._folded is not None and number > self._folded:
-            self.on_cut_published(number)
+            self.expect_cut(number)
         self._folded = number
 
     def raise_if_cut_did_not_arrive(self, subscription: Subscription, last_cut: int) -> None:

@@ -36,7 +36,7 @@ class Adjuster:
     connection: psycopg.Connection
     run_id: str
     batch_size: int
-    rollback_recorded: bool = False
+    postgres_rollback_recorded: bool = False
 
     def commit(
         self,
@@ -57,7 +57,7 @@ class Adjuster:
             if not deltas:
                 return None
             if marker and marker.seq > last.seq:  # this flush hides the rollback from later runs
-                self._record_rollback()
+                self._record_postgres_rollback()
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
                 totals = self.stores.ledger.commit(self.connection, flush, upsert)
@@ -88,8 +88,8 @@ class Adjuster:
             record_incidents(self.connection, settled.notes, self.run_id)
         publish_totals(self.stores.redis, flush, totals)
 
-    def _record_rollback(self) -> None:
+    def _record_postgres_rollback(self) -> None:
         """Record once that the marker was ahead of the ledger."""
-        if not self.rollback_recorded:
+        if not self.postgres_rollback_recorded:
             record_incidents(self.connection, RunNotes(postgres_rolled_back=True), self.run_id)
-            self.rollback_recorded = True
+            self.postgres_rollback_recorded = True

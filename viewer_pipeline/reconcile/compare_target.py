@@ -8,7 +8,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import open_snapshot
-from viewer_pipeline.target.parked_views import all_ready_parked, apply_parked
+from viewer_pipeline.target.parked_views import all_ready_parked
 from viewer_pipeline.target.table import MAX_COUNTS, Target
 
 SQL = named_queries(__name__)
@@ -33,8 +33,8 @@ def compare_target(url: str, target: Target, report: DifferenceReport) -> None:
             report.add(Difference("target", ids[0], views, count, message, fits, json.dumps(ids)))
 
 
-def reconcile_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) -> None:
-    """Report parked views that the target could take now; with `repair`, count them."""
+def compare_parked(ledger: Ledger, report: DifferenceReport) -> None:
+    """Report parked views that the target could take now."""
     with ledger.connect() as connection:
         target = ledger.target(connection)
         if target is None:
@@ -43,5 +43,3 @@ def reconcile_parked(ledger: Ledger, report: DifferenceReport, *, repair: bool) 
             for vod_id in vod_ids:
                 message = "its row exists and has room"
                 report.add(Difference("parked", vod_id, None, None, message, repairable=True))
-            if repair and vod_ids:
-                report.repaired["parked"] += apply_parked(connection, target, vod_ids).vods

@@ -15,7 +15,7 @@ from viewer_pipeline.flush.ledger_reads import ledger_summary
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.compare_redis import compare_marker, report_invalid_counters
-from viewer_pipeline.reconcile.compare_target import compare_target, reconcile_parked
+from viewer_pipeline.reconcile.compare_target import compare_parked, compare_target
 from viewer_pipeline.reconcile.compare_totals import compare_totals
 from viewer_pipeline.reconcile.difference_report import (
     KINDS,
@@ -25,7 +25,7 @@ from viewer_pipeline.reconcile.difference_report import (
     prune_reports,
     report_path,
 )
-from viewer_pipeline.reconcile.repair import repair_target, repair_totals
+from viewer_pipeline.reconcile.repair import repair_parked, repair_target, repair_totals
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -127,7 +127,9 @@ def reconcile(stores: Stores, request: ReconcileRequest, progress: Progress = la
         progress("target")
         _reconcile_target(stores, request, report)
         progress("parked")
-        reconcile_parked(stores.ledger, report, repair=request.repair)
+        compare_parked(stores.ledger, report)
+        if request.repair and report.differences["parked"]:
+            repair_parked(stores.ledger, report)
         progress("marker")
         compare_marker(stores, report)
         progress("counters")

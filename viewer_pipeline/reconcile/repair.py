@@ -1,4 +1,7 @@
-"""Repairs: totals to what the history says, the target to what the totals say. Each transaction is in the ledger."""
+"""Repairs: totals to what the history says, the target to what the totals say, parked views that the target can take.
+
+Each adjustment of totals or target is in the ledger. The flushes of parked views are there already.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_rows import Flush, Totals
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
@@ -16,6 +20,7 @@ from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
 from viewer_pipeline.reconcile.difference_report import DifferenceReport, Kind
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.target.parked_views import apply_parked
 from viewer_pipeline.target.table import Target
 from viewer_pipeline.target.upsert import LOCK_TIMEOUT, is_row_error, set_constraints_immediate
 
@@ -79,6 +84,15 @@ def _repair_rows(adjuster: Adjuster, target: Target, rows: Sequence[list[str]], 
     _record(report, "target", flush, len(rows) - plan.too_large)
 
 
+def repair_parked(ledger: Ledger, report: DifferenceReport) -> None:
+    """Apply the parked views that the target can take."""
+    with ledger.connect() as connection:
+        if (target := ledger.target(connection)) is None:
+            return
+        for vods in chunks(report.repairable("parked"), BATCH_ROWS):
+            report.repaired["parked"] += apply_parked(connection, target, [vod_id for vod_id, _ in vods]).vods
+
+
 def _record(report: DifferenceReport, kind: Kind, flush: Flush | None, repaired: int) -> None:
     if flush is not None:
         report.flushes.append(flush.seq)
@@ -106,17 +120,17 @@ class TargetPlan:
 
     def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         """Add the flush to the table. Raises StaleRead where a count has changed since; then nothing is written."""
-        return adjust_unchanged_target_rows(connection, self.target, flush, self.counts)
+        return adjust_target_if_unchanged(connection, self.target, flush, self.counts)
 
 
-def adjust_unchanged_target_rows(
-    connection: psycopg.Connection, target: Target, flush: Flush, counts: Mapping[str, int]
+def adjust_target_if_unchanged(
+    connection: psycopg.Connection, target: Target, flush: Flush, expected_counts: Mapping[str, int]
 ) -> Totals:
-    """Add the batches to rows that still have these counts. Raises StaleRead if any row has another count."""
+    """Add the batches to the target, all or nothing. Raises StaleRead if a row has not its expected count any more."""
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]
     deltas = [delta for batch in flush.batches for delta in batch.deltas]
-    params: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "counts": [counts[vod_id] for vod_id in ids]}
+    params: dict[str, Any] = {"vod_ids": ids, "deltas": deltas, "counts": [expected_counts[vod_id] for vod_id in ids]}
     if connection.execute(target.statement(SQL["adjust_target"]), params).rowcount != len(ids):
         raise StaleRead
     return dict

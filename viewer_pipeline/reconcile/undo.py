@@ -14,7 +14,7 @@ from viewer_pipeline.flush.ledger_reads import totals
 from viewer_pipeline.flush.ledger_rows import Flush, Totals
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
-from viewer_pipeline.reconcile.repair import adjust_unchanged_target_rows
+from viewer_pipeline.reconcile.repair import adjust_target_if_unchanged
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.table import MAX_COUNTS, Target
 
@@ -41,7 +41,7 @@ def undo_adjustment(adjuster: Adjuster, target: Target | None, seq: int) -> Flus
         raise CannotUndo(f"flush {seq} was undone already")
     plan = _UndoPlan(adjuster.connection, adjustment, target)
     try:
-        flush = adjuster.commit(adjustment.mode, plan, plan.write, flush_id)
+        flush = adjuster.commit(adjustment.mode, plan, plan.write_totals_or_target, flush_id)
     except StaleRead:
         raise PostgresUnavailable(f"other runs kept committing first; flush {seq} is not undone, try again") from None
     if flush is None:
@@ -67,7 +67,7 @@ class _UndoPlan:
 
     def __call__(self) -> dict[str, int]:
         """Return the deltas negated, if the counts allow that. Raises CannotUndo."""
-        self.counts = self._counts()
+        self.counts = self._read_current_counts()
         limit = (
             MAX_COUNT if self.adjustment.mode == "reconcile" or not self.target else MAX_COUNTS[self.target.count_type]
         )
@@ -80,7 +80,7 @@ class _UndoPlan:
                 )
         return negated
 
-    def _counts(self) -> dict[str, int]:
+    def _read_current_counts(self) -> dict[str, int]:
         ids = list(self.adjustment.deltas)
         if self.adjustment.mode == "reconcile":
             return totals(self.connection, ids)
@@ -88,7 +88,7 @@ class _UndoPlan:
             raise CannotUndo(f"flush {self.adjustment.seq} adjusted a target table, and TARGET_TABLE is not set")
         return dict(self.connection.execute(self.target.statement(SQL["target_counts"]), {"vod_ids": ids}).fetchall())
 
-    def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
+    def write_totals_or_target(self, connection: psycopg.Connection, flush: Flush) -> Totals:
         if self.target is None or self.adjustment.mode == "reconcile":
             return add_to_totals(connection, flush)
-        return adjust_unchanged_target_rows(connection, self.target, flush, self.counts)
+        return adjust_target_if_unchanged(connection, self.target, flush, self.counts)

@@ -56,7 +56,7 @@ def make(settings: Settings) -> Iterator[Make]:
             made = Subscriber(settings, RejectRecorder(Ledger(settings.require_database_url())), SubscriberStats())
             made.writer.key_space = made.writer.scripts.read_or_create_key_space_id()
             made.writer.ledger.start(30)
-            stack.callback(made.writer.ledger.close)
+            stack.callback(made.writer.ledger.request_stop)
             return made
 
         yield subscriber
@@ -64,7 +64,7 @@ def make(settings: Settings) -> Iterator[Make]:
 
 def subscribed(subscriber: Subscriber) -> Subscription:
     """Subscribe as this subscriber does."""
-    subscription = subscriber._new_subscription()
+    subscription = subscriber._prepare_subscription()
     subscription.open()
     return subscription
 
@@ -110,7 +110,7 @@ def test_leave_after_a_fold_without_a_reply(make: Make, world: World, monkeypatc
     folder = leaving.writer
     folder.acquire_or_renew_lease()
     number = folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0)
-    folder.buffer.on_cut_received(number, 0)
+    folder.buffer.cut_open_segment(number, 0)
     folder.buffer.segments.append(
         Segment(folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0), LARGE)
     )
@@ -123,7 +123,7 @@ def test_leave_after_a_fold_without_a_reply(make: Make, world: World, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(folder.scripts, "fold_segment", fold_without_reply)
-        assert not folder.fold_and_cut()
+        assert not folder.try_to_fold_and_cut()
     assert world.counters() == dict(LARGE)
     folder.buffer.open_views.update(late=1)
     assert leaving._shutdown.fold_rest_and_release_lease() == 0
@@ -137,10 +137,10 @@ def test_leave_with_a_broken_connection(settings: Settings, make: Make, world: W
     folder.acquire_or_renew_lease()
     with SubscriberThread(settings) as standby:
         number = folder.scripts.publish_cut(folder.key_space, folder.lease.fencing_token, 0)
-        folder.buffer.on_cut_received(number, 0)
+        folder.buffer.cut_open_segment(number, 0)
         world.client.publish(CHANNEL, message("both"))
         folder.buffer.open_views.update(both=1)
-        folder.buffer.on_disconnect(holder=True)
+        folder.buffer.close_segment_of_lost_connection(is_holder=True)
         world.client.publish(CHANNEL, message("standby only"))
         wait_until(lambda: standby.stats.received == 2, 20, "both messages received")
         assert leaving._shutdown.fold_rest_and_release_lease() == 0
@@ -303,8 +303,8 @@ def test_views_that_an_earlier_holder_may_have_folded_are_dropped(
     made._on_subscription_lost(RedisUnavailable("reset"))
     subscription.close()
     again = subscribed(made)
-    made.writer.fold_and_cut()
+    made.writer.try_to_fold_and_cut()
     receive_until(made, again, lambda: made.writer.buffer.numbered)
-    assert made.writer.fold_and_cut()
+    assert made.writer.try_to_fold_and_cut()
     again.close()
     assert world.counters() == {"a": 1}

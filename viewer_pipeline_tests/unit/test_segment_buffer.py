@@ -21,10 +21,10 @@ def test_cut_numbers_the_views_before_it() -> None:
     """A cut without views before it makes no segment."""
     buffer = SegmentBuffer()
     received(buffer, a=1)
-    buffer.on_cut_received(7, 0)
-    buffer.on_cut_received(8, 0)
+    buffer.cut_open_segment(7, 0)
+    buffer.cut_open_segment(8, 0)
     received(buffer, b=2)
-    buffer.on_cut_received(9, 0)
+    buffer.cut_open_segment(9, 0)
     assert segments(buffer) == [(7, {"a": 1}), (9, {"b": 2})]
     assert (buffer.view_count(), buffer.entry_count()) == (3, 2)
 
@@ -34,9 +34,9 @@ def test_cut_drops_segments_that_another_worker_folded() -> None:
     buffer = SegmentBuffer()
     for number in (1, 2, 3):
         received(buffer, a=number)
-        buffer.on_cut_received(number, 0)
+        buffer.cut_open_segment(number, 0)
     received(buffer, b=1)
-    assert buffer.on_cut_received(4, 2) == 1 + 2
+    assert buffer.cut_open_segment(4, 2) == 1 + 2
     assert segments(buffer) == [(3, {"a": 3}), (4, {"b": 1})]
     assert buffer.drop_folded(9) == 4
     assert buffer.view_count() == 0
@@ -45,23 +45,23 @@ def test_cut_drops_segments_that_another_worker_folded() -> None:
 def test_disconnect_keeps_the_number_of_the_open_segment() -> None:
     """Views that the next connection receives of the same segment are added to it."""
     buffer = SegmentBuffer()
-    buffer.on_cut_received(5, 0)
+    buffer.cut_open_segment(5, 0)
     received(buffer, a=1)
-    assert buffer.on_disconnect(holder=False) == 0
+    assert buffer.close_segment_of_lost_connection(is_holder=False) == 0
     assert not buffer.numbered
     received(buffer, a=2, b=1)
-    buffer.on_cut_received(6, 0)
+    buffer.cut_open_segment(6, 0)
     assert segments(buffer) == [(6, {"a": 3, "b": 1})]
 
 
 def test_disconnect_with_missed_cuts() -> None:
     """Views received before it and after it are in two segments."""
     buffer = SegmentBuffer()
-    buffer.on_cut_received(5, 0)
+    buffer.cut_open_segment(5, 0)
     received(buffer, a=1)
-    buffer.on_disconnect(holder=True)
+    buffer.close_segment_of_lost_connection(is_holder=True)
     received(buffer, b=1)
-    buffer.on_cut_received(9, 0)
+    buffer.cut_open_segment(9, 0)
     assert segments(buffer) == [(6, {"a": 1}), (9, {"b": 1})]
 
 
@@ -69,11 +69,11 @@ def test_disconnect_of_the_holder_keeps_unsequenced_views() -> None:
     """They are folded under its next cut, which is above every number that another worker may have them under."""
     buffer = SegmentBuffer()
     received(buffer, a=1)
-    assert buffer.on_disconnect(holder=True) == 0
+    assert buffer.close_segment_of_lost_connection(is_holder=True) == 0
     received(buffer, a=1, b=1)
-    assert buffer.on_disconnect(holder=True) == 0
+    assert buffer.close_segment_of_lost_connection(is_holder=True) == 0
     assert (buffer.view_count(), buffer.segments) == (3, [])
-    buffer.on_cut_received(3, 0)
+    buffer.cut_open_segment(3, 0)
     assert segments(buffer) == [(3, {"a": 2, "b": 1})]
 
 
@@ -81,7 +81,7 @@ def test_disconnect_of_a_standby_drops_unsequenced_views() -> None:
     """The holder may have folded them, under a number that was not received."""
     buffer = SegmentBuffer()
     received(buffer, a=4)
-    assert buffer.on_disconnect(holder=False) == 4
+    assert buffer.close_segment_of_lost_connection(is_holder=False) == 4
     assert buffer.view_count() == 0
 
 
@@ -89,7 +89,7 @@ def test_drop_unsequenced_drops_views_without_a_number() -> None:
     """Another worker had the lease in between."""
     buffer = SegmentBuffer()
     received(buffer, a=4)
-    buffer.on_disconnect(holder=True)
+    buffer.close_segment_of_lost_connection(is_holder=True)
     assert buffer.drop_unsequenced() == 4
     assert buffer.view_count() == 0
 
@@ -98,9 +98,9 @@ def test_cut_with_a_lower_number_drops_older_segments() -> None:
     """Redis was emptied or lost its last writes: older numbers mean nothing from now on."""
     buffer = SegmentBuffer()
     received(buffer, a=4)
-    buffer.on_cut_received(100, 0)
+    buffer.cut_open_segment(100, 0)
     received(buffer, b=1)
-    assert buffer.on_cut_received(3, 2) == 4
+    assert buffer.cut_open_segment(3, 2) == 4
     assert segments(buffer) == [(3, {"b": 1})]
 
 

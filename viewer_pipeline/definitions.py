@@ -11,10 +11,10 @@ from viewer_pipeline.orchestration.flush_ops import IN_MEMORY
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
 from viewer_pipeline.orchestration.loggers import console
 from viewer_pipeline.orchestration.reconciliation_asset import reconcile_job, reconciliation
-from viewer_pipeline.orchestration.resources import settings_resource
 from viewer_pipeline.orchestration.retention_jobs import RETENTION_JOBS
 from viewer_pipeline.orchestration.retention_schedules import RETENTION_SCHEDULES
-from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today, sweep_schedule
+from viewer_pipeline.orchestration.settings_resource import settings_resource
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today, sweep_schedule
 from viewer_pipeline.orchestration.view_counts_asset import redis_counters, view_counts
 
 defs = dg.Definitions(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from viewer_pipeline.bench.bench_servers import StepSeconds, bench_servers, increment_counters, make_ids, time_raw_write
-from viewer_pipeline.bench.flush_impact import FlushImpact, measure_flush_impact
+from viewer_pipeline.bench.locks_and_double_counts import LocksAndDoubleCounts, measure_locks_and_double_counts
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.stores.named_queries import named_queries
 
@@ -30,7 +30,7 @@ class FlushStats:
     ratio: float  # raw / flush: the median over pairs
     counters_per_second: int
     peak_mb: float
-    impact: FlushImpact
+    locks_and_double_counts: LocksAndDoubleCounts
 
 
 def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> FlushStats:
@@ -47,11 +47,13 @@ def bench_flush(counters: int, *, runs: int = 5, batch_size: int, flush_max_coun
             raw = time_raw_write(servers, ids, deltas, SQL["upsert_raw_counts"])
             increment_counters(servers.client, ids, deltas)
             pairs.append((raw, servers.flush_in_other_process(request)))
-        impact = measure_flush_impact(servers, request, ids)
-    return _summarise(counters, pairs[1:], impact)
+        locks_and_double_counts = measure_locks_and_double_counts(servers, request, ids)
+    return _summarise(counters, pairs[1:], locks_and_double_counts)
 
 
-def _summarise(counters: int, pairs: list[tuple[float, StepSeconds]], impact: FlushImpact) -> FlushStats:
+def _summarise(
+    counters: int, pairs: list[tuple[float, StepSeconds]], locks_and_double_counts: LocksAndDoubleCounts
+) -> FlushStats:
     def median(name: str) -> float:
         return float(statistics.median(getattr(seconds, name) for _, seconds in pairs))
 
@@ -67,5 +69,5 @@ def _summarise(counters: int, pairs: list[tuple[float, StepSeconds]], impact: Fl
         ratio=statistics.median(raw / seconds.flush for raw, seconds in pairs),
         counters_per_second=round(counters / median("flush")),
         peak_mb=max(seconds.peak_mb for _, seconds in pairs),
-        impact=impact,
+        locks_and_double_counts=locks_and_double_counts,
     )

@@ -36,8 +36,8 @@ class ReconcileStats:
 
 def bench_reconcile(totals: int) -> ReconcileStats:
     """Compare `totals` totals and as many rows of a target with a ledger of as many entries."""
-    with bench_servers(with_target=True) as servers, TemporaryDirectory(prefix="viewer-bench-") as reports:
-        _insert_totals_and_vods(servers, totals)
+    with bench_servers(set_target_table=True) as servers, TemporaryDirectory(prefix="viewer-bench-") as reports:
+        _insert_ledger_and_vods(servers, totals)
         raw = _time_plain_read(servers)
         baseline = servers.process.submit(time_baseline, servers.settings).result()
         compare, _ = servers.process.submit(time_reconciliation, servers.settings, reports, repair=False).result()
@@ -47,7 +47,7 @@ def bench_reconcile(totals: int) -> ReconcileStats:
     return ReconcileStats(totals, raw, baseline, compare, falsified, repair, peak)
 
 
-def _insert_totals_and_vods(servers: BenchServers, totals: int) -> None:
+def _insert_ledger_and_vods(servers: BenchServers, totals: int) -> None:
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         create_vod_table(connection)
         for name in ("insert_flushes", "insert_batches", "insert_totals", "insert_vods"):

@@ -65,8 +65,8 @@ class BenchServers:
 
 
 @contextmanager
-def bench_servers(*, with_target: bool = False) -> Iterator[BenchServers]:
-    """Start the servers in a temporary directory; with a target, the settings name the table of bench_target."""
+def bench_servers(*, set_target_table: bool = False) -> Iterator[BenchServers]:
+    """Start the servers in a temporary directory; `set_target_table`: the settings name the table of bench_target."""
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="viewer-bench-") as home, ProcessPoolExecutor(1, spawn) as process:
         postgres, server = (
@@ -77,7 +77,7 @@ def bench_servers(*, with_target: bool = False) -> Iterator[BenchServers]:
             postgres.start()
             server.start()
             migrate(postgres.url, with_dagster=False)
-            settings = _settings_for(postgres.url, server.url, with_target=with_target)
+            settings = _settings_for(postgres.url, server.url, set_target_table=set_target_table)
             with connect(server.url) as client:
                 yield BenchServers(settings, client, process)
         finally:
@@ -85,7 +85,7 @@ def bench_servers(*, with_target: bool = False) -> Iterator[BenchServers]:
             postgres.stop()
 
 
-def _settings_for(database_url: str, redis_url: str, *, with_target: bool) -> Settings:
+def _settings_for(database_url: str, redis_url: str, *, set_target_table: bool) -> Settings:
     """Return settings for these servers, whatever the environment says of others."""
     return Settings(
         _env_file=None,
@@ -94,7 +94,7 @@ def _settings_for(database_url: str, redis_url: str, *, with_target: bool) -> Se
         counter_prefix=PREFIX,
         redis_wait_replicas=0,
         redis_wait_aof=0,
-        target_table="public.Vod" if with_target else None,
+        target_table="public.Vod" if set_target_table else None,
         target_id_column="id",
         target_count_column="viewCount",
     )

@@ -48,7 +48,7 @@ def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, fl
     ids = make_ids(rows)
     flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
     raws, flushes, upserts, waits = [], [], [], []
-    with bench_servers(with_target=True) as servers:
+    with bench_servers(set_target_table=True) as servers:
         _create_filled_table(servers, ids)
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from viewer_pipeline.bench.tcp_forwarder import TcpForwarder
+from viewer_pipeline.bench.failover_forwarder import FailoverForwarder
 from viewer_pipeline.errors import EmbeddedServerError, ViewerPipelineError
 from viewer_pipeline.logs import event
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -30,7 +30,7 @@ class RedisPair:
     def __init__(self, home: Path) -> None:
         self.servers = [RedisServer(home / name) for name in ("first", "second")]
         self.primary, self.replica = self.servers
-        self._forwarder = TcpForwarder(self.primary.port)
+        self._forwarder = FailoverForwarder(self.primary.port)
 
     @property
     def url(self) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from viewer_pipeline.bench.bench_changed_set import ChangedStats
 from viewer_pipeline.bench.bench_flush import FlushStats
 from viewer_pipeline.bench.bench_messages import MessageStats
 from viewer_pipeline.bench.bench_reconcile import ReconcileStats
 from viewer_pipeline.bench.bench_target import TargetStats
+from viewer_pipeline.bench.bench_unrelated_keys import UnrelatedKeysStats
 
 WIDTH = 118
 
@@ -37,13 +37,13 @@ def print_flush_table(sizes: list[FlushStats]) -> None:
     table = Table("counters", "row locked s", "counted twice s", "script ms (median)", "script ms (longest)",
                   title="impact on other clients: longest duration in a flush, median of three flushes")  # fmt: skip
     for stats in sizes:
-        impact = stats.impact
+        locks_and_double_counts = stats.locks_and_double_counts
         table.add_row(
             f"{stats.counters:,}",
-            f"{impact.row_lock_seconds:.3f}",
-            f"{impact.double_count_seconds:.3f}",
-            f"{impact.script_ms:.2f}",
-            f"{impact.script_max_ms:.1f}",
+            f"{locks_and_double_counts.row_lock_seconds:.3f}",
+            f"{locks_and_double_counts.double_count_seconds:.3f}",
+            f"{locks_and_double_counts.script_ms:.2f}",
+            f"{locks_and_double_counts.script_max_ms:.1f}",
         )
     console.print(table)
 
@@ -62,16 +62,16 @@ def print_target_table(stats: TargetStats) -> None:
     Console(width=WIDTH).print(table)
 
 
-def print_changed_table(stats: ChangedStats) -> None:
+def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
     """Print both times and their ratio."""
     table = Table(
         "changed counters",
         "alone s",
-        f"beside {stats.other_keys:,} keys s",
+        f"beside {stats.unrelated_keys:,} keys s",
         "ratio",
         title="flush of the changed set (medians)",
     )
-    table.add_row(f"{stats.counters:,}", f"{stats.alone:.4f}", f"{stats.with_other_keys:.4f}", f"{stats.ratio:.2f}")
+    table.add_row(f"{stats.counters:,}", f"{stats.alone:.4f}", f"{stats.with_unrelated_keys:.4f}", f"{stats.ratio:.2f}")
     Console(width=WIDTH).print(table)
 
 

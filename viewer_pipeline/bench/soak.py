@@ -198,7 +198,7 @@ class _SoakRun:
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, self._random.uniform(*INTERVAL_SECONDS)))
             if self._random.random() < FAILOVER_SHARE:
-                self._fail_over_redis()
+                self._try_to_fail_over_redis()
                 continue
             name, stack = self._random.choice(TARGETS), self._random.choice(self._stacks)
             if self._random.random() < 0.5:
@@ -213,7 +213,7 @@ class _SoakRun:
             finally:  # also if a signal ends the soak: a paused process cannot be stopped
                 self._send_signal(stack, name, signal.SIGCONT)
 
-    def _fail_over_redis(self) -> None:
+    def _try_to_fail_over_redis(self) -> None:
         self._on_progress("fail over Redis without closing connections")
         with self._roles:
             self._faults.failovers += self._pair.try_to_fail_over()

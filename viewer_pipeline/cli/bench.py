@@ -62,10 +62,10 @@ def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 @bench_options
 def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
     """Time a flush of the changed set, in an empty Redis and beside many unrelated keys."""
-    from viewer_pipeline.bench import bench_changed_set, result_tables
+    from viewer_pipeline.bench import bench_unrelated_keys, result_tables
 
-    stats = bench_changed_set.bench_changed_set(counters, others, runs=runs)
-    echo_result(stats, partial(result_tables.print_changed_table, stats), as_json=as_json)
+    stats = bench_unrelated_keys.bench_unrelated_keys(counters, others, runs=runs)
+    echo_result(stats, partial(result_tables.print_unrelated_keys_table, stats), as_json=as_json)
 
 
 @bench.command()
@@ -94,12 +94,12 @@ def messages(messages: int, runs: int, as_json: bool) -> None:
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
     """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
-    from viewer_pipeline.bench import bench_changed_set, bench_flush, bench_messages, bench_reconcile, bench_target
+    from viewer_pipeline.bench import bench_flush, bench_messages, bench_reconcile, bench_target, bench_unrelated_keys
     from viewer_pipeline.bench import result_tables as tables
 
     flushes = [bench_flush.bench_flush(counters, runs=runs, **_limits()) for counters in (100_000, 1_000_000)]
     target = bench_target.bench_target(1_000_000, 100_000, runs=runs, **_limits(target_table="bench"))
-    changed = bench_changed_set.bench_changed_set(1_000, 1_000_000, runs=runs)
+    changed = bench_unrelated_keys.bench_unrelated_keys(1_000, 1_000_000, runs=runs)
     messages = bench_messages.bench_messages(500_000, runs=runs)
     reconciled = bench_reconcile.bench_reconcile(100_000)
     stats = {"flush": flushes, "changed": changed, "target": target, "messages": messages, "reconcile": reconciled}
@@ -107,7 +107,7 @@ def bench_all(runs: int, as_json: bool) -> None:
     def print_all() -> None:
         tables.print_flush_table(flushes)
         tables.print_target_table(target)
-        tables.print_changed_table(changed)
+        tables.print_unrelated_keys_table(changed)
         tables.print_messages_table(messages)
         tables.print_reconcile_table(reconciled)
 

@@ -7,7 +7,7 @@ import click
 from viewer_pipeline.cli.command_settings import load_command_settings, warn_of_dropped_parameters
 from viewer_pipeline.cli.options import PORT, parse_host_and_port
 from viewer_pipeline.logs import configure_stderr_logging
-from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
+from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK
 
 code_server_address = click.option(
@@ -28,7 +28,7 @@ def code_server(host: str, port: int) -> None:
     settings = load_command_settings()
     configure_stderr_logging(settings)
     warn_of_dropped_parameters(settings)
-    from viewer_pipeline.stack.dagster_processes import exec_code_server
+    from viewer_pipeline.stack.dagster_command_lines import exec_code_server
 
     exec_code_server(settings, host, port)
 
@@ -38,7 +38,7 @@ def code_server(host: str, port: int) -> None:
 def daemon(code_server: tuple[str, int]) -> None:
     """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
     settings = load_command_settings()
-    from viewer_pipeline.stack.dagster_processes import exec_daemon
+    from viewer_pipeline.stack.dagster_command_lines import exec_daemon
 
     exec_daemon(settings, code_server)
 
@@ -50,6 +50,6 @@ def daemon(code_server: tuple[str, int]) -> None:
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     """Run Dagster's UI. For containers and the like."""
     settings = load_command_settings()
-    from viewer_pipeline.stack.dagster_processes import exec_webserver
+    from viewer_pipeline.stack.dagster_command_lines import exec_webserver
 
     exec_webserver(settings, code_server, host, port)

@@ -15,10 +15,10 @@ def migrate(as_json: bool) -> None:
 
     Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
     """
-    from viewer_pipeline.stack.server_migration import migrate_servers
+    from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
 
     settings = load_command_settings(warn_of_dropped=True)
-    migration = migrate_servers(settings, echo_progress)
+    migration = migrate_postgres_and_redis(settings, echo_progress)
     if migration.before == migration.after:
         text = f"schema viewer is at revision {migration.after} already"
     else:

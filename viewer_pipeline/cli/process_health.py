@@ -16,7 +16,7 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
+from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK, loopback_if_any_address
 
 TIMEOUT_SECONDS = 5.0

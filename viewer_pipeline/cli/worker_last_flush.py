@@ -28,12 +28,12 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
 
     from viewer_pipeline.cli.in_process_runs import run_flush  # imports Dagster: 2 s
     from viewer_pipeline.orchestration.dagster_instance import open_instance
-    from viewer_pipeline.orchestration.flush_job import is_flush_run_active
+    from viewer_pipeline.orchestration.flush_job import is_flush_run_launched
     from viewer_pipeline.orchestration.flush_ops import FlushMode
 
     with open_instance(settings) as instance:
         wait_until = time.monotonic() + (monotonic_deadline - time.monotonic()) / 2
-        while is_flush_run_active(instance) and time.monotonic() < wait_until:
+        while is_flush_run_launched(instance) and time.monotonic() < wait_until:
             time.sleep(POLL_SECONDS)
         if (remaining := monotonic_deadline - time.monotonic()) < MIN_RUN_SECONDS:
             raise NotFlushed("there was no time left to flush it")

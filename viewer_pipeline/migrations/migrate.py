@@ -30,7 +30,7 @@ def migrate_all(settings: Settings) -> tuple[str | None, str]:
     """Migrate what these settings name, and make the schema that DAGSTER_DATABASE_URL may name; as `migrate` does."""
     dagsters = settings.dagster_database_url
     if dagsters is not None and (schema := PostgresUrl.of(dagsters).schema) is not None:
-        with _connected(dagsters) as connection:
+        with _locked_transaction(dagsters) as connection:
             _make_schema(connection, schema)
     return migrate(settings.require_database_url(), with_dagster=dagsters is None)
 
@@ -44,7 +44,7 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     head = ScriptDirectory.from_config(config).get_current_head() or ""
-    with _connected(database_url) as connection:
+    with _locked_transaction(database_url) as connection:
         for schema in ("viewer", DAGSTER_SCHEMA) if with_dagster else ("viewer",):
             _make_schema(connection, schema)
         if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
@@ -58,12 +58,12 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
 
 def current_revision(database_url: str) -> str | None:
     """Return the revision of the schema; None where there is none. Raises PostgresUnavailable or PostgresFailed."""
-    with _connected(database_url) as connection:
+    with _locked_transaction(database_url) as connection:
         return MigrationContext.configure(connection, opts={"version_table_schema": "viewer"}).get_current_revision()
 
 
 @contextmanager
-def _connected(database_url: str) -> Iterator[Connection]:
+def _locked_transaction(database_url: str) -> Iterator[Connection]:
     """Open one transaction, which no other migration runs beside; errors come out as ours.
 
     SQLAlchemy's own URLs know neither several hosts nor all sockets: it gets its connection from us.

@@ -43,15 +43,15 @@ def count_flush_runs(instance: dg.DagsterInstance) -> int:
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
 
 
-def mark_orphan_runs_failed(instance: dg.DagsterInstance, *, launched_only: bool = False) -> list[str]:
-    """Mark runs as failed whose process has ended with its parent; return their ids.
+def mark_launched_runs_failed(instance: dg.DagsterInstance, *, of_code_server_only: bool = False) -> list[str]:
+    """Mark all launched runs as failed, because their processes have ended with their parent; return their ids.
 
     Call it only while nothing launches runs on this instance. Without it, an orphan of a killed stack would block all
-    other runs of its job for `max_runtime_seconds`. `launched_only`: only runs launched by a code server, which are its
-    child processes, and not those of `viewer-pipeline flush`.
+    other runs of its job for `max_runtime_seconds`. `of_code_server_only`: only runs launched by a code server, which
+    are its child processes, and not those of `viewer-pipeline flush`.
     """
     runs = [record.dagster_run for record in instance.get_run_records(dg.RunsFilter(statuses=LAUNCHED))]
-    if launched_only:
+    if of_code_server_only:
         runs = [run for run in runs if GRPC_INFO_TAG in run.tags]
     for run in runs:
         instance.report_run_failed(run, "its process ended together with its parent process")

@@ -24,8 +24,8 @@ from viewer_pipeline.history.daily_rollup import (
 from viewer_pipeline.orchestration.flush_ops import TOP_VODS, TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.hourly_chart import render_hourly_markdown
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
-from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 
@@ -36,7 +36,7 @@ FINAL = "the ledger of this day was pruned: its rows are final and were not chan
 
 CHECKS = {
     "daily_equals_ledger": "The views of each day equal those of its flushes in the ledger. Only days with a ledger.",
-    "yesterday_is_complete": "No closed day of the last week has flushes that came after it was rolled up.",
+    "closed_days_are_complete": "No closed day of the last week has flushes that came after it was rolled up.",
 }
 
 
@@ -70,7 +70,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
         )
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
-        checks = [_daily_equals_ledger(connection, window), _yesterday_is_complete(connection)]
+        checks = [_daily_equals_ledger(connection, window), _closed_days_are_complete(connection)]
     yield dg.MaterializeResult(check_results=[to_asset_check_result(DAILY, check) for check in checks])
 
 
@@ -104,12 +104,12 @@ def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> Chec
     return CheckResult.of_rows("daily_equals_ledger", failing, message)
 
 
-def _yesterday_is_complete(connection: psycopg.Connection) -> CheckResult:
+def _closed_days_are_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
     stale = find_windows_to_roll_up(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = f"{len(failing)} closed days have flushes not rolled up" if failing else "closed days are complete"
-    return CheckResult.of_rows("yesterday_is_complete", failing, message)
+    return CheckResult.of_rows("closed_days_are_complete", failing, message)
 
 
 roll_up_days = dg.define_asset_job(

@@ -6,9 +6,9 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
-from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.resources import SettingsResource
 from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG, trigger_of_run_tags
+from viewer_pipeline.orchestration.sensor_and_schedule_defaults import run_failure_sensor
+from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.timestamps import format_timestamp
@@ -18,7 +18,7 @@ _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
 
 
 # Monitors no job by name: all runs of this code location, of our jobs or not.
-@decorators.run_failure_sensor(name="run_failure", minimum_interval_seconds=30)
+@run_failure_sensor(name="run_failure", minimum_interval_seconds=30)
 def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:
     """Log one line for each run that failed after its retries, and post it as JSON if `ALERT_WEBHOOK_URL` is set.
 

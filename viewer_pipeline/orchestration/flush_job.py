@@ -18,7 +18,7 @@ ACTIVE = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
 
 
 @dg.failure_hook(required_resource_keys={"settings"})
-def record_failed_run(context: dg.HookContext) -> None:
+def count_failed_run(context: dg.HookContext) -> None:
     """Count the run as failed in the run metrics. Called once its step has failed for good, not before a retry."""
     run = context.instance.get_run_by_id(context.run_id)
     record_failure(Ledger.of(context.resources.settings), flush_mode_of(run.run_config if run else {}))
@@ -29,7 +29,7 @@ flush_views = dg.define_asset_job(
     selection=[view_counts],
     description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
     tags=JOB_TAG,
-    hooks={record_failed_run},
+    hooks={count_failed_run},
 )
 
 
@@ -47,6 +47,6 @@ def describe_blocking_run(instance: dg.DagsterInstance, job: str = flush_views.n
     return None
 
 
-def is_flush_run_active(instance: dg.DagsterInstance) -> bool:
+def is_flush_run_launched(instance: dg.DagsterInstance) -> bool:
     """Whether a flush run is active; queued runs do not count."""
     return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=LAUNCHED)) > 0

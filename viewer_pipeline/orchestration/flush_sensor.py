@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
-from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
 from viewer_pipeline.orchestration.run_trigger import build_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_defaults import sensor
+from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 
 
-@decorators.sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)
+@sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)
 def view_count_updates_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.RunRequest | dg.SkipReason:

@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
-from viewer_pipeline.orchestration.resources import LOADED
+from viewer_pipeline.orchestration.settings_resource import LOADED
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 

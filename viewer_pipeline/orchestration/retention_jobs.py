@@ -20,9 +20,14 @@ from viewer_pipeline.history.pruning import (
     prune_rejected,
 )
 from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_latest_runs, find_old_runs, prune_runs
+from viewer_pipeline.orchestration.run_history_pruning import (
+    RunRetention,
+    find_old_runs,
+    find_runs_of_latest_results,
+    prune_runs,
+)
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 TAGS = {"viewer/job": "retention", "dagster/max_runtime": "3600"}
@@ -75,7 +80,7 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
     with retry_only_transient(), connect_dagster_storage(settings) as connection:
         if config.dry_run:
             metadata: dict[str, Any] = {
-                "runs": len(find_old_runs(connection, find_latest_runs(connection), ages, time.time()))
+                "runs": len(find_old_runs(connection, find_runs_of_latest_results(connection), ages, time.time()))
             }
         else:
             metadata = prune_runs(connection, context.instance, ages, MAX_SECONDS)._asdict()
@@ -83,7 +88,9 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
 
 
 @dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
-def prune_old_input(context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource) -> None:
+def prune_old_rejected_and_parked(
+    context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource
+) -> None:
     """Prune rejected input older than REJECTED_RETENTION_DAYS and parked views older than PARKED_RETENTION_DAYS."""
     tag_run_with_trigger(context)
     ledger, metadata = Ledger.of(settings), dict[str, Any]()
@@ -109,5 +116,5 @@ def _job_of(op: dg.OpDefinition, name: str) -> dg.JobDefinition:
 
 prune_ledger_days = _job_of(prune_old_ledger, "prune_ledger_days")
 prune_run_history = _job_of(delete_old_runs, "prune_run_history")
-prune_input = _job_of(prune_old_input, "prune_input")
-RETENTION_JOBS = [prune_ledger_days, prune_run_history, prune_input]
+prune_rejected_and_parked = _job_of(prune_old_rejected_and_parked, "prune_rejected_and_parked")
+RETENTION_JOBS = [prune_ledger_days, prune_run_history, prune_rejected_and_parked]

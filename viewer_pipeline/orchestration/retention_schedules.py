@@ -9,18 +9,18 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
-from viewer_pipeline.orchestration import decorators
-from viewer_pipeline.orchestration.resources import SettingsResource
-from viewer_pipeline.orchestration.retention_jobs import prune_input, prune_ledger_days, prune_run_history
-from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_latest_runs, find_old_runs
+from viewer_pipeline.orchestration.retention_jobs import prune_ledger_days, prune_rejected_and_parked, prune_run_history
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_of_latest_results
 from viewer_pipeline.orchestration.run_trigger import build_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
+from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
 
 # Apart from each other, and after yesterday was closed. A skipped run saves five seconds of CPU.
-@decorators.schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
+@schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
 def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""
     if not (days := settings.ledger_retention_days):
@@ -33,18 +33,18 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     return build_run_request("schedule: old days of the ledger")
 
 
-@decorators.schedule(target=prune_run_history, cron_schedule="40 3 * * *")
+@schedule(target=prune_run_history, cron_schedule="40 3 * * *")
 def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
     if not any(ages := RunRetention.of(settings)):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with connect_dagster_storage(settings) as connection:
-        old = find_old_runs(connection, find_latest_runs(connection), ages, time.time(), limit=1)
+        old = find_old_runs(connection, find_runs_of_latest_results(connection), ages, time.time(), limit=1)
     return build_run_request("schedule: old runs") if old else dg.SkipReason("no run is old")
 
 
-@decorators.schedule(target=prune_input, cron_schedule="0 4 * * *")
-def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
+@schedule(target=prune_rejected_and_parked, cron_schedule="0 4 * * *")
+def prune_rejected_and_parked_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old rejected and parked input, daily at 04:00 UTC. Skips if nothing is old, or no period is set."""
     rejected_days, parked_days = settings.rejected_retention_days, settings.parked_retention_days
     if not rejected_days and not parked_days:
@@ -57,4 +57,4 @@ def prune_input_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReas
     return build_run_request("schedule: old rejected or parked input") if old else dg.SkipReason("nothing is old")
 
 
-RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_input_daily]
+RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_rejected_and_parked_daily]

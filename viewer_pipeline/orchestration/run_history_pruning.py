@@ -50,7 +50,7 @@ class PrunedRuns(NamedTuple):
     complete: bool = True
 
 
-def find_latest_runs(connection: psycopg.Connection) -> list[str]:
+def find_runs_of_latest_results(connection: psycopg.Connection) -> list[str]:
     """Return the ids of the runs that are kept however old they are. Reads all materializations and check results."""
     return [run_id for (run_id,) in connection.execute(SQL["latest_runs"])]
 
@@ -68,9 +68,9 @@ def prune_runs(
 ) -> PrunedRuns:
     """Delete old runs of this pipeline, oldest first; after `seconds`, finish the batch at hand and stop."""
     now, deadline, pruned = time.time(), time.monotonic() + seconds, PrunedRuns()
-    latest = find_latest_runs(connection)  # read once: an old run cannot become the latest
+    latest = find_runs_of_latest_results(connection)  # read once: an old run cannot become the latest
     while ids := find_old_runs(connection, latest, ages, now, BATCH_RUNS):
-        pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete(connection, ids))
+        pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete_runs_and_count_events(connection, ids))
         for run_id in ids:
             instance.compute_log_manager.delete_logs(prefix=[run_id])
         if time.monotonic() > deadline:
@@ -78,7 +78,7 @@ def prune_runs(
     return pruned
 
 
-def _delete(connection: psycopg.Connection, ids: list[str]) -> int:
+def _delete_runs_and_count_events(connection: psycopg.Connection, ids: list[str]) -> int:
     """Delete these runs in one transaction; return the number of their events."""
     with connection.transaction():
         connection.execute(SQL["delete_asset_event_tags"], {"ids": ids})

@@ -41,11 +41,11 @@ def post_json_or_error(url: str, payload: Mapping[str, str]) -> str:
                 stream=True,  # the body is not read: it may have no end
             )
         except (requests.RequestException, ValueError) as error:
-            return f"{urlsplit(url).hostname}: {_innermost(error)}"
+            return f"{urlsplit(url).hostname}: {_innermost_class_name(error)}"
     return "" if 200 <= response.status_code < 300 else f"{urlsplit(url).hostname}: status {response.status_code}"
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost_class_name(error: BaseException) -> str:
     """Return the class of the error that requests and urllib3 wrapped."""
     while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) and cause is not error:
         error = cause

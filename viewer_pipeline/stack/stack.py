@@ -20,13 +20,13 @@ from viewer_pipeline.flush.marker_ownership import require_pipeline
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack import dagster_processes
+from viewer_pipeline.stack import dagster_command_lines
 from viewer_pipeline.stack.home_directory import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
+from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port, loopback_if_any_address
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline.stack.server_migration import migrate_servers
 from viewer_pipeline.stop_signals import StopRequest
 from viewer_pipeline.stores.durability import require_durability_support
 
@@ -62,7 +62,7 @@ class Stack:
         self.settings = settings.changed(
             health_check_port=_reserve_health_port(settings, self._ports, usual=not background)
         )
-        self.ui_host, self.ui_port = ui_host, self._ports.reserve(dagster_processes.UI_PORT) if ui else None
+        self.ui_host, self.ui_port = ui_host, self._ports.reserve(dagster_command_lines.UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
@@ -79,7 +79,7 @@ class Stack:
             self._start_embedded_servers(on_progress)
             require_durability_support(self.settings)
             on_progress("migrating the schema `viewer`")
-            migrate_servers(self.settings, on_progress, exclusive=self._owns_postgres)
+            migrate_postgres_and_redis(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:
                 with Stores.open(self.settings) as stores:
                     adoption = adopt_pipeline(stores, self._adopt)
@@ -161,31 +161,31 @@ class Stack:
 
     def _start_dagster_and_worker(self, on_progress: Callable[[str], None]) -> None:
         from viewer_pipeline.orchestration.dagster_instance import (  # Dagster: 2 s
-            mark_orphan_runs_failed,
+            mark_launched_runs_failed,
             open_instance,
         )
 
         port = find_free_port()
-        workspace = dagster_processes.write_workspace_file(self.settings, LOOPBACK, port)
+        workspace = dagster_command_lines.write_workspace_file(self.settings, LOOPBACK, port)
         on_progress("starting Dagster's code server")
         code_server = self._start_python(
-            "code server", *dagster_processes.code_server_arguments(self.settings, LOOPBACK, port)
+            "code server", *dagster_command_lines.code_server_arguments(self.settings, LOOPBACK, port)
         )
         with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
             if self._owns_postgres:
-                for run_id in mark_orphan_runs_failed(instance):
+                for run_id in mark_launched_runs_failed(instance):
                     on_progress(f"run {run_id} had not ended; marked as failed")
         on_progress("starting the worker")
         flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
         self._start_python("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
         if self._owns_postgres:
-            code_server.before_restart = partial(dagster_processes.fail_runs_of_previous_code_server, self.settings)
+            code_server.before_restart = partial(dagster_command_lines.fail_runs_of_previous_code_server, self.settings)
         _wait_until_listening(code_server.process, port)
         on_progress("starting Dagster's daemon")
-        self._start_python("daemon", *dagster_processes.daemon_arguments(self.settings, workspace))
+        self._start_python("daemon", *dagster_command_lines.daemon_arguments(self.settings, workspace))
         if self.ui_port is not None:
             on_progress(f"starting Dagster's webserver on port {self.ui_port}")
-            ui = dagster_processes.webserver_arguments(self.settings, workspace, self.ui_host, self.ui_port)
+            ui = dagster_command_lines.webserver_arguments(self.settings, workspace, self.ui_host, self.ui_port)
             webserver = self._start_python("webserver", *ui)
             _wait_until_listening(webserver.process, self.ui_port, loopback_if_any_address(self.ui_host))
 

@@ -394,7 +394,7 @@ def test_backfill(online: Environment, world: World) -> None:
     yesterday = today - timedelta(days=1)
     result = json_of(run(online, "backfill", f"{yesterday}", "--json"))
     assert (result["success"], result["status"]) == (True, "healthy")
-    assert set(result["checks"]) == {"daily_equals_ledger", "yesterday_is_complete"}
+    assert set(result["checks"]) == {"daily_equals_ledger", "closed_days_are_complete"}
     assert {day: stats["views"] for day, stats in result["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
     done = run(online, "backfill", f"{today}", f"{today}")
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")

@@ -26,7 +26,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
 )
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
-from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of, origin, selector_id
 from viewer_pipeline_tests.support.world import World

@@ -13,7 +13,7 @@ from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, partition_range_tags
-from viewer_pipeline.orchestration.schedules import close_yesterday, refresh_today
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
@@ -107,7 +107,7 @@ def test_check_daily_equals_ledger_can_fail(
 
     monkeypatch.setattr(daily_views_asset, "rolled_up_days", tamper)
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
-    assert checks(result) == {"daily_equals_ledger": False, "yesterday_is_complete": True}
+    assert checks(result) == {"daily_equals_ledger": False, "closed_days_are_complete": True}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert failed.metadata["failing_rows"].value == ["2026-03-01: 5 views, the ledger has 1"]
 
@@ -117,7 +117,7 @@ def test_check_yesterday_is_complete_can_fail(history: History, dagster: Dagster
     yesterday = datetime.now(UTC).date() - ONE
     history.flush(at(yesterday), {"a": 1})
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE))
-    assert checks(result) == {"daily_equals_ledger": True, "yesterday_is_complete": False}
+    assert checks(result) == {"daily_equals_ledger": True, "closed_days_are_complete": False}
     (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert failed.metadata["failing_rows"].value == [yesterday.isoformat()]
 

@@ -24,7 +24,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "daily_views": {
         "deps": ["view_counts"],
         "kinds": {"postgres"},
-        "checks": ["daily_equals_ledger", "yesterday_is_complete"],
+        "checks": ["closed_days_are_complete", "daily_equals_ledger"],
         "policy": dg.FreshnessPolicy.cron("0 1 * * *", timedelta(hours=24)),
     },
     "reconciliation": {
@@ -40,7 +40,7 @@ JOBS = {
     "roll_up_days": "daily",
     "prune_ledger_days": "retention",
     "prune_run_history": "retention",
-    "prune_input": "retention",
+    "prune_rejected_and_parked": "retention",
     "reconcile": "reconciliation",
 }
 SCHEDULES = {
@@ -49,7 +49,7 @@ SCHEDULES = {
     "close_yesterday": ("10 0 * * *", "roll_up_days"),
     "prune_ledger_days_daily": ("20 3 * * *", "prune_ledger_days"),
     "prune_run_history_daily": ("40 3 * * *", "prune_run_history"),
-    "prune_input_daily": ("0 4 * * *", "prune_input"),
+    "prune_rejected_and_parked_daily": ("0 4 * * *", "prune_rejected_and_parked"),
 }
 SENSORS = ["view_count_updates_sensor", "run_failure"]
 

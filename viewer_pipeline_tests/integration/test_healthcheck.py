@@ -17,7 +17,7 @@ from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.dagster_processes import write_workspace_file
+from viewer_pipeline.stack.dagster_command_lines import write_workspace_file
 from viewer_pipeline.stack.ports import find_free_port, loopback_if_any_address
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import HttpWorld

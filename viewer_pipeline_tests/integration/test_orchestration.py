@@ -23,14 +23,14 @@ from viewer_pipeline.flush.verify import CHECKS, verify
 from viewer_pipeline.orchestration.dagster_instance import (
     DAGSTER_YAML,
     count_flush_runs,
-    mark_orphan_runs_failed,
+    mark_launched_runs_failed,
     open_instance,
 )
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
-from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 from viewer_pipeline.reconcile import reconciliation as reconcile_compare
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -439,7 +439,7 @@ def test_orphans_of_a_killed_stack_do_not_block_the_next(
     job = defs.resolve_job_def(flush_views.name)
     run = kept_instance.create_run_for_job(job_def=job, status=dg.DagsterRunStatus.STARTED)
     assert isinstance(tick(kept_instance, world.stores.redis.url), dg.SkipReason)
-    assert mark_orphan_runs_failed(kept_instance) == [run.run_id]
+    assert mark_launched_runs_failed(kept_instance) == [run.run_id]
     after = kept_instance.get_run_by_id(run.run_id)
     assert after is not None
     assert after.status is dg.DagsterRunStatus.FAILURE
@@ -456,7 +456,7 @@ def test_runs_that_ended_with_their_code_server(
     started = dg.DagsterRunStatus.STARTED
     launched = kept_instance.create_run_for_job(job_def=job, status=started, tags={GRPC_INFO_TAG: "{}"})
     by_hand = kept_instance.create_run_for_job(job_def=job, status=started)
-    assert mark_orphan_runs_failed(kept_instance, launched_only=True) == [launched.run_id]
+    assert mark_launched_runs_failed(kept_instance, of_code_server_only=True) == [launched.run_id]
     after = kept_instance.get_run_by_id(by_hand.run_id)
     assert after is not None
     assert after.status is started

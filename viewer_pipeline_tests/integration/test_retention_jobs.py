@@ -17,7 +17,7 @@ from viewer_pipeline_tests.support.world import World
 OPS = {
     "prune_ledger_days": "prune_old_ledger",
     "prune_run_history": "delete_old_runs",
-    "prune_input": "prune_old_input",
+    "prune_rejected_and_parked": "prune_old_rejected_and_parked",
 }
 
 
@@ -80,11 +80,11 @@ def test_input_job_prunes_old_input(dagster: DagsterWorld, dagster_settings: Set
     world.execute("CREATE TABLE public.video (id text PRIMARY KEY, n bigint)")
     settings = dagster_settings.changed(target_table="public.video", target_count_column="n")
     notes = "no retention period is set: both are kept for ever"
-    assert run(dagster, settings, "prune_input") == {"dry_run": False, "notes": notes}
+    assert run(dagster, settings, "prune_rejected_and_parked") == {"dry_run": False, "notes": notes}
     settings = settings.changed(rejected_retention_days=5, parked_retention_days=5)
     expected = {"rejected": 1, "parked_vods": 1, "parked_views": 7}
-    assert run(dagster, settings, "prune_input", dry_run=True) == {"dry_run": True} | expected
-    assert run(dagster, settings, "prune_input") == {"dry_run": False} | expected
+    assert run(dagster, settings, "prune_rejected_and_parked", dry_run=True) == {"dry_run": True} | expected
+    assert run(dagster, settings, "prune_rejected_and_parked") == {"dry_run": False} | expected
     assert world.parked() == {}
     assert world.rejected() == {"1 VODs": "no row came for them within PARKED_RETENTION_DAYS=5"}
 
@@ -133,8 +133,8 @@ def test_run_history_schedule_requests_or_skips(
 def test_input_schedule_requests_or_skips(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
     """It launches a run where something is old that a setting does not keep."""
     world.execute("INSERT INTO viewer.rejected VALUES ('1', 'message', 'x', '1', 'why', now() - interval '9 days')")
-    assert tick("prune_input_daily", dagster, dagster_settings) == NO_RETENTION_PERIOD
+    assert tick("prune_rejected_and_parked_daily", dagster, dagster_settings) == NO_RETENTION_PERIOD
     ten_days = dagster_settings.changed(rejected_retention_days=10)
-    assert tick("prune_input_daily", dagster, ten_days) == "nothing is old"
+    assert tick("prune_rejected_and_parked_daily", dagster, ten_days) == "nothing is old"
     five_days = dagster_settings.changed(rejected_retention_days=5)
-    assert tick("prune_input_daily", dagster, five_days) == "schedule: old rejected or parked input"
+    assert tick("prune_rejected_and_parked_daily", dagster, five_days) == "schedule: old rejected or parked input"

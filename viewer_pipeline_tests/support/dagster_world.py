@@ -28,7 +28,7 @@ from dagster_shared.error import SerializableErrorInfo
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
-from viewer_pipeline.orchestration.schedules import sweep_schedule
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 
 
 def error_of(message: str, cause: SerializableErrorInfo | None = None) -> SerializableErrorInfo:

@@ -25,8 +25,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import current_revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.pipeline_migration import MigrationResult, migrate_postgres_and_redis
 from viewer_pipeline.stack.redis_server import RedisServer
-from viewer_pipeline.stack.server_migration import MigrationResult, migrate_servers
 from viewer_pipeline.stores.redis import connect
 
 FOLDER = Path(__file__).parents[1] / "stored_0_1_0"
@@ -66,7 +66,7 @@ class Stored:
 
     def migrate(self, *, alone: bool = False) -> MigrationResult:
         """Upgrade both servers."""
-        return migrate_servers(self.settings, lambda _: None, exclusive=alone)
+        return migrate_postgres_and_redis(self.settings, lambda _: None, exclusive=alone)
 
     def flush(self) -> RunReport:
         """Run a sweep with small batches and flushes."""

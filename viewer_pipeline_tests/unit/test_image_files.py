@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.dagster_processes import CODE_SERVER_PORT, UI_PORT
+from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline_tests.support.containers import ROOT, not_ignored, of, read_compose, read_dockerfile, seconds
 
 COMPOSE: dict[str, Any] = read_compose(POSTGRES_PASSWORD="secret")

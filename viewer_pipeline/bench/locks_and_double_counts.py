@@ -22,7 +22,7 @@ TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = A
 
 
 @dataclass(frozen=True)
-class FlushImpact:
+class LocksAndDoubleCounts:
     """Longest durations within a flush, median over RUNS flushes."""
 
     row_lock_seconds: float  # that a sampled row was locked
@@ -31,7 +31,9 @@ class FlushImpact:
     script_max_ms: float
 
 
-def measure_flush_impact(servers: BenchServers, request: FlushRequest, ids: list[str]) -> FlushImpact:
+def measure_locks_and_double_counts(
+    servers: BenchServers, request: FlushRequest, ids: list[str]
+) -> LocksAndDoubleCounts:
     """Flush RUNS times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
     sampled = [ids[at] for at in range(0, len(ids), step)] + [
@@ -59,7 +61,7 @@ def measure_flush_impact(servers: BenchServers, request: FlushRequest, ids: list
             if entry["command"].startswith(b"EVALSHA")
         ]
     median = statistics.median
-    return FlushImpact(median(locked), median(double_counted), median(scripts), max(scripts))
+    return LocksAndDoubleCounts(median(locked), median(double_counted), median(scripts), max(scripts))
 
 
 def _read_totals(servers: BenchServers, ids: list[str]) -> dict[str, int]:

@@ -56,10 +56,10 @@ def fail_runs_of_previous_code_server(settings: Settings) -> None:
 
     Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
     """
-    from viewer_pipeline.orchestration.dagster_instance import mark_orphan_runs_failed, open_instance
+    from viewer_pipeline.orchestration.dagster_instance import mark_launched_runs_failed, open_instance
 
     with open_instance(settings) as instance:
-        for run_id in mark_orphan_runs_failed(instance, launched_only=True):
+        for run_id in mark_launched_runs_failed(instance, of_code_server_only=True):
             log.error(event("run ended with the code server", run=run_id))
 
 

@@ -34,7 +34,9 @@ class MigrationResult:
     redis_moved: bool
 
 
-def migrate_servers(settings: Settings, on_progress: Progress, *, exclusive: bool = False) -> MigrationResult:
+def migrate_postgres_and_redis(
+    settings: Settings, on_progress: Progress, *, exclusive: bool = False
+) -> MigrationResult:
     """Upgrade both servers. Safe to repeat and to run concurrently.
 
     `exclusive`: no other process can use this PostgreSQL, so daemon and runs are not checked. Raises OldVersionRuns

@@ -11,7 +11,7 @@ CHUNK = 1 << 16
 END_SECONDS = 5.0
 
 
-class TcpForwarder:
+class FailoverForwarder:
     """Forwards each new connection to the current target. Existing connections stay with their target."""
 
     def __init__(self, target_port: int) -> None:
@@ -28,7 +28,7 @@ class TcpForwarder:
 
     def stop(self) -> None:
         """Close all connections and stop listening."""
-        asyncio.run_coroutine_threadsafe(self._close_connections(), self._loop).result(END_SECONDS)
+        asyncio.run_coroutine_threadsafe(self._close_listener_and_connections(), self._loop).result(END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_SECONDS)
         self._loop.close()
@@ -37,7 +37,7 @@ class TcpForwarder:
         self._server = await asyncio.start_server(self._forward_connection, LOOPBACK, 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _close_connections(self) -> None:
+    async def _close_listener_and_connections(self) -> None:
         if self._server is not None:
             self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -9,17 +9,17 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, is_rolled_up
-from viewer_pipeline.orchestration import decorators
 from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
-from viewer_pipeline.orchestration.resources import LOADED, SettingsResource
 from viewer_pipeline.orchestration.run_trigger import build_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
+from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 from viewer_pipeline.settings import Settings
 
 
-@decorators.schedule(target=flush_views, cron_schedule=LOADED.sweep_cron)
+@schedule(target=flush_views, cron_schedule=LOADED.sweep_cron)
 def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Flush all counters, announced or not, on `SWEEP_CRON`.
 
@@ -35,7 +35,7 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     return build_run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
 
 
-@decorators.schedule(target=roll_up_days, cron_schedule="10 0 * * *")
+@schedule(target=roll_up_days, cron_schedule="10 0 * * *")
 def close_yesterday(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
@@ -57,7 +57,7 @@ def close_yesterday(
     )
 
 
-@decorators.schedule(target=roll_up_days, cron_schedule="*/15 * * * *")
+@schedule(target=roll_up_days, cron_schedule="*/15 * * * *")
 def refresh_today(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:

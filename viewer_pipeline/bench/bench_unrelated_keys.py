@@ -12,17 +12,17 @@ PIPELINE = 20_000
 
 
 @dataclass(frozen=True)
-class ChangedStats:
+class UnrelatedKeysStats:
     """Medians over the runs, in seconds."""
 
     counters: int
-    other_keys: int
+    unrelated_keys: int
     alone: float
-    with_other_keys: float
-    ratio: float  # with_other_keys / alone
+    with_unrelated_keys: float
+    ratio: float  # with_unrelated_keys / alone
 
 
-def bench_changed_set(counters: int, unrelated_keys: int, *, runs: int) -> ChangedStats:
+def bench_unrelated_keys(counters: int, unrelated_keys: int, *, runs: int) -> UnrelatedKeysStats:
     """Flush `counters` announced counters in an empty Redis, then beside `unrelated_keys` unrelated keys."""
     with bench_servers() as servers:
         _median_flush_seconds(servers, counters, 1)  # warm-up
@@ -33,8 +33,8 @@ def bench_changed_set(counters: int, unrelated_keys: int, *, runs: int) -> Chang
             if number % PIPELINE == 0:
                 pipe.execute()
         pipe.execute()
-        with_other_keys = _median_flush_seconds(servers, counters, runs)
-    return ChangedStats(counters, unrelated_keys, alone, with_other_keys, with_other_keys / alone)
+        with_unrelated_keys = _median_flush_seconds(servers, counters, runs)
+    return UnrelatedKeysStats(counters, unrelated_keys, alone, with_unrelated_keys, with_unrelated_keys / alone)
 
 
 def _median_flush_seconds(servers: BenchServers, counters: int, runs: int) -> float:

@@ -57,7 +57,7 @@ class PostgresUrl:
     def of(cls, url: str) -> Self:
         """Parse a URL. Raises ValueError, whose message cites no part that may be secret."""
         head, query = _halves(url)
-        libpq, prisma, dropped = _split_parameters(query)
+        libpq, prisma, dropped = _split_libpq_and_prisma_parameters(query)
         parameters = _parse_by_libpq(f"{head}?{'&'.join(libpq)}")
         settings, options = _settings_in(parameters.pop("options", ""))
         if "," in parameters.get("host", ""):  # a standby takes no writes
@@ -128,7 +128,7 @@ def _halves(url: str) -> tuple[str, str]:
     return url[:start] + head, query
 
 
-def _split_parameters(query: str) -> tuple[list[str], dict[str, str], list[str]]:
+def _split_libpq_and_prisma_parameters(query: str) -> tuple[list[str], dict[str, str], list[str]]:
     """Return the parameters for libpq, as written; Prisma's own parameters; the names of dropped ones."""
     libpq, prisma, dropped, in_secret = list[str](), dict[str, str](), list[str](), False
     for parameter in filter(None, query.split("&")):

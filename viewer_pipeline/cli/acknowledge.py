@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.flush.incidents import KINDS, Kind
 
@@ -17,7 +17,7 @@ def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
     from viewer_pipeline.flush.incidents import acknowledge as close
     from viewer_pipeline.flush.ledger import Ledger
 
-    with Ledger.of(load_command_settings()).connect() as connection:
+    with Ledger.of(load_settings_with_running_servers()).connect() as connection:
         closed = close(connection, list(kinds or KINDS))
     text = f"acknowledged {closed} incidents" if closed else "no incident was open"
     echo_result({"acknowledged": closed}, text, as_json=as_json)

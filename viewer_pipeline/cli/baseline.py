@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import Settings
 
@@ -28,7 +28,7 @@ def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -
         raise click.UsageError("--from-target and --csv are two sources: choose one")
     if again and not (from_target or file):
         raise click.UsageError("--again needs --from-target or --csv")
-    result = _take_baseline(load_command_settings(), file, from_target=from_target, again=again)
+    result = _take_baseline(load_settings_with_running_servers(), file, from_target=from_target, again=again)
     echo_result(result._asdict() if result else {}, _describe_baseline(result), as_json=as_json)
 
 

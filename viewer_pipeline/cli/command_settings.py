@@ -10,7 +10,7 @@ from viewer_pipeline.settings import Settings, load_settings
 log = logging.getLogger("viewer_pipeline.cli")
 
 
-def load_command_settings(*, warn_of_dropped: bool = False) -> Settings:
+def load_settings_with_running_servers(*, warn_of_dropped: bool = False) -> Settings:
     """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME.
 
     `warn_of_dropped`: log the parameters of database URLs that are dropped; a process does that once, at its start.

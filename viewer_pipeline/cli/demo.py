@@ -9,7 +9,7 @@ from functools import partial
 import click
 
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
+from viewer_pipeline.cli.process_setup import configure_logging_and_sigterm
 from viewer_pipeline.settings import load_settings
 
 
@@ -23,7 +23,7 @@ def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
     from viewer_pipeline.stack.demo import run_demo
     from viewer_pipeline.stack.demo_terminal import DemoProgressBars, print_demo_report
 
-    prepare_throwaway_stack(logging.ERROR)
+    configure_logging_and_sigterm(logging.ERROR)
     settings = load_settings()
     with DemoProgressBars(views) as display:
         report = run_demo(settings, views, vods, time_limit, on_step=display.print, on_totals=display.show_totals)

@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.timestamps import format_timestamp
 
@@ -28,7 +28,7 @@ def doctor(watch_producers: float | None, as_json: bool) -> None:
     from viewer_pipeline.monitoring.doctor.doctor_report import print_report
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
-    results = run_doctor_checks(load_command_settings(), watch_producers or 0.0)
+    results = run_doctor_checks(load_settings_with_running_servers(), watch_producers or 0.0)
     status = worst_status(results)
     report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
     echo_result(report, partial(print_report, results), as_json=as_json)

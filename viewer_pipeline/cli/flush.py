@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings, require_responding_servers
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
 
@@ -17,9 +17,9 @@ from viewer_pipeline.settings import Settings
 @json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
-    settings = load_command_settings(warn_of_dropped=True)
+    settings = load_settings_with_running_servers(warn_of_dropped=True)
     require_responding_servers(settings)
-    _require_flushable(settings)
+    _require_usable_redis_and_target(settings)
     from viewer_pipeline.cli.in_process_runs import echo_run_result, run_flush
     from viewer_pipeline.orchestration.dagster_instance import open_instance
     from viewer_pipeline.orchestration.flush_ops import FlushMode
@@ -31,7 +31,7 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     echo_run_result(result, text.format_map(stats) if result.success else "", as_json=as_json)
 
 
-def _require_flushable(settings: Settings) -> None:
+def _require_usable_redis_and_target(settings: Settings) -> None:
     """Raise SettingsError if Redis lacks the configured durability, or the pipeline or the target table is refused."""
     from viewer_pipeline.flush.ledger import require_target
     from viewer_pipeline.flush.marker_ownership import require_pipeline

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
-from viewer_pipeline.cli.options import PORT
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.option_types import PORT
 
 
 @click.command()
@@ -15,4 +15,4 @@ def healthcheck(role: str, port: int | None) -> None:
     """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
     from viewer_pipeline.cli.process_health import ROLES
 
-    click.echo(ROLES[role](load_command_settings(), port))
+    click.echo(ROLES[role](load_settings_with_running_servers(), port))

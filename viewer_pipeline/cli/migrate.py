@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 
 
@@ -17,7 +17,7 @@ def migrate(as_json: bool) -> None:
     """
     from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
 
-    settings = load_command_settings(warn_of_dropped=True)
+    settings = load_settings_with_running_servers(warn_of_dropped=True)
     migration = migrate_postgres_and_redis(settings, echo_progress)
     if migration.before == migration.after:
         text = f"schema viewer is at revision {migration.after} already"

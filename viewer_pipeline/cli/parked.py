@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 
 
@@ -16,9 +16,10 @@ from viewer_pipeline.cli.output import echo_result, json_option
 @json_option
 def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
     """Show parked views: those of VODs that the target table lacks, or has no room for."""
-    from viewer_pipeline.cli.parked_report import apply_or_discard_parked, print_parked
+    from viewer_pipeline.cli.parked_changes import apply_or_discard_parked
+    from viewer_pipeline.cli.parked_report import print_parked
 
-    report = apply_or_discard_parked(load_command_settings(), apply=apply, discard=discard)
+    report = apply_or_discard_parked(load_settings_with_running_servers(), apply=apply, discard=discard)
     echo_result(report.to_dict(), partial(print_parked, report), as_json=as_json)
     if None in report.discarded.values():
         raise SystemExit(1)

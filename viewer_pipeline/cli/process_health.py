@@ -27,7 +27,7 @@ class NotHealthy(ViewerPipelineError):
     """Not healthy"""
 
 
-def check_worker(settings: Settings, port: int | None) -> str:
+def require_healthy_worker(settings: Settings, port: int | None) -> str:
     """Request `/health`; return its status. Raises NotHealthy with the failing checks where the code is not 200."""
     code, body = _get(
         loopback_if_any_address(settings.health_check_host), port or settings.health_check_port, "/health"
@@ -42,7 +42,7 @@ def check_worker(settings: Settings, port: int | None) -> str:
     return summary
 
 
-def check_code_server(_settings: Settings, port: int | None) -> str:
+def require_healthy_code_server(_settings: Settings, port: int | None) -> str:
     """Check it by gRPC's own health protocol; it serves once our definitions are loaded."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -59,14 +59,14 @@ def check_code_server(_settings: Settings, port: int | None) -> str:
     return "serving"
 
 
-def check_daemon(settings: Settings, _port: int | None) -> str:
+def require_healthy_daemon(settings: Settings, _port: int | None) -> str:
     """Check its heartbeats in Dagster's storage. Raises NotHealthy, PostgresUnavailable."""
     if dead := dead_daemons(read_heartbeats(settings), time.time()):
         raise NotHealthy(f"no heartbeat for {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
     return "alive"
 
 
-def check_webserver(_settings: Settings, port: int | None) -> str:
+def require_healthy_webserver(_settings: Settings, port: int | None) -> str:
     """Request the version of the UI's server, for which it needs no storage."""
     code, _ = _get(LOOPBACK, port or UI_PORT, "/server_info")
     if code != http.client.OK:
@@ -77,10 +77,10 @@ def check_webserver(_settings: Settings, port: int | None) -> str:
 # Each returns a status, and raises NotHealthy; that of the daemon PostgresUnavailable as well. The second argument is a
 # port other than the usual one.
 ROLES: dict[str, Callable[[Settings, int | None], str]] = {
-    "worker": check_worker,
-    "code-server": check_code_server,
-    "daemon": check_daemon,
-    "webserver": check_webserver,
+    "worker": require_healthy_worker,
+    "code-server": require_healthy_code_server,
+    "daemon": require_healthy_daemon,
+    "webserver": require_healthy_webserver,
 }
 
 

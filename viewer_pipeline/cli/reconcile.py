@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 
 
@@ -24,11 +24,11 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
     if undo is not None:
         if repair:
             raise click.UsageError("--undo goes without --repair")
-        flush = run_undo(load_command_settings(), undo)
+        flush = run_undo(load_settings_with_running_servers(), undo)
         undone = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
         echo_result(undone, f"flush {undo} is undone by flush {flush.seq}: {flush.views} views", as_json=as_json)
         return
-    result = run_reconcile(load_command_settings(), repair=repair)
+    result = run_reconcile(load_settings_with_running_servers(), repair=repair)
     echo_result(result.to_dict(), partial(print_reconcile_result, result), as_json=as_json)
     if result.remaining:
         raise SystemExit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.errors import SettingsError
 
@@ -26,7 +26,7 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
 
     if not prefix:
         raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
-    settings = load_command_settings()
+    settings = load_settings_with_running_servers()
     ledger = Ledger.of(settings) if keep_counters else None
     with connect(settings.require_redis_url()) as client:
         retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
-from viewer_pipeline.cli.throwaway_stack import prepare_throwaway_stack
+from viewer_pipeline.cli.process_setup import configure_logging_and_sigterm
 from viewer_pipeline.settings import load_settings
 
 
@@ -23,7 +23,7 @@ def soak(minutes: float, seed: int | None, as_json: bool) -> None:
     """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
     from viewer_pipeline.bench.soak import run_soak
 
-    prepare_throwaway_stack(logging.CRITICAL)
+    configure_logging_and_sigterm(logging.CRITICAL)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     echo_progress(f"seed {seed}")
     report = run_soak(load_settings(), minutes, seed, echo_progress)

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_command_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 
 
@@ -17,5 +17,5 @@ def status(as_json: bool) -> None:
     from viewer_pipeline.monitoring.status import read_status
     from viewer_pipeline.monitoring.status_report import print_status
 
-    pipeline_status = read_status(load_command_settings())
+    pipeline_status = read_status(load_settings_with_running_servers())
     echo_result(pipeline_status.to_dict(), partial(print_status, pipeline_status), as_json=as_json)

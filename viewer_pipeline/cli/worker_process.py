@@ -77,7 +77,7 @@ class _Worker:
         self._join_until_deadline(subscriber)
         if not subscriber.is_alive():
             self._join_until_deadline(_start_thread("rejections", self._rejections.stop))
-            self._join_until_deadline(_start_thread("last-flush", self._flush_at_end))
+            self._join_until_deadline(_start_thread("last-flush", self._flush_and_keep_outcome))
         server.stop()
         return self._log_summary()
 
@@ -87,7 +87,7 @@ class _Worker:
         except Exception:
             log.exception(event("the subscriber failed"))
 
-    def _flush_at_end(self) -> None:
+    def _flush_and_keep_outcome(self) -> None:
         self._flush_outcome = "what the last flush has not committed stays in Redis: it did not end in time"
         try:
             self._flush_outcome, self._flushed = self._run_last_flush(self._deadline), True

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_metrics import BOUNDS, RunMetric
 from viewer_pipeline.ingest.subscriber_stats import State, SubscriberStats
-from viewer_pipeline.monitoring.background_probe import BackgroundProbe
+from viewer_pipeline.monitoring.bounded_probe import BoundedProbe
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotalsReader
@@ -61,11 +61,11 @@ class PrometheusMetrics(Collector):
         """`store`: that of the probes, which test writes, so it leaves a server that was demoted."""
         self._stats = stats
         ledger = LedgerTotalsReader(Ledger.of(settings))
-        self._probes: dict[str, BackgroundProbe[Samples]] = {
-            "redis": BackgroundProbe("metrics of redis", lambda: pending_samples(read_pending_views(store))),
-            "postgres": BackgroundProbe("metrics of postgres", lambda: ledger_samples(ledger.read())),
-            "dagster": BackgroundProbe(
-                "metrics of dagster", lambda: daemon_samples(read_dagster(settings), time.time())
+        self._probes: dict[str, BoundedProbe[Samples]] = {
+            "redis": BoundedProbe("metrics of redis", lambda: pending_samples(read_pending_views(store))),
+            "postgres": BoundedProbe("metrics of postgres", lambda: ledger_samples(ledger.read())),
+            "dagster": BoundedProbe(
+                "metrics of dagster", lambda: daemon_up_samples(read_dagster(settings), time.time())
             ),
         }
         self._registry = CollectorRegistry()
@@ -138,7 +138,7 @@ def ledger_samples(reading: LedgerReading) -> Samples:
     }
 
 
-def daemon_samples(reading: DagsterReading | None, now: float) -> Samples:
+def daemon_up_samples(reading: DagsterReading | None, now: float) -> Samples:
     """Return the samples of the daemons; all 0 where Dagster has never run."""
     dead = dead_daemons(reading.heartbeats if reading else {}, now)
     return {"viewer_daemon_up": {(daemon,): float(daemon not in dead) for daemon in DAEMONS}}

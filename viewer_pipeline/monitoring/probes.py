@@ -80,7 +80,7 @@ class HealthProbes:
             started = time.perf_counter()
             self.client.ping()
             round_trip_ms = _milliseconds_since(started)
-            info = self.redis_info()
+            info = self.read_redis_info()
         result = evaluate_redis(info, round_trip_ms, self._find_write_refusal())
         if result.status == "healthy":
             result = degrade_if_restarted(result, info.get("uptime_in_seconds"), self._process_uptime_seconds())
@@ -88,7 +88,7 @@ class HealthProbes:
             self.client.connection_pool.disconnect(inuse_connections=False)
         return [result, evaluate_redis_memory(info)]
 
-    def redis_info(self) -> dict[str, Any]:
+    def read_redis_info(self) -> dict[str, Any]:
         """Return what INFO reports; nothing where the user may not run it."""
         try:
             info: Any = self.client.info()

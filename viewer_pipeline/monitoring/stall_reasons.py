@@ -27,7 +27,7 @@ def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Res
     if age is not None and age < RECENT_SECONDS:
         return []
     obstacles = _obstacles(checks)
-    reasons = [*obstacles, *_skips(checks), *_silence(pending_vods, checks, settings)]
+    reasons = [*obstacles, *_skips(checks), *_missing_input(pending_vods, checks, settings)]
     if pending_vods and not obstacles:
         interval = settings.sensor_interval_seconds
         reasons.append(f"{pending_vods} VODs wait for the sensor, which ticks every {interval} s")
@@ -55,7 +55,7 @@ def _skips(checks: Results) -> list[str]:
     ]
 
 
-def _silence(pending_vods: int, checks: Results, settings: Settings) -> list[str]:
+def _missing_input(pending_vods: int, checks: Results, settings: Settings) -> list[str]:
     """Return whether anything was received at all."""
     subscriber = checks["subscriber"].details
     reasons = []

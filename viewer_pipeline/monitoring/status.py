@@ -39,7 +39,7 @@ class PipelineStatus:
     stall_reasons: list[str]
 
     @property
-    def is_settled(self) -> bool:
+    def is_last_flush_settled(self) -> bool:
         """Whether the last flush is subtracted from Redis."""
         marker, last = self.marker, self.last_flush
         return not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches))
@@ -54,7 +54,7 @@ class PipelineStatus:
             "oldest_pending_seconds": self.oldest_pending_seconds,
             "marker": self.marker._asdict() if self.marker else None,
             "last_flush": self.last_flush.seq,
-            "settled": self.is_settled,
+            "settled": self.is_last_flush_settled,
             **self.summary._asdict(),
             "rejected_by_reason": self.rejected_by_reason,
             "incidents": [_incident_to_dict(incident) for incident in self.incidents],
@@ -78,7 +78,9 @@ def read_status(settings: Settings) -> PipelineStatus:
                 rejected[row.reason] += row.rows
             last, summary = last_flush(connection), ledger_summary(connection)
             incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
-        checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_all()}
+        checks = {
+            result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_all_in_parallel()
+        }
     return PipelineStatus(
         pending_vods=pending,
         oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,

@@ -44,7 +44,7 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
         *([("incidents", checks["incidents"].message)] if status.incidents else []),
         *((name, checks[name].message) for name in REMAINING if not checks[name].passed),
         ("subscriber", checks["subscriber"].message),
-        *(("" if number else "daemons", text) for number, text in enumerate(_daemons(checks))),
+        *(("" if number else "daemons", text) for number, text in enumerate(_summarise_daemons(checks))),
         ("sensor", _with_skip_reason(checks["sensor"])),
         ("sweep", _with_skip_reason(checks["sweep"])),
         ("runs", checks["flush_runs"].message),
@@ -60,12 +60,12 @@ def _rejected(status: PipelineStatus) -> str:
 def _marker(status: PipelineStatus) -> str:
     marker, check = status.marker, status.checks["marker"]
     position = f"flush {marker.seq}, batch {marker.batch} of {marker.of}" if marker else "none"
-    unsettled = "" if status.is_settled else " (not settled)"
+    unsettled = "" if status.is_last_flush_settled else " (not settled)"
     problem = "" if check.passed else f"; {check.message}"
     return f"{position}; the ledger's last flush is {status.last_flush.seq}{unsettled}{problem}"
 
 
-def _daemons(checks: dict[str, CheckResult]) -> list[str]:
+def _summarise_daemons(checks: dict[str, CheckResult]) -> list[str]:
     """Return one line if all daemons are well, or all report the same; else one for each that is not."""
     failing = [f"{name}: {message}" if name else message for name, message in failing_daemons(checks, DAEMONS)]
     return failing or [f"all {len(DAEMONS)} of Dagster are running"]

@@ -22,7 +22,7 @@ from viewer_pipeline.history.daily_rollup import (
     views_per_hour,
 )
 from viewer_pipeline.orchestration.flush_ops import TOP_VODS, TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.hourly_chart import render_hourly_markdown
+from viewer_pipeline.orchestration.hourly_chart import embed_hourly_svg_in_markdown
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
@@ -90,7 +90,7 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
         hours = views_per_hour(connection, day.day)
         metadata |= {
             "flushes": day.flushes,
-            "views_per_hour": dg.MetadataValue.md(render_hourly_markdown(day.day, hours)),
+            "views_per_hour": dg.MetadataValue.md(embed_hourly_svg_in_markdown(day.day, hours)),
         }
     else:
         metadata["notes"] = FINAL

@@ -9,7 +9,7 @@ from datetime import date
 BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
 
 
-def render_hourly_markdown(day: date, hours: Sequence[int]) -> str:
+def embed_hourly_svg_in_markdown(day: date, hours: Sequence[int]) -> str:
     """Return the chart of 24 bars as Markdown. The UI shows images whose address is a `data:` URL."""
     svg = b64encode(render_hourly_svg(day, hours).encode()).decode()
     peak = max(range(len(hours)), key=lambda hour: hours[hour])

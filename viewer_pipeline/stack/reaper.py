@@ -52,7 +52,7 @@ def main() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_stop_at_end_of_input, args=[stop], daemon=True).start()
+    threading.Thread(target=_wait_for_end_of_input_then_stop, args=[stop], daemon=True).start()
     status = child.wait()
     _kill_process_group(child.pid)
     return status if status >= 0 else 128 - status
@@ -94,7 +94,7 @@ def _make_stop_once(pid: int, stop_signal: signal.Signals, grace: float) -> Call
     return stop
 
 
-def _stop_at_end_of_input(stop: Callable[[], None]) -> None:
+def _wait_for_end_of_input_then_stop(stop: Callable[[], None]) -> None:
     while os.read(0, 4096):
         continue
     stop()

@@ -66,7 +66,7 @@ class RedisServer:
         """Start it and wait until it accepts commands."""
         self._stop_orphaned_server()
         self.process.start()
-        while not self._wait_until_ready():  # another process uses the port, which was free when it was chosen
+        while not self._wait_until_ready_or_port_taken():  # the port was free when it was chosen
             self.process.stop()
             if self._port_is_fixed:
                 raise EmbeddedServerError(f"Redis cannot reopen its port {self.port}: another process uses it")
@@ -95,7 +95,7 @@ class RedisServer:
         command: list[str | Path] = [self._binary, *arguments]
         return ManagedProcess("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace_seconds=20)
 
-    def _wait_until_ready(self) -> bool:
+    def _wait_until_ready_or_port_taken(self) -> bool:
         """Wait until it accepts commands; return False if another server uses its port."""
         deadline = time.monotonic() + START_SECONDS
         while True:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer

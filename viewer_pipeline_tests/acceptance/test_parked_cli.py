@@ -31,8 +31,8 @@ def test_parked_views_from_outside(counting_into_vod: Environment, vods: TargetW
     assert (parked["vods"], parked["views"], parked["discarded"]) == (2, 12, {})
     assert [(vod["vod_id"], vod["views"]) for vod in parked["largest"]] == [("ghost", 7), ("late", 5)]
     vods.add_vods("late")
-    counted = json_of(run(counting_into_vod, "parked", "--apply", "--discard", "ghost", "--json"))
-    assert (counted["counted"], counted["discarded"]) == ({"vods": 1, "views": 5}, {"ghost": 7})
+    applied = json_of(run(counting_into_vod, "parked", "--apply", "--discard", "ghost", "--json"))
+    assert (applied["applied"], applied["discarded"]) == ({"vods": 1, "views": 5}, {"ghost": 7})
     assert vods.target() == {"a": 1, "late": 5}
     assert run(counting_into_vod, "parked").stdout == "parked: 0 views of 0 VODs\n"
 
@@ -61,7 +61,7 @@ def test_applying_without_a_table(online: Environment, vods: TargetWorld) -> Non
     vods.send("ghost", 1)
     World(Stores(vods.stores.redis, Ledger(vods.stores.ledger.url))).flush()
     assert vods.parked() == {"ghost": 7, "spook": 7, "full": 7}
-    assert json_of(run(online, "parked", "--apply", "--json"))["counted"] == {"vods": 2, "views": 14}
+    assert json_of(run(online, "parked", "--apply", "--json"))["applied"] == {"vods": 2, "views": 14}
     assert (vods.parked(), vods.totals()) == ({"full": 7}, {"ghost": 8, "spook": 7, "full": 0})
     vods.assert_conserved()
 

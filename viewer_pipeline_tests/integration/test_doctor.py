@@ -17,7 +17,7 @@ from viewer_pipeline.checks import CheckResult, worst_status
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.doctor import run_checks as doctor
-from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.doctor_report import print_report
 from viewer_pipeline.monitoring.health_rules import REVISION
 from viewer_pipeline.settings import Settings
@@ -242,7 +242,7 @@ def test_missing_schema(settings: Settings, world: World) -> None:
     assert text_of(results, "postgres") == "unhealthy: the schema `viewer` is missing"
     assert results["postgres"].remedy == "run `viewer-pipeline migrate`"
     assert "there is no such table" in text_of(results, "target")
-    assert results["marker"].status == results["ledger_identity"].status == "unknown"
+    assert results["marker"].status == results["clone_detection"].status == "unknown"
     assert "parked" not in results
 
 
@@ -368,7 +368,7 @@ def test_server_out_of_reach(settings: Settings, fault: Callable[[Proxy], None],
         fault(proxy)
         results = run_doctor_checks(settings.changed(**{name: proxy.url(url)}), check_seconds=4)
     assert unreachable(results) == {"postgres": {"postgres"}, "redis": {"redis", "redis_memory"}}[server]
-    both = {"marker", "unsettled", "incidents", "ledger_identity", "clock"}
+    both = {"marker", "unsettled", "incidents", "clone_detection", "clock"}
     of_postgres = {"postgres_version", "target", "parked", "daemon_sensor", "sensor", "flush_runs"}
     pending_samples = {"redis_version", "keyspace", "counter_values", "freshness", "subscriber"}
     mine, others = (of_postgres, pending_samples) if server == "postgres" else (pending_samples, of_postgres)

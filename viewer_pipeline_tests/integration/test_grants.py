@@ -20,7 +20,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from psycopg.sql import quote
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.cli.grants.statements import build_grants
+from viewer_pipeline.cli.grants.role_grants import build_grants
 from viewer_pipeline.cli.in_process_runs import run_flush
 from viewer_pipeline.cli.send import send_views
 from viewer_pipeline.errors import ViewerPipelineError

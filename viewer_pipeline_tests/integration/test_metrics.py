@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from viewer_pipeline.flush.incidents import acknowledge
 from viewer_pipeline.flush.run_metrics import RunMetric, add_run_metrics
-from viewer_pipeline.monitoring import background_probe, metrics
+from viewer_pipeline.monitoring import bounded_probe, metrics
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -29,7 +29,7 @@ Labels = tuple[tuple[str, str], ...]
 @pytest.fixture(autouse=True)
 def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the servers at every scrape."""
-    monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(bounded_probe, "MIN_INTERVAL_SECONDS", 0)
 
 
 def scrape(http: HttpWorld) -> dict[str, dict[Labels, float]]:

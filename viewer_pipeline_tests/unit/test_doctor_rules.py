@@ -14,11 +14,11 @@ from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
-from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks
+from viewer_pipeline.monitoring.doctor.clone_detection import evaluate_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
 from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_keyspace
-from viewer_pipeline.monitoring.doctor.ledger_identity import evaluate_ledger_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
 from viewer_pipeline.monitoring.doctor.redis_checks import RedisReading
 from viewer_pipeline.monitoring.doctor.run_checks import _slow_checks
@@ -189,10 +189,10 @@ OTHER = Pipeline("shop:", "other/7/6", "db:5432/shop")
 
 def of_identity(identity: LedgerIdentity = IDENTITY, recorded: str = IDENTITY.key) -> CheckResult:
     """Return the result for a ledger that Redis knows as `recorded`."""
-    return evaluate_ledger_identity("vod:views:", identity, [Pipeline("vod:views:", recorded, IDENTITY.place), OTHER])
+    return evaluate_clone_detection("vod:views:", identity, [Pipeline("vod:views:", recorded, IDENTITY.place), OTHER])
 
 
-def test_ledger_identity() -> None:
+def test_clone_detection() -> None:
     """Other pipelines are named; an identity that may belong to a copy as well is reported, with the remedy."""
     healthy = of_identity()
     assert (healthy.status, healthy.details["other_pipelines"]) == ("healthy", 1)

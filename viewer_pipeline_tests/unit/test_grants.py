@@ -7,7 +7,7 @@ import re
 import pytest
 
 from viewer_pipeline.cli.grants.acl import acl_line, database_number_of
-from viewer_pipeline.cli.grants.statements import Grants, build_grants, render_grants
+from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_grants
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.table import TargetNames

@@ -32,7 +32,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Instigator,
     Tick,
     WaitingRun,
-    first_line_of_error,
+    own_or_innermost_error_message,
 )
 from viewer_pipeline.monitoring.health_rules import (
     REVISION,
@@ -387,10 +387,10 @@ def test_format_timestamp() -> None:
 def test_error_message_of_dagster() -> None:
     """The first error of ours in the chain, else the innermost; one line."""
     ours = {"message": "viewer_pipeline.errors.SchemaMissing: run migrate: x\n", "cause": {"message": "pg: inner"}}
-    assert first_line_of_error({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
+    assert own_or_innermost_error_message({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
     cause = {"message": "KeyError: 'a'\nmore", "cause": None}
-    assert first_line_of_error({"message": "outer", "cause": cause}) == "KeyError: 'a'"
-    assert first_line_of_error({"message": None, "cls_name": "Odd"}) == "Odd"
+    assert own_or_innermost_error_message({"message": "outer", "cause": cause}) == "KeyError: 'a'"
+    assert own_or_innermost_error_message({"message": None, "cls_name": "Odd"}) == "Odd"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.monitoring.metrics import (
     PendingViews,
     Samples,
-    daemon_samples,
+    daemon_up_samples,
     ledger_samples,
     pending_samples,
     worker_samples,
@@ -47,7 +47,7 @@ def test_every_metric_has_samples() -> None:
         worker_samples(SubscriberStats())
         | pending_samples(PendingViews(0, 0, 0, 0))
         | ledger_samples(reading)
-        | daemon_samples(None, 0)
+        | daemon_up_samples(None, 0)
         | servers
     )
     assert set(samples) == set(METRIC_FAMILIES)

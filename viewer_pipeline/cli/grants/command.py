@@ -15,7 +15,7 @@ from viewer_pipeline.settings import load_settings
 @json_option
 def grants(target: str | None, role: str, as_json: bool) -> None:
     """Print the SQL and the Redis ACL line of a role with only the rights needed here. Connects to nothing."""
-    from viewer_pipeline.cli.grants.statements import build_grants, render_grants
+    from viewer_pipeline.cli.grants.role_grants import build_grants, render_grants
     from viewer_pipeline.target.table import TargetNames
 
     settings = load_settings() if target is None else load_settings().changed(target_table=target)

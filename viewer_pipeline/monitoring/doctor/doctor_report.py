@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from viewer_pipeline.checks import STATUSES, CheckResult, Status, worst_status
-from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES, CHECK_RATIONALES_BY_GROUP
+from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES, CHECK_RATIONALES_BY_GROUP
 from viewer_pipeline.redaction import redact_text
 
 STYLES: dict[Status, Style] = {

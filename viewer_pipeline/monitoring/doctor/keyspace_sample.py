@@ -50,12 +50,12 @@ def sample_keyspace(store: RedisStore) -> KeyspaceSample:
         started = time.perf_counter()
     complete = len(durations) < MAX_SCANS
     sample = list(counters)[:MAX_COUNTERS]
-    expiring, invalid = _read_counters(store, sample)
+    expiring, invalid = _find_expiring_and_invalid(store, sample)
     scan_ms = round(median(durations) * 1000, 3)
     return KeyspaceSample(keys, len(durations), scan_ms, complete, len(counters), len(sample), expiring, invalid)
 
 
-def _read_counters(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[str, str]]:
+def _find_expiring_and_invalid(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[str, str]]:
     expiring, invalid = dict[str, int](), dict[str, str]()
     for chunk in chunks(ids, READ_COUNT):
         readings = store.read([list(chunk)])

@@ -58,7 +58,7 @@ class ProducerTraffic:
         return traffic
 
     @property
-    def needed_mode(self) -> PubSubMode | None:
+    def mode_of_all_producers(self) -> PubSubMode | None:
         """The mode that the producers need; None where some count and some do not."""
         shares = {vod_id: min(1, self.producers[vod_id] / views) for vod_id, views in self.messages.items()}
         clear = {shares[vod_id] for vod_id, views in self.messages.items() if views >= MIN_VIEWS}
@@ -99,7 +99,7 @@ def evaluate_producers(traffic: ProducerTraffic, settings: Settings, others: int
     if views < MIN_VIEWS:
         message = f"{views} views were published on {settings.pubsub_channel}, and {MIN_VIEWS} are needed"
         return CheckResult(NAME, "unknown", message, details, LONGER)
-    needed, times = traffic.needed_mode, traffic.additions_per_view
+    needed, times = traffic.mode_of_all_producers, traffic.additions_per_view
     details |= {"needed_mode": needed, "additions_per_view": round(times, 2)}
     seen = f"seen in {views} views of {len(traffic.messages)} VODs"
     if needed is None:

@@ -47,7 +47,7 @@ def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
             started = time.perf_counter()
             client.ping()
             round_trips.append(time.perf_counter() - started)
-        info, config, wait_error = probes.redis_info(), _read_config(client), ""
+        info, config, wait_error = probes.read_redis_info(), _read_config(client), ""
     try:
         Durability.of(settings).require_support(client, probes.redis_url)
     except (SettingsError, RedisFailed, RedisRefusesWrites) as error:

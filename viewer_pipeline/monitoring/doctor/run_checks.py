@@ -6,11 +6,11 @@ from functools import partial
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
-from viewer_pipeline.monitoring.doctor.check_catalog import CHECK_RATIONALES
+from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
+from viewer_pipeline.monitoring.doctor.clone_detection import check_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
 from viewer_pipeline.monitoring.doctor.keyspace_sample import check_keyspace
-from viewer_pipeline.monitoring.doctor.ledger_identity import check_ledger_identity
 from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
 from viewer_pipeline.monitoring.doctor.producer_traffic import check_producers
 from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
@@ -35,7 +35,7 @@ def run_doctor_checks(
     checks = CheckRunner(
         [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
     )
-    results = [evaluate_settings(settings), *checks.run_all()]
+    results = [evaluate_settings(settings), *checks.run_all_in_parallel()]
     sensor_ticks = any(result.name == "sensor" and result.status == "healthy" for result in results)
     results.append(evaluate_grpc_proxy(read_grpc_proxy_variables(), sensor_ticks=sensor_ticks))
     order = list(CHECK_RATIONALES)
@@ -52,12 +52,16 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
         check(
             tuple(f"postgres_{name}" for name in postgres_names),
             lambda: check_postgres_server(ledger),
-            needs=("postgres",),
+            needed_checks=("postgres",),
         ),
-        check(tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needs=("redis",)),
-        check(("clock",), lambda: [check_clocks(store, ledger)], needs=("postgres", "redis")),
-        check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
-        check(("ledger_identity",), lambda: check_ledger_identity(store, ledger), needs=("postgres", "redis")),
-        check(("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needs=("redis",)),
+        check(
+            tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needed_checks=("redis",)
+        ),
+        check(("clock",), lambda: [check_clocks(store, ledger)], needed_checks=("postgres", "redis")),
+        check(("target", "target_room", "parked"), lambda: check_target(ledger), needed_checks=("postgres",)),
+        check(("clone_detection",), lambda: check_clone_detection(store, ledger), needed_checks=("postgres", "redis")),
+        check(
+            ("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needed_checks=("redis",)
+        ),
         ProbedChecks(("pubsub_mode",), watch, check_seconds + watch_producers_seconds, ("redis",)),
     ]

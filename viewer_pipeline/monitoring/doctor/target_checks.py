@@ -24,7 +24,7 @@ def check_target(ledger: Ledger) -> list[CheckResult]:
     with ledger.connect(any_server=True) as connection:
         results = _check_table(ledger, connection)
         try:
-            return [*results, evaluate_parked(parked_by_reason(connection))]
+            return [*results, report_parked(parked_by_reason(connection))]
         except (pg.UndefinedTable, pg.InsufficientPrivilege):  # reported by postgres and postgres_privileges
             return results
 
@@ -70,7 +70,7 @@ def evaluate_column_room(target: Target, largest: int | None) -> CheckResult:
     return CheckResult("target_room", "healthy", message, details)
 
 
-def evaluate_parked(parked: list[ParkedByReason]) -> CheckResult:
+def report_parked(parked: list[ParkedByReason]) -> CheckResult:
     """Report what is parked, which is normal where VODs were deleted. Pure."""
     if not parked:
         return CheckResult("parked", "healthy", "nothing is parked")

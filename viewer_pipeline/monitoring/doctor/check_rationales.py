@@ -34,7 +34,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "marker": "counters that two databases settle, or two pipelines count, are lost or counted twice",
         "unsettled": "readers who add counters and totals count unsettled views twice",
         "incidents": "views may be lost",
-        "ledger_identity": "it distinguishes a restored or cloned database from the original",
+        "clone_detection": "it distinguishes a restored or cloned database from the original",
         "keyspace": "a sweep scans all keys, counters or not",
         "expiring_counters": "a counter that expires takes its views with it",
         "counter_values": "a value that is no count is never flushed, only recorded in viewer.rejected",

@@ -9,8 +9,8 @@ import pytest
 
 from viewer_pipeline.checks import CheckResult, Status, worst_status
 from viewer_pipeline.errors import RedisUnavailable
-from viewer_pipeline.monitoring import background_probe
-from viewer_pipeline.monitoring.background_probe import BackgroundProbe, ProbeResult
+from viewer_pipeline.monitoring import bounded_probe
+from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -18,7 +18,7 @@ from viewer_pipeline_tests.support.waiting import wait_until
 T = TypeVar("T")
 
 
-def refreshed(probe: BackgroundProbe[T], seconds: float) -> ProbeResult[T]:
+def refreshed(probe: BoundedProbe[T], seconds: float) -> ProbeResult[T]:
     """Refresh a probe and return its result."""
     probe.start_if_due()
     return probe.wait_for_result(seconds)
@@ -34,7 +34,7 @@ def test_probe_that_hangs_runs_once() -> None:
         server_continues.wait(30)
         return 7
 
-    probe = BackgroundProbe("test", read)
+    probe = BoundedProbe("test", read)
     for _ in range(3):
         assert refreshed(probe, 0.1).error.startswith("no answer for ")
     assert len(calls) == 1
@@ -45,7 +45,7 @@ def test_probe_that_hangs_runs_once() -> None:
 def test_probe_that_hangs_is_waited_for_once() -> None:
     """A caller that comes after the time limit of the call gets the error at once."""
     server_continues = threading.Event()
-    probe = BackgroundProbe("test", lambda: server_continues.wait(60))
+    probe = BoundedProbe("test", lambda: server_continues.wait(60))
     for _ in range(100):  # would take minutes otherwise
         assert refreshed(probe, 2).error.startswith("no answer for ")
     server_continues.set()
@@ -54,10 +54,10 @@ def test_probe_that_hangs_is_waited_for_once() -> None:
 def test_young_result_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within MIN_INTERVAL_SECONDS a refresh makes no call; later, it does."""
     calls = iter(range(10))
-    probe = BackgroundProbe("test", lambda: next(calls))
-    monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 3600)
+    probe = BoundedProbe("test", lambda: next(calls))
+    monkeypatch.setattr(bounded_probe, "MIN_INTERVAL_SECONDS", 3600)
     assert [refreshed(probe, 30), refreshed(probe, 30)] == [ProbeResult(0), ProbeResult(0)]
-    monkeypatch.setattr(background_probe, "MIN_INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(bounded_probe, "MIN_INTERVAL_SECONDS", 0)
     assert refreshed(probe, 30) == ProbeResult(1)
 
 
@@ -71,22 +71,22 @@ def test_errors_have_no_password(caplog: pytest.LogCaptureFixture) -> None:
         raise KeyError("hidden")
 
     expected = ProbeResult[int](None, "Redis does not answer: redis://me:***@host:1/0: refused")
-    assert refreshed(BackgroundProbe("test", unreachable), 30) == expected
+    assert refreshed(BoundedProbe("test", unreachable), 30) == expected
     expected = ProbeResult(None, "the probe failed (KeyError); see the log of this process")
-    assert refreshed(BackgroundProbe("test", faulty), 30) == expected
+    assert refreshed(BoundedProbe("test", faulty), 30) == expected
     assert "hidden" in caplog.text
 
 
 def test_no_thread_waits_between_calls() -> None:
     """A call's thread ends with the call."""
-    refreshed(BackgroundProbe("waits for nothing", lambda: 1), 30)
+    refreshed(BoundedProbe("waits for nothing", lambda: 1), 30)
     threads = [thread for thread in threading.enumerate() if thread.name == "probe waits for nothing"]
     wait_until(lambda: not any(thread.is_alive() for thread in threads), 30, "the thread ended")
 
 
 def test_probe_without_a_thread_has_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that may not have more threads gets an error as the result, and tries again with the next call."""
-    probe = BackgroundProbe("test", lambda: "value")
+    probe = BoundedProbe("test", lambda: "value")
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -110,10 +110,10 @@ def test_checks_run_side_by_side() -> None:
     checks = CheckRunner(
         [
             ProbedChecks(("a", "b"), hangs, seconds=0.1, remedy="start it"),
-            ProbedChecks(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
+            ProbedChecks(("c",), lambda: [CheckResult("c", "degraded", "slow")], needed_checks=("a",)),
         ]
     )
-    results = by_name(checks.run_all())
+    results = by_name(checks.run_all_in_parallel())
     server_continues.set()
     assert {name: result.status for name, result in results.items()} == {
         "a": "unhealthy",
@@ -133,11 +133,11 @@ def test_check_whose_precondition_failed_is_unknown() -> None:
     checks = CheckRunner(
         [
             ProbedChecks(("redis",), lambda: [CheckResult("redis", "unhealthy", "a replica")], 30),
-            ProbedChecks(("dependent",), refused, 30, needs=("redis",)),
-            ProbedChecks(("independent",), refused, 30, needs=("postgres",)),
+            ProbedChecks(("dependent",), refused, 30, needed_checks=("redis",)),
+            ProbedChecks(("independent",), refused, 30, needed_checks=("postgres",)),
         ]
     )
-    results = by_name(checks.run_all())
+    results = by_name(checks.run_all_in_parallel())
     assert (results["dependent"].status, results["independent"].status) == ("unknown", "unhealthy")
     assert results["dependent"].message == "not checked, because redis is unhealthy"
 

@@ -1,4 +1,4 @@
-"""The preparation of a process that runs a stack of its own and removes it: demo, soak."""
+"""The set-up of a process that runs a stack of its own and removes it: demo, soak."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from viewer_pipeline.standard_streams import tolerate_write_errors
 from viewer_pipeline.stop_signals import install_stop_signal_handlers
 
 
-def prepare_throwaway_stack(log_level: int) -> None:
-    """Prepare this process for a stack that it runs itself: SIGTERM leaves it, so that it is stopped in order."""
+def configure_logging_and_sigterm(log_level: int) -> None:
+    """Log to stderr, which may close; SIGTERM leaves this process, so that the stack it runs is stopped in order."""
 
     def leave(number: int) -> NoReturn:
         raise SystemExit(128 + number)

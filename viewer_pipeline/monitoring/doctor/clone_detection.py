@@ -1,4 +1,4 @@
-"""The identity of the ledger, and the other pipelines of this Redis."""
+"""Whether a clone or restored dump of this database would be noticed; the other pipelines of this Redis."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MAX_NAMED = 5
 GRANT = "GRANT EXECUTE ON FUNCTION pg_control_system() TO the role, then run `viewer-pipeline adopt`"
 
 
-def check_ledger_identity(store: RedisStore, ledger: Ledger) -> list[CheckResult]:
+def check_clone_detection(store: RedisStore, ledger: Ledger) -> list[CheckResult]:
     """Read both servers. Raises RedisUnavailable, PostgresUnavailable, SchemaMissing."""
     with ledger.connect(any_server=True) as connection:
         identity = ledger.identity(connection)
-    return [evaluate_ledger_identity(store.prefix_text, identity, store.known_pipelines())]
+    return [evaluate_clone_detection(store.prefix_text, identity, store.known_pipelines())]
 
 
-def evaluate_ledger_identity(prefix: str, identity: LedgerIdentity, known: list[Pipeline]) -> CheckResult:
+def evaluate_clone_detection(prefix: str, identity: LedgerIdentity, known: list[Pipeline]) -> CheckResult:
     """Whether a copy of this database could be distinguished from it. `known`: all pipelines of this Redis. Pure."""
     others = [pipeline for pipeline in known if pipeline.prefix != prefix]
     details = {
@@ -34,12 +34,12 @@ def evaluate_ledger_identity(prefix: str, identity: LedgerIdentity, known: list[
             "this role may not read PostgreSQL's system identifier: a dump that is restored on another server, into a"
             " database with the same oid, would be taken for the original"
         )
-        return CheckResult("ledger_identity", "degraded", message, details, GRANT)
+        return CheckResult("clone_detection", "degraded", message, details, GRANT)
     if f"/{UNKNOWN}/" in recorded:
         message = "Redis knows this ledger without PostgreSQL's system identifier, which this role may read by now"
-        return CheckResult("ledger_identity", "degraded", message, details, "`viewer-pipeline adopt` records it")
+        return CheckResult("clone_detection", "degraded", message, details, "`viewer-pipeline adopt` records it")
     message = f"ledger {identity.ledger_id} of {identity.place}, on system {identity.system}"
     if others:
         names = "; ".join(f"{other.prefix}* of {other.place}" for other in others[:MAX_NAMED])
         message += f"; {len(others)} other pipelines use this Redis: {names}"
-    return CheckResult("ledger_identity", "healthy", message, details)
+    return CheckResult("clone_detection", "healthy", message, details)

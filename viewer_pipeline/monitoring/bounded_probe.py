@@ -29,7 +29,7 @@ class ProbeResult(Generic[T]):
     error: str = ""
 
 
-class BackgroundProbe(Generic[T]):
+class BoundedProbe(Generic[T]):
     """Runs `read` on a thread. At most one call runs at a time, so a server that hangs piles nothing up.
 
     A call that hangs is not interrupted. It ends when its server continues, when the connection breaks, or when the

@@ -25,7 +25,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def parse_names(text: str, at_most: int) -> list[str]:
+def parse_names(text: str, max_parts: int) -> list[str]:
     """Split `a.b` into its names, each exactly as written: nothing is folded to lower case.
 
     A name with dots, blanks or quotes is written in double quotes, a double quote in it twice. Raises ValueError with
@@ -35,15 +35,15 @@ def parse_names(text: str, at_most: int) -> list[str]:
     while True:
         part = _PART.match(text, at)
         if part is None:
-            raise ValueError(f"expected {_expected(at_most)}")
+            raise ValueError(f"expected {_expected_name_form(max_parts)}")
         names.append(part[1].replace('""', '"') if part[1] else part[2])
         if len(names[-1].encode()) > MAX_BYTES:
             raise ValueError(f"expected names of at most {MAX_BYTES} bytes, which is what PostgreSQL takes")
         at = part.end()
         if at == len(text):
             break
-        if text[at] != "." or len(names) == at_most:
-            raise ValueError(f"expected {_expected(at_most)}")
+        if text[at] != "." or len(names) == max_parts:
+            raise ValueError(f"expected {_expected_name_form(max_parts)}")
         at += 1
     return names
 
@@ -59,6 +59,6 @@ def parse_column(text: str) -> str:
     return parse_names(text, 1)[0]
 
 
-def _expected(at_most: int) -> str:
-    form = "a column's name" if at_most == 1 else "table or schema.table"
+def _expected_name_form(max_parts: int) -> str:
+    form = "a column's name" if max_parts == 1 else "table or schema.table"
     return f'{form}; a name with other characters in double quotes, such as "my ""odd"" name"'

@@ -92,7 +92,7 @@ def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) ->
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
     launch_status: Status = "unhealthy" if none_launches and clock.startup_grace_is_over else "degraded"
     ticks = ((known.sensor, clock.sensor_due), (known.sweep, clock.sweep_due))
-    none_fires = not any(item and item.running and not _is_late(item, since) for item, since in ticks)
+    none_fires = not any(item and item.running and not _ticked_but_not_since(item, since) for item, since in ticks)
     no_beat = "no heartbeat was ever recorded" if clock.startup_grace_is_over else "no heartbeat yet"
     no_beat = NEVER_RAN if reading is None else no_beat
     instigators = zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), ticks, strict=True)
@@ -147,9 +147,9 @@ def _evaluate_daemon(
     return CheckResult(name, "healthy", f"last heartbeat {format_duration(age)} ago", details)
 
 
-def _is_late(item: Instigator, since: float) -> bool:
+def _ticked_but_not_since(item: Instigator, due: float) -> bool:
     """Whether its last tick that did not fail is older; a daily sweep may run long before its first tick."""
-    return item.tick is not None and (item.evaluated is None or item.evaluated < since)
+    return item.tick is not None and (item.evaluated is None or item.evaluated < due)
 
 
 def _evaluate_instigator(
@@ -164,7 +164,7 @@ def _evaluate_instigator(
         return CheckResult(name, "unhealthy" if none_fires else worse, message, details, AUTOMATION)
     if item.tick is None:
         return CheckResult(name, "healthy", f"{subject} runs and has not ticked yet", details)
-    ago, late = format_duration(clock.now - item.tick.at), _is_late(item, since)
+    ago, late = format_duration(clock.now - item.tick.at), _ticked_but_not_since(item, since)
     if late and item.tick.at < since:
         return CheckResult(name, worse, f"{subject} has not ticked for {ago}", details, START)
     if item.tick.status == "FAILURE":

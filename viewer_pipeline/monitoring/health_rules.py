@@ -150,14 +150,15 @@ def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:
             return CheckResult("subscriber", "degraded", f"{stats.state}; not subscribed yet", details)
 
 
-def evaluate_freshness(pending: int, age: float | None, limit: float) -> CheckResult:
-    """Whether the oldest pending view is younger than the limit. `age`: in seconds; None where nothing is pending."""
-    details = {"pending_vods": pending, "oldest_pending_seconds": age, "limit_seconds": limit}
+def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float) -> CheckResult:
+    """Whether the oldest pending view is younger than the limit; its age is None where nothing is pending."""
+    age = oldest_pending_seconds
+    details = {"pending_vods": pending_vods, "oldest_pending_seconds": age, "limit_seconds": limit_seconds}
     if age is None:
         return CheckResult("freshness", "healthy", "nothing is pending", details)
-    message = f"{pending} VODs are pending, the oldest for {format_duration(age)}"
-    if age > limit:
-        message = f"{message}: no flush has taken them within {format_duration(limit)}"
+    message = f"{pending_vods} VODs are pending, the oldest for {format_duration(age)}"
+    if age > limit_seconds:
+        message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
         return CheckResult("freshness", "unhealthy", message, details, "`viewer-pipeline status` shows the reasons")
     return CheckResult("freshness", "healthy", message, details)
 
@@ -185,8 +186,9 @@ def evaluate_marker(marker: Marker | None, last: LastFlush, refusal: str = "") -
     return CheckResult("marker", "healthy", "the marker is not ahead of the ledger", details)
 
 
-def evaluate_unsettled(flushes: int, age: float | None) -> CheckResult:
-    """Whether committed flushes are subtracted from Redis in time. `age`: of the oldest that is not, in seconds."""
+def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> CheckResult:
+    """Whether committed flushes are subtracted from Redis in time; the age is None where all are."""
+    age = oldest_unsettled_seconds
     details = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
     if not flushes or age is None:
         return CheckResult("unsettled", "healthy", "every flush is settled", details)

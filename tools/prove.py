@@ -100,7 +100,7 @@ def main() -> int:
 def failing_test(breach: Breach) -> str:
     """Apply a breach to a copy and run its tests there; return the first that fails, "" where none does.
 
-    Raises ValueError where the patch does not apply, or where the tests did not run.
+    Raises ValueError where the patch does not apply, its code has type errors, or the tests did not run.
     """
     with tempfile.TemporaryDirectory(prefix="viewer-prove-") as directory:
         copy = Path(directory)
@@ -111,6 +111,7 @@ def failing_test(breach: Breach) -> str:
             else:
                 shutil.copyfile(source, copy / part)
         breach.apply(copy)
+        require_working_code(breach, copy)
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *breach.tests],
             cwd=copy,
@@ -123,6 +124,15 @@ def failing_test(breach: Breach) -> str:
         if done.returncode != bool(failed):
             raise ValueError(f"{breach.path.name}: the tests did not run:\n{done.stdout}{done.stderr}")
         return str(failed[0]) if failed else ""
+
+
+def require_working_code(breach: Breach, copy: Path) -> None:
+    """Raise ValueError where the patched code has type errors, such as a name that is gone: its tests fail anyway."""
+    lenient = ("--no-warn-unreachable", "--no-warn-unused-ignores", f"--cache-dir={ROOT / '.mypy_cache' / 'prove'}")
+    command = [sys.executable, "-m", "mypy", *lenient, "viewer_pipeline"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{breach.path.name} makes code that cannot work:\n{done.stdout}{done.stderr}")
 
 
 def rewrite(breach: Breach) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from viewer_pipeline.errors import NotFlushed, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
-from viewer_pipeline.flush.marker_ownership import require_pipeline
+from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
@@ -35,7 +35,7 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     another pipeline.
     """
     require_durability_support(settings)
-    require_pipeline(settings)
+    register_pipeline_if_reachable(settings)
     try:
         require_target(settings)
     except TargetUnusable as error:  # messages are still to be folded; the flush runs fail with this error

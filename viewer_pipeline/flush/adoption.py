@@ -13,7 +13,7 @@ from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_same_history
+from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_undiverged_history
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
@@ -83,11 +83,14 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
         lost = marker.seq - last.seq
         return f"{settled}, and this ledger ends at flush {last.seq}: the views of {lost} flushes are not in it"
     try:
-        require_same_history(connection, marker, identity.place)
+        require_undiverged_history(connection, marker, identity.place)
     except PipelineRefused:
         return f"{settled}, and this ledger has other flushes: it is another copy, and both were written to"
-    committed, _standby, _read_only = read_commit_state(connection, marker.flush_id)
-    return "" if committed else f"{settled}, which this ledger does not contain"
+    return (
+        ""
+        if read_commit_state(connection, marker.flush_id).committed
+        else f"{settled}, which this ledger does not contain"
+    )
 
 
 def _require_mode_fits(mode: AdoptionMode, misfit: str, newer: int, marker: Marker | None) -> None:

@@ -11,11 +11,9 @@ import pandas as pd
 
 from viewer_pipeline.flush.counter_reader import Readings
 from viewer_pipeline.flush.counter_validation import (
-    MAX_COUNT,
     MAX_ID_CHARACTERS,
     count_error,
     id_error,
-    is_positive_integer,
 )
 from viewer_pipeline.flush.rejects import Reject
 
@@ -104,10 +102,8 @@ class _Columns:
 def _reject_reason(raw: bytes, value: bytes | None, kind: str) -> str | None:
     if value is None:
         return f"key is a {kind}, not a string"
-    if not is_positive_integer(value) or int(value) > MAX_COUNT:
-        return count_error(value)
     try:
-        return id_error(raw.decode())
+        return count_error(value) or id_error(raw.decode())
     except UnicodeDecodeError:
         return "id is not UTF-8"
 

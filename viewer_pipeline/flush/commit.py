@@ -18,13 +18,14 @@ from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
-from viewer_pipeline.flush.ledger_rows import Flush, FlushRow, Totals
-from viewer_pipeline.flush.rejects import record_rejects
+from viewer_pipeline.flush.ledger_rows import Flush, FlushRow
+from viewer_pipeline.flush.rejects import record_new_rejects
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews, apply_ready_parked, prune_parked
+from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews, apply_ready_parked_until_timeout, prune_parked
+from viewer_pipeline.target.upsert import FetchTotals
 
 SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
 
@@ -40,10 +41,10 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     step = _steps.setdefault(snapshot, _StepNotes())
     attempts, recovered = list[_Attempt](), list[FlushRow]()
     with stores.ledger.connect() as connection:
-        step.record_incidents(connection, request.run_id)
+        step.record_missed_incidents(connection, request.run_id)
         while superseded < SUPERSEDED_TRIES:
             # Outside the flush's transaction, which must not hold their locks.
-            record_rejects(connection, aggregated.rejects)
+            record_new_rejects(connection, aggregated.rejects)
             attempt = _commit_and_settle(stores, connection, snapshot, aggregated, step)
             attempts.append(attempt)
             if attempt.complete:
@@ -54,7 +55,8 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
             snapshot = drain(stores, request)
             step.notes += snapshot.notes
             aggregated = aggregate(snapshot.readings)
-    unparked = _retry_parked(stores.ledger, request)
+    sweeps = request.mode == "sweep"
+    unparked = _apply_and_prune_parked(stores.ledger, request.parked_retention_days) if sweeps else NO_VIEWS
     stores.redis.remove_from_changed_set(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
     if attempts[-1].complete:
         stores.redis.complete_sweep(snapshot.sweep_request, snapshot.marker.ledger)
@@ -90,7 +92,7 @@ class _StepNotes:
             self.notes += settler.notes
             self.unrecorded += settler.unrecorded
 
-    def record_incidents(self, connection: psycopg.Connection, run_id: str) -> None:
+    def record_missed_incidents(self, connection: psycopg.Connection, run_id: str) -> None:
         """Record the incidents that an earlier attempt could not record."""
         record_incidents(connection, self.unrecorded, run_id)
         self.unrecorded = RunNotes()
@@ -118,11 +120,11 @@ def _commit_and_settle(
     with step.of(Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id)) as settler:
         for rows in cut_into_flushes(aggregated.frame, snapshot.request.flush_max_counters):
             flush = plan_flush(snapshot, base, after, rows)
-            totals, seconds = _commit(stores.ledger, connection, flush)
-            if totals is None:
+            fetch_totals, seconds = _commit(stores.ledger, connection, flush)
+            if fetch_totals is None:
                 complete, superseded_seconds = False, seconds
                 break
-            settler.add(flush, totals)
+            settler.add(flush, fetch_totals)
             committed.append((flush, rows, seconds))
             base, after = flush.seq, flush.flush_id
     return _Attempt(
@@ -136,11 +138,11 @@ def _commit_and_settle(
     )
 
 
-def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tuple[Totals | None, float]:
-    """Commit one flush; return its totals, None if another run was first, and the seconds it took."""
+def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tuple[FetchTotals | None, float]:
+    """Commit one flush; return how to fetch its totals, None if another run was first, and the seconds it took."""
     started = time.perf_counter()
-    totals = ledger.commit(connection, flush)
-    return totals, time.perf_counter() - started
+    fetch_totals = ledger.commit(connection, flush)
+    return fetch_totals, time.perf_counter() - started
 
 
 def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
@@ -158,16 +160,16 @@ def _recovered(
     return [row for row in flushes_of_run(connection, request.run_id, base) if row.seq not in committed]
 
 
-def _retry_parked(ledger: Ledger, request: FlushRequest) -> ParkedViews:
-    """In a sweep, count parked views whose rows exist by now, and prune those that waited too long."""
-    if ledger.target_names is None or request.mode != "sweep":
+def _apply_and_prune_parked(ledger: Ledger, retention_days: int | None) -> ParkedViews:
+    """Apply parked views whose rows exist by now, and prune those that waited too long. Return what was applied."""
+    if ledger.target_names is None:
         return NO_VIEWS
     # A new connection: that of the flushes may be lost with the reply to the last COMMIT.
     with ledger.connect() as connection:
         target = ledger.target(connection)
         if target is None:
             return NO_VIEWS
-        unparked = apply_ready_parked(connection, target)
-        if request.parked_retention_days is not None:
-            prune_parked(connection, target, request.parked_retention_days)
-        return unparked
+        applied = apply_ready_parked_until_timeout(connection, target)
+        if retention_days is not None:
+            prune_parked(connection, target, retention_days)
+        return applied

@@ -47,7 +47,7 @@ class CounterReader:
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
 
-    def scan_changed_set(self) -> Iterator[list[bytes]]:
+    def changed_ids_oldest_first(self) -> Iterator[list[bytes]]:
         """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
         start = 0
         while True:

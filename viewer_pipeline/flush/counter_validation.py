@@ -7,8 +7,7 @@ import re
 MAX_ID_CHARACTERS = 255
 MAX_COUNT = 2**63 - 1  # what a Redis counter and a PostgreSQL bigint hold
 
-# What Redis accepts for INCR: no sign, blank, leading zero or underscore, all of which int() accepts.
-is_positive_integer = re.compile(rb"[1-9][0-9]{0,18}").fullmatch
+# What Redis accepts for INCR: no blank, leading zero or underscore, all of which int() accepts.
 _is_integer = re.compile(rb"-?[1-9][0-9]*|0").fullmatch
 _surrogate = re.compile("[\ud800-\udfff]").search  # which UTF-8 cannot encode
 _GLOB_CHARACTERS = re.compile(r"([*?\[\]\\])")
@@ -32,10 +31,12 @@ def id_error(vod_id: str) -> str | None:
     return None
 
 
-def count_error(value: bytes) -> str:
-    """Return why the value of a counter is no positive int64."""
+def count_error(value: bytes) -> str | None:
+    """Return why the value of a counter is no count of 0 to MAX_COUNT; None for a valid one."""
     if not _is_integer(value):
         return "value is not an integer"
     if value.startswith(b"-"):
         return "value is negative"
-    return "value is over int64"
+    if len(value) > len(str(MAX_COUNT)) or int(value) > MAX_COUNT:
+        return "value is over int64"
+    return None

@@ -18,7 +18,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.marker_ownership import require_same_history
+from viewer_pipeline.flush.marker_ownership import require_undiverged_history
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
@@ -66,7 +66,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     with stores.redis.on_one_connection() as redis:
         with stores.ledger.connect() as connection:
             stores.ledger.target(connection)  # before anything is written: the table may be unusable
-            last, marker, notes = _begin(redis, stores.ledger, connection, request.run_id)
+            last, marker, notes = _ensure_marker(redis, stores.ledger, connection, request.run_id)
             base = max(last.seq, marker.seq)
             marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)
             notes += settle_notes + RunNotes(settled_before=settled_before)
@@ -74,14 +74,14 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         _, oldest = stores.redis.changed_set_size_and_oldest()
         sweep_request = stores.redis.sweep_request() if request.mode == "sweep" else None
         readings = redis.read(_candidates(stores.redis, request))
-        now = redis.confirm(request.run_id, marker, notes.redis_emptied)
+        now = redis.wait_until_reads_durable(request.run_id, marker, notes.redis_emptied)
     if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:
         return None
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, sweep_request, notes, seconds)
 
 
-def _begin(
+def _ensure_marker(
     redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str
 ) -> tuple[LastFlush, Marker, RunNotes]:
     """Read the newest flush and the marker, which is created if there is none."""
@@ -89,14 +89,14 @@ def _begin(
     last, emptied = last_flush(connection), False
     while True:
         made, marker = redis.begin(run_id, last, identity)
-        require_same_history(connection, marker, identity.place, last)
+        require_undiverged_history(connection, marker, identity.place, last)
         emptied |= made and last.seq > 0
         if marker.seq <= last.seq:
             return last, marker, RunNotes(redis_emptied=emptied)
         newest = last_flush(connection)
         if newest.seq <= last.seq:
             notes = RunNotes(redis_emptied=emptied, postgres_rolled_back=True)
-            return last, marker._replace(missing=(last.seq, marker.seq)), notes
+            return last, marker._replace(missing_flushes=(last.seq, marker.seq)), notes
         last = newest  # another run committed in between: start again
 
 
@@ -105,6 +105,6 @@ def _candidates(redis: RedisStore, request: FlushRequest) -> Iterable[Sequence[b
         case "ids":
             return [[vod_id.encode() for vod_id in page] for page in chunks(request.vod_ids, READ_COUNT)]
         case "changed":
-            return redis.scan_changed_set()
+            return redis.changed_ids_oldest_first()
         case "sweep":
             return redis.scan_counters()

@@ -15,7 +15,7 @@ from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.ledger_reads import read_commit_state
-from viewer_pipeline.flush.ledger_rows import Flush, Totals, Upsert
+from viewer_pipeline.flush.ledger_rows import Flush, Upsert
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
@@ -29,7 +29,7 @@ from viewer_pipeline.stores.postgres import (
     read_only_reason,
 )
 from viewer_pipeline.target.table import Target, TargetNames, find_target
-from viewer_pipeline.target.upsert import add_to_target, is_row_error, upsert_bisecting
+from viewer_pipeline.target.upsert import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 
 log = logging.getLogger("viewer_pipeline.ledger")
 
@@ -65,8 +65,8 @@ class Ledger:
                 raise PostgresRefusesWrites(f"{redact_text(self.url)}: {reason}")
             yield connection
 
-    def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> Totals | None:
-        """Commit the flush and its totals, or `upsert` in their place, in one transaction; return the new totals.
+    def commit(self, connection: psycopg.Connection, flush: Flush, upsert: Upsert | None = None) -> FetchTotals | None:
+        """Commit the flush and its totals, or `upsert` in their place, in one transaction; return how to fetch totals.
 
         None if another run committed first; nothing was written then. A COMMIT whose reply was lost is resolved by
         looking the flush_id up on a new connection (rule R8); there are no totals then. If that fails as well, raises
@@ -98,14 +98,14 @@ class Ledger:
     def has_committed(self, flush_id: UUID) -> bool:
         """Return whether a flush was committed. Raises PostgresRefusesWrites if this server cannot know it."""
         with self.connect(any_server=True) as connection:
-            committed, standby, read_only = read_commit_state(connection, str(flush_id))
-        if standby or read_only:
-            reason = IN_RECOVERY if standby else READ_ONLY
+            state = read_commit_state(connection, str(flush_id))
+        if state.standby or state.read_only:
+            reason = IN_RECOVERY if state.standby else READ_ONLY
             where = redact_text(self.url)
             raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
-        return committed
+        return state.committed
 
-    def _commit(self, connection: psycopg.Connection, flush: Flush) -> Totals | None:
+    def _commit(self, connection: psycopg.Connection, flush: Flush) -> FetchTotals | None:
         """Try the common case first: every row takes its views."""
         target = self.target(connection)
         if target is None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import psycopg
 
-from viewer_pipeline.flush.ledger_rows import Batch, BatchDigest, FlushRow, LastFlush, LedgerSummary, RecentFlush
+from viewer_pipeline.flush.ledger_rows import (
+    Batch,
+    BatchDigest,
+    CommitState,
+    FlushRow,
+    LastFlush,
+    PersistedAndParkedSummary,
+    RecentFlush,
+)
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
 
 
-def read_commit_state(connection: psycopg.Connection, flush_id: str) -> tuple[bool, bool, bool]:
+def read_commit_state(connection: psycopg.Connection, flush_id: str) -> CommitState:
     """Return whether this server holds a flush, whether it is a standby, and whether it is read-only."""
-    committed, standby, read_only = fetch_one(connection, SQL["read_commit_state"], flush_id=flush_id or None)
-    return committed, standby, read_only
+    return CommitState(*fetch_one(connection, SQL["read_commit_state"], flush_id=flush_id or None))
 
 
 def last_flush(connection: psycopg.Connection) -> LastFlush:
@@ -59,9 +66,9 @@ def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlu
     return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
 
 
-def ledger_summary(connection: psycopg.Connection) -> LedgerSummary:
+def persisted_and_parked_summary(connection: psycopg.Connection) -> PersistedAndParkedSummary:
     """Return how much is persisted, parked and rejected."""
-    return LedgerSummary(*fetch_one(connection, SQL["ledger_summary"]))
+    return PersistedAndParkedSummary(*fetch_one(connection, SQL["persisted_and_parked_summary"]))
 
 
 def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:

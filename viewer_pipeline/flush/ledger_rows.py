@@ -10,6 +10,8 @@ from uuid import UUID
 
 import psycopg
 
+from viewer_pipeline.target.upsert import FetchTotals
+
 
 class Batch(NamedTuple):
     """The unit of settling: one script subtracts `deltas[i]` views from the counter of `vod_ids[i]`."""
@@ -28,17 +30,20 @@ class Batch(NamedTuple):
         return self._replace(vod_ids=[], deltas=[])
 
 
+class CommitState(NamedTuple):
+    """Whether a server holds a flush; and whether it is a standby or read-only, so that it cannot know."""
+
+    committed: bool
+    standby: bool
+    read_only: bool
+
+
 class LastFlush(NamedTuple):
     """The newest flush of the ledger; (0, 0) in a new database."""
 
     seq: int
     batches: int
     flush_id: UUID | None = None
-
-
-# Returns the new total of each VOD of a flush whose views were not parked. Called by the settling thread: to make ten
-# thousand Python objects of a result takes time that the next transaction can use.
-Totals = Callable[[], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Flush:
 
 
 # The part of a flush's transaction after the ledger: adds to the totals, and to the target table.
-Upsert = Callable[[psycopg.Connection, Flush], Totals]
+Upsert = Callable[[psycopg.Connection, Flush], FetchTotals]
 
 
 class FlushRow(NamedTuple):
@@ -103,7 +108,7 @@ class BatchDigest(NamedTuple):
     sha256: bytes
 
 
-class LedgerSummary(NamedTuple):
+class PersistedAndParkedSummary(NamedTuple):
     """Numbers of VODs and views: persisted, parked, rejected."""
 
     vods: int

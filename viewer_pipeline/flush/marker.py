@@ -29,7 +29,7 @@ class Marker(NamedTuple):
     ledger: str = ""
     # Flushes above the first number, through the second, that the ledger lacked when Redis was last settled, because
     # it had been restored from a backup. (0, 0): none.
-    missing: tuple[int, int] = (0, 0)
+    missing_flushes: tuple[int, int] = (0, 0)
 
     def at(self, batch: Batch) -> Marker:
         """Return the marker after this batch was subtracted."""

@@ -22,8 +22,8 @@ from viewer_pipeline.stores.redis import START_SECONDS, connect
 SQL = named_queries(__name__)
 
 
-def require_pipeline(settings: Settings) -> None:
-    """Enter the pipeline of the settings in the registry of its Redis. Raises PipelineRefused.
+def register_pipeline_if_reachable(settings: Settings) -> None:
+    """Enter the pipeline of the settings in the registry of its Redis, if both servers answer. Raises PipelineRefused.
 
     If a server is unreachable now, every run and the worker try again; /health reports the error.
     """
@@ -54,7 +54,7 @@ def read_own_marker(redis: RedisStore, ledger: Ledger, connection: psycopg.Conne
         identity = ledger.identity(connection)
         if marker.ledger and not is_same_ledger(marker.ledger, identity.key):
             raise refusal(redis.prefix_text, identity, b"ledger", f"{marker.ledger} ".encode())
-        require_same_history(connection, marker, identity.place)
+        require_undiverged_history(connection, marker, identity.place)
     return marker
 
 
@@ -92,17 +92,17 @@ def _conflict(prefix: str, identity: LedgerIdentity, entry: Pipeline, *, new: bo
     return None
 
 
-def with_missing_flushes(connection: psycopg.Connection, marker: Marker) -> Marker:
+def detect_missing_flushes(connection: psycopg.Connection, marker: Marker) -> Marker:
     """Return the marker with the flushes up to its own that the ledger lacks; unchanged if it lacks none.
 
     The run that detected the marker ahead of the ledger may have died between its commit and the first batch that
     records them. (Flushes that retention has deleted look the same, and no ledger in use has them.)
     """
     newest = fetch_one(connection, SQL["newest_through"], seq=marker.seq)[0]
-    return marker if newest in (None, marker.seq) else marker._replace(missing=(newest, marker.seq))
+    return marker if newest in (None, marker.seq) else marker._replace(missing_flushes=(newest, marker.seq))
 
 
-def require_same_history(
+def require_undiverged_history(
     connection: psycopg.Connection, marker: Marker, place: str, last: LastFlush | None = None
 ) -> None:
     """Raise PipelineRefused if Redis was settled by a copy of this ledger with another history.
@@ -112,9 +112,9 @@ def require_same_history(
     a query in the usual case: Redis is settled through the end of the ledger.
     """
     at_the_end = last is not None and marker[:1] == last[:1] and marker.flush_id == str(last.flush_id or "")
-    if at_the_end and not any(marker.missing):
+    if at_the_end and not any(marker.missing_flushes):
         return
-    after, through = marker.missing
+    after, through = marker.missing_flushes
     parameters = {
         "seq": marker.seq if marker.flush_id else None,
         "flush_id": marker.flush_id,

@@ -1,4 +1,4 @@
-"""DemotionCounter of a pipeline by Redis: the replies of the scripts that begin with claim.lua, as errors."""
+"""Refusal of a pipeline by Redis: the replies of the scripts that begin with claim.lua, as errors."""
 
 from __future__ import annotations
 

@@ -106,14 +106,15 @@ class RedisStore(CounterReader):
             raise MarkerUnreadable(f"{self.names.marker}: {fields!r}; delete the key if nothing else uses it")
         return bool(made), marker
 
-    def confirm(self, run_id: str, marker: Marker, reported: bool = False) -> Marker | None:
+    def wait_until_reads_durable(self, run_id: str, marker: Marker, clear_unreported: bool = False) -> Marker | None:
         """Write the run's id again, and wait until that, and so everything read before, is durable (rule R7).
 
-        `reported`: it is recorded that the marker is new, so no later run need report it. Returns the current marker;
-        if its epoch or ledger differs from `marker`, nothing was written. Raises RedisRefusesWrites (rule R11) and
-        NotDurable: then nothing may be committed.
+        `clear_unreported`: it is recorded that the marker is new, so no later run need report it. Returns the current
+        marker; if its epoch or ledger differs from `marker`, nothing was written. Raises RedisRefusesWrites (rule R11)
+        and NotDurable: then nothing may be committed.
         """
-        fields = self.run_script(CONFIRM, [self.names.marker], [run_id, marker.ledger, marker.epoch, int(reported)])
+        arguments: list[str | int] = [run_id, marker.ledger, marker.epoch, int(clear_unreported)]
+        fields = self.run_script(CONFIRM, [self.names.marker], arguments)
         self.durability.wait_until_durable(self._client, self.url)
         return parse_marker(fields)
 
@@ -155,7 +156,7 @@ class RedisStore(CounterReader):
         before = (marker.seq, marker.batch, marker.epoch, marker.ledger)
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
-        missing = "{} {}".format(*marker.missing) if any(marker.missing) else ""
+        missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
         return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing]
 
     def remove_from_changed_set(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:

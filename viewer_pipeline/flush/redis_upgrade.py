@@ -30,7 +30,7 @@ def require_upgradable(stores: Stores) -> None:
     if seq is None:
         return
     with stores.ledger.connect() as connection:
-        _require_flushes(connection, seq, stores.ledger.place)
+        _require_any_flush(connection, seq, stores.ledger.place)
     _upgrade(stores.redis, NO_LEDGER, seq, "", move=False)
 
 
@@ -44,7 +44,7 @@ def upgrade_redis(stores: Stores) -> bool:
     if seq is None:
         return False
     with stores.ledger.connect() as connection:
-        _require_flushes(connection, seq, stores.ledger.place)
+        _require_any_flush(connection, seq, stores.ledger.place)
         identity = stores.ledger.identity(connection)
         row = connection.execute(SQL["flush_id_of"], {"seq": int(seq)}).fetchone() if seq.isdigit() else None
     return _upgrade(stores.redis, identity, seq, row[0] if row else "", move=True)
@@ -62,7 +62,7 @@ def _old_seq(redis: RedisStore) -> bytes | None:
     return b"" if key_space is not None and subscriber_format is None else None
 
 
-def _require_flushes(connection: psycopg.Connection, seq: bytes, place: str) -> None:
+def _require_any_flush(connection: psycopg.Connection, seq: bytes, place: str) -> None:
     """Raise PipelineRefused if Redis was settled by flushes, and this ledger never had one."""
     if seq.isdigit() and int(seq) and not last_flush(connection).seq:
         raise PipelineRefused(

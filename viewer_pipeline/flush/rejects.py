@@ -45,15 +45,15 @@ def printable(raw: bytes) -> str:
     return text if len(text) <= SAMPLE_CHARACTERS else text[: SAMPLE_CHARACTERS - 1] + "…"
 
 
-def record_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> None:
-    """Record rejects, each once however often it occurs; in steps, so that a million of them is no long statement."""
+def record_new_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> None:
+    """Record those that are not recorded yet, each once; in steps, so that a million of them is no long statement."""
     for batch in chunks(rejects, BATCH_ROWS):
         if new := find_unrecorded_rejects(connection, batch):
             connection.execute(SQL["insert_rejects"], _columns(new))
 
 
-def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Reject], keep: int) -> int:
-    """Record rejects in order, while fewer than `keep` rows of their source and reason exist; return how many.
+def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Reject], max_rows_per_reason: int) -> int:
+    """Record rejects in order, while fewer than so many rows of their source and reason exist; return how many.
 
     Each is recorded once. The bound holds for all workers together and across restarts: one transaction at a time
     counts and adds.
@@ -63,7 +63,9 @@ def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Rej
         return 0
     with connection.transaction():
         connection.execute(SQL["lock_message_rejects"])
-        return connection.execute(SQL["insert_message_rejects"], {**_columns(unique), "keep": keep}).rowcount
+        return connection.execute(
+            SQL["insert_message_rejects"], {**_columns(unique), "max_rows": max_rows_per_reason}
+        ).rowcount
 
 
 def find_unrecorded_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:

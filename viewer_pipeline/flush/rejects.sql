@@ -9,7 +9,7 @@ ON CONFLICT (digest) DO NOTHING
 SELECT pg_advisory_xact_lock(hashtextextended('viewer.rejected', 0))
 
 -- name: insert_message_rejects
--- Record rejects in order, each once, while fewer than `keep` rows of their source and reason exist.
+-- Record rejects in order, each once, while fewer than `max_rows` rows of their source and reason exist.
 WITH new AS (
     SELECT n.*, row_number() OVER (PARTITION BY n.source, n.reason ORDER BY n.nth) AS nth_of_reason
     FROM unnest(%(digests)s::bytea[], %(sources)s::text[], %(subjects)s::text[], %(values)s::text[], %(reasons)s::text[])
@@ -18,14 +18,14 @@ WITH new AS (
 ), recorded AS (
     SELECT source, reason, (
         SELECT count(*) FROM (
-            SELECT FROM viewer.rejected AS r WHERE r.source = n.source AND r.reason = n.reason LIMIT %(keep)s
+            SELECT FROM viewer.rejected AS r WHERE r.source = n.source AND r.reason = n.reason LIMIT %(max_rows)s
         ) AS kept
     ) AS rows
     FROM (SELECT DISTINCT source, reason FROM new) AS n
 )
 INSERT INTO viewer.rejected (digest, source, subject, value, reason)
 SELECT digest, source, subject, value, reason FROM new JOIN recorded USING (source, reason)
-WHERE recorded.rows + new.nth_of_reason <= %(keep)s
+WHERE recorded.rows + new.nth_of_reason <= %(max_rows)s
 ON CONFLICT (digest) DO NOTHING
 
 -- name: recorded_rejects

@@ -19,14 +19,15 @@ from viewer_pipeline.errors import MarkerMoved, PipelineRefused, ViewerPipelineE
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import read_batches_after
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals
+from viewer_pipeline.flush.ledger_rows import Batch, Flush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.marker_ownership import require_same_history, with_missing_flushes
+from viewer_pipeline.flush.marker_ownership import detect_missing_flushes, require_undiverged_history
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.redis import as_text
+from viewer_pipeline.target.upsert import FetchTotals
 
 log = logging.getLogger("viewer_pipeline.settle")
 
@@ -51,14 +52,14 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
     """
     refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
-        marker = with_missing_flushes(connection, marker)
+        marker = detect_missing_flushes(connection, marker)
     while due := read_batches_after(connection, marker.seq, marker.batch, through, PAGE_SIZE):
         ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
         moved, page_notes = settle_batches(redis, marker, ours)
         notes += page_notes
         if moved is None:
             refusals += 1
-            moved = current_marker(redis, connection, marker)
+            moved = reread_own_marker(redis, connection, marker)
             if moved is None or refusals > MARKER_TRIES:
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
@@ -77,16 +78,16 @@ def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) 
     return None if settled.refused else settled.marker, notes
 
 
-def current_marker(redis: RedisStore, connection: psycopg.Connection, known: Marker) -> Marker | None:
-    """Return the marker as it is now.
+def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before: Marker) -> Marker | None:
+    """Return the marker as it is now; None if it is gone.
 
     Raises PipelineRefused if it was given to another ledger meanwhile, or a copy of this ledger has settled there.
     """
     marker = redis.marker()
-    if marker is not None and marker.ledger != known.ledger:
-        raise PipelineRefused(f"Redis was given from ledger {known.ledger} to ledger {marker.ledger} during this run")
+    if marker is not None and marker.ledger != before.ledger:
+        raise PipelineRefused(f"Redis was given from ledger {before.ledger} to ledger {marker.ledger} during this run")
     if marker is not None:
-        require_same_history(connection, marker, "this database")
+        require_undiverged_history(connection, marker, "this database")
     return marker
 
 
@@ -118,13 +119,13 @@ class Settler:
             self._thread.shutdown()
             self._record_incidents(failed=failed)
 
-    def add(self, flush: Flush, totals: Totals) -> None:
+    def add(self, flush: Flush, fetch_totals: FetchTotals) -> None:
         """Start to settle a committed flush, then to publish its totals, once the flush before it is settled.
 
         Raises what settling that one raised.
         """
         self.wait()
-        self._unsettled = self._thread.submit(self._settle_and_publish, flush, totals)
+        self._unsettled = self._thread.submit(self._settle_and_publish, flush, fetch_totals)
 
     def wait(self) -> None:
         """Wait until nothing is unsettled or unpublished. Raises what settling raised."""
@@ -132,20 +133,20 @@ class Settler:
             self._unsettled.result()
             self._unsettled = None
 
-    def _settle_and_publish(self, flush: Flush, totals: Totals) -> None:
+    def _settle_and_publish(self, flush: Flush, fetch_totals: FetchTotals) -> None:
         started = time.perf_counter()
         self._settle(flush)
         self.seconds[flush.seq] = time.perf_counter() - started
         # A Redis that does not reply delays settling once, not at every flush.
         already_failed = bool(self.notes.unpublished)
-        self.notes += RunNotes(unpublished=1) if already_failed else publish_totals(self._redis, flush, totals)
+        self.notes += RunNotes(unpublished=1) if already_failed else publish_totals(self._redis, flush, fetch_totals)
 
     def _settle(self, flush: Flush) -> None:
         moved, notes = settle_batches(self._redis, self.marker, flush.batches)
         self.notes += notes
         if moved is None:
             with self._ledger.connect() as connection:
-                current = current_marker(self._redis, connection, self.marker)
+                current = reread_own_marker(self._redis, connection, self.marker)
                 if current is None:
                     raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
                 moved, _, notes = settle_through(self._redis, connection, current, flush.seq)

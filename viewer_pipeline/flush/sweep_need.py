@@ -8,7 +8,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.counter_reader import SCAN_COUNT
 from viewer_pipeline.flush.rejects import Reject, find_unrecorded_rejects
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.target.parked_views import next_ready_parked
+from viewer_pipeline.target.parked_views import next_ready_or_advance_cursor
 
 MAX_SCANS = 1000  # a million keys, about a second
 
@@ -37,7 +37,7 @@ def evaluate_sweep_need(stores: Stores, max_scans: int = MAX_SCANS) -> SweepNeed
             return SweepNeed(True, f"no counter among the first {scans * SCAN_COUNT} keys; a sweep scans the rest")
     with stores.ledger.connect() as connection:
         target = stores.ledger.target(connection)
-        if target and (parked := next_ready_parked(connection, target)):
+        if target and (parked := next_ready_or_advance_cursor(connection, target)):
             return SweepNeed(True, f"found {len(parked)} parked VODs whose row exists by now, e.g. {parked[0]!r}")
         if rejects and (fresh := find_unrecorded_rejects(connection, rejects)):
             return SweepNeed(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")

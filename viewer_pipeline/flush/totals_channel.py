@@ -8,18 +8,19 @@ from collections.abc import Iterator
 import orjson
 
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.ledger_rows import Flush, Totals
+from viewer_pipeline.flush.ledger_rows import Flush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.logs import event
+from viewer_pipeline.target.upsert import FetchTotals
 
 log = logging.getLogger("viewer_pipeline.totals")
 
 
-def publish_totals(redis: RedisStore, flush: Flush, totals: Totals) -> RunNotes:
+def publish_totals(redis: RedisStore, flush: Flush, fetch_totals: FetchTotals) -> RunNotes:
     """Publish the new totals of a committed flush, one message per batch. Never fails the flush: an error is logged."""
     try:
-        redis.publish_totals(render_totals_messages(flush, totals()))
+        redis.publish_totals(render_totals_messages(flush, fetch_totals()))
     except ViewerPipelineError as error:
         log.warning(event("totals not published", channel=redis.totals_channel, flush=flush.seq, reason=error))
         return RunNotes(unpublished=1, publish_error=str(error))

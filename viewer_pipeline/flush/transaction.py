@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import psycopg
 
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, Totals, Upsert
+from viewer_pipeline.flush.ledger_rows import Batch, Flush, Upsert
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.target.upsert import FetchTotals
 
 SQL = named_queries(__name__)
 
 LEDGER_FORMAT = 2  # of a row of viewer.flush; version 0.1.0 writes none, and the ledger refuses a row without
 
 
-def commit_flush(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> Totals | None:
+def commit_flush(connection: psycopg.Connection, flush: Flush, upsert: Upsert) -> FetchTotals | None:
     """Commit a flush in one transaction; None if another run committed first, then nothing was written."""
     with connection.transaction():
         if not claim_flush_number(connection, flush):
@@ -38,16 +39,16 @@ def copy_batches(connection: psycopg.Connection, batches: Sequence[Batch]) -> No
         copy.write(encode_batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
 
 
-def add_to_totals(connection: psycopg.Connection, flush: Flush) -> Totals:
+def add_to_totals(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
     """Add a flush to the totals alone, without the target table."""
     return _upsert_totals(connection, flush, SQL["upsert_totals"])
 
 
-def add_to_totals_parking(connection: psycopg.Connection, flush: Flush) -> Totals:
+def add_to_totals_parking(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
     """Add a flush to the totals; park the views of VODs whose total would exceed bigint."""
     return _upsert_totals(connection, flush, SQL["upsert_totals_parking"])
 
 
-def _upsert_totals(connection: psycopg.Connection, flush: Flush, query: str) -> Totals:
+def _upsert_totals(connection: psycopg.Connection, flush: Flush, query: str) -> FetchTotals:
     rows = connection.execute(query, {"seq": flush.seq}, binary=True)
     return lambda: dict(rows.fetchall())

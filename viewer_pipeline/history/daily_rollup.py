@@ -119,6 +119,6 @@ def find_windows_to_roll_up(connection: psycopg.Connection, start: date, last: d
     return windows
 
 
-def is_rolled_up(connection: psycopg.Connection, day: date) -> bool:
+def was_ever_rolled_up(connection: psycopg.Connection, day: date) -> bool:
     """Whether a day was ever rolled up."""
-    return bool(fetch_one(connection, SQL["is_rolled_up"], day=day)[0])
+    return bool(fetch_one(connection, SQL["was_ever_rolled_up"], day=day)[0])

@@ -99,6 +99,6 @@ LEFT JOIN viewer.daily_rollup AS r USING (day)
 WHERE f.day >= k.from_day AND f.last_flush > coalesce(r.last_flush, 0)
 ORDER BY f.day
 
--- name: is_rolled_up
+-- name: was_ever_rolled_up
 -- Return whether a day was ever rolled up.
 SELECT EXISTS (SELECT FROM viewer.daily_rollup WHERE day = %(day)s)

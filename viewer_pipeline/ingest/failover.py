@@ -19,7 +19,7 @@ class FailoverWatch:
     """Ends a subscription, by SubscriptionLost, once it should move to the new primary."""
 
     def __init__(self, writer: SegmentWriter) -> None:
-        self._refusals = demotion_counter_of(writer.client)
+        self._demotion_counter = demotion_counter_of(writer.client)
         self._store, self._buffer = writer.store, writer.buffer
         self._demotions = 0  # as many as there were when the subscription began
         self._due = 0.0
@@ -36,7 +36,7 @@ class FailoverWatch:
 
     def begin_with_own_channel(self, cuts_channel: str) -> str:
         """Begin with a new subscription; return the channel that it needs for the check of its location."""
-        self._demotions, self._unnumbered_until = self._refusals.demotions, None
+        self._demotions, self._unnumbered_until = self._demotion_counter.demotions, None
         self._own_channel, self._was_here, self._missing = f"{cuts_channel}:{uuid4().hex}", False, 0
         return self._own_channel
 
@@ -47,15 +47,15 @@ class FailoverWatch:
         first, by a cut, where that comes soon. Raises SubscriptionLost.
         """
         now = time.monotonic()
-        if self._refusals.demotions == self._demotions or now < self._due:
+        if self._demotion_counter.demotions == self._demotions or now < self._due:
             return
-        before, self._due = self._refusals.demotions, now + CHECK_SECONDS
+        before, self._due = self._demotion_counter.demotions, now + CHECK_SECONDS
         try:
             self._store.require_writes()
         except TransientError:
             self._due, self._unnumbered_until = now + RETRY_SECONDS, None
             return
-        if self._unnumbered_until is None or before != self._refusals.demotions:
+        if self._unnumbered_until is None or before != self._demotion_counter.demotions:
             self._unnumbered_until = now + GRACE_SECONDS
         if self._have_all_views_a_number() or now >= self._unnumbered_until:
             self._end_subscription("the server of the subscription is not the primary any more")

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from viewer_pipeline.flush.counter_validation import is_positive_integer
+from viewer_pipeline.flush.counter_validation import count_error
 from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -47,10 +47,10 @@ def read_pending_views(store: RedisStore) -> PendingViews:
     """Read the changed set and the first MAX_CHUNKS of its counters. Raises RedisUnavailable."""
     vods, oldest = store.changed_set_size_and_oldest()
     read = views = 0
-    for ids in islice(store.scan_changed_set(), MAX_CHUNKS):
+    for ids in islice(store.changed_ids_oldest_first(), MAX_CHUNKS):
         values = store.values(ids) if ids else []
         read += len(values)
-        views += sum(int(value) for value in values if value and is_positive_integer(value))
+        views += sum(int(value) for value in values if value is not None and not count_error(value))
     return PendingViews(vods, read, views, seconds_since(oldest) if oldest else 0.0)
 
 

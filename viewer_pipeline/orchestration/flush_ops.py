@@ -23,7 +23,7 @@ from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
-from viewer_pipeline.target.parked_views import ParkedViews, parked_of_flushes
+from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
 
 ASSET = "view_counts"
 TOP_VODS = 10
@@ -136,7 +136,7 @@ def verify_consistency(
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
             top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)
-            parked = parked_of_flushes(connection, persisted.seqs)
+            parked = still_parked_of_flushes(connection, persisted.seqs)
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
     yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, seconds))

@@ -8,7 +8,7 @@ import dagster as dg
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, is_rolled_up
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, was_ever_rolled_up
 from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
@@ -50,7 +50,7 @@ def close_yesterday(
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
         stale = find_windows_to_roll_up(connection, _first_checked_day(settings, yesterday), yesterday)
-        if not stale and not is_rolled_up(connection, yesterday):
+        if not stale and not was_ever_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
     return _run_requests(stale, "closes") or dg.SkipReason(
         f"{yesterday} is closed: no flush of it came since it was rolled up"

@@ -12,13 +12,14 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_rows import Flush, LastFlush, Totals
+from viewer_pipeline.flush.ledger_rows import Flush, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
+from viewer_pipeline.target.upsert import FetchTotals
 
 AdjustmentMode = Literal["reconcile", "reconcile_target"]
 MAX_ATTEMPTS = 20  # how often it reads again because another flush committed first
@@ -42,7 +43,7 @@ class Adjuster:
         self,
         mode: AdjustmentMode,
         plan: Callable[[], Mapping[str, int]],
-        upsert: Callable[[psycopg.Connection, Flush], Totals],
+        upsert: Callable[[psycopg.Connection, Flush], FetchTotals],
         flush_id: UUID | None = None,
     ) -> Flush | None:
         """Commit the deltas that `plan` returns, in one transaction; return None where it returns none.
@@ -60,11 +61,11 @@ class Adjuster:
                 self._record_postgres_rollback()
             flush = self._flush(mode, last, marker, deltas, flush_id or uuid4())
             try:
-                totals = self.stores.ledger.commit(self.connection, flush, upsert)
+                fetch_totals = self.stores.ledger.commit(self.connection, flush, upsert)
             except StaleRead:
                 continue
-            if totals is not None:
-                self._settle(flush, totals)
+            if fetch_totals is not None:
+                self._settle(flush, fetch_totals)
                 return flush
             if flush_id is not None and self.stores.ledger.has_committed(flush_id):
                 return None  # another process has committed this very adjustment
@@ -81,12 +82,12 @@ class Adjuster:
         flush = Flush(base + 1, base, flush_id, self.run_id, mode, datetime.now(UTC), after=last.flush_id, epoch=epoch)
         return flush.with_counters(ids, [deltas[vod_id] for vod_id in ids], self.batch_size)
 
-    def _settle(self, flush: Flush, totals: Totals) -> None:
+    def _settle(self, flush: Flush, fetch_totals: FetchTotals) -> None:
         """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""
         if marker := self._marker():
             settled = settle_through(self.stores.redis, self.connection, marker, flush.seq)
             record_incidents(self.connection, settled.notes, self.run_id)
-        publish_totals(self.stores.redis, flush, totals)
+        publish_totals(self.stores.redis, flush, fetch_totals)
 
     def _record_postgres_rollback(self) -> None:
         """Record once that the marker was ahead of the ledger."""

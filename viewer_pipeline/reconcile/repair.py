@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_rows import Flush, Totals
+from viewer_pipeline.flush.ledger_rows import Flush
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
 from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
@@ -22,7 +22,7 @@ from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.parked_views import apply_parked
 from viewer_pipeline.target.table import Target
-from viewer_pipeline.target.upsert import LOCK_TIMEOUT, is_row_error, set_constraints_immediate
+from viewer_pipeline.target.upsert import LOCK_TIMEOUT, FetchTotals, is_row_error, set_constraints_immediate
 
 SQL = named_queries(__name__)
 
@@ -118,14 +118,14 @@ class TargetPlan:
         self.too_large = len(rows) - len(self.counts)
         return {vod_id: delta for vod_id, delta, _, fits in rows if fits}
 
-    def write(self, connection: psycopg.Connection, flush: Flush) -> Totals:
+    def write(self, connection: psycopg.Connection, flush: Flush) -> FetchTotals:
         """Add the flush to the table. Raises StaleRead where a count has changed since; then nothing is written."""
         return adjust_target_if_unchanged(connection, self.target, flush, self.counts)
 
 
 def adjust_target_if_unchanged(
     connection: psycopg.Connection, target: Target, flush: Flush, expected_counts: Mapping[str, int]
-) -> Totals:
+) -> FetchTotals:
     """Add the batches to the target, all or nothing. Raises StaleRead if a row has not its expected count any more."""
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     ids = [vod_id for batch in flush.batches for vod_id in batch.vod_ids]

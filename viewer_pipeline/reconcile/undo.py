@@ -11,12 +11,13 @@ import psycopg
 from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.ledger_reads import totals
-from viewer_pipeline.flush.ledger_rows import Flush, Totals
+from viewer_pipeline.flush.ledger_rows import Flush
 from viewer_pipeline.flush.transaction import add_to_totals
 from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
 from viewer_pipeline.reconcile.repair import adjust_target_if_unchanged
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.table import MAX_COUNTS, Target
+from viewer_pipeline.target.upsert import FetchTotals
 
 SQL = named_queries(__name__)
 
@@ -88,7 +89,7 @@ class _UndoPlan:
             raise CannotUndo(f"flush {self.adjustment.seq} adjusted a target table, and TARGET_TABLE is not set")
         return dict(self.connection.execute(self.target.statement(SQL["target_counts"]), {"vod_ids": ids}).fetchall())
 
-    def write_totals_or_target(self, connection: psycopg.Connection, flush: Flush) -> Totals:
+    def write_totals_or_target(self, connection: psycopg.Connection, flush: Flush) -> FetchTotals:
         if self.target is None or self.adjustment.mode == "reconcile":
             return add_to_totals(connection, flush)
         return adjust_target_if_unchanged(connection, self.target, flush, self.counts)

@@ -16,7 +16,7 @@ from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPip
 from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
-from viewer_pipeline.flush.marker_ownership import require_pipeline
+from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -84,7 +84,7 @@ class Stack:
                 with Stores.open(self.settings) as stores:
                     adoption = adopt_pipeline(stores, self._adopt)
                 on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
-            require_pipeline(self.settings)
+            register_pipeline_if_reachable(self.settings)
             require_target(self.settings)
             self._start_dagster_and_worker(on_progress)
         except BaseException:

@@ -47,7 +47,7 @@ class Durability:
         time-out, SettingsError if this Redis cannot do it.
         """
         if self.replicas:
-            acknowledged = self._wait(
+            acknowledged = self._execute_wait_command(
                 client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", self.replicas, self.timeout_ms
             )
             if acknowledged < self.replicas:
@@ -56,32 +56,34 @@ class Durability:
                     f" within {self.timeout_ms} ms"
                 )
         if self.aof:
-            synced, _ = self._wait(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, self.timeout_ms)
+            synced, _ = self._execute_wait_command(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, self.timeout_ms)
             if not synced:
                 raise NotDurable(f"REDIS_WAIT_AOF=1: 0 of 1 append-only files acknowledged within {self.timeout_ms} ms")
 
     def require_support(self, client: redis.Redis, url: str) -> None:
         """Raise SettingsError if this Redis cannot do it, whatever its data and the time-out."""
         if self.replicas:
-            self._wait(client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", 0, 1)
+            self._execute_wait_command(client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", 0, 1)
         if self.aof:
-            self._wait(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, 1)
+            self._execute_wait_command(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, 1)
             _require_synced_waitaof(client, url)
 
     @staticmethod
-    def _wait(client: redis.Redis, url: str, name: str, value: int, *command: str | int) -> Any:
+    def _execute_wait_command(client: redis.Redis, url: str, variable: str, value: int, *command: str | int) -> Any:
         with redis_errors(url):
             try:
                 return client.execute_command(*command)  # type: ignore[no-untyped-call]  # so in redis-py
             except redis.ResponseError as error:
                 reply = str(error)
-                where = f"{name}={value}: {redact_text(url)}"
+                where = f"{variable}={value}: {redact_text(url)}"
                 if "unknown command" in reply.lower():
                     needed = " (Redis has it from 7.2 on)" if command[0] == "WAITAOF" else ""
-                    raise SettingsError(f"{where} is {_version(client)} and has no {command[0]}{needed}") from error
+                    raise SettingsError(
+                        f"{where} is {_name_and_version(client)} and has no {command[0]}{needed}"
+                    ) from error
                 if "appendonly is disabled" in reply:
                     raise SettingsError(
-                        f"{where} is {_version(client)} and keeps no append-only file (appendonly no)"
+                        f"{where} is {_name_and_version(client)} and keeps no append-only file (appendonly no)"
                     ) from error
                 if "replica instance" in reply:
                     raise RedisRefusesWrites(f"{redact_text(url)}: {reply}") from error
@@ -104,10 +106,10 @@ def _require_synced_waitaof(client: redis.Redis, url: str) -> None:
         if sync
         else "may answer before the file is synced, and CONFIG GET appendfsync, which would tell, is refused"
     )
-    raise SettingsError(f"REDIS_WAIT_AOF=1: {redact_text(url)} is {_version(client)}, whose WAITAOF {message}")
+    raise SettingsError(f"REDIS_WAIT_AOF=1: {redact_text(url)} is {_name_and_version(client)}, whose WAITAOF {message}")
 
 
-def _version(client: redis.Redis) -> str:
+def _name_and_version(client: redis.Redis) -> str:
     server = _server(client)
     if "redis_version" not in server:
         return "a Redis of unknown version"

@@ -24,7 +24,7 @@ _REPLY = re.compile(
     re.DOTALL,
 )
 _OF_PIPELINE = " of pipeline caused error: "  # redis-py puts the command in front
-_REFUSALS = "refusals"
+_DEMOTION_COUNTER = "demotion_counter"
 
 
 class ServerDemoted(redis.ConnectionError):
@@ -44,22 +44,22 @@ class DemotionCounter:
             self.demotions += 1
 
 
-class _LeavesRefusing(AbstractConnection):
+class _RefusalAwareConnection(AbstractConnection):
     """Closes itself if the server refuses a write, or if another connection detected that it is a replica.
 
     Only idempotent writes may be sent over it: a pipeline that is refused half-way is sent again from its start.
     """
 
-    def __init__(self, *args: Any, refusals: DemotionCounter, **kwargs: Any) -> None:
-        self._refusals, self._known, self._refused = refusals, refusals.demotions, False
+    def __init__(self, *args: Any, demotion_counter: DemotionCounter, **kwargs: Any) -> None:
+        self._demotion_counter, self._known, self._refused = demotion_counter, demotion_counter.demotions, False
         super().__init__(*args, **kwargs)
 
     def _connect(self) -> Any:
-        self._known, self._refused = self._refusals.demotions, False
+        self._known, self._refused = self._demotion_counter.demotions, False
         return super()._connect()  # type: ignore[no-untyped-call, safe-super]  # so in redis-py
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        if self._refused or self._known != self._refusals.demotions:
+        if self._refused or self._known != self._demotion_counter.demotions:
             self.disconnect()  # type: ignore[no-untyped-call]  # likewise
         if self._sock is None and isinstance(self, SentinelManagedConnection):
             # When a command is tried again, redis-py would connect to the same server, and ask no Sentinel.
@@ -73,7 +73,7 @@ class _LeavesRefusing(AbstractConnection):
             # redis-py's connection behind Sentinels makes a vague ConnectionError of READONLY.
             reply = error.__context__ if isinstance(error, redis.ConnectionError) else error
             if is_demotion(reply):
-                self._refusals.demoted()
+                self._demotion_counter.demoted()
                 self.disconnect()  # type: ignore[no-untyped-call]
                 raise ServerDemoted(f"it is a replica: {reply}") from error
             # Not here: replies to the rest of a pipeline are still to be read.
@@ -84,14 +84,14 @@ class _LeavesRefusing(AbstractConnection):
 def leave_servers_that_refuse_writes(client: redis.Redis) -> None:
     """Make all connections of a client leave a server that refuses writes."""
     pool = client.connection_pool
-    pool.connection_class = _leaving(pool.connection_class)
-    pool.connection_kwargs[_REFUSALS] = DemotionCounter()
+    pool.connection_class = _refusal_aware(pool.connection_class)
+    pool.connection_kwargs[_DEMOTION_COUNTER] = DemotionCounter()
 
 
 def demotion_counter_of(client: redis.Redis) -> DemotionCounter:
     """Return the shared state of such a client."""
-    refusals: DemotionCounter = client.connection_pool.connection_kwargs[_REFUSALS]
-    return refusals
+    demotion_counter: DemotionCounter = client.connection_pool.connection_kwargs[_DEMOTION_COUNTER]
+    return demotion_counter
 
 
 def is_write_refusal(error: BaseException | None) -> bool:
@@ -114,5 +114,5 @@ def _reply(error: BaseException | None) -> re.Match[str] | None:
 
 
 @functools.cache
-def _leaving(base: type[AbstractConnection]) -> type[AbstractConnection]:
-    return type(f"Leaving{base.__name__}", (_LeavesRefusing, base), {})
+def _refusal_aware(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    return type(f"RefusalAware{base.__name__}", (_RefusalAwareConnection, base), {})

@@ -1,4 +1,4 @@
-"""Parked views: find those that can be counted now, count each once, prune and discard.
+"""Parked views: find those that the target can take now, apply each once, prune and discard.
 
 A VOD's views are parked in the transaction of their flush, and leave `viewer.parked` in the transaction that adds them
 to the target table and the totals. So wherever a process dies, they are in one place.
@@ -41,7 +41,7 @@ SWEEP_SECONDS = 20.0  # time of a sweep for parked views: tens of thousands may 
 
 
 class ParkedViews(NamedTuple):
-    """A number of views and of VODs: parked, counted or pruned."""
+    """A number of views and of VODs: parked, applied or pruned."""
 
     vods: int
     views: int
@@ -69,7 +69,7 @@ class ParkedVod(NamedTuple):
     updated_at: datetime
 
 
-def next_ready_parked(connection: psycopg.Connection, target: Target) -> list[str]:
+def next_ready_or_advance_cursor(connection: psycopg.Connection, target: Target) -> list[str]:
     """Return parked VODs whose row exists by now: of the newest, and of the page after the cursor.
 
     The cursor moves on only if there are none, so the run after a precheck finds the same VODs.
@@ -98,14 +98,14 @@ def all_ready_parked(connection: psycopg.Connection, target: Target) -> Iterator
         (after,) = fetch_one(connection, SQL["parked_page"], **page)
 
 
-def apply_ready_parked(connection: psycopg.Connection, target: Target) -> ParkedViews:
-    """Scan and count, until a scan finds nothing that can be counted, or SWEEP_SECONDS are over.
+def apply_ready_parked_until_timeout(connection: psycopg.Connection, target: Target) -> ParkedViews:
+    """Scan and apply, until a scan finds nothing that the target can take, or SWEEP_SECONDS are over.
 
     The next sweep continues then: refused views are not retried within the hour.
     """
     vods = views = 0
     until = time.monotonic() + SWEEP_SECONDS
-    while time.monotonic() < until and (ready := next_ready_parked(connection, target)):
+    while time.monotonic() < until and (ready := next_ready_or_advance_cursor(connection, target)):
         applied = apply_parked(connection, target, ready, until)
         if not applied.vods and time.monotonic() < until:
             _advance_cursor(connection)  # else one locked row would keep the scan from all others
@@ -117,7 +117,7 @@ def apply_ready_parked(connection: psycopg.Connection, target: Target) -> Parked
 def apply_parked(
     connection: psycopg.Connection, target: Target, vod_ids: Sequence[str], until: float = math.inf
 ) -> ParkedViews:
-    """Count the parked views of these VODs, each once: those whose row exists, has room, and is not locked.
+    """Apply the parked views of these VODs, each once: those whose row exists, has room, and is not locked.
 
     Atomic for each VOD. What the table refuses stays parked, with the reason, and is not retried for an hour. No
     transaction starts after `until`, a time of the monotonic clock.
@@ -136,7 +136,7 @@ def _apply(
         return
     try:
         with connection.transaction():
-            rows = _lock_and_count(connection, target, vod_ids)
+            rows = _lock_and_apply(connection, target, vod_ids)
     except psycopg.Error as error:
         if not is_row_error(error):
             raise
@@ -151,8 +151,8 @@ def _apply(
         yield ParkedViews(len(rows), sum(rows.values()))
 
 
-def _lock_and_count(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
-    """Lock the rows, without waiting; then count those that are locked."""
+def _lock_and_apply(connection: psycopg.Connection, target: Target, vod_ids: Sequence[str]) -> dict[str, int]:
+    """Lock the rows, without waiting; apply those that are locked, and return their views."""
     set_constraints_immediate(connection, LOCK_TIMEOUT)
     locked = connection.execute(target.statement(SQL["lock_parked"]), {"vod_ids": list(vod_ids)})
     locked_ids = [vod_id for (vod_id,) in locked]
@@ -160,16 +160,16 @@ def _lock_and_count(connection: psycopg.Connection, target: Target, vod_ids: Seq
 
 
 def apply_all_parked_to_totals(connection: psycopg.Connection) -> ParkedViews:
-    """Count all parked views, each once, into the totals alone: without a target table any more. Page by page."""
+    """Apply all parked views, each once, to the totals alone: without a target table any more. Page by page."""
     vods = views = 0
     while (page := ParkedViews(*fetch_one(connection, SQL["apply_parked_to_totals"], limit=BATCH_ROWS))).vods:
         vods, views = vods + page.vods, views + page.views
     return ParkedViews(vods, views)
 
 
-def parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
+def still_parked_of_flushes(connection: psycopg.Connection, seqs: Sequence[int]) -> ParkedViews:
     """Return what these flushes have parked and is still parked."""
-    return ParkedViews(*fetch_one(connection, SQL["parked_of_flushes"], seqs=list(seqs)))
+    return ParkedViews(*fetch_one(connection, SQL["still_parked_of_flushes"], seqs=list(seqs)))
 
 
 def prune_parked(connection: psycopg.Connection, target: Target, older_than_days: int) -> ParkedViews:

@@ -15,7 +15,7 @@ FROM (
 UPDATE viewer.parked_cursor SET after = %(after)s WHERE after <> %(after)s
 
 -- name: refuse_parked
--- Record why parked views could still not be counted.
+-- Record why parked views could still not be applied.
 UPDATE viewer.parked SET reason = %(reason)s, refused_at = now() WHERE vod_id = ANY(%(vod_ids)s)
 
 -- name: lock_parked
@@ -27,8 +27,8 @@ ORDER BY p.vod_id COLLATE "C"
 FOR NO KEY UPDATE OF t, p SKIP LOCKED
 
 -- name: apply_parked
--- Count parked views whose rows this transaction has locked: add them to the user's table and the totals, and delete
--- them here. A row that was not written is not retried for an hour. Returns the ids and views that were counted.
+-- Apply parked views whose rows this transaction has locked: add them to the user's table and the totals, and delete
+-- them here. A row that was not written is not retried for an hour. Returns the ids and views that were applied.
 WITH due AS MATERIALIZED (
     SELECT c.vod_id, c.views AS delta, c.last_flush, {key} AS key
     FROM viewer.parked AS c
@@ -69,7 +69,7 @@ WITH due AS MATERIALIZED (
 SELECT due.vod_id, due.delta FROM due JOIN touched USING (key)
 
 -- name: apply_parked_to_totals
--- Count a page of parked views without a target table (any more): into the totals, where they have room.
+-- Apply a page of parked views without a target table (any more): to the totals, where they have room.
 -- Returns the number of VODs and views.
 WITH due AS MATERIALIZED (
     SELECT p.vod_id
@@ -89,7 +89,7 @@ WITH due AS MATERIALIZED (
 )
 SELECT count(*), coalesce(sum(views), 0) FROM gone
 
--- name: parked_of_flushes
+-- name: still_parked_of_flushes
 -- What some flushes have parked and is still parked: VODs whose total does not carry the flush.
 SELECT count(DISTINCT c.vod_id), coalesce(sum(c.delta), 0)
 FROM viewer.flush_batch AS b
@@ -99,7 +99,7 @@ WHERE b.seq = ANY(%(seqs)s) AND coalesce(t.last_flush, 0) < b.seq
 
 -- name: prune_parked
 -- Delete a page of parked views of VODs that have no row, and had no views for so many days; one record in
--- viewer.rejected. Views whose row exists may still be counted: by the next scan, or once there is room.
+-- viewer.rejected. Views whose row exists may still be applied: by the next scan, or once there is room.
 -- Returns the number of VODs and views.
 WITH old AS MATERIALIZED (
     SELECT c.vod_id FROM viewer.parked AS c
@@ -142,7 +142,7 @@ SELECT vod_id, views, reason, first_seen, updated_at
 FROM viewer.parked ORDER BY views DESC, vod_id LIMIT %(limit)s
 
 -- name: parked_ready
--- Parked VODs that can be counted now: their row exists, and has room for their views. Among the newest and the page
+-- Parked VODs that the target can take now: their row exists, and has room for their views. Among the newest and the page
 -- after an id, without those that were refused within so many hours. Locks nothing.
 WITH page AS MATERIALIZED (
     SELECT c.vod_id, c.views, {key} AS key

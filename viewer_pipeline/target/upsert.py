@@ -26,6 +26,10 @@ MAX_STATEMENTS = 300  # of one bisection, before whole ranges are parked
 LOCK_WAIT_COST = 10  # statements that a lock time-out counts for, so that all of them together take at most 2 s
 REASON_CHARACTERS = 200
 
+# Returns the new total of each VOD of a flush whose views were not parked. The statement has run by then; the settling
+# thread fetches: to make ten thousand Python objects of a result takes time that the next transaction can use.
+FetchTotals = Callable[[], dict[str, int]]
+
 # Classes of SQLSTATE that concern no row: connection, transaction, statement, rights, server. All other errors may
 # concern single rows. So may these, if the function of a trigger raised them: it may raise any error, and its own
 # statements may fail in any way. Errors that ask for a retry of the whole, or never pass here, stay excluded.
@@ -53,23 +57,19 @@ def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str)
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def add_to_target(
-    connection: psycopg.Connection, target: Target, seq: int, counters: int
-) -> Callable[[], dict[str, int]]:
-    """Add a flush in one statement; return a function that returns the new totals. Raises driver errors."""
+def add_to_target(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> FetchTotals:
+    """Add a flush in one statement; return how to fetch the new totals. Raises driver errors."""
     force_index_scans(connection, LOCK_TIMEOUT)
-    whole = {"seq": seq, "skip": 0, "take": counters}
+    whole = {"seq": seq, "skip": 0, "take": counter_count}
     rows = connection.execute(target.statement(SQL["upsert_target"]), whole, binary=True)
     return lambda: dict(rows.fetchall())
 
 
-def upsert_bisecting(
-    connection: psycopg.Connection, target: Target, seq: int, counters: int
-) -> Callable[[], dict[str, int]]:
+def upsert_bisecting(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> FetchTotals:
     """Add a flush of which the table refuses rows: park the views of locked and refused rows, count all others."""
     set_constraints_immediate(connection, SHORT_LOCK_TIMEOUT)
     totals = dict[str, int]()
-    _Bisection(connection, target, seq, totals).add(0, counters)
+    _Bisection(connection, target, seq, totals).add(0, counter_count)
     return lambda: totals
 
 

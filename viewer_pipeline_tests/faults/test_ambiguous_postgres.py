@@ -19,11 +19,11 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_rows import Totals
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import BoundedConnection
+from viewer_pipeline.target.upsert import FetchTotals
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -220,7 +220,7 @@ def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iter
     snapshot = drain(world.stores, world.request())
     original, stopped = transaction.add_to_totals, list[int]()
 
-    def stop_after(connection: psycopg.Connection, *arguments: Any) -> Totals:
+    def stop_after(connection: psycopg.Connection, *arguments: Any) -> FetchTotals:
         totals = original(connection, *arguments)
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)

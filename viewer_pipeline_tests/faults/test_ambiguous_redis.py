@@ -297,10 +297,10 @@ def begin_on_one_server(store: RedisStore) -> None:
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
     "begin": lambda store: store.begin("run", LastFlush(0, 0), SOME_LEDGER),
-    "confirm": lambda store: store.confirm("run", Marker(0, 0, 0)),
+    "wait_until_reads_durable": lambda store: store.wait_until_reads_durable("run", Marker(0, 0, 0)),
     "marker": lambda store: store.marker(),
     "lease_ledger": lambda store: store.lease_ledger(),
-    "scan_changed_set": lambda store: list(store.scan_changed_set()),
+    "changed_ids_oldest_first": lambda store: list(store.changed_ids_oldest_first()),
     "scan_counters": lambda store: list(store.scan_counters()),
     "read": lambda store: store.read([[b"a"], [b"b"]]),
     "now": lambda store: store.now(),

@@ -588,7 +588,7 @@ def test_cost_of_the_wait_for_the_file(
                 producer.start()
             for number in range(WAITS):
                 started = time.perf_counter()
-                redis.confirm(f"run {number}", marker)
+                redis.wait_until_reads_durable(f"run {number}", marker)
                 seconds.append(time.perf_counter() - started)
     stopped.set()
     producer.join()

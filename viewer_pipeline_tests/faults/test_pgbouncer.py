@@ -185,8 +185,8 @@ def test_rejects_of_messages(world: World, pooled: World) -> None:
     """They are counted and recorded in one transaction, under a lock of that transaction."""
     rejects = [Reject.of("message", f"m{number}".encode(), b"x", "no JSON") for number in range(5)]
     with pooled.stores.ledger.connect() as connection:
-        assert record_message_rejects(connection, rejects, keep=3) == 3
-        assert record_message_rejects(connection, rejects, keep=3) == 0
+        assert record_message_rejects(connection, rejects, max_rows_per_reason=3) == 3
+        assert record_message_rejects(connection, rejects, max_rows_per_reason=3) == 0
     assert world.rejected() == {f"m{number}": "no JSON" for number in range(3)}
 
 

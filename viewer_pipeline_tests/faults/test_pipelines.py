@@ -644,7 +644,7 @@ def test_a_copy_is_detected_although_the_first_run_after_a_recovery_died(world: 
     recovered.flush()
     marker = world.stores.redis.marker()
     assert marker is not None
-    assert marker.missing == (1, 2)
+    assert marker.missing_flushes == (1, 2)
     with pytest.raises(PipelineRefused, match="another copy of this database"):
         world.flush()
     recovered.flush()

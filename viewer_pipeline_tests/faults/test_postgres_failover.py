@@ -17,7 +17,7 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.rejects import Reject, record_rejects
+from viewer_pipeline.flush.rejects import Reject, record_new_rejects
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.migrations.migrate import migrate
@@ -111,7 +111,7 @@ def test_a_primary_turns_read_only_within_a_step(pair: PostgresPair, behind: Wor
         pair.catch_up()
         pair.fence()
         with pytest.raises(pg.ReadOnlySqlTransaction):
-            record_rejects(connection, [Reject.of("message", b"x", b"", "a test")])
+            record_new_rejects(connection, [Reject.of("message", b"x", b"", "a test")])
         assert connection.closed  # whatever the step does next, not on this connection
     with pytest.raises(PostgresRefusesWrites, match="read-only"):
         bulk_upsert(behind.stores, snapshot, aggregated)

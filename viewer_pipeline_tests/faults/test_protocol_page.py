@@ -46,7 +46,7 @@ def test_the_example_of_the_page(world: World, monkeypatch: pytest.MonkeyPatch) 
             world.send("vod_2", 500)
         world.flush()
     states: dict[int, State] = {}
-    confirm, settle, read = RedisStore.confirm, RedisStore.settle, RedisStore.read
+    confirm, settle, read = RedisStore.wait_until_reads_durable, RedisStore.settle, RedisStore.read
 
     def confirm_and_count(self: RedisStore, *arguments: Any) -> Any:
         marker = confirm(self, *arguments)
@@ -69,7 +69,7 @@ def test_the_example_of_the_page(world: World, monkeypatch: pytest.MonkeyPatch) 
     world.send("vod_2", 5)
     states[1] = states[2] = state_of(world)
     with monkeypatch.context() as run_a:
-        run_a.setattr(RedisStore, "confirm", confirm_and_count)
+        run_a.setattr(RedisStore, "wait_until_reads_durable", confirm_and_count)
         run_a.setattr(RedisStore, "settle", settle_one_batch)
         with pytest.raises(Killed):
             world.flush(batch_size=1)

@@ -417,7 +417,7 @@ def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, red
     standby.stop()
     assert world.counters() == publisher.sent
     store = RedisStore(world.client, redis_url, PREFIX)
-    assert {raw.decode() for page in store.scan_changed_set() for raw in page} == set(publisher.sent)
+    assert {raw.decode() for page in store.changed_ids_oldest_first() for raw in page} == set(publisher.sent)
 
 
 @pytest.mark.usefixtures("short_leases")

@@ -232,7 +232,7 @@ def test_a_run_of_the_old_version_settles_meanwhile(stored: Stored, monkeypatch:
         stored.client.hincrby(OLD_MARKER, "seq", 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(upgrade_module, "_require_flushes", settle)
+        patch.setattr(upgrade_module, "_require_any_flush", settle)
         with pytest.raises(MarkerMoved, match=r"a run of version 0\.1\.0 settled meanwhile"):
             stored.migrate()
     assert stored.hash(OLD_MARKER)["seq"] == "8"

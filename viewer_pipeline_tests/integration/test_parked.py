@@ -13,7 +13,7 @@ from viewer_pipeline.target.parked_views import (
     apply_parked,
     discard_parked,
     largest_parked,
-    next_ready_parked,
+    next_ready_or_advance_cursor,
     parked_by_reason,
     prune_parked,
 )
@@ -46,7 +46,7 @@ def scans_until_found(world: TargetWorld, vod_id: str) -> int:
         target = world.stores.ledger.target(connection)
         assert target is not None
         for scans in range(1, 100):
-            if next_ready_parked(connection, target) == [vod_id]:
+            if next_ready_or_advance_cursor(connection, target) == [vod_id]:
                 return scans
     raise AssertionError(f"{vod_id} was never found")
 
@@ -112,7 +112,7 @@ def test_what_somebody_is_counting_is_left_to_them(made_up: TargetWorld) -> None
         target = ledger.target(first)
         assert target is not None
         with first.transaction():
-            assert len(parked_views._lock_and_count(first, target, vod_ids)) == 2
+            assert len(parked_views._lock_and_apply(first, target, vod_ids)) == 2
             counted = pool.submit(apply_parked, other, target, vod_ids)
             wait_until(lambda: counted.done() or made_up.rows(WAITING) == [(1,)], 20, "the other to come upon the rows")
         assert counted.result(20) == (0, 0)

@@ -202,7 +202,7 @@ def test_repair_after_a_rollback_records_the_incident(world: World, reports: Pat
         assert [incident.kind for incident in open_incidents(connection)] == ["postgres_rolled_back"]
     marker = world.stores.redis.marker()
     assert marker is not None
-    assert (marker.seq, marker.missing) == (3, (1, 2))
+    assert (marker.seq, marker.missing_flushes) == (3, (1, 2))
 
 
 def test_reconcile_reports_invalid_counters(world: World, reports: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from viewer_pipeline.flush.rejects import Reject, record_message_rejects, record_rejects
+from viewer_pipeline.flush.rejects import Reject, record_message_rejects, record_new_rejects
 from viewer_pipeline.flush.run_metrics import (
     BOUNDS,
     RejectedRows,
@@ -93,7 +93,7 @@ def test_rejects_are_counted_by_source_and_reason(world: World) -> None:
     world.client.mset({PREFIX + "x": "abc", PREFIX + "y": "def", PREFIX + "z": "-1"})
     world.flush()
     with world.stores.ledger.connect() as connection:
-        record_message_rejects(connection, rejects(range(3)), keep=100)
+        record_message_rejects(connection, rejects(range(3)), max_rows_per_reason=100)
         assert rejected_by_reason(connection) == [
             RejectedRows("counter", "value is negative", 1),
             RejectedRows("counter", "value is not an integer", 2),
@@ -104,11 +104,11 @@ def test_rejects_are_counted_by_source_and_reason(world: World) -> None:
 def test_rejected_messages_are_bounded_for_each_reason(world: World) -> None:
     """The first ones stay, over any number of workers and restarts; another reason has a bound of its own."""
     with world.stores.ledger.connect() as connection:
-        assert record_message_rejects(connection, rejects(range(3)), keep=5) == 3
-        assert record_message_rejects(connection, rejects(range(9)), keep=5) == 2
-        assert record_message_rejects(connection, rejects(range(9, 20)), keep=5) == 0
-        assert record_message_rejects(connection, rejects(range(20, 24), "other"), keep=5) == 4
-        assert record_message_rejects(connection, [], keep=5) == 0
+        assert record_message_rejects(connection, rejects(range(3)), max_rows_per_reason=5) == 3
+        assert record_message_rejects(connection, rejects(range(9)), max_rows_per_reason=5) == 2
+        assert record_message_rejects(connection, rejects(range(9, 20)), max_rows_per_reason=5) == 0
+        assert record_message_rejects(connection, rejects(range(20, 24), "other"), max_rows_per_reason=5) == 4
+        assert record_message_rejects(connection, [], max_rows_per_reason=5) == 0
     kept = world.rows("SELECT value::int FROM viewer.rejected WHERE reason = 'not JSON' ORDER BY 1")
     assert kept == [(0,), (1,), (2,), (3,), (4,)]
 
@@ -117,16 +117,16 @@ def test_a_message_that_is_seen_twice_takes_one_place(world: World) -> None:
     """Within one call, and over several."""
     same = rejects(range(1))
     with world.stores.ledger.connect() as connection:
-        assert record_message_rejects(connection, same * 5 + rejects(range(1, 3)), keep=3) == 3
-        assert record_message_rejects(connection, same, keep=9) == 0
+        assert record_message_rejects(connection, same * 5 + rejects(range(1, 3)), max_rows_per_reason=3) == 3
+        assert record_message_rejects(connection, same, max_rows_per_reason=9) == 0
 
 
 def test_other_sources_take_no_place_of_messages(world: World) -> None:
     """Rejected counters with the same reason are a matter of their own."""
     of_counters = [Reject.of("counter", b"%d" % number, b"", "not JSON") for number in range(9)]
     with world.stores.ledger.connect() as connection:
-        record_rejects(connection, of_counters)
-        assert record_message_rejects(connection, rejects(range(3)), keep=2) == 2
+        record_new_rejects(connection, of_counters)
+        assert record_message_rejects(connection, rejects(range(3)), max_rows_per_reason=2) == 2
 
 
 def test_workers_that_record_together_keep_the_bound(world: World) -> None:
@@ -134,7 +134,9 @@ def test_workers_that_record_together_keep_the_bound(world: World) -> None:
 
     def record(worker: int) -> int:
         with world.stores.ledger.connect() as connection:
-            return record_message_rejects(connection, rejects(range(worker * 10, worker * 10 + 10)), keep=15)
+            return record_message_rejects(
+                connection, rejects(range(worker * 10, worker * 10 + 10)), max_rows_per_reason=15
+            )
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(record, range(8))) == 15

@@ -208,6 +208,6 @@ def test_changed_set_is_read_in_pages(world: World) -> None:
     ids = {f"id{n:05d}": n for n in range(2500)}
     world.client.zadd("viewer:changed", ids)
     store = RedisStore(world.client, world.stores.redis.url, PREFIX)
-    pages = list(store.scan_changed_set())
+    pages = list(store.changed_ids_oldest_first())
     assert [raw.decode() for page in pages for raw in page] == list(ids)
     assert len(pages) == 3

@@ -132,12 +132,12 @@ class HeldRedis(RedisStore):
     def _check_history(self, marker: Marker) -> None:
         """Run the check within the call: in the model, both are one step."""
         with psycopg.connect(self._actor.ledger_url, autocommit=True) as connection:
-            marker_ownership.require_same_history(connection, marker, "the model")
+            marker_ownership.require_undiverged_history(connection, marker, "the model")
 
-    def confirm(self, *arguments: Any) -> Marker | None:
+    def wait_until_reads_durable(self, *arguments: Any) -> Marker | None:
         """Wait, then call."""
         with self._actor.call("check"):
-            return super().confirm(*arguments)
+            return super().wait_until_reads_durable(*arguments)
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Wait, then call."""
@@ -221,8 +221,8 @@ class Rehearsal:
             patch.object(drain, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
             patch.object(settle, "read_batches_after", _held(ledger_reads.read_batches_after, "list")),
             patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),
-            patch.object(drain, "require_same_history", lambda *_: None),
-            patch.object(settle, "require_same_history", lambda *_: None),
+            patch.object(drain, "require_undiverged_history", lambda *_: None),
+            patch.object(settle, "require_undiverged_history", lambda *_: None),
             patch.object(drain, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
             patch.object(drain, "DRAIN_TRIES", self._first.runs[0].tries),

@@ -9,7 +9,7 @@ from statistics import median
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT
-from viewer_pipeline.flush.counter_validation import count_error, is_positive_integer
+from viewer_pipeline.flush.counter_validation import count_error
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text
@@ -65,8 +65,8 @@ def _find_expiring_and_invalid(store: RedisStore, ids: list[bytes]) -> tuple[dic
                 expiring[name] = seconds
             if value is None and (kind := readings.types.get(raw, "none")) != "none":
                 invalid[name] = f"is a {kind}"
-            elif value is not None and value != b"0" and not is_positive_integer(value):
-                invalid[name] = count_error(value)
+            elif value is not None and (error := count_error(value)):
+                invalid[name] = error
     return expiring, invalid
 
 

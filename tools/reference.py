@@ -98,7 +98,16 @@ def settings_page() -> str:
         "Environment variables, or a file `.env` in the working directory; the environment wins. `env.example`",
         "has them all with comments: copy it to `.env`. Empty means unset. A value that cannot be used stops a",
         "command at its start, with exit status 2, the variable's name, its value (never a password) and what is",
-        "expected.",
+        "expected. The case of a name does not matter.",
+        "",
+        "No value may have blanks around it, invisible characters (a carriage return of a file with Windows line",
+        "endings, a byte order mark, a zero-width or no-break space), or quotes around it. `docker --env-file` and",
+        "Kubernetes take quotes literally; in `.env` they are those of a shell. Only the name of a table or column",
+        "may stand in double quotes. A line of `.env` that is not `NAME=value` is refused with its number.",
+        "",
+        "A name that is not a setting has no effect. Each command logs a warning for every such name in `.env`, and",
+        "for those in the environment that are within one typing error of a setting without a value, such as",
+        "`TARGET_TABEL` or `VIEWER_TARGET_TABLE`. `viewer-pipeline doctor` reports the same.",
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:

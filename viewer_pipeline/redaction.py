@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 
 # The name of an option that holds a secret, and its value up to the next name: an unencoded & is part of the password.
-_PASSWORD_OPTION = re.compile(
-    r"(?i)((?:password|passwd|secret|token|api_?key|scram_\w+_key)=)"
-    r"(?:'[^']*'?|[^&\s]*(?:&(?![a-z_][\w.-]*=)[^&\s]*)*)"
-)
+_OPTION_NAME = r"(?i)((?:password|passwd|secret|token|api_?key|scram_\w+_key)=)"
+_OPTION_IN_TEXT = re.compile(_OPTION_NAME + r"(?:'[^']*'?|[^&\s]*(?:&(?![a-z_][\w.-]*=)[^&\s]*)*)")
+_OPTION_OF_URL = re.compile(_OPTION_NAME + r"(?:'[^']*'?)?[^&\s]*(?:[&\s](?![a-z_][\w.-]*=)[^&\s]*)*")
+# A scheme, maybe behind a quote or a blank that does not belong to the URL.
+_SCHEME = re.compile(r"(?:['\"\s]*[A-Za-z][\w+.-]*://)?")
 
 
 def redact_url(url: str) -> str:
     """Return one URL, well-formed or not, with every password in it replaced by `***`, whatever characters it has."""
-    scheme = re.match(r"(?:[A-Za-z][\w+.-]*://)?", url)[0]  # type: ignore[index]  # matches the empty string
+    scheme = _SCHEME.match(url)[0]  # type: ignore[index]  # matches the empty string
     rest = re.sub(r":.*@", ":***@", url.removeprefix(scheme), flags=re.DOTALL)
-    return _PASSWORD_OPTION.sub(r"\1***", scheme + rest)
+    return _OPTION_OF_URL.sub(r"\1***", scheme + rest)
 
 
 def redact_text(text: str) -> str:
     """Return a text with the passwords of the URLs in it replaced by `***`."""
-    return _PASSWORD_OPTION.sub(r"\1***", re.sub(r":(?!//)\S*@", ":***@", text))
+    return _OPTION_IN_TEXT.sub(r"\1***", re.sub(r":(?!//)\S*@", ":***@", text))

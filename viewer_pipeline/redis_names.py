@@ -58,3 +58,21 @@ def escape_braces(prefix: str) -> str:
 def presence_channel(channel: str) -> str:
     """Return the channel to which workers subscribe that count the messages of `channel`."""
     return PRESENCE + channel
+
+
+def check_redis_names(counter_prefix: str, pubsub_channel: str, totals_channel: str) -> None:
+    """Check that these settings overlap neither with each other nor with our own names. Raises ValueError."""
+    for key in KEY_NAMESPACES:
+        if key.startswith(counter_prefix):
+            raise ValueError(f"COUNTER_PREFIX={counter_prefix!r}: our own key {key} begins with it")
+        if counter_prefix.startswith(key):
+            raise ValueError(f"COUNTER_PREFIX={counter_prefix!r}: names that begin with {key} are reserved")
+    for name, channel in (("PUBSUB_CHANNEL", pubsub_channel), ("TOTALS_CHANNEL", totals_channel)):
+        for namespace in CHANNEL_NAMESPACES:
+            if channel.startswith(namespace):
+                raise ValueError(f"{name}={channel!r}: names that begin with {namespace} are reserved")
+    if pubsub_channel == totals_channel:
+        raise ValueError(
+            f"TOTALS_CHANNEL={totals_channel!r}: expected another name than PUBSUB_CHANNEL, or the worker"
+            " would receive its own totals as views"
+        )

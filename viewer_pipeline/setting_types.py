@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Literal
 
 from croniter import croniter
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.setting_text import check_day, check_whole_number
 from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
@@ -84,6 +86,8 @@ RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 TableName = Annotated[str, _accepted_by(parse_table)]
 ColumnName = Annotated[str, _accepted_by(parse_column)]
 CronExpression = Annotated[str, _accepted_by(_check_cron)]
+WholeNumber = Annotated[int, BeforeValidator(check_whole_number)]
+Day = Annotated[date, BeforeValidator(check_day)]
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]

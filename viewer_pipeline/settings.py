@@ -7,17 +7,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import redact_url
-from viewer_pipeline.redis_names import CHANNEL_NAMESPACES, DEFAULT_PREFIX, KEY_NAMESPACES
+from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
+from viewer_pipeline.setting_errors import describe_invalid_settings
+from viewer_pipeline.setting_names import UnknownVariable, find_unknown_variables
+from viewer_pipeline.setting_text import check_setting_text
 from viewer_pipeline.setting_types import (
     ColumnName,
     CronExpression,
     DatabaseUrl,
+    Day,
     LogFormat,
     LogLevel,
     PubSubMode,
@@ -25,13 +29,13 @@ from viewer_pipeline.setting_types import (
     RedisUrl,
     TableName,
     WebhookUrl,
+    WholeNumber,
 )
 
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # read by dagster.yaml; derived from the settings, not one of them
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
 GRPC_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")  # as gRPC reads them
-SECRETS = ("ALERT_WEBHOOK_URL",)  # anybody who knows it can post there: its path is often a token
-MAX_VALUE_CHARACTERS = 300  # of a bad value in an error
+SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
@@ -40,7 +44,7 @@ FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
 class Settings(BaseSettings):
     """The settings; field `batch_size` is the environment variable `BATCH_SIZE`."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True)
 
     database_url: DatabaseUrl | None = Field(
         None,
@@ -64,43 +68,43 @@ class Settings(BaseSettings):
     target_exclusive: bool = Field(
         False, description="`true`: no other program writes that count, so `reconcile` compares it with the totals"
     )
-    parked_retention_days: int | None = Field(
+    parked_retention_days: WholeNumber | None = Field(
         None, ge=1, le=36_500, description="days after which parked views of a missing VOD are pruned (default: never)"
     )
-    history_start: date = Field(
+    history_start: Day = Field(
         date(2026, 1, 1), description="first day (UTC) of `daily_views`; earlier days are not rolled up"
     )
-    ledger_retention_days: int = Field(
+    ledger_retention_days: WholeNumber = Field(
         30, ge=0, le=36_500, description="days that the ledger is kept once it is rolled up and settled; `0`: for ever"
     )
-    run_retention_days: int = Field(
+    run_retention_days: WholeNumber = Field(
         7, ge=0, le=36_500, description="days that successful runs stay in Dagster; `0`: for ever"
     )
-    failed_run_retention_days: int = Field(
+    failed_run_retention_days: WholeNumber = Field(
         30, ge=0, le=36_500, description="days that failed and canceled runs stay in Dagster; `0`: for ever"
     )
-    rejected_retention_days: int | None = Field(
+    rejected_retention_days: WholeNumber | None = Field(
         None, ge=1, le=36_500, description="days after which rejected input is pruned (default: never)"
     )
     alert_webhook_url: WebhookUrl | None = Field(
         None, description="webhook to which failed runs are posted as JSON (default: none, they are only logged)"
     )
-    redis_wait_replicas: int = Field(
+    redis_wait_replicas: WholeNumber = Field(
         0, ge=0, le=100, description="replicas that must acknowledge the read counters before they are committed"
     )
-    redis_wait_aof: int = Field(
+    redis_wait_aof: WholeNumber = Field(
         0, ge=0, le=1, description="`1`: the append-only file must have them too (Redis 7.2 or newer)"
     )
-    redis_wait_timeout_ms: int = Field(
+    redis_wait_timeout_ms: WholeNumber = Field(
         3000, ge=1, le=60_000, description="how long a run waits for them before it fails and is retried"
     )
-    batch_size: int = Field(
+    batch_size: WholeNumber = Field(
         100, ge=1, le=5000, description="counters in a batch: bounds how long one script blocks Redis"
     )
-    batch_interval_ms: int = Field(
+    batch_interval_ms: WholeNumber = Field(
         30_000, ge=1, le=86_400_000, description="shortest time between two flushes by the sensor (at least 5 s)"
     )
-    flush_max_counters: int | None = Field(
+    flush_max_counters: WholeNumber | None = Field(
         None,
         ge=1,
         le=1_000_000,
@@ -119,11 +123,11 @@ class Settings(BaseSettings):
         DEFAULT_PREFIX, description="prefix of the keys of the counters; each pipeline on a Redis needs its own"
     )
     sweep_cron: CronExpression = Field("* * * * *", description="when all counters are scanned, announced or not (UTC)")
-    health_check_port: int = Field(
+    health_check_port: WholeNumber = Field(
         3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"
     )
     health_check_host: str = Field("127.0.0.1", min_length=1, description="address on which they are served")
-    freshness_limit_ms: int | None = Field(
+    freshness_limit_ms: WholeNumber | None = Field(
         None,
         ge=1,
         description="age of the oldest pending view at which `/health` turns unhealthy"
@@ -139,27 +143,22 @@ class Settings(BaseSettings):
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
-    shutdown_timeout_ms: int = Field(
+    shutdown_timeout_ms: WholeNumber = Field(
         25_000, ge=0, le=3_600_000, description="how long a stop may take to fold and flush the remaining views"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _text_is_visible(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse blanks, invisible characters and quotes around any value, whatever its type would make of them."""
+        if isinstance(value, str):
+            check_setting_text(value, is_sql_name=info.field_name in SQL_NAMES)
+        return value
 
     @model_validator(mode="after")
     def _names_do_not_collide(self) -> Self:
         """Refuse names that overlap with our own keys and channels: the marker could be taken for a counter."""
-        for key in KEY_NAMESPACES:
-            if key.startswith(self.counter_prefix):
-                raise ValueError(f"COUNTER_PREFIX={self.counter_prefix!r}: our own key {key} begins with it")
-            if self.counter_prefix.startswith(key):
-                raise ValueError(f"COUNTER_PREFIX={self.counter_prefix!r}: names that begin with {key} are reserved")
-        for name, channel in (("PUBSUB_CHANNEL", self.pubsub_channel), ("TOTALS_CHANNEL", self.totals_channel)):
-            for namespace in CHANNEL_NAMESPACES:
-                if channel.startswith(namespace):
-                    raise ValueError(f"{name}={channel!r}: names that begin with {namespace} are reserved")
-        if self.pubsub_channel == self.totals_channel:
-            raise ValueError(
-                f"TOTALS_CHANNEL={self.totals_channel!r}: expected another name than PUBSUB_CHANNEL, or the worker"
-                " would receive its own totals as views"
-            )
+        check_redis_names(self.counter_prefix, self.pubsub_channel, self.totals_channel)
         return self
 
     @model_validator(mode="after")
@@ -236,7 +235,7 @@ class Settings(BaseSettings):
         """
         dumped = {name.upper(): value for name, value in self.model_dump().items()}
         return {
-            **{name: value for name, value in os.environ.items() if name not in dumped},
+            **{name: value for name, value in os.environ.items() if name.upper() not in dumped},
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
@@ -262,12 +261,16 @@ def load_settings() -> Settings:
     Raises SettingsError, which names each unusable variable with its value and what is expected.
     """
     try:
-        return Settings(_env_file=None) if STORAGE_VARIABLE in os.environ else Settings()
+        if is_child_process():
+            return Settings(_env_file=None)
+        read_env_file()  # refuses lines that pydantic skips
+        return Settings()
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"the file .env in the working directory cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        messages = [_describe_invalid_value(e["loc"], e["input"], e["msg"]) for e in error.errors()]
-        raise SettingsError("; ".join(messages)) from None
+        raise SettingsError(describe_invalid_settings(error)) from None
 
 
 def read_grpc_proxy_variables() -> dict[str, str]:
@@ -275,15 +278,11 @@ def read_grpc_proxy_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in GRPC_PROXY_VARIABLES if name in os.environ}
 
 
-def _describe_invalid_value(location: tuple[int | str, ...], value: object, message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    if not location:  # of a check over several settings, whose message names them
-        return message
-    name = str(location[0]).upper()
-    if name in SECRETS:
-        value = "***"
-    return f"{name}={_shortened(redact_url(str(value)))!r}: {message}"
+def is_child_process() -> bool:
+    """Whether the environment is one of `child_process_environment`: `.env` is in it, and warnings were logged."""
+    return STORAGE_VARIABLE in os.environ
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "…"
+def unknown_variables() -> list[UnknownVariable]:
+    """Return the variables in `.env` that are no settings, and those of the environment that were meant as one."""
+    return find_unknown_variables([name.upper() for name in Settings.model_fields], os.environ, read_env_file())

@@ -27,7 +27,7 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     from viewer_pipeline.flush.adoption import adopt_pipeline
     from viewer_pipeline.flush.stores import Stores
 
-    settings = load_settings_with_running_servers(warn_of_dropped=True)
+    settings = load_settings_with_running_servers()
     if settle_newer and from_here:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
     with Stores.open(settings) as stores:

@@ -16,7 +16,7 @@ from viewer_pipeline.cli.output import json_option
 @json_option
 def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
     """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
-    settings = load_settings_with_running_servers(warn_of_dropped=True)
+    settings = load_settings_with_running_servers()
     require_responding_servers(settings)
     from viewer_pipeline.cli.in_process_runs import backfill_window, echo_run_result, run_backfill
     from viewer_pipeline.orchestration.dagster_instance import open_instance

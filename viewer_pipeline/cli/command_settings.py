@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import logging
 
-from viewer_pipeline.logs import event
-from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.logs import configure_stderr_logging, event
+from viewer_pipeline.settings import Settings, is_child_process, load_settings, unknown_variables
 
 log = logging.getLogger("viewer_pipeline.cli")
 
 
-def load_settings_with_running_servers(*, warn_of_dropped: bool = False) -> Settings:
+def load_settings_with_running_servers(*, warn: bool = True) -> Settings:
     """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME.
 
-    `warn_of_dropped`: log the parameters of database URLs that are dropped; a process does that once, at its start.
+    `warn`: log what has no effect in them.
     """
     from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
 
     settings = load_settings()
+    if warn:
+        warn_of_ineffective_settings(settings)
     if settings.database_url is None or settings.redis_url is None:
         urls = read_urls_of_running_servers(settings.viewer_home)
         unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
         settings = settings.changed(**unset)
-    if warn_of_dropped:
-        warn_of_dropped_parameters(settings)
     return settings
+
+
+def load_service_settings() -> Settings:
+    """Read the settings as a process does that runs until it is stopped: its lines are logged as they define."""
+    settings = load_settings_with_running_servers(warn=False)
+    configure_stderr_logging(settings)
+    warn_of_ineffective_settings(settings)
+    return settings
+
+
+def warn_of_ineffective_settings(settings: Settings) -> None:
+    """Log unknown variables and dropped parameters of URLs, once: a child process does not repeat its parent."""
+    if is_child_process():
+        return
+    for variable in unknown_variables():
+        meant = {"probably_meant": variable.meant} if variable.meant else {}
+        log.warning(event("variable is not a setting", variable=variable.name, found_in=variable.place, **meant))
+    if dropped := settings.dropped_parameters():
+        log.warning(event("unknown parameters of a database URL are dropped", **dropped))
 
 
 def require_responding_servers(settings: Settings) -> None:
@@ -39,9 +58,3 @@ def require_responding_servers(settings: Settings) -> None:
     with Stores.open(settings) as stores, stores.ledger.connect(any_server=True) as connection:
         stores.redis.changed_set_size_and_oldest()
         last_flush(connection)
-
-
-def warn_of_dropped_parameters(settings: Settings) -> None:
-    """Log the parameters of the database URLs that have no meaning here."""
-    if dropped := settings.dropped_parameters():
-        log.warning(event("unknown parameters of a database URL are dropped", **dropped))

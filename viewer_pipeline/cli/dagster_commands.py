@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, warn_of_dropped_parameters
+from viewer_pipeline.cli.command_settings import load_service_settings
 from viewer_pipeline.cli.option_types import PORT, parse_host_and_port
-from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK
 
@@ -25,9 +24,7 @@ code_server_address = click.option(
 @click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=PORT)
 def code_server(host: str, port: int) -> None:
     """Run Dagster's code server, which runs the flushes; exactly one. For containers and the like: `up` starts it."""
-    settings = load_settings_with_running_servers()
-    configure_stderr_logging(settings)
-    warn_of_dropped_parameters(settings)
+    settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_code_server
 
     exec_code_server(settings, host, port)
@@ -37,7 +34,7 @@ def code_server(host: str, port: int) -> None:
 @code_server_address
 def daemon(code_server: tuple[str, int]) -> None:
     """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
-    settings = load_settings_with_running_servers()
+    settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_daemon
 
     exec_daemon(settings, code_server)
@@ -49,7 +46,7 @@ def daemon(code_server: tuple[str, int]) -> None:
 @code_server_address
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
     """Run Dagster's UI. For containers and the like."""
-    settings = load_settings_with_running_servers()
+    settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_webserver
 
     exec_webserver(settings, code_server, host, port)

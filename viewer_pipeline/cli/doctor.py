@@ -28,7 +28,7 @@ def doctor(watch_producers: float | None, as_json: bool) -> None:
     from viewer_pipeline.monitoring.doctor.doctor_report import print_report
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
-    results = run_doctor_checks(load_settings_with_running_servers(), watch_producers or 0.0)
+    results = run_doctor_checks(load_settings_with_running_servers(warn=False), watch_producers or 0.0)
     status = worst_status(results)
     report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
     echo_result(report, partial(print_report, results), as_json=as_json)

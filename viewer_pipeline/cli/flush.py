@@ -17,7 +17,7 @@ from viewer_pipeline.settings import Settings
 @json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Run one flush in this process, recorded in Dagster's history."""
-    settings = load_settings_with_running_servers(warn_of_dropped=True)
+    settings = load_settings_with_running_servers()
     require_responding_servers(settings)
     _require_usable_redis_and_target(settings)
     from viewer_pipeline.cli.in_process_runs import echo_run_result, run_flush

@@ -15,4 +15,4 @@ def healthcheck(role: str, port: int | None) -> None:
     """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
     from viewer_pipeline.cli.process_health import ROLES
 
-    click.echo(ROLES[role](load_settings_with_running_servers(), port))
+    click.echo(ROLES[role](load_settings_with_running_servers(warn=False), port))

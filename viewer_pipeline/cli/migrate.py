@@ -17,7 +17,7 @@ def migrate(as_json: bool) -> None:
     """
     from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
 
-    settings = load_settings_with_running_servers(warn_of_dropped=True)
+    settings = load_settings_with_running_servers()
     migration = migrate_postgres_and_redis(settings, echo_progress)
     if migration.before == migration.after:
         text = f"schema viewer is at revision {migration.after} already"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
 from viewer_pipeline.cli.output import echo_progress
 from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.settings import load_settings
@@ -30,4 +31,5 @@ def up(ui_host: str, adopt: AdoptionMode | None) -> None:
     tolerate_write_errors("stdout", "stderr")
     settings = load_settings()
     configure_stderr_logging(settings)
+    warn_of_ineffective_settings(settings)
     run_stack_until_signal(settings, echo_progress, ui_host, adopt)

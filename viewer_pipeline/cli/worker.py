@@ -8,8 +8,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, warn_of_dropped_parameters
-from viewer_pipeline.logs import configure_stderr_logging
+from viewer_pipeline.cli.command_settings import load_service_settings
 from viewer_pipeline.standard_streams import tolerate_write_errors
 
 
@@ -23,9 +22,7 @@ def worker(last_flush: bool) -> None:
     from viewer_pipeline.cli.worker_process import run_worker
 
     tolerate_write_errors("stdout", "stderr")
-    settings = load_settings_with_running_servers()
-    configure_stderr_logging(settings)
-    warn_of_dropped_parameters(settings)
+    settings = load_service_settings()
     flush = partial(run_worker_last_flush, settings) if last_flush else lambda _: "not asked for"
     status = run_worker(settings, flush)
     sys.stderr.flush()

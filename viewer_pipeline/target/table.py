@@ -154,6 +154,8 @@ def find_target(connection: psycopg.Connection, names: TargetNames) -> Target:
 def _where(connection: psycopg.Connection, names: TargetNames) -> str:
     if names.table.schema is not None:
         return ""
+    if "." in names.table.table:
+        return ", whose own name has a dot; without quotes around all of it, the dot separates schema and table"
     row = connection.execute("SELECT array_to_string(current_schemas(FALSE), ', ')").fetchone()
     return f" on the search_path ({row[0] if row else ''}); names are taken exactly as written, capitals too"
 

@@ -152,6 +152,25 @@ def test_bad_settings_are_named_with_their_values(environment: Environment, comm
     assert not Path(environment["VIEWER_HOME"]).exists()
 
 
+@pytest.mark.parametrize("command", ["worker", "doctor", "up"])
+def test_a_value_from_a_file_with_windows_line_endings(online: Environment, command: str) -> None:
+    """Before, it was taken literally: nothing was received, and all checks were healthy."""
+    message = error_of(run({**online, "PUBSUB_CHANNEL": "view_count_updates\r"}, command), 2)
+    assert message == (
+        "error: Settings are not usable: PUBSUB_CHANNEL='view_count_updates\\r': expected no carriage return (U+000D);"
+        " the file it comes from probably has Windows line endings\n"
+    )
+
+
+def test_a_misspelled_setting_is_reported(environment: Environment) -> None:
+    """On stderr, in one line, with the setting that was meant and without the value; the command is not refused."""
+    done = run({**environment, "TARGET_TABEL": "hidden"}, "grants")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "variable is not a setting variable=TARGET_TABEL found_in=environment probably_meant=TARGET_TABLE\n",
+    )
+
+
 def test_the_file_dot_env_is_read(environment: Environment) -> None:
     """Settings may stand in `.env` of the working directory; the environment comes first."""
     (Path(environment["HOME"]) / ".env").write_text("BATCH_SIZE=few\nLOG_LEVEL=chatty\n")

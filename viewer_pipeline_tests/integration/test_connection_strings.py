@@ -202,11 +202,13 @@ DROPPED = "unknown parameters of a database URL are dropped"
 def test_one_warning_of_a_worker(database_url: str, redis_url: str, tmp_path: Path) -> None:
     """At its start, and not with every connection."""
     url = f"{database_url}?schema=public&foo=Geheim&bar=1"
-    with WorkerProcess(tmp_path, url, redis_url) as worker:
+    with WorkerProcess(tmp_path, url, redis_url, PUBSUB_CHANEL="Geheim") as worker:
         worker.wait_until_ready()
         assert worker.stop() == 0
         dropped = [line for line in worker.events() if line["event"] == DROPPED]
         assert [(line["level"], line["DATABASE_URL"]) for line in dropped] == [("warning", "foo, bar")]
+        unknown = [line for line in worker.events() if line["event"] == "variable is not a setting"]
+        assert [(line["variable"], line["probably_meant"]) for line in unknown] == [("PUBSUB_CHANEL", "PUBSUB_CHANNEL")]
         assert "Geheim" not in worker.log.read_text()
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -349,6 +350,20 @@ def test_unknown_parameters_of_a_url(settings: Settings) -> None:
     """They are named, with the variable."""
     text = text_of(run_doctor_checks(settings.changed(database_url=f"{settings.database_url}?what=1")), "settings")
     assert text == "degraded: unknown parameters in DATABASE_URL are dropped: what"
+
+
+def test_misspelled_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are named with their place and the setting that was meant, without their values."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"BATCH_INTERVALMS={SECRET}\nOTHER={SECRET}\n")
+    monkeypatch.setenv("TARGET_TABEL", SECRET)
+    results = run_doctor_checks(settings)
+    assert SECRET not in str(results)
+    assert text_of(results, "settings") == (
+        "degraded: TARGET_TABEL in the environment is not a setting; TARGET_TABLE was probably meant;"
+        " BATCH_INTERVALMS in .env is not a setting; BATCH_INTERVAL_MS was probably meant;"
+        " OTHER in .env is not a setting"
+    )
 
 
 def unreachable(results: Results) -> set[str]:

@@ -358,6 +358,16 @@ def test_tables_that_cannot_be_used(world_of: MakeWorld, ddl: str, expected: str
     assert (world.seqs(), world.marker()) == ([], None)
 
 
+def test_quotes_around_schema_and_table(world_of: MakeWorld) -> None:
+    """As `docker --env-file` passes them, they make one name of both."""
+    world = world_of("CREATE TABLE public.video (id text UNIQUE, n integer)", '"public.video"', "id", "n")
+    world.send("a", 1)
+    with pytest.raises(
+        TargetUnusable, match="no such table, whose own name has a dot; without quotes around all of it"
+    ):
+        world.flush()
+
+
 def test_a_collation_that_takes_ids_for_equal(vods: TargetWorld) -> None:
     """One row would stand for two VODs."""
     try:

@@ -29,7 +29,7 @@ def env_example() -> list[tuple[str, str, str]]:
 
 def test_env_example_lists_the_settings() -> None:
     """Every variable in the order of the fields, with its description and its default; no other."""
-    listed = [(name, value.strip("'"), comment) for comment, name, value in env_example()]
+    listed = [(name, value, comment) for comment, name, value in env_example()]
     assert listed == [(name, default or "", DESCRIPTIONS[name]) for name, default in DEFAULTS.items()]
 
 

@@ -26,14 +26,17 @@ OTHERS = {
     "DAGSTER_HOME",
     "JOBS",
     "MATRIX",
+    "NAME",
     "PATH",
     "POSTGRES_PASSWORD",
     "PYTHON",
     "REDIS_DIRECTORY",
     "SSL_CERT_FILE",
     "STATE_MACHINE_EXAMPLES",
+    "TARGET_TABEL",
     "TESTS",
     "TEST_REDIS_SERVER",
+    "VIEWER_TARGET_TABLE",
 }
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
 each_page = pytest.mark.parametrize("page", PAGES, ids=ids)

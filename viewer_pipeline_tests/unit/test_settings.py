@@ -62,7 +62,7 @@ EXPECTS_REDIS = (
 )
 EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
-NOT_AN_INTEGER = "Input should be a valid integer, unable to parse string as an integer"
+NOT_A_NUMBER = "expected a whole number in digits, such as 1000"
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,6 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("DATABASE_URL", "postgresql:/host/views", EXPECTS_POSTGRES),
         ("DATABASE_URL", "host=localhost dbname=views", EXPECTS_POSTGRES),
         ("DATABASE_URL", "views", EXPECTS_POSTGRES),
-        ("DATABASE_URL", " ", EXPECTS_POSTGRES),
         ("REDIS_URL", "postgresql://host/views", EXPECTS_REDIS),
         ("REDIS_URL", "unix:/run/redis.sock", EXPECTS_REDIS),
         ("REDIS_URL", "host:6379", EXPECTS_REDIS),
@@ -183,13 +182,13 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("BATCH_SIZE", "0", "Input should be greater than or equal to 1"),
         ("BATCH_SIZE", "-5", "Input should be greater than or equal to 1"),
         ("BATCH_SIZE", "5001", "Input should be less than or equal to 5000"),
-        ("BATCH_SIZE", "many", NOT_AN_INTEGER),
-        ("BATCH_SIZE", "1.5", NOT_AN_INTEGER),
-        ("BATCH_SIZE", "1e3", NOT_AN_INTEGER),
-        ("BATCH_SIZE", "true", NOT_AN_INTEGER),
+        ("BATCH_SIZE", "many", NOT_A_NUMBER),
+        ("BATCH_SIZE", "1.5", NOT_A_NUMBER),
+        ("BATCH_SIZE", "1e3", NOT_A_NUMBER),
+        ("BATCH_SIZE", "true", NOT_A_NUMBER),
         ("BATCH_INTERVAL_MS", "0", "Input should be greater than or equal to 1"),
         ("BATCH_INTERVAL_MS", "86400001", "Input should be less than or equal to 86400000"),
-        ("BATCH_INTERVAL_MS", "30s", NOT_AN_INTEGER),
+        ("BATCH_INTERVAL_MS", "30s", NOT_A_NUMBER),
         ("FLUSH_MAX_COUNTERS", "0", "Input should be greater than or equal to 1"),
         ("FLUSH_MAX_COUNTERS", "1000001", "Input should be less than or equal to 1000000"),
         ("SHUTDOWN_TIMEOUT_MS", "-1", "Input should be greater than or equal to 0"),
@@ -203,7 +202,6 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("SWEEP_CRON", "* * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "* * * * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "@hourly", EXPECTS_CRON),
-        ("SWEEP_CRON", " ", EXPECTS_CRON),
         ("SWEEP_CRON", "60 * * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "*/0 * * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "0 24 * * *", EXPECTS_CRON),
@@ -221,11 +219,9 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expe
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("DATABASE_URL", " postgresql://host/views"),
         ("DATABASE_URL", "POSTGRESQL://host/views"),
         ("DATABASE_URL", "postgresql:://host/views"),
         ("DATABASE_URL", "postgresql:host://views"),
-        ("REDIS_URL", "\tredis://host"),
         ("REDIS_URL", "REDIS://host"),
     ],
 )
@@ -249,7 +245,7 @@ def test_error_names_all_bad_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_SIZE", "many")
     monkeypatch.setenv("LOG_LEVEL", "loud")
     assert error_of_settings() == (
-        f"Settings are not usable: BATCH_SIZE='many': {NOT_AN_INTEGER}; "
+        f"Settings are not usable: BATCH_SIZE='many': {NOT_A_NUMBER}; "
         "LOG_LEVEL='loud': Input should be 'debug', 'info', 'warning' or 'error'"
     )
 

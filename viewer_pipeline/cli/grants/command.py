@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import load_settings
@@ -18,7 +19,10 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     from viewer_pipeline.cli.grants.role_grants import build_grants, render_grants
     from viewer_pipeline.target.table import TargetNames
 
-    settings = load_settings() if target is None else load_settings().changed(target_table=target)
+    settings = load_settings()
+    warn_of_ineffective_settings(settings)
+    if target is not None:
+        settings = settings.changed(target_table=target)
     try:
         names = TargetNames.of(settings)
     except ValueError as error:

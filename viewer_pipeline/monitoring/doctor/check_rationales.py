@@ -5,7 +5,7 @@ from __future__ import annotations
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 
 CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
-    "settings": {"settings": "with settings that contradict each other, one of them has no effect"},
+    "settings": {"settings": "a misspelled setting has no effect, nor has one of two that contradict each other"},
     "PostgreSQL": {
         "postgres": "flushes are committed in it",
         "postgres_version": "other versions are not tested",

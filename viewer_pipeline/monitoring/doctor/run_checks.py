@@ -17,7 +17,7 @@ from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
 from viewer_pipeline.monitoring.doctor.target_checks import check_target
 from viewer_pipeline.monitoring.probes import HealthProbes
-from viewer_pipeline.settings import Settings, read_grpc_proxy_variables
+from viewer_pipeline.settings import Settings, read_grpc_proxy_variables, unknown_variables
 
 CHECK_SECONDS = 15.0  # time limit of a check
 COMMAND_SECONDS = 3.0  # time limit of a Redis command
@@ -35,7 +35,7 @@ def run_doctor_checks(
     checks = CheckRunner(
         [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
     )
-    results = [evaluate_settings(settings), *checks.run_all_in_parallel()]
+    results = [evaluate_settings(settings, unknown_variables()), *checks.run_all_in_parallel()]
     sensor_ticks = any(result.name == "sensor" and result.status == "healthy" for result in results)
     results.append(evaluate_grpc_proxy(read_grpc_proxy_variables(), sensor_ticks=sensor_ticks))
     order = list(CHECK_RATIONALES)

@@ -1,23 +1,24 @@
-"""Settings that are valid and contradict each other. Pure."""
+"""Settings that have no effect: unknown names, and valid settings that contradict each other. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from croniter import croniter
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.setting_names import UnknownVariable
 from viewer_pipeline.settings import Settings
 
 RARE_SWEEP_SECONDS = 3600.0
 
 
-def evaluate_settings(settings: Settings) -> CheckResult:
-    """Evaluate settings in combination; each of them alone is valid."""
-    contradictions = list(_contradictions(settings))
-    if contradictions:
+def evaluate_settings(settings: Settings, unknown: Sequence[UnknownVariable]) -> CheckResult:
+    """Evaluate settings in combination, and variables that are none; each setting alone is valid."""
+    faults = [*map(str, unknown), *_contradictions(settings)]
+    if faults:
         remedy = "change them, or leave them if that is intended"
-        return CheckResult("settings", "degraded", "; ".join(contradictions), remedy=remedy)
+        return CheckResult("settings", "degraded", "; ".join(faults), remedy=remedy)
     return CheckResult("settings", "healthy", "all settings are valid")
 
 

@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _names_do_not_collide(self) -> Self:
+    def _redis_names_do_not_overlap_own_keys(self) -> Self:
         """Refuse names that overlap with our own keys and channels: the marker could be taken for a counter."""
         check_redis_names(self.counter_prefix, self.pubsub_channel, self.totals_channel)
         return self
@@ -250,8 +250,8 @@ class Settings(BaseSettings):
             del os.environ[name]
         os.environ.update(environment)
 
-    def changed(self, **updates: Any) -> Self:
-        """Return a copy with some values replaced."""
+    def copy_unvalidated(self, **updates: Any) -> Self:
+        """Return a copy with some values replaced, without validation of them."""
         return self.model_copy(update=updates)
 
 

@@ -95,7 +95,7 @@ def run_soak(settings: Settings, minutes: float, seed: int, on_progress: Callabl
 
 
 def _settings_of_pipeline(settings: Settings, prefix: str, redis_url: str, home: Path) -> Settings:
-    return settings.changed(
+    return settings.copy_unvalidated(
         target_table=None,
         database_url=None,
         redis_url=redis_url,

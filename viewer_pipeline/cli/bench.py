@@ -27,7 +27,7 @@ def bench_options(command: F) -> F:
 
 
 def _limits(**changes: str) -> dict[str, int]:
-    settings = load_settings().changed(**changes)
+    settings = load_settings().copy_unvalidated(**changes)
     return {"batch_size": settings.batch_size, "flush_max_counters": settings.max_counters_per_flush}
 
 

@@ -23,7 +23,7 @@ def load_settings_with_running_servers(*, warn: bool = True) -> Settings:
     if settings.database_url is None or settings.redis_url is None:
         urls = read_urls_of_running_servers(settings.viewer_home)
         unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
-        settings = settings.changed(**unset)
+        settings = settings.copy_unvalidated(**unset)
     return settings
 
 

@@ -78,7 +78,7 @@ def run_demo(
     """
     started = time.monotonic()
     with TemporaryDirectory(prefix="viewer-demo-") as home:
-        settings = settings.changed(
+        settings = settings.copy_unvalidated(
             database_url=None,
             target_table=None,
             redis_url=None,

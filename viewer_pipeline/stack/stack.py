@@ -59,7 +59,7 @@ class Stack:
         `adopt`: first give the counters to this database, if they belong to another one in Redis.
         """
         self._ports = PortReservations()
-        self.settings = settings.changed(
+        self.settings = settings.copy_unvalidated(
             health_check_port=_reserve_health_port(settings, self._ports, usual=not background)
         )
         self.ui_host, self.ui_port = ui_host, self._ports.reserve(dagster_command_lines.UI_PORT) if ui else None
@@ -153,7 +153,7 @@ class Stack:
             start("database_url", "PostgreSQL", postgres)
         if self.settings.redis_url is None:
             start("redis_url", "Redis", RedisServer(self._home, port=self._free_port_if_background()))
-        self.settings = self.settings.changed(**updates)
+        self.settings = self.settings.copy_unvalidated(**updates)
         write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
     def _free_port_if_background(self) -> int | None:
@@ -195,7 +195,7 @@ class Stack:
         process = ManagedProcess(
             name,
             [sys.executable, *arguments],
-            environment=self.settings.changed(shutdown_timeout_ms=worker_ms).child_process_environment(),
+            environment=self.settings.copy_unvalidated(shutdown_timeout_ms=worker_ms).child_process_environment(),
             log=self._home / f"{name.replace(' ', '-')}.log" if logged else None,
             grace_seconds=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
         )

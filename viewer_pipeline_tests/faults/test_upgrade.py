@@ -246,7 +246,7 @@ def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
     before = stored.everything()
     url = stored.server.url.replace("://", "://old:any@")
     with pytest.raises(RedisFailed, match=r"(?i)permission"):
-        pipeline_migration.migrate_postgres_and_redis(stored.settings.changed(redis_url=url), lambda _: None)
+        pipeline_migration.migrate_postgres_and_redis(stored.settings.copy_unvalidated(redis_url=url), lambda _: None)
     assert stored.schema == BEFORE
     assert stored.everything() == before
 
@@ -260,7 +260,7 @@ def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
     url = stored.server.url.replace("://", "://own:any@")
     assert (
         pipeline_migration.migrate_postgres_and_redis(
-            stored.settings.changed(redis_url=url), lambda _: None
+            stored.settings.copy_unvalidated(redis_url=url), lambda _: None
         ).redis_moved
         is False
     )

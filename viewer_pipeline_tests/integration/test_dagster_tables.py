@@ -65,7 +65,7 @@ def test_role_without_usage(dagster_settings: Settings, world: World) -> None:
     world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
     try:
         _, _, address = dagster_settings.require_database_url().rpartition("@")
-        narrow = dagster_settings.changed(database_url=f"postgresql://{role}:secret@{address}")
+        narrow = dagster_settings.copy_unvalidated(database_url=f"postgresql://{role}:secret@{address}")
         for read in (read_dagster, read_heartbeats, read_running_runs):
             with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
                 read(narrow)
@@ -153,7 +153,7 @@ def test_run_that_waits_for_its_start(dagster: DagsterWorld, dagster_settings: S
 def test_runs_that_succeed_and_fail(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """A real flush, then one without Redis: newest first, and its error in one line without the password."""
     good = run_flush(dagster.instance, dagster_settings, FlushMode.sweep, trigger="test")
-    without_redis = dagster_settings.changed(redis_url=f"redis://:{SECRET}@127.0.0.1:1/0")
+    without_redis = dagster_settings.copy_unvalidated(redis_url=f"redis://:{SECRET}@127.0.0.1:1/0")
     bad = run_flush(dagster.instance, without_redis, FlushMode.sweep, trigger="test")
     runs = reading(dagster_settings).runs
     records = dagster.instance.get_run_records(dg.RunsFilter(job_name=JOB))
@@ -176,6 +176,6 @@ def test_dagster_storage_of_its_own(dagster_settings: Settings, database_url: st
     """DAGSTER_DATABASE_URL is taken as it is: here with the schema among its options."""
     dagster.beat("SENSOR")
     elsewhere = f"{database_url}?options=-csearch_path%3Ddagster"
-    state = reading(dagster_settings.changed(dagster_database_url=elsewhere))
+    state = reading(dagster_settings.copy_unvalidated(dagster_database_url=elsewhere))
     assert list(state.heartbeats) == ["SENSOR"]
-    assert read_dagster(dagster_settings.changed(dagster_database_url=database_url)) is None
+    assert read_dagster(dagster_settings.copy_unvalidated(dagster_database_url=database_url)) is None

@@ -151,7 +151,7 @@ def examined_without(command: str, settings: Settings, client: redis.Redis) -> R
     )
     try:
         url = settings.require_redis_url().replace("redis://", f"redis://limited:{SECRET}@")
-        return run_doctor_checks(settings.changed(redis_url=url))
+        return run_doctor_checks(settings.copy_unvalidated(redis_url=url))
     finally:
         client.acl_deluser("limited")
 
@@ -201,9 +201,9 @@ def test_redis_that_refuses_writes(
 
 def test_redis_that_cannot_wait(settings: Settings) -> None:
     """Too few replicas; and no WAITAOF in Redis 6.2."""
-    results = run_doctor_checks(settings.changed(redis_wait_replicas=2))
+    results = run_doctor_checks(settings.copy_unvalidated(redis_wait_replicas=2))
     assert text_of(results, "redis_durability") == "unhealthy: REDIS_WAIT_REPLICAS=2, and 0 replicas are connected"
-    text = text_of(run_doctor_checks(settings.changed(redis_wait_aof=1)), "redis_durability")
+    text = text_of(run_doctor_checks(settings.copy_unvalidated(redis_wait_aof=1)), "redis_durability")
     assert text.startswith("unhealthy: Settings are not usable: REDIS_WAIT_AOF=1: redis://")
 
 
@@ -239,7 +239,7 @@ def test_cost_of_a_sweep(settings: Settings, client: redis.Redis) -> None:
 def test_missing_schema(settings: Settings, world: World) -> None:
     """Unhealthy, with the command that creates it; what needs no schema is checked all the same."""
     world.execute("DROP SCHEMA viewer CASCADE")
-    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.copy_unvalidated(target_table="public.Vod"))
     assert text_of(results, "postgres") == "unhealthy: the schema `viewer` is missing"
     assert results["postgres"].remedy == "run `viewer-pipeline migrate`"
     assert "there is no such table" in text_of(results, "target")
@@ -263,7 +263,7 @@ def test_encoding_that_cannot_hold_all_ids(settings: Settings, postgres_server: 
     with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
         try:
-            results = run_doctor_checks(settings.changed(database_url=postgres_server.url_of_database(name)))
+            results = run_doctor_checks(settings.copy_unvalidated(database_url=postgres_server.url_of_database(name)))
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     assert text_of(results, "postgres_encoding") == "unhealthy: the database is encoded in SQL_ASCII"
@@ -278,7 +278,7 @@ def test_role_without_rights(settings: Settings, world: World) -> None:
     world.execute(f"REVOKE INSERT, UPDATE ON viewer.parked FROM {role}")
     try:
         address = settings.require_database_url().rpartition("@")[2]
-        results = run_doctor_checks(settings.changed(database_url=f"postgresql://{role}:{SECRET}@{address}"))
+        results = run_doctor_checks(settings.copy_unvalidated(database_url=f"postgresql://{role}:{SECRET}@{address}"))
     finally:
         world.execute(f"DROP OWNED BY {role}")
         world.execute(f"DROP ROLE {role}")
@@ -299,7 +299,7 @@ def vods(world: World) -> TargetWorld:
 def test_room_in_the_target(settings: Settings, vods: TargetWorld, count: int, expected: str) -> None:
     """A count that comes near the limit of int4 is reported."""
     vods.add_vods("a", count=count)
-    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.copy_unvalidated(target_table="public.Vod"))
     assert text_of(results, "target") == 'healthy: "public"."Vod": ids are text, counts integer'
     assert text_of(results, "target_room") == f"{expected}: the largest count is {count}, integer holds {INT4}"
 
@@ -308,7 +308,7 @@ def test_parked_views(settings: Settings, vods: TargetWorld) -> None:
     """Their number and the reasons; healthy, with a remedy."""
     vods.send("ghost", 7)
     vods.flush()
-    results = run_doctor_checks(settings.changed(target_table="public.Vod"))
+    results = run_doctor_checks(settings.copy_unvalidated(target_table="public.Vod"))
     assert text_of(results, "parked") == 'healthy: 7 views of 1 VODs are parked (1: no row in "public"."Vod")'
     assert results["parked"].remedy.startswith("none for deleted VODs")
 
@@ -338,7 +338,7 @@ def test_dagster_that_does_not_run(settings: Settings, dagster: DagsterWorld) ->
 
 def test_settings_that_contradict_each_other(settings: Settings) -> None:
     """Each contradiction is named."""
-    changed = settings.changed(
+    changed = settings.copy_unvalidated(
         parked_retention_days=3, flush_max_counters=10, batch_size=100, pubsub_mode="announce", sweep_cron="0 3 * * *"
     )
     text = text_of(run_doctor_checks(changed), "settings")
@@ -348,7 +348,9 @@ def test_settings_that_contradict_each_other(settings: Settings) -> None:
 
 def test_unknown_parameters_of_a_url(settings: Settings) -> None:
     """They are named, with the variable."""
-    text = text_of(run_doctor_checks(settings.changed(database_url=f"{settings.database_url}?what=1")), "settings")
+    text = text_of(
+        run_doctor_checks(settings.copy_unvalidated(database_url=f"{settings.database_url}?what=1")), "settings"
+    )
     assert text == "degraded: unknown parameters in DATABASE_URL are dropped: what"
 
 
@@ -381,7 +383,7 @@ def test_server_out_of_reach(settings: Settings, fault: Callable[[Proxy], None],
     url = getattr(settings, name)
     with Proxy.of(url, 0) as proxy:
         fault(proxy)
-        results = run_doctor_checks(settings.changed(**{name: proxy.url(url)}), check_seconds=4)
+        results = run_doctor_checks(settings.copy_unvalidated(**{name: proxy.url(url)}), check_seconds=4)
     assert unreachable(results) == {"postgres": {"postgres"}, "redis": {"redis", "redis_memory"}}[server]
     both = {"marker", "unsettled", "incidents", "clone_detection", "clock"}
     of_postgres = {"postgres_version", "target", "parked", "daemon_sensor", "sensor", "flush_runs"}
@@ -400,7 +402,7 @@ def test_redis_that_stops_answering(settings: Settings) -> None:
         proxy.fall_silent_at(b"MGET", deliver=True, times=100)
         with connect(url) as client:
             client.incr(PREFIX + "a")
-        results = run_doctor_checks(settings.changed(redis_url=proxy.url(url)), check_seconds=8)
+        results = run_doctor_checks(settings.copy_unvalidated(redis_url=proxy.url(url)), check_seconds=8)
     assert results["keyspace"].status in ("unhealthy", "unknown")
     assert results["postgres"].status == "healthy"
 
@@ -410,7 +412,7 @@ def test_postgres_that_stops_answering(settings: Settings) -> None:
     url = settings.require_database_url()
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"SELECT 1", deliver=True, times=100)
-        results = run_doctor_checks(settings.changed(database_url=proxy.url(url)), check_seconds=2)
+        results = run_doctor_checks(settings.copy_unvalidated(database_url=proxy.url(url)), check_seconds=2)
     assert results["postgres_latency"].message.startswith("no answer for ")
     assert results["postgres"].status == results["target"].status == "healthy"
 
@@ -419,7 +421,7 @@ def test_wrong_logins(settings: Settings) -> None:
     """The server's reason, without the password."""
     url = f"postgresql://nobody:{SECRET}@{settings.require_database_url().rpartition('@')[2]}"
     redis_url = settings.require_redis_url().replace("redis://", f"redis://nobody:{SECRET}@")
-    results = run_doctor_checks(settings.changed(database_url=url, redis_url=redis_url))
+    results = run_doctor_checks(settings.copy_unvalidated(database_url=url, redis_url=redis_url))
     assert unreachable(results) == {"postgres", "redis", "redis_memory"}
     assert "password authentication failed" in results["postgres"].message
 

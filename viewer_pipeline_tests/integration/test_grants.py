@@ -107,7 +107,7 @@ def narrow(
     client.execute_command(*shlex.split(grants.redis.replace("<SHA-256>", digest)))  # type: ignore[no-untyped-call]
     login = f"{role}:{PASSWORD.replace(':', '%3A')}@"
     _, _, address = stores.ledger.url.rpartition("@")
-    mine = settings.changed(
+    mine = settings.copy_unvalidated(
         database_url=f"postgresql://{login}{address}", redis_url=redis_url.replace("redis://", f"redis://{login}")
     )
     for name, value in mine.child_process_environment().items():

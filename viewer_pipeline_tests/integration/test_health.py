@@ -118,7 +118,7 @@ def test_port_in_use(http: HttpWorld) -> None:
     """An error before anything is started, with the setting and its value."""
     http.start()
     with pytest.raises(SettingsError, match=rf"HEALTH_CHECK_PORT={http.port}: is in use on 127\.0\.0\.1"):
-        HttpWorld(http.settings.changed()).start(health_check_port=http.port)
+        HttpWorld(http.settings.copy_unvalidated()).start(health_check_port=http.port)
     with pytest.raises(SettingsError, match=r"HEALTH_CHECK_HOST='no\.such\.host\.invalid'"):
         HttpWorld(http.settings).start(health_check_host="no.such.host.invalid")
 

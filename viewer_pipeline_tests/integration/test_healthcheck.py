@@ -67,7 +67,8 @@ def test_daemon_check(dagster: DagsterWorld, dagster_settings: Settings) -> None
         ROLES["daemon"](dagster_settings, None)
     with pytest.raises(PostgresUnavailable):
         ROLES["daemon"](
-            dagster_settings.changed(database_url=f"postgresql://viewer@127.0.0.1:{find_free_port()}/viewer"), None
+            dagster_settings.copy_unvalidated(database_url=f"postgresql://viewer@127.0.0.1:{find_free_port()}/viewer"),
+            None,
         )
 
 
@@ -138,7 +139,7 @@ def test_connect_host() -> None:
 
 def test_files_of_several_processes_are_whole(tmp_path: Path) -> None:
     """Put in their place in one step, and left alone where they say the same."""
-    settings = SETTINGS.changed(dagster_home=tmp_path)
+    settings = SETTINGS.copy_unvalidated(dagster_home=tmp_path)
     workspace = write_workspace_file(settings, "code-server", 4000)
     assert "host: code-server\n      port: 4000" in workspace.read_text()
     before = workspace.stat().st_ino

@@ -237,7 +237,7 @@ def test_a_connection_that_refuses_writes_is_not_used_again(
 
 def fail_between_flushes(runner: Runner, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare ten counters, and a deadlock in the second transaction of the three that they need."""
-    runner.settings = runner.settings.changed(flush_max_counters=4, batch_size=2)
+    runner.settings = runner.settings.copy_unvalidated(flush_max_counters=4, batch_size=2)
     world.send_many(10)
     transact, fails = transaction.commit_flush, iter([False, True])
 

@@ -78,10 +78,10 @@ def test_input_job_prunes_old_input(dagster: DagsterWorld, dagster_settings: Set
     old = "(SELECT now() - interval '9 days') AS old (t)"
     world.execute(f"INSERT INTO viewer.parked SELECT 'gone', 7, 'no row', 1, t, t FROM {old}")
     world.execute("CREATE TABLE public.video (id text PRIMARY KEY, n bigint)")
-    settings = dagster_settings.changed(target_table="public.video", target_count_column="n")
+    settings = dagster_settings.copy_unvalidated(target_table="public.video", target_count_column="n")
     notes = "no retention period is set: both are kept for ever"
     assert run(dagster, settings, "prune_rejected_and_parked") == {"dry_run": False, "notes": notes}
-    settings = settings.changed(rejected_retention_days=5, parked_retention_days=5)
+    settings = settings.copy_unvalidated(rejected_retention_days=5, parked_retention_days=5)
     expected = {"rejected": 1, "parked_vods": 1, "parked_views": 7}
     assert run(dagster, settings, "prune_rejected_and_parked", dry_run=True) == {"dry_run": True} | expected
     assert run(dagster, settings, "prune_rejected_and_parked") == {"dry_run": False} | expected
@@ -110,7 +110,7 @@ def test_ledger_schedule_requests_or_skips(dagster: DagsterWorld, dagster_settin
     world.send("a", 1)
     world.flush()
     assert tick("prune_ledger_days_daily", dagster, dagster_settings) == "schedule: old days of the ledger"
-    for_ever = dagster_settings.changed(ledger_retention_days=0)
+    for_ever = dagster_settings.copy_unvalidated(ledger_retention_days=0)
     assert tick("prune_ledger_days_daily", dagster, for_ever) == NO_RETENTION_PERIOD
     assert (
         run(dagster, for_ever, "prune_ledger_days")["notes"] == "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"
@@ -126,7 +126,7 @@ def test_run_history_schedule_requests_or_skips(
     assert tick("prune_run_history_daily", dagster, dagster_settings) == "no run is old"
     world.execute("UPDATE dagster.runs SET end_time = 1")
     assert tick("prune_run_history_daily", dagster, dagster_settings) == "schedule: old runs"
-    for_ever = dagster_settings.changed(run_retention_days=0, failed_run_retention_days=0)
+    for_ever = dagster_settings.copy_unvalidated(run_retention_days=0, failed_run_retention_days=0)
     assert tick("prune_run_history_daily", dagster, for_ever) == NO_RETENTION_PERIOD
 
 
@@ -134,7 +134,7 @@ def test_input_schedule_requests_or_skips(dagster: DagsterWorld, dagster_setting
     """It launches a run where something is old that a setting does not keep."""
     world.execute("INSERT INTO viewer.rejected VALUES ('1', 'message', 'x', '1', 'why', now() - interval '9 days')")
     assert tick("prune_rejected_and_parked_daily", dagster, dagster_settings) == NO_RETENTION_PERIOD
-    ten_days = dagster_settings.changed(rejected_retention_days=10)
+    ten_days = dagster_settings.copy_unvalidated(rejected_retention_days=10)
     assert tick("prune_rejected_and_parked_daily", dagster, ten_days) == "nothing is old"
-    five_days = dagster_settings.changed(rejected_retention_days=5)
+    five_days = dagster_settings.copy_unvalidated(rejected_retention_days=5)
     assert tick("prune_rejected_and_parked_daily", dagster, five_days) == "schedule: old rejected or parked input"

@@ -166,7 +166,7 @@ def test_lease_of_a_worker_without_subscription(dagster_settings: Settings) -> N
 
 def test_status_without_the_storage_of_dagster(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """It has a database of its own, which is out of reach: the rest is shown."""
-    elsewhere = dagster_settings.changed(dagster_database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/x")
+    elsewhere = dagster_settings.copy_unvalidated(dagster_database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/x")
     lines = lines_of(elsewhere, capsys)
     assert lines["persisted"] == "0 views of 0 VODs"
     assert "Dagster's storage" in lines["daemons"]

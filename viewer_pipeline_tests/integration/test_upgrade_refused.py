@@ -156,7 +156,7 @@ def test_alone(stored: Stored, dagster: DagsterWorld) -> None:
 def test_without_redis(stored: Stored) -> None:
     """The upgrade is of both servers."""
     with pytest.raises(SettingsError, match=r"REDIS_URL is not set; the upgrade from version 0\.1\.0 needs the Redis"):
-        migrate_postgres_and_redis(stored.settings.changed(redis_url=None), lambda _: None)
+        migrate_postgres_and_redis(stored.settings.copy_unvalidated(redis_url=None), lambda _: None)
     assert stored.schema == "0007"
 
 

@@ -76,12 +76,12 @@ CASES = [
 def test_modes(settings: Settings, world: World, scene: ExitStack, case: Case, flushing: bool) -> None:
     """Each kind of producers, while a worker folds and flushes settle."""
     if case.worker:
-        scene.enter_context(SubscriberThread(settings.changed(pubsub_mode=case.worker)))
+        scene.enter_context(SubscriberThread(settings.copy_unvalidated(pubsub_mode=case.worker)))
     if flushing:
         world.flush()
         scene.enter_context(flushes_going_on(world))
     scene.enter_context(Producer(settings.require_redis_url(), case.kind))
-    result = watch(settings.changed(pubsub_mode=case.mode))
+    result = watch(settings.copy_unvalidated(pubsub_mode=case.mode))
     assert (result.status, result.details["needed_mode"]) == (case.status, case.needed_mode), result.message
     if case.worker == "increment" and case.kind == "streamix":
         assert "times per message" in result.message
@@ -105,7 +105,7 @@ def test_another_program_that_adds_messages(settings: Settings, scene: ExitStack
     pubsub.subscribe(**{CHANNEL: lambda message: client.incr(PREFIX + orjson.loads(message["data"])["vodId"])})
     thread = pubsub.run_in_thread(0.01)
     try:
-        result = watch(settings.changed(pubsub_mode="announce"))
+        result = watch(settings.copy_unvalidated(pubsub_mode="announce"))
     finally:
         thread.stop()
         thread.join()
@@ -134,7 +134,7 @@ def test_monitor_that_is_refused(settings: Settings, client: redis.Redis) -> Non
     client.acl_setuser("limited", True, passwords=["+s3cret"], keys=["*"], channels=["*"], commands=commands)
     try:
         url = settings.require_redis_url().replace("redis://", "redis://limited:s3cret@")
-        result = watch(settings.changed(redis_url=url), 1.0)
+        result = watch(settings.copy_unvalidated(redis_url=url), 1.0)
     finally:
         client.acl_deluser("limited")
     assert result.status == "unknown"
@@ -150,7 +150,7 @@ def test_redis_that_stops_answering_to_monitor(settings: Settings) -> None:
     with Proxy.of(url, 0) as proxy:
         proxy.fall_silent_at(b"MONITOR", deliver=True, times=100)
         started = time.monotonic()
-        results = run_doctor_checks(settings.changed(redis_url=proxy.url(url)), 2.0, check_seconds=4)
+        results = run_doctor_checks(settings.copy_unvalidated(redis_url=proxy.url(url)), 2.0, check_seconds=4)
     assert time.monotonic() - started < 12
     (result,) = [result for result in results if result.name == "pubsub_mode"]
     assert result.status in ("unknown", "unhealthy")

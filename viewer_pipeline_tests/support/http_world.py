@@ -36,7 +36,7 @@ class HttpWorld:
     """Serves the stats of a subscriber that is subscribed."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings.changed(health_check_port=0)  # any free port
+        self.settings = settings.copy_unvalidated(health_check_port=0)  # any free port
         self.stats = SubscriberStats(state="listening")
         self.stopping = False
         self.hangs = False  # whether the test makes a server hang; else a check that is late is requested again
@@ -44,7 +44,7 @@ class HttpWorld:
 
     def start(self, **changes: Any) -> None:
         """Start with these settings changed."""
-        self.settings = self.settings.changed(**changes)
+        self.settings = self.settings.copy_unvalidated(**changes)
         self._server = start_health_server(self.settings, self.stats, lambda: self.stopping)
 
     def stop(self) -> None:

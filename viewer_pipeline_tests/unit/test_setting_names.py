@@ -149,7 +149,7 @@ def test_one_warning_for_each_name(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.usefixtures("_two_unknown_names")
 def test_a_child_repeats_no_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Its parent has logged them."""
-    settings = load_settings().changed(database_url="postgresql://host/views?foo=1")
+    settings = load_settings().copy_unvalidated(database_url="postgresql://host/views?foo=1")
     assert len(unknown_variables()) == 2
     monkeypatch.setenv(STORAGE_VARIABLE, settings.dagster_sqlalchemy_url())
     warn_of_ineffective_settings(settings)
@@ -162,7 +162,7 @@ def test_settings_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("target_table", "Vod")
     settings = load_settings()
     assert (settings.batch_size, settings.target_table) == (3, "Vod")
-    child = settings.changed(database_url="postgresql://host/views", batch_size=4, target_table=None)
+    child = settings.copy_unvalidated(database_url="postgresql://host/views", batch_size=4, target_table=None)
     environment = child.child_process_environment()
     values = {name: value for name, value in environment.items() if name.upper() in ("BATCH_SIZE", "TARGET_TABLE")}
     assert values == {"BATCH_SIZE": "4"}

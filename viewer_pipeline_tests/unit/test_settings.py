@@ -517,7 +517,7 @@ def test_a_child_reads_neither_env_file_nor_unset_variables(monkeypatch: pytest.
     (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nBATCH_SIZE=9\n")
     monkeypatch.setenv("DAGSTER_DATABASE_URL", URL)
     assert load_settings().target_table == "from_file"
-    settings = load_settings().changed(database_url=URL, target_table=None, dagster_database_url=None)
+    settings = load_settings().copy_unvalidated(database_url=URL, target_table=None, dagster_database_url=None)
     with patch.dict(os.environ):
         settings.export_to_os_environ()
         known = load_settings()
@@ -579,7 +579,7 @@ def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.
     """A child gets replaced values."""
     monkeypatch.setenv("BATCH_SIZE", "3")
     monkeypatch.setenv("DATABASE_URL", URL)
-    assert load_settings().changed(batch_size=4).child_process_environment()["BATCH_SIZE"] == "4"
+    assert load_settings().copy_unvalidated(batch_size=4).child_process_environment()["BATCH_SIZE"] == "4"
 
 
 def test_environment_needs_a_database() -> None:
@@ -596,14 +596,16 @@ def test_a_child_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         read = load_settings()
-    assert read == settings.changed(viewer_home=tmp_path / ".viewer", dagster_home=tmp_path / ".viewer" / "dagster")
+    assert read == settings.copy_unvalidated(
+        viewer_home=tmp_path / ".viewer", dagster_home=tmp_path / ".viewer" / "dagster"
+    )
     assert read.dagster_sqlalchemy_url() == settings.dagster_sqlalchemy_url()
 
 
 def test_settings_do_not_change() -> None:
     """A changed copy leaves the original; assignment is refused."""
     settings = Settings()
-    assert settings.changed(batch_size=7).batch_size == 7
+    assert settings.copy_unvalidated(batch_size=7).batch_size == 7
     assert settings.batch_size == 100
     with pytest.raises(ValidationError):
         settings.batch_size = 7  # type: ignore[misc]

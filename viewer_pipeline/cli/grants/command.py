@@ -22,7 +22,7 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     settings = load_settings()
     warn_of_ineffective_settings(settings)
     if target is not None:
-        settings = settings.changed(target_table=target)
+        settings = settings.copy_unvalidated(target_table=target)
     try:
         names = TargetNames.of(settings)
     except ValueError as error:

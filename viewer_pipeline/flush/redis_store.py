@@ -20,7 +20,7 @@ from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.durability import Durability
-from viewer_pipeline.stores.one_connection import one_connection
+from viewer_pipeline.stores.one_connection import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, redis_errors
 
 PIPELINE_SCRIPTS = 50
@@ -76,7 +76,7 @@ class RedisStore(CounterReader):
         for where it was read (rule R7): no replica promoted in between, no restart with an older state. Raises
         SettingsError if this Redis cannot wait as configured.
         """
-        with one_connection(self._client, self.durability.seconds) as client:
+        with non_reconnecting_client(self._client, self.durability.seconds) as client:
             self.durability.require_support(client, self.url)
             store = copy(self)
             store._client = client  # noqa: SLF001 - a copy of this store

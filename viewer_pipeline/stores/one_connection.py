@@ -15,7 +15,7 @@ _OF_THE_POOL = ("maint_notifications_", "orig_", "himport_")  # what a pool adds
 
 
 @contextmanager
-def one_connection(client: redis.Redis, extra_seconds: float = 0) -> Iterator[redis.Redis]:
+def non_reconnecting_client(client: redis.Redis, extra_seconds: float = 0) -> Iterator[redis.Redis]:
     """Open a client like this one over a single connection; once it breaks, every command fails.
 
     A client that reconnects may reach another server, or an older state: a promoted replica, or the same server after

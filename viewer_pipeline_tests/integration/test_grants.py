@@ -56,7 +56,7 @@ from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.privileges import COMMANDS, TABLES
+from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS, TABLE_PRIVILEGES
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
@@ -206,7 +206,7 @@ def test_everything_in_postgresql(narrow: Narrow) -> None:
     do_everything(narrow)
 
 
-PAIRS = [(table, privilege) for table, privileges in TABLES.items() for privilege in privileges]
+PAIRS = [(table, privilege) for table, privileges in TABLE_PRIVILEGES.items() for privilege in privileges]
 
 
 @pytest.mark.parametrize(("table", "privilege"), PAIRS)
@@ -255,7 +255,7 @@ def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
     unhealthy = {result.name for result in run_doctor_checks(narrow.settings) if result.status == "unhealthy"}
     launchers = {f"daemon_{name}" for name in ("sensor", "scheduler", "queued_run_coordinator")}
     assert unhealthy == {"postgres_durability", *launchers, "sensor", "sweep"}  # no daemon runs, and fsync is off
-    assert {command.partition("|")[0] for command in COMMANDS} - calls(client) == set()
+    assert {command.partition("|")[0] for command in REDIS_COMMANDS} - calls(client) == set()
 
 
 def make_dagsters_tables(narrow: Narrow, of_owner: Settings) -> None:

@@ -7,7 +7,7 @@ import re
 from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import RedisNames, presence_channel
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.privileges import COMMANDS
+from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
 NEWER = ("client|setinfo",)  # redis-py sends its name with it; older servers do not know it
@@ -31,7 +31,7 @@ def acl_line_for_newer_redis(user: str) -> str:
 
 def needed_commands(settings: Settings) -> list[str]:
     """Return the commands that are sent under these settings."""
-    needed = list(COMMANDS)
+    needed = list(REDIS_COMMANDS)
     if settings.redis_wait_replicas:
         needed.append("wait")
     if settings.redis_wait_aof:

@@ -10,7 +10,7 @@ from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import MAX_BYTES, TableName, quoted
-from viewer_pipeline.stores.privileges import TABLES
+from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
 from viewer_pipeline.target.table import TargetNames
 
 SCHEMA = "public"
@@ -45,7 +45,7 @@ def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Ite
     if database is not None:
         yield f"GRANT CONNECT ON DATABASE {quoted(database)} TO {name};"
     yield f"GRANT USAGE ON SCHEMA viewer TO {name};"
-    for table, privileges in TABLES.items():
+    for table, privileges in TABLE_PRIVILEGES.items():
         yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
     if settings.dagster_database_url is None:  # to create its tables, and for those of another role
         yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"

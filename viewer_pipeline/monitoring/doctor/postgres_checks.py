@@ -11,7 +11,7 @@ import psycopg
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.privileges import TABLES
+from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
 
 SQL = named_queries(__name__)
 
@@ -52,7 +52,7 @@ def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
     may_use = connection.execute(SQL["may_use_schema"]).fetchone()
     if may_use is None:  # there is no schema
         return ()
-    pairs = [(table, privilege) for table, privileges in TABLES.items() for privilege in privileges]
+    pairs = [(table, privilege) for table, privileges in TABLE_PRIVILEGES.items() for privilege in privileges]
     parameters = {"tables": [table for table, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
     rows = connection.execute(SQL["missing_privileges"], parameters)
     missing = tuple(f"{privilege} ON viewer.{table}" for table, privilege in rows)

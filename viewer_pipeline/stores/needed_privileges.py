@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Tables of the schema `viewer`. The ledger is added to and, once it is old, deleted from: a user of this role cannot
 # rewrite what was counted.
-TABLES: dict[str, tuple[str, ...]] = {
+TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
     "baseline_taken": ("SELECT", "INSERT", "UPDATE"),
     "daily_rollup": ("SELECT", "INSERT", "UPDATE"),
@@ -24,7 +24,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 # Commands of Redis, those that our scripts call included. `CONFIG`, `KEYS` and what empties or stops a server is not
 # among them: `doctor` asks CONFIG, and does without an answer.
-COMMANDS: tuple[str, ...] = (
+REDIS_COMMANDS: tuple[str, ...] = (
     "client|setname",
     "dbsize",
     "decrby",

@@ -19,6 +19,10 @@ class TargetUnusable(SettingsError):
     """The target table cannot be used"""
 
 
+class SessionUnusable(SettingsError):
+    """PostgreSQL opened a session with a setting under which nothing may be written"""
+
+
 class PipelineRefused(SettingsError):
     """This pipeline must not use this Redis, so nothing was read, counted or subtracted"""
 

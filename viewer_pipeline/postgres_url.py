@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
+from viewer_pipeline.session_settings import MEANING, PINNED
 from viewer_pipeline.sql_identifiers import quoted
 
 LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
@@ -82,30 +83,29 @@ class PostgresUrl:
         """Return the URL with another schema."""
         return replace(self, schema=schema)
 
-    def session_settings(self, ours: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings of a session: those of the URL override `ours`."""
-        search_path = {} if self.schema is None else {"search_path": quoted(self.schema)}
-        return {**ours, **self.settings, **search_path}
+    def session_settings(self, timeouts: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings of a session, in the order to set them: the URL overrides `timeouts`, nothing PINNED."""
+        return {**timeouts, **self.settings, **self._search_path(), **PINNED}
 
-    def arguments(self, ours: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
+    def arguments(self, ours: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of `psycopg.connect`: those of the URL override `ours`.
 
-        A PgBouncer that pools transactions refuses settings at the start. They are set for each transaction then, from
-        `session_settings`, by SET LOCAL.
+        `options` contains no settings, because many poolers refuse it; it is empty rather than missing, so that libpq
+        does not take PGOPTIONS.
         """
-        options = [*self.options]
-        if not self.pgbouncer:
-            options += [f"-c{name}={value}" for name, value in self.session_settings(settings).items()]
-        arguments = {**ours, **self.parameters}
-        if options:
-            arguments["options"] = " ".join(re.sub(r"([\\\s])", r"\\\1", word) for word in options)
+        arguments = {**ours, **self.parameters, "options": _joined(self.options)}
         return arguments | ({"prepare_threshold": None} if self.pgbouncer else {})
 
     def sqlalchemy_url(self) -> str:
-        """Return the URL, with its password, for SQLAlchemy with psycopg2: on psycopg 3, dagster-postgres fails."""
+        """Return the URL, with its password, for SQLAlchemy with psycopg2: on psycopg 3, dagster-postgres fails.
+
+        Its `options` set the schema, and what Dagster's statements depend on.
+        """
         from sqlalchemy.engine import URL  # noqa: PLC0415 - for Dagster's storage only
 
-        arguments: dict[str, Any] = self.arguments({}, {})
+        settings = {**self.settings, **self._search_path(), **MEANING}
+        options = [*self.options, *(f"-c{name}={value}" for name, value in settings.items())]
+        arguments: dict[str, Any] = {**self.parameters, "options": _joined(options)}
         host, port = arguments.get("host", ""), arguments.get("port", "")
         plain = bool(host) and not host.startswith("/") and "," not in host + port
         return URL.create(
@@ -117,6 +117,9 @@ class PostgresUrl:
             database=arguments.pop("dbname", None),
             query=arguments,
         ).render_as_string(hide_password=False)
+
+    def _search_path(self) -> dict[str, str]:
+        return {} if self.schema is None else {"search_path": quoted(self.schema)}
 
 
 def _halves(url: str) -> tuple[str, str]:
@@ -167,6 +170,10 @@ def _settings_in(options: str) -> tuple[dict[str, str], tuple[str, ...]]:
         else:
             others += [word, written] if word == "-c" else [word]
     return settings, tuple(others)
+
+
+def _joined(options: Iterable[str]) -> str:
+    return " ".join(re.sub(r"([\\\s])", r"\\\1", word) for word in options)
 
 
 def _with_prisma_tls(parameters: dict[str, str], prisma: Mapping[str, str]) -> dict[str, str]:

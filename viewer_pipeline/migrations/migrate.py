@@ -20,10 +20,9 @@ from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, Postgr
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings
-from viewer_pipeline.stores.postgres import first_line
+from viewer_pipeline.stores.postgres import LONG_SECONDS, first_line, open_connection
 
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
-ARGUMENTS = {"application_name": "viewer-pipeline", "connect_timeout": 10, "client_encoding": "utf8"}
 
 
 def migrate_all(settings: Settings) -> tuple[str | None, str]:
@@ -68,8 +67,7 @@ def _locked_transaction(database_url: str) -> Iterator[Connection]:
 
     SQLAlchemy's own URLs know neither several hosts nor all sockets: it gets its connection from us.
     """
-    arguments = PostgresUrl.of(database_url).arguments(ARGUMENTS, {})
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**arguments), poolclass=NullPool)
+    engine = create_engine("postgresql+psycopg://", creator=lambda: _open(database_url), poolclass=NullPool)
     where = redact_url(database_url)
     try:
         with engine.begin() as connection:
@@ -83,6 +81,12 @@ def _locked_transaction(database_url: str) -> Iterator[Connection]:
         if isinstance(error.orig, errors.ReadOnlySqlTransaction):
             raise PostgresRefusesWrites(f"{where}: {first_line(error.orig or error)}") from error
         raise PostgresFailed(f"{where}: {first_line(error.orig or error)}") from error
+
+
+def _open(database_url: str) -> psycopg.Connection:
+    connection = open_connection(PostgresUrl.of(database_url), LONG_SECONDS)
+    connection.autocommit = False  # SQLAlchemy ends the transactions
+    return connection
 
 
 def _make_schema(connection: Connection, schema: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.errors import SessionUnusable, ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
@@ -41,6 +41,8 @@ SQL = named_queries(__name__)
 
 PROBE_SECONDS = 0.7  # time limit of a Redis command; shorter than that of a check, so that the check reports the error
 REACHABLE = "check that the server runs, and that host, port, network and login of its URL are right"
+
+RESET_ROLE = "let a superuser reset session_replication_role for this role, this database or the server"
 
 
 class HealthProbes:
@@ -98,6 +100,12 @@ class HealthProbes:
 
     def check_postgres(self) -> list[CheckResult]:
         """Measure a round trip, and read whether a flush could commit."""
+        try:
+            return [self._evaluate_postgres()]
+        except SessionUnusable as error:
+            return [CheckResult("postgres", "unhealthy", str(error), remedy=RESET_ROLE)]
+
+    def _evaluate_postgres(self) -> CheckResult:
         with self.ledger.connect(any_server=True) as connection:
             started = time.perf_counter()
             migrated, up_seconds = fetch_one(connection, SQL["server_state"])
@@ -106,7 +114,7 @@ class HealthProbes:
             row = connection.execute(SQL["schema_revision"]).fetchone() if migrated else None
         revision = row[0] if row else ""
         result = evaluate_postgres(refusal, revision, round_trip_ms)
-        return [degrade_if_restarted(result, up_seconds, self._process_uptime_seconds())]
+        return degrade_if_restarted(result, up_seconds, self._process_uptime_seconds())
 
     def check_freshness(self) -> list[CheckResult]:
         """Read how long views have been pending."""

@@ -101,7 +101,7 @@ class PostgresServer:
                 time.sleep(0.1)
             self.process.start()
         self._port_is_fixed = True
-        with psycopg.connect(self.url_of_database("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.url_of_database("postgres"), autocommit=True, options="") as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {NAME}")
 
@@ -153,7 +153,7 @@ class PostgresServer:
         while True:
             ended = self.process.exit_status() is not None
             try:
-                psycopg.connect(self.url_of_database("postgres"), connect_timeout=2).close()
+                psycopg.connect(self.url_of_database("postgres"), connect_timeout=2, options="").close()
             except psycopg.OperationalError as error:
                 late = time.monotonic() > deadline
                 if ended or late:
@@ -174,7 +174,7 @@ class PostgresServer:
             lines = pid_file.read_text().splitlines()
             pid, port = int(lines[0]), int(lines[3])
             url = f"postgresql://{NAME}:{self.password}@{LOOPBACK}:{port}/postgres"
-            with psycopg.connect(url, connect_timeout=2) as connection:
+            with psycopg.connect(url, connect_timeout=2, options="") as connection:
                 row = connection.execute("SHOW data_directory").fetchone()
         except (OSError, ValueError, IndexError, psycopg.OperationalError):
             return  # there is none, or it is not ours; PostgreSQL itself refuses a directory that is in use

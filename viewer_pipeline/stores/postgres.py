@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import errors as pg
 from psycopg.abc import Buffer, PQGen
-from psycopg.rows import TupleRow
 from psycopg.types.numeric import NumericLoader
 
 from viewer_pipeline.errors import (
@@ -23,27 +22,20 @@ from viewer_pipeline.errors import (
 )
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.session_settings import STATEMENT_SECONDS, TIMEOUTS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.stores.session import Session, SessionCursor
 
-# Every wait has a time-out: a run that hangs delays all later ones. The URL overrides these.
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(
     {
         "application_name": "viewer-pipeline",
-        "client_encoding": "utf8",  # what COPY sends; the server converts nothing
+        "client_encoding": "utf8",  # until session_settings are set: of an error at the start
         "connect_timeout": 5,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
-    }
-)
-STATEMENT_SECONDS = 60.0
-SETTINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "statement_timeout": f"{STATEMENT_SECONDS:.0f}s",
-        "lock_timeout": "20s",
-        "idle_in_transaction_session_timeout": "60s",
     }
 )
 IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
@@ -76,7 +68,7 @@ class WholeNumberLoader(NumericLoader):
         return number if number.as_tuple().exponent else int(number)
 
 
-class BoundedConnection(psycopg.Connection[TupleRow]):
+class BoundedConnection(Session):
     """Closes itself with an OperationalError if a reply takes longer than `reply_seconds`.
 
     libpq has no such time-out. statement_timeout is enforced by the server, which may be stopped; tcp_user_timeout by
@@ -84,18 +76,6 @@ class BoundedConnection(psycopg.Connection[TupleRow]):
     """
 
     reply_seconds = REPLY_SECONDS
-    local_settings: Mapping[str, str] = MappingProxyType({})  # for each transaction
-
-    @contextmanager
-    def transaction(
-        self, savepoint_name: str | None = None, force_rollback: bool = False
-    ) -> Iterator[psycopg.Transaction]:
-        """Begin a transaction, with `local_settings` in force until it ends."""
-        with super().transaction(savepoint_name, force_rollback) as transaction:
-            if self.local_settings:
-                names, values = [*self.local_settings], [*self.local_settings.values()]
-                self.execute(SQL["set_local"], {"names": names, "values": values})
-            yield transaction
 
     def wait(self, gen: PQGen[T], interval: float = POLL_SECONDS, timeout: float | None = None) -> T:
         """Wait as psycopg does, for at most `reply_seconds`: every statement, COPY and COMMIT passes through here."""
@@ -172,21 +152,33 @@ def with_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[Non
         connection.reply_seconds = before
 
 
-def open_connection(url: PostgresUrl) -> BoundedConnection:
-    """Open an autocommit connection with finite waits, of the server and of the client. Raises psycopg's errors.
+def open_connection(url: PostgresUrl, seconds: float | None = None) -> BoundedConnection:
+    """Open an autocommit connection with our settings and finite waits. Raises psycopg's errors, and SessionUnusable.
 
-    Through PgBouncer the time-outs of the server hold in transactions only; for other statements the client's hold.
+    `seconds`: of each statement and of its wait for locks, in place of those of the URL.
     """
-    settings = dict(SETTINGS)
-    if url.reply_seconds is not None:
-        settings["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
-    connection = BoundedConnection.connect(autocommit=True, **url.arguments(ARGUMENTS, settings))
+    timeouts = dict(TIMEOUTS)
+    if seconds is not None:
+        timeouts |= dict.fromkeys(("statement_timeout", "lock_timeout"), f"{seconds:.0f}s")
+    elif url.reply_seconds is not None:
+        timeouts["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
+    connection = BoundedConnection.connect(autocommit=True, cursor_factory=SessionCursor, **url.arguments(ARGUMENTS))
     connection.adapters.register_loader("numeric", WholeNumberLoader)
-    if url.reply_seconds is not None:
+    if seconds is not None:
+        connection.reply_seconds = MARGIN * seconds
+    elif url.reply_seconds is not None:
         connection.reply_seconds = max(url.reply_seconds, MARGIN * min(STATEMENT_SECONDS, url.reply_seconds))
     # A flush succeeds although a row was edited meanwhile; at a higher level, which a role may set, it would fail.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    connection.local_settings = url.session_settings(settings) if url.pgbouncer else {}
+    settings = url.session_settings(timeouts)
+    try:
+        if url.pgbouncer:
+            connection.set_settings_of_transactions(settings)
+        else:
+            connection.set_settings(settings)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

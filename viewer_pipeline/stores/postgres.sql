@@ -4,10 +4,6 @@ SELECT
     set_config('statement_timeout', %(timeout)s, TRUE), set_config('work_mem', %(memory)s, TRUE),
     set_config('idle_in_transaction_session_timeout', %(timeout)s, TRUE)
 
--- name: set_local
--- For this transaction: what a connection through PgBouncer cannot be opened with.
-SELECT set_config(name, value, true) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)
-
 -- name: is_read_only
 -- Whether this server is a standby, and whether its transactions are read-only.
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -62,6 +63,10 @@ TRACES = """
         current_setting('enable_seqscan'), current_setting('jit'), current_setting('transaction_isolation'),
         (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
 """
+INSERT_PARKED = """
+    INSERT INTO viewer.parked (vod_id, views, reason, last_flush, updated_at)
+    VALUES (%s, 1, current_setting('timezone'), 1, now())
+"""
 NONE = ("0", "0", "4MB", "on", "on", "read committed", 0)
 DEFAULTS = ("0", "0", "0", '"$user", public')
 
@@ -99,10 +104,22 @@ def settings_of(pgbouncer: PgBouncer, database_url: str, redis_url: str, home: P
     return Settings(database_url=url, dagster_database_url=dagsters, redis_url=redis_url, viewer_home=home)
 
 
-def test_startup_options_are_refused(pgbouncer: PgBouncer) -> None:
-    """Without `pgbouncer=true` every connection fails, and the error names the parameter."""
-    with pytest.raises(PostgresUnavailable, match="options"), Ledger(pgbouncer.url("")).connect():
-        pass
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_a_pooler_that_the_url_does_not_mention(world: World, tmp_path: Path, pool_mode: str) -> None:
+    """It refuses the startup parameter `options`, and none is sent; no setting outlives a transaction."""
+    url = world.stores.ledger.url
+    for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", url, pool_mode=pool_mode)):
+        pooled = behind(world, pgbouncer, "schema=public&options=-c%20lock_timeout%3D7s")
+        for _ in range(3):
+            world.send_many(40)
+            assert len(pooled.flush().flushes) == 10
+        with pooled.stores.ledger.connect() as connection, psycopg.connect(pgbouncer.url("")) as other:
+            for _ in range(8):  # from then on psycopg would prepare the statement
+                assert connection.execute(SETTINGS).fetchone() == ("1min", "7s", "1min", '"public"')
+            assert other.execute(SETTINGS).fetchone() == DEFAULTS
+        if pool_mode == "transaction":
+            assert session_state(pgbouncer) == {NONE}
+    world.assert_all_persisted()
 
 
 def test_migrations(postgres_server: Postgres, tmp_path: Path) -> None:
@@ -147,19 +164,30 @@ def test_concurrent_flushers(world: World, pgbouncer: PgBouncer, redis_url: str)
     assert collisions
 
 
-def test_timeouts_apply_within_transactions_only(world: World, pgbouncer: PgBouncer) -> None:
-    """Each transaction sets them and the search path; the next user of the connection gets the defaults."""
+def test_settings_apply_to_every_statement_and_stay_with_nobody(world: World, pgbouncer: PgBouncer) -> None:
+    """Inside a transaction and outside, whatever the database sets; the next user of the connection gets its values."""
+    world.execute(f"ALTER DATABASE {urlsplit(world.stores.ledger.url).path[1:]} SET datestyle = 'SQL, DMY'")
+    world.execute(f"ALTER DATABASE {urlsplit(world.stores.ledger.url).path[1:]} SET timezone = 'Asia/Kathmandu'")
     ours = ("1min", "20s", "1min", '"My Schema"')
     pooled = behind(world, pgbouncer, "pgbouncer=true&schema=My%20Schema")
-    with pooled.stores.ledger.connect() as connection:
+    style = "SELECT split_part(current_setting('datestyle'), ',', 1) FROM generate_series(1, 2)"
+    with pooled.stores.ledger.connect() as connection, connection.cursor() as cursor:
         for _ in range(8):
             with connection.transaction():
                 assert connection.execute(SETTINGS).fetchone() == ours
-            assert connection.execute(SETTINGS).fetchone() == DEFAULTS
+                connection.execute("SET LOCAL lock_timeout = '50ms'")
+                with connection.transaction():
+                    assert connection.execute("SHOW lock_timeout").fetchone() == ("50ms",)
+            assert connection.execute(SETTINGS).fetchone() == ours
+            assert {row[0] for row in cursor.stream(style)} == {"ISO"}
+            with cursor.copy(f"COPY ({style}) TO STDOUT") as copy:
+                assert {row[0] for row in copy.rows()} == {"ISO"}
+            cursor.executemany(INSERT_PARKED, [["a"], ["b"]])
+            assert connection.execute("DELETE FROM viewer.parked RETURNING reason").fetchall() == [("UTC",)] * 2
+            with psycopg.connect(pgbouncer.url("")) as other:
+                assert other.execute(SETTINGS).fetchone() == DEFAULTS
     with behind(world, pgbouncer, "pgbouncer=true&socket_timeout=7").stores.ledger.connect() as connection:
-        with connection.transaction(force_rollback=True):
-            assert connection.execute("SHOW statement_timeout").fetchone() == ("7s",)
-        assert connection.execute(SETTINGS).fetchone() == DEFAULTS
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("7s",)
 
 
 def test_the_wait_for_a_lock_ends(world: World, pgbouncer: PgBouncer) -> None:
@@ -174,10 +202,10 @@ def test_the_wait_for_a_lock_ends(world: World, pgbouncer: PgBouncer) -> None:
     world.assert_all_persisted()
 
 
-def test_a_statement_outside_a_transaction_times_out_at_the_client(world: World, pgbouncer: PgBouncer) -> None:
-    """A single statement has no timeout at the server."""
-    pooled = behind(world, pgbouncer, "pgbouncer=true&socket_timeout=1").stores.ledger
-    with pytest.raises(PostgresUnavailable, match=r"no answer within 1\.25 s"), pooled.connect() as connection:
+def test_a_statement_outside_a_transaction_times_out_at_the_server(world: World, pgbouncer: PgBouncer) -> None:
+    """It runs in a transaction of its own."""
+    pooled = behind(world, pgbouncer, "pgbouncer=true&socket_timeout=4").stores.ledger
+    with pytest.raises(PostgresUnavailable, match="statement timeout"), pooled.connect() as connection:
         connection.execute("SELECT pg_sleep(30)")
 
 
@@ -347,12 +375,27 @@ def behind_pgbouncer(world: World, home: Path) -> Iterator[tuple[Proxy, World]]:
             yield proxy, behind(world, pgbouncer)
 
 
+def before_commit(monkeypatch: pytest.MonkeyPatch, arm: Callable[[], None]) -> None:
+    """Call `arm` once in the transaction of a flush: the statements before it have transactions of their own."""
+    original, armed = transaction.copy_batches, list[int]()
+
+    def copy_and_arm(*arguments: Any) -> None:
+        original(*arguments)
+        if not armed:
+            armed.append(1)
+            arm()
+
+    monkeypatch.setattr(transaction, "copy_batches", copy_and_arm)
+
+
 @pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
-def test_the_reply_to_a_commit_is_lost(world: World, tmp_path: Path, where: Where) -> None:
+def test_the_reply_to_a_commit_is_lost(
+    world: World, tmp_path: Path, where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The flush is looked up on a new connection and found: settled, and counted once."""
     for proxy, pooled in where(world, tmp_path):
         world.send_many(3)
-        proxy.lose_reply_to(COMMIT)
+        before_commit(monkeypatch, partial(proxy.lose_reply_to, COMMIT))
         assert isinstance(pooled.flush(), RunReport)
         assert (proxy.lost_replies, world.seqs(), world.counters()) == (1, [1], {})
         world.send_many(5)
@@ -361,13 +404,15 @@ def test_the_reply_to_a_commit_is_lost(world: World, tmp_path: Path, where: Wher
 
 
 @pytest.mark.parametrize("where", [before_pgbouncer, behind_pgbouncer])
-def test_a_commit_that_never_arrives(world: World, tmp_path: Path, where: Where) -> None:
+def test_a_commit_that_never_arrives(
+    world: World, tmp_path: Path, where: Where, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The flush is looked up and not found: the run fails, PostgreSQL rolls back, the next run counts once."""
     for proxy, without_timeout in where(world, tmp_path):
         pooled = World(Stores(world.stores.redis, Ledger(f"{without_timeout.stores.ledger.url}&socket_timeout=1")))
         world.send_many(3)
         snapshot = drain(pooled.stores, pooled.request())
-        proxy.fall_silent_at(COMMIT, deliver=False)
+        before_commit(monkeypatch, partial(proxy.fall_silent_at, COMMIT, deliver=False))
         with pytest.raises(PostgresUnavailable, match=r"no answer within 1\.25 s"):
             bulk_upsert(pooled.stores, snapshot, aggregate(snapshot.readings))
         assert proxy.silenced == 1

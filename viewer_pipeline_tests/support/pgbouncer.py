@@ -1,4 +1,4 @@
-"""A real PgBouncer that pools transactions, in front of the PostgreSQL of the tests."""
+"""A real PgBouncer in front of the PostgreSQL of the tests."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ def pgbouncer_binary() -> str:
 
 
 class PgBouncer:
-    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. No startup options."""
+    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. No startup options.
 
-    def __init__(self, home: Path, database_url: str, server_port: int | None = None) -> None:
+    `pool_mode`: what a client has one connection to PostgreSQL for, `transaction` or `session`.
+    """
+
+    def __init__(
+        self, home: Path, database_url: str, server_port: int | None = None, pool_mode: str = "transaction"
+    ) -> None:
         login = urlsplit(database_url)
         home.mkdir()
         users, configuration = home / "users.txt", home / "pgbouncer.ini"
@@ -43,7 +48,7 @@ class PgBouncer:
             "unix_socket_dir": "",
             "auth_type": "scram-sha-256",
             "auth_file": users,
-            "pool_mode": "transaction",
+            "pool_mode": pool_mode,
             "default_pool_size": POOL_SIZE,
             "max_client_conn": 100,
             "server_login_retry": 1,

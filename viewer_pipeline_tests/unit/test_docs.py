@@ -10,8 +10,8 @@ import pytest
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
+from viewer_pipeline.session_settings import TIMEOUTS
 from viewer_pipeline.settings import Settings, load_settings
-from viewer_pipeline.stores.postgres import SETTINGS
 from viewer_pipeline_tests.conftest import _OURS
 
 ROOT = Path(__file__).parents[2]
@@ -72,4 +72,4 @@ def test_no_setting_of_the_developer_reaches_the_tests() -> None:
 def test_the_page_on_connection_strings_has_every_parameter() -> None:
     """Those of Prisma, and those of PostgreSQL that we set."""
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(PRISMA_PARAMETERS | set(SETTINGS)) if not re.search(rf"`{name}[`=]", page)] == []
+    assert [name for name in sorted(PRISMA_PARAMETERS | set(TIMEOUTS)) if not re.search(rf"`{name}[`=]", page)] == []

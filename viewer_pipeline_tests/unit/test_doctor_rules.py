@@ -76,7 +76,6 @@ def test_healthy_servers() -> None:
         ("latency", {"latency_ms": 45.0}, "degraded: SELECT 1 takes 45.0 ms"),
         ("encoding", {"encoding": "LATIN1"}, "unhealthy: the database is encoded in LATIN1"),
         ("durability", {"fsync": False}, "unhealthy: fsync is off: a crash may destroy the database"),
-        ("durability", {"synchronous_commit": "off"}, "unhealthy: synchronous_commit is off: a crash loses"),
         ("durability", {"full_page_writes": False}, "degraded: full_page_writes is off"),
         ("durability", {"synchronous_commit": "local"}, "degraded: synchronous_commit is local: a failover"),
         (

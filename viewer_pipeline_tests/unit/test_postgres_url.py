@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from viewer_pipeline import postgres_url
 from viewer_pipeline.postgres_url import LIBPQ_PARAMETERS, PostgresUrl, system_ca_bundle
+from viewer_pipeline.session_settings import PINNED
 
 PRISMA = (
     "postgresql://u:p@host:5432/db?schema=public&sslmode=require&connection_limit=5&pool_timeout=10"
@@ -25,7 +26,9 @@ LOGIN = {"user": "u", "password": "p", "host": "host", "port": "5432", "dbname":
 
 def arguments(url: str) -> dict[str, Any]:
     """Return the arguments of psycopg, without our defaults."""
-    return PostgresUrl.of(url).arguments({}, {})
+    without_settings = PostgresUrl.of(url).arguments({})
+    assert without_settings.pop("options") == ""
+    return without_settings
 
 
 def tls(parameters: str) -> dict[str, Any]:
@@ -37,14 +40,19 @@ def tls(parameters: str) -> dict[str, Any]:
 def test_the_url_of_prisma() -> None:
     """Every parameter has its meaning, and none is refused or dropped."""
     url = PostgresUrl.of(PRISMA)
-    assert url.arguments({}, {}) == {
+    assert url.arguments({}) == {
         **LOGIN,
         "sslmode": "require",
         "connect_timeout": "5",
+        "options": "",
         "prepare_threshold": None,
     }
     assert (url.schema, url.pgbouncer, url.reply_seconds, url.dropped) == ("public", True, None, ())
-    assert url.session_settings({"lock_timeout": "20s"}) == {"lock_timeout": "20s", "search_path": '"public"'}
+    assert url.session_settings({"lock_timeout": "20s"}) == {
+        "lock_timeout": "20s",
+        "search_path": '"public"',
+        **PINNED,
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,58 +92,73 @@ def test_what_libpq_reads(url: str, text: dict[str, str]) -> None:
 
 
 def test_url_overrides_defaults() -> None:
-    """Arguments and settings of ours fill in what the URL leaves open."""
-    url = PostgresUrl.of("postgresql://host?connect_timeout=9&options=-c%20lock-timeout=1s%20--geqo=off%20-c%20a.b=x")
-    assert url.arguments({"connect_timeout": 5, "client_encoding": "utf8"}, {"lock_timeout": "20s", "jit": "off"}) == {
+    """Arguments and time-outs of ours fill in what the URL leaves open; nothing overrides what statements depend on."""
+    url = PostgresUrl.of(
+        "postgresql://host?connect_timeout=9&options=-c%20lock-timeout=1s%20--geqo=off%20-c%20a.b=x%20-ctimezone=CET"
+    )
+    assert url.arguments({"connect_timeout": 5, "client_encoding": "utf8"}) == {
         "host": "host",
         "connect_timeout": "9",
         "client_encoding": "utf8",
-        "options": "-clock_timeout=1s -cjit=off -cgeqo=off -ca.b=x",
+        "options": "",
     }
+    assert url.session_settings({"lock_timeout": "20s", "statement_timeout": "60s"}) == {
+        "lock_timeout": "1s",
+        "statement_timeout": "60s",
+        "geqo": "off",
+        "a.b": "x",
+        **PINNED,
+    }
+    assert PINNED["timezone"] == "UTC"
 
 
 @pytest.mark.parametrize(
-    ("schema", "options"),
+    ("schema", "path"),
     [
-        ("public", '-csearch_path="public"'),
-        ("Streamix", '-csearch_path="Streamix"'),
-        ("my-app", '-csearch_path="my-app"'),
-        ("my%20app", '-csearch_path="my\\ app"'),
-        ("my+app", '-csearch_path="my\\ app"'),
-        ("a%22b", '-csearch_path="a""b"'),
-        ("a%5Cb", '-csearch_path="a\\\\b"'),
+        ("public", '"public"'),
+        ("Streamix", '"Streamix"'),
+        ("my-app", '"my-app"'),
+        ("my%20app", '"my app"'),
+        ("my+app", '"my app"'),
+        ("a%22b", '"a""b"'),
+        ("a%5Cb", '"a\\b"'),
     ],
 )
-def test_a_schema(schema: str, options: str) -> None:
-    """It becomes the search path, one name however it is spelled, after whatever `options` say."""
-    assert arguments(f"postgresql://?schema={schema}")["options"] == options
-    url = f"postgresql://?options=-csearch_path%3Dother&schema={schema}"
-    assert arguments(url)["options"] == options
+def test_a_schema(schema: str, path: str) -> None:
+    """It becomes the search path, one name however it is spelled, whatever `options` say."""
+    for url in (f"postgresql://?schema={schema}", f"postgresql://?options=-csearch_path%3Dother&schema={schema}"):
+        assert PostgresUrl.of(url).session_settings({})["search_path"] == path
 
 
 def test_another_schema() -> None:
     """Dagster's tables are looked for in a schema of their own, in the same database."""
     url = PostgresUrl.of("postgresql://host/db?schema=public")
-    assert url.in_schema("dagster").arguments({}, {})["options"] == '-csearch_path="dagster"'
+    assert url.in_schema("dagster").session_settings({})["search_path"] == '"dagster"'
     assert url.schema == "public"
     assert PostgresUrl.of("postgresql://host/db").schema is None
     assert PostgresUrl.of("postgresql://host/db?schema=").schema is None
 
 
-def test_behind_pgbouncer_nothing_is_set_at_the_start() -> None:
-    """Neither what is ours nor what `options` set: all of it is for transactions; what is left is the pooler's."""
+def test_options_of_dagsters_driver() -> None:
+    """They set the schema, and what Dagster's statements depend on; blanks and backslashes in them are escaped."""
+    url = PostgresUrl.of("postgresql://host?schema=a%5C+b&options=endpoint=x%20-c%20jit=off")
+    options = make_url(url.sqlalchemy_url()).query["options"]
+    assert isinstance(options, str)
+    assert options.startswith('endpoint=x -cjit=off -csearch_path="a\\\\\\ b" -c')
+    assert "-ctimezone=UTC" in options
+    assert "-cdefault_transaction_isolation=read\\ committed" in options
+
+
+def test_what_is_left_of_options_is_for_a_pooler() -> None:
+    """Settings are set after connecting; behind PgBouncer nothing is prepared."""
     url = PostgresUrl.of("postgresql://host?pgbouncer=true&schema=s&options=endpoint=x%20-c%20jit=off%20-c%20broken")
-    assert url.arguments({}, {"lock_timeout": "20s"}) == {
-        "host": "host",
-        "options": "endpoint=x -c broken",
-        "prepare_threshold": None,
-    }
+    assert url.arguments({}) == {"host": "host", "options": "endpoint=x -c broken", "prepare_threshold": None}
     assert url.session_settings({"lock_timeout": "20s", "jit": "on"}) == {
         "lock_timeout": "20s",
         "jit": "off",
         "search_path": '"s"',
+        **PINNED,
     }
-    assert "options" not in arguments("postgresql://host?pgbouncer=true&schema=s")
     assert "prepare_threshold" not in arguments("postgresql://host?pgbouncer=false")
 
 
@@ -230,13 +253,13 @@ def test_whatever_the_characters(user: str, password: str, database: str, schema
     """Percent-encoded, everything arrives as it is, with psycopg and with SQLAlchemy."""
     encoded = [quote(text, safe="") for text in (user, password, database, schema, name)]
     url = PostgresUrl.of("postgresql://{}:{}@h:1,i:2/{}?schema={}&application_name={}".format(*encoded))
-    text = url.arguments({}, {})
+    text = url.arguments({})
     expected = {"user": user, "password": password, "dbname": database, "application_name": name}
     assert {name: text[name] for name in expected} == expected
     assert url.schema == schema
     stored = make_url(url.sqlalchemy_url())
     named = {"user": stored.username, "password": stored.password, "dbname": stored.database}
-    assert {**named, **stored.query} == text
+    assert {**named, **stored.query, "options": ""} == text
 
 
 def test_every_parameter_of_libpq_goes_on_working() -> None:

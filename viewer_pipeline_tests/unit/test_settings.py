@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.session_settings import MEANING
 from viewer_pipeline.settings import Settings, load_settings
 
 DEFAULTS: dict[str, object] = {
@@ -83,12 +85,24 @@ def error_of_settings() -> str:
 
 
 def dagster_connects_with(settings: Settings) -> dict[str, object]:
-    """Return what Dagster's engine reads from the URL of its storage, under libpq's names."""
+    """Return what Dagster's engine reads from the URL of its storage, under libpq's names.
+
+    Of `options`, only those that are not the same in every session.
+    """
     url = make_url(settings.dagster_sqlalchemy_url())
     assert url.drivername == "postgresql+psycopg2"
     port = None if url.port is None else str(url.port)
     named = {"user": url.username, "password": url.password, "host": url.host, "port": port, "dbname": url.database}
-    return {**{name: value for name, value in named.items() if value is not None}, **url.query}
+    written = url.query["options"]
+    assert isinstance(written, str)
+    words = re.split(r" (?=-c)", written)
+    options = [word for word in words if word[2:].partition("=")[0] not in MEANING]
+    assert len(words) == len(options) + len(MEANING)
+    return {
+        **{name: value for name, value in named.items() if value is not None},
+        **{name: value for name, value in url.query.items() if name != "options"},
+        **({"options": " ".join(options)} if options else {}),
+    }
 
 
 # --- accepted values -----------------------------------------------------------------------------------------------
@@ -419,26 +433,22 @@ def test_a_required_url_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("url", "storage"),
     [
-        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22"),
-        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3D%22dagster%22"),
-        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22"),
-        (
-            f"{URL}?sslmode=require",
-            "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22&sslmode=require",
-        ),
+        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22+-c"),
+        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3D%22dagster%22+-c"),
+        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22+-c"),
     ],
 )
 def test_dagster_shares_the_database(url: str, storage: str) -> None:
     """In a schema of its own, with the driver that dagster-postgres works with."""
-    assert Settings(database_url=url).dagster_sqlalchemy_url() == storage
+    assert Settings(database_url=url).dagster_sqlalchemy_url().startswith(storage)
 
 
 def test_a_database_for_dagster_alone_wins() -> None:
     """It is used as it is: no schema is chosen there, and DATABASE_URL is not needed."""
     own = "postgres://user:word@elsewhere/dagster?sslmode=require"
-    expected = "postgresql+psycopg2://user:word@elsewhere/dagster?sslmode=require"
-    assert Settings(dagster_database_url=own).dagster_sqlalchemy_url() == expected
-    assert Settings(database_url=URL, dagster_database_url=own).dagster_sqlalchemy_url() == expected
+    login = {"user": "user", "password": "word", "host": "elsewhere", "dbname": "dagster", "sslmode": "require"}
+    assert dagster_connects_with(Settings(dagster_database_url=own)) == login
+    assert dagster_connects_with(Settings(database_url=URL, dagster_database_url=own)) == login
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,6 @@ def _evaluate_durability(reading: PostgresReading) -> CheckResult:
     name, commit = "postgres_durability", reading.synchronous_commit
     if not reading.fsync:
         return CheckResult(name, "unhealthy", "fsync is off: a crash may destroy the database", remedy="set fsync = on")
-    if commit == "off":
-        message = "synchronous_commit is off: a crash loses the last commits"
-        return CheckResult(name, "unhealthy", message, remedy=f"ALTER ROLE {reading.role} SET synchronous_commit = on")
     if not reading.full_page_writes:
         remedy = "set full_page_writes = on, unless your file system never tears a page"
         return CheckResult(name, "degraded", "full_page_writes is off: a crash may tear pages", remedy=remedy)

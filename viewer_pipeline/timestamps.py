@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+FUTURE_SECONDS = 60.0  # clocks of several machines differ by less; further in the future means that one was set
+CLOCK_WAS_SET_BACK = "the clock of this machine or of the one that wrote it was set back"
 UNITS = ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h"))  # below this many seconds: divisor and unit
 
 
@@ -14,13 +16,24 @@ def format_timestamp(moment: datetime | None = None) -> str:
 
 
 def seconds_since(moment: datetime) -> float:
-    """Return the age of a moment; 0 for one in the future, by a clock that is ahead."""
-    return max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    """Return the age of a moment, as `tolerate_clock_skew` does."""
+    return tolerate_clock_skew((datetime.now(UTC) - moment).total_seconds())
+
+
+def tolerate_clock_skew(age_seconds: float) -> float:
+    """Return an age: 0 for a moment up to FUTURE_SECONDS in the future, negative for one further in the future."""
+    return 0.0 if -FUTURE_SECONDS <= age_seconds < 0 else age_seconds
+
+
+def format_age(age_seconds: float) -> str:
+    """Return `5 min ago`; for a negative age, `6 h in the future` and the reason."""
+    if age_seconds < 0:
+        return f"{format_duration(-age_seconds)} in the future: {CLOCK_WAS_SET_BACK}"
+    return f"{format_duration(age_seconds)} ago"
 
 
 def format_duration(seconds: float) -> str:
     """Return a duration in one unit: `12 s`, `5 min`, `3 h`, `2 days`."""
-    seconds = max(0.0, seconds)
     for limit, divisor, unit in UNITS:
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"

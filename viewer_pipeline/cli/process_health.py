@@ -62,7 +62,7 @@ def require_healthy_code_server(_settings: Settings, port: int | None) -> str:
 def require_healthy_daemon(settings: Settings, _port: int | None) -> str:
     """Check its heartbeats in Dagster's storage. Raises NotHealthy, PostgresUnavailable."""
     if dead := dead_daemons(read_heartbeats(settings), time.time()):
-        raise NotHealthy(f"no heartbeat for {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
+        raise NotHealthy(f"no heartbeat in the last {TOLERANCE_SECONDS:.0f} s of {', '.join(dead)}")
     return "alive"
 
 

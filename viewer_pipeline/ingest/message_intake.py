@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 from viewer_pipeline.flush.rejects import Reject
@@ -55,7 +54,7 @@ class MessageIntake:
                 stats.accepted += times
                 views[vod_id] += count * times
         stats.received += len(payloads)
-        stats.last_message = time.time()
+        stats.note_message()
 
     def _on_cut(self, payload: bytes) -> None:
         if payload == b"released":

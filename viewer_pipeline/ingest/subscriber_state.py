@@ -10,6 +10,8 @@ from viewer_pipeline.errors import SubscriberStateUnreadable
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.stores.redis import as_text
 
+MAX_LEASE_MS = 120_000  # no lease is as long: the clock of Redis was set back since (claim.lua)
+
 
 @dataclass(frozen=True)
 class SubscriberState:
@@ -58,7 +60,7 @@ class SubscriberState:
 
     def is_lease_held(self, now_ms: float) -> bool:
         """Whether a worker holds the lease at this time of Redis's clock."""
-        return self.expires > now_ms
+        return 0 < self.expires - now_ms < MAX_LEASE_MS
 
 
 FIELDS = tuple(field.name for field in fields(SubscriberState))

@@ -15,15 +15,16 @@ Loss = Literal["closed", "silent", "error", "moved"]
 class SubscriberStats:
     """Single fields are replaced, never changed half-way: another thread may read them at any time.
 
-    Times are `time.time()`, in seconds.
+    A clock that is set changes no duration: those are measured with `time.monotonic()`.
     """
 
     state: State = "starting"
-    since: float = field(default_factory=time.time)  # when the state began
+    since: float = field(default_factory=time.monotonic)  # when the state began
     reason: str = ""  # of a reconnect
     refusal_reason: str = ""  # why Redis does not accept folds now; empty while it does
     holds_lease: bool = False
-    last_message: float | None = None
+    last_message: float | None = None  # when it was received, in Unix seconds
+    last_message_monotonic: float | None = None
     received: int = 0  # messages on the producers' channel, valid or not
     accepted: int = 0  # of them, messages that carry or announce views
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages
@@ -37,5 +38,9 @@ class SubscriberStats:
     def enter_state(self, state: State, reason: str = "") -> None:
         """Change the state, if it is another one."""
         if state != self.state:
-            self.since = time.time()
+            self.since = time.monotonic()
         self.state, self.reason = state, reason
+
+    def note_message(self) -> None:
+        """Note that a message was received now."""
+        self.last_message, self.last_message_monotonic = time.time(), time.monotonic()

@@ -8,11 +8,11 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.shared_channel import REMEDY
 from viewer_pipeline.ingest.subscriber_state import SubscriberState
-from viewer_pipeline.monitoring.health_rules import WORKER
+from viewer_pipeline.monitoring.health_rules import WORKER, evaluate_future_timestamp
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_duration
+from viewer_pipeline.timestamps import format_age, tolerate_clock_skew
 
 
 class Subscribers(NamedTuple):
@@ -41,7 +41,7 @@ def read_subscribers(store: RedisStore, channel: str) -> Subscribers:
     subscribed, counting, *counts = store.subscriber_counts(channel, presence_channel(channel), *cuts)
     workers = counts[0] if counts else 0
     others = max(0, subscribed - workers)
-    silent = round(max(0.0, now_ms - state.last_message) / 1000, 1) if state.last_message else None
+    silent = round(tolerate_clock_skew((now_ms - state.last_message) / 1000), 1) if state.last_message else None
     holder = state.worker if state.is_lease_held(now_ms) else ""
     return Subscribers(holder, silent, workers, others, min(others, max(0, counting - workers)))
 
@@ -55,8 +55,10 @@ def evaluate_lease(subscribers: Subscribers, channel: str) -> CheckResult:
         "other_subscribers": subscribers.others,
     }
     silent, holder = subscribers.seconds_since_message, subscribers.holder
+    if future := evaluate_future_timestamp("subscriber", "the last message", silent or 0.0, details):
+        return future
     message = f"{holder} listens" if holder else "no worker listens: messages that are published now are missed"
-    message += "; no message yet" if silent is None else f"; last message {format_duration(silent)} ago"
+    message += "; no message yet" if silent is None else f"; last message {format_age(silent)}"
     if subscribers.others:
         message += f"; {subscribers.others} other subscribers of {channel}"
     if holder and subscribers.workers:

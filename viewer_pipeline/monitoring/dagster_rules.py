@@ -16,8 +16,9 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Tick,
     WaitingRun,
 )
+from viewer_pipeline.monitoring.health_rules import CLOCKS, evaluate_future_timestamp
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_duration
+from viewer_pipeline.timestamps import format_age, format_duration, tolerate_clock_skew
 
 # What our dagster.yaml makes Dagster run; a test compares it with the instance.
 DAEMONS = (
@@ -37,6 +38,7 @@ MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 
 START = "start Dagster's daemon, or `viewer-pipeline up`"
 AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
+RESTART = f"{CLOCKS}; then restart Dagster's daemon"
 RUN = "look at the run in Dagster's UI"
 QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
 
@@ -74,8 +76,10 @@ class DagsterDeadlines:
 
 
 def dead_daemons(heartbeats: Mapping[str, Heartbeat], now: float) -> list[str]:
-    """Return those of DAEMONS whose last heartbeat is older than TOLERANCE_SECONDS at `now` (Unix time)."""
-    return [name for name in DAEMONS if _seconds_since_heartbeat(heartbeats.get(name), now) > TOLERANCE_SECONDS]
+    """Return those of DAEMONS without a heartbeat in the last TOLERANCE_SECONDS before `now` (Unix time)."""
+    return [
+        name for name in DAEMONS if not 0 <= _seconds_since_heartbeat(heartbeats.get(name), now) <= TOLERANCE_SECONDS
+    ]
 
 
 def failing_daemons(checks: Mapping[str, CheckResult], daemons: Sequence[str]) -> list[tuple[str, str]]:
@@ -108,16 +112,21 @@ def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) ->
 
 def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock: DagsterDeadlines) -> CheckResult:
     """Evaluate the last flush runs that have ended, newest first, and the one that waits for its start."""
-    if waiting and waiting.requested < clock.start_due:
-        age = clock.now - waiting.requested
-        message = f"a flush run was requested {format_duration(age)} ago and has not started; it blocks all others"
-        measured = {"waiting_run": waiting.run_id, "seconds_since_request": _round_seconds(age)}
-        return CheckResult("flush_runs", "unhealthy", message, measured, QUEUE)
+    if waiting:
+        age = _round_age(clock.now - waiting.requested)
+        measured = {"waiting_run": waiting.run_id, "seconds_since_request": age}
+        if future := evaluate_future_timestamp("flush_runs", "the request of a flush run", age, measured):
+            return future
+        if waiting.requested < clock.start_due:
+            message = f"a flush run was requested {format_age(age)} and has not started; it blocks all others"
+            return CheckResult("flush_runs", "unhealthy", message, measured, QUEUE)
     if not runs:
         return CheckResult("flush_runs", "healthy", "no flush run has ended yet")
     last = runs[0]
-    seconds = _round_seconds(clock.now - last.ended)
-    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": seconds}
+    age = _round_age(clock.now - last.ended)
+    details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": age}
+    if future := evaluate_future_timestamp("flush_runs", "the end of the last flush run", age, details):
+        return future
     if last.success:
         return CheckResult("flush_runs", "healthy", "the last flush run succeeded", details)
     failures = next((number for number, run in enumerate(runs) if run.success), len(runs))
@@ -128,7 +137,7 @@ def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock:
 
 
 def _seconds_since_heartbeat(heartbeat: Heartbeat | None, now: float) -> float:
-    return float("inf") if heartbeat is None else max(0.0, now - heartbeat.at)
+    return float("inf") if heartbeat is None else tolerate_clock_skew(now - heartbeat.at)
 
 
 def _evaluate_daemon(
@@ -139,12 +148,14 @@ def _evaluate_daemon(
     if beat is None:
         return CheckResult(name, worse, no_beat, remedy=START)
     age = _seconds_since_heartbeat(beat, clock.now)
-    details = {"heartbeat_age_seconds": _round_seconds(age)}
+    details = {"heartbeat_age_seconds": _round_age(age)}
+    if future := evaluate_future_timestamp(name, "the last heartbeat", age, details, RESTART):
+        return future
     if age > TOLERANCE_SECONDS:
         return CheckResult(name, worse, f"no heartbeat for {format_duration(age)}", details, START)
     if beat.error:
         return CheckResult(name, "degraded", f"runs, and reports an error: {beat.error}", details, "see its log")
-    return CheckResult(name, "healthy", f"last heartbeat {format_duration(age)} ago", details)
+    return CheckResult(name, "healthy", f"last heartbeat {format_age(age)}", details)
 
 
 def _ticked_but_not_since(item: Instigator, due: float) -> bool:
@@ -164,21 +175,37 @@ def _evaluate_instigator(
         return CheckResult(name, "unhealthy" if none_fires else worse, message, details, AUTOMATION)
     if item.tick is None:
         return CheckResult(name, "healthy", f"{subject} runs and has not ticked yet", details)
-    ago, late = format_duration(clock.now - item.tick.at), _ticked_but_not_since(item, since)
-    if late and item.tick.at < since:
-        return CheckResult(name, worse, f"{subject} has not ticked for {ago}", details, START)
-    if item.tick.status == "FAILURE":
-        message = f"the last tick of {subject}, {ago} ago, failed: {item.tick.message}"
+    return _evaluate_tick(name, subject, item, item.tick, details, since=since, now=clock.now, worse=worse)
+
+
+def _evaluate_tick(
+    name: str,
+    subject: str,
+    item: Instigator,
+    tick: Tick,
+    details: dict[str, object],
+    *,
+    since: float,
+    now: float,
+    worse: Status,
+) -> CheckResult:
+    age, late = _round_age(now - tick.at), _ticked_but_not_since(item, since)
+    if future := evaluate_future_timestamp(name, f"the last tick of {subject}", age, details, RESTART):
+        return future
+    if late and tick.at < since:
+        return CheckResult(name, worse, f"{subject} has not ticked for {format_duration(age)}", details, START)
+    if tick.status == "FAILURE":
+        message = f"the last tick of {subject}, {format_age(age)}, failed: {tick.message}"
         return CheckResult(name, worse if late else "degraded", message, details, AUTOMATION)
-    return CheckResult(name, "healthy", f"{subject} runs; last tick {ago} ago", details)
+    return CheckResult(name, "healthy", f"{subject} runs; last tick {format_age(age)}", details)
 
 
 def _tick_details(tick: Tick | None, now: float) -> dict[str, object]:
     if tick is None:
         return {}
     skipped = {"skip_reason": tick.message} if tick.status == "SKIPPED" else {}
-    return {"last_tick": tick.status.lower(), "seconds_since_tick": _round_seconds(now - tick.at), **skipped}
+    return {"last_tick": tick.status.lower(), "seconds_since_tick": _round_age(now - tick.at), **skipped}
 
 
-def _round_seconds(seconds: float) -> float:
-    return round(max(0.0, seconds), 1)
+def _round_age(age_seconds: float) -> float:
+    return round(tolerate_clock_skew(age_seconds), 1)

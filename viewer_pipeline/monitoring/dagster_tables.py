@@ -111,6 +111,14 @@ def read_running_runs(settings: Settings) -> list[RunningRun]:
     return _read_tables(settings, _select_running) or []
 
 
+def count_ticks_after(settings: Settings, time: float) -> int:
+    """Count the ticks of all sensors and schedules after a time (Unix); 0 where Dagster has never run.
+
+    Raises as `_read_tables`.
+    """
+    return _read_tables(settings, lambda c: int(fetch_one(c, SQL["count_ticks_after"], time=time)[0])) or 0
+
+
 def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) -> T | None:
     """Read Dagster's tables; None where they do not exist: Dagster has never run on this database.
 

@@ -19,6 +19,10 @@ FROM (
     ORDER BY timestamp DESC LIMIT 100
 ) AS ticks
 
+-- name: count_ticks_after
+-- Ticks of all sensors and schedules after a time.
+SELECT count(*) FROM job_ticks WHERE timestamp > to_timestamp(%(time)s) AT TIME ZONE 'UTC'
+
 -- name: last_runs
 -- The last runs of a job that have ended.
 SELECT run_id, status = 'SUCCESS', end_time FROM runs

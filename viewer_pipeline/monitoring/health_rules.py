@@ -12,7 +12,7 @@ from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.timestamps import format_duration, seconds_since
+from viewer_pipeline.timestamps import format_age, format_duration, seconds_since
 
 REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
@@ -32,6 +32,7 @@ EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configur
 INFO = "allow this user the command INFO; `viewer-pipeline grants` prints all rights it needs"
 WORKER = "start `viewer-pipeline worker` or `viewer-pipeline up`"
 MIGRATE = "run `viewer-pipeline migrate`"
+CLOCKS = "set the clocks of all machines, e.g. by NTP; see docs/how-to/clock-changes.md"
 
 
 def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> CheckResult:
@@ -109,23 +110,23 @@ def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
     details = {"open": [incident.kind for incident in incidents]}
     if not incidents:
         return CheckResult("incidents", "healthy", "no incident is open", details)
-    rolled_back = any(incident.kind == "postgres_rolled_back" for incident in incidents)
+    worse = any(each.kind == "postgres_rolled_back" or seconds_since(each.last_seen) < 0 for each in incidents)
     message = "; ".join(describe_incident(incident) for incident in incidents)
     remedy = "follow the page of the incident in docs/how-to, then run `viewer-pipeline acknowledge`"
-    return CheckResult("incidents", "unhealthy" if rolled_back else "degraded", message, details, remedy)
+    return CheckResult("incidents", "unhealthy" if worse else "degraded", message, details, remedy)
 
 
 def describe_incident(incident: Incident) -> str:
     """Return one incident as a sentence."""
-    ago = format_duration(seconds_since(incident.last_seen))
     views = f", {incident.views} views" if incident.views else ""
-    return f"{INCIDENTS[incident.kind]} {ago} ago (run {incident.run_id[:8]}{views})"
+    age = format_age(seconds_since(incident.last_seen))
+    return f"{INCIDENTS[incident.kind]} {age} (run {incident.run_id[:8]}{views})"
 
 
 def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:
     """Whether this process, or another worker, receives what is published now."""
-    now = time.time()
-    silent = None if stats.last_message is None else max(0.0, now - stats.last_message)
+    now, last_message = time.monotonic(), stats.last_message_monotonic
+    silent = None if last_message is None else now - last_message
     details = {
         "state": stats.state,
         "seconds_in_state": round(now - stats.since, 1),
@@ -150,12 +151,36 @@ def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:
             return CheckResult("subscriber", "degraded", f"{stats.state}; not subscribed yet", details)
 
 
+def evaluate_future_timestamp(
+    name: str, subject: str, age_seconds: float, details: dict[str, Any], remedy: str = CLOCKS
+) -> CheckResult | None:
+    """Return the result of a check whose timestamp is in the future (a negative age), else None.
+
+    `subject`: the timestamp, in words that "is 6 h in the future" can follow.
+    """
+    if age_seconds >= 0:
+        return None
+    return CheckResult(name, "unhealthy", f"{subject} is {format_age(age_seconds)}", details, remedy)
+
+
+def evaluate_last_flush(last: LastFlush, age_seconds: float | None) -> CheckResult:
+    """Whether the last flush was committed in the past. `age_seconds`: by PostgreSQL's clock, which recorded it."""
+    details = {"last_flush": last.seq, "seconds_since_flush": age_seconds}
+    if age_seconds is None:
+        return CheckResult("last_flush", "healthy", "no flush yet", details)
+    future = evaluate_future_timestamp("last_flush", f"the commit of flush {last.seq}", age_seconds, details)
+    message = f"flush {last.seq} was committed {format_age(age_seconds)}"
+    return future or CheckResult("last_flush", "healthy", message, details)
+
+
 def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float) -> CheckResult:
     """Whether the oldest pending view is younger than the limit; its age is None where nothing is pending."""
     age = oldest_pending_seconds
     details = {"pending_vods": pending_vods, "oldest_pending_seconds": age, "limit_seconds": limit_seconds}
     if age is None:
         return CheckResult("freshness", "healthy", "nothing is pending", details)
+    if future := evaluate_future_timestamp("freshness", "the oldest announcement", age, details):
+        return future
     message = f"{pending_vods} VODs are pending, the oldest for {format_duration(age)}"
     if age > limit_seconds:
         message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
@@ -192,6 +217,8 @@ def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> 
     details = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
     if not flushes or age is None:
         return CheckResult("unsettled", "healthy", "every flush is settled", details)
+    if future := evaluate_future_timestamp("unsettled", "the commit of the oldest unsettled flush", age, details):
+        return future
     message = f"{flushes} flushes are committed and not settled, the oldest for {format_duration(age)}"
     if age < UNSETTLED_SECONDS:
         return CheckResult("unsettled", "healthy", message, details)

@@ -24,6 +24,7 @@ from viewer_pipeline.monitoring.health_rules import (
     degrade_if_restarted,
     evaluate_freshness,
     evaluate_incidents,
+    evaluate_last_flush,
     evaluate_marker,
     evaluate_postgres,
     evaluate_redis,
@@ -35,7 +36,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.redis import connect, redis_errors
-from viewer_pipeline.timestamps import seconds_since
+from viewer_pipeline.timestamps import seconds_since, tolerate_clock_skew
 
 SQL = named_queries(__name__)
 
@@ -57,7 +58,7 @@ class HealthProbes:
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = RedisStore.of(self.client, settings)
-        self._started = time.time()
+        self._started = time.monotonic()
 
     def close(self) -> None:
         """Close the connections."""
@@ -71,7 +72,7 @@ class HealthProbes:
             ProbedChecks(("redis", "redis_memory"), self.check_redis, seconds, remedy=REACHABLE),
             ProbedChecks(("postgres",), self.check_postgres, seconds, remedy=REACHABLE),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
-            ProbedChecks(("marker", "unsettled", "incidents"), self.check_settling, seconds, both),
+            ProbedChecks(("marker", "unsettled", "last_flush", "incidents"), self.check_settling, seconds, both),
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
             self._subscriber_check(self._stats, seconds),
         ]
@@ -129,19 +130,23 @@ class HealthProbes:
             last = last_flush(connection)
             refusal = find_refusal(self.store, self.ledger, connection)
             position = marker or Marker(last.seq, last.batches, last.batches)
-            flushes, age = fetch_one(connection, SQL["unsettled"], seq=position.seq, batch=position.batch)
+            unsettled, unsettled_age, last_age = fetch_one(
+                connection, SQL["flush_ages"], seq=position.seq, batch=position.batch
+            )
             incidents = open_incidents(connection)
         return [
             evaluate_marker(marker, last, str(refusal or "")),
-            evaluate_unsettled(flushes, None if age is None else round(max(0.0, age), 1)),
+            evaluate_unsettled(unsettled, _round_age(unsettled_age)),
+            evaluate_last_flush(last, _round_age(last_age)),
             evaluate_incidents(incidents),
         ]
 
     def check_dagster(self) -> list[CheckResult]:
         """Read Dagster's tables. A Dagster that has run before is not just starting when a command runs."""
         reading = read_dagster(self.settings)
-        started = 0.0 if self._stats is None and reading else self._started
-        return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, time.time(), started))
+        now = time.time()
+        started = 0.0 if self._stats is None and reading else now - self._process_uptime_seconds()
+        return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, now, started))
 
     def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> ProbedChecks:
         if stats is not None:
@@ -150,7 +155,7 @@ class HealthProbes:
         return ProbedChecks(names, lambda: check_subscribers(self.store, self.settings), seconds, ("redis",))
 
     def _process_uptime_seconds(self) -> float:
-        return time.time() - self._started
+        return time.monotonic() - self._started
 
     def _find_write_refusal(self) -> str:
         """Return the error of a write that changes nothing, e.g. OOM, MISCONF, READONLY; empty where it is accepted."""
@@ -159,6 +164,10 @@ class HealthProbes:
         except ViewerPipelineError as error:
             return str(error)
         return ""
+
+
+def _round_age(age_seconds: float | None) -> float | None:
+    return None if age_seconds is None else round(tolerate_clock_skew(age_seconds), 1)
 
 
 def _milliseconds_since(started: float) -> float:

@@ -14,7 +14,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     failing_daemons,
 )
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_duration, seconds_since
+from viewer_pipeline.timestamps import format_age, seconds_since
 
 RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
 
@@ -24,14 +24,14 @@ Results = Mapping[str, CheckResult]
 def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Results, settings: Settings) -> list[str]:
     """Return the reasons, obstacles first; empty if a flush was committed recently. `flushes`: newest first."""
     age = seconds_since(flushes[0].committed_at) if flushes else None
-    if age is not None and age < RECENT_SECONDS:
+    if age is not None and 0 <= age < RECENT_SECONDS:
         return []
     obstacles = _obstacles(checks)
     reasons = [*obstacles, *_skips(checks), *_missing_input(pending_vods, checks, settings)]
     if pending_vods and not obstacles:
         interval = settings.sensor_interval_seconds
         reasons.append(f"{pending_vods} VODs wait for the sensor, which ticks every {interval} s")
-    since = "so far" if age is None else f"for {format_duration(age)}"
+    since = "so far" if age is None else f"since the last flush, {format_age(age)}"
     return [f"nothing was persisted {since}:", *reasons]
 
 
@@ -49,7 +49,7 @@ def _obstacles(checks: Results) -> list[str]:
 def _skips(checks: Results) -> list[str]:
     """Return the skip reasons of the last ticks of sensor and sweep."""
     return [
-        f"the {name} skipped {format_duration(details['seconds_since_tick'])} ago: {details['skip_reason']}"
+        f"the {name} skipped {format_age(details['seconds_since_tick'])}: {details['skip_reason']}"
         for name in ("sensor", "sweep")
         if (details := checks[name].details).get("skip_reason")
     ]
@@ -63,8 +63,6 @@ def _missing_input(pending_vods: int, checks: Results, settings: Settings) -> li
         reasons.append(f"no worker listens to {settings.pubsub_channel}: start `viewer-pipeline worker`")
     if not pending_vods:
         silent = subscriber.get("seconds_since_message")
-        last = (
-            "no message was received yet" if silent is None else f"the last message came {format_duration(silent)} ago"
-        )
+        last = "no message was received yet" if silent is None else f"the last message came {format_age(silent)}"
         reasons.append(f"nothing is pending: no VOD is announced, and {last}")
     return reasons

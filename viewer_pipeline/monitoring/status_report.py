@@ -11,10 +11,17 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.timestamps import format_duration
+from viewer_pipeline.timestamps import format_age
 
 WIDTH = 10
-REMAINING = ("redis", "redis_memory", "postgres", "freshness", "unsettled")  # shown only where something is wrong
+REMAINING = (
+    "redis",
+    "redis_memory",
+    "postgres",
+    "freshness",
+    "unsettled",
+    "last_flush",
+)  # shown only where something is wrong
 
 
 def print_status(status: PipelineStatus) -> None:
@@ -33,7 +40,8 @@ def print_status(status: PipelineStatus) -> None:
 
 def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
     """Return (name, text) of each line above the table."""
-    age = f", the oldest for {format_duration(status.oldest_pending_seconds or 0)}" if status.pending_vods else ""
+    oldest = status.oldest_pending_seconds
+    age = "" if oldest is None else f", the oldest announced {format_age(oldest)}"
     checks = status.checks
     return [
         ("pending", f"{status.pending_vods} announced VODs{age}"),

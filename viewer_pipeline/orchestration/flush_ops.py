@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -24,6 +23,7 @@ from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
+from viewer_pipeline.timestamps import seconds_since
 
 ASSET = "view_counts"
 TOP_VODS = 10
@@ -150,7 +150,6 @@ def _metadata(
     persisted: RunReport, top: list[tuple[str, int, int]], parked: ParkedViews, verify_seconds: float
 ) -> dict[str, Any]:
     snapshot, notes = persisted.snapshot, persisted.notes
-    oldest = (datetime.now(UTC) - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
     return {
         "mode": snapshot.request.mode,
         "counters": persisted.counters,
@@ -162,7 +161,7 @@ def _metadata(
         "rejected": len(persisted.rejects),
         "drift": notes.drift,
         "settled_before": notes.settled_before,
-        "oldest_pending_seconds": max(0.0, oldest),
+        "oldest_pending_seconds": seconds_since(snapshot.oldest) if snapshot.oldest else 0.0,
         "drain_seconds": snapshot.seconds,
         "aggregate_seconds": persisted.aggregate_seconds,
         "upsert_seconds": persisted.upsert_seconds,

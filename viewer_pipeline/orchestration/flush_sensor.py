@@ -1,7 +1,5 @@
 """The sensor that flushes announced VODs."""
 
-from datetime import UTC, datetime
-
 import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
@@ -10,6 +8,7 @@ from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.run_trigger import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_defaults import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
+from viewer_pipeline.timestamps import format_age, seconds_since
 
 
 @sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)
@@ -32,5 +31,5 @@ def view_count_updates_sensor(
         return build_run_request(trigger, flush_run_config(FlushMode.sweep))
     if not changed:
         return dg.SkipReason("no VOD was announced since the last flush")
-    age = f", the oldest {max(0, (datetime.now(UTC) - oldest).total_seconds()):.0f} s ago" if oldest else ""
+    age = f", the oldest {format_age(seconds_since(oldest))}" if oldest else ""
     return build_run_request(f"sensor: {changed} VODs announced{age}", flush_run_config(FlushMode.changed))

@@ -11,7 +11,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
 from viewer_pipeline.orchestration.retention_jobs import prune_ledger_days, prune_rejected_and_parked, prune_run_history
 from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_of_latest_results
-from viewer_pipeline.orchestration.run_trigger import build_run_request
+from viewer_pipeline.orchestration.run_trigger import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.stores.postgres import connect_dagster_storage
@@ -30,7 +30,7 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
         plan = plan_ledger_pruning(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
     if not plan.days:
         return dg.SkipReason(plan.stop_reason or f"no flush is older than {days} days")
-    return build_run_request("schedule: old days of the ledger")
+    return build_scheduled_run_request("old days of the ledger")
 
 
 @schedule(target=prune_run_history, cron_schedule="40 3 * * *")
@@ -40,7 +40,7 @@ def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with connect_dagster_storage(settings) as connection:
         old = find_old_runs(connection, find_runs_of_latest_results(connection), ages, time.time(), limit=1)
-    return build_run_request("schedule: old runs") if old else dg.SkipReason("no run is old")
+    return build_scheduled_run_request("old runs") if old else dg.SkipReason("no run is old")
 
 
 @schedule(target=prune_rejected_and_parked, cron_schedule="0 4 * * *")
@@ -54,7 +54,7 @@ def prune_rejected_and_parked_daily(settings: SettingsResource) -> dg.RunRequest
         old = count_old_rejected(connection, rejected_days) if rejected_days else 0
         if not old and parked_days and (target := ledger.target(connection)) is not None:
             old = count_old_parked(connection, target, parked_days).vods
-    return build_run_request("schedule: old rejected or parked input") if old else dg.SkipReason("nothing is old")
+    return build_scheduled_run_request("old rejected or parked input") if old else dg.SkipReason("nothing is old")
 
 
 RETENTION_SCHEDULES = [prune_ledger_days_daily, prune_run_history_daily, prune_rejected_and_parked_daily]

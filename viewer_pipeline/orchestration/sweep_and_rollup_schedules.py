@@ -13,7 +13,7 @@ from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, r
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
-from viewer_pipeline.orchestration.run_trigger import build_run_request
+from viewer_pipeline.orchestration.run_trigger import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 from viewer_pipeline.settings import Settings
@@ -32,7 +32,7 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
         pending = evaluate_sweep_need(stores)
     if not pending.is_needed:
         return dg.SkipReason(pending.reason)
-    return build_run_request(f"schedule: {pending.reason}", flush_run_config(FlushMode.sweep))
+    return build_scheduled_run_request(pending.reason, flush_run_config(FlushMode.sweep))
 
 
 @schedule(target=roll_up_days, cron_schedule="10 0 * * *")
@@ -86,6 +86,6 @@ def _first_checked_day(settings: Settings, day: date) -> date:
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:
     """Return one request for each range of consecutive days."""
     return [
-        build_run_request(f"schedule: {format_window(window)} {reason}", tags=partition_range_tags(window))
+        build_scheduled_run_request(f"{format_window(window)} {reason}", tags=partition_range_tags(window))
         for window in stale
     ]

@@ -16,6 +16,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.timestamps import format_age, tolerate_clock_skew
 
 SQL = named_queries(__name__)
 
@@ -42,9 +43,9 @@ def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: L
     if marker.seq > last.seq:
         return "the marker is ahead of the ledger: PostgreSQL was rolled back"
     flushes, age = fetch_one(connection, SQL["oldest_unsettled"], seq=marker.seq, batch=marker.batch)
-    if age is None or age < UNSETTLED_SECONDS:
+    if age is None or 0 <= tolerate_clock_skew(age) < UNSETTLED_SECONDS:
         return None
-    return f"{flushes} flushes are committed and not settled, the oldest for {age:.0f} s"
+    return f"{flushes} flushes are committed and not settled, the oldest was committed {format_age(age)}"
 
 
 def report_invalid_counters(redis: RedisStore, report: DifferenceReport) -> None:

@@ -143,7 +143,8 @@ FROM viewer.parked ORDER BY views DESC, vod_id LIMIT %(limit)s
 
 -- name: parked_ready
 -- Parked VODs that the target can take now: their row exists, and has room for their views. Among the newest and the page
--- after an id, without those that were refused within so many hours. Locks nothing.
+-- after an id, without those that were refused within so many hours (by this clock, which may have been set back since).
+-- Locks nothing.
 WITH page AS MATERIALIZED (
     SELECT c.vod_id, c.views, {key} AS key
     FROM (
@@ -154,7 +155,7 @@ WITH page AS MATERIALIZED (
             WHERE vod_id > %(after)s ORDER BY vod_id LIMIT %(limit)s
         )
     ) AS c
-    WHERE c.refused_at IS NULL OR c.refused_at < now() - make_interval(hours => %(hours)s)
+    WHERE c.refused_at IS NULL OR c.refused_at NOT BETWEEN now() - make_interval(hours => %(hours)s) AND now()
 )
 SELECT page.vod_id
 FROM page JOIN {table} AS t ON t.{id} = page.key

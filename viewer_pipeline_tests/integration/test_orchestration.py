@@ -506,6 +506,9 @@ def test_schedule_sweeps_counters_nobody_announced(
     assert isinstance(request, dg.RunRequest)
     assert request.run_config == flush_run_config(FlushMode.sweep)
     assert request.tags["viewer/trigger"] == "schedule: found counters to flush, e.g. 'silent'"
+    again = evaluate_sweep_schedule(kept_instance, redis_url, database_url)
+    assert isinstance(again, dg.RunRequest)
+    assert again.run_key != request.run_key, "else Dagster launches no run where a time comes a second time"
 
 
 def test_sweep_precheck_is_bounded(world: World) -> None:

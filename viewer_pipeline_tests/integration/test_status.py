@@ -96,7 +96,7 @@ def test_status_where_dagster_never_ran(
     """The rest is shown, and what to start."""
     world.send("a", 5, announce=True)
     lines = lines_of(dagster_settings, capsys)
-    assert lines["pending"].startswith("1 announced VODs, the oldest for ")
+    assert lines["pending"].startswith("1 announced VODs, the oldest announced ")
     assert lines["daemons"] == "Dagster has never run on this database"
     reasons = stall_reasons_of(dagster_settings)
     assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
@@ -183,6 +183,20 @@ def test_status_of_a_restored_postgres(
 
 
 @pytest.mark.usefixtures("well")
+def test_last_flush_in_the_future_is_not_recent(dagster_settings: Settings, world: World) -> None:
+    """Its clock was set back: nobody knows when it was, so the reasons are listed."""
+    world.send("a", 5)
+    world.flush()
+    with psycopg.connect(dagster_settings.require_database_url()) as connection:
+        connection.execute("UPDATE viewer.flush SET committed_at = now() + interval '6 hours'")
+    status = read_status(dagster_settings)
+    assert status.checks["last_flush"].status == "unhealthy"
+    assert status.stall_reasons[0].startswith(
+        "nothing was persisted since the last flush, 6 h in the future: the clock of"
+    )
+
+
+@pytest.mark.usefixtures("well")
 def test_status_as_json(dagster_settings: Settings, world: World) -> None:
     """Checks by name, timestamps in ISO 8601 with Z, reasons as sentences."""
     world.send("a", 5)
@@ -196,7 +210,7 @@ def test_status_as_json(dagster_settings: Settings, world: World) -> None:
     assert checks["sensor"]["details"]["skip_reason"] == "no VOD was announced since the last flush"
     assert checks["subscriber"]["details"]["holder"] == "host:7"
     assert state["status"] == "degraded"
-    assert state["stall_reasons"][0] == "nothing was persisted for 60 min:"
+    assert state["stall_reasons"][0] == "nothing was persisted since the last flush, 60 min ago:"
     (flush,), (incident,) = state["flushes"], state["incidents"]
     times = [state["timestamp"], flush["taken_at"], flush["committed_at"]]
     times += [incident["first_seen_at"], incident["last_seen_at"]]

@@ -22,6 +22,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     DAGSTER_CHECKS,
     DagsterDeadlines,
     daemon_check_name,
+    dead_daemons,
     evaluate_dagster,
     evaluate_flush_runs,
 )
@@ -38,6 +39,7 @@ from viewer_pipeline.monitoring.health_rules import (
     REVISION,
     degrade_if_restarted,
     evaluate_freshness,
+    evaluate_last_flush,
     evaluate_marker,
     evaluate_postgres,
     evaluate_redis,
@@ -47,7 +49,7 @@ from viewer_pipeline.monitoring.health_rules import (
 )
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
-from viewer_pipeline.timestamps import format_duration, format_timestamp
+from viewer_pipeline.timestamps import format_age, format_duration, format_timestamp, tolerate_clock_skew
 from viewer_pipeline_tests.support.check_results import by_name
 
 NOW = 1_800_000_030.0  # half a minute after a full minute
@@ -209,6 +211,48 @@ def test_missing_ticks(sensor_ago: float, sweep_ago: float, statuses: dict[str, 
     assert failing(evaluated(reading)) == statuses
 
 
+SIX_HOURS = 21_600
+
+
+def test_dagster_whose_timestamps_are_in_the_future() -> None:
+    """Unhealthy: it launches nothing until the clock reaches them again. Up to a minute is tolerated."""
+    future = instigator(-SIX_HOURS, "SKIPPED", "nothing to flush")
+    results = evaluated(
+        dagster(
+            heartbeats={name: Heartbeat(NOW + SIX_HOURS) for name in DAEMONS},
+            sensor=future,
+            sweep=future,
+            runs=[FlushRun("r1", success=True, ended=NOW + SIX_HOURS)],
+        )
+    )
+    assert failing(results) == dict.fromkeys(DAGSTER_CHECKS, "unhealthy")
+    assert results["sweep"].message == (
+        "the last tick of the sweep schedule is 6 h in the future:"
+        " the clock of this machine or of the one that wrote it was set back"
+    )
+    assert results["sweep"].details["seconds_since_tick"] == -SIX_HOURS
+    assert "restart Dagster's daemon" in results["sweep"].remedy
+    assert dead_daemons({name: Heartbeat(NOW + SIX_HOURS) for name in DAEMONS}, NOW) == list(DAEMONS)
+    waiting = evaluated(dagster(waiting=WaitingRun("r2", NOW + SIX_HOURS)))["flush_runs"]
+    assert waiting.message.startswith("the request of a flush run is 6 h in the future")
+    near = instigator(-60)
+    assert failing(evaluated(dagster(heartbeats=heartbeats("SENSOR", ago=-60), sensor=near, sweep=near))) == {}
+
+
+def test_servers_whose_timestamps_are_in_the_future() -> None:
+    """Unhealthy, each with the same reason."""
+    results = [
+        evaluate_freshness(2, -SIX_HOURS, 300),
+        evaluate_unsettled(1, -SIX_HOURS),
+        evaluate_last_flush(LastFlush(3, 1), -SIX_HOURS),
+    ]
+    assert {(result.status, result.message.partition(" is ")[2]) for result in results} == {
+        ("unhealthy", format_age(-SIX_HOURS))
+    }
+    assert evaluate_last_flush(LastFlush(3, 1), 300).message == "flush 3 was committed 5 min ago"
+    assert evaluate_last_flush(LastFlush(0, 0), None).message == "no flush yet"
+
+
 def test_instigator_without_a_tick() -> None:
     """A daily sweep runs long before it ticks."""
     assert failing(evaluated(dagster(sweep=Instigator(running=True, tick=None, evaluated=None)))) == {}
@@ -325,7 +369,7 @@ def test_subscriber(stats: SubscriberStats, status: str, message: str) -> None:
 
 def test_subscriber_reports_the_age_of_the_last_message() -> None:
     """In the message and in the details."""
-    result = evaluate_subscriber(SubscriberStats(state="listening", last_message=time.time() - 300))
+    result = evaluate_subscriber(SubscriberStats(state="listening", last_message_monotonic=time.monotonic() - 300))
     assert result.message == "listening; last message 5 min ago"
     assert result.details["seconds_since_message"] >= 300
 
@@ -370,12 +414,17 @@ def test_unsettled(age: float | None, status: str) -> None:
     assert evaluate_unsettled(0 if age is None else 2, age).status == status
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(-1, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")])
 def test_format_duration(seconds: float, text: str) -> None:
     """In one unit, rounded."""
     assert format_duration(seconds) == text
+
+
+def test_format_age() -> None:
+    """A moment in the future is reported, and why, beyond one minute: clocks of several machines differ a little."""
+    assert [format_age(tolerate_clock_skew(age)) for age in (300, 0, -60)] == ["5 min ago", "0 s ago", "0 s ago"]
+    reason = "the clock of this machine or of the one that wrote it was set back"
+    assert format_age(tolerate_clock_skew(-21_600)) == f"6 h in the future: {reason}"
 
 
 def test_format_timestamp() -> None:

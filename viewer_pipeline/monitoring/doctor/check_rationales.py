@@ -13,7 +13,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "postgres_encoding": "ids are Unicode; another encoding cannot hold all of them",
         "postgres_durability": "a commit that PostgreSQL loses in a crash is already subtracted from Redis: lost views",
         "postgres_privileges": "a flush fails at the first right that its role lacks",
-        "clock": "ages, leases and /health compare the clocks of servers and workers; no count depends on them",
+        "clock": "Dagster launches nothing before a timestamp in the future, and days are those of the clock",
     },
     "target table": {
         "target": "a flush adds the views to it in its own transaction, and fails where it cannot",
@@ -32,6 +32,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
     "counters": {
         "freshness": "views that stay pending are not persisted",
         "marker": "counters that two databases settle, or two pipelines count, are lost or counted twice",
+        "last_flush": "with a timestamp in the future, views are counted on the wrong day",
         "unsettled": "readers who add counters and totals count unsettled views twice",
         "incidents": "views may be lost",
         "clone_detection": "it distinguishes a restored or cloned database from the original",

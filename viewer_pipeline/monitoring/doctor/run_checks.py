@@ -57,7 +57,7 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
         check(
             tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needed_checks=("redis",)
         ),
-        check(("clock",), lambda: [check_clocks(store, ledger)], needed_checks=("postgres", "redis")),
+        check(("clock",), lambda: [check_clocks(settings, store, ledger)], needed_checks=("postgres", "redis")),
         check(("target", "target_room", "parked"), lambda: check_target(ledger), needed_checks=("postgres",)),
         check(("clone_detection",), lambda: check_clone_detection(store, ledger), needed_checks=("postgres", "redis")),
         check(

@@ -1,0 +1,56 @@
+"""Dagster's daemon, which does not stop working when the clock of its machine is set back.
+
+Dagster compares timestamps, stored and in memory, with the clock to decide what is due: sensors, schedules, the queue
+of runs and heartbeats would wait until the clock reaches the old time again. So the daemon restarts itself when the
+clock is set back, and at each start moves stored timestamps in the future to now.
+"""
+
+import logging
+import os
+import sys
+import time
+from threading import Thread
+from typing import NoReturn
+
+from dagster._daemon.cli import main as run_daemon
+
+from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.logs import event, make_stderr_handler
+from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.future_timestamps import move_future_timestamps_to_now
+from viewer_pipeline.settings import load_settings
+
+log = logging.getLogger("viewer_pipeline.daemon")
+
+POLL_SECONDS = 1.0
+MAX_SECONDS_BACK = 10.0  # a smaller change only delays what is due by as much
+
+
+def main() -> None:
+    """Run Dagster's daemon with the arguments of this process."""
+    settings = load_settings()
+    logging.getLogger("viewer_pipeline").addHandler(make_stderr_handler(settings))  # Dagster has handlers of its own
+    try:
+        with open_instance(settings) as instance:
+            moved = move_future_timestamps_to_now(settings, instance, time.time())
+    except PostgresUnavailable as error:
+        sys.exit(f"error: {error}")
+    if any(moved):
+        log.warning(event("moved timestamps in the future to now", **moved._asdict()))
+    Thread(target=_restart_when_clock_is_set_back, name="clock", daemon=True).start()
+    run_daemon()
+
+
+def _restart_when_clock_is_set_back() -> NoReturn:
+    latest = time.time()
+    while (now := time.time()) > latest - MAX_SECONDS_BACK:
+        latest = max(latest, now)
+        time.sleep(POLL_SECONDS)
+    log.warning(event("the clock was set back; the daemon restarts", seconds=round(latest - now)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main()

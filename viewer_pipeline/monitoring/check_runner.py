@@ -19,7 +19,7 @@ class ProbedChecks:
         names: the checks. The probe may leave out those that do not apply.
         probe: reads once and returns the results.
         seconds: its time limit. If it fails or exceeds the limit, every check of `names` is unhealthy.
-        needed_checks: preconditions. If one of them is unhealthy and the probe fails, `names` are unknown.
+        needs: checks that are a precondition. If one of them is unhealthy and the probe fails, `names` are unknown.
         remedy: what to do if the probe fails.
 
     """
@@ -27,12 +27,12 @@ class ProbedChecks:
     names: tuple[str, ...]
     probe: Callable[[], list[CheckResult]]
     seconds: float = HEALTH_SECONDS
-    needed_checks: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     remedy: str = ""
 
     def results_of_failed_probe(self, error: str, all_unhealthy_checks: set[str]) -> list[CheckResult]:
         """Return the results of a probe that failed; `all_unhealthy_checks` are those of the whole run."""
-        if cause := next((name for name in self.needed_checks if name in all_unhealthy_checks), ""):
+        if cause := next((name for name in self.needs if name in all_unhealthy_checks), ""):
             message, remedy = f"not checked, because {cause} is unhealthy", f"see the check {cause}"
             return [CheckResult(name, "unknown", message, remedy=remedy) for name in self.names]
         return [CheckResult(name, "unhealthy", error, remedy=self.remedy) for name in self.names]
@@ -45,7 +45,7 @@ class CheckRunner:
         self.checks = tuple(checks)
         self._probes = [BoundedProbe("/".join(check.names), check.probe) for check in checks]
 
-    def run_all_in_parallel(self) -> list[CheckResult]:
+    def run_in_parallel(self) -> list[CheckResult]:
         """Run all checks side by side; return within the longest time limit."""
         for probe in self._probes:
             probe.start_if_due()

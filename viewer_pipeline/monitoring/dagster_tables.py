@@ -135,7 +135,7 @@ def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) ->
             return None
 
 
-def own_or_innermost_error_message(error: dict[str, Any]) -> str:
+def own_or_innermost_error(error: dict[str, Any]) -> str:
     """Return the first line of an error that Dagster stored, without a password.
 
     Of a chain, it is the first error of ours, whose text is written for operators, else the innermost.
@@ -161,7 +161,7 @@ def _select_heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
     heartbeats = {}
     for (text,) in connection.execute(SQL["heartbeats"]):
         body = orjson.loads(text)
-        error = own_or_innermost_error_message(body["errors"][0]) if body.get("errors") else ""
+        error = own_or_innermost_error(body["errors"][0]) if body.get("errors") else ""
         heartbeats[body["daemon_type"]] = Heartbeat(float(body["timestamp"]), error)
     return heartbeats
 
@@ -186,11 +186,7 @@ def _select_last_ticks(connection: psycopg.Connection, selector: str) -> tuple[T
     if row is None:
         return None, None
     body = orjson.loads(row[0])
-    message = (
-        own_or_innermost_error_message(body["error"])
-        if body.get("error")
-        else redact_text(body.get("skip_reason") or "")
-    )
+    message = own_or_innermost_error(body["error"]) if body.get("error") else redact_text(body.get("skip_reason") or "")
     tick = Tick(body["status"]["__enum__"].rpartition(".")[2], float(body["timestamp"]), message)
     if tick.status != "FAILURE":
         return tick, tick.at
@@ -211,4 +207,4 @@ def _select_run_error(connection: psycopg.Connection, run_id: str) -> str:
         return "no reason is recorded"
     failure = orjson.loads(row[0])["dagster_event"]
     error = (failure.get("event_specific_data") or {}).get("error")
-    return own_or_innermost_error_message(error or {"message": failure.get("message")})
+    return own_or_innermost_error(error or {"message": failure.get("message")})

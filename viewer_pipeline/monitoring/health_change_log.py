@@ -50,4 +50,4 @@ class HealthChangeLog:
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
-            self.log_changes(self._checks.run_all_in_parallel())
+            self.log_changes(self._checks.run_in_parallel())

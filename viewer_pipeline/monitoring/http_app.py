@@ -29,7 +29,7 @@ def build_health_app(checks: CheckRunner, metrics: PrometheusMetrics, is_stoppin
 
     def health(_request: Request) -> Response:
         """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
-        results = [STOPPING] if is_stopping() else checks.run_all_in_parallel()
+        results = [STOPPING] if is_stopping() else checks.run_in_parallel()
         status = worst_status(results)
         body = {**_body(status), "checks": checks_to_dict(results)}
         return JSONResponse(body, status_code=503 if status == "unhealthy" else 200)

@@ -78,9 +78,7 @@ def read_status(settings: Settings) -> PipelineStatus:
                 rejected[row.reason] += row.rows
             last, summary = last_flush(connection), persisted_and_parked_summary(connection)
             incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
-        checks = {
-            result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_all_in_parallel()
-        }
+        checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_in_parallel()}
     return PipelineStatus(
         pending_vods=pending,
         oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,

@@ -42,7 +42,7 @@ def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
     """Return job, id, trigger and reason of a failed run, without passwords."""
     run = context.dagster_run
     errors = [step.step_failure_data.error for step in context.get_step_failure_events()]
-    reasons = [own_or_innermost_error_message(error) for error in errors if error is not None]
+    reasons = [own_or_innermost_error(error) for error in errors if error is not None]
     reason = reasons[0] if reasons else context.failure_event.message or "no reason is recorded"
     return {
         "job": job_name_or_asset_names(run),
@@ -59,7 +59,7 @@ def job_name_or_asset_names(run: dg.DagsterRun) -> str:
     return ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ())) or "all assets"
 
 
-def own_or_innermost_error_message(error: SerializableErrorInfo) -> str:
+def own_or_innermost_error(error: SerializableErrorInfo) -> str:
     """Return the message of the first error of this package in the chain of causes, else of the innermost error."""
     chain = [error]
     while chain[-1].cause is not None:

@@ -20,12 +20,7 @@ from viewer_pipeline.history.pruning import (
     prune_rejected,
 )
 from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.run_history_pruning import (
-    RunRetention,
-    find_old_runs,
-    find_runs_of_latest_results,
-    prune_runs,
-)
+from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_to_keep, prune_runs
 from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.stores.postgres import connect_dagster_storage
@@ -80,7 +75,7 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
     with retry_only_transient(), connect_dagster_storage(settings) as connection:
         if config.dry_run:
             metadata: dict[str, Any] = {
-                "runs": len(find_old_runs(connection, find_runs_of_latest_results(connection), ages, time.time()))
+                "runs": len(find_old_runs(connection, find_runs_to_keep(connection), ages, time.time()))
             }
         else:
             metadata = prune_runs(connection, context.instance, ages, MAX_SECONDS)._asdict()

@@ -50,7 +50,7 @@ class PrunedRuns(NamedTuple):
     complete: bool = True
 
 
-def find_runs_of_latest_results(connection: psycopg.Connection) -> list[str]:
+def find_runs_to_keep(connection: psycopg.Connection) -> list[str]:
     """Return the ids of the runs that are kept however old they are. Reads all materializations and check results."""
     return [run_id for (run_id,) in connection.execute(SQL["latest_runs"])]
 
@@ -68,7 +68,7 @@ def prune_runs(
 ) -> PrunedRuns:
     """Delete old runs of this pipeline, oldest first; after `seconds`, finish the batch at hand and stop."""
     now, deadline, pruned = time.time(), time.monotonic() + seconds, PrunedRuns()
-    latest = find_runs_of_latest_results(connection)  # read once: an old run cannot become the latest
+    latest = find_runs_to_keep(connection)  # read once: an old run cannot become the latest
     while ids := find_old_runs(connection, latest, ages, now, BATCH_RUNS):
         pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete_runs_and_count_events(connection, ids))
         for run_id in ids:

@@ -110,10 +110,10 @@ def test_checks_run_side_by_side() -> None:
     checks = CheckRunner(
         [
             ProbedChecks(("a", "b"), hangs, seconds=0.1, remedy="start it"),
-            ProbedChecks(("c",), lambda: [CheckResult("c", "degraded", "slow")], needed_checks=("a",)),
+            ProbedChecks(("c",), lambda: [CheckResult("c", "degraded", "slow")], needs=("a",)),
         ]
     )
-    results = by_name(checks.run_all_in_parallel())
+    results = by_name(checks.run_in_parallel())
     server_continues.set()
     assert {name: result.status for name, result in results.items()} == {
         "a": "unhealthy",
@@ -133,11 +133,11 @@ def test_check_whose_precondition_failed_is_unknown() -> None:
     checks = CheckRunner(
         [
             ProbedChecks(("redis",), lambda: [CheckResult("redis", "unhealthy", "a replica")], 30),
-            ProbedChecks(("dependent",), refused, 30, needed_checks=("redis",)),
-            ProbedChecks(("independent",), refused, 30, needed_checks=("postgres",)),
+            ProbedChecks(("dependent",), refused, 30, needs=("redis",)),
+            ProbedChecks(("independent",), refused, 30, needs=("postgres",)),
         ]
     )
-    results = by_name(checks.run_all_in_parallel())
+    results = by_name(checks.run_in_parallel())
     assert (results["dependent"].status, results["independent"].status) == ("unknown", "unhealthy")
     assert results["dependent"].message == "not checked, because redis is unhealthy"
 

@@ -33,7 +33,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
     Instigator,
     Tick,
     WaitingRun,
-    own_or_innermost_error_message,
+    own_or_innermost_error,
 )
 from viewer_pipeline.monitoring.health_rules import (
     REVISION,
@@ -436,10 +436,10 @@ def test_format_timestamp() -> None:
 def test_error_message_of_dagster() -> None:
     """The first error of ours in the chain, else the innermost; one line."""
     ours = {"message": "viewer_pipeline.errors.SchemaMissing: run migrate: x\n", "cause": {"message": "pg: inner"}}
-    assert own_or_innermost_error_message({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
+    assert own_or_innermost_error({"message": "Exceeded max_retries\n", "cause": ours}) == "run migrate: x"
     cause = {"message": "KeyError: 'a'\nmore", "cause": None}
-    assert own_or_innermost_error_message({"message": "outer", "cause": cause}) == "KeyError: 'a'"
-    assert own_or_innermost_error_message({"message": None, "cls_name": "Odd"}) == "Odd"
+    assert own_or_innermost_error({"message": "outer", "cause": cause}) == "KeyError: 'a'"
+    assert own_or_innermost_error({"message": None, "cls_name": "Odd"}) == "Odd"
 
 
 @pytest.mark.parametrize(

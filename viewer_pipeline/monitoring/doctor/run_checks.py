@@ -35,7 +35,7 @@ def run_doctor_checks(
     checks = CheckRunner(
         [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
     )
-    results = [evaluate_settings(settings, unknown_variables()), *checks.run_all_in_parallel()]
+    results = [evaluate_settings(settings, unknown_variables()), *checks.run_in_parallel()]
     sensor_ticks = any(result.name == "sensor" and result.status == "healthy" for result in results)
     results.append(evaluate_grpc_proxy(read_grpc_proxy_variables(), sensor_ticks=sensor_ticks))
     order = list(CHECK_RATIONALES)
@@ -52,16 +52,12 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
         check(
             tuple(f"postgres_{name}" for name in postgres_names),
             lambda: check_postgres_server(ledger),
-            needed_checks=("postgres",),
+            needs=("postgres",),
         ),
-        check(
-            tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needed_checks=("redis",)
-        ),
-        check(("clock",), lambda: [check_clocks(settings, store, ledger)], needed_checks=("postgres", "redis")),
-        check(("target", "target_room", "parked"), lambda: check_target(ledger), needed_checks=("postgres",)),
-        check(("clone_detection",), lambda: check_clone_detection(store, ledger), needed_checks=("postgres", "redis")),
-        check(
-            ("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needed_checks=("redis",)
-        ),
+        check(tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needs=("redis",)),
+        check(("clock",), lambda: [check_clocks(settings, store, ledger)], needs=("postgres", "redis")),
+        check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
+        check(("clone_detection",), lambda: check_clone_detection(store, ledger), needs=("postgres", "redis")),
+        check(("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needs=("redis",)),
         ProbedChecks(("pubsub_mode",), watch, check_seconds + watch_producers_seconds, ("redis",)),
     ]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psycopg
 
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.postgres import with_timeout
+from viewer_pipeline.stores.postgres import with_reply_timeout
 
 SQL = named_queries(__name__)
 
@@ -77,7 +77,7 @@ def roll_up(connection: psycopg.Connection, window: Window) -> RollupResult:
 @contextmanager
 def rollup_transaction(connection: psycopg.Connection) -> Iterator[None]:
     """Open a transaction with time for a rollup, during which no other one rolls up or prunes days."""
-    with with_timeout(connection, ROLLUP_SECONDS + 15), connection.transaction():
+    with with_reply_timeout(connection, ROLLUP_SECONDS + 15), connection.transaction():
         connection.execute(SQL["set_rollup_limits"], {"milliseconds": str(ROLLUP_SECONDS * 1000)})
         connection.execute(SQL["lock_rollup"])
         yield

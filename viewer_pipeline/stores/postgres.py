@@ -125,7 +125,7 @@ def read_only_reason(connection: psycopg.Connection) -> str:
 @contextmanager
 def long_transaction(connection: psycopg.Connection) -> Iterator[None]:
     """Open a transaction whose statements may take LONG_SECONDS, and sort and hash in WORK_MEMORY."""
-    with with_timeout(connection, LONG_SECONDS + REPLY_SECONDS), connection.transaction():
+    with with_reply_timeout(connection, LONG_SECONDS + REPLY_SECONDS), connection.transaction():
         connection.execute(SQL["allow_long_reads"], {"timeout": f"{LONG_SECONDS}s", "memory": WORK_MEMORY})
         yield
 
@@ -141,7 +141,7 @@ def open_snapshot(url: str) -> Iterator[psycopg.Connection]:
 
 
 @contextmanager
-def with_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+def with_reply_timeout(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
     """Wait this long for each answer. The caller sets the server's own time-out, a little shorter."""
     assert isinstance(connection, BoundedConnection), "from open_connection"
     before = connection.reply_seconds

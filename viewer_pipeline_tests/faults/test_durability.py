@@ -290,7 +290,7 @@ def test_views_that_arrive_during_a_drain(pair: Pair, monkeypatch: pytest.Monkey
     after.assert_all_persisted()
 
 
-@pytest.mark.parametrize("name", ["begin", "read", "confirm"])
+@pytest.mark.parametrize("name", ["begin", "read", "wait_until_reads_durable"])
 def test_a_broken_connection_is_not_replaced(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A run whose connection breaks between settling and its last read commits nothing."""
     world.send_many(3)

@@ -14,11 +14,11 @@ from croniter import croniter
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.redis_url import REDIS_SCHEMES, RedisUrl
 from viewer_pipeline.setting_text import check_day, check_whole_number
 from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
 def _url_with_scheme(*schemes: str) -> AfterValidator:
@@ -59,14 +59,6 @@ def _check_encoded_login(url: str) -> None:
         raise ValueError("expected % in user and password to be written as %25")
 
 
-def _check_sentinel_service(url: str) -> None:
-    path = url.partition("://")[2].rpartition("@")[2].partition("?")[0].split("/")
-    if "+sentinel://" in url and not (
-        2 <= len(path) <= 3 and all(path[:2]) and re.fullmatch(r"\d*", path[-1] if path[2:] else "")
-    ):
-        raise ValueError("expected redis+sentinel://host:port,host:port/service/db, the db a number or left out")
-
-
 def _check_cron(expression: str) -> None:
     # As Dagster reads it: five fields, and no 30th of February.
     valid = len(expression.split()) == 5 and croniter.is_valid(expression)
@@ -80,7 +72,7 @@ def _check_cron(expression: str) -> None:
 DatabaseUrl = Annotated[
     str, _url_with_scheme(*POSTGRES_SCHEMES), _accepted_by(_check_encoded_login), _accepted_by(PostgresUrl.of)
 ]
-RedisUrl = Annotated[str, _url_with_scheme(*REDIS_SCHEMES), _accepted_by(_check_sentinel_service)]
+RedisServerUrl = Annotated[str, _url_with_scheme(*REDIS_SCHEMES), _accepted_by(RedisUrl.of)]
 WebhookUrl = Annotated[str, _url_with_scheme("https", "http")]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 TableName = Annotated[str, _accepted_by(parse_table)]

@@ -14,6 +14,7 @@ from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
+from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.setting_errors import describe_invalid_settings
 from viewer_pipeline.setting_names import UnknownVariable, find_unknown_variables
 from viewer_pipeline.setting_text import check_setting_text
@@ -26,7 +27,7 @@ from viewer_pipeline.setting_types import (
     LogLevel,
     PubSubMode,
     RedisName,
-    RedisUrl,
+    RedisServerUrl,
     TableName,
     WebhookUrl,
     WholeNumber,
@@ -50,7 +51,7 @@ class Settings(BaseSettings):
         None,
         description="PostgreSQL: `postgresql://user:password@host:port/database`, with libpq's or Prisma's parameters",
     )
-    redis_url: RedisUrl | None = Field(
+    redis_url: RedisServerUrl | None = Field(
         None,
         description="Redis: `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,host:port/service/db`",
     )
@@ -226,6 +227,10 @@ class Settings(BaseSettings):
         urls = {"DATABASE_URL": self.database_url, "DAGSTER_DATABASE_URL": self.dagster_database_url}
         dropped = {name: ", ".join(PostgresUrl.of(url).dropped) for name, url in urls.items() if url is not None}
         return {name: names for name, names in dropped.items() if names}
+
+    def ignored_redis_parameters(self) -> tuple[str, ...]:
+        """Return the parameters of REDIS_URL that are known and have no effect."""
+        return () if self.redis_url is None else RedisUrl.of(self.redis_url).ignored
 
     def child_process_environment(self) -> dict[str, str]:
         """Return the environment of a child process: that of this process, with these settings in it.

@@ -44,6 +44,8 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
         log.warning(event("variable is not a setting", variable=variable.name, found_in=variable.place, **meant))
     if dropped := settings.dropped_parameters():
         log.warning(event("unknown parameters of a database URL are dropped", **dropped))
+    if ignored := settings.ignored_redis_parameters():
+        log.info(event("parameters of REDIS_URL have no effect", ignored=", ".join(ignored)))
 
 
 def require_responding_servers(settings: Settings) -> None:

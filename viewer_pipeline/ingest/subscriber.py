@@ -42,7 +42,7 @@ class Subscriber:
         self._buffer, self._lease = writer.buffer, writer.lease
         self._failover = FailoverWatch(writer)
         self._shutdown = SubscriberShutdown(writer, self._channel, stats)
-        self._pubsub = connect(settings.require_redis_url(), protocol=2, seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
+        self._pubsub = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self._write_due = 0.0
         self._stop = threading.Event()
 

@@ -33,7 +33,7 @@ class Subscription:
     """
 
     def __init__(self, client: redis.Redis, channels: list[str]) -> None:
-        # RESP2, in which messages are plain arrays; the rest of the connection (TLS, login) is redis-py's.
+        # In RESP2 messages are plain arrays; the rest of the connection (TLS, login) is redis-py's.
         self._connection: Any = client.connection_pool.make_connection()
         self._channels = channels
         self._reader = hiredis.Reader()

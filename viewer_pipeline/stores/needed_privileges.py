@@ -26,6 +26,7 @@ TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
 # among them: `doctor` asks CONFIG, and does without an answer.
 REDIS_COMMANDS: tuple[str, ...] = (
     "client|setname",
+    "command|info",
     "dbsize",
     "decrby",
     "del",

@@ -8,10 +8,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
-
-_OF_THE_POOL = ("maint_notifications_", "orig_", "himport_")  # what a pool adds to the arguments of its connections
 
 
 @contextmanager
@@ -22,13 +19,11 @@ def non_reconnecting_client(client: redis.Redis, extra_seconds: float = 0) -> It
     a restart. `extra_seconds` are added to its time-out. Not thread-safe.
     """
     pool = client.connection_pool
-    options = {name: v for name, v in pool.connection_kwargs.items() if not name.startswith(_OF_THE_POOL)}
+    options = dict(pool.connection_kwargs)
     options |= {"retry": Retry(NoBackoff(), 0), "redis_connect_func": _Once()}
     if options.get("socket_timeout") is not None:
         options["socket_timeout"] += extra_seconds
-    own = redis.ConnectionPool(
-        pool.connection_class, 1, maint_notifications_config=MaintNotificationsConfig(enabled=False), **options
-    )
+    own = redis.ConnectionPool(pool.connection_class, 1, **options)
     try:
         yield redis.Redis(connection_pool=own)
     finally:

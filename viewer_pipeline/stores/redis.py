@@ -12,44 +12,56 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
 from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.redaction import redact_text, redact_url
-from viewer_pipeline.stores.sentinel import is_sentinel, sentinel_client
+from viewer_pipeline.redis_url import RedisUrl
+from viewer_pipeline.stores.connection_names import name_connections_where_allowed
+from viewer_pipeline.stores.sentinel import sentinel_client
 from viewer_pipeline.stores.write_refusals import is_write_refusal, leave_servers_that_refuse_writes
 
-START_SECONDS = 3.0  # time-out at the start of a process
+CLIENT_NAME = "viewer-pipeline"
+COMMAND_SECONDS = 5.0  # time-out of a reply
+START_SECONDS = 3.0  # time-out at the start of a process, and of connecting
 _OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
 
 
-def connect(url: str, *, protocol: int = 3, seconds: float = 5, retries: int = 3) -> redis.Redis:
+def connect(url: str, *, seconds: float | None = None, retries: int = 3) -> redis.Redis:
     """Return a client with a time-out of `seconds` per reply and `retries` further attempts. Connects when used.
 
-    Behind Sentinels it connects to the primary, and queries them for each new connection. A connection to a server that
-    refuses writes is closed; if that is a replica, the command is sent again over a new one. Raises SettingsError for a
-    URL that redis-py cannot parse.
+    Without `seconds`, the time-out is that of the URL, else COMMAND_SECONDS. Behind Sentinels it connects to the
+    primary, and queries them for each new connection. A connection to a server that refuses writes is closed; if that
+    is a replica, the command is sent again over a new one. Raises SettingsError for a URL that cannot be used.
     """
     try:
-        make = sentinel_client if is_sentinel(url) else redis.Redis.from_url
-        client = make(
-            url,
-            protocol=protocol,
-            socket_timeout=seconds,
-            socket_connect_timeout=min(seconds, 3),
-            health_check_interval=30,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
-            client_name="viewer-pipeline",
-        )
-        leave_servers_that_refuse_writes(client)
-        pool = client.connection_pool
-        pool.connection_class(
-            **pool.connection_kwargs
-        )  # reports an unknown parameter now, and not at the first command
-    except (ValueError, TypeError):
-        raise SettingsError(f"REDIS_URL={redact_url(url)!r}: redis-py does not understand it") from None
+        parsed = RedisUrl.of(url)
+    except ValueError as error:
+        raise SettingsError(f"REDIS_URL={redact_url(url)!r}: {error}") from None
+    reply_seconds = seconds or parsed.reply_seconds or COMMAND_SECONDS
+    options: dict[str, Any] = {
+        "client_name": CLIENT_NAME,
+        **parsed.parameters,
+        "protocol": 2,  # without HELLO, which old servers and proxies do not have
+        "driver_info": None,  # no CLIENT SETINFO, likewise
+        "socket_timeout": reply_seconds,
+        "socket_connect_timeout": min(reply_seconds, parsed.connect_seconds or START_SECONDS),
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
+    }
+    client = sentinel_client(parsed, options) if parsed.service else redis.Redis.from_pool(_pool(parsed, options))
+    name_connections_where_allowed(client)
+    leave_servers_that_refuse_writes(client)
     return client
+
+
+def _pool(url: RedisUrl, options: dict[str, Any]) -> redis.ConnectionPool:
+    if url.socket_path:
+        return redis.ConnectionPool(UnixDomainSocketConnection, path=url.socket_path, **options)
+    ((host, port),) = url.addresses
+    return redis.ConnectionPool(SSLConnection if url.tls else Connection, host=host, port=port, **options)
 
 
 @contextmanager

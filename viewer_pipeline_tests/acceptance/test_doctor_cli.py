@@ -93,7 +93,6 @@ def test_grants(environment: Environment) -> None:
     grants = json_of(run(variables, "grants", "--target", "shop.Video", "--role", "narrow", "--json"))
     assert grants["sql"][-1] == 'GRANT SELECT ("id", "viewCount"), UPDATE ("viewCount") ON "shop"."Video" TO "narrow";'
     assert " ~views:* " in grants["redis"]
-    assert grants["redis_newer"] == "ACL SETUSER narrow +client|setinfo"
 
 
 @pytest.mark.parametrize(

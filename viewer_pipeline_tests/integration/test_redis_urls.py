@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 import redis
@@ -17,12 +17,14 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.redis_url_values import TLS_PARAMETERS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
-from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline_tests.support.certificates import Authority, Certificate
 from viewer_pipeline_tests.support.check_results import by_name
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -182,11 +184,42 @@ def test_sentinels_over_tls(secured: Secured) -> None:
 def test_options_of_tls_need_tls() -> None:
     """With `redis://` they would do nothing: refused at once, without the password."""
     with pytest.raises(SettingsError) as raised:
-        connect("redis://ann:secret@host/0?ssl_ca_certs=a.pem&ssl_password=secret")
+        connect("redis://ann:secret@host/0?ssl_password=secret&ssl_ca_certs=a.pem")
     assert str(raised.value) == (
-        "Settings are not usable: REDIS_URL='redis://ann:***@host/0?ssl_ca_certs=a.pem&ssl_password=***':"
-        " redis-py does not understand it"
+        "Settings are not usable: REDIS_URL='redis://ann:***@host/0?ssl_password=***&ssl_ca_certs=a.pem':"
+        " ssl_password='***': expected rediss:// with it, redis:// uses no TLS"
     )
+
+
+def test_certificate_checks_as_celery_writes_them(redis_url: str, tmp_path: Path) -> None:
+    """On a real TLS connection; replies stay bytes with `decode_responses=true`."""
+    certificate = Authority(tmp_path / "authority").sign("server")
+    with Proxy.of(redis_url, 6379, certificate) as proxy:
+        url = proxy.url(redis_url).replace("redis://", "rediss://")
+        for checked in ("CERT_REQUIRED", "CERT_OPTIONAL", "required"):
+            assert "certificate verify failed" in refusal(f"{url}?ssl_cert_reqs={checked}")
+        for unchecked in ("CERT_NONE", "none", "ssl.CERT_NONE"):
+            assert replies(f"{url}?ssl_cert_reqs={unchecked}")
+        with connect(f"{url}?ssl_cert_reqs=CERT_NONE&decode_responses=true&protocol=3&retry_on_timeout=yes") as client:
+            client.set("name", "value")
+            assert client.get("name") == b"value"
+
+
+TLS_VALUES = ["CERT_NONE", "none", "optional", "true", "771", "TLSv1.3", "/no/such/file", "HIGH", "VERIFY_X509_STRICT"]
+PEM = "-----BEGIN CERTIFICATE-----\nbad\n-----END CERTIFICATE-----"
+
+
+@pytest.mark.parametrize("name", TLS_PARAMETERS)
+def test_tls_parameters_against_a_server_without_tls(redis_url: str, name: str) -> None:
+    """Whatever value is accepted, connecting fails with an error of ours, and never with a traceback."""
+    accepted = 0
+    for value in (*TLS_VALUES, PEM):
+        url = f"{redis_url.replace('redis://', 'rediss://')}?{urlencode({name: value})}"
+        with suppress(SettingsError), connect(url + "&ssl_certfile=/no/such/file", retries=0) as client:
+            accepted += 1
+            with pytest.raises(RedisUnavailable), redis_errors(url):
+                client.ping()
+    assert accepted
 
 
 @pytest.fixture
@@ -201,7 +234,7 @@ def test_an_acl_user(world: World, acl_url: str, database_url: str) -> None:
     """Name and password, percent-encoded, for flushes, the subscriber and health."""
     settings = Settings(redis_url=acl_url, database_url=database_url)
     with connect(acl_url) as client:
-        assert client.acl_whoami() == USER.encode()
+        assert client.acl_whoami() == USER
         World(Stores(RedisStore(client, acl_url, PREFIX), world.stores.ledger)).flush()
     world.send_many(3)
     running = SubscriberThread(settings)

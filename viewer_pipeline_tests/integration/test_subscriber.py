@@ -182,7 +182,7 @@ def test_messages_before_a_loss_are_folded_once(listen: Listen, world: World) ->
 
 def test_messages_with_the_confirmation_are_received_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published while the subscription was confirmed and nobody read yet: in one piece with the confirmation."""
-    subscription = Subscription(connect(world.stores.redis.url, protocol=2), [CHANNEL, "viewer:cuts:x"])
+    subscription = Subscription(connect(world.stores.redis.url), [CHANNEL, "viewer:cuts:x"])
     read, sent = subscription.read_messages, [b"%d" % number for number in range(13)]
 
     def read_late(timeout: float) -> list[tuple[bytes, bytes]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
+
+from viewer_pipeline_tests.support.certificates import Certificate
 
 LOOPBACK = "127.0.0.1"
 CHUNK = 1 << 16
@@ -20,8 +23,12 @@ class Proxy:
     Faults may be combined in any order; `heal` ends those of `cut`, `blackhole` and `fall_silent_at`.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, certificate: Certificate | None = None) -> None:
         self._target = (host, port)
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate.certificate, certificate.key)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._server: asyncio.Server | None = None
@@ -41,10 +48,10 @@ class Proxy:
         self.silenced = 0  # connections
 
     @classmethod
-    def of(cls, url: str, default_port: int) -> Proxy:
-        """Return a proxy of the server of a URL."""
+    def of(cls, url: str, default_port: int, certificate: Certificate | None = None) -> Proxy:
+        """Return a proxy of the server of a URL; with a certificate, clients connect to it by TLS."""
         parts = urlsplit(url)
-        return cls(parts.hostname or LOOPBACK, parts.port or default_port)
+        return cls(parts.hostname or LOOPBACK, parts.port or default_port, certificate)
 
     def url(self, url: str) -> str:
         """Return the URL with the address of the proxy."""
@@ -122,7 +129,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, LOOPBACK, self.port)
+            self._server = await asyncio.start_server(self._accept, LOOPBACK, self.port, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _cut(self) -> None:

@@ -110,6 +110,23 @@ def test_redis(name: str, info: dict[str, Any], expected: str) -> None:
     assert pending_samples(name, info=INFO | info, config=config).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ((), "healthy: all commands are there"),
+        (
+            ("HELLO",),
+            "healthy: all needed commands are there; what is missing: HELLO (nothing, RESP2 is used in any case)",
+        ),
+        (("EVALSHA", "HELLO"), "unhealthy: this Redis has no EVALSHA, HELLO (nothing, RESP2 is used in any case)"),
+        (None, "unknown: which commands this Redis knows cannot be read"),
+    ],
+)
+def test_commands_of_redis(missing: tuple[str, ...] | None, expected: str) -> None:
+    """What a proxy or `rename-command` takes away is named, with its effect."""
+    assert pending_samples("redis_commands", missing_commands=missing) == expected
+
+
 @pytest.mark.parametrize("name", ["redis_version", "redis_cluster", "redis_persistence"])
 def test_redis_without_info(name: str) -> None:
     """What INFO would show is unknown."""

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from viewer_pipeline.cli.grants.acl import acl_line, database_number_of
+from viewer_pipeline.cli.grants.acl import acl_line
 from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_grants
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
@@ -97,24 +97,6 @@ def test_keys_and_channels_follow_the_settings() -> None:
         "&out",
         r"&viewer:cuts:my?\[views\]\*::*",
     ]
-
-
-@pytest.mark.parametrize(
-    ("url", "number"),
-    [
-        ("redis://host", 0),
-        ("redis://host:6379/0", 0),
-        ("redis://u:p@host:6379/12", 12),
-        ("redis://host?db=4", 4),
-        ("unix:///run/redis.sock?db=2", 2),
-        ("unix:///run/redis/7", 0),
-        ("redis+sentinel://a:1,b:2/service/5", 5),
-        ("redis+sentinel://a:1,b:2/service", 0),
-    ],
-)
-def test_database_of(url: str, number: int) -> None:
-    """Where redis-py finds it."""
-    assert database_number_of(url) == number
 
 
 @pytest.mark.parametrize("role", ["", "a b", "a\nb", "x" * 64, "a\x00"])

@@ -20,6 +20,8 @@ from viewer_pipeline.redaction import redact_text
         ("postgresql://u:word@a:1,b:2/db?sslpassword=word&x=1", "postgresql://u:***@a:1,b:2/db?sslpassword=***&x=1"),
         ("postgresql://host/db?oauth_client_secret=word&a=b", "postgresql://host/db?oauth_client_secret=***&a=b"),
         ("postgresql://host/db?api_key=word&token=word&a=b", "postgresql://host/db?api_key=***&token=***&a=b"),
+        ("redis://host?auth=word&pass=word&a=b", "redis://host?auth=***&pass=***&a=b"),
+        ("postgresql://host/db?require_auth=md5", "postgresql://host/db?require_auth=md5"),
         ("at postgresql:///db?host=/run&password=word: no", "at postgresql:///db?host=/run&password=*** no"),
         ("rediss://ann:word@host/0?ssl_password=word", "rediss://ann:***@host/0?ssl_password=***"),
         ("", ""),

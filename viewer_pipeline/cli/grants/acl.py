@@ -6,11 +6,11 @@ import re
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import RedisNames, presence_channel
+from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
-NEWER = ("client|setinfo",)  # redis-py sends its name with it; older servers do not know it
 
 
 def acl_line(user: str, settings: Settings, password_sha256: str = PASSWORD) -> str:
@@ -24,11 +24,6 @@ def acl_line(user: str, settings: Settings, password_sha256: str = PASSWORD) -> 
     return _acl_setuser(user, [*rights, *(f"+{command}" for command in needed_commands(settings))])
 
 
-def acl_line_for_newer_redis(user: str) -> str:
-    """Return a second line for Redis 7.2 and newer: without it, each connection leaves an entry in the ACL LOG."""
-    return _acl_setuser(user, [f"+{command}" for command in NEWER])
-
-
 def needed_commands(settings: Settings) -> list[str]:
     """Return the commands that are sent under these settings."""
     needed = list(REDIS_COMMANDS)
@@ -36,16 +31,9 @@ def needed_commands(settings: Settings) -> list[str]:
         needed.append("wait")
     if settings.redis_wait_aof:
         needed.append("waitaof")
-    if database_number_of(settings.redis_url or ""):
+    if settings.redis_url is not None and RedisUrl.of(settings.redis_url).database:
         needed.append("select")
     return sorted(needed)
-
-
-def database_number_of(url: str) -> int:
-    """Return the number of the database that a URL names."""
-    address, _, query = url.partition("?")
-    named = re.search(r"(?:^|&)db=(\d+)", query) or re.search(r"://[^/]*/(?:[^/]+/)?(\d+)$", address)
-    return int(named[1]) if named else 0
 
 
 def _acl_setuser(user: str, rights: list[str]) -> str:

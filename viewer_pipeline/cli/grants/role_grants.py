@@ -24,7 +24,6 @@ class Grants:
     role: str
     sql: list[str]
     redis: str
-    redis_newer: str  # for 7.2 and newer, besides
     notes: list[str]
 
 
@@ -35,7 +34,7 @@ def build_grants(settings: Settings, role: str, target: TargetNames | None) -> G
     if any(character.isspace() for character in role):
         raise SettingsError(f"--role={role!r}: expected a name without blanks, which Redis does not take")
     sql = list(_sql_lines(settings, role, target))
-    return Grants(role, sql, acl.acl_line(role, settings), acl.acl_line_for_newer_redis(role), _notes(settings, target))
+    return Grants(role, sql, acl.acl_line(role, settings), _notes(settings, target))
 
 
 def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Iterator[str]:
@@ -99,7 +98,5 @@ def render_grants(grants: Grants) -> str:
         "# Redis: at the prompt of redis-cli (a shell would take & and * for its own). Afterwards ACL SAVE or CONFIG",
         f"# REWRITE. Where {acl.PASSWORD} stands, put the output of `printf %s password | sha256sum`.",
         grants.redis,
-        "# Redis 7.2 and newer, besides:",
-        grants.redis_newer,
     ]
     return "\n".join([*sql, "", *redis])

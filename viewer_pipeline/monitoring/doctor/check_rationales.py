@@ -24,6 +24,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "redis": "views are counted in it",
         "redis_memory": "an evicted counter is a lost count, and a full Redis refuses views",
         "redis_version": "other versions are not tested",
+        "redis_commands": "a flush or a worker fails at the first command that a proxy or rename-command has removed",
         "redis_latency": "draining and settling are round trips",
         "redis_cluster": "a script may touch one hash slot only, so counters cannot be settled in a cluster",
         "redis_persistence": "pending views are in Redis alone; what it loses in a crash is lost",

@@ -17,9 +17,17 @@ from viewer_pipeline.monitoring.health_rules import INFO
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.durability import Durability
+from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS
 from viewer_pipeline.stores.redis import redis_errors
 
 ROUND_TRIPS = 7
+NEEDED = frozenset(command.partition("|")[0].upper() for command in REDIS_COMMANDS)
+OPTIONAL = {  # what is missing without them
+    "CLIENT": "connections have no name in CLIENT LIST",
+    "CONFIG": "what a crash loses is not known exactly",
+    "HELLO": "nothing, RESP2 is used in any case",
+    "INFO": "version, memory, cluster mode and persistence are unknown",
+}
 CONFIG = ("appendfsync", "save")
 OLDEST = (6, 2)
 SLOW_MS = 10.0
@@ -35,6 +43,7 @@ class RedisReading:
     info: dict[str, Any]  # empty where INFO is refused
     config: dict[str, str]  # empty where CONFIG is refused, as in managed services
     wait_error: str = ""  # why REDIS_WAIT_* cannot be honoured
+    missing_commands: tuple[str, ...] | None = ()  # those that this server does not know; None where COMMAND is refused
 
 
 def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
@@ -52,7 +61,19 @@ def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
         Durability.of(settings).require_support(client, probes.redis_url)
     except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
         wait_error = str(error)
-    return evaluate_server(RedisReading(round(median(round_trips) * 1000, 2), info, config, wait_error), settings)
+    reading = RedisReading(
+        round(median(round_trips) * 1000, 2), info, config, wait_error, _read_missing_commands(client)
+    )
+    return evaluate_server(reading, settings)
+
+
+def _read_missing_commands(client: redis.Redis) -> tuple[str, ...] | None:
+    names = sorted(NEEDED | set(OPTIONAL))
+    try:
+        known: Any = client.execute_command("COMMAND INFO", *names)  # type: ignore[no-untyped-call]  # so in redis-py
+    except redis.ResponseError:
+        return None
+    return tuple(name for name, entry in zip(names, known, strict=True) if entry is None)
 
 
 def _read_config(client: redis.Redis) -> dict[str, str]:
@@ -65,7 +86,11 @@ def _read_config(client: redis.Redis) -> dict[str, str]:
 
 def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResult]:
     """Evaluate everything. Pure."""
-    results = [_evaluate_latency(reading.latency_ms), _evaluate_durability(reading, Durability.of(settings))]
+    results = [
+        _evaluate_commands(reading.missing_commands),
+        _evaluate_latency(reading.latency_ms),
+        _evaluate_durability(reading, Durability.of(settings)),
+    ]
     if reading.info:
         return [
             *results,
@@ -83,6 +108,22 @@ def _evaluate_version(info: dict[str, Any]) -> CheckResult:
     if tuple(map(int, re.findall(r"\d+", compatible)[:2])) < OLDEST:
         return CheckResult("redis_version", "unhealthy", f"{message}, older than 6.2", remedy="upgrade to 6.2 or newer")
     return CheckResult("redis_version", "healthy", message)
+
+
+def _evaluate_commands(missing: tuple[str, ...] | None) -> CheckResult:
+    """Evaluate the commands that a proxy does not pass on, or `rename-command` has removed."""
+    name = "redis_commands"
+    if missing is None:
+        remedy = "COMMAND INFO is refused; allow it, or compare with the commands of `viewer-pipeline grants`"
+        return CheckResult(name, "unknown", "which commands this Redis knows cannot be read", remedy=remedy)
+    effects = [f"{command} ({OPTIONAL[command]})" for command in missing if command in OPTIONAL]
+    if needed := [command for command in missing if command not in OPTIONAL]:
+        message = f"this Redis has no {', '.join([*needed, *effects])}"
+        remedy = "remove `rename-command` for them from its configuration, or connect without the proxy"
+        return CheckResult(name, "unhealthy", message, remedy=remedy)
+    if effects:
+        return CheckResult(name, "healthy", f"all needed commands are there; what is missing: {', '.join(effects)}")
+    return CheckResult(name, "healthy", "all commands are there")
 
 
 def _evaluate_latency(latency_ms: float) -> CheckResult:

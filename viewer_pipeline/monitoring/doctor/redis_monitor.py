@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
 from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import as_text, connect, redis_errors
 
@@ -45,7 +46,7 @@ def watch_views_with_monitor(settings: Settings, seconds: float) -> Iterator[Obs
     """
     url, parser = settings.require_redis_url(), _MonitorLineParser(settings)
     with redis_errors(url), connect(url, seconds=COMMAND_SECONDS, retries=0) as client, client.monitor() as monitor:
-        parser.database = int(client.connection_pool.connection_kwargs.get("db") or 0)
+        parser.database = RedisUrl.of(url).database
         started, commands = time.monotonic(), 0
         while (elapsed := time.monotonic() - started) < seconds and commands < MAX_COMMANDS:
             if monitor.connection.can_read(timeout=min(POLL_SECONDS, seconds - elapsed)):

@@ -46,7 +46,7 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
     settings, store, ledger = probes.settings, probes.store, probes.ledger
     check = partial(ProbedChecks, seconds=check_seconds)
     postgres_names = ("version", "latency", "encoding", "durability", "privileges")
-    redis_names = ("version", "latency", "cluster", "persistence", "durability")
+    redis_names = ("version", "commands", "latency", "cluster", "persistence", "durability")
     watch = partial(check_producers, settings, store, watch_producers_seconds)
     return [
         check(

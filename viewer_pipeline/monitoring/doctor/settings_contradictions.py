@@ -16,10 +16,12 @@ RARE_SWEEP_SECONDS = 3600.0
 def evaluate_settings(settings: Settings, unknown: Sequence[UnknownVariable]) -> CheckResult:
     """Evaluate settings in combination, and variables that are none; each setting alone is valid."""
     faults = [*map(str, unknown), *_contradictions(settings)]
+    ignored = ", ".join(settings.ignored_redis_parameters())
+    notes = [f"parameters of REDIS_URL without effect: {ignored}"] if ignored else []
     if faults:
         remedy = "change them, or leave them if that is intended"
-        return CheckResult("settings", "degraded", "; ".join(faults), remedy=remedy)
-    return CheckResult("settings", "healthy", "all settings are valid")
+        return CheckResult("settings", "degraded", "; ".join([*faults, *notes]), remedy=remedy)
+    return CheckResult("settings", "healthy", "; ".join(["all settings are valid", *notes]))
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:

@@ -86,11 +86,8 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
         require_undiverged_history(connection, marker, identity.place)
     except PipelineRefused:
         return f"{settled}, and this ledger has other flushes: it is another copy, and both were written to"
-    return (
-        ""
-        if read_commit_state(connection, marker.flush_id).committed
-        else f"{settled}, which this ledger does not contain"
-    )
+    committed = read_commit_state(connection, marker.flush_id).committed
+    return "" if committed else f"{settled}, which this ledger does not contain"
 
 
 def _require_mode_fits(mode: AdoptionMode, misfit: str, newer: int, marker: Marker | None) -> None:

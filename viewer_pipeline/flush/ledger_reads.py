@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import psycopg
 
-from viewer_pipeline.flush.ledger_rows import (
-    Batch,
-    BatchDigest,
-    CommitState,
-    FlushRow,
-    LastFlush,
-    PersistedAndParkedSummary,
-    RecentFlush,
-)
+from viewer_pipeline.flush.ledger_rows import Batch, BatchDigest, FlushRow, LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
+
+
+class CommitState(NamedTuple):
+    """Whether a server holds a flush; and whether it is a standby or read-only, so that it cannot know."""
+
+    committed: bool
+    standby: bool
+    read_only: bool
 
 
 def read_commit_state(connection: psycopg.Connection, flush_id: str) -> CommitState:
@@ -66,9 +68,9 @@ def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlu
     return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
 
 
-def persisted_and_parked_summary(connection: psycopg.Connection) -> PersistedAndParkedSummary:
+def stored_views_summary(connection: psycopg.Connection) -> StoredViewsSummary:
     """Return how much is persisted, parked and rejected."""
-    return PersistedAndParkedSummary(*fetch_one(connection, SQL["persisted_and_parked_summary"]))
+    return StoredViewsSummary(*fetch_one(connection, SQL["stored_views_summary"]))
 
 
 def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:

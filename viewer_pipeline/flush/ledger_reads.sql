@@ -65,7 +65,7 @@ LIMIT %(limit)s
 SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id
 FROM viewer.flush ORDER BY seq DESC LIMIT %(limit)s
 
--- name: persisted_and_parked_summary
+-- name: stored_views_summary
 -- How much is persisted, parked and rejected.
 SELECT
     (SELECT count(*) FROM viewer.vod_view_counts),

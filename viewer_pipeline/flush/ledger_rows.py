@@ -30,14 +30,6 @@ class Batch(NamedTuple):
         return self._replace(vod_ids=[], deltas=[])
 
 
-class CommitState(NamedTuple):
-    """Whether a server holds a flush; and whether it is a standby or read-only, so that it cannot know."""
-
-    committed: bool
-    standby: bool
-    read_only: bool
-
-
 class LastFlush(NamedTuple):
     """The newest flush of the ledger; (0, 0) in a new database."""
 
@@ -108,7 +100,7 @@ class BatchDigest(NamedTuple):
     sha256: bytes
 
 
-class PersistedAndParkedSummary(NamedTuple):
+class StoredViewsSummary(NamedTuple):
     """Numbers of VODs and views: persisted, parked, rejected."""
 
     vods: int

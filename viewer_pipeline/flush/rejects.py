@@ -61,11 +61,10 @@ def record_message_rejects(connection: psycopg.Connection, rejects: Sequence[Rej
     unique = list({reject.digest: reject for reject in reversed(rejects)}.values())[::-1]
     if not unique:
         return 0
+    parameters = {**_columns(unique), "max_rows": max_rows_per_reason}
     with connection.transaction():
         connection.execute(SQL["lock_message_rejects"])
-        return connection.execute(
-            SQL["insert_message_rejects"], {**_columns(unique), "max_rows": max_rows_per_reason}
-        ).rowcount
+        return connection.execute(SQL["insert_message_rejects"], parameters).rowcount
 
 
 def find_unrecorded_rejects(connection: psycopg.Connection, rejects: Sequence[Reject]) -> list[Reject]:

@@ -47,27 +47,25 @@ def take_baseline_from_target(connection: psycopg.Connection, ledger: Ledger, *,
     target = ledger.target(connection)
     if target is None:
         raise SettingsError("TARGET_TABLE is not set, so there is no table to take the counts from")
-    set_baselines = partial(connection.execute, target.statement(SQL["baseline_from_target"]))
-    return _take_unless_taken(connection, f"target {target.sql_name}", set_baselines, again=again)
+    write = partial(connection.execute, target.statement(SQL["baseline_from_target"]))
+    return _take_once(connection, f"target {target.sql_name}", write, again=again)
 
 
 def take_baseline_from_counts(
     connection: psycopg.Connection, counts: Counts, source: str, *, again: bool = False
 ) -> Baseline:
     """Take these counts, which name no VOD twice. Once, unless `again`; other VODs keep theirs. One transaction."""
-    return _take_unless_taken(connection, source, partial(_set_baselines, connection, counts), again=again)
+    return _take_once(connection, source, partial(_set_baselines, connection, counts), again=again)
 
 
-def _take_unless_taken(
-    connection: psycopg.Connection, source: str, set_baselines: Callable[[], object], *, again: bool
-) -> Baseline:
+def _take_once(connection: psycopg.Connection, source: str, write: Callable[[], object], *, again: bool) -> Baseline:
     with long_transaction(connection):
         connection.execute(SQL["lock_baseline"])
         present = read_baseline(connection)
         if present is not None and not again:
             return present
         connection.execute(SQL["lock_totals"])
-        set_baselines()
+        write()
         return Baseline._make((*fetch_one(connection, SQL["record_baseline"], source=source), True))
 
 

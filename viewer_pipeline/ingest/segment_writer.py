@@ -160,8 +160,6 @@ class SegmentWriter:
         else:
             self._stats.dropped_views += views.total()
         for vod_id, reason in result.refused.items():
-            value = str(views[vod_id]).encode()
-            context = f"segment {segment.number}"
-            self._rejections.count_and_queue(
-                Reject.of("message", vod_id.encode(), value, f"counter: {reason}", context)
-            )
+            value, context = str(views[vod_id]).encode(), f"segment {segment.number}"
+            reject = Reject.of("message", vod_id.encode(), value, f"counter: {reason}", context)
+            self._rejections.count_and_queue(reject)

@@ -9,8 +9,8 @@ from typing import Any
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
-from viewer_pipeline.flush.ledger_reads import last_flush, persisted_and_parked_summary, recent_flushes
-from viewer_pipeline.flush.ledger_rows import LastFlush, PersistedAndParkedSummary, RecentFlush
+from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, stored_views_summary
+from viewer_pipeline.flush.ledger_rows import LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_metrics import rejected_by_reason
 from viewer_pipeline.monitoring.check_runner import CheckRunner
@@ -31,7 +31,7 @@ class PipelineStatus:
     oldest_pending_seconds: float | None
     marker: Marker | None
     last_flush: LastFlush
-    summary: PersistedAndParkedSummary
+    summary: StoredViewsSummary
     rejected_by_reason: Counter[str]
     incidents: list[Incident]
     flushes: list[RecentFlush]
@@ -76,7 +76,7 @@ def read_status(settings: Settings) -> PipelineStatus:
         with probes.ledger.connect(any_server=True) as connection:
             for row in rejected_by_reason(connection):
                 rejected[row.reason] += row.rows
-            last, summary = last_flush(connection), persisted_and_parked_summary(connection)
+            last, summary = last_flush(connection), stored_views_summary(connection)
             incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
         checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_in_parallel()}
     return PipelineStatus(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
-from viewer_pipeline.flush.ledger_reads import persisted_and_parked_summary
+from viewer_pipeline.flush.ledger_reads import stored_views_summary
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjust import Adjuster
 from viewer_pipeline.reconcile.compare_redis import compare_marker, report_invalid_counters
@@ -163,7 +163,7 @@ def _adjuster(stores: Stores, request: ReconcileRequest) -> Iterator[Adjuster]:
 
 def _result(stores: Stores, report: DifferenceReport, seconds: float) -> ReconcileResult:
     with stores.ledger.connect() as connection:
-        summary = persisted_and_parked_summary(connection)
+        summary = stored_views_summary(connection)
     return ReconcileResult(
         {kind: report.differences[kind] for kind in KINDS},
         {kind: report.repaired[kind] for kind in KINDS},

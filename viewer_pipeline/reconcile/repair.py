@@ -1,7 +1,4 @@
-"""Repairs: totals to what the history says, the target to what the totals say, parked views that the target can take.
-
-Each adjustment of totals or target is in the ledger. The flushes of parked views are there already.
-"""
+"""Repairs: totals to the history and the target to the totals, both in the ledger; parked views that the target takes."""
 
 from __future__ import annotations
 

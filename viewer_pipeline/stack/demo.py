@@ -15,7 +15,7 @@ import redis
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import persisted_and_parked_summary, recent_flushes, totals
+from viewer_pipeline.flush.ledger_reads import recent_flushes, stored_views_summary, totals
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.orchestration.dagster_instance import count_flush_runs, open_instance
 from viewer_pipeline.settings import Settings
@@ -152,12 +152,12 @@ class _DemoTraffic:
 
     def _read_persisted(self) -> int:
         with self._ledger.connect() as connection:
-            return persisted_and_parked_summary(connection).persisted
+            return stored_views_summary(connection).persisted
 
     def _read_report(self, seconds: float) -> DemoReport:
         ids = sorted(set(self._views))
         with self._ledger.connect() as connection:
-            persisted, summary = totals(connection, ids), persisted_and_parked_summary(connection)
+            persisted, summary = totals(connection, ids), stored_views_summary(connection)
             flushes = len(recent_flushes(connection, 1_000_000))
         counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
         pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}

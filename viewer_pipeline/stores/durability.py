@@ -78,12 +78,10 @@ class Durability:
                 where = f"{variable}={value}: {redact_text(url)}"
                 if "unknown command" in reply.lower():
                     needed = " (Redis has it from 7.2 on)" if command[0] == "WAITAOF" else ""
-                    raise SettingsError(
-                        f"{where} is {_name_and_version(client)} and has no {command[0]}{needed}"
-                    ) from error
+                    raise SettingsError(f"{where} is {_version(client)} and has no {command[0]}{needed}") from error
                 if "appendonly is disabled" in reply:
                     raise SettingsError(
-                        f"{where} is {_name_and_version(client)} and keeps no append-only file (appendonly no)"
+                        f"{where} is {_version(client)} and keeps no append-only file (appendonly no)"
                     ) from error
                 if "replica instance" in reply:
                     raise RedisRefusesWrites(f"{redact_text(url)}: {reply}") from error
@@ -106,10 +104,10 @@ def _require_synced_waitaof(client: redis.Redis, url: str) -> None:
         if sync
         else "may answer before the file is synced, and CONFIG GET appendfsync, which would tell, is refused"
     )
-    raise SettingsError(f"REDIS_WAIT_AOF=1: {redact_text(url)} is {_name_and_version(client)}, whose WAITAOF {message}")
+    raise SettingsError(f"REDIS_WAIT_AOF=1: {redact_text(url)} is {_version(client)}, whose WAITAOF {message}")
 
 
-def _name_and_version(client: redis.Redis) -> str:
+def _version(client: redis.Redis) -> str:
     server = _server(client)
     if "redis_version" not in server:
         return "a Redis of unknown version"

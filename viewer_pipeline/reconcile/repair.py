@@ -1,4 +1,4 @@
-"""Repairs: totals to the history and the target to the totals, both in the ledger; parked views that the target takes."""
+"""Repairs: totals to the history, the target to the totals, both in the ledger; parked views that the target takes."""
 
 from __future__ import annotations
 

@@ -96,16 +96,17 @@ class PostgresUrl:
         arguments = {**ours, **self.parameters, "options": _joined(self.options)}
         return arguments | ({"prepare_threshold": None} if self.pgbouncer else {})
 
-    def sqlalchemy_url(self) -> str:
-        """Return the URL, with its password, for SQLAlchemy with psycopg2: on psycopg 3, dagster-postgres fails.
+    @property
+    def startup_options(self) -> str:
+        """The `options` that set the schema, and what statements mean: for Dagster, which sets nothing later."""
+        settings = {**self.settings, **self._search_path(), **MEANING}
+        return _joined([*self.options, *(f"-c{name}={value}" for name, value in settings.items())])
 
-        Its `options` set the schema, and what Dagster's statements depend on.
-        """
+    def sqlalchemy_url(self) -> str:
+        """Return the URL, with its password, for SQLAlchemy with psycopg2: on psycopg 3, dagster-postgres fails."""
         from sqlalchemy.engine import URL  # noqa: PLC0415 - for Dagster's storage only
 
-        settings = {**self.settings, **self._search_path(), **MEANING}
-        options = [*self.options, *(f"-c{name}={value}" for name, value in settings.items())]
-        arguments: dict[str, Any] = {**self.parameters, "options": _joined(options)}
+        arguments: dict[str, Any] = {**self.parameters, "options": self.startup_options}
         host, port = arguments.get("host", ""), arguments.get("port", "")
         plain = bool(host) and not host.startswith("/") and "," not in host + port
         return URL.create(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from viewer_pipeline.errors import NotFlushed, TargetUnusable
+from viewer_pipeline.errors import NotFlushed, SessionUnusable, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
@@ -17,6 +17,7 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
+from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.durability import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.worker")
@@ -32,13 +33,17 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
 
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
-    another pipeline.
+    another pipeline, or where Dagster's storage is behind a pooler.
     """
     require_durability_support(settings)
+    require_dagster_storage(settings)
     register_pipeline_if_reachable(settings)
     try:
         require_target(settings)
-    except TargetUnusable as error:  # messages are still to be folded; the flush runs fail with this error
+    except (
+        TargetUnusable,
+        SessionUnusable,
+    ) as error:  # messages are still to be folded; the flush runs fail with this error
         log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, run_last_flush)
     install_stop_signal_handlers(worker.request_stop)

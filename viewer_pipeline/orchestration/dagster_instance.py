@@ -12,6 +12,7 @@ from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.postgres import first_line
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
@@ -30,11 +31,15 @@ def write_dagster_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """Open the instance, and create Dagster's tables if they are missing. Raises PostgresUnavailable."""
+    """Open the instance, and create Dagster's tables if they are missing.
+
+    Raises PostgresUnavailable, SettingsError where a pooler is in between.
+    """
     settings.export_to_os_environ()
     try:
         return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
+        require_dagster_storage(settings)
         raise PostgresUnavailable(f"Dagster's storage: {redact_text(first_line(error))}") from error
 
 

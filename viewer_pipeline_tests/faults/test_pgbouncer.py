@@ -297,6 +297,27 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     assert session_state(pgbouncer) == {NONE}
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
+@pytest.mark.parametrize("verb", ["refuses", "ignores"])
+def test_dagster_behind_a_pooler(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
+) -> None:
+    """Whether it refuses `options` or ignores it, the error names the variable to set; nothing is started."""
+    url, ignored = world.stores.ledger.url, verb == "ignores"
+    for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", url, pool_mode="session", ignores_options=ignored)):
+        pooled = pgbouncer.url("schema=dagster")
+        monkeypatch.setenv("DATABASE_URL", pooled)
+        monkeypatch.setenv(name, pooled)
+        monkeypatch.setenv("REDIS_URL", world.stores.redis.url)
+        monkeypatch.setenv("VIEWER_HOME", str(tmp_path / "home"))
+        error = f"{name} leads through a pooler that {verb} the startup parameter `options`"
+        for command in ("migrate", "up", "worker"):
+            result = CliRunner().invoke(main, [command])
+            assert (result.exit_code, error in result.output) == (2, True), result.output
+        report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+        assert error in report["checks"]["dagster_storage"]["message"]
+
+
 def session_state(pgbouncer: PgBouncer) -> set[Any]:
     """Return the session settings and locks on the connections of the pool."""
     with ExitStack() as stack:  # each holds a transaction, and thereby a connection of the pool

@@ -29,13 +29,20 @@ def pgbouncer_binary() -> str:
 
 
 class PgBouncer:
-    """One PgBouncer for every database of a server; `server_port` may be that of a proxy. No startup options.
+    """One PgBouncer for every database of a server; `server_port` may be that of a proxy.
 
-    `pool_mode`: what a client has one connection to PostgreSQL for, `transaction` or `session`.
+    `pool_mode`: what a client has one connection to PostgreSQL for, `transaction` or `session`. `ignores_options`: it
+    takes the startup parameter `options` and does nothing with it, instead of refusing it.
     """
 
     def __init__(
-        self, home: Path, database_url: str, server_port: int | None = None, pool_mode: str = "transaction"
+        self,
+        home: Path,
+        database_url: str,
+        server_port: int | None = None,
+        pool_mode: str = "transaction",
+        *,
+        ignores_options: bool = False,
     ) -> None:
         login = urlsplit(database_url)
         home.mkdir()
@@ -52,6 +59,7 @@ class PgBouncer:
             "default_pool_size": POOL_SIZE,
             "max_client_conn": 100,
             "server_login_retry": 1,
+            "ignore_startup_parameters": "options" if ignores_options else "",
         }
         lines = [f"{name} = {value}" for name, value in settings.items()]
         server = f"* = host={LOOPBACK} port={server_port or login.port}"

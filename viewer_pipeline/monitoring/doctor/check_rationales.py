@@ -47,6 +47,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "subscriber": "a message is delivered only to clients subscribed at that moment",
     },
     "Dagster": {
+        "dagster_storage": "Dagster sets its schema when a connection starts, which poolers refuse",
         **{daemon_check_name(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
         "sensor": "it flushes what was announced",
         "sweep": "it flushes what was not announced",

@@ -9,7 +9,10 @@ from statistics import median
 import psycopg
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
 
@@ -57,6 +60,17 @@ def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
     rows = connection.execute(SQL["missing_privileges"], parameters)
     missing = tuple(f"{privilege} ON viewer.{table}" for table, privilege in rows)
     return missing if may_use[0] else ("USAGE ON SCHEMA viewer", *missing)
+
+
+def check_dagster_storage(settings: Settings) -> list[CheckResult]:
+    """Open a connection as Dagster does, which a pooler may refuse."""
+    name = "dagster_storage"
+    try:
+        require_dagster_storage(settings)
+    except SettingsError as error:
+        remedy = "set DAGSTER_DATABASE_URL to PostgreSQL's own address"
+        return [CheckResult(name, "unhealthy", str(error), remedy=remedy)]
+    return [CheckResult(name, "healthy", "no pooler is between Dagster and its storage")]
 
 
 def evaluate_server(reading: PostgresReading) -> list[CheckResult]:

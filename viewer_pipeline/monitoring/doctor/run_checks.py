@@ -11,7 +11,7 @@ from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
 from viewer_pipeline.monitoring.doctor.clone_detection import check_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
 from viewer_pipeline.monitoring.doctor.keyspace_sample import check_keyspace
-from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
+from viewer_pipeline.monitoring.doctor.postgres_checks import check_dagster_storage, check_postgres_server
 from viewer_pipeline.monitoring.doctor.producer_traffic import check_producers
 from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
@@ -55,6 +55,7 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
             needs=("postgres",),
         ),
         check(tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needs=("redis",)),
+        check(("dagster_storage",), lambda: check_dagster_storage(settings)),
         check(("clock",), lambda: [check_clocks(settings, store, ledger)], needs=("postgres", "redis")),
         check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
         check(("clone_detection",), lambda: check_clone_detection(store, ledger), needs=("postgres", "redis")),

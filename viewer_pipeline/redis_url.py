@@ -75,13 +75,15 @@ class RedisUrl:
         socket_path, service, database = _split_path(match)
         addresses = tuple(_addresses(match["address"], sentinel=sentinel)) if not socket_path else ()
         written = _split_query(match["query"] or "")
-        values = {"db": int(database)} if database else {}
+        values: dict[str, Any] = {"db": int(database)} if database else {}
         for name, text in written.items():
             value = _parse_value(name, text, tls=tls, sentinel=sentinel)
             if values.setdefault(ALIASES.get(name, name), value) != value:
                 raise ValueError(f"{name}={text!r}: expected one {ALIASES.get(name, name)}, not two that differ")
         if "ssl_keyfile" in values and "ssl_certfile" not in values:
             raise ValueError("ssl_keyfile: expected ssl_certfile with it")
+        if "ssl_certfile" in values:
+            values.setdefault("ssl_password", "")  # else OpenSSL would ask for it on the terminal, and wait
         parameters = {name: values[name] for name in ("db", "client_name", *TLS_PARAMETERS) if name in values}
         return cls(
             addresses,

@@ -77,7 +77,10 @@ def test_servers_out_of_reach(environment: Environment) -> None:
         ({}, "DATABASE_URL is not set"),
         ({"DATABASE_URL": "postgresql://host/x"}, "REDIS_URL is not set"),
         ({"BATCH_SIZE": "many"}, "BATCH_SIZE='many'"),
-        ({"DATABASE_URL": "postgresql://host/x", "REDIS_URL": "redis://host/0?what=1"}, "REDIS_URL="),
+        (
+            {"REDIS_URL": "redis://:pw@host?what=1"},
+            "REDIS_URL='redis://:***@host?what=1': what='1': expected a parameter",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used(environment: Environment, variables: Environment, expected: str) -> None:

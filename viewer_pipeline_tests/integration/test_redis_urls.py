@@ -193,13 +193,16 @@ def test_options_of_tls_need_tls() -> None:
 
 def test_certificate_checks_as_celery_writes_them(redis_url: str, tmp_path: Path) -> None:
     """On a real TLS connection; replies stay bytes with `decode_responses=true`."""
-    certificate = Authority(tmp_path / "authority").sign("server")
-    with Proxy.of(redis_url, 6379, certificate) as proxy:
+    authority = Authority(tmp_path / "authority")
+    locked = authority.sign("locked", password="keyword")
+    with Proxy.of(redis_url, 6379, authority.sign("server")) as proxy:
         url = proxy.url(redis_url).replace("redis://", "rediss://")
         for checked in ("CERT_REQUIRED", "CERT_OPTIONAL", "required"):
             assert "certificate verify failed" in refusal(f"{url}?ssl_cert_reqs={checked}")
         for unchecked in ("CERT_NONE", "none", "ssl.CERT_NONE"):
             assert replies(f"{url}?ssl_cert_reqs={unchecked}")
+        assert "PEM" in refusal(f"{url}?ssl_cert_reqs=none{_certificate_parameters(locked)}")  # asks nobody
+        assert replies(f"{url}?ssl_cert_reqs=none{_certificate_parameters(locked)}&ssl_password=keyword")
         with connect(f"{url}?ssl_cert_reqs=CERT_NONE&decode_responses=true&protocol=3&retry_on_timeout=yes") as client:
             client.set("name", "value")
             assert client.get("name") == b"value"

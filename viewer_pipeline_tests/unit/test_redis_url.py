@@ -214,7 +214,7 @@ def test_a_misspelled_parameter() -> None:
         "redis://:a:b@host",
         "redis://host?username=ann&password=a%2Bb+c",
         "redis://[::1]:6380/1",
-        "rediss://host?ssl_ca_certs=%2Fa%2520b.pem&ssl_certfile=a&ssl_keyfile=b",
+        "rediss://host?ssl_ca_certs=%2Fa%2520b.pem&ssl_certfile=a&ssl_keyfile=b&ssl_password=c+d",
         "unix:///run/redis.sock",
         "unix://ann:word@/run/redis%201.sock?db=2",
     ],
@@ -325,6 +325,11 @@ def test_the_page_on_connection_strings_has_every_parameter() -> None:
     page = (ROOT / "docs/how-to/connection-strings.md").read_text(encoding="utf-8").partition("## Redis")[2]
     known = [*PARAMETERS, *IGNORED, *INSTEAD, *ALIASES]
     assert [name for name in known if f"`{name}`" not in page and f"`{name}=" not in page] == []
+
+
+def test_a_key_whose_password_is_not_given() -> None:
+    """OpenSSL does not ask for it on the terminal: the process would wait there."""
+    assert RedisUrl.of("rediss://host?ssl_certfile=a&ssl_keyfile=b").parameters["ssl_password"] == ""
 
 
 def test_quoted_characters_in_a_login() -> None:

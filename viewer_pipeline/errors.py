@@ -91,6 +91,10 @@ class OldVersionRuns(ViewerPipelineError):
     """Version 0.1.0 still runs, and this is an upgrade for which all of it must be stopped"""
 
 
+class DaemonRuns(ViewerPipelineError):
+    """Dagster's daemon of another `up` runs on these servers, and there must be exactly one"""
+
+
 class BadCounts(ViewerPipelineError):
     """Nothing was imported"""
 

@@ -39,6 +39,7 @@ MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 START = "start Dagster's daemon, or `viewer-pipeline up`"
 AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
 RESTART = f"{CLOCKS}; then restart Dagster's daemon"
+ONE_DAEMON = "stop all but one; on other machines run `viewer-pipeline worker`, see docs/how-to/several-workers.md"
 RUN = "look at the run in Dagster's UI"
 QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
 
@@ -48,7 +49,7 @@ def daemon_check_name(daemon: str) -> str:
     return f"daemon_{daemon.lower()}"
 
 
-DAGSTER_CHECKS = (*map(daemon_check_name, DAEMONS), "sensor", "sweep", "flush_runs")
+DAGSTER_CHECKS = (*map(daemon_check_name, DAEMONS), "single_daemon", "sensor", "sweep", "flush_runs")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ def failing_daemons(checks: Mapping[str, CheckResult], daemons: Sequence[str]) -
     return [("", messages.pop())] if len(failing) == len(daemons) and len(messages) == 1 else failing
 
 
-def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) -> list[CheckResult]:
-    """Return the results of all DAGSTER_CHECKS. A reading of None: Dagster has never run on this database."""
+def evaluate_dagster(
+    reading: DagsterReading | None, clock: DagsterDeadlines, concurrent_ids: frozenset[str] = frozenset()
+) -> list[CheckResult]:
+    """Return the results of all DAGSTER_CHECKS. A reading of None: Dagster has never run on this database.
+
+    `concurrent_ids`: of daemon processes that run at the same time.
+    """
     known = reading or DagsterReading({}, None, None, [])
     dead = dead_daemons(known.heartbeats, clock.now)
     none_launches = COORDINATOR in dead or all(name in dead for name in LAUNCHERS)
@@ -102,12 +108,22 @@ def evaluate_dagster(reading: DagsterReading | None, clock: DagsterDeadlines) ->
     instigators = zip(("sensor", "sweep"), ("the sensor", "the sweep schedule"), ticks, strict=True)
     return [
         *(_evaluate_daemon(known.heartbeats.get(name), name, clock, no_beat, launch_status) for name in DAEMONS),
+        evaluate_single_daemon(concurrent_ids),
         *(
             _evaluate_instigator(name, subject, item, since, clock, none_fires=none_fires)
             for name, subject, (item, since) in instigators
         ),
         evaluate_flush_runs(known.runs, known.waiting, clock),
     ]
+
+
+def evaluate_single_daemon(concurrent_ids: frozenset[str]) -> CheckResult:
+    """Whether several daemon processes run. Views stay exact: each flush is, and a second one finds nothing."""
+    if not concurrent_ids:
+        return CheckResult("single_daemon", "healthy", "no second Dagster daemon sends heartbeats")
+    ids = ", ".join(sorted(daemon_id[:8] for daemon_id in concurrent_ids))
+    message = f"{len(concurrent_ids)} Dagster daemons send heartbeats ({ids}): each of them launches runs"
+    return CheckResult("single_daemon", "degraded", message, {"daemon_ids": sorted(concurrent_ids)}, ONE_DAEMON)
 
 
 def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock: DagsterDeadlines) -> CheckResult:

@@ -38,6 +38,7 @@ class Heartbeat:
 
     at: float
     error: str = ""
+    daemon_id: str = ""  # of its process
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _select_heartbeats(connection: psycopg.Connection) -> dict[str, Heartbeat]:
     for (text,) in connection.execute(SQL["heartbeats"]):
         body = orjson.loads(text)
         error = own_or_innermost_error(body["errors"][0]) if body.get("errors") else ""
-        heartbeats[body["daemon_type"]] = Heartbeat(float(body["timestamp"]), error)
+        heartbeats[body["daemon_type"]] = Heartbeat(float(body["timestamp"]), error, str(body.get("daemon_id")))
     return heartbeats
 
 

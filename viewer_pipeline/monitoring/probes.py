@@ -18,6 +18,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
+from viewer_pipeline.monitoring.daemon_ids import DaemonIds
 from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, DagsterDeadlines, evaluate_dagster
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.health_rules import (
@@ -58,6 +59,7 @@ class HealthProbes:
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = RedisStore.of(self.client, settings)
+        self._daemon_ids = DaemonIds()
         self._started = time.monotonic()
 
     def close(self) -> None:
@@ -146,7 +148,8 @@ class HealthProbes:
         reading = read_dagster(self.settings)
         now = time.time()
         started = 0.0 if self._stats is None and reading else now - self._process_uptime_seconds()
-        return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, now, started))
+        concurrent_ids = self._daemon_ids.concurrent(reading.heartbeats if reading else {}, now)
+        return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, now, started), concurrent_ids)
 
     def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> ProbedChecks:
         if stats is not None:

@@ -21,6 +21,7 @@ REMAINING = (
     "freshness",
     "unsettled",
     "last_flush",
+    "single_daemon",
 )  # shown only where something is wrong
 
 

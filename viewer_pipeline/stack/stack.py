@@ -21,6 +21,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_command_lines
+from viewer_pipeline.stack.daemon_lock import DaemonLock
 from viewer_pipeline.stack.home_directory import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
 from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
@@ -68,6 +69,7 @@ class Stack:
         self._throw_away, self._background = throw_away, background
         self._adopt = adopt
         self._lock: IO[str] | None = None
+        self._daemon_lock: DaemonLock | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
         self._supervised: list[RestartedProcess] = []
@@ -78,6 +80,8 @@ class Stack:
         try:
             self._start_embedded_servers(on_progress)
             require_durability_support(self.settings)
+            self._daemon_lock = DaemonLock(self.settings)
+            self._daemon_lock.acquire()
             on_progress("migrating the schema `viewer`")
             migrate_postgres_and_redis(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:
@@ -125,6 +129,8 @@ class Stack:
             if name in processes:
                 on_progress(f"stopping the {name}")
                 statuses[name] = processes[name].stop()
+        if self._daemon_lock is not None:
+            self._daemon_lock.release()
         for server in reversed(self._servers):
             on_progress(f"stopping {server.process.name}")
             server.stop()

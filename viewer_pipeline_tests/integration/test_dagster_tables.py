@@ -86,6 +86,9 @@ def test_heartbeats(dagster: DagsterWorld, dagster_settings: Settings) -> None:
     api = dagster.instance.get_daemon_heartbeats()
     state = reading(dagster_settings).heartbeats
     assert {name: beat.at for name, beat in state.items()} == {name: beat.timestamp for name, beat in api.items()}
+    assert {name: beat.daemon_id for name, beat in state.items()} == {
+        name: beat.daemon_id for name, beat in api.items()
+    }
     assert state["SENSOR"].error == ""
     assert state["SCHEDULER"].error == "Redis does not answer: redis://:***@host:1/0: refused"
 

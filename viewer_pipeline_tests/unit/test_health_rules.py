@@ -17,6 +17,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.monitoring.daemon_ids import DaemonIds
 from viewer_pipeline.monitoring.dagster_rules import (
     DAEMONS,
     DAGSTER_CHECKS,
@@ -158,6 +159,34 @@ def test_daemon_that_reports_an_error() -> None:
     assert results["daemon_sensor"].message == "runs, and reports an error: code location does not load"
 
 
+def beats_of(daemon_id: str, ago: float, *names: str) -> dict[str, Heartbeat]:
+    """Return heartbeats of one process, by default of all its daemons."""
+    return {name: Heartbeat(NOW - ago, daemon_id=daemon_id) for name in names or DAEMONS}
+
+
+def test_restarted_daemon() -> None:
+    """It has another id. That is no second daemon, also while its first heartbeats replace the last ones."""
+    ids = DaemonIds()
+    old, new = beats_of("a", 25), beats_of("b", 1, "SENSOR")
+    later = beats_of("c", 20)
+    assert [ids.concurrent(beats, NOW) for beats in (old, old | new, beats_of("b", 2), later)] == [frozenset()] * 4
+
+
+def test_two_daemons() -> None:
+    """An id that comes back; or, in a single reading, heartbeats of two that would have been replaced at a start."""
+    ids = DaemonIds()
+    for beats in (beats_of("a", 1), beats_of("b", 1)):
+        assert ids.concurrent(beats, NOW) == frozenset()
+    assert ids.concurrent(beats_of("a", 1), NOW) == {"a", "b"}
+    assert ids.concurrent(beats_of("a", 9), NOW) == {"a", "b"}  # reported for two minutes
+    both = beats_of("a", 25) | beats_of("b", 6, "SENSOR")
+    concurrent = DaemonIds().concurrent(both, NOW)
+    assert concurrent == {"a", "b"}
+    results = by_name(evaluate_dagster(dagster(), LATER, concurrent))
+    assert failing(results) == {"single_daemon": "degraded"}
+    assert results["single_daemon"].message == "2 Dagster daemons send heartbeats (a, b): each of them launches runs"
+
+
 STOPPED = replace(instigator(5), running=False)
 
 
@@ -225,7 +254,7 @@ def test_dagster_whose_timestamps_are_in_the_future() -> None:
             runs=[FlushRun("r1", success=True, ended=NOW + SIX_HOURS)],
         )
     )
-    assert failing(results) == dict.fromkeys(DAGSTER_CHECKS, "unhealthy")
+    assert failing(results) == dict.fromkeys(set(DAGSTER_CHECKS) - {"single_daemon"}, "unhealthy")
     assert results["sweep"].message == (
         "the last tick of the sweep schedule is 6 h in the future:"
         " the clock of this machine or of the one that wrote it was set back"

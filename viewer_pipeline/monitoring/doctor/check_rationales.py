@@ -49,6 +49,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
     "Dagster": {
         "dagster_storage": "Dagster sets its schema when a connection starts, which poolers refuse",
         **{daemon_check_name(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
+        "single_daemon": "each daemon launches runs, which only add load and may fail",
         "sensor": "it flushes what was announced",
         "sweep": "it flushes what was not announced",
         "flush_runs": "they persist the views",

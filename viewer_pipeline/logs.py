@@ -17,7 +17,7 @@ from typing import Any
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.setting_types import LogFormat
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 QUIET = ("alembic",)  # four lines for each of two schemas, at every start
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]|[^\x20-\x7e]|^$')

@@ -9,7 +9,7 @@ import click
 from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 
 @click.command()

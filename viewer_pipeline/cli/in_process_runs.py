@@ -22,7 +22,7 @@ from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 DAY_STATS = ("views", "vods", "flushes", "notes")

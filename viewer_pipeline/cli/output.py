@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
 

@@ -12,9 +12,9 @@ from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.message_intake import MessageIntake
+from viewer_pipeline.ingest.other_pipelines_on_channel import SharedChannelCheck
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
-from viewer_pipeline.ingest.shared_channel import SharedChannelCheck
 from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscriberScripts
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import CutDeliveryCheck

@@ -10,7 +10,7 @@ from contextlib import closing
 import redis
 
 from viewer_pipeline.errors import RedisFailed, ViewerPipelineError
-from viewer_pipeline.ingest.failover import FailoverWatch
+from viewer_pipeline.ingest.redis_failover_watch import FailoverWatch
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_writer import COMMAND_TIMEOUT_SECONDS, FOLD_SECONDS, SegmentWriter
 from viewer_pipeline.ingest.subscriber_scripts import KeySpaceChanged

@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
 )
 from viewer_pipeline.monitoring.health_rules import CLOCKS, evaluate_future_timestamp
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_age, format_duration, tolerate_clock_skew
+from viewer_pipeline.time_formatting import format_age, format_duration, tolerate_clock_skew
 
 # What our dagster.yaml makes Dagster run; a test compares it with the instance.
 DAEMONS = (

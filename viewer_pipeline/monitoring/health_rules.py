@@ -12,7 +12,7 @@ from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.timestamps import format_age, format_duration, seconds_since
+from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
 
 REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 SERVICE = "viewer-worker"
 STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")

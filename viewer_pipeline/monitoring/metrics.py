@@ -24,7 +24,7 @@ from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagst
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotalsReader
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES, MetricFamily
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import seconds_since
+from viewer_pipeline.time_formatting import seconds_since
 
 SCRAPE_SECONDS = 0.8
 MAX_CHUNKS = 5  # of 1000 counters: limits the cost of a scrape to about a millisecond of Redis

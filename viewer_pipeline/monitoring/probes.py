@@ -37,7 +37,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.redis import connect, redis_errors
-from viewer_pipeline.timestamps import seconds_since, tolerate_clock_skew
+from viewer_pipeline.time_formatting import seconds_since, tolerate_clock_skew
 
 SQL = named_queries(__name__)
 

@@ -14,7 +14,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     failing_daemons,
 )
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_age, seconds_since
+from viewer_pipeline.time_formatting import format_age, seconds_since
 
 RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
 

@@ -17,7 +17,7 @@ from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_timestamp, seconds_since
+from viewer_pipeline.time_formatting import format_timestamp, seconds_since
 
 MAX_FLUSHES = 5
 STATUS_SECONDS = 5.0  # time limit of each check

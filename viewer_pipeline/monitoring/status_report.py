@@ -11,7 +11,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.timestamps import format_age
+from viewer_pipeline.time_formatting import format_age
 
 WIDTH = 10
 REMAINING = (

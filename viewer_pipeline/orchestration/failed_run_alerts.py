@@ -11,7 +11,7 @@ from viewer_pipeline.orchestration.sensor_and_schedule_defaults import run_failu
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 MAX_REASON_CHARACTERS = 300
 _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message

@@ -23,7 +23,7 @@ from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
-from viewer_pipeline.timestamps import seconds_since
+from viewer_pipeline.time_formatting import seconds_since
 
 ASSET = "view_counts"
 TOP_VODS = 10

@@ -8,7 +8,7 @@ from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.run_trigger import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_defaults import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
-from viewer_pipeline.timestamps import format_age, seconds_since
+from viewer_pipeline.time_formatting import format_age, seconds_since
 
 
 @sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds)

@@ -16,7 +16,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.timestamps import format_age, tolerate_clock_skew
+from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew
 
 SQL = named_queries(__name__)
 

@@ -27,7 +27,7 @@ from viewer_pipeline.reconcile.difference_report import (
 )
 from viewer_pipeline.reconcile.repair import repair_parked, repair_target, repair_totals
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.timestamps import format_timestamp
+from viewer_pipeline.time_formatting import format_timestamp
 
 CHECKS: dict[str, tuple[Kind, ...]] = {
     "totals_equal_history": ("total", "pruned"),

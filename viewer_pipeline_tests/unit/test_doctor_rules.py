@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks
 from viewer_pipeline.monitoring.doctor.clone_detection import evaluate_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
-from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_keyspace
+from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_sweep_cost_and_counters
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
 from viewer_pipeline.monitoring.doctor.redis_checks import RedisReading
 from viewer_pipeline.monitoring.doctor.run_checks import _slow_checks
@@ -149,7 +149,7 @@ def test_clocks(postgres: float, redis: float, expected: str) -> None:
 def test_slow_sweep() -> None:
     """Sixty million keys at half a millisecond for a thousand."""
     keyspace = KeyspaceSample(keys=60_000_000, scans=300, scan_ms=0.5, complete=False, counters=12, counters_read=12)
-    sweep = by_name(evaluate_keyspace(keyspace, "c:"))["keyspace"]
+    sweep = by_name(evaluate_sweep_cost_and_counters(keyspace, "c:"))["keyspace"]
     assert (sweep.status, sweep.details["sweep_seconds"]) == ("degraded", 30.0)
     expected = "60000000 keys, 12 counters c:* among the first 300000: a sweep makes 60000 SCAN calls"
     assert sweep.message.startswith(expected)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from viewer_pipeline.cli.grants.acl import acl_line
-from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_grants
+from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_sql_and_redis_acl
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.table import TargetNames
@@ -34,7 +34,7 @@ def test_names_are_quoted_exactly() -> None:
 
 def test_output_has_no_password() -> None:
     """There is a place for one, in which nothing passes for a password."""
-    text = render_grants(of())
+    text = render_sql_and_redis_acl(of())
     assert "s3cret" not in text
     assert "LOGIN PASSWORD <PASSWORD>;" in text
     assert " #<SHA-256> " in text

@@ -50,7 +50,7 @@ from viewer_pipeline.monitoring.health_rules import (
 )
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
-from viewer_pipeline.timestamps import format_age, format_duration, format_timestamp, tolerate_clock_skew
+from viewer_pipeline.time_formatting import format_age, format_duration, format_timestamp, tolerate_clock_skew
 from viewer_pipeline_tests.support.check_results import by_name
 
 NOW = 1_800_000_030.0  # half a minute after a full minute

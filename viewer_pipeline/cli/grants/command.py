@@ -16,7 +16,7 @@ from viewer_pipeline.settings import load_settings
 @json_option
 def grants(target: str | None, role: str, as_json: bool) -> None:
     """Print the SQL and the Redis ACL line of a role with only the rights needed here. Connects to nothing."""
-    from viewer_pipeline.cli.grants.role_grants import build_grants, render_grants
+    from viewer_pipeline.cli.grants.role_grants import build_grants, render_sql_and_redis_acl
     from viewer_pipeline.target.table import TargetNames
 
     settings = load_settings()
@@ -28,4 +28,4 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     except ValueError as error:
         raise SettingsError(f"--target={target!r}: {error}") from None
     result = build_grants(settings, role, names)
-    echo_result(result, render_grants(result), as_json=as_json)
+    echo_result(result, render_sql_and_redis_acl(result), as_json=as_json)

@@ -85,7 +85,7 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     return notes
 
 
-def render_grants(grants: Grants) -> str:
+def render_sql_and_redis_acl(grants: Grants) -> str:
     """Return the comments, statements and ACL lines as one text."""
     notes = [f"-- {note}" for note in grants.notes]
     sql = [

@@ -12,7 +12,7 @@ from viewer_pipeline.monitoring.dagster_tables import count_ticks_after
 from viewer_pipeline.monitoring.health_rules import CLOCKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.timestamps import CLOCK_WAS_SET_BACK, FUTURE_SECONDS
+from viewer_pipeline.time_formatting import CLOCK_WAS_SET_BACK, FUTURE_SECONDS
 
 SQL = named_queries(__name__)
 

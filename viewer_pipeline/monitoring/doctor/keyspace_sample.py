@@ -36,7 +36,7 @@ class KeyspaceSample:
 
 def check_keyspace(store: RedisStore) -> list[CheckResult]:
     """Read a sample and evaluate it. Raises RedisUnavailable, RedisFailed."""
-    return evaluate_keyspace(sample_keyspace(store), store.prefix_text)
+    return evaluate_sweep_cost_and_counters(sample_keyspace(store), store.prefix_text)
 
 
 def sample_keyspace(store: RedisStore) -> KeyspaceSample:
@@ -70,7 +70,7 @@ def _find_expiring_and_invalid(store: RedisStore, ids: list[bytes]) -> tuple[dic
     return expiring, invalid
 
 
-def evaluate_keyspace(keyspace: KeyspaceSample, prefix: str) -> list[CheckResult]:
+def evaluate_sweep_cost_and_counters(keyspace: KeyspaceSample, prefix: str) -> list[CheckResult]:
     """Evaluate everything. Pure."""
     return [
         _evaluate_sweep(keyspace, prefix),

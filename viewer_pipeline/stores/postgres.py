@@ -53,6 +53,8 @@ UNAVAILABLE = (
     pg.IdleInTransactionSessionTimeout,
     pg.TransactionTimeout,
 )
+# Errors that only a standby raises, by SQLSTATE and function of the server: the language of messages is a setting.
+OF_STANDBYS = (("55000", "LockAcquireExtended"), ("0A000", "GetSerializableTransactionSnapshot"))
 
 SQL = named_queries(__name__)
 
@@ -103,13 +105,10 @@ class BoundedConnection(Session):
 
 def refuses_writes(error: psycopg.Error) -> bool:
     """Whether the server refuses writes; or, of several servers, none accepts them (`target_session_attrs`)."""
-    if isinstance(error, pg.ReadOnlySqlTransaction):
+    if isinstance(error, pg.ReadOnlySqlTransaction) or (error.sqlstate, error.diag.source_function) in OF_STANDBYS:
         return True
-    message = str(error)
-    if isinstance(error, pg.ObjectNotInPrerequisiteState):
-        return "recovery" in message
     of_libpq = ("session is read-only", "server is in hot standby mode")
-    return isinstance(error, psycopg.OperationalError) and message.rstrip().endswith(of_libpq)
+    return isinstance(error, psycopg.OperationalError) and str(error).rstrip().endswith(of_libpq)
 
 
 def read_only_reason(connection: psycopg.Connection) -> str:

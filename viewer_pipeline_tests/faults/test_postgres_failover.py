@@ -70,6 +70,19 @@ def test_the_address_leads_to_a_standby(pair: PostgresPair, behind: World) -> No
     behind.assert_all_persisted()
 
 
+def test_a_standby_is_detected_whatever_error_it_raises(pair: PostgresPair) -> None:
+    """A lock, and the isolation level serializable as default, fail there before anything else is known of it."""
+    with Ledger(pair.standby.url).connect(any_server=True) as connection, pytest.raises(pg.Error) as raised:
+        connection.execute("LOCK TABLE viewer.flush IN SHARE ROW EXCLUSIVE MODE")
+    with pytest.raises(PostgresRefusesWrites), postgres_errors(pair.standby.url):
+        raise raised.value
+    with psycopg.connect(pair.primary.url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET default_transaction_isolation = serializable")
+    pair.catch_up()
+    with pytest.raises(PostgresRefusesWrites), Ledger(pair.standby.url).connect():
+        pass
+
+
 @pytest.mark.parametrize("first", ["primary", "standby"])
 def test_a_pooler_caches_the_parameters_of_its_first_server(pair: PostgresPair, tmp_path: Path, first: str) -> None:
     """PgBouncer caches session parameters: a standby must not pass for a primary, or the reverse."""

@@ -71,7 +71,7 @@ class Session(psycopg.Connection[TupleRow]):
             "process": process,
         }
         row = psycopg.Cursor(self).execute(SQL["set_settings"], parameters).fetchone()
-        assert row is not None, "a query without FROM has one row"
+        assert row is not None, "it always returns one row"
         of_process, replication_role = row
         if replication_role == "replica":
             user, database = self.info.user, self.info.dbname

@@ -21,6 +21,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import RESET_ROLE
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.streamix import TargetWorld
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_process import WorkerProcess
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 # Each of them is valid, and makes a statement of ours fail, lie, hang or lose what it committed.
@@ -199,14 +201,24 @@ def test_the_main_job(vods: TargetWorld, url: str, run: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("places", [()])
-def test_replication_role(vods: TargetWorld, url: str, run: Callable[..., Any]) -> None:
-    """A role cannot set it back, so nothing is written under it: triggers and foreign keys would not count."""
+def test_replication_role(vods: TargetWorld, url: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    """A role cannot set it back, so nothing is written under it: triggers and foreign keys would not count.
+
+    A worker still folds messages, as while PostgreSQL is down; its last flush is refused.
+    """
     vods.add_vods("a")
     vods.send("a", 5)
     vods.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} SET session_replication_role = replica")
     with pytest.raises(SessionUnusable, match="RESET session_replication_role"), Ledger(url).connect():
         pass
     assert run("doctor", status=1)["checks"]["postgres"]["remedy"] == RESET_ROLE
+    refused = CliRunner().invoke(main, ["flush"])
+    assert (refused.exit_code, "RESET session_replication_role" in refused.output) == (2, True)
+    with WorkerProcess(tmp_path, url, vods.stores.redis.url, TARGET_TABLE="Vod") as worker:
+        wait_until(lambda: worker.has_logged("no flush will succeed"), 60, "the worker reports it")
+        worker.wait_until_ready()
+        worker.stop()
+    assert worker.last_event()["flush"].endswith("failed")  # its run has the reason
     assert (vods.counters(), vods.target(), vods.seqs()) == ({"a": 5}, {}, [])
     vods.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} RESET session_replication_role")
     assert run("flush")["stats"]["views"] == 5

@@ -2,7 +2,7 @@
 -- Set settings in this order, for the session if %(process)s is its process, else for the transaction. Returns whether
 -- it is, and session_replication_role, which an ordinary role cannot set. Names are qualified here, because the search
 -- path may still be one that finds them elsewhere; afterwards pg_catalog comes first. A commit that a crash may lose
--- (synchronous_commit = off) is refused; which standbys must confirm it stays as it is.
+-- (synchronous_commit = off) waits for the disk; which standbys must confirm it stays as it is.
 WITH scope AS MATERIALIZED (
     SELECT pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) %(process)s::pg_catalog.int8 AS is_transaction
 ), applied AS MATERIALIZED (

@@ -72,7 +72,7 @@ SELECT
     (SELECT coalesce(sum(view_count - baseline), 0) FROM viewer.vod_view_counts),
     (SELECT count(*) FROM viewer.parked),
     (SELECT coalesce(sum(views), 0) FROM viewer.parked),
-    (SELECT count(*) FROM viewer.rejected)
+    (SELECT coalesce(sum(inputs), 0)::bigint FROM viewer.rejected_count)
 
 -- name: totals
 -- The totals of some VODs.

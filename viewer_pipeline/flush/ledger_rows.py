@@ -101,7 +101,7 @@ class BatchDigest(NamedTuple):
 
 
 class StoredViewsSummary(NamedTuple):
-    """Numbers of VODs and views: persisted, parked, rejected."""
+    """Numbers of VODs and views that are persisted and parked, and of rejected inputs."""
 
     vods: int
     persisted: int

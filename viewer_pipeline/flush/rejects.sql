@@ -1,8 +1,15 @@
 -- name: insert_rejects
--- Record rejects, each once.
-INSERT INTO viewer.rejected (digest, source, subject, value, reason)
-SELECT * FROM unnest(%(digests)s::bytea[], %(sources)s::text[], %(subjects)s::text[], %(values)s::text[], %(reasons)s::text[])
-ON CONFLICT (digest) DO NOTHING
+-- Record rejects, each once, and count those that are new.
+WITH new AS (
+    INSERT INTO viewer.rejected (digest, source, subject, value, reason)
+    SELECT *
+    FROM unnest(%(digests)s::bytea[], %(sources)s::text[], %(subjects)s::text[], %(values)s::text[], %(reasons)s::text[])
+    ON CONFLICT (digest) DO NOTHING
+    RETURNING source, reason
+)
+INSERT INTO viewer.rejected_count AS c (source, reason, inputs)
+SELECT source, reason, count(*) FROM new GROUP BY source, reason ORDER BY source, reason
+ON CONFLICT (source, reason) DO UPDATE SET inputs = c.inputs + excluded.inputs, counted_at = clock_timestamp()
 
 -- name: lock_message_rejects
 -- Until the transaction ends, no other worker counts recorded messages or adds to them.

@@ -1,4 +1,4 @@
-"""Totals for metrics: over runs as they recorded them, over the ledger, over rejects. One statement per function."""
+"""Totals for metrics: over runs as they recorded them, and over the ledger. One statement per function."""
 
 from __future__ import annotations
 
@@ -69,14 +69,6 @@ class FlushesSince(NamedTuple):
     last_committed_at: datetime
 
 
-class RejectedRows(NamedTuple):
-    """The number of recorded rejects of one source and reason."""
-
-    source: str
-    reason: str
-    rows: int
-
-
 def buckets_of(seconds: Iterable[float]) -> tuple[int, ...]:
     """Count durations by BOUNDS."""
     buckets = [0] * (len(BOUNDS) + 1)
@@ -139,8 +131,3 @@ def flushes_since(connection: psycopg.Connection, seq: int) -> list[FlushesSince
 def pruned_through(connection: psycopg.Connection) -> int:
     """Return the highest flush that retention deleted; 0 if none."""
     return int(fetch_one(connection, SQL["pruned_through"])[0])
-
-
-def rejected_by_reason(connection: psycopg.Connection) -> list[RejectedRows]:
-    """Return the recorded rejects by source and reason. Rows, not inputs: rejected messages are sampled."""
-    return [RejectedRows(*row) for row in connection.execute(SQL["rejected_by_reason"])]

@@ -36,7 +36,3 @@ GROUP BY mode ORDER BY mode
 -- name: pruned_through
 -- The highest flush that retention deleted.
 SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes
-
--- name: rejected_by_reason
--- How many rejects are recorded, by source and reason.
-SELECT source, reason, count(*) FROM viewer.rejected GROUP BY source, reason ORDER BY source, reason

@@ -49,7 +49,7 @@ class MessageIntake:
                 vod_id, count = parse_view(payload)
             except InvalidMessage as error:
                 stats.rejected[str(error)] += times
-                self._rejections.count_and_queue(Reject.of("message", payload, b"", str(error)))
+                self._rejections.count_and_queue(Reject.of("message", payload, b"", str(error)), times)
             else:
                 stats.accepted += times
                 views[vod_id] += count * times
@@ -62,4 +62,5 @@ class MessageIntake:
             return
         number, _, folded = payload.partition(b" ")
         if number.isdigit() and folded.isdigit():
+            self._rejections.on_cut(self.cuts.decode(), int(number), is_holder=self._lease.held)
             self._stats.dropped_views += self._buffer.cut_open_segment(int(number), int(folded))

@@ -38,7 +38,7 @@ class Subscriber:
 
     def __init__(self, settings: Settings, rejections: RejectRecorder, stats: SubscriberStats) -> None:
         self.writer = writer = SegmentWriter(settings, rejections, stats)
-        self._channel, self._stats = settings.pubsub_channel, stats
+        self._channel, self._rejections, self._stats = settings.pubsub_channel, rejections, stats
         self._buffer, self._lease = writer.buffer, writer.lease
         self._failover = FailoverWatch(writer)
         self._shutdown = SubscriberShutdown(writer, self._channel, stats)
@@ -152,6 +152,7 @@ class Subscriber:
         if stats.state in SUBSCRIBED:
             stats.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
             stats.dropped_views += self._buffer.close_segment_of_lost_connection(is_holder=self._lease.held)
+            self._rejections.on_connection_lost(is_holder=self._lease.held)
             self._lease.make_due_unless_held()
         if isinstance(error, RedisFailed):
             self._lease.make_due()

@@ -10,9 +10,10 @@ from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_rows import LastFlush
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
+from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
 REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
@@ -22,6 +23,7 @@ INCIDENTS: dict[Kind, str] = {
 }
 RESTART_SECONDS = 60.0  # how long a restart is reported, which also reveals a server that restarts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run dies, the next one settles
+REJECTED_SECONDS = 3600.0  # how long rejected input is reported
 FULL_SHARE = 0.8  # of maxmemory
 
 PRIMARY = "let REDIS_URL lead to the primary, or name its Sentinels; see docs/how-to/failover-behind-one-address.md"
@@ -32,6 +34,7 @@ EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configur
 INFO = "allow this user the command INFO; `viewer-pipeline grants` prints all rights it needs"
 WORKER = "start `viewer-pipeline worker` or `viewer-pipeline up`"
 MIGRATE = "run `viewer-pipeline migrate`"
+REJECTED = "examples are in the table viewer.rejected; see docs/how-to/producers.md"
 CLOCKS = "set the clocks of all machines, e.g. by NTP; see docs/how-to/clock-changes.md"
 
 
@@ -171,6 +174,20 @@ def evaluate_last_flush(last: LastFlush, age_seconds: float | None) -> CheckResu
     future = evaluate_future_timestamp("last_flush", f"the commit of flush {last.seq}", age_seconds, details)
     message = f"flush {last.seq} was committed {format_age(age_seconds)}"
     return future or CheckResult("last_flush", "healthy", message, details)
+
+
+def evaluate_rejected(rejected: RejectedSummary) -> CheckResult:
+    """Whether no input was rejected lately."""
+    last_seconds = None if rejected.last_seconds is None else round(tolerate_clock_skew(rejected.last_seconds), 1)
+    details = {"rejected_inputs": rejected.inputs, "seconds_since_last": last_seconds}
+    if last_seconds is None:
+        return CheckResult("rejected", "healthy", "no input was rejected yet", details)
+    if future := evaluate_future_timestamp("rejected", "the last rejected input", last_seconds, details):
+        return future
+    message = f"{describe_rejected(rejected.counts)}; the last one {format_age(last_seconds)}"
+    if last_seconds < REJECTED_SECONDS:
+        return CheckResult("rejected", "degraded", message, details, REJECTED)
+    return CheckResult("rejected", "healthy", message, details)
 
 
 def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float) -> CheckResult:

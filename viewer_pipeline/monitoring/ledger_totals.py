@@ -11,13 +11,12 @@ import psycopg
 from viewer_pipeline.flush.incidents import Kind, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
+from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.run_metrics import (
-    RejectedRows,
     RunMetric,
     flushes_since,
     pruned_through,
     read_run_metrics,
-    rejected_by_reason,
 )
 
 
@@ -37,7 +36,7 @@ class LedgerReading(NamedTuple):
 
     totals: LedgerTotals  # the next reading adds to them
     recorded: list[RunMetric]
-    rejected: list[RejectedRows]
+    rejected: list[RejectedCount]
     incidents: list[Kind]  # that are open
 
 
@@ -52,7 +51,7 @@ class LedgerTotalsReader:
         """Read what was committed since the last call. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect() as connection:
             self._add_new(connection)
-            recorded, rejected = read_run_metrics(connection), rejected_by_reason(connection)
+            recorded, rejected = read_run_metrics(connection), read_rejected_summary(connection).counts
             incidents = [incident.kind for incident in open_incidents(connection)]
         return LedgerReading(self._totals, recorded, rejected, incidents)
 

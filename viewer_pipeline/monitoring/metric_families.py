@@ -39,7 +39,9 @@ METRIC_FAMILIES: dict[str, MetricFamily] = {
             "views",
             "Views that were missing from counters when they were settled",
         ),
-        MetricFamily("viewer_rejected_rows", "gauge", ("source", "reason"), "rows", "Rows of viewer.rejected"),
+        MetricFamily(
+            "viewer_rejected_inputs_total", "counter", ("source", "reason"), "inputs", "Rejected messages and counters"
+        ),
         MetricFamily(
             "viewer_open_incidents",
             "gauge",

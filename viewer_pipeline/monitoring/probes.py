@@ -15,6 +15,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.rejected_counts import read_rejected_summary
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
@@ -30,6 +31,7 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_postgres,
     evaluate_redis,
     evaluate_redis_memory,
+    evaluate_rejected,
     evaluate_subscriber,
     evaluate_unsettled,
 )
@@ -74,7 +76,9 @@ class HealthProbes:
             ProbedChecks(("redis", "redis_memory"), self.check_redis, seconds, remedy=REACHABLE),
             ProbedChecks(("postgres",), self.check_postgres, seconds, remedy=REACHABLE),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
-            ProbedChecks(("marker", "unsettled", "last_flush", "incidents"), self.check_settling, seconds, both),
+            ProbedChecks(
+                ("marker", "unsettled", "last_flush", "incidents", "rejected"), self.check_settling, seconds, both
+            ),
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
             self._subscriber_check(self._stats, seconds),
         ]
@@ -135,12 +139,13 @@ class HealthProbes:
             unsettled, unsettled_age, last_age = fetch_one(
                 connection, SQL["flush_ages"], seq=position.seq, batch=position.batch
             )
-            incidents = open_incidents(connection)
+            incidents, rejected = open_incidents(connection), read_rejected_summary(connection)
         return [
             evaluate_marker(marker, last, str(refusal or "")),
             evaluate_unsettled(unsettled, _round_age(unsettled_age)),
             evaluate_last_flush(last, _round_age(last_age)),
             evaluate_incidents(incidents),
+            evaluate_rejected(rejected),
         ]
 
     def check_dagster(self) -> list[CheckResult]:

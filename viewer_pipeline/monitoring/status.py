@@ -12,7 +12,7 @@ from viewer_pipeline.flush.incidents import Incident, open_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, stored_views_summary
 from viewer_pipeline.flush.ledger_rows import LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.run_metrics import rejected_by_reason
+from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
@@ -32,7 +32,7 @@ class PipelineStatus:
     marker: Marker | None
     last_flush: LastFlush
     summary: StoredViewsSummary
-    rejected_by_reason: Counter[str]
+    rejected: list[RejectedCount]
     incidents: list[Incident]
     flushes: list[RecentFlush]
     checks: dict[str, CheckResult]
@@ -56,7 +56,7 @@ class PipelineStatus:
             "last_flush": self.last_flush.seq,
             "settled": self.is_last_flush_settled,
             **self.summary._asdict(),
-            "rejected_by_reason": self.rejected_by_reason,
+            "rejected_by_reason": sum((Counter({count.reason: count.inputs}) for count in self.rejected), Counter()),
             "incidents": [_incident_to_dict(incident) for incident in self.incidents],
             "flushes": [_flush_to_dict(flush) for flush in self.flushes],
             "stall_reasons": self.stall_reasons,
@@ -72,10 +72,8 @@ def read_status(settings: Settings) -> PipelineStatus:
     with closing(HealthProbes(settings, STATUS_SECONDS)) as probes:
         pending, oldest = probes.store.changed_set_size_and_oldest()
         marker = probes.store.marker()
-        rejected: Counter[str] = Counter()
         with probes.ledger.connect(any_server=True) as connection:
-            for row in rejected_by_reason(connection):
-                rejected[row.reason] += row.rows
+            rejected = read_rejected_summary(connection).counts
             last, summary = last_flush(connection), stored_views_summary(connection)
             incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
         checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_in_parallel()}
@@ -85,7 +83,7 @@ def read_status(settings: Settings) -> PipelineStatus:
         marker=marker,
         last_flush=last,
         summary=summary,
-        rejected_by_reason=rejected,
+        rejected=rejected,
         incidents=incidents,
         flushes=flushes,
         checks=checks,

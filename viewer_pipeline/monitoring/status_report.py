@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
@@ -48,7 +49,7 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
         ("pending", f"{status.pending_vods} announced VODs{age}"),
         ("persisted", f"{status.summary.persisted} views of {status.summary.vods} VODs"),
         ("parked", f"{status.summary.parked} views of {status.summary.parked_vods} VODs"),
-        ("rejected", _rejected(status)),
+        ("rejected", describe_rejected(status.rejected)),
         ("marker", _marker(status)),
         *([("incidents", checks["incidents"].message)] if status.incidents else []),
         *((name, checks[name].message) for name in REMAINING if not checks[name].passed),
@@ -58,12 +59,6 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
         ("sweep", _with_skip_reason(checks["sweep"])),
         ("runs", checks["flush_runs"].message),
     ]
-
-
-def _rejected(status: PipelineStatus) -> str:
-    reasons = sorted(status.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
-    listed = "; ".join(f"{count} {reason}" for reason, count in reasons)
-    return f"{status.summary.rejected} inputs (table viewer.rejected){': ' if listed else ''}{listed}"
 
 
 def _marker(status: PipelineStatus) -> str:

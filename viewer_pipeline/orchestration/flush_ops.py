@@ -15,6 +15,7 @@ from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
+from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
@@ -137,9 +138,12 @@ def verify_consistency(
         with stores.ledger.connect() as connection:
             top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)
             parked = still_parked_of_flushes(connection, persisted.seqs)
+            rejected = report_newly_rejected(connection, context.run.run_id)
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
-    yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, seconds))
+    if rejected:
+        context.log.warning(_rejected_sentence(rejected))
+    yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, rejected, seconds))
     for result in results:
         if not result.passed:
             context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
@@ -147,9 +151,14 @@ def verify_consistency(
 
 
 def _metadata(
-    persisted: RunReport, top: list[tuple[str, int, int]], parked: ParkedViews, verify_seconds: float
+    persisted: RunReport,
+    top: list[tuple[str, int, int]],
+    parked: ParkedViews,
+    rejected: list[RejectedCount],
+    verify_seconds: float,
 ) -> dict[str, Any]:
     snapshot, notes = persisted.snapshot, persisted.notes
+    sentences = [*notes.sentences(), *([_rejected_sentence(rejected)] if rejected else [])]
     return {
         "mode": snapshot.request.mode,
         "counters": persisted.counters,
@@ -158,7 +167,7 @@ def _metadata(
         "batches": persisted.batches,
         "parked": parked.views,
         "unparked": persisted.unparked.views,
-        "rejected": len(persisted.rejects),
+        "rejected": sum(count.inputs for count in rejected),
         "drift": notes.drift,
         "settled_before": notes.settled_before,
         "oldest_pending_seconds": seconds_since(snapshot.oldest) if snapshot.oldest else 0.0,
@@ -168,6 +177,11 @@ def _metadata(
         "settle_seconds": persisted.settle_seconds,
         "verify_seconds": verify_seconds,
         "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
-        "notes": "; ".join(notes.sentences()) or "nothing out of the ordinary",
+        "notes": "; ".join(sentences) or "nothing out of the ordinary",
         "top_vods": to_table_metadata({"vod_id": "string", "views": "int", "total": "int"}, top),
+        "rejected_by_reason": to_table_metadata({"source": "string", "reason": "string", "inputs": "int"}, rejected),
     }
+
+
+def _rejected_sentence(rejected: list[RejectedCount]) -> str:
+    return f"rejected since the previous run: {describe_rejected(rejected)}"

@@ -19,6 +19,8 @@ TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "parked_cursor": ("SELECT", "UPDATE"),
     "pruned_flushes": ("SELECT", "INSERT", "UPDATE"),
     "rejected": ("SELECT", "INSERT", "DELETE"),
+    "rejected_count": ("SELECT", "INSERT", "UPDATE"),
+    "rejected_through": ("SELECT", "INSERT", "UPDATE"),
     "vod_view_counts": ("SELECT", "INSERT", "UPDATE"),
 }
 

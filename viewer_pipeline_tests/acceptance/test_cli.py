@@ -363,7 +363,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert people.returncode == 0
     assert f"persisted  {FULL + 12} views of 3 VODs" in people.stdout
     assert "parked     10 views of 1 VODs" in people.stdout
-    assert "rejected   1 inputs" in people.stdout
+    assert "rejected   1 counter: 1 value is not an integer" in people.stdout
 
 
 def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> None:

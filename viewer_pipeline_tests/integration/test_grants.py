@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.flush.incidents import acknowledge, open_incidents, record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.rejected_counts import RejectedSegment, count_rejected_messages, report_newly_rejected
 from viewer_pipeline.flush.rejects import Reject, record_message_rejects
 from viewer_pipeline.flush.run_metrics import read_run_metrics, record_run
 from viewer_pipeline.flush.run_notes import RunNotes
@@ -169,6 +171,8 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
         assert target is not None
         prune_parked(connection, target, 1)
         assert record_message_rejects(connection, [Reject.of("message", bad.encode(), b"", "no view")], 10_000) == 1
+        count_rejected_messages(connection, [RejectedSegment("cuts", 1, Counter({"no view": 1}))])
+        assert report_newly_rejected(connection, "run")
         record_incidents(connection, notes, "run")
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
@@ -180,7 +184,8 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
     LedgerTotalsReader(narrow.ledger).read()
     probes = HealthProbes(narrow.settings)
     with closing(probes):
-        assert {result.status for result in [*probes.check_postgres(), *probes.check_settling()]} == {"healthy"}
+        results = [*probes.check_postgres(), *probes.check_settling()]
+        assert {result.name for result in results if not result.passed} == {"rejected"}
     read_status(narrow.settings)
 
 

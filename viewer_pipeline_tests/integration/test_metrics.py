@@ -128,7 +128,7 @@ def test_persisted(http: HttpWorld, world: World) -> None:
     assert value_of(samples, "viewer_counters_persisted_total", mode="sweep") == 6
     assert value_of(samples, "viewer_flushes_total", mode="sweep", outcome="committed") == len(world.seqs()) - 1
     assert value_of(samples, "viewer_flushes_total", mode="changed", outcome="committed") == 1
-    assert value_of(samples, "viewer_rejected_rows", source="counter", reason="value is not an integer") == 1
+    assert value_of(samples, "viewer_rejected_inputs_total", source="counter", reason="value is not an integer") == 1
     assert value_of(samples, "viewer_last_flush_timestamp_seconds") == pytest.approx(time.time(), abs=60)
     world.send("b", 4)
     world.flush()

@@ -10,15 +10,13 @@ import pytest
 from viewer_pipeline.flush.rejects import Reject, record_message_rejects, record_new_rejects
 from viewer_pipeline.flush.run_metrics import (
     BOUNDS,
-    RejectedRows,
     RunMetric,
     add_run_metrics,
     buckets_of,
     flushes_since,
     read_run_metrics,
-    rejected_by_reason,
 )
-from viewer_pipeline_tests.support.world import PREFIX, World
+from viewer_pipeline_tests.support.world import World
 
 
 def rejects(numbers: range, reason: str = "not JSON") -> list[Reject]:
@@ -86,19 +84,6 @@ def test_flushes_since_counts_each_flush_once(world: World) -> None:
     assert changed[:5] == ("changed", 1, 2, 2**62 + 2**63 - 1, 3)
     assert sweep[:5] == ("sweep", 2, 6, 18, 2)
     assert started < sweep.last_committed_at < changed.last_committed_at
-
-
-def test_rejects_are_counted_by_source_and_reason(world: World) -> None:
-    """Counters and messages."""
-    world.client.mset({PREFIX + "x": "abc", PREFIX + "y": "def", PREFIX + "z": "-1"})
-    world.flush()
-    with world.stores.ledger.connect() as connection:
-        record_message_rejects(connection, rejects(range(3)), max_rows_per_reason=100)
-        assert rejected_by_reason(connection) == [
-            RejectedRows("counter", "value is negative", 1),
-            RejectedRows("counter", "value is not an integer", 2),
-            RejectedRows("message", "not JSON", 3),
-        ]
 
 
 def test_rejected_messages_are_bounded_for_each_reason(world: World) -> None:

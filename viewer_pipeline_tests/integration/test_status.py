@@ -86,7 +86,7 @@ def test_status_after_a_flush(
     lines = lines_of(dagster_settings, capsys)
     assert "stalled" not in lines
     assert lines["persisted"] == "5 views of 1 VODs"
-    assert lines["rejected"] == "3 inputs (table viewer.rejected): 2 value is not an integer; 1 value is negative"
+    assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 
 

@@ -123,7 +123,7 @@ def test_invalid_messages_are_rejected(listen: Listen, world: World) -> None:
             world.client.publish(CHANNEL, payload)
         publish(world.client, "good")
         wait_until(lambda: world.counters() == {"good": 1}, 20, "the good message")
-    assert made.rejections.by_reason["not JSON"] == 3 * MAX_ROWS_PER_REASON + 3
+    assert made.stats.rejected["not JSON"] == 3 * MAX_ROWS_PER_REASON + 3
     reasons = Counter(world.rejected().values())
     assert reasons == {
         "not JSON": MAX_ROWS_PER_REASON,

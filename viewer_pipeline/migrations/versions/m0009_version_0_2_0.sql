@@ -19,6 +19,27 @@ ALTER TABLE viewer.flush_batch
     ADD COLUMN stream smallint NOT NULL DEFAULT 0 CHECK (stream >= 0),
     ADD COLUMN shard smallint NOT NULL DEFAULT 0 CHECK (shard >= 0);
 
+CREATE TABLE viewer.rejected_count (
+    source text NOT NULL,
+    reason text NOT NULL,
+    inputs bigint NOT NULL,
+    counted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reported bigint NOT NULL DEFAULT 0,
+    reported_before bigint NOT NULL DEFAULT 0,
+    reported_by text NOT NULL DEFAULT '',
+    PRIMARY KEY (source, reason)
+);
+-- Of messages, version 0.1.0 recorded only examples.
+INSERT INTO viewer.rejected_count (source, reason, inputs, counted_at)
+SELECT source, reason, count(*), max(seen_at) FROM viewer.rejected WHERE source <> 'parked' GROUP BY source, reason;
+UPDATE viewer.rejected_count SET reported = inputs, reported_before = inputs;
+CREATE TABLE viewer.rejected_through (cuts_channel text PRIMARY KEY, segment bigint NOT NULL);
+
+COMMENT ON TABLE viewer.rejected IS 'Examples of input that can never be a count, each once; parked views that were dropped';
+COMMENT ON TABLE viewer.rejected_count IS 'How many inputs were rejected, by source and reason: docs/how-to/producers.md';
+COMMENT ON COLUMN viewer.rejected_count.reported IS 'Of them, those that the run `reported_by` and earlier ones have reported';
+COMMENT ON TABLE viewer.rejected_through IS 'The last segment whose rejected messages are counted, by key space in Redis';
+
 ALTER TABLE viewer.incident RENAME COLUMN said TO message;
 ALTER TABLE viewer.flush_sums RENAME TO run_metrics;
 ALTER TABLE viewer.parked_look RENAME TO parked_cursor;
@@ -46,6 +67,7 @@ ALTER TABLE viewer.parked_cursor RENAME COLUMN singleton TO one;
 ALTER TABLE viewer.parked_cursor RENAME TO parked_look;
 ALTER TABLE viewer.run_metrics RENAME TO flush_sums;
 ALTER TABLE viewer.incident RENAME COLUMN message TO said;
+DROP TABLE viewer.rejected_through, viewer.rejected_count;
 ALTER TABLE viewer.flush_batch DROP COLUMN shard, DROP COLUMN stream;
 ALTER TABLE viewer.flush DROP COLUMN stream;
 ALTER TABLE viewer.flush DROP COLUMN format;

@@ -42,6 +42,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "counter_values": "a value that is no count is never flushed, only recorded in viewer.rejected",
     },
     "producers": {
+        "rejected": "input that can never be a count is no view",
         "pubsub_mode": "with the wrong PUBSUB_MODE every view counts twice, or not at all",
         "shared_channel": "each pipeline that counts the messages of a channel counts every one of them",
         "subscriber": "a message is delivered only to clients subscribed at that moment",

@@ -1,0 +1,88 @@
+"""How many inputs were rejected, by source and reason: all of them, each once. Examples are in `viewer.rejected`.
+
+An input is a message, or a counter with a value that can never be a count. Messages are counted by segment, as views
+are, so that it does not matter which workers count them, and how often they try.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
+
+
+class RejectedCount(NamedTuple):
+    """How many inputs of a source (`message` or `counter`) were rejected for a reason."""
+
+    source: str
+    reason: str
+    inputs: int
+
+
+@dataclass(frozen=True)
+class RejectedSegment:
+    """The messages between two cuts that were rejected, by reason; `number` is that of the cut that ends them.
+
+    `cuts_channel`: that of the key space in which the number counts.
+    """
+
+    cuts_channel: str
+    number: int
+    messages: Counter[str]
+
+
+class RejectedSummary(NamedTuple):
+    """All rejected inputs, those of most inputs first; and how long ago the last was counted, None if there is none."""
+
+    counts: list[RejectedCount]
+    last_seconds: float | None
+
+    @property
+    def inputs(self) -> int:
+        """Number of all."""
+        return sum(count.inputs for count in self.counts)
+
+
+def count_rejected_messages(connection: psycopg.Connection, segments: Sequence[RejectedSegment]) -> None:
+    """Count the messages of segments of one key space that no worker has counted yet. Safe to repeat."""
+    channel, last = segments[-1].cuts_channel, max(segment.number for segment in segments)
+    with connection.transaction():
+        (counted_through,) = fetch_one(connection, SQL["lock_counted_through"], channel=channel)
+        messages: Counter[str] = sum((s.messages for s in segments if s.number > counted_through), Counter())
+        if messages:
+            rows = [{"source": "message", "reason": reason, "inputs": number} for reason, number in messages.items()]
+            connection.execute(SQL["add_rejected_counts"], {"counts": Jsonb(rows)})
+        connection.execute(SQL["set_counted_through"], {"channel": channel, "number": max(last, counted_through)})
+
+
+def read_rejected_summary(connection: psycopg.Connection) -> RejectedSummary:
+    """Return what was rejected so far."""
+    rows = connection.execute(SQL["rejected_counts"]).fetchall()
+    ages = [age for *_, age in rows]
+    return RejectedSummary([RejectedCount(*row[:3]) for row in rows], min(ages, default=None))
+
+
+def report_newly_rejected(connection: psycopg.Connection, run_id: str) -> list[RejectedCount]:
+    """Return what was rejected since the previous run that called this; the same again for the same run."""
+    rows = connection.execute(SQL["report_newly_rejected"], {"run_id": run_id}).fetchall()
+    return sorted((RejectedCount(*row) for row in rows), key=lambda count: (-count.inputs, *count))
+
+
+def describe_rejected(counts: Iterable[RejectedCount]) -> str:
+    """Return e.g. `123 messages and 1 counter: 120 not JSON; 3 not an object; 1 value is negative`."""
+    by_source, reasons = Counter[str](), []
+    for source, reason, inputs in counts:
+        by_source[source] += inputs
+        reasons.append(f"{inputs} {reason}")
+    texts = [
+        f"{number} {source}{'' if number == 1 else 's'}" for source, number in sorted(by_source.items(), reverse=True)
+    ]
+    return f"{' and '.join(texts)}: {'; '.join(reasons)}" if texts else "none"

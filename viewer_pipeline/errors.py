@@ -6,9 +6,12 @@ from __future__ import annotations
 class ViewerPipelineError(Exception):
     """Viewer Pipeline failed"""
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", remedy: str = "") -> None:
         message = (type(self).__doc__ or type(self).__name__).strip()
         super().__init__(f"{message}: {detail}" if detail else message)
+        self.remedy = remedy
+        if remedy:
+            self.add_note(f"remedy: {remedy}")  # for Dagster's UI, which shows notes
 
 
 class SettingsError(ViewerPipelineError):
@@ -44,7 +47,11 @@ class NotDurable(TransientError):
 
 
 class PostgresUnavailable(TransientError):
-    """PostgreSQL does not answer, or gave up a transaction that can be tried again"""
+    """PostgreSQL is unavailable"""
+
+
+class TransactionAborted(PostgresUnavailable):
+    """PostgreSQL aborted a transaction, which can be tried again"""
 
 
 class PostgresRefusesWrites(TransientError):
@@ -59,8 +66,20 @@ class RedisFailed(ViewerPipelineError):
     """Redis refused a command"""
 
 
+class RedisRefusesConnections(RedisFailed):
+    """No connection to Redis as long as nobody changes something"""
+
+
 class PostgresFailed(ViewerPipelineError):
     """PostgreSQL refused a statement"""
+
+
+class PostgresRefusesConnections(PostgresFailed):
+    """No connection to PostgreSQL as long as nobody changes something"""
+
+
+class PostgresDeniesRight(PostgresFailed):
+    """PostgreSQL denies a right"""
 
 
 class SchemaMissing(PostgresFailed):

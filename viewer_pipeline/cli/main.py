@@ -57,7 +57,7 @@ COMMANDS: tuple[click.Command, ...] = (
 
 
 class ErrorReportingGroup(click.Group):
-    """Prints errors of this package as one sentence, with an exit status; works without standard streams."""
+    """Prints errors of this package as a sentence and a remedy, with an exit status; works without standard streams."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line."""
@@ -68,12 +68,12 @@ class ErrorReportingGroup(click.Group):
         """Run the command."""
         try:
             return super().invoke(context)
-        except SettingsError as error:
-            click.echo(f"error: {error}", err=True)
-            context.exit(2)
         except ViewerPipelineError as error:
-            click.echo(f"error: {redact_text(str(error))}", err=True)
-            context.exit(1)
+            is_settings_error = isinstance(error, SettingsError)
+            click.echo(f"error: {error if is_settings_error else redact_text(str(error))}", err=True)
+            if error.remedy:
+                click.echo(f"remedy: {redact_text(error.remedy)}", err=True)
+            context.exit(2 if is_settings_error else 1)
 
 
 @click.group(cls=ErrorReportingGroup, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from viewer_pipeline.errors import NotFlushed, SessionUnusable, TargetUnusable
+from viewer_pipeline.errors import NotFlushed, PostgresFailed, SessionUnusable, TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger, require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
@@ -40,10 +40,7 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     register_pipeline_if_reachable(settings)
     try:
         require_target(settings)
-    except (
-        TargetUnusable,
-        SessionUnusable,
-    ) as error:  # messages are still to be folded; the flush runs fail with this error
+    except (TargetUnusable, SessionUnusable, PostgresFailed) as error:  # runs fail with it; messages are still folded
         log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, run_last_flush)
     install_stop_signal_handlers(worker.request_stop)

@@ -23,11 +23,10 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import (
     IN_RECOVERY,
     READ_ONLY,
-    first_line,
     open_connection,
-    postgres_errors,
     read_only_reason,
 )
+from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
 from viewer_pipeline.target.table import Target, TargetNames, find_target
 from viewer_pipeline.target.upsert import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 

@@ -51,7 +51,8 @@ class LedgerIdentityLookup:
                     identity = self._ledger.identity(connection)
             except ViewerPipelineError as error:
                 if not failed:
-                    log.warning(event("cannot read the identity of the ledger", reason=error))
+                    reason = {"reason": error} | ({"remedy": error.remedy} if error.remedy else {})
+                    log.warning(event("cannot read the identity of the ledger", **reason))
                 failed = True
                 self._stop.wait(RETRY_SECONDS)
                 continue

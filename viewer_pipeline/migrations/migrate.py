@@ -12,16 +12,19 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from psycopg import errors
 from sqlalchemy import Connection, NullPool, create_engine, exc, text
 from sqlalchemy.schema import CreateSchema
 
-from viewer_pipeline.errors import PostgresFailed, PostgresRefusesWrites, PostgresUnavailable
+from viewer_pipeline.errors import PostgresDeniesRight, PostgresFailed
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.settings import DAGSTER_SCHEMA, Settings
-from viewer_pipeline.stores.postgres import LONG_SECONDS, first_line, open_connection
+from viewer_pipeline.sql_identifiers import quoted
+from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.stores.postgres import LONG_SECONDS, open_connection
+from viewer_pipeline.stores.postgres_errors import to_our_error
 
+SQL = named_queries(__name__)
 LOCK = 7_310_579_121  # any number that nobody else takes as an advisory lock in this database
 
 
@@ -38,7 +41,8 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
     """Apply what is missing; return the revision before and after. Safe to run twice, and at once.
 
     `with_dagster` also makes the (empty) schema in which Dagster makes its own tables.
-    Raises PostgresUnavailable, PostgresRefusesWrites or PostgresFailed.
+    Raises PostgresUnavailable, PostgresRefusesWrites, PostgresRefusesConnections, PostgresDeniesRight or another
+    PostgresFailed.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
@@ -49,7 +53,8 @@ def migrate(database_url: str, *, with_dagster: bool) -> tuple[str | None, str]:
         if (encoding := connection.execute(text("SHOW server_encoding")).scalar()) not in ("UTF8", b"UTF8"):
             raise PostgresFailed(f"{redact_url(database_url)}: encoding {encoding!r}; ids need a database in UTF8")
         context = MigrationContext.configure(connection, opts={"version_table_schema": "viewer"})
-        before = context.get_current_revision()
+        if (before := context.get_current_revision()) != head:
+            _require_ownership(connection, redact_url(database_url))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         return before, head
@@ -68,19 +73,30 @@ def _locked_transaction(database_url: str) -> Iterator[Connection]:
     SQLAlchemy's own URLs know neither several hosts nor all sockets: it gets its connection from us.
     """
     engine = create_engine("postgresql+psycopg://", creator=lambda: _open(database_url), poolclass=NullPool)
-    where = redact_url(database_url)
+    role = ""
     try:
         with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            role = connection.execute(
+                text("SELECT current_user, pg_advisory_xact_lock(:lock)"), {"lock": LOCK}
+            ).scalar_one()
             yield connection
     except CommandError as error:
-        raise PostgresFailed(f"{where}: schema viewer was made by a newer version: {error}") from error
-    except exc.OperationalError as error:
-        raise PostgresUnavailable(f"{where}: {first_line(error.orig or error)}") from error
+        raise PostgresFailed(
+            f"{redact_url(database_url)}: schema viewer was made by a newer version: {error}"
+        ) from error
     except exc.DBAPIError as error:
-        if isinstance(error.orig, errors.ReadOnlySqlTransaction):
-            raise PostgresRefusesWrites(f"{where}: {first_line(error.orig or error)}") from error
-        raise PostgresFailed(f"{where}: {first_line(error.orig or error)}") from error
+        raise to_our_error(error, database_url, role=role) from error
+
+
+def _require_ownership(connection: Connection, where: str) -> None:
+    """Raise PostgresDeniesRight if this role may not change what is there; without a table, it may only lack CREATE."""
+    role, may_create, table, owner = connection.execute(text(SQL["missing_ownership"])).one()
+    if table is not None:
+        sentence = f"role {quoted(role)} does not own the tables of schema viewer; {table} belongs to {quoted(owner)}"
+        raise PostgresDeniesRight(f"{where}: {sentence}", f"run `viewer-pipeline migrate` as role {quoted(owner)}")
+    if not may_create:
+        sentence = f"role {quoted(role)} may not create tables in schema viewer"
+        raise PostgresDeniesRight(f"{where}: {sentence}", f"GRANT USAGE, CREATE ON SCHEMA viewer TO {quoted(role)}")
 
 
 def _open(database_url: str) -> psycopg.Connection:

@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProbeResult(Generic[T]):
-    """A value; or None and the error, as a sentence without a password."""
+    """A value; or None and the error, as a sentence without a password, and its remedy if there is a specific one."""
 
     value: T | None
     error: str = ""
+    remedy: str = ""
 
 
 class BoundedProbe(Generic[T]):
@@ -76,7 +77,7 @@ class BoundedProbe(Generic[T]):
         try:
             return ProbeResult(self._read())
         except ViewerPipelineError as error:
-            return ProbeResult(None, redact_text(str(error)))
+            return ProbeResult(None, redact_text(str(error)), redact_text(error.remedy))
         except Exception as error:  # a bug must not silence the check, nor expose a traceback over HTTP
             log.exception(event("a probe failed", name=self.name))
             return ProbeResult(None, f"the probe failed ({type(error).__name__}); see the log of this process")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.monitoring.bounded_probe import BoundedProbe
+from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 
 HEALTH_SECONDS = 0.8  # /health answers within a second, even if a server hangs
 
@@ -20,7 +20,7 @@ class ProbedChecks:
         probe: reads once and returns the results.
         seconds: its time limit. If it fails or exceeds the limit, every check of `names` is unhealthy.
         needs: checks that are a precondition. If one of them is unhealthy and the probe fails, `names` are unknown.
-        remedy: what to do if the probe fails.
+        remedy: what to do if the probe fails with an error that has no remedy of its own.
 
     """
 
@@ -30,12 +30,15 @@ class ProbedChecks:
     needs: tuple[str, ...] = ()
     remedy: str = ""
 
-    def results_of_failed_probe(self, error: str, all_unhealthy_checks: set[str]) -> list[CheckResult]:
+    def results_of_failed_probe(
+        self, failure: ProbeResult[list[CheckResult]], all_unhealthy_checks: set[str]
+    ) -> list[CheckResult]:
         """Return the results of a probe that failed; `all_unhealthy_checks` are those of the whole run."""
         if cause := next((name for name in self.needs if name in all_unhealthy_checks), ""):
             message, remedy = f"not checked, because {cause} is unhealthy", f"see the check {cause}"
             return [CheckResult(name, "unknown", message, remedy=remedy) for name in self.names]
-        return [CheckResult(name, "unhealthy", error, remedy=self.remedy) for name in self.names]
+        remedy = failure.remedy or self.remedy
+        return [CheckResult(name, "unhealthy", failure.error, remedy=remedy) for name in self.names]
 
 
 class CheckRunner:
@@ -54,9 +57,9 @@ class CheckRunner:
             for check, probe in zip(self.checks, self._probes, strict=True)
         ]
         results = [result for _, outcome in outcomes for result in outcome.value or ()]
-        failures = [(check, outcome.error) for check, outcome in outcomes if outcome.value is None]
+        failures = [(check, outcome) for check, outcome in outcomes if outcome.value is None]
         unhealthy = {result.name for result in results if result.status == "unhealthy"}
         unhealthy |= {name for check, _ in failures for name in check.names}
         return results + [
-            result for check, error in failures for result in check.results_of_failed_probe(error, unhealthy)
+            result for check, failure in failures for result in check.results_of_failed_probe(failure, unhealthy)
         ]

@@ -15,11 +15,12 @@ import orjson
 import psycopg
 from psycopg import errors as pg
 
-from viewer_pipeline.errors import PostgresFailed
+from viewer_pipeline.errors import PostgresDeniesRight
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.postgres import connect_dagster_storage
+from viewer_pipeline.stores.postgres import DAGSTER_STORAGE, connect_dagster_storage
 
 SENSOR, SWEEP, JOB = "view_count_updates_sensor", "sweep_schedule", "flush_views"
 MAX_RUNS = 3  # of the last flush runs
@@ -123,8 +124,8 @@ def count_ticks_after(settings: Settings, time: float) -> int:
 def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) -> T | None:
     """Read Dagster's tables; None where they do not exist: Dagster has never run on this database.
 
-    Raises PostgresUnavailable; PostgresFailed where this role has no right to them. A search path skips a schema that
-    the role may not use.
+    Raises PostgresUnavailable; PostgresDeniesRight where this role has no right to them: a search path skips a schema
+    that the role may not use.
     """
     with connect_dagster_storage(settings) as connection:
         try:
@@ -132,7 +133,10 @@ def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) ->
         except pg.UndefinedTable:
             schema = settings.dagster_storage_url().schema
             if connection.execute(SQL["has_usage"], {"schema": schema}).fetchone() == (False,):
-                raise PostgresFailed(f"Dagster's storage: this role has no USAGE on schema {schema}") from None
+                role = quoted(connection.info.user)
+                sentence = f"{DAGSTER_STORAGE}: role {role} has no USAGE on schema {schema}"
+                remedy = f"GRANT USAGE, CREATE ON SCHEMA {quoted(str(schema))} TO {role}"
+                raise PostgresDeniesRight(sentence, remedy) from None
             return None
 
 

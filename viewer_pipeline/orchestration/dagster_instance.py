@@ -7,13 +7,12 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
-from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.dagster_storage import require_dagster_storage
-from viewer_pipeline.stores.postgres import first_line
+from viewer_pipeline.stores.postgres import DAGSTER_STORAGE
+from viewer_pipeline.stores.postgres_errors import to_our_error
 
 DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 
@@ -33,14 +32,15 @@ def write_dagster_home(settings: Settings) -> Path:
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, and create Dagster's tables if they are missing.
 
-    Raises PostgresUnavailable, SettingsError where a pooler is in between.
+    Raises PostgresUnavailable or PostgresFailed, SettingsError where a pooler is in between.
     """
     settings.export_to_os_environ()
     try:
         return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
         require_dagster_storage(settings)
-        raise PostgresUnavailable(f"Dagster's storage: {redact_text(first_line(error))}") from error
+        url = settings.dagster_database_url or settings.require_database_url()
+        raise to_our_error(error, url, subject=DAGSTER_STORAGE) from error
 
 
 def count_flush_runs(instance: dg.DagsterInstance) -> int:

@@ -65,7 +65,8 @@ def retry_only_transient() -> Iterator[None]:
     except TransientError:
         raise
     except ViewerPipelineError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
+        raise dg.Failure(f"{error}{remedy}", allow_retries=False) from error
 
 
 @dg.op(

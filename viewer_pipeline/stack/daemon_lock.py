@@ -15,7 +15,8 @@ from viewer_pipeline.errors import DaemonRuns, SessionUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.postgres import first_line, open_connection, postgres_errors
+from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
 from viewer_pipeline.time_formatting import format_timestamp
 
 log = logging.getLogger("viewer_pipeline.stack")

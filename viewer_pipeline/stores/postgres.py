@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL with finite waits, and its errors as ours: what may be retried, what needs a person."""
+"""Connections to PostgreSQL with finite waits."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import errors as pg
 from psycopg.abc import Buffer, PQGen
 from psycopg.types.numeric import NumericLoader
 
-from viewer_pipeline.errors import (
-    PostgresFailed,
-    PostgresRefusesWrites,
-    PostgresUnavailable,
-    SchemaMissing,
-    ViewerPipelineError,
-)
 from viewer_pipeline.postgres_url import PostgresUrl
-from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.session_settings import STATEMENT_SECONDS, TIMEOUTS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.stores.postgres_errors import postgres_errors, refuses_writes
 from viewer_pipeline.stores.session import Session, SessionCursor
 
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(
@@ -38,6 +30,7 @@ ARGUMENTS: Mapping[str, Any] = MappingProxyType(
         "tcp_user_timeout": 20_000,
     }
 )
+DAGSTER_STORAGE = "Dagster's storage"
 IN_RECOVERY, READ_ONLY = "it is in recovery (a standby)", "its transactions are read-only"
 
 # The client waits longer than the statement_timeout of the server, so that the server's error arrives if it has one.
@@ -46,15 +39,6 @@ REPLY_SECONDS = MARGIN * STATEMENT_SECONDS
 POLL_SECONDS = 0.1
 LONG_SECONDS = 3600  # for one statement over everything: 10 million rows take minutes
 WORK_MEMORY = "64MB"  # of the server for each sort or hash of such a statement; the rest spills to its disk
-# After any of these another connection may succeed. The last two end a session that is in a transaction.
-UNAVAILABLE = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    pg.IdleInTransactionSessionTimeout,
-    pg.TransactionTimeout,
-)
-# Errors that only a standby raises, by SQLSTATE and function of the server: the language of messages is a setting.
-OF_STANDBYS = (("55000", "LockAcquireExtended"), ("0A000", "GetSerializableTransactionSnapshot"))
 
 SQL = named_queries(__name__)
 
@@ -101,14 +85,6 @@ class BoundedConnection(Session):
             if refuses_writes(error):  # the address may lead to another server by now
                 self.close()
             raise
-
-
-def refuses_writes(error: psycopg.Error) -> bool:
-    """Whether the server refuses writes; or, of several servers, none accepts them (`target_session_attrs`)."""
-    if isinstance(error, pg.ReadOnlySqlTransaction) or (error.sqlstate, error.diag.source_function) in OF_STANDBYS:
-        return True
-    of_libpq = ("session is read-only", "server is in hot standby mode")
-    return isinstance(error, psycopg.OperationalError) and str(error).rstrip().endswith(of_libpq)
 
 
 def read_only_reason(connection: psycopg.Connection) -> str:
@@ -184,27 +160,6 @@ def open_connection(url: PostgresUrl, seconds: float | None = None) -> BoundedCo
 @contextmanager
 def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
     """Open a connection to Dagster's storage, without SQLAlchemy."""
-    with postgres_errors("Dagster's storage"), open_connection(settings.dagster_storage_url()) as connection:
+    url = settings.dagster_database_url or settings.require_database_url()
+    with postgres_errors(url, DAGSTER_STORAGE), open_connection(settings.dagster_storage_url()) as connection:
         yield connection
-
-
-@contextmanager
-def postgres_errors(url: str) -> Iterator[None]:
-    """Raise psycopg's errors as ours, with the URL but without its password."""
-    where = redact_text(url)
-    try:
-        yield
-    except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
-        raise SchemaMissing(f"{where}: {first_line(error)}") from error
-    except psycopg.Error as error:
-        ours: type[ViewerPipelineError] = PostgresFailed
-        if refuses_writes(error):
-            ours = PostgresRefusesWrites
-        elif isinstance(error, UNAVAILABLE):
-            ours = PostgresUnavailable
-        raise ours(f"{where}: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a driver's message, or the name of the class."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

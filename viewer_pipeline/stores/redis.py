@@ -20,6 +20,8 @@ from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavail
 from viewer_pipeline.redaction import redact_text, redact_url
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.stores.connection_names import name_connections_where_allowed
+from viewer_pipeline.stores.known_errors import find_known_error
+from viewer_pipeline.stores.known_redis_errors import REDIS_ERRORS
 from viewer_pipeline.stores.sentinel import sentinel_client
 from viewer_pipeline.stores.write_refusals import is_write_refusal, leave_servers_that_refuse_writes
 
@@ -79,9 +81,12 @@ def as_text(raw: bytes | None) -> str:
 
 
 def _as_ours(error: RedisError, where: str) -> Exception:
-    message = f"{where}: {str(error).partition(chr(10))[0]}"
+    line = str(error).partition("\n")[0]
+    message = f"{where}: {line}"
     if is_write_refusal(error):
         return RedisRefusesWrites(message)
+    if (known := find_known_error(REDIS_ERRORS, line)) is not None:
+        return known[0].build_error(where, redact_text(line), known[1])
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return RedisFailed(message)
     if isinstance(error, (redis.ConnectionError, redis.TimeoutError)) or _OUT_OF_REACH.search(str(error)):

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.stores.postgres import first_line
+from viewer_pipeline.stores.postgres_errors import first_line
 from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)

@@ -66,7 +66,7 @@ def test_servers_out_of_reach(environment: Environment) -> None:
     nowhere = {"DATABASE_URL": f"postgresql://me:s3cret@{LOOPBACK}:1/x", "REDIS_URL": f"redis://:s3cret@{LOOPBACK}:1/0"}
     done = run({**environment, **nowhere}, "doctor")
     assert done.returncode == 1
-    assert "  unhealthy  postgres: PostgreSQL does not answer" in done.stdout
+    assert "  unhealthy  postgres: PostgreSQL is unavailable" in done.stdout
     assert "  unhealthy  redis, redis_memory: Redis does not answer: " in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
 

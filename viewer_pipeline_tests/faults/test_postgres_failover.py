@@ -24,7 +24,7 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.postgres_server import PostgresServer
-from viewer_pipeline.stores.postgres import postgres_errors
+from viewer_pipeline.stores.postgres_errors import postgres_errors
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer

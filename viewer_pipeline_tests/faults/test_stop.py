@@ -207,7 +207,7 @@ def test_stop_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServ
         assert client.get(PREFIX + "a") == b"5"
         last = worker.last_event()
         assert (last["event"], last["lost_views"]) == ("stopped", 0)
-        assert last["flush"].startswith("what is pending stays in Redis: PostgreSQL does not answer")
+        assert last["flush"].startswith("what is pending stays in Redis: PostgreSQL is unavailable")
         password = postgres.url.partition("@")[0].rpartition(":")[2]
         assert password not in worker.log.read_text()
 

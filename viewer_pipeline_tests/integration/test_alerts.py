@@ -73,8 +73,7 @@ def test_a_failed_run_is_logged_and_posted(
         capfd.readouterr()
         alert(dagster, result)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "run failed" in line]
-    reason = "PostgreSQL does not answer, or gave up a transaction that can be tried again: "
-    reason += "postgresql://viewer:***@db/views: no answer"
+    reason = "PostgreSQL is unavailable: postgresql://viewer:***@db/views: no answer"
     assert f'job=flush_views run_id={result.run_id} trigger="schedule: found counters" reason="{reason}"' in line
     (posted,) = hook.posted
     assert posted.pop("timestamp").endswith("Z")

@@ -67,7 +67,7 @@ def test_role_without_usage(dagster_settings: Settings, world: World) -> None:
         _, _, address = dagster_settings.require_database_url().rpartition("@")
         narrow = dagster_settings.copy_unvalidated(database_url=f"postgresql://{role}:secret@{address}")
         for read in (read_dagster, read_heartbeats, read_running_runs):
-            with pytest.raises(PostgresFailed, match="this role has no USAGE on schema dagster"):
+            with pytest.raises(PostgresFailed, match="has no USAGE on schema dagster"):
                 read(narrow)
     finally:
         world.execute(f"DROP ROLE {role}")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, exc, text
 
-from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.errors import PostgresRefusesConnections
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.migrations.migrate import migrate
@@ -121,7 +121,7 @@ def test_whom_the_system_trusts(secured: Secured, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SSL_CERT_FILE", str(secured.authority.certificate))
     assert connects(secured.url(parameters)) == (True, True)
     monkeypatch.setenv("SSL_CERT_FILE", str(secured.other.certificate))
-    with pytest.raises(PostgresUnavailable, match="certificate verify failed"):
+    with pytest.raises(PostgresRefusesConnections, match="certificate verify failed"):
         migrate(secured.url(parameters), with_dagster=True)
 
 
@@ -140,9 +140,9 @@ def test_whom_the_system_trusts(secured: Secured, monkeypatch: pytest.MonkeyPatc
 def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, message: str) -> None:
     """Neither driver comes in, and the password is not in the error."""
     url = secured.url(parameters, host=host)
-    with pytest.raises(PostgresUnavailable, match=message) as ours, Ledger(url).connect():
+    with pytest.raises(PostgresRefusesConnections, match=message) as ours, Ledger(url).connect():
         pass
-    with pytest.raises(PostgresUnavailable, match=message) as migrations:
+    with pytest.raises(PostgresRefusesConnections, match=message) as migrations:
         migrate(url, with_dagster=True)
     with pytest.raises(exc.OperationalError, match=message):
         create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect()
@@ -156,7 +156,7 @@ def test_a_certificate_of_ours(secured: Secured) -> None:
     url = secured.url(f"sslmode=verify-full&sslrootcert={{ca}}&{files}&sslpassword={quote(KEYWORD, safe='')}", CLIENT)
     assert connects(url) == (True, True)
     wrong = url.replace(quote(KEYWORD, safe=""), "Geheim7Wort")
-    with pytest.raises(PostgresUnavailable) as raised, Ledger(wrong).connect():
+    with pytest.raises(PostgresRefusesConnections) as raised, Ledger(wrong).connect():
         pass
     assert "sslpassword=***" in str(raised.value)
     assert "Geheim7Wort" not in str(raised.value)

@@ -12,6 +12,8 @@ from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.postgres_url import PRISMA_PARAMETERS
 from viewer_pipeline.session_settings import TIMEOUTS
 from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.stores.known_postgres_errors import POSTGRES_ERRORS
+from viewer_pipeline.stores.known_redis_errors import REDIS_ERRORS
 from viewer_pipeline_tests.conftest import _OURS
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,19 @@ def test_the_page_on_health_has_every_check() -> None:
     listed = {name for row in rows for name in re.findall(r"`([a-z_*]+)`", row)}
     statuses = {"status", "healthy", "unknown", "degraded", "unhealthy"}  # of the table above it
     assert listed - statuses == {re.sub(r"^daemon_.*", "daemon_*", name) for name in checks}
+
+
+def test_the_page_on_connection_errors_has_every_sentence() -> None:
+    """With its remedy, below the class that says whether it is tried again; and nothing else."""
+    page = (ROOT / "docs/how-to/connection-errors.md").read_text(encoding="utf-8")
+    expected = {(row.error.__doc__, *row.documentation) for row in (*POSTGRES_ERRORS, *REDIS_ERRORS)}
+    rows, heading = set(), ""
+    for line in page.splitlines():
+        if line.startswith("### "):
+            heading = line.removeprefix("### ")
+        elif match := re.fullmatch(r"\| (?!---|the message)(.+?) \| (.+) \|", line):
+            rows.add((heading, match[1], match[2]))
+    assert rows == expected
 
 
 def test_no_setting_of_the_developer_reaches_the_tests() -> None:

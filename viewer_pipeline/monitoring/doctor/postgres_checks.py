@@ -12,6 +12,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
@@ -21,6 +22,7 @@ SQL = named_queries(__name__)
 ROUND_TRIPS = 7
 OLDEST = 14  # major version
 SLOW_MS = 20.0
+MAX_GRANTS = 5  # in a remedy
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def check_postgres_server(ledger: Ledger) -> list[CheckResult]:
 
 def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
     may_use = connection.execute(SQL["may_use_schema"]).fetchone()
-    if may_use is None:  # there is no schema
-        return ()
+    if may_use is None:  # there is no schema yet, and `migrate` creates it
+        database, may_create = fetch_one(connection, SQL["may_create_schema"])
+        return () if may_create else (f"CREATE ON DATABASE {quoted(database)}",)
     pairs = [(table, privilege) for table, privileges in TABLE_PRIVILEGES.items() for privilege in privileges]
     parameters = {"tables": [table for table, _ in pairs], "privileges": [privilege for _, privilege in pairs]}
     rows = connection.execute(SQL["missing_privileges"], parameters)
@@ -124,5 +127,8 @@ def _evaluate_privileges(reading: PostgresReading) -> CheckResult:
     name, missing = "postgres_privileges", reading.missing_rights
     if missing:
         message = f"role {reading.role} has no {', '.join(missing)}"
-        return CheckResult(name, "unhealthy", message, remedy="run what `viewer-pipeline grants` prints, as the owner")
+        grants = "; ".join(f"GRANT {right} TO {quoted(reading.role)}" for right in missing[:MAX_GRANTS])
+        rest = "" if len(missing) <= MAX_GRANTS else ", and so on"
+        remedy = f"as the owner: {grants}{rest}; `viewer-pipeline grants` prints all that is needed"
+        return CheckResult(name, "unhealthy", message, remedy=remedy)
     return CheckResult(name, "healthy", f"role {reading.role} may do what a flush does")

@@ -8,6 +8,10 @@ SELECT current_setting('server_version_num')::integer, current_setting('server_v
 -- Whether this role may use the schema `viewer`; no row where the schema is missing.
 SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'viewer'
 
+-- name: may_create_schema
+-- The database, and whether this role may create a schema in it.
+SELECT current_database(), has_database_privilege(current_database(), 'CREATE')
+
 -- name: missing_privileges
 -- Privileges on tables of the schema `viewer` that this role lacks.
 SELECT needed.name, needed.privilege

@@ -55,7 +55,11 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
             needs=("postgres",),
         ),
         check(tuple(f"redis_{name}" for name in redis_names), lambda: check_redis_server(probes), needs=("redis",)),
-        check(("dagster_storage",), lambda: check_dagster_storage(settings)),
+        check(
+            ("dagster_storage",),
+            lambda: check_dagster_storage(settings),
+            needs=("postgres",) if settings.dagster_database_url is None else (),
+        ),
         check(("clock",), lambda: [check_clocks(settings, store, ledger)], needs=("postgres", "redis")),
         check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
         check(("clone_detection",), lambda: check_clone_detection(store, ledger), needs=("postgres", "redis")),

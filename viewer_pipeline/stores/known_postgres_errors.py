@@ -18,7 +18,7 @@ from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
 
 GRANTS = "`viewer-pipeline grants` prints all rights that are needed"
 LOGIN = "correct user and password in the URL, or ALTER ROLE … PASSWORD; a character such as @ or / must be %-encoded"
-CERTIFICATE = "correct sslrootcert, sslcert and sslkey in the URL; the user of this process must be able to read them"
+CERTIFICATE = "correct sslrootcert, sslcert, sslkey in the URL: certificates and a key that this process can read"
 SLOTS = "none if it passes; else raise the limit, or close connections of others (pg_stat_activity)"
 LOGS = "none if it passes; else check that the server runs, and read its log"
 PASSES = "none: the next attempt continues; if it repeats, read the log of PostgreSQL"

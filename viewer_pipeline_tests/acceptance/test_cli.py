@@ -212,7 +212,9 @@ def test_a_wrong_password_is_one_sentence(online: Environment) -> None:
     """Exit status 1; neither the wrong password nor the good one is shown."""
     good = online["DATABASE_URL"].split("@")[0].rpartition(":")[2]
     message = error_of(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "status"), 1)
+    assert "wrong password, or there is no role" in message
     assert "password authentication failed" in message
+    assert message.splitlines()[1].startswith("remedy: correct user and password in the URL")
     assert good not in message
     assert "hidden" not in message
 

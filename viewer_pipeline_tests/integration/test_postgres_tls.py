@@ -147,7 +147,16 @@ def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, mess
     with pytest.raises(exc.OperationalError, match=message):
         create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect()
     for raised in (ours, migrations):
+        assert "certificate" in raised.value.remedy
         assert secured.server.password not in str(raised.value)
+
+
+def test_a_certificate_that_is_missing(secured: Secured) -> None:
+    """The role is let in by it alone; and without TLS the server asks for a password instead."""
+    with pytest.raises(PostgresRefusesConnections) as raised, Ledger(secured.url("sslmode=require", CLIENT)).connect():
+        pass
+    assert "the server requires a certificate of the client" in str(raised.value)
+    assert "sslcert=…&sslkey=…" in raised.value.remedy
 
 
 def test_a_certificate_of_ours(secured: Secured) -> None:
@@ -159,4 +168,5 @@ def test_a_certificate_of_ours(secured: Secured) -> None:
     with pytest.raises(PostgresRefusesConnections) as raised, Ledger(wrong).connect():
         pass
     assert "sslpassword=***" in str(raised.value)
+    assert "a certificate or key file of the URL cannot be used" in str(raised.value)
     assert "Geheim7Wort" not in str(raised.value)

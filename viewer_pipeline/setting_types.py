@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_url import REDIS_SCHEMES, RedisUrl
-from viewer_pipeline.setting_text import check_day, check_whole_number
+from viewer_pipeline.setting_text_checks import check_day, check_whole_number
 from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")

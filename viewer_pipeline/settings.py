@@ -16,8 +16,7 @@ from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.setting_errors import describe_invalid_settings
-from viewer_pipeline.setting_names import UnknownVariable, find_unknown_variables
-from viewer_pipeline.setting_text import check_setting_text
+from viewer_pipeline.setting_text_checks import check_setting_text
 from viewer_pipeline.setting_types import (
     ColumnName,
     CronExpression,
@@ -32,6 +31,7 @@ from viewer_pipeline.setting_types import (
     WebhookUrl,
     WholeNumber,
 )
+from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
 STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # read by dagster.yaml; derived from the settings, not one of them
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL

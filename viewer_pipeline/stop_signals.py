@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from viewer_pipeline.standard_streams import limit_write_waits
+from viewer_pipeline.broken_stream_tolerance import limit_write_waits
 
 BURST_SECONDS = 0.5  # signals within this time of the first request are the same request
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from viewer_pipeline.bench.bench_servers import StepSeconds, bench_servers, increment_counters, make_ids, time_raw_write
-from viewer_pipeline.bench.locks_and_double_counts import LocksAndDoubleCounts, measure_locks_and_double_counts
+from viewer_pipeline.bench.row_lock_and_double_count_times import LocksAndDoubleCounts, measure_locks_and_double_counts
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.stores.named_queries import named_queries
 

@@ -15,7 +15,7 @@ def load_settings_with_running_servers(*, warn: bool = True) -> Settings:
 
     `warn`: log what has no effect in them.
     """
-    from viewer_pipeline.stack.home_directory import read_urls_of_running_servers
+    from viewer_pipeline.stack.home_lock_and_server_urls import read_urls_of_running_servers
 
     settings = load_settings()
     if warn:

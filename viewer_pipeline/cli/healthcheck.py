@@ -13,6 +13,6 @@ from viewer_pipeline.cli.option_types import PORT
 @click.option("--port", type=PORT, help="Port it listens on. Default: the usual port of this role.")
 def healthcheck(role: str, port: int | None) -> None:
     """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
-    from viewer_pipeline.cli.process_health import ROLES
+    from viewer_pipeline.cli.container_healthchecks import ROLES
 
     click.echo(ROLES[role](load_settings_with_running_servers(warn=False), port))

@@ -20,7 +20,7 @@ from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
-from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 

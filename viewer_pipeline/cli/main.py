@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from viewer_pipeline.broken_stream_tolerance import open_null_device_on_closed_streams
 from viewer_pipeline.cli.acknowledge import acknowledge
 from viewer_pipeline.cli.adopt import adopt
 from viewer_pipeline.cli.backfill import backfill
@@ -28,7 +29,6 @@ from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.standard_streams import open_null_device_on_closed_streams
 
 COMMANDS: tuple[click.Command, ...] = (
     up,

@@ -15,7 +15,7 @@ def migrate(as_json: bool) -> None:
 
     Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
     """
-    from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
+    from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 
     settings = load_settings_with_running_servers()
     migration = migrate_postgres_and_redis(settings, echo_progress)

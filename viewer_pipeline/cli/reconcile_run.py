@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from viewer_pipeline.flush.ledger_rows import Flush
+from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import reconciliation
-from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.reconciliation import STEPS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.settings import Settings

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import click
 
+from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
-from viewer_pipeline.cli.process_setup import configure_logging_and_sigterm
 from viewer_pipeline.settings import load_settings
 
 

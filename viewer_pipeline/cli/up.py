@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from viewer_pipeline.broken_stream_tolerance import tolerate_write_errors
 from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
 from viewer_pipeline.cli.output import echo_progress
 from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.settings import load_settings
 from viewer_pipeline.stack.ports import LOOPBACK
-from viewer_pipeline.standard_streams import tolerate_write_errors
 
 if TYPE_CHECKING:
     from viewer_pipeline.flush.adoption import AdoptionMode  # imports pandas, which most commands do not need

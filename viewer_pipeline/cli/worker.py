@@ -8,8 +8,8 @@ from functools import partial
 
 import click
 
+from viewer_pipeline.broken_stream_tolerance import tolerate_write_errors
 from viewer_pipeline.cli.command_settings import load_service_settings
-from viewer_pipeline.standard_streams import tolerate_write_errors
 
 
 @click.command()

@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.http_server import start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 from viewer_pipeline.stores.dagster_storage import require_dagster_storage
-from viewer_pipeline.stores.durability import require_durability_support
+from viewer_pipeline.stores.redis_durability_wait import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.worker")
 

@@ -11,7 +11,7 @@ from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_undiverged_history
 from viewer_pipeline.flush.pipeline_refusal import refusal

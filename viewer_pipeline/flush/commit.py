@@ -18,14 +18,14 @@ from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
-from viewer_pipeline.flush.ledger_rows import Flush, FlushRow
+from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
 from viewer_pipeline.flush.rejects import record_new_rejects
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews, apply_ready_parked_until_timeout, prune_parked
-from viewer_pipeline.target.upsert import FetchTotals
 
 SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
 

@@ -15,7 +15,7 @@ from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.ledger_reads import read_commit_state
-from viewer_pipeline.flush.ledger_rows import Flush, Upsert
+from viewer_pipeline.flush.ledger_row_types import Flush, Upsert
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
@@ -27,8 +27,8 @@ from viewer_pipeline.stores.postgres import (
     read_only_reason,
 )
 from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
+from viewer_pipeline.target.add_or_park import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 from viewer_pipeline.target.table import Target, TargetNames, find_target
-from viewer_pipeline.target.upsert import FetchTotals, add_to_target, is_row_error, upsert_bisecting
 
 log = logging.getLogger("viewer_pipeline.ledger")
 

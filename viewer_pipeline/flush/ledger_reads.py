@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 import psycopg
 
-from viewer_pipeline.flush.ledger_rows import Batch, BatchDigest, FlushRow, LastFlush, RecentFlush, StoredViewsSummary
+from viewer_pipeline.flush.ledger_row_types import (
+    Batch,
+    BatchDigest,
+    FlushRow,
+    LastFlush,
+    RecentFlush,
+    StoredViewsSummary,
+)
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from viewer_pipeline.errors import MarkerUnreadable
-from viewer_pipeline.flush.ledger_rows import Batch
+from viewer_pipeline.flush.ledger_row_types import Batch
 from viewer_pipeline.stores.redis import as_text
 
 # Of the hash, in the order in which the scripts return them.

@@ -10,7 +10,7 @@ from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore

@@ -14,14 +14,14 @@ import redis
 from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.flush.counter_reader import READ_COUNT, CounterReader
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
-from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
+from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.durability import Durability
-from viewer_pipeline.stores.one_connection import non_reconnecting_client
+from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis_durability_wait import Durability
 
 PIPELINE_SCRIPTS = 50
 PIPELINE_MESSAGES = 100  # of a few kB each

@@ -19,7 +19,7 @@ from viewer_pipeline.errors import MarkerMoved, PipelineRefused, ViewerPipelineE
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import read_batches_after
-from viewer_pipeline.flush.ledger_rows import Batch, Flush
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import detect_missing_flushes, require_undiverged_history
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -27,7 +27,7 @@ from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.redis import as_text
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 
 log = logging.getLogger("viewer_pipeline.settle")
 

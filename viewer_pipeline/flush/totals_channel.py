@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import orjson
 
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.ledger_rows import Flush
+from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.logs import event
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 
 log = logging.getLogger("viewer_pipeline.totals")
 

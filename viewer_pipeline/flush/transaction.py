@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import psycopg
 
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, Upsert
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush, Upsert
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 
 SQL = named_queries(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_reads import batch_digests, find_totals_behind_their_flush
-from viewer_pipeline.flush.ledger_rows import BatchDigest, FlushRow
+from viewer_pipeline.flush.ledger_row_types import BatchDigest, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport

@@ -8,7 +8,7 @@ from uuid import uuid4
 from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.ingest.segment_writer import SegmentWriter
 from viewer_pipeline.ingest.subscription import GRACE_SECONDS, SubscriptionLost
-from viewer_pipeline.stores.write_refusals import demotion_counter_of
+from viewer_pipeline.stores.redis_reconnect_on_refusal import demotion_counter_of
 
 MAX_MISSING = 2  # checks in a row that find the subscription elsewhere
 CHECK_SECONDS = 0.05  # between two attempts to write, once a server was demoted

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.other_pipelines_on_channel import REMEDY
-from viewer_pipeline.ingest.subscriber_state import SubscriberState
+from viewer_pipeline.ingest.subscriber_redis_hash import SubscriberState
 from viewer_pipeline.monitoring.health_rules import WORKER, evaluate_future_timestamp
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.setting_types import PubSubMode

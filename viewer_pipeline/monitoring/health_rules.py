@@ -8,7 +8,7 @@ from typing import Any
 
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.incidents import Incident, Kind
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats

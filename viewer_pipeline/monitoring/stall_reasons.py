@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.flush.ledger_rows import RecentFlush
+from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.monitoring.dagster_rules import (
     COORDINATOR,
     LAUNCHERS,

@@ -10,7 +10,7 @@ from typing import Any
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, stored_views_summary
-from viewer_pipeline.flush.ledger_rows import LastFlush, RecentFlush, StoredViewsSummary
+from viewer_pipeline.flush.ledger_row_types import LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.monitoring.check_runner import CheckRunner

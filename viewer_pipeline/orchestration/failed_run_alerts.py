@@ -6,8 +6,8 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from viewer_pipeline.logs import event
-from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG, trigger_of_run_tags
-from viewer_pipeline.orchestration.sensor_and_schedule_defaults import run_failure_sensor
+from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG, trigger_of_run_tags
+from viewer_pipeline.orchestration.sensor_and_schedule_decorators import run_failure_sensor
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.redaction import redact_text

@@ -5,8 +5,8 @@ import dagster as dg
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
-from viewer_pipeline.orchestration.run_trigger import build_run_request
-from viewer_pipeline.orchestration.sensor_and_schedule_defaults import sensor
+from viewer_pipeline.orchestration.run_trigger_tag import build_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_decorators import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 from viewer_pipeline.time_formatting import format_age, seconds_since
 

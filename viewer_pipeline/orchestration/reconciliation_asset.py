@@ -8,7 +8,7 @@ from pydantic import Field
 
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
-from viewer_pipeline.orchestration.run_trigger import tag_run_with_trigger
+from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import OWNERS

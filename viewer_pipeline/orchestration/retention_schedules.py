@@ -11,8 +11,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
 from viewer_pipeline.orchestration.retention_jobs import prune_ledger_days, prune_rejected_and_parked, prune_run_history
 from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_to_keep
-from viewer_pipeline.orchestration.run_trigger import build_scheduled_run_request
-from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
+from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 

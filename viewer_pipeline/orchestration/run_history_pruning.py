@@ -15,7 +15,7 @@ from typing import NamedTuple
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.orchestration.run_trigger import TRIGGER_TAG
+from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
 

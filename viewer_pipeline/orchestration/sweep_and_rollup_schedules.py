@@ -13,8 +13,8 @@ from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, r
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
-from viewer_pipeline.orchestration.run_trigger import build_scheduled_run_request
-from viewer_pipeline.orchestration.sensor_and_schedule_defaults import schedule
+from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
+from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 from viewer_pipeline.settings import Settings
 

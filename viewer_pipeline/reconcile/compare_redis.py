@@ -8,12 +8,12 @@ import psycopg
 
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew

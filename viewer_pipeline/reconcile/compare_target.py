@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import open_snapshot
 from viewer_pipeline.target.parked_views import all_ready_parked

@@ -13,11 +13,11 @@ from typing import Any, Self
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.ledger_reads import stored_views_summary
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.compare_redis import compare_marker, report_invalid_counters
 from viewer_pipeline.reconcile.compare_target import compare_parked, compare_target
-from viewer_pipeline.reconcile.compare_totals import compare_totals
-from viewer_pipeline.reconcile.difference_report import (
+from viewer_pipeline.reconcile.compare_totals_with_history import compare_totals
+from viewer_pipeline.reconcile.difference_csv import (
     KINDS,
     Difference,
     DifferenceReport,

@@ -10,16 +10,16 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_rows import Flush
+from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.transaction import add_to_totals
-from viewer_pipeline.reconcile.adjust import Adjuster, StaleRead
-from viewer_pipeline.reconcile.compare_totals import SnapshotPoint
-from viewer_pipeline.reconcile.difference_report import DifferenceReport, Kind
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster, StaleRead
+from viewer_pipeline.reconcile.compare_totals_with_history import SnapshotPoint
+from viewer_pipeline.reconcile.difference_csv import DifferenceReport, Kind
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.target.add_or_park import LOCK_TIMEOUT, FetchTotals, is_row_error, set_constraints_immediate
 from viewer_pipeline.target.parked_views import apply_parked
 from viewer_pipeline.target.table import Target
-from viewer_pipeline.target.upsert import LOCK_TIMEOUT, FetchTotals, is_row_error, set_constraints_immediate
 
 SQL = named_queries(__name__)
 

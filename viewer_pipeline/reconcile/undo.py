@@ -11,13 +11,13 @@ import psycopg
 from viewer_pipeline.errors import CannotUndo, PostgresUnavailable
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.ledger_reads import totals
-from viewer_pipeline.flush.ledger_rows import Flush
+from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.transaction import add_to_totals
-from viewer_pipeline.reconcile.adjust import Adjuster, AdjustmentMode, StaleRead
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster, AdjustmentMode, StaleRead
 from viewer_pipeline.reconcile.repair import adjust_target_if_unchanged
 from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline.target.table import MAX_COUNTS, Target
-from viewer_pipeline.target.upsert import FetchTotals
 
 SQL = named_queries(__name__)
 

@@ -31,7 +31,14 @@ def code_server_arguments(settings: Settings, host: str, port: int) -> list[str]
 
 def daemon_arguments(settings: Settings, workspace: Path) -> list[str]:
     """Return the Python arguments that start the daemon: sensor, schedules, run queue."""
-    return ["-m", "viewer_pipeline.orchestration.daemon", "run", "-w", str(workspace), *_log_options(settings)]
+    return [
+        "-m",
+        "viewer_pipeline.orchestration.daemon_with_clock_watch",
+        "run",
+        "-w",
+        str(workspace),
+        *_log_options(settings),
+    ]
 
 
 def webserver_arguments(settings: Settings, workspace: Path, host: str, port: int) -> list[str]:

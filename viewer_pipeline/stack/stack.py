@@ -22,14 +22,14 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_command_lines
 from viewer_pipeline.stack.daemon_lock import DaemonLock
-from viewer_pipeline.stack.home_directory import SERVERS_FILE, lock_home_directory
+from viewer_pipeline.stack.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
-from viewer_pipeline.stack.pipeline_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port, loopback_if_any_address
+from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stop_signals import StopRequest
-from viewer_pipeline.stores.durability import require_durability_support
+from viewer_pipeline.stores.redis_durability_wait import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.stack")
 

@@ -19,11 +19,11 @@ from redis.retry import Retry
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.redaction import redact_text, redact_url
 from viewer_pipeline.redis_url import RedisUrl
-from viewer_pipeline.stores.connection_names import name_connections_where_allowed
 from viewer_pipeline.stores.known_errors import find_known_error
 from viewer_pipeline.stores.known_redis_errors import REDIS_ERRORS
+from viewer_pipeline.stores.optional_redis_client_name import name_connections_where_allowed
+from viewer_pipeline.stores.redis_reconnect_on_refusal import is_write_refusal, leave_servers_that_refuse_writes
 from viewer_pipeline.stores.sentinel import sentinel_client
-from viewer_pipeline.stores.write_refusals import is_write_refusal, leave_servers_that_refuse_writes
 
 CLIENT_NAME = "viewer-pipeline"
 COMMAND_SECONDS = 5.0  # time-out of a reply

@@ -18,8 +18,7 @@ import psycopg
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.target.table import Target
-from viewer_pipeline.target.upsert import (
+from viewer_pipeline.target.add_or_park import (
     LOCK_TIMEOUT,
     OWN_LOCK_TIMEOUT,
     force_index_scans,
@@ -27,6 +26,7 @@ from viewer_pipeline.target.upsert import (
     refusal_reason,
     set_constraints_immediate,
 )
+from viewer_pipeline.target.table import Target
 
 SQL = named_queries(__name__)
 

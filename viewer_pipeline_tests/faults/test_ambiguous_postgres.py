@@ -23,7 +23,7 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import BoundedConnection
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World

@@ -22,7 +22,7 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counter_reader import CounterReader
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import open_incidents
-from viewer_pipeline.flush.ledger_rows import Batch, LastFlush
+from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, SWEPT, RedisStore
 from viewer_pipeline.flush.run_report import RunReport

@@ -11,7 +11,7 @@ import pytest
 from viewer_pipeline.errors import PostgresFailed
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger_rows import Batch
+from viewer_pipeline.flush.ledger_row_types import Batch
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_report import RunReport

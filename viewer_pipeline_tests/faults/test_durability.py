@@ -23,7 +23,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
@@ -32,8 +32,8 @@ from viewer_pipeline.monitoring.health_rules import evaluate_marker
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable
-from viewer_pipeline.stores.durability import Durability, require_durability_support
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.stores.redis_durability_wait import Durability, require_durability_support
 from viewer_pipeline_tests.support.claims import SOME_LEDGER
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until

@@ -30,7 +30,7 @@ from viewer_pipeline.ingest.subscription import Subscription
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
-from viewer_pipeline.stores.write_refusals import demotion_counter_of
+from viewer_pipeline.stores.redis_reconnect_on_refusal import demotion_counter_of
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import RedisPair, replication
 from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, SubscriberThread, message

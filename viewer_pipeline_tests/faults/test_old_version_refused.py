@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts

@@ -37,7 +37,7 @@ from viewer_pipeline.history.pruning import Pruned, prune_ledger
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import HealthProbes
-from viewer_pipeline.reconcile.adjust import Adjuster
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.settings import Settings

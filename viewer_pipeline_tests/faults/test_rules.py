@@ -24,7 +24,7 @@ from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import read_batches_after
-from viewer_pipeline.flush.ledger_rows import Batch, Flush, FlushRow
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.transaction import SQL

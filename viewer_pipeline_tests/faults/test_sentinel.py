@@ -15,7 +15,7 @@ from viewer_pipeline.errors import RedisFailed, RedisUnavailable, TransientError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import HealthProbes
@@ -23,8 +23,8 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer, find_redis_executable
-from viewer_pipeline.stores.durability import Durability
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.claims import identity_of
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message

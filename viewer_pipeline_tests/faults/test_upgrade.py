@@ -22,8 +22,8 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
-from viewer_pipeline.stack import pipeline_migration
-from viewer_pipeline.stack.pipeline_migration import MigrationResult
+from viewer_pipeline.stack import postgres_and_redis_migration
+from viewer_pipeline.stack.postgres_and_redis_migration import MigrationResult
 from viewer_pipeline_tests.support.claims import claim, identity_of
 from viewer_pipeline_tests.support.old_version import OLD, OldPrograms
 from viewer_pipeline_tests.support.stored import PAIRS, Stored
@@ -164,7 +164,7 @@ def test_a_crash_between_the_servers(stored: Stored, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_migration, "upgrade_redis", crash)
+        patch.setattr(postgres_and_redis_migration, "upgrade_redis", crash)
         with pytest.raises(KeyboardInterrupt):
             stored.migrate()
     assert stored.schema == AFTER
@@ -199,7 +199,7 @@ def test_redis_is_unreachable_after_the_upgrade(stored: Stored) -> None:
     stored.migrate()
     stored.server.stop()
     messages: list[str] = []
-    done = pipeline_migration.migrate_postgres_and_redis(stored.settings, messages.append)
+    done = postgres_and_redis_migration.migrate_postgres_and_redis(stored.settings, messages.append)
     assert done == MigrationResult(AFTER, AFTER, redis_moved=False)
     assert [line.partition(": ")[0] for line in messages] == ["did not check Redis for state of version 0.1.0"]
     stored.server.start()
@@ -215,7 +215,7 @@ def test_redis_is_unreachable_during_the_upgrade(stored: Stored, monkeypatch: py
         return BEFORE, AFTER
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_migration, "migrate_all", stop)
+        patch.setattr(postgres_and_redis_migration, "migrate_all", stop)
         with pytest.raises(RedisUnavailable):
             stored.migrate()
     stored.server.start()
@@ -246,7 +246,9 @@ def test_a_user_with_the_rights_of_the_old_version(stored: Stored) -> None:
     before = stored.everything()
     url = stored.server.url.replace("://", "://old:any@")
     with pytest.raises(RedisFailed, match=r"(?i)permission"):
-        pipeline_migration.migrate_postgres_and_redis(stored.settings.copy_unvalidated(redis_url=url), lambda _: None)
+        postgres_and_redis_migration.migrate_postgres_and_redis(
+            stored.settings.copy_unvalidated(redis_url=url), lambda _: None
+        )
     assert stored.schema == BEFORE
     assert stored.everything() == before
 
@@ -259,7 +261,7 @@ def test_a_user_with_the_rights_of_this_version(stored: Stored) -> None:
     stored.client.execute_command(*line.split())  # type: ignore[no-untyped-call]
     url = stored.server.url.replace("://", "://own:any@")
     assert (
-        pipeline_migration.migrate_postgres_and_redis(
+        postgres_and_redis_migration.migrate_postgres_and_redis(
             stored.settings.copy_unvalidated(redis_url=url), lambda _: None
         ).redis_moved
         is False

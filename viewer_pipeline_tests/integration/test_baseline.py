@@ -19,7 +19,7 @@ from viewer_pipeline.history.baseline import (
     take_baseline_from_target,
 )
 from viewer_pipeline.history.counts_csv import read_counts
-from viewer_pipeline.target.upsert import add_to_target
+from viewer_pipeline.target.add_or_park import add_to_target
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World

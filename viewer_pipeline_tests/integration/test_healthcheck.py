@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from viewer_pipeline.cli.process_health import GRPC_SERVICE, ROLES, NotHealthy
+from viewer_pipeline.cli.container_healthchecks import GRPC_SERVICE, ROLES, NotHealthy
 from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.monitoring.dagster_rules import TOLERANCE_SECONDS

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.target import parked_views
+from viewer_pipeline.target.add_or_park import force_index_scans
 from viewer_pipeline.target.parked_views import (
     all_ready_parked,
     apply_parked,
@@ -17,7 +18,6 @@ from viewer_pipeline.target.parked_views import (
     parked_by_reason,
     prune_parked,
 )
-from viewer_pipeline.target.upsert import force_index_scans
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 

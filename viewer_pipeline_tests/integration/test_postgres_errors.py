@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.cli.process_health import NotHealthy, require_healthy_worker
+from viewer_pipeline.cli.container_healthchecks import NotHealthy, require_healthy_worker
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import (
     PostgresDeniesRight,

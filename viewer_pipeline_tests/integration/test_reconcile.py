@@ -22,9 +22,9 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_baseline_from_target
-from viewer_pipeline.reconcile import compare_totals, repair
-from viewer_pipeline.reconcile.adjust import Adjuster
-from viewer_pipeline.reconcile.difference_report import MAX_REPORTS
+from viewer_pipeline.reconcile import compare_totals_with_history, repair
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
+from viewer_pipeline.reconcile.difference_csv import MAX_REPORTS
 from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.stores.named_queries import fetch_one
@@ -470,7 +470,7 @@ def test_comparison_reads_one_snapshot(world: World, reports: Path, monkeypatch:
         return fetch_one(connection, query)
 
     with monkeypatch.context() as patch:
-        patch.setattr(compare_totals, "fetch_one", flush_and_read)
+        patch.setattr(compare_totals_with_history, "fetch_one", flush_and_read)
         assert run(world, reports, repair=True).repaired["total"] == 1
     world.assert_all_persisted()
     assert run(world, reports).differences == NO_DIFFERENCES

@@ -15,10 +15,10 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.target import add_or_park
 from viewer_pipeline.target import parked_views as target_parked
-from viewer_pipeline.target import upsert as target_upsert
+from viewer_pipeline.target.add_or_park import force_index_scans
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline.target.upsert import force_index_scans
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
@@ -263,7 +263,7 @@ def test_a_table_that_refuses_everything(vods: TargetWorld, monkeypatch: pytest.
     """)
     vods.add_vods(*(f"vod{number:04d}" for number in range(50)))
     vods.send_many(50)
-    monkeypatch.setattr(target_upsert, "MAX_STATEMENTS", 5)
+    monkeypatch.setattr(add_or_park, "MAX_STATEMENTS", 5)
     vods.flush(flush_max_counters=100)
     assert vods.target() == {}
     assert len(vods.parked()) == 50
@@ -311,7 +311,7 @@ def test_a_row_that_somebody_holds(vods: TargetWorld) -> None:
 
 def test_an_edit_while_a_flush_waits(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flush waits for a short edit, which then stands beside the views; also where it was of the count itself."""
-    monkeypatch.setattr(target_upsert, "LOCK_TIMEOUT", "20s")
+    monkeypatch.setattr(add_or_park, "LOCK_TIMEOUT", "20s")
     vods.add_vods("a", "b")
     vods.send("a", 2)
     vods.send("b", 2)
@@ -419,9 +419,7 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
         target = world.stores.ledger.target(connection)
         assert target is not None
         force_index_scans(connection, "20s")
-        statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **target_upsert.SQL}[name]).as_bytes(
-            connection
-        )
+        statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **add_or_park.SQL}[name]).as_bytes(connection)
         plan = "\n".join(line for (line,) in connection.execute(statement, parameters))
     assert "Seq Scan on video" not in plan, plan
     assert "Index Cond: (id = " in plan, plan
@@ -429,7 +427,7 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
 
 def test_a_database_that_isolates_more(vods: TargetWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was edited while the flush waited for it is no error, whatever level is the default there."""
-    monkeypatch.setattr(target_upsert, "LOCK_TIMEOUT", "20s")
+    monkeypatch.setattr(add_or_park, "LOCK_TIMEOUT", "20s")
     with psycopg.connect(vods.stores.ledger.url, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'".encode())

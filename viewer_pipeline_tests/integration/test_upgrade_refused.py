@@ -13,8 +13,8 @@ from viewer_pipeline.errors import OldVersionRuns, SettingsError
 from viewer_pipeline.migrations.migrate import migrate_all
 from viewer_pipeline.monitoring.dagster_tables import JOB
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack import pipeline_migration
-from viewer_pipeline.stack.pipeline_migration import MigrationResult, migrate_postgres_and_redis
+from viewer_pipeline.stack import postgres_and_redis_migration
+from viewer_pipeline.stack.postgres_and_redis_migration import MigrationResult, migrate_postgres_and_redis
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.stored import Stored
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -27,8 +27,8 @@ HOUR = 3600.0
 @pytest.fixture(autouse=True)
 def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a daemon for dead after less than a second."""
-    monkeypatch.setattr(pipeline_migration, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(pipeline_migration, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(postgres_and_redis_migration, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_and_redis_migration, "POLL_SECONDS", 0.02)
 
 
 def refused(stored: Stored, *, alone: bool = False) -> str:
@@ -88,7 +88,7 @@ def test_a_worker_that_comes_after_the_check(stored: Stored, monkeypatch: pytest
 
     before = stored.everything()
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_migration, "migrate_all", start_worker)
+        patch.setattr(postgres_and_redis_migration, "migrate_all", start_worker)
         with pytest.raises(OldVersionRuns, match="worker host:7"):
             stored.migrate()
     assert stored.everything().keys() == before.keys()
@@ -124,7 +124,7 @@ def test_a_daemon_that_has_just_ended(stored: Stored, dagster: DagsterWorld, ago
 
 def test_a_daemon_that_ended_long_ago(stored: Stored, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for."""
-    monkeypatch.setattr(pipeline_migration, "SILENT_SECONDS", 45.0)
+    monkeypatch.setattr(postgres_and_redis_migration, "SILENT_SECONDS", 45.0)
     dagster.beat_all(46.0)
     progress: list[str] = []
     assert migrate_postgres_and_redis(stored.settings, progress.append) == DONE
@@ -135,7 +135,7 @@ def test_a_run(stored: Stored, dagster: DagsterWorld, monkeypatch: pytest.Monkey
     """It is named, and for how long it can still be alive; a run of another job may take longer."""
     run_id = started_run(dagster)
     assert f"run {run_id} of flush_views is recorded as running; let it end, or terminate it" in refused(stored)
-    monkeypatch.setattr(pipeline_migration, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(postgres_and_redis_migration, "FLUSH_SECONDS", 0.0)
     assert stored.migrate() == DONE
 
 

@@ -12,7 +12,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_rows import Batch, Flush
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush
 from viewer_pipeline.history.daily_rollup import RollupResult, Window, roll_up
 from viewer_pipeline_tests.support.world import World
 

@@ -25,7 +25,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import current_revision
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.pipeline_migration import MigrationResult, migrate_postgres_and_redis
+from viewer_pipeline.stack.postgres_and_redis_migration import MigrationResult, migrate_postgres_and_redis
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
 

@@ -16,12 +16,15 @@ from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import evaluate_clocks
-from viewer_pipeline.monitoring.doctor.clone_detection import evaluate_clone_detection
+from viewer_pipeline.monitoring.doctor.clone_detectability import evaluate_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
-from viewer_pipeline.monitoring.doctor.keyspace_sample import KeyspaceSample, evaluate_sweep_cost_and_counters
 from viewer_pipeline.monitoring.doctor.postgres_checks import PostgresReading
 from viewer_pipeline.monitoring.doctor.redis_checks import RedisReading
 from viewer_pipeline.monitoring.doctor.run_checks import _slow_checks
+from viewer_pipeline.monitoring.doctor.sweep_cost_and_bad_counters import (
+    KeyspaceSample,
+    evaluate_sweep_cost_and_counters,
+)
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name

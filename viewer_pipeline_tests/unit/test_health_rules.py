@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from viewer_pipeline import migrations
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.flush.ledger_rows import LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.daemon_ids import DaemonIds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viewer_pipeline.monitoring.doctor.producer_traffic import ProducerTraffic, evaluate_producers
+from viewer_pipeline.monitoring.doctor.pubsub_mode_of_producers import ProducerTraffic, evaluate_producers
 from viewer_pipeline.monitoring.doctor.redis_monitor import ObservedViews, Source, _MonitorLineParser
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings

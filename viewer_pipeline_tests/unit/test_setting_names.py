@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
-from viewer_pipeline.setting_names import UnknownVariable, find_unknown_variables
 from viewer_pipeline.settings import STORAGE_VARIABLE, Settings, load_settings, unknown_variables
+from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
 NAMES = [name.upper() for name in Settings.model_fields]
 

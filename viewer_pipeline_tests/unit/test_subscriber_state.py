@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from viewer_pipeline.errors import SubscriberStateUnreadable
-from viewer_pipeline.ingest.subscriber_state import FIELDS, SubscriberState
+from viewer_pipeline.ingest.subscriber_redis_hash import FIELDS, SubscriberState
 
 SCRIPTS = ("ingest/lua/key_space", "ingest/lua/lease", "ingest/lua/cut", "ingest/lua/fold")
 

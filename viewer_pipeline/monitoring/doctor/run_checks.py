@@ -8,13 +8,13 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner, ProbedChecks
 from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
 from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
-from viewer_pipeline.monitoring.doctor.clone_detection import check_clone_detection
+from viewer_pipeline.monitoring.doctor.clone_detectability import check_clone_detection
 from viewer_pipeline.monitoring.doctor.grpc_proxy import evaluate_grpc_proxy
-from viewer_pipeline.monitoring.doctor.keyspace_sample import check_keyspace
 from viewer_pipeline.monitoring.doctor.postgres_checks import check_dagster_storage, check_postgres_server
-from viewer_pipeline.monitoring.doctor.producer_traffic import check_producers
+from viewer_pipeline.monitoring.doctor.pubsub_mode_of_producers import check_producers
 from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
+from viewer_pipeline.monitoring.doctor.sweep_cost_and_bad_counters import check_keyspace
 from viewer_pipeline.monitoring.doctor.target_checks import check_target
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings, read_grpc_proxy_variables, unknown_variables

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from croniter import croniter
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.setting_names import UnknownVariable
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.unknown_setting_names import UnknownVariable
 
 RARE_SWEEP_SECONDS = 3600.0
 

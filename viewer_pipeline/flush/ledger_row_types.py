@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 
 
 class Batch(NamedTuple):

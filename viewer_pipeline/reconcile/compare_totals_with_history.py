@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.reconcile.difference_report import Difference, DifferenceReport
+from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import open_snapshot
 

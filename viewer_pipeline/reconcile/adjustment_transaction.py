@@ -12,14 +12,14 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_rows import Flush, LastFlush
+from viewer_pipeline.flush.ledger_row_types import Flush, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
-from viewer_pipeline.target.upsert import FetchTotals
+from viewer_pipeline.target.add_or_park import FetchTotals
 
 AdjustmentMode = Literal["reconcile", "reconcile_target"]
 MAX_ATTEMPTS = 20  # how often it reads again because another flush committed first

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from viewer_pipeline.standard_streams import tolerate_write_errors
+from viewer_pipeline.broken_stream_tolerance import tolerate_write_errors
 from viewer_pipeline.stop_signals import install_stop_signal_handlers
 
 

@@ -103,11 +103,14 @@ def settings_page() -> str:
         "No value may have blanks around it, invisible characters (a carriage return of a file with Windows line",
         "endings, a byte order mark, a zero-width or no-break space), or quotes around it. `docker --env-file` and",
         "Kubernetes take quotes literally; in `.env` they are those of a shell. Only the name of a table or column",
-        "may stand in double quotes. A line of `.env` that is not `NAME=value` is refused with its number.",
+        "may stand in double quotes. A comment behind a value, which `docker --env-file` and systemd take for a part",
+        "of it, and a variable that nothing has replaced (`${NAME}`, `$(NAME)`) are refused, too.",
         "",
-        "A name that is not a setting has no effect. Each command logs a warning for every such name in `.env`, and",
-        "for those in the environment that are within one typing error of a setting without a value, such as",
-        "`TARGET_TABEL` or `VIEWER_TARGET_TABLE`. `viewer-pipeline doctor` reports the same.",
+        "`.env` may be that of other programs as well. A line that is not `NAME=value` is skipped with a warning that",
+        "has its number; if the name of a setting is in it, it is refused. Names that are not settings have no effect:",
+        "each command logs them in one warning. One that is within one typing error of a setting without a value, such",
+        "as `TARGET_TABEL` or `VIEWER_TARGET_TABLE`, has a warning of its own, also if it is in the environment, and",
+        "`viewer-pipeline doctor` reports it.",
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:

@@ -1,4 +1,4 @@
-"""What no value of a setting may contain: blanks around it, invisible characters, literal quotes. Pure.
+"""What no value of a setting may contain: what its reader does not see, or takes for a part of the file. Pure.
 
 As a part of the value they would name another channel, key or host, which works and which nobody uses.
 """
@@ -11,6 +11,7 @@ import unicodedata
 QUOTES = frozenset("'\"`")
 TYPOGRAPHIC_QUOTES = ("Pi", "Pf")  # Unicode categories
 SQL_QUOTE = '"'
+UNREPLACED_VARIABLE = re.compile(r"\$(\{[A-Z_][A-Z0-9_]*\}|\([A-Z_][A-Z0-9_]*\))")  # of a shell, of Kubernetes
 CONTROL_CHARACTERS = {"\r": "carriage return", "\n": "newline", "\t": "tab"}
 
 
@@ -25,22 +26,12 @@ def check_setting_text(text: str, *, is_sql_name: bool = False) -> None:
         raise ValueError("expected a value; leave it empty for the default")
     if text != text.strip():
         raise ValueError("expected no blanks around the value")
+    if " #" in text:
+        raise ValueError("expected no comment behind the value; `docker --env-file` and systemd take it literally")
+    if UNREPLACED_VARIABLE.search(text):
+        raise ValueError("expected a value; nothing has replaced the variable in it")
     if any(_is_quote(character) and not (is_sql_name and character == SQL_QUOTE) for character in (text[0], text[-1])):
         raise ValueError("expected no quotes around the value; `docker --env-file` and Kubernetes take them literally")
-
-
-def check_whole_number(value: object) -> object:
-    """Return the value. Raises ValueError for text with anything but digits: pydantic accepts `1_000` and `1.0`."""
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+", value):
-        raise ValueError("expected a whole number in digits, such as 1000")
-    return value
-
-
-def check_day(value: object) -> object:
-    """Return the value. Raises ValueError for text that is no day: pydantic takes `0` for a time, the first of 1970."""
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
-        raise ValueError("expected a day, such as 2026-01-31")
-    return value
 
 
 def _is_quote(character: str) -> bool:

@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_url import REDIS_SCHEMES, RedisUrl
-from viewer_pipeline.setting_text_checks import check_day, check_whole_number
 from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
 POSTGRES_SCHEMES = ("postgresql", "postgres")
@@ -69,6 +68,13 @@ def _check_cron(expression: str) -> None:
         raise ValueError("expected five cron fields such as `* * * * *`")
 
 
+def _require_date_first(value: object) -> object:
+    # pydantic takes `0` for a time, the first of 1970: all days since then would be partitions of `daily_views`.
+    if isinstance(value, str) and not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]|$)", value):
+        raise ValueError("expected a day, such as 2026-01-31")
+    return value
+
+
 DatabaseUrl = Annotated[
     str, _url_with_scheme(*POSTGRES_SCHEMES), _accepted_by(_check_encoded_login), _accepted_by(PostgresUrl.of)
 ]
@@ -78,8 +84,7 @@ RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 TableName = Annotated[str, _accepted_by(parse_table)]
 ColumnName = Annotated[str, _accepted_by(parse_column)]
 CronExpression = Annotated[str, _accepted_by(_check_cron)]
-WholeNumber = Annotated[int, BeforeValidator(check_whole_number)]
-Day = Annotated[date, BeforeValidator(check_day)]
+Day = Annotated[date, BeforeValidator(_require_date_first)]
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]

@@ -29,7 +29,6 @@ from viewer_pipeline.setting_types import (
     RedisServerUrl,
     TableName,
     WebhookUrl,
-    WholeNumber,
 )
 from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
@@ -69,43 +68,43 @@ class Settings(BaseSettings):
     target_exclusive: bool = Field(
         False, description="`true`: no other program writes that count, so `reconcile` compares it with the totals"
     )
-    parked_retention_days: WholeNumber | None = Field(
+    parked_retention_days: int | None = Field(
         None, ge=1, le=36_500, description="days after which parked views of a missing VOD are pruned (default: never)"
     )
     history_start: Day = Field(
         date(2026, 1, 1), description="first day (UTC) of `daily_views`; earlier days are not rolled up"
     )
-    ledger_retention_days: WholeNumber = Field(
+    ledger_retention_days: int = Field(
         30, ge=0, le=36_500, description="days that the ledger is kept once it is rolled up and settled; `0`: for ever"
     )
-    run_retention_days: WholeNumber = Field(
+    run_retention_days: int = Field(
         7, ge=0, le=36_500, description="days that successful runs stay in Dagster; `0`: for ever"
     )
-    failed_run_retention_days: WholeNumber = Field(
+    failed_run_retention_days: int = Field(
         30, ge=0, le=36_500, description="days that failed and canceled runs stay in Dagster; `0`: for ever"
     )
-    rejected_retention_days: WholeNumber | None = Field(
+    rejected_retention_days: int | None = Field(
         None, ge=1, le=36_500, description="days after which rejected input is pruned (default: never)"
     )
     alert_webhook_url: WebhookUrl | None = Field(
         None, description="webhook to which failed runs are posted as JSON (default: none, they are only logged)"
     )
-    redis_wait_replicas: WholeNumber = Field(
+    redis_wait_replicas: int = Field(
         0, ge=0, le=100, description="replicas that must acknowledge the read counters before they are committed"
     )
-    redis_wait_aof: WholeNumber = Field(
+    redis_wait_aof: int = Field(
         0, ge=0, le=1, description="`1`: the append-only file must have them too (Redis 7.2 or newer)"
     )
-    redis_wait_timeout_ms: WholeNumber = Field(
+    redis_wait_timeout_ms: int = Field(
         3000, ge=1, le=60_000, description="how long a run waits for them before it fails and is retried"
     )
-    batch_size: WholeNumber = Field(
+    batch_size: int = Field(
         100, ge=1, le=5000, description="counters in a batch: bounds how long one script blocks Redis"
     )
-    batch_interval_ms: WholeNumber = Field(
+    batch_interval_ms: int = Field(
         30_000, ge=1, le=86_400_000, description="shortest time between two flushes by the sensor (at least 5 s)"
     )
-    flush_max_counters: WholeNumber | None = Field(
+    flush_max_counters: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
@@ -124,11 +123,11 @@ class Settings(BaseSettings):
         DEFAULT_PREFIX, description="prefix of the keys of the counters; each pipeline on a Redis needs its own"
     )
     sweep_cron: CronExpression = Field("* * * * *", description="when all counters are scanned, announced or not (UTC)")
-    health_check_port: WholeNumber = Field(
+    health_check_port: int = Field(
         3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"
     )
     health_check_host: str = Field("127.0.0.1", min_length=1, description="address on which they are served")
-    freshness_limit_ms: WholeNumber | None = Field(
+    freshness_limit_ms: int | None = Field(
         None,
         ge=1,
         description="age of the oldest pending view at which `/health` turns unhealthy"
@@ -144,7 +143,7 @@ class Settings(BaseSettings):
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
-    shutdown_timeout_ms: WholeNumber = Field(
+    shutdown_timeout_ms: int = Field(
         25_000, ge=0, le=3_600_000, description="how long a stop may take to fold and flush the remaining views"
     )
 
@@ -260,6 +259,9 @@ class Settings(BaseSettings):
         return self.model_copy(update=updates)
 
 
+SETTING_NAMES = [name.upper() for name in Settings.model_fields]
+
+
 def load_settings() -> Settings:
     """Read the environment, and `.env` in the working directory.
 
@@ -268,7 +270,7 @@ def load_settings() -> Settings:
     try:
         if is_child_process():
             return Settings(_env_file=None)
-        read_env_file()  # refuses lines that pydantic skips
+        read_env_file(SETTING_NAMES)  # refuses lines that pydantic skips
         return Settings()
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
@@ -290,4 +292,4 @@ def is_child_process() -> bool:
 
 def unknown_variables() -> list[UnknownVariable]:
     """Return the variables in `.env` that are no settings, and those of the environment that were meant as one."""
-    return find_unknown_variables([name.upper() for name in Settings.model_fields], os.environ, read_env_file())
+    return find_unknown_variables(SETTING_NAMES, os.environ, read_env_file(SETTING_NAMES))

@@ -22,18 +22,13 @@ class UnknownVariable:
     Attributes:
         name: as it was given, with escapes for invisible characters. Its value may be a secret and is not kept.
         place: where it was found.
-        meant: the setting with nearly the same name, if there is one.
+        meant: the setting with nearly the same name, if there is one without a value.
 
     """
 
     name: str
     place: Literal["environment", ".env"]
     meant: str | None
-
-    def __str__(self) -> str:
-        place = "the environment" if self.place == "environment" else self.place
-        hint = "" if self.meant is None else f"; {self.meant} was probably meant"
-        return f"{self.name} in {place} is not a setting{hint}"
 
 
 def find_unknown_variables(
@@ -45,14 +40,15 @@ def find_unknown_variables(
     `.env` is for this program: of it, all names are returned that are not settings.
     """
     given = {name.upper() for variables in (environment, env_file) for name, value in variables.items() if value}
+    unset = [name for name in settings if name not in given]
     unknown = list[UnknownVariable]()
     for name in environment:
-        meant = similar_setting(name, settings)
-        if name.upper() not in settings and meant and meant not in given and not _is_common_variant(name, meant):
+        meant = similar_setting(name, unset)
+        if name.upper() not in settings and meant and not _is_common_variant(name, meant):
             unknown.append(UnknownVariable(_visible(name), "environment", meant))
     for name in env_file:
-        if name.upper() not in settings and name.upper() not in READ_BY_COMPOSE:
-            meant = similar_setting(name, settings)
+        if name.upper() not in (*settings, *READ_BY_COMPOSE):
+            meant = similar_setting(name, unset)
             is_name = meant or CONVENTIONAL_NAME.fullmatch(name)
             unknown.append(UnknownVariable(_visible(name if is_name else f"{name[:4]}…"), ".env", meant))
     return unknown

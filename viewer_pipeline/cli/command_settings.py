@@ -39,9 +39,13 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
     """Log unknown variables and dropped parameters of URLs, once: a child process does not repeat its parent."""
     if is_child_process():
         return
-    for variable in unknown_variables():
-        meant = {"probably_meant": variable.meant} if variable.meant else {}
-        log.warning(event("variable is not a setting", variable=variable.name, found_in=variable.place, **meant))
+    unknown = unknown_variables()
+    for variable in unknown:
+        if variable.meant:
+            fields = {"variable": variable.name, "found_in": variable.place, "probably_meant": variable.meant}
+            log.warning(event("variable is not a setting", **fields))
+    if others := [variable.name for variable in unknown if not variable.meant]:
+        log.warning(event("names in .env are not settings", names=", ".join(others)))
     if dropped := settings.dropped_parameters():
         log.warning(event("unknown parameters of a database URL are dropped", **dropped))
     if ignored := settings.ignored_redis_parameters():

@@ -120,7 +120,7 @@ def evaluate_dagster(
 def evaluate_single_daemon(concurrent_ids: frozenset[str]) -> CheckResult:
     """Whether several daemon processes run. Views stay exact: each flush is, and a second one finds nothing."""
     if not concurrent_ids:
-        return CheckResult("single_daemon", "healthy", "no second Dagster daemon sends heartbeats")
+        return CheckResult("single_daemon", "healthy", "no second Dagster daemon was seen")
     ids = ", ".join(sorted(daemon_id[:8] for daemon_id in concurrent_ids))
     message = f"{len(concurrent_ids)} Dagster daemons send heartbeats ({ids}): each of them launches runs"
     return CheckResult("single_daemon", "degraded", message, {"daemon_ids": sorted(concurrent_ids)}, ONE_DAEMON)

@@ -357,14 +357,14 @@ def test_unknown_parameters_of_a_url(settings: Settings) -> None:
 def test_misspelled_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """They are named with their place and the setting that was meant, without their values."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".env").write_text(f"BATCH_INTERVALMS={SECRET}\nOTHER={SECRET}\n")
+    (tmp_path / ".env").write_text(f"FLUSH_MAX_COUNTER={SECRET}\nOTHER={SECRET}\n")
     monkeypatch.setenv("TARGET_TABEL", SECRET)
     results = run_doctor_checks(settings)
     assert SECRET not in str(results)
     assert text_of(results, "settings") == (
-        "degraded: TARGET_TABEL in the environment is not a setting; TARGET_TABLE was probably meant;"
-        " BATCH_INTERVALMS in .env is not a setting; BATCH_INTERVAL_MS was probably meant;"
-        " OTHER in .env is not a setting"
+        "degraded: TARGET_TABEL in environment is not a setting; TARGET_TABLE was probably meant;"
+        " FLUSH_MAX_COUNTER in .env is not a setting; FLUSH_MAX_COUNTERS was probably meant;"
+        " names in .env without effect: OTHER"
     )
 
 

@@ -64,7 +64,7 @@ EXPECTS_REDIS = (
 )
 EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
-NOT_A_NUMBER = "expected a whole number in digits, such as 1000"
+NOT_A_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,17 @@ RARE_SWEEP_SECONDS = 3600.0
 
 def evaluate_settings(settings: Settings, unknown: Sequence[UnknownVariable]) -> CheckResult:
     """Evaluate settings in combination, and variables that are none; each setting alone is valid."""
-    faults = [*map(str, unknown), *_contradictions(settings)]
-    ignored = ", ".join(settings.ignored_redis_parameters())
-    notes = [f"parameters of REDIS_URL without effect: {ignored}"] if ignored else []
+    misspelled = [
+        f"{variable.name} in {variable.place} is not a setting; {variable.meant} was probably meant"
+        for variable in unknown
+        if variable.meant
+    ]
+    faults = [*misspelled, *_contradictions(settings)]
+    without_effect = {
+        "parameters of REDIS_URL": settings.ignored_redis_parameters(),
+        "names in .env": [variable.name for variable in unknown if not variable.meant],
+    }
+    notes = [f"{subject} without effect: {', '.join(names)}" for subject, names in without_effect.items() if names]
     if faults:
         remedy = "change them, or leave them if that is intended"
         return CheckResult("settings", "degraded", "; ".join([*faults, *notes]), remedy=remedy)

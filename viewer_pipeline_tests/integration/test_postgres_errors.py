@@ -366,3 +366,16 @@ def test_a_worker_continues_until_the_password_is_corrected(
             connection.execute("ALTER ROLE late PASSWORD 's3cret'")
             wait_until(lambda: client.get(PREFIX + "a") == b"5", 60, "the message is folded")
         connection.execute("DROP ROLE late")
+
+
+def test_the_doctor_checks_the_login_of_dagsters_storage(server: PostgresServer, world: World, redis_url: str) -> None:
+    """It has a URL of its own, which no other check of the doctor uses before Dagster runs."""
+    dagsters = f"postgresql://viewer:wr0ng@{LOOPBACK}:{server.port}/viewer"
+    settings = Settings(database_url=world.stores.ledger.url, dagster_database_url=dagsters, redis_url=redis_url)
+    results = by_name(run_doctor_checks(settings))
+    assert results["postgres"].status == "healthy"
+    storage = results["dagster_storage"]
+    assert storage.status == "unhealthy"
+    assert "Dagster's storage: postgresql://viewer:***@" in storage.message
+    assert "wrong password, or there is no role" in storage.message
+    assert storage.remedy.startswith("correct user and password in the URL")

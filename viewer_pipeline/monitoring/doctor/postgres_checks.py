@@ -16,6 +16,7 @@ from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
+from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 SQL = named_queries(__name__)
 
@@ -66,8 +67,13 @@ def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
 
 
 def check_dagster_storage(settings: Settings) -> list[CheckResult]:
-    """Open a connection as Dagster does, which a pooler may refuse."""
+    """Open a connection as we do, then one as Dagster does, which a pooler may refuse.
+
+    Raises PostgresUnavailable, PostgresFailed.
+    """
     name = "dagster_storage"
+    with connect_dagster_storage(settings):
+        pass
     try:
         require_dagster_storage(settings)
     except SettingsError as error:

@@ -343,7 +343,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     after = counts(json_of(run(online, "status", "--json")))
     (flush,) = after.pop("flushes")
     marker = after["marker"]
-    assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing")) == (32, 36, [0, 0])
+    assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing_flushes")) == (32, 36, [0, 0])
     assert marker.pop("ledger").count("/") == 2
     assert after == {
         "pending_vods": 0,

@@ -27,6 +27,7 @@ LOCK_CLASS = 0x76696577  # any number: the first half of our advisory locks' nam
 SESSION_NAME = "viewer-pipeline up"  # how application_name begins; PostgreSQL cuts it after 63 bytes
 CHECK_SECONDS = 5.0
 REPLY_SECONDS = 5.0  # of a statement; without an answer, the connection is lost
+RELEASE_SECONDS = 1.0  # of a stop
 
 
 class DaemonLock:
@@ -51,11 +52,10 @@ class DaemonLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Release the lock, if it is held. Idempotent."""
+        """Release the lock, if it is held. Idempotent. Where PostgreSQL does not answer, it ends with this process."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
-        self._close()
+            self._thread.join(RELEASE_SECONDS)
 
     def _take(self) -> str:
         """Take the lock on a new connection; return who has it instead, empty if nobody. Raises psycopg's errors."""
@@ -83,6 +83,7 @@ class DaemonLock:
             elif last and not problem:
                 log.info(event("lock of the daemon taken again"))
             last = problem
+        self._close()
 
     def _check(self) -> str:
         """Test the connection; without one, take the lock again. Return why it is not held, empty if it is."""

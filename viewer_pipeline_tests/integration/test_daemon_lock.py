@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from viewer_pipeline.errors import DaemonRuns
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import daemon_lock
 from viewer_pipeline.stack.daemon_lock import LOCK_CLASS, SESSION_NAME, DaemonLock
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 
 HOLDERS = """
@@ -140,3 +143,18 @@ def test_session_ends_when_its_machine_dies(settings: Settings) -> None:
     finally:
         lock.release()
     assert values == [("10",), ("5",), ("3",), ("0",)]
+
+
+def test_release_does_not_wait_for_a_silent_postgres(settings: Settings) -> None:
+    """A stop of `up` has a time limit, and the servers are stopped after the lock is released."""
+    url = settings.require_database_url()
+    with Proxy.of(url, 5432) as proxy:
+        lock = DaemonLock(settings.copy_unvalidated(database_url=proxy.url(url)))
+        lock.acquire()
+        proxy.blackhole()
+        held = lock._connection
+        assert held is not None
+        wait_until(lambda: held.pgconn.transaction_status == TransactionStatus.ACTIVE, 20, "a check without a reply")
+        started = time.monotonic()
+        lock.release()
+        assert time.monotonic() - started < 2

@@ -46,8 +46,8 @@ def measure_locks_and_double_counts(
         servers.client.config_set("slowlog-max-len", 1_000_000)
         servers.client.config_set("slowlog-log-slower-than", 0)
         servers.client.slowlog_reset()
-        lock_sampler = _StateDurationSampler(partial(_find_locked_ids, ids=sampled), servers)
-        double_count_sampler = _StateDurationSampler(
+        lock_sampler = _VodStateDurationSampler(partial(_find_locked_ids, ids=sampled), servers)
+        double_count_sampler = _VodStateDurationSampler(
             partial(_find_double_counted_ids, totals_before=totals_before), servers
         )
         with lock_sampler, double_count_sampler:
@@ -84,7 +84,7 @@ def _find_double_counted_ids(
     return {vod_id for vod_id, total in totals_before.items() if now.get(vod_id, 0) + pending[vod_id] > total + 3}
 
 
-class _StateDurationSampler(ThreadUntilExit):
+class _VodStateDurationSampler(ThreadUntilExit):
     """Reads repeatedly which ids are in a state, and keeps the longest duration of that state."""
 
     def __init__(self, read: Callable[[psycopg.Connection, redis.Redis], set[str]], servers: BenchServers) -> None:

@@ -36,7 +36,7 @@ def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, 
     """Take it from the named source; without one return the present baseline, None where there is none."""
     from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.history.baseline import read_baseline, take_baseline_from_counts, take_baseline_from_target
-    from viewer_pipeline.history.counts_csv import read_counts
+    from viewer_pipeline.history.baseline_csv import read_baseline_csv
 
     ledger = Ledger.of(settings)
     with ledger.connect() as connection:
@@ -46,7 +46,7 @@ def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, 
         if from_target:
             return take_baseline_from_target(connection, ledger, again=again)
         if file is not None:
-            return take_baseline_from_counts(connection, read_counts(file), f"file {file.name}", again=again)
+            return take_baseline_from_counts(connection, read_baseline_csv(file), f"file {file.name}", again=again)
         return present
 
 

@@ -17,7 +17,7 @@ from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
 from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscriberScripts
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
-from viewer_pipeline.ingest.subscription import CutDeliveryCheck
+from viewer_pipeline.ingest.subscription import CutMessageArrivalCheck
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -41,7 +41,7 @@ class SegmentWriter:
         self.buffer = SegmentBuffer()
         self.receiver = MessageIntake(settings.pubsub_channel, self.buffer, self.lease, rejections, stats)
         self.shared_channel = SharedChannelCheck(self.scripts, settings)
-        self.cut_delivery = CutDeliveryCheck()
+        self.cut_message_arrival = CutMessageArrivalCheck()
         self.key_space = ""
         self.pipeline_refused = False  # the counters belong to another ledger
         self.sweep_due = False
@@ -68,7 +68,7 @@ class SegmentWriter:
         try:
             self.fold_buffered_segments()
             if buffer.open_views or buffer.unsequenced or buffer.segments or self._cut_due:
-                self.cut_delivery.expect_cut(self.publish_cut())
+                self.cut_message_arrival.expect_cut_message(self.publish_cut())
                 self._cut_due = False
         except TransientError as error:
             self.record_refusal(error)
@@ -132,7 +132,7 @@ class SegmentWriter:
 
     def _acquire_or_renew_lease(self) -> None:
         result = self.lease.acquire_or_renew(self.key_space, self.buffer, self._stats.last_message)
-        self.cut_delivery.expect_cut_of_folded_segment(result.folded)
+        self.cut_message_arrival.expect_cut_message_of_folded_segment(result.folded)
         self._cut_due = True
         if result.outcome != "renewed":  # another worker may have held it in between, and folded
             self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.drop_folded(result.folded)

@@ -16,7 +16,7 @@ from viewer_pipeline.ingest.segment_writer import COMMAND_TIMEOUT_SECONDS, FOLD_
 from viewer_pipeline.ingest.subscriber_scripts import KeySpaceChanged
 from viewer_pipeline.ingest.subscriber_shutdown import STOP_SECONDS, SubscriberShutdown
 from viewer_pipeline.ingest.subscriber_stats import State, SubscriberStats
-from viewer_pipeline.ingest.subscription import CutDeliveryCheck, Subscription, SubscriptionLost
+from viewer_pipeline.ingest.subscription import CutMessageArrivalCheck, Subscription, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -87,7 +87,7 @@ class Subscriber:
         if self._lease.held and not moved and writer.scripts.count_subscribed_workers(writer.key_space):
             writer.hand_over_lease()
         cuts = writer.store.names.cuts_channel(writer.key_space)
-        writer.receiver.cuts, writer.cut_delivery = cuts.encode(), CutDeliveryCheck()
+        writer.receiver.cuts, writer.cut_message_arrival = cuts.encode(), CutMessageArrivalCheck()
         channels = [
             self._channel,
             cuts,
@@ -104,7 +104,7 @@ class Subscriber:
             self._report_lease_state()
             if self._make_room():
                 writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
-            writer.cut_delivery.raise_if_cut_did_not_arrive(subscription, self._buffer.last_cut)
+            writer.cut_message_arrival.raise_if_cut_did_not_arrive(subscription, self._buffer.last_cut)
             self._failover.raise_if_demoted_and_replaced()
             now = time.monotonic()
             if self._lease.held and now >= self._write_due:

@@ -58,7 +58,7 @@ class SubscriberState:
                 raise SubscriberStateUnreadable(f"{field.name} = {value!r} is not an integer") from None
         return cls(**parsed)
 
-    def is_lease_held(self, now_ms: float) -> bool:
+    def is_lease_held_by_any_worker(self, now_ms: float) -> bool:
         """Whether a worker holds the lease at this time of Redis's clock."""
         return 0 < self.expires - now_ms < MAX_LEASE_MS
 

@@ -123,7 +123,7 @@ class Subscription:
             raise SubscriptionLost("closed", str(error)) from error
 
 
-class CutDeliveryCheck:
+class CutMessageArrivalCheck:
     """Whether the cuts that Redis publishes arrive on one subscription.
 
     Commands and the subscription are two connections, which may lead to two servers: the address was resolved at
@@ -137,15 +137,15 @@ class CutDeliveryCheck:
         self._pinged = False
         self._folded: int | None = None
 
-    def expect_cut(self, number: int) -> None:
+    def expect_cut_message(self, number: int) -> None:
         """Expect this cut, which was published since the subscription began, unless another is expected."""
         if not self._number:
             self._number, self._due, self._pinged = number, time.monotonic() + GRACE_SECONDS, False
 
-    def expect_cut_of_folded_segment(self, number: int) -> None:
+    def expect_cut_message_of_folded_segment(self, number: int) -> None:
         """Expect the cut of this segment, where the holder of the lease folded it since the last call."""
         if self._folded is not None and number > self._folded:
-            self.expect_cut(number)
+            self.expect_cut_message(number)
         self._folded = number
 
     def raise_if_cut_did_not_arrive(self, subscription: Subscription, last_cut: int) -> None:

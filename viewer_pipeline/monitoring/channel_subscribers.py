@@ -42,7 +42,7 @@ def read_subscribers(store: RedisStore, channel: str) -> Subscribers:
     workers = counts[0] if counts else 0
     others = max(0, subscribed - workers)
     silent = round(tolerate_clock_skew((now_ms - state.last_message) / 1000), 1) if state.last_message else None
-    holder = state.worker if state.is_lease_held(now_ms) else ""
+    holder = state.worker if state.is_lease_held_by_any_worker(now_ms) else ""
     return Subscribers(holder, silent, workers, others, min(others, max(0, counting - workers)))
 
 

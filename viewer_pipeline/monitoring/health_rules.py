@@ -205,15 +205,15 @@ def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, 
     return CheckResult("freshness", "healthy", message, details)
 
 
-def evaluate_marker(marker: Marker | None, last: LastFlush, refusal: str = "") -> CheckResult:
+def evaluate_marker_against_ledger(marker: Marker | None, last: LastFlush, refusal_of_ledger: str = "") -> CheckResult:
     """Whether the marker fits the ledger. It was read first, so a flush in between only leaves it behind.
 
-    `refusal`: why this ledger must not use this Redis; empty where it may.
+    `refusal_of_ledger`: why this ledger must not use this Redis; empty where it may.
     """
     details = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
-    if refusal:
+    if refusal_of_ledger:
         remedy = "see docs/how-to/clones.md and docs/how-to/shared-redis.md"
-        return CheckResult("marker", "unhealthy", refusal, details, remedy)
+        return CheckResult("marker", "unhealthy", refusal_of_ledger, details, remedy)
     if marker is None and last.seq:
         message = f"Redis was emptied or replaced: the ledger ends at flush {last.seq}, and Redis has no marker"
         remedy = "none: the next run creates a marker; see docs/how-to/redis-emptied.md"

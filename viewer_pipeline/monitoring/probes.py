@@ -27,7 +27,7 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_freshness,
     evaluate_incidents,
     evaluate_last_flush,
-    evaluate_marker,
+    evaluate_marker_against_ledger,
     evaluate_postgres,
     evaluate_redis,
     evaluate_redis_memory,
@@ -141,7 +141,7 @@ class HealthProbes:
             )
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection)
         return [
-            evaluate_marker(marker, last, str(refusal or "")),
+            evaluate_marker_against_ledger(marker, last, str(refusal or "")),
             evaluate_unsettled(unsettled, _round_age(unsettled_age)),
             evaluate_last_flush(last, _round_age(last_age)),
             evaluate_incidents(incidents),

@@ -28,7 +28,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
-from viewer_pipeline.monitoring.health_rules import evaluate_marker
+from viewer_pipeline.monitoring.health_rules import evaluate_marker_against_ledger
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.redis_server import RedisServer, find_executable_in_wheel, find_redis_executable
@@ -196,7 +196,7 @@ def test_without_the_wait_a_replica_may_have_no_marker(pair: Pair) -> None:
     after = pair.on(pair.replica, Durability())
     with after.stores.ledger.connect() as connection:
         last = last_flush(connection)
-    check = evaluate_marker(after.marker(), last)
+    check = evaluate_marker_against_ledger(after.marker(), last)
     message = "Redis was emptied or replaced: the ledger ends at flush 1, and Redis has no marker"
     assert (check.status, check.message) == ("degraded", message)
     notes = after.flush().notes

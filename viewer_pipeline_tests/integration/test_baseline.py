@@ -11,14 +11,14 @@ import pytest
 
 from viewer_pipeline.errors import BadCounts, SettingsError
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.history import counts_csv
+from viewer_pipeline.history import baseline_csv
 from viewer_pipeline.history.baseline import (
     Baseline,
     read_baseline,
     take_baseline_from_counts,
     take_baseline_from_target,
 )
-from viewer_pipeline.history.counts_csv import read_counts
+from viewer_pipeline.history.baseline_csv import read_baseline_csv
 from viewer_pipeline.target.add_or_park import add_to_target
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -44,7 +44,7 @@ def from_target(world: TargetWorld, *, again: bool = False) -> Baseline:
 def from_file(world: World, path: Path, *, again: bool = False) -> Baseline:
     """Take the baseline from a file."""
     with world.stores.ledger.connect() as connection:
-        return take_baseline_from_counts(connection, read_counts(path), path.name, again=again)
+        return take_baseline_from_counts(connection, read_baseline_csv(path), path.name, again=again)
 
 
 def rows(world: World) -> dict[str, tuple[int, int]]:
@@ -118,7 +118,7 @@ def test_read_counts_reports_invalid_lines(world: World, tmp_path: Path, name: s
 
 def test_read_counts_with_colliding_digests(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ids with the same digest are no duplicates."""
-    monkeypatch.setattr(counts_csv, "_digest", lambda _: 7)
+    monkeypatch.setattr(baseline_csv, "_digest", lambda _: 7)
     path = tmp_path / "counts.csv"
     path.write_text("vod_id,count\na,1\nb,2\n")
     assert from_file(world, path).views == 3

@@ -41,7 +41,7 @@ from viewer_pipeline.monitoring.health_rules import (
     degrade_if_restarted,
     evaluate_freshness,
     evaluate_last_flush,
-    evaluate_marker,
+    evaluate_marker_against_ledger,
     evaluate_postgres,
     evaluate_redis,
     evaluate_redis_memory,
@@ -426,14 +426,14 @@ def test_freshness() -> None:
 )
 def test_marker(marker: Marker | None, last: int, status: str, message: str) -> None:
     """A marker behind the ledger is normal; one ahead of it, or none, is not."""
-    result = evaluate_marker(marker, LastFlush(last, 1 if last else 0))
+    result = evaluate_marker_against_ledger(marker, LastFlush(last, 1 if last else 0))
     assert (result.status, bool(result.remedy)) == (status, status != "healthy")
     assert result.message.startswith(message)
 
 
 def test_marker_of_a_refused_pipeline() -> None:
     """The refusal comes before everything else."""
-    result = evaluate_marker(None, LastFlush(3, 1), "the counters belong to another database")
+    result = evaluate_marker_against_ledger(None, LastFlush(3, 1), "the counters belong to another database")
     assert (result.status, result.message) == ("unhealthy", "the counters belong to another database")
 
 

@@ -38,7 +38,7 @@ def test_parse_names_the_unreadable_field() -> None:
 @pytest.mark.parametrize(("expires", "held"), [(b"1001", True), (b"1000", False)])
 def test_is_held_until_the_lease_expires(expires: bytes, held: bool) -> None:
     """A lease that ends now is over."""
-    assert SubscriberState.parse(values(expires=expires)).is_lease_held(1000) == held
+    assert SubscriberState.parse(values(expires=expires)).is_lease_held_by_any_worker(1000) == held
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -23,7 +23,7 @@ HEADER = ["vod_id", "count"]
 MAX_REPORTED = 10  # invalid lines in a message
 
 
-def read_counts(path: Path) -> Iterator[tuple[str, int]]:
+def read_baseline_csv(path: Path) -> Iterator[tuple[str, int]]:
     """Check a file, and return an iterator over its counts. Raises BadCounts, which names invalid lines by number."""
     try:
         with _open(path) as file:
@@ -62,7 +62,7 @@ def _line_errors(file: IO[str]) -> Counter[str]:
     """Return the errors of a file: the first ones by line, the others counted. Takes 8 bytes of memory for each id."""
     errors, digests = Counter[str](), array("Q")
     for line, row in _rows(file):
-        if error := _row_error(row):
+        if error := _vod_id_or_count_error(row):
             errors[f"line {line}: {error}" if len(errors) < MAX_REPORTED else "more"] += 1
         else:
             digests.append(_digest(row[0]))
@@ -74,7 +74,7 @@ def _line_errors(file: IO[str]) -> Counter[str]:
     return errors
 
 
-def _row_error(row: list[str]) -> str | None:
+def _vod_id_or_count_error(row: list[str]) -> str | None:
     if len(row) != len(HEADER):
         return f"expected 2 fields, not {len(row)}"
     vod_id, count = row

@@ -18,12 +18,12 @@ from viewer_pipeline.redis_url_values import PARAMETERS, SENTINEL_PARAMETERS, TL
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 EXPECTED = f"expected a URL that starts with {' or '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
 EXPECTED_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
-ALIASES = {"virtual_host": "db", "database": "db", "charset": "encoding", "tls": "ssl"}
+ALIASES = {"virtual_host": "db", "database": "db", "tls": "ssl"}
 # Parameters of connection pools, retries, and replies as text, by client. Any value is accepted: we have none, or ours.
 _IGNORED_BY_CLIENT = {
-    "redis-py, Celery": "decode_responses encoding_errors errors health_check_interval legacy_responses lib_name"
-    " lib_version max_connections protocol retry_on_error retry_on_timeout single_connection_client socket_keepalive"
-    " socket_read_size timeout",
+    "redis-py, Celery": "charset decode_responses encoding encoding_errors errors health_check_interval"
+    " legacy_responses lib_name lib_version max_connections protocol retry_on_error retry_on_timeout"
+    " single_connection_client socket_keepalive socket_read_size timeout",
     "ioredis": "allowUsernameInURI autoResubscribe commandTimeout connectTimeout connectionName enableAutoPipelining"
     " enableOfflineQueue enableReadyCheck family keepAlive lazyConnect maxRetriesPerRequest noDelay",
     "Sidekiq": "driver network_timeout pool_size pool_timeout reconnect_attempts size",
@@ -69,12 +69,13 @@ class RedisUrl:
         match = _URL.fullmatch(url)
         if match is None:
             raise ValueError(EXPECTED)
-        if "@" in (match["path"] or "") + (match["query"] or ""):
+        path, query = match["path"] or "", match["query"] or ""
+        written = _split_query(query)
+        if "@" in path or ("@" in query and not all(map(_is_known, written))):
             raise ValueError("expected @, / and ? in user, password and parameters to be written as %40, %2F and %3F")
         sentinel, tls = bool(match["sentinel"]), bool(match["tls"])
         socket_path, service, database = _split_path(match)
         addresses = tuple(_addresses(match["address"], sentinel=sentinel)) if not socket_path else ()
-        written = _split_query(match["query"] or "")
         values: dict[str, Any] = {"db": int(database)} if database else {}
         for name, text in written.items():
             value = _parse_value(name, text, tls=tls, sentinel=sentinel)

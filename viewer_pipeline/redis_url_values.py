@@ -5,7 +5,6 @@ A parser raises ValueError with what is expected.
 
 from __future__ import annotations
 
-import codecs
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -36,22 +35,6 @@ def _database(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("the number of a database")
     return int(text)
-
-
-def _protocol(text: str) -> int:
-    if text not in ("2", "3"):
-        raise ValueError("2 or 3 (RESP2 is used in any case)")
-    return int(text)
-
-
-def _encoding(text: str) -> str:
-    try:
-        name = codecs.lookup(text).name
-    except (LookupError, ValueError):
-        name = ""
-    if name != "utf-8":
-        raise ValueError("utf-8, in which ids are stored")
-    return name
 
 
 def _client_name(text: str) -> str:
@@ -125,9 +108,7 @@ PARAMETERS: Parsers = MappingProxyType(
     {
         "client_name": _client_name,
         "db": _database,
-        "encoding": _encoding,
         "password": str,
-        "protocol": _protocol,
         "socket_connect_timeout": _seconds,
         "socket_timeout": _seconds,
         "ssl": _flag,

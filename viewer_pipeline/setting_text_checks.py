@@ -12,6 +12,10 @@ QUOTES = frozenset("'\"`")
 TYPOGRAPHIC_QUOTES = ("Pi", "Pf")  # Unicode categories
 SQL_QUOTE = '"'
 UNREPLACED_VARIABLE = re.compile(r"\$(\{[A-Z_][A-Z0-9_]*\}|\([A-Z_][A-Z0-9_]*\))")  # of a shell, of Kubernetes
+CAUSES = {
+    "\r": "; the file it comes from probably has Windows line endings",
+    "\n": "; where it comes from `echo`, as in many Kubernetes Secrets, use `printf`",
+}
 CONTROL_CHARACTERS = {"\r": "carriage return", "\n": "newline", "\t": "tab"}
 
 
@@ -41,5 +45,4 @@ def _is_quote(character: str) -> bool:
 def _describe_invisible_character(text: str) -> str:
     character = next(character for character in text if not character.isprintable())
     name = CONTROL_CHARACTERS.get(character) or unicodedata.name(character, "invisible character")
-    cause = "; the file it comes from probably has Windows line endings" if character == "\r" else ""
-    return f"expected no {name} (U+{ord(character):04X}){cause}"
+    return f"expected no {name} (U+{ord(character):04X}){CAUSES.get(character, '')}"

@@ -36,9 +36,7 @@ NOT_FOR_URLS = {
 SAMPLES = {
     "client_name": "web",
     "db": "3",
-    "encoding": "UTF8",
     "password": "secret",
-    "protocol": "3",
     "sentinel_password": "secret",
     "sentinel_username": "watch",
     "socket_connect_timeout": "2.5",
@@ -129,9 +127,6 @@ def test_the_check_of_certificates(text: str, value: str) -> None:
         ("redis://host/xyz", "expected the number of a database after the host, such as redis://host:6379/0"),
         ("redis://host/1/2", "expected the number of a database after the host, such as redis://host:6379/0"),
         ("redis://host/0#part", "expected the number of a database after the host, such as redis://host:6379/0"),
-        ("redis://host?protocol=4", "protocol='4': expected 2 or 3 (RESP2 is used in any case)"),
-        ("redis://host?encoding=latin-1", "encoding='latin-1': expected utf-8, in which ids are stored"),
-        ("redis://host?charset=nothing", "charset='nothing': expected utf-8, in which ids are stored"),
         ("redis://host?client_name=a+b", "client_name='a b': expected 1 to 100 printable ASCII characters without bl"),
         ("redis://host?ssl=true", "ssl='true': expected rediss:// instead of this parameter"),
         ("rediss://host?tls=false", "tls='false': expected redis:// instead of this parameter"),
@@ -213,6 +208,7 @@ def test_a_misspelled_parameter() -> None:
         "redis://ann@host",
         "redis://:a:b@host",
         "redis://host?username=ann&password=a%2Bb+c",
+        "redis://host:6379/0?password=p@ss",
         "redis://[::1]:6380/1",
         "rediss://host?ssl_ca_certs=%2Fa%2520b.pem&ssl_certfile=a&ssl_keyfile=b&ssl_password=c+d",
         "unix:///run/redis.sock",
@@ -261,11 +257,10 @@ def test_parameters_without_effect_change_nothing() -> None:
     """Replies stay bytes, and time-outs, attempts and health checks ours, whatever the values are."""
     plain = connect("redis://host").connection_pool.connection_kwargs
     own = {name: value for name, value in plain.items() if name not in ("demotion_counter", "himport_registry")}
-    for value in ("true", "0", "abc", "3"):
-        names = IGNORED if value == "3" else IGNORED - {"protocol"}
-        url = f"redis://host?{urlencode(dict.fromkeys(names, value))}"
+    for value in ("true", "0", "abc", "4"):
+        url = f"redis://host?{urlencode(dict.fromkeys(IGNORED, value))}"
         assert connect(url).connection_pool.connection_kwargs.items() >= own.items()
-        assert set(RedisUrl.of(url).ignored) == names
+        assert set(RedisUrl.of(url).ignored) == IGNORED
     assert "decode_responses" not in plain
 
 

@@ -33,6 +33,7 @@ VALUES = {name: ACCEPTED.get(name, "a1" if name in TEXTS else "50") for name in 
 SQL_NAMES = ("TARGET_TABLE", "TARGET_ID_COLUMN", "TARGET_COUNT_COLUMN")
 
 WINDOWS = "; the file it comes from probably has Windows line endings"
+ECHO = "; where it comes from `echo`, as in many Kubernetes Secrets, use `printf`"
 QUOTED = "expected no quotes around the value; `docker --env-file` and Kubernetes take them literally"
 BLANKS = "expected no blanks around the value"
 COMMENT = "expected no comment behind the value; `docker --env-file` and systemd take it literally"
@@ -40,7 +41,7 @@ UNREPLACED = "expected a value; nothing has replaced the variable in it"
 FORMS = {
     "{}\r": f"expected no carriage return (U+000D){WINDOWS}",
     "{}\r\n": f"expected no carriage return (U+000D){WINDOWS}",
-    "{}\n": "expected no newline (U+000A)",
+    "{}\n": f"expected no newline (U+000A){ECHO}",
     "\t{}": "expected no tab (U+0009)",
     "{}\x1b": "expected no invisible character (U+001B)",
     "\ufeff{}": "expected no ZERO WIDTH NO-BREAK SPACE (U+FEFF)",

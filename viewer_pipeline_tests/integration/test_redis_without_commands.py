@@ -45,11 +45,13 @@ DOCTOR = {
 
 
 @contextmanager
-def redis_without(home: Path, *commands: str) -> Iterator[str]:
-    """Run a Redis that does not know these commands, and yield its URL."""
+def redis_without(home: Path, *commands: str, **renamed: str) -> Iterator[str]:
+    """Run a Redis that does not know these commands, and others by another name; yield its URL."""
     port, configuration = find_free_port(), home / "redis.conf"
     lines = [f"port {port}", f"bind {LOOPBACK}", f"dir {home}", 'save ""', "maxmemory-policy noeviction"]
-    configuration.write_text("\n".join([*lines, *(f'rename-command {name} ""' for name in commands), ""]))
+    lines += [f'rename-command {name} ""' for name in commands]
+    lines += [f"rename-command {name} {new}" for name, new in renamed.items()]
+    configuration.write_text("\n".join([*lines, ""]))
     process = ManagedProcess("redis", [redis_binary(), configuration], log=home / "redis.log")
     process.start()
     try:
@@ -108,6 +110,14 @@ def test_the_doctor_names_a_command_that_is_needed(dagster_settings: Settings, t
     with redis_without(tmp_path, "COMMAND") as url:
         result = by_name(run_doctor_checks(dagster_settings.copy_unvalidated(redis_url=url)))["redis_commands"]
         assert (result.status, "COMMAND INFO is refused" in result.remedy) == ("unknown", True)
+
+
+def test_a_server_whose_command_replies_otherwise(dagster_settings: Settings, tmp_path: Path) -> None:
+    """As that of some compatible servers, which ignore the names; here it is MGET."""
+    with redis_without(tmp_path, "COMMAND", MGET="COMMAND") as url:
+        results = by_name(run_doctor_checks(dagster_settings.copy_unvalidated(redis_url=url)))
+        assert results["redis_commands"].status == "unknown"
+        assert results["redis_version"].status == "healthy"
 
 
 def test_a_user_without_the_right_to_use_them(world: World, redis_url: str) -> None:

@@ -43,7 +43,9 @@ class RedisReading:
     info: dict[str, Any]  # empty where INFO is refused
     config: dict[str, str]  # empty where CONFIG is refused, as in managed services
     wait_error: str = ""  # why REDIS_WAIT_* cannot be honoured
-    missing_commands: tuple[str, ...] | None = ()  # those that this server does not know; None where COMMAND is refused
+    missing_commands: (
+        tuple[str, ...] | None
+    ) = ()  # those that this server does not know; None where COMMAND INFO does not tell
 
 
 def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
@@ -72,6 +74,8 @@ def _read_missing_commands(client: redis.Redis) -> tuple[str, ...] | None:
     try:
         known: Any = client.execute_command("COMMAND INFO", *names)  # type: ignore[no-untyped-call]  # so in redis-py
     except redis.ResponseError:
+        return None
+    if not isinstance(known, list) or len(known) != len(names):  # so in some servers that are compatible with Redis
         return None
     return tuple(name for name, entry in zip(names, known, strict=True) if entry is None)
 
@@ -114,7 +118,9 @@ def _evaluate_commands(missing: tuple[str, ...] | None) -> CheckResult:
     """Evaluate the commands that a proxy does not pass on, or `rename-command` has removed."""
     name = "redis_commands"
     if missing is None:
-        remedy = "COMMAND INFO is refused; allow it, or compare with the commands of `viewer-pipeline grants`"
+        remedy = (
+            "COMMAND INFO is refused, or unusual; allow it, or compare with the commands of `viewer-pipeline grants`"
+        )
         return CheckResult(name, "unknown", "which commands this Redis knows cannot be read", remedy=remedy)
     effects = [f"{command} ({OPTIONAL[command]})" for command in missing if command in OPTIONAL]
     if needed := [command for command in missing if command not in OPTIONAL]:

@@ -15,7 +15,7 @@ from viewer_pipeline.errors import DaemonRuns, SessionUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.postgres import DAGSTER_STORAGE, open_connection
 from viewer_pipeline.stores.postgres_errors import first_line, postgres_errors
 from viewer_pipeline.time_formatting import format_timestamp
 
@@ -38,14 +38,15 @@ class DaemonLock:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._text_of_url = settings.dagster_database_url or settings.require_database_url()
         self._url = settings.dagster_storage_url()
         self._connection: psycopg.Connection | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_held, name="daemon-lock", daemon=True)
 
     def acquire(self) -> None:
-        """Take the lock, and keep it until `release`. Raises DaemonRuns if another `up` has it; PostgresUnavailable."""
-        with postgres_errors("Dagster's storage"):
+        """Take the lock, and keep it until `release`. Raises DaemonRuns if another `up` has it, and our errors."""
+        with postgres_errors(self._text_of_url, DAGSTER_STORAGE):
             holder = self._take()
         if holder:
             raise DaemonRuns(f"{holder}; stop it first. For an additional worker, run `viewer-pipeline worker` here")

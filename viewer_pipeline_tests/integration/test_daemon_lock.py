@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from viewer_pipeline.errors import DaemonRuns
+from viewer_pipeline.errors import DaemonRuns, PostgresRefusesConnections
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import daemon_lock
 from viewer_pipeline.stack.daemon_lock import LOCK_CLASS, SESSION_NAME, DaemonLock
@@ -63,6 +63,16 @@ def test_second_lock_is_refused(settings: Settings) -> None:
         second.release()
     third.acquire()
     third.release()
+
+
+def test_storage_that_refuses_the_login(settings: Settings) -> None:
+    """The lock is the first thing that `up` does there, so its error has the sentence and the remedy."""
+    login = "postgresql://nobody:wr0ng@"
+    url = login + settings.require_database_url().partition("@")[2]
+    with pytest.raises(PostgresRefusesConnections, match=r"Dagster's storage: .*there is no role") as refused:
+        DaemonLock(settings.copy_unvalidated(dagster_database_url=url)).acquire()
+    assert "wr0ng" not in str(refused.value)
+    assert refused.value.remedy.startswith("correct user and password in the URL")
 
 
 def test_storages_have_locks_of_their_own(settings: Settings) -> None:

@@ -21,8 +21,8 @@ TIMEOUTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What the statements and the client mean, and how values are written. Nothing overrides these. The order of day and
-# month in an ambiguous date stays as it is, because triggers of the user may depend on it.
+# What the statements and the client mean, and how values are written. Nothing overrides these. Statements that run
+# triggers of the user reset four of them (target/add_or_park.sql).
 MEANING: Mapping[str, str] = MappingProxyType(
     {
         "array_nulls": "on",

@@ -51,15 +51,21 @@ def force_index_scans(connection: psycopg.Connection, lock_timeout: str) -> None
     connection.execute(SQL["force_index_scans"], {"lock_timeout": lock_timeout})
 
 
-def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str) -> None:
-    """For this transaction: find rows by the index; check deferred constraints of the user immediately."""
+def _begin_writing(connection: psycopg.Connection, lock_timeout: str) -> None:
+    """For this transaction: find rows by the index; triggers of the user have the settings of the operator."""
     force_index_scans(connection, lock_timeout)
+    connection.execute(SQL["reset_settings_for_triggers"], prepare=False)  # several statements in one round trip
+
+
+def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str) -> None:
+    """For this transaction: as `_begin_writing`; check deferred constraints of the user immediately."""
+    _begin_writing(connection, lock_timeout)
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 def add_to_target(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> FetchTotals:
     """Add a flush in one statement; return how to fetch the new totals. Raises driver errors."""
-    force_index_scans(connection, LOCK_TIMEOUT)
+    _begin_writing(connection, LOCK_TIMEOUT)
     whole = {"seq": seq, "skip": 0, "take": counter_count}
     rows = connection.execute(target.statement(SQL["upsert_target"]), whole, binary=True)
     return lambda: dict(rows.fetchall())

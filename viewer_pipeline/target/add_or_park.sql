@@ -3,6 +3,14 @@
 -- number; and bound the wait for a locked row, because other transactions wait for the rows that this one has locked.
 SELECT set_config('enable_seqscan', 'off', TRUE), set_config('lock_timeout', %(lock_timeout)s, TRUE)
 
+-- name: reset_settings_for_triggers
+-- For the rest of this transaction: triggers of the user's table see what the role, the database or the server sets.
+-- Statements of ours that follow neither read nor write a time as text.
+SET LOCAL timezone TO DEFAULT;
+SET LOCAL datestyle TO DEFAULT;
+SET LOCAL intervalstyle TO DEFAULT;
+SET LOCAL row_security TO DEFAULT
+
 -- name: upsert_target
 -- Add a range of the counters of one flush to the user's table and to the totals; park what that table cannot take.
 -- Returns the ids and totals of the counted VODs. `key` is the id in the type of the table's column, NULL if the type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +21,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.monitoring.probes import RESET_ROLE
 from viewer_pipeline.settings import Settings
+from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess
@@ -90,6 +92,20 @@ TRIGGER = """
     CREATE FUNCTION public.note_edit() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN INSERT INTO edits (id) VALUES (NEW.id); RETURN NEW; END $$;
     CREATE TRIGGER note_edit AFTER UPDATE ON public."Vod" FOR EACH ROW EXECUTE FUNCTION public.note_edit();
+"""
+# One that depends on the settings of the operator: `at` is local time, and rows of `audit` pass a policy.
+AUDIT = """
+    CREATE TABLE public.audit (at timestamp NOT NULL, settings text NOT NULL);
+    ALTER TABLE public.audit ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE POLICY anybody ON public.audit USING (TRUE);
+    CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO public.audit
+            SELECT now(), string_agg(current_setting(name), ' ' ORDER BY number)
+            FROM unnest('{timezone,datestyle,intervalstyle,row_security}'::text[]) WITH ORDINALITY AS s (name, number);
+            RETURN NEW;
+        END $$;
+    CREATE TRIGGER audit AFTER UPDATE ON public."Vod" FOR EACH ROW EXECUTE FUNCTION public.audit();
 """
 PASSWORD = "hostile"
 
@@ -198,6 +214,36 @@ def test_the_main_job(vods: TargetWorld, url: str, run: Callable[..., Any]) -> N
     reads_postgres = {"postgres", "target", "marker", "unsettled", "incidents", "clock", "ledger_identity", "parked"}
     assert failed & reads_postgres == set()
     assert "fsync is off" in checks["postgres_durability"]["message"]  # so in tests; synchronous_commit is not reported
+
+
+@pytest.mark.parametrize("places", [()])
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
+def test_triggers_on_the_target_table(vods: TargetWorld, url: str, pooled: bool, tmp_path: Path) -> None:
+    """They see what role and database set, in a flush, where it refuses rows, and where it applies parked views."""
+    database = urlsplit(url).path[1:]
+    local = {"timezone": "Asia/Kathmandu", "datestyle": "SQL, DMY", "intervalstyle": "sql_standard"}
+    for name, value in local.items():
+        vods.execute(f"ALTER DATABASE {database} SET {name} = '{value}'")
+    vods.execute(AUDIT)
+    vods.add_vods("a", "full")
+    with ExitStack() as stack:
+        if pooled:
+            bouncer = PgBouncer(tmp_path / "pgbouncer", url)
+            stack.callback(bouncer.stop)
+            bouncer.start()
+        world = TargetWorld(Stores(vods.stores.redis, Ledger(bouncer.url() if pooled else url)), vods.names)
+        world.send("a", 5)
+        world.flush()
+        vods.execute("""ALTER TABLE "Vod" ADD CHECK (id <> 'full' OR "viewCount" < 3)""")
+        for vod_id in ("a", "full", "late"):
+            world.send(vod_id, 5)
+        world.flush()
+        assert vods.target() == {"a": 10}
+        vods.add_vods("late")
+        world.flush()
+        assert vods.target() == {"a": 10, "late": 5}
+    assert vods.rows("SELECT DISTINCT settings FROM audit") == [(" ".join([*local.values(), "on"]),)]
+    assert vods.rows("SELECT at > now() AT TIME ZONE 'UTC' + interval '5 hours' FROM audit") == [(True,)] * 3
 
 
 @pytest.mark.parametrize("places", [()])

@@ -107,10 +107,11 @@ def settings_page() -> str:
         "of it, and a variable that nothing has replaced (`${NAME}`, `$(NAME)`) are refused, too.",
         "",
         "`.env` may be that of other programs as well. A line that is not `NAME=value` is skipped with a warning that",
-        "has its number; if the name of a setting is in it, it is refused. Names that are not settings have no effect:",
-        "each command logs them in one warning. One that is within one typing error of a setting without a value, such",
-        "as `TARGET_TABEL` or `VIEWER_TARGET_TABLE`, has a warning of its own, also if it is in the environment, and",
-        "`viewer-pipeline doctor` reports it.",
+        "has its number; if the name of a setting is in it, it is refused. In a value, `${NAME}` stands for another",
+        "variable, which must be set. Names that are not settings have no effect: each command logs them in one",
+        "warning. One that is within one typing error of a setting without a value, such as `TARGET_TABEL` or",
+        "`VIEWER_TARGET_TABLE`, has a warning of its own, also if it is in the environment, and `viewer-pipeline doctor`",
+        "reports it.",
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:

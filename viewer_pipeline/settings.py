@@ -270,7 +270,7 @@ def load_settings() -> Settings:
     try:
         if is_child_process():
             return Settings(_env_file=None)
-        read_env_file(SETTING_NAMES)  # refuses lines that pydantic skips
+        read_env_file(SETTING_NAMES, os.environ)  # refuses lines that pydantic skips
         return Settings()
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
@@ -292,4 +292,4 @@ def is_child_process() -> bool:
 
 def unknown_variables() -> list[UnknownVariable]:
     """Return the variables in `.env` that are no settings, and those of the environment that were meant as one."""
-    return find_unknown_variables(SETTING_NAMES, os.environ, read_env_file(SETTING_NAMES))
+    return find_unknown_variables(SETTING_NAMES, os.environ, read_env_file(SETTING_NAMES, os.environ))

@@ -37,7 +37,7 @@ def find_unknown_variables(
     """Find variables that have no effect. Upper and lower case are the same.
 
     Many programs share the environment: of it, only names are returned that are like that of a setting without a value.
-    `.env` is for this program: of it, all names are returned that are not settings.
+    Few share `.env`: of it, all names are returned that are not settings.
     """
     given = {name.upper() for variables in (environment, env_file) for name, value in variables.items() if value}
     unset = [name for name in settings if name not in given]

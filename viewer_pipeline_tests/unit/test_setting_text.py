@@ -221,6 +221,20 @@ def test_lines_of_the_env_file_for_other_programs(tmp_path: Path, caplog: pytest
     assert "line 2" in caplog.text
 
 
+def test_variables_in_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are replaced; one that is set nowhere would be replaced by nothing, and name another channel or prefix."""
+    monkeypatch.setenv("STAGE", "live")
+    (tmp_path / ".env").write_text(
+        "APP=shop\nCOUNTER_PREFIX=${APP}:${STAGE}:${REGION:-eu}:\nLOG=${HERE}\nPUBSUB_CHANNEL=views${HERE}\n"
+    )
+    assert error_of_settings() == (
+        "the file .env in the working directory, line 4: PUBSUB_CHANNEL refers to a variable that is not set"
+    )
+    monkeypatch.setenv("HERE", "")
+    settings = load_settings()
+    assert (settings.counter_prefix, settings.pubsub_channel) == ("shop:live:eu:", "views")
+
+
 def test_env_file_that_is_not_utf_8(tmp_path: Path) -> None:
     """What `>` of PowerShell 5 writes is UTF-16."""
     (tmp_path / ".env").write_text("BATCH_SIZE=7\n", encoding="utf-16")

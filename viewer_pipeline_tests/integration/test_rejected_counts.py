@@ -37,10 +37,9 @@ def publish_123(world: World) -> None:
 
 def test_every_rejected_message_counts(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
     """In `status`, in the metadata and the notes of the next run, and no more in the run after it; examples are few."""
-    worker = SubscriberThread(dagster_settings).start()
-    publish_123(world)
-    wait_until(lambda: counts(world) == [NOT_JSON], 30, "all are counted")
-    worker.stop()
+    with SubscriberThread(dagster_settings):
+        publish_123(world)
+        wait_until(lambda: counts(world) == [NOT_JSON], 30, "all are counted")
     status = read_status(dagster_settings)
     assert (status.summary.rejected, status.to_dict()["rejected_by_reason"]) == (123, {"not JSON": 123})
     assert status.checks["rejected"].status == "degraded"
@@ -56,16 +55,15 @@ def test_every_rejected_message_counts(dagster: DagsterWorld, dagster_settings: 
 
 def test_messages_count_once_with_several_workers(dagster_settings: Settings, world: World) -> None:
     """Each receives all. One takes over from another: what that one has counted is not counted again, the rest is."""
-    workers = [SubscriberThread(dagster_settings).start() for _ in range(2)]
-    wait_until(lambda: {worker.state for worker in workers} == {"listening", "standby"}, 30, "one folds")
-    first, second = sorted(workers, key=lambda worker: worker.state)
-    publish_123(world)
-    wait_until(lambda: counts(world) == [NOT_JSON], 30, "the holder counts them")
-    first.stop()
-    wait_until(lambda: second.state == "listening", 30, "the other takes over")
-    publish_123(world)
-    wait_until(lambda: counts(world) == [NOT_JSON._replace(inputs=246)], 30, "the other counts")
-    second.stop()
+    with SubscriberThread(dagster_settings) as one, SubscriberThread(dagster_settings) as other:
+        wait_until(lambda: {one.state, other.state} == {"listening", "standby"}, 30, "one folds")
+        first, second = sorted((one, other), key=lambda worker: worker.state)
+        publish_123(world)
+        wait_until(lambda: counts(world) == [NOT_JSON], 30, "the holder counts them")
+        first.stop()
+        wait_until(lambda: second.state == "listening", 30, "the other takes over")
+        publish_123(world)
+        wait_until(lambda: counts(world) == [NOT_JSON._replace(inputs=246)], 30, "the other counts")
     assert counts(world) == [NOT_JSON._replace(inputs=246)]
 
 
@@ -106,10 +104,9 @@ def test_each_rejected_input_is_reported_by_one_run(world: World) -> None:
 
 def test_messages_wait_while_postgres_is_blocked(dagster_settings: Settings, world: World) -> None:
     """Those that were rejected meanwhile are kept; and those since the last cut are counted at a stop."""
-    worker = SubscriberThread(dagster_settings).start()
-    with world.stores.ledger.connect() as connection, connection.transaction():
+    ledger = world.stores.ledger
+    with SubscriberThread(dagster_settings) as worker, ledger.connect() as connection, connection.transaction():
         connection.execute("LOCK TABLE viewer.rejected_count")
         publish_123(world)
         wait_until(lambda: worker.stats.rejected["not JSON"] == 123, 30, "all are received")
-    worker.stop()
     assert counts(world) == [NOT_JSON]

@@ -110,8 +110,7 @@ def settings_page() -> str:
         "has its number; if the name of a setting is in it, it is refused. In a value, `${NAME}` stands for another",
         "variable, which must be set. Names that are not settings have no effect: each command logs them in one",
         "warning. One that is within one typing error of a setting without a value, such as `TARGET_TABEL` or",
-        "`VIEWER_TARGET_TABLE`, has a warning of its own, also if it is in the environment, and `viewer-pipeline doctor`",
-        "reports it.",
+        "`VIEWER_TARGET_TABLE`, has a warning of its own, also if it is in the environment, and `doctor` reports it.",
     ]
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:

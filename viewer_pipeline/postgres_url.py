@@ -17,7 +17,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from viewer_pipeline.session_settings import MEANING, PINNED
+from viewer_pipeline.session_settings import PINNED
 from viewer_pipeline.sql_identifiers import quoted
 
 LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
@@ -95,29 +95,6 @@ class PostgresUrl:
         """
         arguments = {**ours, **self.parameters, "options": _joined(self.options)}
         return arguments | ({"prepare_threshold": None} if self.pgbouncer else {})
-
-    @property
-    def startup_options(self) -> str:
-        """The `options` that set the schema, and what statements mean: for Dagster, which sets nothing later."""
-        settings = {**self.settings, **self._search_path(), **MEANING}
-        return _joined([*self.options, *(f"-c{name}={value}" for name, value in settings.items())])
-
-    def sqlalchemy_url(self) -> str:
-        """Return the URL, with its password, for SQLAlchemy with psycopg2: on psycopg 3, dagster-postgres fails."""
-        from sqlalchemy.engine import URL  # noqa: PLC0415 - for Dagster's storage only
-
-        arguments: dict[str, Any] = {**self.parameters, "options": self.startup_options}
-        host, port = arguments.get("host", ""), arguments.get("port", "")
-        plain = bool(host) and not host.startswith("/") and "," not in host + port
-        return URL.create(
-            "postgresql+psycopg2",
-            username=arguments.pop("user", None),
-            password=arguments.pop("password", None),
-            host=arguments.pop("host", None) if plain else None,
-            port=int(arguments.pop("port")) if plain and port else None,
-            database=arguments.pop("dbname", None),
-            query=arguments,
-        ).render_as_string(hide_password=False)
 
     def _search_path(self) -> dict[str, str]:
         return {} if self.schema is None else {"search_path": quoted(self.schema)}

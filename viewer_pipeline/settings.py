@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
 from viewer_pipeline.redis_url import RedisUrl
@@ -32,10 +33,11 @@ from viewer_pipeline.setting_types import (
 )
 from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
-STORAGE_VARIABLE = "VIEWER_DAGSTER_STORAGE_URL"  # read by dagster.yaml; derived from the settings, not one of them
+COMPLETE_VARIABLE = "VIEWER_SETTINGS_COMPLETE"  # marks an environment that contains all settings; not one of them
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
 GRPC_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")  # as gRPC reads them
 SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
+OR_UP = "or `viewer-pipeline up` running with the same VIEWER_HOME"
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
     )
     dagster_database_url: DatabaseUrl | None = Field(
         None,
-        description="Dagster's own storage, not behind PgBouncer (default: the schema `dagster` of `DATABASE_URL`)",
+        description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)",
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
@@ -159,20 +161,6 @@ class Settings(BaseSettings):
     def _redis_names_do_not_overlap_own_keys(self) -> Self:
         """Refuse names that overlap with our own keys and channels: the marker could be taken for a counter."""
         check_redis_names(self.counter_prefix, self.pubsub_channel, self.totals_channel)
-        return self
-
-    @model_validator(mode="after")
-    def _dagster_reaches_postgres_itself(self) -> Self:
-        """Refuse PgBouncer for Dagster: it needs a schema for its session, and sets time-outs for it."""
-        name, url = "DAGSTER_DATABASE_URL", self.dagster_database_url
-        if url is None:
-            name, url = "DATABASE_URL", self.database_url
-        if url is not None and PostgresUrl.of(url).pgbouncer:
-            raise ValueError(
-                f"{name} has pgbouncer=true, and Dagster cannot keep its tables behind a PgBouncer that pools"
-                " transactions: set DAGSTER_DATABASE_URL to PostgreSQL's own address (what Prisma calls directUrl),"
-                f" such as postgresql://user:password@host:5432/database?schema={DAGSTER_SCHEMA}"
-            )
         return self
 
     @property
@@ -202,13 +190,15 @@ class Settings(BaseSettings):
     def require_database_url(self) -> str:
         """Return DATABASE_URL. Raises SettingsError if it is not set."""
         if self.database_url is None:
-            raise SettingsError("DATABASE_URL is not set; expected postgresql://user:password@host:port/database")
+            raise SettingsError(
+                f"DATABASE_URL is not set; expected postgresql://user:password@host:port/database, {OR_UP}"
+            )
         return self.database_url
 
     def require_redis_url(self) -> str:
         """Return REDIS_URL. Raises SettingsError if it is not set."""
         if self.redis_url is None:
-            raise SettingsError("REDIS_URL is not set; expected redis://host:port/0")
+            raise SettingsError(f"REDIS_URL is not set; expected redis://host:port/0, {OR_UP}")
         return self.redis_url
 
     def dagster_storage_url(self) -> PostgresUrl:
@@ -216,10 +206,6 @@ class Settings(BaseSettings):
         if self.dagster_database_url is not None:
             return PostgresUrl.of(self.dagster_database_url)
         return PostgresUrl.of(self.require_database_url()).in_schema(DAGSTER_SCHEMA)
-
-    def dagster_sqlalchemy_url(self) -> str:
-        """Return the URL of Dagster's storage in the form that dagster-postgres needs."""
-        return self.dagster_storage_url().sqlalchemy_url()
 
     def dropped_parameters(self) -> dict[str, str]:
         """Return the unknown parameters of the database URLs, which are dropped: variable -> names."""
@@ -234,9 +220,10 @@ class Settings(BaseSettings):
     def child_process_environment(self) -> dict[str, str]:
         """Return the environment of a child process: that of this process, with these settings in it.
 
-        Settings without a value are unset in the child, whatever `.env` contains: STORAGE_VARIABLE marks an environment
-        in which `.env` was read already.
+        Settings without a value are unset in the child, whatever `.env` contains: it does not read that file again.
+        Raises SettingsError if Dagster would have no storage.
         """
+        self.dagster_storage_url()
         dumped = {name.upper(): value for name, value in self.model_dump().items()}
         return {
             **{name: value for name, value in os.environ.items() if name.upper() not in dumped},
@@ -244,11 +231,11 @@ class Settings(BaseSettings):
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
             "grpc_proxy": "",  # outranks http_proxy and https_proxy: gRPC connects to the code server directly
-            STORAGE_VARIABLE: self.dagster_sqlalchemy_url(),
+            COMPLETE_VARIABLE: "1",
         }
 
     def export_to_os_environ(self) -> None:
-        """Put these settings into the environment of this process, where Dagster reads its storage URL and home."""
+        """Put these settings into the environment of this process, where Dagster's storage and home are read."""
         environment = self.child_process_environment()
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
@@ -280,6 +267,15 @@ def load_settings() -> Settings:
         raise SettingsError(describe_invalid_settings(error)) from None
 
 
+def load_settings_and_find_servers() -> Settings:
+    """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME."""
+    settings = load_settings()
+    if settings.database_url is not None and settings.redis_url is not None:
+        return settings
+    urls = read_urls_of_running_servers(settings.viewer_home)
+    return settings.copy_unvalidated(**{name: url for name, url in urls.items() if getattr(settings, name) is None})
+
+
 def read_grpc_proxy_variables() -> dict[str, str]:
     """Return those of GRPC_PROXY_VARIABLES that are set: not settings of ours, but Dagster's own commands use them."""
     return {name: os.environ[name] for name in GRPC_PROXY_VARIABLES if name in os.environ}
@@ -287,7 +283,7 @@ def read_grpc_proxy_variables() -> dict[str, str]:
 
 def is_child_process() -> bool:
     """Whether the environment is one of `child_process_environment`: `.env` is in it, and warnings were logged."""
-    return STORAGE_VARIABLE in os.environ
+    return COMPLETE_VARIABLE in os.environ
 
 
 def unknown_variables() -> list[UnknownVariable]:

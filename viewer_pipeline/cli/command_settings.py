@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from viewer_pipeline.logs import configure_stderr_logging, event
-from viewer_pipeline.settings import Settings, is_child_process, load_settings, unknown_variables
+from viewer_pipeline.settings import Settings, is_child_process, load_settings_and_find_servers, unknown_variables
 
 log = logging.getLogger("viewer_pipeline.cli")
 
@@ -15,15 +15,9 @@ def load_settings_with_running_servers(*, warn: bool = True) -> Settings:
 
     `warn`: log what has no effect in them.
     """
-    from viewer_pipeline.stack.home_lock_and_server_urls import read_urls_of_running_servers
-
-    settings = load_settings()
+    settings = load_settings_and_find_servers()
     if warn:
         warn_of_ineffective_settings(settings)
-    if settings.database_url is None or settings.redis_url is None:
-        urls = read_urls_of_running_servers(settings.viewer_home)
-        unset = {name: url for name, url in urls.items() if getattr(settings, name) is None}
-        settings = settings.copy_unvalidated(**unset)
     return settings
 
 

@@ -17,7 +17,6 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import start_health_server
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
-from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.redis_durability_wait import require_durability_support
 
 log = logging.getLogger("viewer_pipeline.worker")
@@ -33,10 +32,9 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
 
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
-    another pipeline, or where Dagster's storage is behind a pooler.
+    another pipeline.
     """
     require_durability_support(settings)
-    require_dagster_storage(settings)
     register_pipeline_if_reachable(settings)
     try:
         require_target(settings)

@@ -10,7 +10,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 from viewer_pipeline.stores.postgres import DAGSTER_STORAGE
 from viewer_pipeline.stores.postgres_errors import to_our_error
 
@@ -32,13 +31,12 @@ def write_dagster_home(settings: Settings) -> Path:
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Open the instance, and create Dagster's tables if they are missing.
 
-    Raises PostgresUnavailable or PostgresFailed, SettingsError where a pooler is in between.
+    Raises PostgresUnavailable or PostgresFailed.
     """
     settings.export_to_os_environ()
     try:
         return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
-        require_dagster_storage(settings)
         url = settings.dagster_database_url or settings.require_database_url()
         raise to_our_error(error, url, subject=DAGSTER_STORAGE) from error
 

@@ -6,13 +6,13 @@ the UI shows its description and no URL.
 
 import dagster as dg
 
-from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.settings import Settings, load_settings, load_settings_and_find_servers
 
 LOADED = load_settings()  # intervals, crons and partitions are fixed when the definitions load
 
 SettingsResource = dg.ResourceParam[Settings]
 
 settings_resource = dg.ResourceDefinition(
-    lambda _: load_settings(),
+    lambda _: load_settings_and_find_servers(),
     description="All settings of Viewer Pipeline, read from the environment when a run or a tick starts.",
 )

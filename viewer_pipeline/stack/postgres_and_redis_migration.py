@@ -16,7 +16,6 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import current_revision, migrate_all
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running_runs
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.dagster_storage import require_dagster_storage
 
 LAST_OF_0_1_0 = "0007"  # revision of the schema
 SILENT_SECONDS = 45.0  # a running daemon records a heartbeat every 30 s
@@ -41,11 +40,9 @@ def migrate_postgres_and_redis(
     """Upgrade both servers. Safe to repeat and to run concurrently.
 
     `exclusive`: no other process can use this PostgreSQL, so daemon and runs are not checked. Raises OldVersionRuns
-    while a process of version 0.1.0 runs, SettingsError if REDIS_URL is needed and not set, or if Dagster's storage is
-    behind a pooler.
+    while a process of version 0.1.0 runs, SettingsError if REDIS_URL is needed and not set.
     """
     before = current_revision(settings.require_database_url())
-    require_dagster_storage(settings)
     if before is not None and before <= LAST_OF_0_1_0:
         if settings.redis_url is None:
             raise SettingsError("REDIS_URL is not set; the upgrade from version 0.1.0 needs the Redis that it used")

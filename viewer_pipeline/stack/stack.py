@@ -18,11 +18,11 @@ from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import dagster_command_lines
 from viewer_pipeline.stack.daemon_lock import DaemonLock
-from viewer_pipeline.stack.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port, loopback_if_any_address
 from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis

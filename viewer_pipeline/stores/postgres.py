@@ -127,7 +127,9 @@ def with_reply_timeout(connection: psycopg.Connection, seconds: float) -> Iterat
         connection.reply_seconds = before
 
 
-def open_connection(url: PostgresUrl, seconds: float | None = None) -> BoundedConnection:
+def open_connection(
+    url: PostgresUrl, seconds: float | None = None, cursor_factory: type[SessionCursor] = SessionCursor
+) -> BoundedConnection:
     """Open an autocommit connection with our settings and finite waits. Raises psycopg's errors, and SessionUnusable.
 
     `seconds`: of each statement and of its wait for locks, in place of those of the URL.
@@ -137,7 +139,7 @@ def open_connection(url: PostgresUrl, seconds: float | None = None) -> BoundedCo
         timeouts |= dict.fromkeys(("statement_timeout", "lock_timeout"), f"{seconds:.0f}s")
     elif url.reply_seconds is not None:
         timeouts["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
-    connection = BoundedConnection.connect(autocommit=True, cursor_factory=SessionCursor, **url.arguments(ARGUMENTS))
+    connection = BoundedConnection.connect(autocommit=True, cursor_factory=cursor_factory, **url.arguments(ARGUMENTS))
     connection.adapters.register_loader("numeric", WholeNumberLoader)
     if seconds is not None:
         connection.reply_seconds = MARGIN * seconds

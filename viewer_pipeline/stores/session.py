@@ -111,3 +111,7 @@ class SessionCursor(psycopg.Cursor[TupleRow]):
         """Begin a COPY."""
         with self._session.settings_in_force(), super().copy(*args, **kwargs) as copy:
             yield copy
+
+
+class ClientBindingCursor(SessionCursor, psycopg.ClientCursor[TupleRow]):
+    """Writes parameters into the text of the statement: for statements in which PostgreSQL takes none, as in NOTIFY."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from viewer_pipeline.stack.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.machine_clock import MachineClock
 from viewer_pipeline_tests.support.stack import up, variables

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.stack.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer

@@ -37,6 +37,7 @@ from viewer_pipeline.history.pruning import Pruned, prune_ledger
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring.dagster_rules import NEVER_RAN
 from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.orchestration.storage_engine import dispose_engines
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.reconcile.undo import undo_adjustment
@@ -97,11 +98,10 @@ def behind(world: World, pgbouncer: PgBouncer, parameters: str = "pgbouncer=true
     return World(Stores(world.stores.redis, Ledger(pgbouncer.url(parameters))))
 
 
-def settings_of(pgbouncer: PgBouncer, database_url: str, redis_url: str, home: Path) -> Settings:
-    """Return the settings of an operator who has Prisma's `url` and `directUrl`."""
+def settings_of(pgbouncer: PgBouncer, redis_url: str, home: Path) -> Settings:
+    """Return the settings of an operator who has Prisma's `url`."""
     url = pgbouncer.url("schema=public&pgbouncer=true&connection_limit=1&pool_timeout=10&connect_timeout=5")
-    dagsters = f"{database_url}?schema=dagster"
-    return Settings(database_url=url, dagster_database_url=dagsters, redis_url=redis_url, viewer_home=home)
+    return Settings(database_url=url, redis_url=redis_url, viewer_home=home)
 
 
 @pytest.mark.parametrize("pool_mode", ["transaction", "session"])
@@ -221,9 +221,8 @@ def test_rejects_of_messages(world: World, pooled: World) -> None:
 def test_the_commands(
     world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Migrate, flush, status and acknowledge, with Dagster connected to PostgreSQL directly."""
-    url = world.stores.ledger.url
-    for name, value in settings_of(pgbouncer, url, redis_url, tmp_path).child_process_environment().items():
+    """Migrate, flush, status and acknowledge; Dagster's storage is behind it as well."""
+    for name, value in settings_of(pgbouncer, redis_url, tmp_path).child_process_environment().items():
         monkeypatch.setenv(name, value)
 
     def run(*words: str) -> Any:
@@ -297,25 +296,35 @@ def test_daily_views_and_retention(world: World, pooled: World, pgbouncer: PgBou
     assert session_state(pgbouncer) == {NONE}
 
 
-@pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
-@pytest.mark.parametrize("verb", ["refuses", "ignores"])
-def test_dagster_behind_a_pooler(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
+@pytest.mark.parametrize(
+    ("pool_mode", "ignores_options"), [("transaction", False), ("session", False), ("session", True)]
+)
+def test_dagster_behind_a_pooler_that_the_url_does_not_mention(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool_mode: str, ignores_options: bool
 ) -> None:
-    """Whether it refuses `options` or ignores it, the error names the variable to set; nothing is started."""
-    url, ignored = world.stores.ledger.url, verb == "ignores"
-    for pgbouncer in started(PgBouncer(tmp_path / "pgbouncer", url, pool_mode="session", ignores_options=ignored)):
-        pooled = pgbouncer.url("schema=dagster")
-        monkeypatch.setenv("DATABASE_URL", pooled)
-        monkeypatch.setenv(name, pooled)
+    """Its tables are created in its schema, a flush is recorded there, and no session keeps a setting."""
+    pooler = PgBouncer(
+        tmp_path / "pgbouncer",
+        world.stores.ledger.url,
+        pool_mode=pool_mode,
+        pool_size=POOL_SIZE if pool_mode == "transaction" else 20,
+        ignores_options=ignores_options,
+    )
+    for pgbouncer in started(pooler):
+        monkeypatch.setenv("DATABASE_URL", pgbouncer.url("schema=public"))
         monkeypatch.setenv("REDIS_URL", world.stores.redis.url)
         monkeypatch.setenv("VIEWER_HOME", str(tmp_path / "home"))
-        error = f"{name} leads through a pooler that {verb} the startup parameter `options`"
-        for command in ("migrate", "up", "worker"):
-            result = CliRunner().invoke(main, [command])
-            assert (result.exit_code, error in result.output) == (2, True), result.output
-        report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
-        assert error in report["checks"]["dagster_storage"]["message"]
+        world.send_many(5)
+        result = CliRunner().invoke(main, ["flush", "--json"])
+        assert result.exit_code == 0, result.output
+        world.assert_all_persisted()
+        assert world.rows("SELECT status FROM dagster.runs") == [("SUCCESS",)]
+        assert world.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+        if pool_mode == "transaction":
+            assert session_state(pgbouncer) == {NONE}
+            with psycopg.connect(pgbouncer.url("")) as other:
+                assert other.execute(SETTINGS).fetchone() == DEFAULTS
+        dispose_engines()
 
 
 def session_state(pgbouncer: PgBouncer) -> set[Any]:
@@ -326,8 +335,8 @@ def session_state(pgbouncer: PgBouncer) -> set[Any]:
 
 
 def test_the_probes_of_a_worker(world: World, pgbouncer: PgBouncer, redis_url: str, tmp_path: Path) -> None:
-    """Health reads the ledger through it, and Dagster's tables directly."""
-    settings = settings_of(pgbouncer, world.stores.ledger.url, redis_url, tmp_path)
+    """Health reads the ledger and Dagster's tables through it."""
+    settings = settings_of(pgbouncer, redis_url, tmp_path)
     migrate_all(settings)
     world.send_many(3)
     behind(world, pgbouncer).flush()

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.storage_engine import dispose_engines
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.conftest import TEMPLATE
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
@@ -37,6 +38,7 @@ def dagster_template(postgres_server: Postgres, tmp_path_factory: pytest.TempPat
         for variable, value in settings.child_process_environment().items():
             patch.setenv(variable, value)
         open_instance(settings).dispose()
+    dispose_engines()  # while there is a connection to it, it cannot be copied
     yield name
     if isinstance(postgres_server, NamedPostgres):
         with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from psycopg import sql
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import PostgresUnavailable
@@ -25,6 +25,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import migrate, migrate_all
 from viewer_pipeline.monitoring import dagster_tables
 from viewer_pipeline.orchestration.dagster_instance import count_flush_runs, open_instance
+from viewer_pipeline.orchestration.storage_engine import engine_of
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -111,7 +112,7 @@ def test_every_form_everywhere(place: Place, form: str) -> None:
     with connect_dagster_storage(settings) as connection:
         assert connection.execute(here).fetchone() == (place.name, place.name, place.port)
         assert connection.execute("SHOW search_path").fetchone() == ('"dagster"',)
-    with create_engine(settings.dagster_sqlalchemy_url()).connect() as engine_connection:
+    with engine_of(settings).connect() as engine_connection:
         assert tuple(engine_connection.execute(text(here)).one()) == (place.name, place.name, place.port)
         assert engine_connection.execute(text("SHOW search_path")).scalar() == '"dagster"'
     assert dagster_tables.read_dagster(settings) is None
@@ -152,7 +153,7 @@ def test_the_host_that_takes_writes(world: World, place: Place) -> None:
         world.send_many(3)
         world.stores = Stores(world.stores.redis, Ledger(url))
         world.flush()
-        with create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect() as connection_of_dagster:
+        with engine_of(Settings(database_url=url)).connect() as connection_of_dagster:
             assert connection_of_dagster.execute(text("SHOW default_transaction_read_only")).scalar() == "off"
     finally:
         with psycopg.connect(place.admin_url, autocommit=True) as connection:

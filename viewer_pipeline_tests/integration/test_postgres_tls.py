@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, exc, text
+from sqlalchemy import exc, text
 
 from viewer_pipeline.errors import PostgresRefusesConnections
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.migrations.migrate import migrate
+from viewer_pipeline.orchestration.storage_engine import engine_of
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline.stack.postgres_server import PostgresServer, _find_user_instead_of_root
@@ -89,7 +90,7 @@ def connects(url: str) -> tuple[bool, bool]:
     with Ledger(url).connect() as connection:
         assert last_flush(connection).seq == 0
         ours = connection.execute(SECURED).fetchone()
-    with create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect() as engine_connection:
+    with engine_of(Settings(database_url=url)).connect() as engine_connection:
         dagsters = engine_connection.execute(text(SECURED)).scalar()
     assert migrate(url, with_dagster=True)[0] is not None
     assert ours is not None
@@ -145,7 +146,7 @@ def test_whom_we_do_not_trust(secured: Secured, parameters: str, host: str, mess
     with pytest.raises(PostgresRefusesConnections, match=message) as migrations:
         migrate(url, with_dagster=True)
     with pytest.raises(exc.OperationalError, match=message):
-        create_engine(Settings(database_url=url).dagster_sqlalchemy_url()).connect()
+        engine_of(Settings(database_url=url)).connect()
     for raised in (ours, migrations):
         assert "certificate" in raised.value.remedy
         assert secured.server.password not in str(raised.value)

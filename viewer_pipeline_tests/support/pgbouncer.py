@@ -42,6 +42,7 @@ class PgBouncer:
         server_port: int | None = None,
         pool_mode: str = "transaction",
         *,
+        pool_size: int = POOL_SIZE,
         ignores_options: bool = False,
     ) -> None:
         login = urlsplit(database_url)
@@ -56,7 +57,7 @@ class PgBouncer:
             "auth_type": "scram-sha-256",
             "auth_file": users,
             "pool_mode": pool_mode,
-            "default_pool_size": POOL_SIZE,
+            "default_pool_size": pool_size,
             "max_client_conn": 100,
             "server_login_retry": 1,
             "ignore_startup_parameters": "options" if ignores_options else "",

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.engine import make_url
 
 from viewer_pipeline import postgres_url
 from viewer_pipeline.postgres_url import LIBPQ_PARAMETERS, PostgresUrl, system_ca_bundle
@@ -139,16 +138,6 @@ def test_another_schema() -> None:
     assert PostgresUrl.of("postgresql://host/db?schema=").schema is None
 
 
-def test_options_of_dagsters_driver() -> None:
-    """They set the schema, and what Dagster's statements depend on; blanks and backslashes in them are escaped."""
-    url = PostgresUrl.of("postgresql://host?schema=a%5C+b&options=endpoint=x%20-c%20jit=off")
-    options = make_url(url.sqlalchemy_url()).query["options"]
-    assert isinstance(options, str)
-    assert options.startswith('endpoint=x -cjit=off -csearch_path="a\\\\\\ b" -c')
-    assert "-ctimezone=UTC" in options
-    assert "-cdefault_transaction_isolation=read\\ committed" in options
-
-
 def test_what_is_left_of_options_is_for_a_pooler() -> None:
     """Settings are set after connecting; behind PgBouncer nothing is prepared."""
     url = PostgresUrl.of("postgresql://host?pgbouncer=true&schema=s&options=endpoint=x%20-c%20jit=off%20-c%20broken")
@@ -250,16 +239,13 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size
 
 @given(user=TEXT, password=TEXT, database=TEXT, schema=TEXT, name=TEXT)
 def test_whatever_the_characters(user: str, password: str, database: str, schema: str, name: str) -> None:
-    """Percent-encoded, everything arrives as it is, with psycopg and with SQLAlchemy."""
+    """Percent-encoded, everything arrives as it is, for every connection."""
     encoded = [quote(text, safe="") for text in (user, password, database, schema, name)]
     url = PostgresUrl.of("postgresql://{}:{}@h:1,i:2/{}?schema={}&application_name={}".format(*encoded))
     text = url.arguments({})
     expected = {"user": user, "password": password, "dbname": database, "application_name": name}
     assert {name: text[name] for name in expected} == expected
     assert url.schema == schema
-    stored = make_url(url.sqlalchemy_url())
-    named = {"user": stored.username, "password": stored.password, "dbname": stored.database}
-    assert {**named, **stored.query, "options": ""} == text
 
 
 def test_every_parameter_of_libpq_goes_on_working() -> None:

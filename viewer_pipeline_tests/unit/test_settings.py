@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
-from sqlalchemy.engine import make_url
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.session_settings import MEANING
+from viewer_pipeline.session_settings import PINNED
 from viewer_pipeline.settings import Settings, load_settings
 
 DEFAULTS: dict[str, object] = {
@@ -70,7 +68,7 @@ NOT_A_NUMBER = "Input should be a valid integer, unable to parse string as an in
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Start each test in an empty directory with none of the variables set."""
-    ours = {*Settings.model_fields, "viewer_dagster_storage_url"}
+    ours = {*Settings.model_fields, "viewer_settings_complete"}
     for name in [name for name in os.environ if name.lower() in ours]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -85,24 +83,9 @@ def error_of_settings() -> str:
 
 
 def dagster_connects_with(settings: Settings) -> dict[str, object]:
-    """Return what Dagster's engine reads from the URL of its storage, under libpq's names.
-
-    Of `options`, only those that are not the same in every session.
-    """
-    url = make_url(settings.dagster_sqlalchemy_url())
-    assert url.drivername == "postgresql+psycopg2"
-    port = None if url.port is None else str(url.port)
-    named = {"user": url.username, "password": url.password, "host": url.host, "port": port, "dbname": url.database}
-    written = url.query["options"]
-    assert isinstance(written, str)
-    words = re.split(r" (?=-c)", written)
-    options = [word for word in words if word[2:].partition("=")[0] not in MEANING]
-    assert len(words) == len(options) + len(MEANING)
-    return {
-        **{name: value for name, value in named.items() if value is not None},
-        **{name: value for name, value in url.query.items() if name != "options"},
-        **({"options": " ".join(options)} if options else {}),
-    }
+    """Return the parameters of connections to Dagster's storage, under libpq's names, and the schema."""
+    url = settings.dagster_storage_url()
+    return {**url.parameters, "schema": url.schema}
 
 
 # --- accepted values -----------------------------------------------------------------------------------------------
@@ -424,31 +407,21 @@ def test_a_required_url_that_is_missing() -> None:
     with pytest.raises(SettingsError) as redis:
         Settings().require_redis_url()
     with pytest.raises(SettingsError) as storage:
-        Settings().dagster_sqlalchemy_url()
-    message = "Settings are not usable: DATABASE_URL is not set; expected postgresql://user:password@host:port/database"
-    assert str(database.value) == str(storage.value) == message
-    assert str(redis.value) == "Settings are not usable: REDIS_URL is not set; expected redis://host:port/0"
-
-
-@pytest.mark.parametrize(
-    ("url", "storage"),
-    [
-        (URL, "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22+-c"),
-        ("postgres://host/views", "postgresql+psycopg2://host/views?options=-csearch_path%3D%22dagster%22+-c"),
-        (f"{URL}?", "postgresql+psycopg2://user:word@host:5432/views?options=-csearch_path%3D%22dagster%22+-c"),
-    ],
-)
-def test_dagster_shares_the_database(url: str, storage: str) -> None:
-    """In a schema of its own, with the driver that dagster-postgres works with."""
-    assert Settings(database_url=url).dagster_sqlalchemy_url().startswith(storage)
+        Settings().dagster_storage_url()
+    or_up = "or `viewer-pipeline up` running with the same VIEWER_HOME"
+    expected = f"postgresql://user:password@host:port/database, {or_up}"
+    assert str(database.value) == f"Settings are not usable: DATABASE_URL is not set; expected {expected}"
+    assert str(storage.value) == str(database.value)
+    assert str(redis.value) == f"Settings are not usable: REDIS_URL is not set; expected redis://host:port/0, {or_up}"
 
 
 def test_a_database_for_dagster_alone_wins() -> None:
     """It is used as it is: no schema is chosen there, and DATABASE_URL is not needed."""
     own = "postgres://user:word@elsewhere/dagster?sslmode=require"
     login = {"user": "user", "password": "word", "host": "elsewhere", "dbname": "dagster", "sslmode": "require"}
-    assert dagster_connects_with(Settings(dagster_database_url=own)) == login
-    assert dagster_connects_with(Settings(database_url=URL, dagster_database_url=own)) == login
+    expected = {**login, "schema": None}
+    assert dagster_connects_with(Settings(dagster_database_url=own)) == expected
+    assert dagster_connects_with(Settings(database_url=URL, dagster_database_url=own)) == expected
 
 
 @pytest.mark.parametrize(
@@ -466,8 +439,8 @@ def test_a_database_for_dagster_alone_wins() -> None:
     ],
 )
 def test_dagster_connects_as_the_flush_does(url: str) -> None:
-    """Dagster's driver gets what libpq reads from DATABASE_URL, and the schema."""
-    expected = {**conninfo_to_dict(url), "options": '-csearch_path="dagster"'}
+    """With what libpq reads from DATABASE_URL, and in its own schema."""
+    expected = {**conninfo_to_dict(url), "schema": "dagster"}
     assert dagster_connects_with(Settings(database_url=url)) == expected
 
 
@@ -483,27 +456,15 @@ def test_dagster_connects_as_the_flush_does(url: str) -> None:
 def test_dagster_understands_every_form(url: str, address: dict[str, str]) -> None:
     """Several hosts, sockets, Prisma's parameters; the schema is Dagster's."""
     login = {"user": "u", "password": "p", "dbname": "views"}
-    expected = {**login, **address, "options": '-csearch_path="dagster"'}
+    expected = {**login, **address, "schema": "dagster"}
     assert dagster_connects_with(Settings(database_url=url)) == expected
 
 
 def test_dagster_in_a_schema_of_its_own_address() -> None:
     """As DAGSTER_DATABASE_URL names it."""
     settings = Settings(database_url=f"{URL}?pgbouncer=true", dagster_database_url="postgresql://host/views?schema=d-1")
-    assert dagster_connects_with(settings) == {"host": "host", "dbname": "views", "options": '-csearch_path="d-1"'}
+    assert dagster_connects_with(settings) == {"host": "host", "dbname": "views", "schema": "d-1"}
     assert settings.dagster_storage_url().schema == "d-1"
-
-
-@pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
-def test_dagster_is_not_behind_pgbouncer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """One sentence names the variable and its values."""
-    monkeypatch.setenv("DATABASE_URL", URL)
-    monkeypatch.setenv(name, f"{URL}?schema=public&pgbouncer=true")
-    assert error_of_settings() == (
-        f"Settings are not usable: {name} has pgbouncer=true, and Dagster cannot keep its tables behind a PgBouncer"
-        " that pools transactions: set DAGSTER_DATABASE_URL to PostgreSQL's own address (what Prisma calls directUrl),"
-        " such as postgresql://user:password@host:5432/database?schema=dagster"
-    )
 
 
 def test_parameters_that_are_dropped() -> None:
@@ -515,10 +476,13 @@ def test_parameters_that_are_dropped() -> None:
 
 
 def test_options_of_the_database_url_stay() -> None:
-    """Dagster's schema is added to the options that are there already."""
-    options = dagster_connects_with(Settings(database_url=f"{URL}?options=-cstatement_timeout%3D5s"))["options"]
-    assert isinstance(options, str)
-    assert sorted(options.split()) == ['-csearch_path="dagster"', "-cstatement_timeout=5s"]
+    """Dagster's sessions get them, beside its schema."""
+    storage = Settings(database_url=f"{URL}?options=-cstatement_timeout%3D5s").dagster_storage_url()
+    settings = storage.session_settings({"statement_timeout": "60s"})
+    assert {name: value for name, value in settings.items() if name not in PINNED} == {
+        "statement_timeout": "5s",
+        "search_path": '"dagster"',
+    }
 
 
 def test_a_child_reads_neither_env_file_nor_unset_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -571,7 +535,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "SHUTDOWN_TIMEOUT_MS": "25000",
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
-        "VIEWER_DAGSTER_STORAGE_URL": settings.dagster_sqlalchemy_url(),
+        "VIEWER_SETTINGS_COMPLETE": "1",
         "grpc_proxy": "",
     }
     assert environment["SOMETHING_ELSE"] == "kept"
@@ -609,7 +573,7 @@ def test_a_child_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.Mon
     assert read == settings.copy_unvalidated(
         viewer_home=tmp_path / ".viewer", dagster_home=tmp_path / ".viewer" / "dagster"
     )
-    assert read.dagster_sqlalchemy_url() == settings.dagster_sqlalchemy_url()
+    assert read.dagster_storage_url() == settings.dagster_storage_url()
 
 
 def test_settings_do_not_change() -> None:

@@ -48,7 +48,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "subscriber": "a message is delivered only to clients subscribed at that moment",
     },
     "Dagster": {
-        "dagster_storage": "Dagster sets its schema when a connection starts, which poolers refuse",
+        "dagster_storage": "Dagster keeps its runs in it",
         **{daemon_check_name(daemon): "the daemons launch the flushes" for daemon in DAEMONS},
         "single_daemon": "each daemon launches runs, which only add load and may fail",
         "sensor": "it flushes what was announced",

@@ -1,0 +1,117 @@
+"""Dagster's storage in PostgreSQL, over connections that are kept (docs/adr/0017-storage-with-kept-connections.md).
+
+The tables and statements are those of dagster-postgres. That opens a connection for every query outside the webserver,
+190 for a run. It also needs a variable with a URL for SQLAlchemy, where `dagster.yaml` needs none for this class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+import click
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.utils import create_pg_connection
+from sqlalchemy import Engine, inspect, text
+
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.orchestration.storage_engine import DIALECT, engine_of
+from viewer_pipeline.settings import load_settings_and_find_servers
+
+LOCK = 7_310_579_122  # the number after that of our own migrations
+
+
+class StorageUnusable(SettingsError, click.ClickException):  # Dagster's commands print it without a traceback
+    """Dagster has no storage"""
+
+
+class _PartOfPooledStorage(ABC):
+    """A part of dagster-postgres's storage with an engine that is given, in place of one that it creates itself."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(DIALECT, should_autocreate_tables=False)  # type: ignore[call-arg] # of dagster-postgres
+        self._engine = engine
+
+    @abstractmethod
+    def create_tables(self) -> None:
+        """Create the tables as dagster-postgres does, with all its migrations of data marked as done."""
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        """Change nothing: the engine keeps connections in every process, and has time-outs of ours."""
+        del statement_timeout, pool_recycle, max_overflow
+
+
+class PooledRunStorage(_PartOfPooledStorage, PostgresRunStorage):
+    """Runs, backfills, heartbeats of daemons."""
+
+    def create_tables(self) -> None:
+        """Create the tables."""
+        self._init_db()
+        self.migrate()
+        self.optimize()
+
+
+class PooledEventLogStorage(_PartOfPooledStorage, PostgresEventLogStorage):
+    """Events, assets, results of checks."""
+
+    def create_tables(self) -> None:
+        """Create the tables."""
+        self._init_db()
+        self.reindex_events()
+        self.reindex_assets()
+
+
+class PooledScheduleStorage(_PartOfPooledStorage, PostgresScheduleStorage):
+    """Sensors, schedules and their ticks."""
+
+    def create_tables(self) -> None:
+        """Create the tables."""
+        self._init_db()
+
+
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """The storage of dagster-postgres in the database that our settings name. Its parts share one engine.
+
+    Creates Dagster's tables if they are missing.
+    """
+
+    def __init__(self, engine: Engine, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(DIALECT, should_autocreate_tables=False, inst_data=inst_data)
+        self._run_storage = runs = PooledRunStorage(engine)
+        self._event_log_storage = events = PooledEventLogStorage(engine)
+        self._schedule_storage = schedules = PooledScheduleStorage(engine)
+        parts: dict[str, _PartOfPooledStorage] = {"runs": runs, "event_logs": events, "jobs": schedules}
+        with create_pg_connection(engine) as connection:
+            complete = parts.keys() <= set(inspect(connection).get_table_names())
+        if not complete:
+            _create_missing_tables(engine, parts)
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return no fields: everything is in our settings."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:  # noqa: ARG003 - it is empty
+        """Open the storage that DAGSTER_DATABASE_URL or DATABASE_URL names, or that of a running `up`.
+
+        Raises StorageUnusable if none does.
+        """
+        try:
+            return cls(engine_of(load_settings_and_find_servers()), inst_data)
+        except SettingsError as error:
+            raise StorageUnusable(str(error)) from error
+
+
+def _create_missing_tables(engine: Engine, parts: Mapping[str, _PartOfPooledStorage]) -> None:
+    """Create the tables of each part whose main table is missing. Several processes do this one after the other."""
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        for table in parts.keys() - set(inspect(connection).get_table_names()):
+            parts[table].create_tables()

@@ -1,0 +1,83 @@
+"""The SQLAlchemy engine of Dagster's storage: one for a process, with connections that are kept, checked and ours.
+
+Its connections are opened like all others of this program: with our session settings, with finite waits, through
+poolers as well, and by psycopg 3. dagster-postgres is made for psycopg2, which writes parameters into the text of a
+statement: `NOTIFY` takes none otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import QueuePool
+
+from viewer_pipeline.logs import event as log_line
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.postgres import open_connection
+from viewer_pipeline.stores.session import ClientBindingCursor
+
+log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's commands print the lines of `dagster`
+
+DIALECT = "postgresql+psycopg://"  # without a place: connections come from `open_connection`
+RECYCLE_SECONDS = 600  # a session does not grow for ever
+
+_engines = dict[tuple[str | None, str | None], Engine]()
+
+
+def engine_of(settings: Settings) -> Engine:
+    """Return the engine of the storage that the URLs name, the same for every instance that this process opens.
+
+    A process has one storage: the engine of another is disposed. Raises SettingsError if no URL is set.
+    """
+    key = (settings.dagster_database_url, settings.database_url)
+    if (engine := _engines.get(key)) is None:
+        dispose_engines()
+        engine = _engines[key] = _create_engine(settings)
+    return engine
+
+
+def dispose_engines() -> None:
+    """Close all idle connections. The next storage gets an engine of its own."""
+    while _engines:
+        _engines.popitem()[1].dispose()
+
+
+def _create_engine(settings: Settings) -> Engine:
+    """Create an engine that keeps one connection, and opens more as long as threads need them: nobody waits."""
+    url = settings.dagster_storage_url()
+    log.info(log_line("storage of Dagster", place=url.place, schema=url.schema or ""))
+    engine = create_engine(
+        DIALECT,
+        creator=lambda: open_connection(url, cursor_factory=ClientBindingCursor),
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=-1,
+        pool_recycle=RECYCLE_SECONDS,
+    )
+    event.listen(engine, "checkout", _replace_if_closed)
+    return engine
+
+
+def _replace_if_closed(connection: psycopg.Connection, _record: Any, _proxy: Any) -> None:
+    """Have an idle connection replaced that the server has closed. Without a round trip: it can be read from then."""
+    poll = select.poll()
+    if not connection.closed:
+        poll.register(connection, select.POLLIN)
+    if connection.closed or poll.poll(0):
+        raise DisconnectionError
+
+
+def _leave_connections_to_parent() -> None:
+    """Open connections of its own in a forked process; those of the parent are neither used nor closed."""
+    for engine in _engines.values():
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_leave_connections_to_parent)

@@ -1,0 +1,179 @@
+"""Dagster's own commands, with no other variables than ours: in a checkout, and elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
+from viewer_pipeline.stack.ports import find_free_port
+from viewer_pipeline_tests.support import warm
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.world import World
+
+ROOT = Path(__file__).parents[2]
+FILES = ("dagster.yaml", "workspace.yaml", "pyproject.toml", "viewer_pipeline")
+CLOSED = "http://127.0.0.1:1"
+PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), CLOSED)
+UNSET = (
+    "Error: Dagster has no storage: Settings are not usable: DATABASE_URL is not set; expected"
+    " postgresql://user:password@host:port/database, or `viewer-pipeline up` running with the same VIEWER_HOME\n"
+)
+CHECKS = (["dagster", "definitions", "validate"], ["dg", "check", "defs"], ["dg", "list", "defs"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A directory with what Dagster's commands find in a checkout."""
+    directory = tmp_path / "checkout"
+    directory.mkdir()
+    for name in FILES:
+        (directory / name).symlink_to(ROOT / name)
+    return directory
+
+
+def environment(directory: Path, **variables: str) -> dict[str, str]:
+    """Return an environment in which the commands are found, and nothing of ours but these variables."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(directory), "DG_CLI_CONFIG": str(directory / "none"), **variables}
+
+
+def run(command: list[str], directory: Path, **variables: str) -> tuple[int, str]:
+    """Run a command to its end; return its status and output."""
+    completed = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment(directory, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return completed.returncode, completed.stdout
+
+
+@contextmanager
+def developing(command: list[str], directory: Path, **variables: str) -> Iterator[Path]:
+    """Run `dagster dev` or `dg dev` until the block ends; yield its log. All its processes end with it."""
+    log = directory.parent / "dev.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(find_free_port())],
+            cwd=directory,
+            env=environment(directory, BATCH_INTERVAL_MS="5000", **variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield log
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+        wait_until(lambda: not processes_with(directory), 60, "all its processes have ended")
+    finally:
+        for pid in processes_with(directory):
+            os.kill(pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def succeeded(world: World) -> bool:
+    """Whether there is a successful run in Dagster's schema."""
+    if world.rows("SELECT to_regclass('dagster.runs')") == [(None,)]:
+        return False
+    return ("SUCCESS",) in world.rows("SELECT status FROM dagster.runs")
+
+
+@pytest.mark.parametrize("command", CHECKS, ids=" ".join)
+def test_checks_with_an_env_file_behind_a_proxy(command: list[str], checkout: Path, database_url: str) -> None:
+    """They open the storage that `.env` names, and reach the code server directly."""
+    (checkout / ".env").write_text(f"DATABASE_URL={database_url}\n")
+    status, output = run(command, checkout, **PROXIES)
+    assert status == 0, output
+    place = database_url.rpartition("@")[2]
+    assert f"storage of Dagster place={place} schema=dagster" in output or command[0] == "dg"
+
+
+@pytest.mark.parametrize("command", CHECKS[:2], ids=" ".join)
+def test_without_a_database(command: list[str], checkout: Path) -> None:
+    """One sentence names what is missing."""
+    status, output = run(command, checkout)
+    assert status == 1
+    assert output.endswith(UNSET), output
+    assert "Traceback" not in output
+
+
+def test_the_servers_of_a_running_stack(checkout: Path, database_url: str) -> None:
+    """They are found in VIEWER_HOME where no URL is set."""
+    home = checkout / ".viewer"
+    home.mkdir()
+    (home / SERVERS_FILE).write_text(json.dumps({"database_url": database_url}))
+    with lock_home_directory(home):
+        status, output = run(["dagster", "definitions", "validate"], checkout)
+    assert status == 0, output
+    assert f"storage of Dagster place={database_url.rpartition('@')[2]} schema=dagster" in output
+
+
+@pytest.mark.parametrize("command", [["dagster", "dev"], ["dg", "dev"]], ids=" ".join)
+def test_development_in_a_checkout(command: list[str], checkout: Path, world: World, redis_url: str) -> None:
+    """Views are persisted, with the two URLs alone in the environment or `.env`; Dagster's runs are in PostgreSQL."""
+    urls = {"DATABASE_URL": world.stores.ledger.url, "REDIS_URL": redis_url}
+    if command[0] == "dg":
+        (checkout / ".env").write_text("".join(f"{name}={url}\n" for name, url in urls.items()))
+        urls = PROXIES
+    world.send("a", 3, announce=True)
+    with developing(command, checkout, **urls) as log:
+        wait_until(lambda: succeeded(world), 180, f"a run succeeds; see {log}")
+    world.assert_all_persisted()
+    assert "storage of Dagster place=" in log.read_text()
+
+
+def test_an_existing_deployment(tmp_path: Path, world: World, redis_url: str) -> None:
+    """With the two files of the page, on dagster-postgres's own storage: views are persisted, `status` sees Dagster."""
+    directory = tmp_path / "deployment"
+    directory.mkdir()
+    page = (ROOT / "docs/how-to/existing-dagster.md").read_text()
+    blocks = [dedent(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    for name, block in zip(("workspace.yaml", "dagster.yaml"), blocks, strict=False):
+        (directory / name).write_text(block)
+    url = world.stores.ledger.url
+    variables = {
+        "DAGSTER_HOME": str(directory),
+        "DAGSTER_STORAGE_URL": f"{url.replace('://', '+psycopg2://')}?options=-csearch_path%3Ddagster",
+        "DAGSTER_DATABASE_URL": f"{url}?schema=dagster",
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_url,
+    }
+
+    def sensor() -> str:
+        completed = warm.run(environment(directory, **variables), "status", "--json")
+        return str(json.loads(completed.stdout)["checks"]["sensor"]["status"])
+
+    world.send("a", 3, announce=True)
+    with developing(["dagster", "dev"], directory, **variables) as log:
+        wait_until(lambda: not world.counters(), 180, f"the views are persisted; see {log}")
+        wait_until(lambda: sensor() == "healthy", 60, "the sensor is seen")
+    world.assert_all_persisted()
+
+
+def test_development_elsewhere(tmp_path: Path, world: World, redis_url: str) -> None:
+    """Without our `dagster.yaml`, Dagster says where it keeps the runs; views are persisted all the same."""
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    world.send("a", 3, announce=True)
+    command = ["dagster", "dev", "-m", "viewer_pipeline.definitions"]
+    urls = {"DATABASE_URL": world.stores.ledger.url, "REDIS_URL": redis_url}
+    with developing(command, directory, **urls, **PROXIES) as log:
+        wait_until(lambda: not world.counters(), 180, f"the views are persisted; see {log}")
+    world.assert_all_persisted()
+    assert f"Using temporary directory {directory}" in log.read_text()

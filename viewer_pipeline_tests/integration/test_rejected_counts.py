@@ -55,9 +55,9 @@ def test_every_rejected_message_counts(dagster: DagsterWorld, dagster_settings: 
 
 def test_messages_count_once_with_several_workers(dagster_settings: Settings, world: World) -> None:
     """Each receives all. One takes over from another: what that one has counted is not counted again, the rest is."""
-    with SubscriberThread(dagster_settings) as one, SubscriberThread(dagster_settings) as other:
-        wait_until(lambda: {one.state, other.state} == {"listening", "standby"}, 30, "one folds")
-        first, second = sorted((one, other), key=lambda worker: worker.state)
+    with SubscriberThread(dagster_settings) as left, SubscriberThread(dagster_settings) as right:
+        wait_until(lambda: {left.state, right.state} == {"listening", "standby"}, 30, "one folds")
+        first, second = sorted((left, right), key=lambda worker: worker.state)
         publish_123(world)
         wait_until(lambda: counts(world) == [NOT_JSON], 30, "the holder counts them")
         first.stop()

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from dagster._daemon.cli import main as run_daemon
 
-from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event, make_stderr_handler
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.future_timestamps import move_future_timestamps_to_now
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         with open_instance(settings) as instance:
             moved = move_future_timestamps_to_now(settings, instance, time.time())
-    except PostgresUnavailable as error:
+    except ViewerPipelineError as error:
         sys.exit(f"error: {error}")
     if any(moved):
         log.warning(event("moved timestamps in the future to now", **moved._asdict()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from viewer_pipeline.errors import (
     PostgresDeniesRight,
+    PostgresFailed,
     PostgresRefusesConnections,
     PostgresRefusesWrites,
     PostgresUnavailable,
@@ -41,7 +42,7 @@ CONNECT_ERRORS = (
         ("08P01",),
     ),
     KnownError(
-        r"password authentication failed|SASL authentication failed|no such user|"
+        r"password authentication failed|SASL authentication failed|no such user|Tenant or user not found|"
         r"(?:LDAP|PAM|RADIUS|BSD|GSSAPI|SSPI|Ident|Peer|certificate|OAuth bearer) authentication failed",
         PostgresRefusesConnections,
         "wrong password, or there is no role {role}",
@@ -89,12 +90,6 @@ CONNECT_ERRORS = (
         PostgresRefusesConnections,
         "PgBouncer knows no database {database}",
         "correct the database in the URL, or add it to [databases] in the configuration of PgBouncer",
-    ),
-    KnownError(
-        'database "(?P<database>.*)" is not currently accepting connections',
-        PostgresRefusesConnections,
-        "database {database} accepts no connections",
-        "ALTER DATABASE {database} ALLOW_CONNECTIONS true",
     ),
     KnownError(
         'permission denied for database "(?P<database>.*)"',
@@ -147,9 +142,8 @@ CONNECT_ERRORS = (
     KnownError(
         "unrecognized configuration parameter|invalid value for parameter|invalid command-line argument",
         PostgresRefusesConnections,
-        "PostgreSQL does not accept a setting of the URL",
-        "correct `options` in the URL, and PGOPTIONS",
-        ("", "42704", "22023"),
+        "PostgreSQL does not accept a setting of the URL or the environment",
+        "correct `options` in the URL, and PGTZ and PGDATESTYLE in the environment",
     ),
     KnownError(
         "unsupported startup parameter",
@@ -214,8 +208,15 @@ CONNECT_ERRORS = (
     ),
 )
 
-# With their SQLSTATE.
+# With their SQLSTATE. Triggers and conditions of the user's table can fail in the same way as statements of ours.
 STATEMENT_ERRORS = (
+    KnownError(
+        "unrecognized configuration parameter|invalid value for parameter|parameter .* cannot be (?:set|changed)",
+        PostgresFailed,
+        "a configuration parameter is unknown, or cannot have this value",
+        "correct `options` in the URL; if a trigger reads the parameter, let it use current_setting(name, true)",
+        ("42704", "22023", "55P02"),
+    ),
     KnownError(
         'permission denied for database "?(?P<database>.*?)"?$',
         PostgresDeniesRight,
@@ -265,7 +266,6 @@ STATEMENT_ERRORS = (
         "make room on the disk of PostgreSQL; flushes continue by themselves",
         ("53100",),
     ),
-    KnownError("", PostgresUnavailable, "PostgreSQL has no memory left", LOGS, ("53200",)),
     KnownError("", PostgresUnavailable, "PostgreSQL takes no more connections", SLOTS, ("53300",)),
     KnownError(
         "",
@@ -274,9 +274,7 @@ STATEMENT_ERRORS = (
         LOGS,
         ("57P01", "57P02", "57P03", "57P04", "57P05"),
     ),
-    KnownError(
-        "", TransactionAborted, "another transaction was in the way", PASSES, ("40001", "40P01", "40003", "25P02")
-    ),
+    KnownError("", TransactionAborted, "another transaction was in the way", PASSES, ("40001", "40P01")),
     KnownError(
         "",
         TransactionAborted,

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from viewer_pipeline.cli.container_healthchecks import NotHealthy, require_healt
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import (
     PostgresDeniesRight,
+    PostgresFailed,
     PostgresRefusesConnections,
     PostgresUnavailable,
     TransactionAborted,
@@ -55,6 +58,7 @@ host all rejected all reject
 host all ghost all trust
 host all viewer,plain,nologin,busy,nobody,late all scram-sha-256
 """
+DAEMON = "viewer_pipeline.orchestration.daemon_with_clock_watch"
 REFUSED, UNAVAILABLE = PostgresRefusesConnections, PostgresUnavailable
 
 
@@ -104,10 +108,17 @@ def error_of_connecting(url: str) -> ViewerPipelineError:
             'role "plain" may not connect to database "private"',
             'GRANT CONNECT ON DATABASE "private" TO "plain"',
         ),
-        ("plain:s3cret@{}/frozen", REFUSED, 'database "frozen" accepts no connections', "ALLOW_CONNECTIONS true"),
+        ("plain:s3cret@{}/frozen", UNAVAILABLE, "refused (FATAL: database", "do what the quoted text asks for"),
         ("plain:s3cret@{}/viewer?sslmode=require", REFUSED, "the server does not offer it", "ssl = on"),
         ("plain:s3cret@{}/viewer?channel_binding=require", REFUSED, "the server does not offer it", "sslmode=disable"),
-        ("plain:s3cret@{}/viewer?options=-cno_such%3D1", REFUSED, "does not accept a setting of the URL", "`options`"),
+        ("plain:s3cret@{}/viewer?options=-cno_such%3D1", PostgresFailed, "a configuration parameter is", "`options`"),
+        (
+            "plain:s3cret@{}/viewer?options=-clog_connections%3D1",
+            PostgresFailed,
+            "parameter is unknown, or",
+            "`options`",
+        ),
+        ("plain:s3cret@{}/viewer?options=word", REFUSED, "does not accept a setting of the URL", "PGTZ"),
         ("busy:s3cret@{}/viewer", UNAVAILABLE, "takes no more connections (FATAL: too many", "raise the limit"),
         ("plain:s3cret@{}/crowded", UNAVAILABLE, "takes no more connections", "raise the limit"),
     ],
@@ -145,6 +156,11 @@ def test_dagsters_storage_gets_the_same_sentence(
     ) as raised:
         open_instance(settings)
     assert "correct" in raised.value.remedy
+    if login != "ghost":  # it tries for ten seconds
+        return
+    daemon = subprocess.run([sys.executable, "-m", DAEMON], capture_output=True, text=True, check=False)
+    assert (daemon.returncode, daemon.stderr.splitlines()[-1]) == (1, f"error: {raised.value}")
+    assert "Traceback" not in daemon.stderr
 
 
 def test_nothing_listens() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from viewer_pipeline.errors import TargetUnusable
+from viewer_pipeline.errors import PostgresFailed, TargetUnusable
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.target import parked_views
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld, reasons
@@ -47,6 +47,21 @@ def test_a_trigger_that_skips_rows(vods: TargetWorld) -> None:
     assert reasons(vods) == {"a": reason}
     vods.execute('DROP TRIGGER odd ON public."Vod"')
     vods.execute("UPDATE viewer.parked SET refused_at = now() + interval '6 hours'")
+    vods.flush()
+    vods.assert_all_persisted()
+
+
+def test_a_trigger_condition_that_reads_a_setting(vods: TargetWorld) -> None:
+    """It fails for every row, and outside of a function: an error about the setting, not about the connection."""
+    vods.add_vods("a")
+    vods.send("a", 1)
+    condition = "WHEN (current_setting('app.editor') <> NEW.id) EXECUTE"
+    vods.execute(TRIGGER.format(body="").replace("EXECUTE", condition))
+    with pytest.raises(PostgresFailed, match="unrecognized configuration parameter") as failed:
+        vods.flush()
+    assert type(failed.value) is PostgresFailed
+    assert "current_setting(name, true)" in failed.value.remedy
+    vods.execute('DROP TRIGGER odd ON public."Vod"')
     vods.flush()
     vods.assert_all_persisted()
 

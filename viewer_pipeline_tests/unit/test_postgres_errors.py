@@ -28,6 +28,7 @@ CONNECTING = [
     ('FATAL:  password authentication failed for user "me"', 'wrong password, or there is no role "me"'),
     ("FATAL:  password authentication failed", 'wrong password, or there is no role "me"'),
     ("FATAL:  SASL authentication failed", "wrong password"),
+    ("FATAL:  Tenant or user not found", "wrong password"),  # Supavisor
     ('FATAL:  LDAP authentication failed for user "me"', "wrong password"),
     ('FATAL:  Peer authentication failed for user "me"', "wrong password"),
     ("fe_sendauth: no password supplied", 'a password is required for role "me"'),
@@ -51,7 +52,7 @@ CONNECTING = [
     ),
     ('FATAL:  database "views" does not exist', 'there is no database "views"'),
     ("FATAL:  no such database: views", 'PgBouncer knows no database "views"'),
-    ('FATAL:  database "views" is not currently accepting connections', 'database "views" accepts no connections'),
+    ('FATAL:  database "views" is not currently accepting connections', "the connection was refused (FATAL: database"),
     (
         'FATAL:  permission denied for database "views"\nDETAIL:  User does not have CONNECT privilege.',
         'role "me" may not connect to database "views"',
@@ -112,9 +113,9 @@ STATEMENTS = [
     ("42501", "permission denied for table Vod", 'role "me" lacks a right (permission denied for table Vod)'),
     ("42501", "keine Berechtigung für Schema viewer", 'role "me" lacks a right (keine Berechtigung'),
     ("42501", "must be owner of table flush", 'role "me" is not the owner of table flush'),
-    ("42704", 'unrecognized configuration parameter "foo"', "PostgreSQL does not accept a setting of the URL"),
+    ("42704", 'unrecognized configuration parameter "foo"', "a configuration parameter is unknown"),
+    ("55P02", 'parameter "log_connections" cannot be set after connection start', "a configuration parameter is"),
     ("53100", "could not extend file", "its disk is full"),
-    ("53200", "out of memory", "PostgreSQL has no memory left"),
     ("53300", "too many connections", "PostgreSQL takes no more connections"),
     ("57P01", "terminating connection due to administrator command", "PostgreSQL is stopping, or somebody ended"),
     ("40P01", "deadlock detected", "another transaction was in the way"),

@@ -73,19 +73,16 @@ def _locked_transaction(database_url: str) -> Iterator[Connection]:
     SQLAlchemy's own URLs know neither several hosts nor all sockets: it gets its connection from us.
     """
     engine = create_engine("postgresql+psycopg://", creator=lambda: _open(database_url), poolclass=NullPool)
-    role = ""
     try:
         with engine.begin() as connection:
-            role = connection.execute(
-                text("SELECT current_user, pg_advisory_xact_lock(:lock)"), {"lock": LOCK}
-            ).scalar_one()
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             yield connection
     except CommandError as error:
         raise PostgresFailed(
             f"{redact_url(database_url)}: schema viewer was made by a newer version: {error}"
         ) from error
     except exc.DBAPIError as error:
-        raise to_our_error(error, database_url, role=role) from error
+        raise to_our_error(error, database_url) from error
 
 
 def _require_ownership(connection: Connection, where: str) -> None:

@@ -82,6 +82,7 @@ class BoundedConnection(Session):
             result: T = done.value
             return result
         except psycopg.Error as error:
+            vars(error)["role"] = self.role  # for to_our_error
             if refuses_writes(error):  # the address may lead to another server by now
                 self.close()
             raise

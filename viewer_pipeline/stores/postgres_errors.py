@@ -52,11 +52,8 @@ def postgres_errors(url: str, subject: str = "") -> Iterator[None]:
         raise to_our_error(error, url, subject=subject) from error
 
 
-def to_our_error(error: BaseException, url: str, *, role: str = "", subject: str = "") -> ViewerPipelineError:
-    """Return our error for one of psycopg or psycopg2, also where SQLAlchemy or Dagster wraps it.
-
-    `role`: the current one where it is known; else the one that the URL names.
-    """
+def to_our_error(error: BaseException, url: str, *, subject: str = "") -> ViewerPipelineError:
+    """Return our error for one of psycopg or psycopg2, also where SQLAlchemy or Dagster wraps it."""
     error, where = _driver_error(error), _where(url, subject)
     if isinstance(error, psycopg.Error) and refuses_writes(error):
         return PostgresRefusesWrites(f"{where}: {first_line(error)}")
@@ -65,7 +62,7 @@ def to_our_error(error: BaseException, url: str, *, role: str = "", subject: str
     if known is not None:
         row, groups = known
         values = groups | {name: quoted(groups[name]) for name in NAMES if groups.get(name)}
-        values["role"] = quoted(role or login_role(url))
+        values["role"] = quoted(vars(error).get("role") or login_role(url))
         values["place"] = ", ".join(
             dict.fromkeys(place for place, reason in _attempts(error) if row.match(reason, code))
         )

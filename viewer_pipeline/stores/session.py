@@ -23,6 +23,7 @@ NO_PROCESS = 0  # no session has this process id
 class Session(psycopg.Connection[TupleRow]):
     """A connection whose settings hold for its session or, through a pooler, for each of its transactions."""
 
+    role = ""  # whose rights count: a login may take another one (ALTER ROLE … SET role)
     local_settings: Mapping[str, str] = MappingProxyType({})  # for each transaction
 
     def set_settings(self, settings: Mapping[str, str]) -> None:
@@ -72,7 +73,7 @@ class Session(psycopg.Connection[TupleRow]):
         }
         row = psycopg.Cursor(self).execute(SQL["set_settings"], parameters).fetchone()
         assert row is not None, "it always returns one row"
-        of_process, replication_role = row
+        of_process, replication_role, self.role = row
         if replication_role == "replica":
             user, database = self.info.user, self.info.dbname
             raise SessionUnusable(

@@ -1,6 +1,6 @@
 -- name: set_settings
 -- Set settings in this order, for the session if %(process)s is its process, else for the transaction. Returns whether
--- it is, and session_replication_role, which an ordinary role cannot set. Names are qualified here, because the search
+-- it is; session_replication_role, which an ordinary role cannot set; and the role. Names are qualified, as the search
 -- path may still be one that finds them elsewhere; afterwards pg_catalog comes first. A commit that a crash may lose
 -- (synchronous_commit = off) waits for the disk; which standbys must confirm it stays as it is.
 WITH scope AS MATERIALIZED (
@@ -23,4 +23,5 @@ WITH scope AS MATERIALIZED (
             ) END
     FROM applied, scope
 )
-SELECT NOT scope.is_transaction, pg_catalog.current_setting('session_replication_role') FROM scope, corrected
+SELECT NOT scope.is_transaction, pg_catalog.current_setting('session_replication_role'), current_user
+FROM scope, corrected

@@ -48,6 +48,9 @@ ROLES = (
     "CREATE ROLE rejected LOGIN PASSWORD 's3cret'",
     "CREATE ROLE stranger LOGIN PASSWORD 's3cret'",
     "CREATE ROLE busy LOGIN PASSWORD 's3cret' CONNECTION LIMIT 0",
+    "CREATE ROLE duty",
+    "CREATE ROLE vault LOGIN PASSWORD 's3cret' IN ROLE duty",
+    "ALTER ROLE vault SET role = duty",
     "CREATE DATABASE private",
     "REVOKE CONNECT ON DATABASE private FROM PUBLIC",
     "CREATE DATABASE frozen ALLOW_CONNECTIONS false",
@@ -56,7 +59,7 @@ ROLES = (
 ACCESS = """
 host all rejected all reject
 host all ghost all trust
-host all viewer,plain,nologin,busy,nobody,late all scram-sha-256
+host all viewer,plain,vault,nologin,busy,nobody,late all scram-sha-256
 """
 DAEMON = "viewer_pipeline.orchestration.daemon_with_clock_watch"
 REFUSED, UNAVAILABLE = PostgresRefusesConnections, PostgresUnavailable
@@ -140,6 +143,15 @@ def error_of_migrating(url: str) -> ViewerPipelineError:
     with pytest.raises(ViewerPipelineError) as raised:
         migrate(url, with_dagster=True)
     return raised.value
+
+
+def test_a_right_is_granted_to_the_role_of_the_session(server: PostgresServer) -> None:
+    """Logins that are made for a day, as Vault makes them, take the role whose rights count (ALTER ROLE … SET role)."""
+    url = f"postgresql://vault:s3cret@{LOOPBACK}:{server.port}/viewer"
+    with pytest.raises(PostgresDeniesRight) as denied, Ledger(url).connect() as connection:
+        connection.execute("CREATE SCHEMA nowhere")
+    for error in (denied.value, error_of_migrating(url)):
+        assert error.remedy == 'GRANT CREATE ON DATABASE "viewer" TO "duty"'
 
 
 @pytest.mark.parametrize("login", ["viewer:wr0ng", "ghost"])

@@ -47,6 +47,7 @@ class WorkerProcess:
             "REDIS_URL": redis_url,
             "HEALTH_CHECK_PORT": str(self.port),
             "LOG_FORMAT": "json",
+            "SHUTDOWN_TIMEOUT_MS": "90000",  # the last flush may be slow on a busy machine
             **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
             **variables,
         }

@@ -12,6 +12,7 @@ import redis
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
+from viewer_pipeline.stores.cancellation_between_statements import raise_if_canceled
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
 
@@ -80,8 +81,13 @@ class CounterReader:
         values: list[bytes | None] = []
         reader = ThreadPoolExecutor(1, "reader")
         try:
-            pages = [(page, reader.submit(self.values, page)) for page in candidates if page]
+            pages = []
+            for page in candidates:
+                raise_if_canceled()
+                if page:
+                    pages.append((page, reader.submit(self.values, page)))
             for page, read in pages:
+                raise_if_canceled()
                 values += read.result()
                 ids += page
         finally:

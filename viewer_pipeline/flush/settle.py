@@ -94,7 +94,7 @@ def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before:
 class Settler:
     """Settles the flushes of a run on a thread of its own, and publishes their totals.
 
-    Leaving the `with` block waits for the last flush and records the incidents, also after an error.
+    Leaving the `with` block waits for the last flush and records the incidents, also after an error or a cancellation.
     """
 
     def __init__(self, redis: RedisStore, ledger: Ledger, marker: Marker, run_id: str) -> None:
@@ -116,8 +116,8 @@ class Settler:
                 self.wait()
                 failed = False
         finally:
-            self._thread.shutdown()
-            self._record_incidents(failed=failed)
+            with self._thread:  # which no cancellation interrupts
+                self._thread.submit(self._record_incidents, failed=failed).result()
 
     def add(self, flush: Flush, fetch_totals: FetchTotals) -> None:
         """Start to settle a committed flush, then to publish its totals, once the flush before it is settled.

@@ -21,11 +21,12 @@ from viewer_pipeline.history.daily_rollup import (
     rolled_up_days,
     views_per_hour,
 )
-from viewer_pipeline.orchestration.flush_ops import TOP_VODS, TRANSIENT, retry_only_transient
+from viewer_pipeline.orchestration.flush_ops import TOP_VODS
 from viewer_pipeline.orchestration.hourly_chart import embed_hourly_svg_in_markdown
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
+from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 
@@ -48,7 +49,6 @@ CHECKS = {
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
-    retry_policy=TRANSIENT,
     check_specs=[dg.AssetCheckSpec(name, asset=DAILY, description=text) for name, text in CHECKS.items()],
     # Yesterday is rolled up at 00:10 UTC, also if it had no views.
     freshness_policy=dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=24)),
@@ -63,7 +63,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     """
     tag_run_with_trigger(context)
     window = partition_window_of(context)
-    with retry_only_transient(), Ledger.of(settings).connect() as connection:
+    with handle_errors_and_cancellation(context), Ledger.of(settings).connect() as connection:
         result = roll_up(connection, window)
         context.log.info(
             f"rolled up {len(result.rolled_up)} days, {len(result.final)} are final: {format_window(window)}"

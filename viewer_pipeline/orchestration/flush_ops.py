@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from viewer_pipeline.errors import TransientError, ViewerPipelineError
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
@@ -22,6 +20,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
+from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
 from viewer_pipeline.time_formatting import seconds_since
@@ -29,9 +28,6 @@ from viewer_pipeline.time_formatting import seconds_since
 ASSET = "view_counts"
 TOP_VODS = 10
 
-# For a lost connection, a deadlock, a server that starts. Repeating a step is safe: the ledger has every flush that was
-# committed despite an error, and the step drains again.
-TRANSIENT = dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL)
 IN_MEMORY = "memory"  # the io manager: outputs stay in the process of the run, nothing is pickled to disk
 
 
@@ -57,22 +53,9 @@ def flush_mode_of(run_config: Mapping[str, Any]) -> str:
     return "ids" if config.get("vod_ids") else config.get("mode", FlushMode.sweep.name)
 
 
-@contextmanager
-def retry_only_transient() -> Iterator[None]:
-    """Pass transient errors on to the retry policy; turn other errors of this package into a failure without retry."""
-    try:
-        yield
-    except TransientError:
-        raise
-    except ViewerPipelineError as error:
-        remedy = f"\nremedy: {error.remedy}" if error.remedy else ""
-        raise dg.Failure(f"{error}{remedy}", allow_retries=False) from error
-
-
 @dg.op(
     ins={"redis_counters": dg.In(dg.Nothing)},
     out=dg.Out(io_manager_key=IN_MEMORY),
-    retry_policy=TRANSIENT,
     tags={"kind": "redis"},
 )
 def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource) -> Snapshot:
@@ -86,7 +69,7 @@ def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings
         flush_max_counters=settings.max_counters_per_flush,
         parked_retention_days=settings.parked_retention_days,
     )
-    with retry_only_transient(), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
         snapshot = drain.drain(stores, request)
     context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
@@ -105,12 +88,12 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
     return aggregated
 
 
-@dg.op(out=dg.Out(io_manager_key=IN_MEMORY), retry_policy=TRANSIENT, tags={"kind": "postgres"})
+@dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "postgres"})
 def bulk_upsert(
     context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, settings: SettingsResource
 ) -> RunReport:
     """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
-    with retry_only_transient(), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
         persisted = commit.bulk_upsert(stores, snapshot, aggregated)
     for sentence in persisted.notes.sentences():
         context.log.warning(sentence)
@@ -126,7 +109,6 @@ def bulk_upsert(
 
 @dg.op(
     out={"result": dg.Out(dg.Nothing), **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS}},
-    retry_policy=TRANSIENT,
     tags={"kind": "postgres"},
 )
 def verify_consistency(
@@ -134,7 +116,7 @@ def verify_consistency(
 ) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
-    with retry_only_transient(), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
             top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)

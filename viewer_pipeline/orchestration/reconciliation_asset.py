@@ -7,9 +7,9 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
+from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import OWNERS
 from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult
@@ -39,7 +39,6 @@ class ReconcileConfig(dg.Config):
     kinds={"postgres", "redis"},
     owners=OWNERS,
     check_specs=[dg.AssetCheckSpec(name, asset=NAME, description=CHECK_DESCRIPTIONS[name]) for name in CHECKS],
-    retry_policy=TRANSIENT,
 )
 def reconciliation(
     context: dg.AssetExecutionContext, config: ReconcileConfig, settings: SettingsResource
@@ -52,7 +51,7 @@ def reconciliation(
     """
     tag_run_with_trigger(context)
     request = ReconcileRequest.of(settings, context.run.run_id, repair=config.repair)
-    with retry_only_transient(), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
         result = compare(stores, request, lambda step: context.log.info(f"comparing: {step}"))
     for note in result.notes:
         context.log.warning(note)

@@ -19,10 +19,10 @@ from viewer_pipeline.history.pruning import (
     prune_ledger,
     prune_rejected,
 )
-from viewer_pipeline.orchestration.flush_ops import TRANSIENT, retry_only_transient
 from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_to_keep, prune_runs
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
+from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 TAGS = {"viewer/job": "retention", "dagster/max_runtime": "3600"}
@@ -38,7 +38,7 @@ class RetentionConfig(dg.Config):
 OUT = dg.Out(dg.Nothing)
 
 
-@dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
+@dg.op(out=OUT, tags={"kind": "postgres"})
 def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource) -> None:
     """Prune days of the ledger older than LEDGER_RETENTION_DAYS that are rolled up and settled in Redis."""
     tag_run_with_trigger(context)
@@ -46,7 +46,11 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
     if not days:
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
     limit = first_day_kept(datetime.now(UTC).date(), days)
-    with retry_only_transient(), Stores.open(settings) as stores, stores.ledger.connect() as connection:
+    with (
+        handle_errors_and_cancellation(context),
+        Stores.open(settings) as stores,
+        stores.ledger.connect() as connection,
+    ):
         marker = read_own_marker(stores.redis, stores.ledger, connection)
         plan = plan_ledger_pruning(connection, limit, marker)
         metadata = {
@@ -64,7 +68,7 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
     return _report(context, config, metadata)
 
 
-@dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "dagster"})
+@dg.op(out=OUT, tags={"kind": "dagster"})
 def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource) -> None:
     """Delete runs older than RUN_RETENTION_DAYS (failed: FAILED_RUN_RETENTION_DAYS), with their events.
 
@@ -72,7 +76,7 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
     """
     tag_run_with_trigger(context)
     ages = RunRetention.of(settings)
-    with retry_only_transient(), connect_dagster_storage(settings) as connection:
+    with handle_errors_and_cancellation(context), connect_dagster_storage(settings) as connection:
         if config.dry_run:
             metadata: dict[str, Any] = {
                 "runs": len(find_old_runs(connection, find_runs_to_keep(connection), ages, time.time()))
@@ -82,14 +86,14 @@ def delete_old_runs(context: dg.OpExecutionContext, config: RetentionConfig, set
     _report(context, config, metadata)
 
 
-@dg.op(out=OUT, retry_policy=TRANSIENT, tags={"kind": "postgres"})
+@dg.op(out=OUT, tags={"kind": "postgres"})
 def prune_old_rejected_and_parked(
     context: dg.OpExecutionContext, config: RetentionConfig, settings: SettingsResource
 ) -> None:
     """Prune rejected input older than REJECTED_RETENTION_DAYS and parked views older than PARKED_RETENTION_DAYS."""
     tag_run_with_trigger(context)
     ledger, metadata = Ledger.of(settings), dict[str, Any]()
-    with retry_only_transient(), ledger.connect() as connection:
+    with handle_errors_and_cancellation(context), ledger.connect() as connection:
         target = ledger.target(connection)
         if days := settings.rejected_retention_days:
             metadata["rejected"] = (count_old_rejected if config.dry_run else prune_rejected)(connection, days)

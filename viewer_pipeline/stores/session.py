@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from viewer_pipeline.errors import SessionUnusable
 from viewer_pipeline.session_settings import NOT_IN_ALL_VERSIONS
+from viewer_pipeline.stores.cancellation_between_statements import raise_if_canceled
 from viewer_pipeline.stores.named_queries import named_queries
 
 SQL = named_queries(__name__)
@@ -85,32 +86,34 @@ class Session(psycopg.Connection[TupleRow]):
 
 
 class SessionCursor(psycopg.Cursor[TupleRow]):
-    """Runs every statement with the settings of its Session in force."""
+    """Runs every statement with the settings of its Session in force, unless the run is canceled."""
 
-    @property
-    def _session(self) -> Session:
+    @contextmanager
+    def _statement(self) -> Iterator[None]:
         assert isinstance(self.connection, Session), "its cursor_factory"
-        return self.connection
+        raise_if_canceled()
+        with self.connection.settings_in_force():
+            yield
 
     def execute(self, *args: Any, **kwargs: Any) -> Self:
         """Run a statement."""
-        with self._session.settings_in_force():
+        with self._statement():
             return super().execute(*args, **kwargs)
 
     def executemany(self, *args: Any, **kwargs: Any) -> None:
         """Run a statement with each of several parameters."""
-        with self._session.settings_in_force():
+        with self._statement():
             super().executemany(*args, **kwargs)
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[TupleRow]:
         """Run a query and yield its rows while they arrive."""
-        with self._session.settings_in_force():
+        with self._statement():
             yield from super().stream(*args, **kwargs)
 
     @contextmanager
     def copy(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Copy]:
         """Begin a COPY."""
-        with self._session.settings_in_force(), super().copy(*args, **kwargs) as copy:
+        with self._statement(), super().copy(*args, **kwargs) as copy:
             yield copy
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -16,7 +13,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
-from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.stack import query_graphql, up, variables
 from viewer_pipeline_tests.support.terminal import shell, standard_files
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -32,15 +29,6 @@ query ($id: String!) {
   partitionBackfillOrError(backfillId: $id) { __typename ... on PartitionBackfill { status } }
 }
 """
-
-
-def query_graphql(ui: str, query: str, **variables: Any) -> dict[str, Any]:
-    """Query Dagster's GraphQL as the UI does; return the only result."""
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        (result,) = json.load(response)["data"].values()
-    return dict(result)
 
 
 def backfill(ui: str, days: list[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import psycopg
 import pytest
 
+from viewer_pipeline.orchestration import step_errors_and_cancellation
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.storage_engine import dispose_engines
 from viewer_pipeline.settings import Settings
@@ -23,7 +23,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Dagster try a step again at once: what is tested is that it does, not for how long it waits before."""
-    monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0)
+    monkeypatch.setattr(step_errors_and_cancellation, "FIRST_RETRY_SECONDS", 0)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.warm import run
@@ -29,6 +32,15 @@ def variables(directory: Path, **settings: str) -> dict[str, str]:
         **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         **settings,
     }
+
+
+def query_graphql(ui: str, query: str, **variables: Any) -> dict[str, Any]:
+    """Query Dagster's GraphQL as the UI does; return the only result."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{ui}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        (result,) = json.load(response)["data"].values()
+    return dict(result)
 
 
 @dataclass(frozen=True)

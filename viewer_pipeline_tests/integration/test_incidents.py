@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import psycopg
@@ -14,7 +15,9 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.stores.cancellation_between_statements import cancel_between_statements
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 
@@ -97,6 +100,21 @@ def test_drift_of_a_failed_attempt_is_recorded_once(world: World, monkeypatch: p
     assert opened(world) == {"drift": (1, 3)}
     report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert ([row.seq for row in report.recovered], report.views) == ([1], 30)
+    assert opened(world) == {"drift": (1, 3)}
+
+
+def test_drift_is_recorded_before_a_cancellation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes when the last flush is settled, before its incidents are recorded."""
+    snapshot = drain_and_lower_counter(world)
+    record = Settler._record_incidents
+
+    def receive_signal_and_record(settler: Settler, *, failed: bool) -> None:
+        signal.raise_signal(signal.SIGINT)
+        record(settler, failed=failed)
+
+    monkeypatch.setattr(Settler, "_record_incidents", receive_signal_and_record)
+    with pytest.raises(KeyboardInterrupt), cancel_between_statements():
+        bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert opened(world) == {"drift": (1, 3)}
 
 

@@ -174,16 +174,15 @@ def test_terminated_runs(stack: Stack, world: World, add_to_summary: Callable[[s
     seed = random.randrange(10**6)
     chance, outcomes = random.Random(seed), list[str]()
     with traffic(world):
-        for _ in range(TERMINATIONS):
+        while outcomes.count("CANCELED") < TERMINATIONS:
             run_id = runs.launch("flush_views")
             runs.wait_for(run_id, "STARTED", "SUCCESS")
-            time.sleep(chance.uniform(0, 1.5))  # the moment of the fault
+            time.sleep(chance.uniform(0, 1))  # the moment of the fault
             if runs.status(run_id) == "STARTED":
                 runs.terminate(run_id)
             outcomes.append(runs.wait_for(run_id, "CANCELED", "SUCCESS", "FAILURE"))
-    add_to_summary(f"terminated flushes at random moments, seed {seed}: {outcomes.count('CANCELED')} canceled")
-    assert "CANCELED" in outcomes, outcomes
-    assert "FAILURE" not in outcomes, (seed, outcomes)
+            assert outcomes[-1] != "FAILURE", (seed, outcomes)
+    add_to_summary(f"terminated flushes at random moments, seed {seed}: {TERMINATIONS} of {len(outcomes)} canceled")
     assert flush_runs_check(stack)["status"] == "healthy"
     runs.flush()
     world.assert_all_persisted()

@@ -85,7 +85,7 @@ class SegmentBuffer:
         """Remember that this connection is older than the lease just acquired, unless it has received a cut."""
         self.predates_lease = not self.numbered
 
-    def drop_unsequenced(self) -> int:
+    def drop_unsequenced_views(self) -> int:
         """Drop views without a number, because another worker may have folded them. Return how many."""
         dropped, self.unsequenced = self.unsequenced.total(), Counter()
         for segment in self.segments:

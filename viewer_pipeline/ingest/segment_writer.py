@@ -104,7 +104,7 @@ class SegmentWriter:
                     self._fold_segment(segment)
             self.buffer.drop_folded(self.buffer.last_cut)
         self.lease.release(self.key_space)
-        self._stats.dropped_views += self.buffer.drop_unsequenced()
+        self._stats.dropped_views += self.buffer.drop_unsequenced_views()
 
     def are_others_subscribed(self) -> bool:
         """Whether other workers stand by. Counts twice: Redis may not know yet that our own connection is closed."""
@@ -116,7 +116,7 @@ class SegmentWriter:
     def on_lease_lost(self) -> None:
         """Drop the views that another worker may fold from now on."""
         self.lease.mark_lost_and_draw_token()
-        self._stats.dropped_views += self.buffer.drop_unsequenced()
+        self._stats.dropped_views += self.buffer.drop_unsequenced_views()
 
     def record_refusal(self, error: ViewerPipelineError) -> None:
         """Record that Redis accepts no folds now; log it once."""
@@ -135,7 +135,7 @@ class SegmentWriter:
         self.cut_message_arrival.expect_cut_message_of_folded_segment(result.folded)
         self._cut_due = True
         if result.outcome != "renewed":  # another worker may have held it in between, and folded
-            self._stats.dropped_views += self.buffer.drop_unsequenced() + self.buffer.drop_folded(result.folded)
+            self._stats.dropped_views += self.buffer.drop_unsequenced_views() + self.buffer.drop_folded(result.folded)
         if result.outcome == "acquired":
             self.buffer.mark_if_predates_lease()
             self._stats.takeovers += 1

@@ -14,7 +14,6 @@ from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.ledger_reads import stored_views_summary
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
-from viewer_pipeline.reconcile.compare_redis import compare_marker, report_invalid_counters
 from viewer_pipeline.reconcile.compare_target import compare_parked, compare_target
 from viewer_pipeline.reconcile.compare_totals_with_history import compare_totals
 from viewer_pipeline.reconcile.difference_csv import (
@@ -25,6 +24,7 @@ from viewer_pipeline.reconcile.difference_csv import (
     prune_reports,
     report_path,
 )
+from viewer_pipeline.reconcile.marker_and_invalid_counters import compare_marker, report_invalid_counters
 from viewer_pipeline.reconcile.repair import repair_parked, repair_target, repair_totals
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp

@@ -15,7 +15,7 @@ from viewer_pipeline.errors import (
     TransactionAborted,
 )
 from viewer_pipeline.stores.known_errors import KnownError
-from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
+from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 
 GRANTS = "`viewer-pipeline grants` prints all rights that are needed"
 LOGIN = "correct user and password in the URL, or ALTER ROLE … PASSWORD; a character such as @ or / must be %-encoded"

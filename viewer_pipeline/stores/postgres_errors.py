@@ -22,7 +22,7 @@ from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.known_errors import find_known_error
 from viewer_pipeline.stores.known_postgres_errors import POSTGRES_ERRORS
-from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
+from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 
 # After any of these another connection may succeed. The last two end a session that is in a transaction.
 UNAVAILABLE = (

@@ -14,7 +14,7 @@ from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import TableName, parse_column, parse_table, quoted
 from viewer_pipeline.stores.named_queries import named_queries
-from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES as OURS
+from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES as OURS
 
 SQL = named_queries(__name__)
 

@@ -58,8 +58,8 @@ from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS, TABLE_PRIVILEGES
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.stores.table_privileges_and_redis_commands import REDIS_COMMANDS, TABLE_PRIVILEGES
 from viewer_pipeline.target.parked_views import discard_parked, prune_parked
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.streamix import TargetWorld

@@ -90,7 +90,7 @@ def test_drop_unsequenced_drops_views_without_a_number() -> None:
     buffer = SegmentBuffer()
     received(buffer, a=4)
     buffer.close_segment_of_lost_connection(is_holder=True)
-    assert buffer.drop_unsequenced() == 4
+    assert buffer.drop_unsequenced_views() == 4
     assert buffer.view_count() == 0
 
 

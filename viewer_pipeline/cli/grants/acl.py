@@ -8,7 +8,7 @@ from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.redis_names import RedisNames, presence_channel
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS
+from viewer_pipeline.stores.table_privileges_and_redis_commands import REDIS_COMMANDS
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
 

@@ -10,7 +10,7 @@ from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import MAX_BYTES, TableName, quoted
-from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
+from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 from viewer_pipeline.target.table import TargetNames
 
 SCHEMA = "public"

@@ -13,8 +13,8 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
-from viewer_pipeline.stores.needed_privileges import TABLE_PRIVILEGES
 from viewer_pipeline.stores.postgres import connect_dagster_storage
+from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 
 SQL = named_queries(__name__)
 

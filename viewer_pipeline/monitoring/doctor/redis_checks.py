@@ -16,9 +16,9 @@ from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, SettingsErro
 from viewer_pipeline.monitoring.health_rules import INFO
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.needed_privileges import REDIS_COMMANDS
 from viewer_pipeline.stores.redis import redis_errors
 from viewer_pipeline.stores.redis_durability_wait import Durability
+from viewer_pipeline.stores.table_privileges_and_redis_commands import REDIS_COMMANDS
 
 ROUND_TRIPS = 7
 NEEDED = frozenset(command.partition("|")[0].upper() for command in REDIS_COMMANDS)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import psycopg
 import redis
@@ -272,9 +272,15 @@ class Executor:
         self._queue: deque[Work] = deque()
         self._current: Work | None = None
 
-    def submit(self, do: Callable[..., Any], *arguments: Any) -> Work:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def submit(self, do: Callable[..., Any], *arguments: Any, **options: Any) -> Work:
         """Run it on a line of its own, after earlier submissions."""
-        work = Work(self._scheduler, lambda: do(*arguments))
+        work = Work(self._scheduler, lambda: do(*arguments, **options))
         with self._scheduler.changed:
             self._queue.append(work)
             if self._current is None:

@@ -29,7 +29,8 @@ from viewer_pipeline.orchestration.dagster_instance import (
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS as DAILY_CHECKS
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
-from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
+from viewer_pipeline.orchestration.flush_sensor import EARLY_SECONDS, view_count_updates_sensor
+from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 from viewer_pipeline.reconcile import reconciliation as reconcile_compare
 from viewer_pipeline.settings import Settings
@@ -100,7 +101,9 @@ def test_definitions_load() -> None:
     assert steps == {"drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency"}
     assert job.executor_def is dg.in_process_executor
     assert job.tags["viewer/job"] == "flush"
-    assert defs.resolve_sensor_def("view_count_updates_sensor").default_status is dg.DefaultSensorStatus.RUNNING
+    sensor = defs.resolve_sensor_def("view_count_updates_sensor")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.minimum_interval_seconds == LOADED.sensor_interval_seconds - EARLY_SECONDS
     assert defs.resolve_schedule_def("sweep_schedule").default_status is dg.DefaultScheduleStatus.RUNNING
 
 

@@ -85,7 +85,7 @@ class PostgresUrl:
 
     def session_settings(self, timeouts: Mapping[str, str]) -> dict[str, str]:
         """Return the settings of a session, in the order to set them: the URL overrides `timeouts`, nothing PINNED."""
-        return {**timeouts, **self.settings, **self._search_path(), **PINNED}
+        return {**timeouts, **self.settings, **self._search_path_setting(), **PINNED}
 
     def arguments(self, ours: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of `psycopg.connect`: those of the URL override `ours`.
@@ -96,7 +96,7 @@ class PostgresUrl:
         arguments = {**ours, **self.parameters, "options": _joined(self.options)}
         return arguments | ({"prepare_threshold": None} if self.pgbouncer else {})
 
-    def _search_path(self) -> dict[str, str]:
+    def _search_path_setting(self) -> dict[str, str]:
         return {} if self.schema is None else {"search_path": quoted(self.schema)}
 
 

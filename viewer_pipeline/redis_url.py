@@ -74,7 +74,7 @@ class RedisUrl:
         if "@" in path or ("@" in query and not all(map(_is_known, written))):
             raise ValueError("expected @, / and ? in user, password and parameters to be written as %40, %2F and %3F")
         sentinel, tls = bool(match["sentinel"]), bool(match["tls"])
-        socket_path, service, database = _split_path(match)
+        socket_path, service, database = _parse_socket_service_and_database(match)
         addresses = tuple(_addresses(match["address"], sentinel=sentinel)) if not socket_path else ()
         values: dict[str, Any] = {"db": int(database)} if database else {}
         for name, text in written.items():
@@ -104,7 +104,7 @@ class RedisUrl:
         return int(self.parameters.get("db", 0))
 
 
-def _split_path(match: re.Match[str]) -> tuple[str, str, str]:
+def _parse_socket_service_and_database(match: re.Match[str]) -> tuple[str, str, str]:
     """Return the path of the Unix socket, the service of the Sentinels, and the number of the database as text."""
     path = match["path"] or ""
     if match["scheme"] == "unix":

@@ -22,13 +22,13 @@ from viewer_pipeline.history.daily_rollup import (
     views_per_hour,
 )
 from viewer_pipeline.orchestration.flush_ops import TOP_VODS
-from viewer_pipeline.orchestration.hourly_chart import embed_hourly_svg_in_markdown
 from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
+from viewer_pipeline.orchestration.views_per_hour_chart import embed_hourly_svg_in_markdown
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes

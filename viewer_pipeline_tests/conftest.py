@@ -131,6 +131,16 @@ def add_to_summary(record_property: Callable[[str, object], None]) -> Callable[[
     return add
 
 
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Take back what a test exports, e.g. by a command in this process: the next test is no child of that command."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _default_signals() -> Iterator[None]:
     """Start processes that react to signals, also if the tests run under nohup or in the background of a script.

@@ -1,8 +1,9 @@
 """Measure what runs cost: `python -m tools.measure_run_costs`.
 
-The numbers in docs/measurements.md are from here. A stack of its own (`viewer-pipeline up`, BATCH_INTERVAL_MS=5000)
-does nothing for a while; then a message is published every second. Counted are logins to PostgreSQL and seconds of CPU
-of all its processes, servers included: for each second without views and, beyond that, for each run.
+The numbers in docs/measurements.md are from here. A stack of its own (`viewer-pipeline up`, BATCH_INTERVAL_MS=5000
+unless `--interval-ms` changes it) does nothing for a while; then a message is published every second. Counted are
+logins to PostgreSQL and seconds of CPU of all its processes, servers included: for each second without views and,
+beyond that, for each run.
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ def main() -> None:
     """Measure a stack without views, then with them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=120, help="of each of the two parts")
+    parser.add_argument("--interval-ms", default="5000", help="BATCH_INTERVAL_MS")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, up(variables(Path(home))) as stack:
+    settings = {"BATCH_INTERVAL_MS": options.interval_ms}
+    with tempfile.TemporaryDirectory() as home, up(variables(Path(home), **settings)) as stack:
         stack.wait_for_ui()
         publish_every_second(read_urls_of_running_servers(stack.home)["redis_url"], 2)
         wait_until(lambda: Usage.of(stack).runs, 120, "the first run")
@@ -104,8 +107,9 @@ def main() -> None:
     logins, cpu = idle.logins / idle.at, idle.cpu_seconds / idle.at
     print_line(f"idle, {idle.at:.0f} s: {logins:.1f} logins a second, {cpu:.3f} cores")
     runs = max(1, busy.runs)
+    print_line(f"{busy.runs} runs in {busy.at:.0f} s: {busy.cpu_seconds / busy.at:.3f} cores")
     print_line(
-        f"{busy.runs} runs in {busy.at:.0f} s, above idle: {(busy.logins - logins * busy.at) / runs:.0f} logins a run,"
+        f"above idle: {(busy.logins - logins * busy.at) / runs:.0f} logins a run,"
         f" {(busy.cpu_seconds - cpu * busy.at) / runs:.2f} s of CPU a run"
     )
 

@@ -19,7 +19,7 @@ from viewer_pipeline.stores.postgres import connect_dagster_storage
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
 
-# Apart from each other, and after yesterday was closed. A skipped run saves five seconds of CPU.
+# Apart from each other, and after yesterday was closed. A skipped run saves three seconds of CPU.
 @schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
 def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
     """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""

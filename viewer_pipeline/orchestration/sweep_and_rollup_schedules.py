@@ -63,7 +63,7 @@ def refresh_today(
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Roll up today again, every quarter of an hour, and every day of the last week that got a late flush.
 
-    Skips if no flush came since they were rolled up: an idle run would cost five seconds of CPU.
+    Skips if no flush came since they were rolled up: an idle run would cost three seconds of CPU.
     """
     if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)

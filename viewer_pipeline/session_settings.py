@@ -23,7 +23,7 @@ TIMEOUTS: Mapping[str, str] = MappingProxyType(
 
 # What the statements and the client mean, and how values are written. Nothing overrides these. Statements that run
 # triggers of the user reset four of them (target/add_or_park.sql).
-MEANING: Mapping[str, str] = MappingProxyType(
+PINNED: Mapping[str, str] = MappingProxyType(
     {
         "array_nulls": "on",
         "bytea_output": "hex",
@@ -35,12 +35,10 @@ MEANING: Mapping[str, str] = MappingProxyType(
         "extra_float_digits": "1",
         "intervalstyle": "postgres",
         "quote_all_identifiers": "off",
+        "row_security": "off",  # an error, where a policy would hide rows of the ledger
         "standard_conforming_strings": "on",
         "timezone": "UTC",
         "transform_null_equals": "off",
     }
-)
-PINNED: Mapping[str, str] = MappingProxyType(
-    {**MEANING, "row_security": "off"}  # an error, where a policy would hide rows of the ledger
 )
 NOT_IN_ALL_VERSIONS = ("transaction_timeout",)  # since PostgreSQL 17

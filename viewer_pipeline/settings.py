@@ -201,6 +201,10 @@ class Settings(BaseSettings):
             raise SettingsError(f"REDIS_URL is not set; expected redis://host:port/0, {OR_UP}")
         return self.redis_url
 
+    def require_dagster_database_url(self) -> str:
+        """Return DAGSTER_DATABASE_URL, else DATABASE_URL. Raises SettingsError if neither is set."""
+        return self.dagster_database_url or self.require_database_url()
+
     def dagster_storage_url(self) -> PostgresUrl:
         """Return the URL of Dagster's storage: DAGSTER_DATABASE_URL, else a schema of DATABASE_URL."""
         if self.dagster_database_url is not None:

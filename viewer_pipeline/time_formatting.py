@@ -25,6 +25,11 @@ def tolerate_clock_skew(age_seconds: float) -> float:
     return 0.0 if -FUTURE_SECONDS <= age_seconds < 0 else age_seconds
 
 
+def round_age(age_seconds: float) -> float:
+    """Return an age as JSON has it: in tenths of a second, as `tolerate_clock_skew` does."""
+    return round(tolerate_clock_skew(age_seconds), 1)
+
+
 def format_age(age_seconds: float) -> str:
     """Return `5 min ago`; for a negative age, `6 h in the future` and the reason."""
     if age_seconds < 0:

@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
 )
 from viewer_pipeline.monitoring.health_rules import CLOCKS, evaluate_future_timestamp
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.time_formatting import format_age, format_duration, tolerate_clock_skew
+from viewer_pipeline.time_formatting import format_age, format_duration, round_age, tolerate_clock_skew
 
 # What our dagster.yaml makes Dagster run; a test compares it with the instance.
 DAEMONS = (
@@ -129,7 +129,7 @@ def evaluate_single_daemon(concurrent_ids: frozenset[str]) -> CheckResult:
 def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock: DagsterDeadlines) -> CheckResult:
     """Evaluate the last flush runs that have ended, newest first, and the one that waits for its start."""
     if waiting:
-        age = _round_age(clock.now - waiting.requested)
+        age = round_age(clock.now - waiting.requested)
         measured = {"waiting_run": waiting.run_id, "seconds_since_request": age}
         if future := evaluate_future_timestamp("flush_runs", "the request of a flush run", age, measured):
             return future
@@ -139,7 +139,7 @@ def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock:
     if not runs:
         return CheckResult("flush_runs", "healthy", "no flush run has ended yet")
     last = runs[0]
-    age = _round_age(clock.now - last.ended)
+    age = round_age(clock.now - last.ended)
     details: dict[str, object] = {"last_run": last.run_id, "seconds_since_last": age}
     if future := evaluate_future_timestamp("flush_runs", "the end of the last flush run", age, details):
         return future
@@ -164,7 +164,7 @@ def _evaluate_daemon(
     if beat is None:
         return CheckResult(name, worse, no_beat, remedy=START)
     age = _seconds_since_heartbeat(beat, clock.now)
-    details = {"heartbeat_age_seconds": _round_age(age)}
+    details = {"heartbeat_age_seconds": round_age(age)}
     if future := evaluate_future_timestamp(name, "the last heartbeat", age, details, RESTART):
         return future
     if age > TOLERANCE_SECONDS:
@@ -205,7 +205,7 @@ def _evaluate_tick(
     now: float,
     worse: Status,
 ) -> CheckResult:
-    age, late = _round_age(now - tick.at), _ticked_but_not_since(item, since)
+    age, late = round_age(now - tick.at), _ticked_but_not_since(item, since)
     if future := evaluate_future_timestamp(name, f"the last tick of {subject}", age, details, RESTART):
         return future
     if late and tick.at < since:
@@ -220,8 +220,4 @@ def _tick_details(tick: Tick | None, now: float) -> dict[str, object]:
     if tick is None:
         return {}
     skipped = {"skip_reason": tick.message} if tick.status == "SKIPPED" else {}
-    return {"last_tick": tick.status.lower(), "seconds_since_tick": _round_age(now - tick.at), **skipped}
-
-
-def _round_age(age_seconds: float) -> float:
-    return round(tolerate_clock_skew(age_seconds), 1)
+    return {"last_tick": tick.status.lower(), "seconds_since_tick": round_age(now - tick.at), **skipped}

@@ -39,7 +39,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.redis import connect, redis_errors
-from viewer_pipeline.time_formatting import seconds_since, tolerate_clock_skew
+from viewer_pipeline.time_formatting import round_age, seconds_since
 
 SQL = named_queries(__name__)
 
@@ -136,14 +136,13 @@ class HealthProbes:
             last = last_flush(connection)
             refusal = find_refusal(self.store, self.ledger, connection)
             position = marker or Marker(last.seq, last.batches, last.batches)
-            unsettled, unsettled_age, last_age = fetch_one(
-                connection, SQL["flush_ages"], seq=position.seq, batch=position.batch
-            )
+            unsettled, *ages = fetch_one(connection, SQL["flush_ages"], seq=position.seq, batch=position.batch)
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection)
+        unsettled_age, last_age = (None if age is None else round_age(age) for age in ages)
         return [
             evaluate_marker_against_ledger(marker, last, str(refusal or "")),
-            evaluate_unsettled(unsettled, _round_age(unsettled_age)),
-            evaluate_last_flush(last, _round_age(last_age)),
+            evaluate_unsettled(unsettled, unsettled_age),
+            evaluate_last_flush(last, last_age),
             evaluate_incidents(incidents),
             evaluate_rejected(rejected),
         ]
@@ -172,10 +171,6 @@ class HealthProbes:
         except ViewerPipelineError as error:
             return str(error)
         return ""
-
-
-def _round_age(age_seconds: float | None) -> float | None:
-    return None if age_seconds is None else round(tolerate_clock_skew(age_seconds), 1)
 
 
 def _milliseconds_since(started: float) -> float:

@@ -37,7 +37,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     try:
         return dg.DagsterInstance.from_config(str(write_dagster_home(settings)))
     except (DagsterPostgresException, SQLAlchemyError) as error:
-        url = settings.dagster_database_url or settings.require_database_url()
+        url = settings.require_dagster_database_url()
         raise to_our_error(error, url, subject=DAGSTER_STORAGE) from error
 
 

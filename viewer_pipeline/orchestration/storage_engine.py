@@ -25,7 +25,7 @@ from viewer_pipeline.stores.session import ClientBindingCursor
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's commands print the lines of `dagster`
 
 DIALECT = "postgresql+psycopg://"  # without a place: connections come from `open_connection`
-RECYCLE_SECONDS = 600  # a session does not grow for ever
+RECYCLE_SECONDS = 600  # what PostgreSQL caches in a session is freed with it
 
 _engines = dict[tuple[str | None, str | None], Engine]()
 

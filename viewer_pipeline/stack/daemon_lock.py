@@ -38,7 +38,7 @@ class DaemonLock:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._text_of_url = settings.dagster_database_url or settings.require_database_url()
+        self._text_of_url = settings.require_dagster_database_url()
         self._url = settings.dagster_storage_url()
         self._connection: psycopg.Connection | None = None
         self._stop = threading.Event()

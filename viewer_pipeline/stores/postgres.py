@@ -135,17 +135,17 @@ def open_connection(
 
     `seconds`: of each statement and of its wait for locks, in place of those of the URL.
     """
-    timeouts = dict(TIMEOUTS)
+    timeouts, reply_seconds = dict(TIMEOUTS), REPLY_SECONDS
     if seconds is not None:
         timeouts |= dict.fromkeys(("statement_timeout", "lock_timeout"), f"{seconds:.0f}s")
+        reply_seconds = MARGIN * seconds
     elif url.reply_seconds is not None:
-        timeouts["statement_timeout"] = f"{min(STATEMENT_SECONDS, url.reply_seconds):.0f}s"
+        statement_seconds = min(STATEMENT_SECONDS, url.reply_seconds)
+        timeouts["statement_timeout"] = f"{statement_seconds:.0f}s"
+        reply_seconds = max(url.reply_seconds, MARGIN * statement_seconds)
     connection = BoundedConnection.connect(autocommit=True, cursor_factory=cursor_factory, **url.arguments(ARGUMENTS))
     connection.adapters.register_loader("numeric", WholeNumberLoader)
-    if seconds is not None:
-        connection.reply_seconds = MARGIN * seconds
-    elif url.reply_seconds is not None:
-        connection.reply_seconds = max(url.reply_seconds, MARGIN * min(STATEMENT_SECONDS, url.reply_seconds))
+    connection.reply_seconds = reply_seconds
     # A flush succeeds although a row was edited meanwhile; at a higher level, which a role may set, it would fail.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     settings = url.session_settings(timeouts)
@@ -163,6 +163,6 @@ def open_connection(
 @contextmanager
 def connect_dagster_storage(settings: Settings) -> Iterator[psycopg.Connection]:
     """Open a connection to Dagster's storage, without SQLAlchemy."""
-    url = settings.dagster_database_url or settings.require_database_url()
+    url = settings.require_dagster_database_url()
     with postgres_errors(url, DAGSTER_STORAGE), open_connection(settings.dagster_storage_url()) as connection:
         yield connection

@@ -135,7 +135,7 @@ def open_connection(
 
     `seconds`: of each statement and of its wait for locks, in place of those of the URL.
     """
-    timeouts, reply_seconds = dict(TIMEOUTS), REPLY_SECONDS
+    timeouts, reply_seconds = dict(TIMEOUTS), BoundedConnection.reply_seconds
     if seconds is not None:
         timeouts |= dict.fromkeys(("statement_timeout", "lock_timeout"), f"{seconds:.0f}s")
         reply_seconds = MARGIN * seconds

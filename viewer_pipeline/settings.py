@@ -125,6 +125,15 @@ class Settings(BaseSettings):
         DEFAULT_PREFIX, description="prefix of the keys of the counters; each pipeline on a Redis needs its own"
     )
     sweep_cron: CronExpression = Field("* * * * *", description="when all counters are scanned, announced or not (UTC)")
+    sensor_scan_max_keys: int = Field(
+        100_000,
+        ge=0,
+        le=1_000_000,
+        description="keys that each tick of the sensor scans for counters nobody announced; `0`: none",
+    )
+    sensor_scan_max_percent: int = Field(
+        2, ge=1, le=100, description="percentage of Redis' time that this scan may take, whatever the keys"
+    )
     health_check_port: int = Field(
         3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"
     )
@@ -186,6 +195,11 @@ class Settings(BaseSettings):
     def dagster_directory(self) -> Path:
         """The absolute path of DAGSTER_HOME."""
         return (self.dagster_home or self.viewer_home / "dagster").absolute()
+
+    @property
+    def sensor_scan_max_seconds(self) -> float:
+        """Time of Redis that the scan of one tick may take."""
+        return self.sensor_interval_seconds * self.sensor_scan_max_percent / 100
 
     def require_database_url(self) -> str:
         """Return DATABASE_URL. Raises SettingsError if it is not set."""

@@ -21,6 +21,7 @@ _OURS = (
     "PUBSUB_",
     "COUNTER_",
     "SWEEP_",
+    "SENSOR_",
     "LOG_",
     "SHUTDOWN_",
     "HEALTH_",

@@ -63,7 +63,7 @@ def print_target_table(stats: TargetStats) -> None:
 
 
 def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
-    """Print both times and their ratio."""
+    """Print both times and their ratio, then the sensor's scan."""
     table = Table(
         "changed counters",
         "alone s",
@@ -72,7 +72,17 @@ def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
         title="flush of the changed set (medians)",
     )
     table.add_row(f"{stats.counters:,}", f"{stats.alone:.4f}", f"{stats.with_unrelated_keys:.4f}", f"{stats.ratio:.2f}")
+    scan = stats.scan
+    scans = Table(
+        "a SCAN call holds Redis, ms: median", "99 %", "longest", "keys of a tick", "percent of Redis' time",
+        title=f"scan of the sensor beside {stats.unrelated_keys:,} keys, BATCH_INTERVAL_MS=5000",
+    )  # fmt: skip
+    scans.add_row(
+        f"{scan.median_ms:.2f}", f"{scan.p99_ms:.2f}", f"{scan.max_ms:.2f}",
+        f"{scan.keys_of_tick:,}", f"{scan.percent_of_redis:.2f}",
+    )  # fmt: skip
     Console(width=WIDTH).print(table)
+    Console(width=WIDTH).print(scans)
 
 
 def print_messages_table(stats: MessageStats) -> None:

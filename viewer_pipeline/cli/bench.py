@@ -61,7 +61,7 @@ def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 @click.option("--others", default=1_000_000, show_default=True, type=click.IntRange(0), help="Unrelated keys.")
 @bench_options
 def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
-    """Time a flush of the changed set, in an empty Redis and beside many unrelated keys."""
+    """Time a flush of the changed set alone and beside many unrelated keys, and the sensor's scan of those."""
     from viewer_pipeline.bench import bench_unrelated_keys, result_tables
 
     stats = bench_unrelated_keys.bench_unrelated_keys(counters, others, runs=runs)

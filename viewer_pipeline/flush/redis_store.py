@@ -12,7 +12,7 @@ from uuid import uuid4
 import redis
 
 from viewer_pipeline.errors import MarkerUnreadable
-from viewer_pipeline.flush.counter_reader import READ_COUNT, CounterReader
+from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterReader
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
@@ -158,6 +158,20 @@ class RedisStore(CounterReader):
         deltas = " ".join(map(str, batch.deltas))
         missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
         return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing]
+
+    def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
+        """Add VODs to the changed set, announced now, and return how many; those that are in it keep their time."""
+        now_ms, added = time.time_ns() // 1_000_000, 0
+        for page in chunks(vod_ids, SCAN_COUNT):
+            with redis_errors(self.url):
+                try:
+                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), nx=True)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise
+                    return 0  # another program took the name: sweeps find all counters
+            added += new
+        return added
 
     def remove_from_changed_set(self, ledger: str, idle: Iterable[bytes], rejected: Iterable[bytes]) -> None:
         """Remove ids from the changed set: idle ones if they are still idle, rejected ones in any case."""

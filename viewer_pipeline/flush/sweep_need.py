@@ -10,7 +10,7 @@ from viewer_pipeline.flush.rejects import Reject, find_unrecorded_rejects
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.parked_views import next_ready_or_advance_cursor
 
-MAX_SCANS = 1000  # a million keys, about a second
+MAX_SCANS = 2000  # a million keys, about a second
 
 
 @dataclass(frozen=True)

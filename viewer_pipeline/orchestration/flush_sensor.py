@@ -3,25 +3,29 @@
 import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.unannounced_counters import UnannouncedScan, parse_scan_cursor, scan_for_unannounced
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.run_trigger_tag import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
-from viewer_pipeline.time_formatting import format_age, seconds_since
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
 
 # The daemon looks every 5 s, and measures from a moment shortly after the last tick: with the interval itself, the tick
 # that is due is missed by milliseconds, and comes 5 s late.
 EARLY_SECONDS = 1
+NOTHING = "no VOD was announced since the last flush"
 
 
 @sensor(target=flush_views, minimum_interval_seconds=LOADED.sensor_interval_seconds - EARLY_SECONDS)
 def view_count_updates_sensor(
     context: dg.SensorEvaluationContext, settings: SettingsResource
 ) -> dg.RunRequest | dg.SkipReason:
-    """Flush the VODs that were announced since the last flush, every `BATCH_INTERVAL_MS`.
+    """Flush what was announced since the last flush, and counters nobody announced, every `BATCH_INTERVAL_MS`.
 
-    Reads the changed set in Redis, which the worker fills from pub/sub. Skips if no VOD was announced, or while another
+    Reads the changed set in Redis, which the worker fills from pub/sub, and adds the counters with views that it finds
+    among the next `SENSOR_SCAN_MAX_KEYS` keys. The cursor is that of SCAN. Skips if there are none, or while another
     flush run is queued or active. Launches a sweep instead if the worker requested one because it may have missed
     announcements.
     """
@@ -29,11 +33,27 @@ def view_count_updates_sensor(
         return dg.SkipReason(reason)
     with Stores.open(settings) as stores:
         sweep = stores.redis.sweep_request()
+        if sweep is not None:
+            trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
+            return build_run_request(trigger, flush_run_config(FlushMode.sweep))
+        budget = settings.sensor_scan_max_keys, settings.sensor_scan_max_seconds
+        scan = scan_for_unannounced(stores.redis, parse_scan_cursor(context.cursor), *budget)
+        added = stores.redis.add_to_changed_set(scan.vod_ids)
+        context.update_cursor(str(scan.cursor))
         changed, oldest = stores.redis.changed_set_size_and_oldest()
-    if sweep is not None:
-        trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
-        return build_run_request(trigger, flush_run_config(FlushMode.sweep))
-    if not changed:
-        return dg.SkipReason("no VOD was announced since the last flush")
+        if not changed:
+            return dg.SkipReason(NOTHING + _describe_scan(scan, stores.redis.count_keys(), settings))
     age = f", the oldest {format_age(seconds_since(oldest))}" if oldest else ""
-    return build_run_request(f"sensor: {changed} VODs announced{age}", flush_run_config(FlushMode.changed))
+    unannounced = f", {added} of them by a scan" if added else ""
+    return build_run_request(f"sensor: {changed} VODs announced{unannounced}{age}", flush_run_config(FlushMode.changed))
+
+
+def _describe_scan(scan: UnannouncedScan, keys: int, settings: Settings) -> str:
+    """Return, as an addition to a skip reason, what was scanned, and how long it takes until all keys are."""
+    if not scan.keys:
+        return ""
+    if scan.is_complete or scan.keys >= keys:
+        return f", and a scan of all {keys} keys found no counter to flush"
+    ticks = -(-keys // scan.keys)
+    duration = format_duration(ticks * settings.sensor_interval_seconds)
+    return f", and a scan of {scan.keys} of {keys} keys found no counter to flush; {ticks} ticks ({duration}) scan all"

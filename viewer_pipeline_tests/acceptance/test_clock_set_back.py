@@ -34,7 +34,7 @@ def test_sweeps_go_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
     All processes of the stack read the same clock, as on one machine.
     """
     clock = MachineClock.build(tmp_path)
-    with up(variables(tmp_path, **clock.environment)) as stack:
+    with up(variables(tmp_path, SENSOR_SCAN_MAX_KEYS="0", **clock.environment)) as stack:
         stack.wait_for_ui()
         urls = read_urls_of_running_servers(stack.home)
         with connect(urls["redis_url"]) as client:

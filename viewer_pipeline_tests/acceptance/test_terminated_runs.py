@@ -97,9 +97,9 @@ class Runs:
 
 @pytest.fixture
 def stack(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Stack]:
-    """`up`, with small transactions, so that a flush has many; without sweeps, since the test launches all runs."""
+    """`up`, with small transactions, so that a flush has many; without sweeps and scans: the test launches all runs."""
     servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": str(find_free_port())}
-    no_sweep = {"SWEEP_CRON": "0 0 1 1 *"}
+    no_sweep = {"SWEEP_CRON": "0 0 1 1 *", "SENSOR_SCAN_MAX_KEYS": "0"}
     with listening() as hook:
         environment = variables(
             tmp_path,

@@ -55,24 +55,27 @@ def kill_the_code_server(stack: Stack, urls: dict[str, str]) -> None:
 
 
 def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
-    """Views arrive both ways, other commands find the servers, a second stack is refused.
+    """Views arrive in all ways, other commands find the servers, a second stack is refused.
 
     Its processes reach each other although every proxy variable names a closed port. The code server is killed during a
     flush, and at the end the terminal is closed; no view is lost. One test for all of it, because each stack takes ten
     seconds of CPU.
     """
     home = tmp_path / "a viewer home"
+    no_sweep = {"SWEEP_CRON": "0 0 1 1 *", "SENSOR_SCAN_MAX_KEYS": "1000"}
     proxies = dict.fromkeys(PROXY_VARIABLES, f"http://127.0.0.1:{find_free_port()}")
     with (
         Terminal(tmp_path / "terminal.log") as terminal,
-        up(variables(tmp_path, VIEWER_HOME=str(home), **proxies), terminal.prefix, terminal.log) as stack,
+        up(variables(tmp_path, VIEWER_HOME=str(home), **no_sweep, **proxies), terminal.prefix, terminal.log) as stack,
     ):
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
         urls = read_urls_of_running_servers(home)
         assert urls.keys() == {"database_url", "redis_url"}
 
         with connect(urls["redis_url"]) as client:
-            assert client.incr(PREFIX + "vod_456") == 1  # before the worker has subscribed: the first sweep reads it
+            assert (
+                client.incr(PREFIX + "vod_456") == 1
+            )  # before the worker has subscribed: the sweep that it requests reads it
             ui = stack.wait_for_ui()
             assert client.publish(CHANNEL, '{"vodId":"vod_123","count":1}') == 1
             sent: dict[str, Any] = json.loads(stack.run("send", "vod_789", "--count", "2", "--json").stdout)
@@ -80,8 +83,14 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
             expected = {"vod_123": 1, "vod_456": 1, "vod_789": 2}
             wait_until(lambda: totals(urls["database_url"]) == expected, 150, f"{expected} in viewer.vod_view_counts")
 
+            client.mset({f"vod:session:{number}": 1 for number in range(5000)})
+            silent = {f"silent_{number}": 1 for number in range(10)}
+            client.mset({PREFIX + vod_id: views for vod_id, views in silent.items()})
+            expected |= silent
+            wait_until(lambda: totals(urls["database_url"]) == expected, 150, "what several ticks of the sensor find")
+
             status: dict[str, Any] = json.loads(stack.run("status", "--json").stdout)
-            assert (status["persisted"], status["vods"], status["parked"], status["rejected"]) == (4, 3, 0, 0)
+            assert (status["persisted"], status["vods"], status["parked"], status["rejected"]) == (14, 13, 0, 0)
             with urllib.request.urlopen(ui, timeout=30) as page:
                 assert page.status == 200
 

@@ -233,7 +233,7 @@ def test_cost_of_a_sweep(settings: Settings, client: redis.Redis) -> None:
     client.mset({f"vod:session:{number}": 1 for number in range(2500)})
     sweep = run_doctor_checks(settings)["keyspace"]
     assert (sweep.details["keys"], sweep.details["counters"]) == (2500, 0)
-    assert sweep.message.startswith(f"2500 keys, 0 counters {PREFIX}*: a sweep makes 3 SCAN calls of ")
+    assert sweep.message.startswith(f"2500 keys, 0 counters {PREFIX}*: a sweep makes 5 SCAN calls of ")
 
 
 def test_missing_schema(settings: Settings, world: World) -> None:
@@ -339,11 +339,16 @@ def test_dagster_that_does_not_run(settings: Settings, dagster: DagsterWorld) ->
 def test_settings_that_contradict_each_other(settings: Settings) -> None:
     """Each contradiction is named."""
     changed = settings.copy_unvalidated(
-        parked_retention_days=3, flush_max_counters=10, batch_size=100, pubsub_mode="announce", sweep_cron="0 3 * * *"
+        parked_retention_days=3,
+        flush_max_counters=10,
+        batch_size=100,
+        pubsub_mode="announce",
+        sweep_cron="0 3 * * *",
+        sensor_scan_max_keys=0,
     )
     text = text_of(run_doctor_checks(changed), "settings")
     assert text.startswith("degraded: FLUSH_MAX_COUNTERS=10 is below BATCH_SIZE=100; PARKED_RETENTION_DAYS is set")
-    assert text.endswith("which is rare: SWEEP_CRON=0 3 * * *")
+    assert text.endswith("which is rare: SWEEP_CRON=0 3 * * *, SENSOR_SCAN_MAX_KEYS=0")
 
 
 def test_unknown_parameters_of_a_url(settings: Settings) -> None:

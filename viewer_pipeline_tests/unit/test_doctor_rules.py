@@ -150,11 +150,11 @@ def test_clocks(postgres: float, redis: float, expected: str) -> None:
 
 
 def test_slow_sweep() -> None:
-    """Sixty million keys at half a millisecond for a thousand."""
-    keyspace = KeyspaceSample(keys=60_000_000, scans=300, scan_ms=0.5, complete=False, counters=12, counters_read=12)
+    """Sixty million keys at a quarter of a millisecond for five hundred."""
+    keyspace = KeyspaceSample(keys=60_000_000, scans=600, scan_ms=0.25, complete=False, counters=12, counters_read=12)
     sweep = by_name(evaluate_sweep_cost_and_counters(keyspace, "c:"))["keyspace"]
     assert (sweep.status, sweep.details["sweep_seconds"]) == ("degraded", 30.0)
-    expected = "60000000 keys, 12 counters c:* among the first 300000: a sweep makes 60000 SCAN calls"
+    expected = "60000000 keys, 12 counters c:* among the first 300000: a sweep makes 120000 SCAN calls"
     assert sweep.message.startswith(expected)
 
 

@@ -44,5 +44,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "PARKED_RETENTION_DAYS is set without TARGET_TABLE, so no views are parked"
     times = croniter(settings.sweep_cron, 0)
     first = times.get_next(float)
-    if settings.pubsub_mode == "announce" and times.get_next(float) - first > RARE_SWEEP_SECONDS:
-        yield f"a lost message delays its views until the next sweep, which is rare: SWEEP_CRON={settings.sweep_cron}"
+    is_rare = times.get_next(float) - first > RARE_SWEEP_SECONDS
+    if settings.pubsub_mode == "announce" and is_rare and not settings.sensor_scan_max_keys:
+        crons = f"SWEEP_CRON={settings.sweep_cron}, SENSOR_SCAN_MAX_KEYS=0"
+        yield f"a lost message delays its views until the next sweep, which is rare: {crons}"

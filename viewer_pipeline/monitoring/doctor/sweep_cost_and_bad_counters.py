@@ -14,7 +14,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text
 
-MAX_SCANS = 300  # SCAN calls: each blocks Redis for about 0.2 ms
+MAX_SCANS = 600  # SCAN calls: each blocks Redis for about 0.4 ms
 MAX_COUNTERS = 5000  # whose values and expiries are read
 SLOW_SWEEP_SECONDS = 20.0
 MAX_EXAMPLES = 3

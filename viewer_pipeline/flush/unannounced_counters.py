@@ -1,0 +1,51 @@
+"""Counters that nobody announced: a scan that continues where the last one ended, within a budget."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.counter_reader import SCAN_COUNT, CounterReader, Readings
+
+_is_cursor = re.compile(r"[0-9]{1,20}").fullmatch
+MAX_CURSOR = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class UnannouncedScan:
+    """The counters with views among `keys` scanned keys, and the cursor at which the next scan continues."""
+
+    vod_ids: Sequence[str]
+    cursor: int
+    keys: int
+    is_complete: bool  # it began at the first key and ended with the last one
+
+
+def parse_scan_cursor(text: str | None) -> int:
+    """Return the cursor of SCAN; 0, with which a scan begins, for any other text."""
+    cursor = int(text) if text and _is_cursor(text) else 0
+    return cursor if cursor <= MAX_CURSOR else 0
+
+
+def scan_for_unannounced(store: CounterReader, cursor: int, max_keys: int, max_seconds: float) -> UnannouncedScan:
+    """Scan `max_keys` keys, fewer if SCAN takes `max_seconds` of Redis' time; after the last key, begin again once.
+
+    Returns counters that a flush would persist, announced or not: no rejects. A cursor of another Redis is harmless: it
+    may skip keys, which are scanned once the scan has begun again. Writes nothing.
+    """
+    ids, values = list[bytes](), list[bytes | None]()
+    keys, seconds, at_first_key = 0, 0.0, False
+    while keys < max_keys and seconds < max_seconds:
+        if cursor == 0:
+            if at_first_key:
+                break
+            at_first_key = True
+        count = min(SCAN_COUNT, max_keys - keys)
+        page = store.scan_page(cursor, count)
+        cursor, keys, seconds = page.cursor, keys + count, seconds + page.scan_seconds
+        ids += page.ids
+        values += page.values
+    vod_ids = aggregate(Readings(ids, values)).frame["vod_id"].tolist()
+    return UnannouncedScan(vod_ids, cursor, keys, is_complete=cursor == 0 and at_first_key)

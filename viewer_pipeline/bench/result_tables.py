@@ -10,8 +10,25 @@ from viewer_pipeline.bench.bench_messages import MessageStats
 from viewer_pipeline.bench.bench_reconcile import ReconcileStats
 from viewer_pipeline.bench.bench_target import TargetStats
 from viewer_pipeline.bench.bench_unrelated_keys import UnrelatedKeysStats
+from viewer_pipeline.bench.run_costs import RunStats
 
 WIDTH = 118
+RUN_COSTS = {  # field -> label, decimals
+    "runs": ("runs of an `up` with a view each second", 0),
+    "cpu_seconds_per_run": ("CPU s per run, above idle", 2),
+    "tick_to_success_p50": ("tick to success s, p50", 2),
+    "tick_to_success_p95": ("tick to success s, p95", 2),
+    "publish_to_persisted_p50": ("publish to persisted s, p50", 2),
+    "publish_to_persisted_p95": ("publish to persisted s, p95", 2),
+    "idle_cores": ("cores, idle", 3),
+    "busy_cores": ("cores, with a view each second", 3),
+    "sessions_per_run": ("PostgreSQL sessions per run, above idle", 1),
+    "sessions_per_idle_second": ("PostgreSQL sessions per idle second", 1),
+    "pss_mb": ("PSS of all processes MB, idle", 0),
+    "worker_pss_mb": ("PSS of the worker MB, idle", 0),
+    "start_cpu_seconds": ("CPU s to start `up`", 1),
+    "start_to_first_flush_seconds": ("start of `up` to first flush s", 1),
+}
 
 
 def print_flush_table(sizes: list[FlushStats]) -> None:
@@ -117,4 +134,22 @@ def print_reconcile_table(stats: ReconcileStats) -> None:
         f"{stats.falsified:,}",
         f"{stats.baseline:.1f}", f"{stats.raw:.2f}", f"{stats.peak_mb:.0f}",
     )  # fmt: skip
+    Console(width=WIDTH).print(table)
+
+
+def print_runs_table(stats: RunStats) -> None:
+    """Print each cost of spawned and of warm runs, and the goal of warm runs where there is one."""
+    table = Table(
+        "", "spawned", "warm", "goal, at most", "",
+        title=f"runs at BATCH_INTERVAL_MS={stats.interval_ms}, all processes of `up` (medians; rounds: {stats.rounds})",
+    )  # fmt: skip
+
+    def add_row(name: str, label: str, decimals: int, *values: float | None) -> None:
+        cells = ["" if value is None else f"{value:.{decimals}f}" for value in (*values, stats.goals.get(name))]
+        met = ("missed" if name in stats.missed_goals else "met") if name in stats.goals else ""
+        table.add_row(label, *cells, met)
+
+    for name, (label, decimals) in RUN_COSTS.items():
+        add_row(name, label, decimals, getattr(stats.spawned, name), getattr(stats.warm, name))
+    add_row("cpu_ratio", "CPU of a warm run / of a spawned run", 3, None, stats.cpu_ratio)
     Console(width=WIDTH).print(table)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 import click
 
-from viewer_pipeline.cli.output import echo_result, json_option
+from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
+from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 from viewer_pipeline.settings import load_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,10 +92,43 @@ def messages(messages: int, runs: int, as_json: bool) -> None:
     echo_result(stats, partial(result_tables.print_messages_table, stats), as_json=as_json)
 
 
+@bench.command()
+@click.option(
+    "--rounds", default=2, show_default=True, type=click.IntRange(1, 100), help="Number of rounds; prints medians."
+)
+@click.option(
+    "--seconds", default=45.0, show_default=True, type=click.FloatRange(1), help="Duration of the part with views."
+)
+@click.option(
+    "--idle-seconds",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Duration of the warm-up, and of the part without views.",
+)
+@click.option(
+    "--interval-ms", default=5000, show_default=True, type=click.IntRange(5000, 60_000), help="BATCH_INTERVAL_MS."
+)
+@json_option
+def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_json: bool) -> None:
+    """Measure CPU, delay and memory of `up` with spawned runs and with warm runs in turn, beside the goals.
+
+    Each round starts `up` with WARM_RUNS=false, where each run is a new Python process, then with WARM_RUNS=true.
+    Linux only.
+    """
+    from viewer_pipeline.bench import bench_runs, result_tables
+
+    configure_logging_and_sigterm(logging.CRITICAL)
+    stats = bench_runs.bench_runs(
+        rounds=rounds, seconds=seconds, idle_seconds=idle_seconds, interval_ms=interval_ms, on_progress=echo_progress
+    )
+    echo_result(stats, partial(result_tables.print_runs_table, stats), as_json=as_json)
+
+
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run every benchmark: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
+    """Run all but `runs`: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
     from viewer_pipeline.bench import bench_flush, bench_messages, bench_reconcile, bench_target, bench_unrelated_keys
     from viewer_pipeline.bench import result_tables as tables
 

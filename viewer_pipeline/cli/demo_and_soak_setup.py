@@ -1,4 +1,4 @@
-"""The set-up of a process that runs a stack of its own and removes it: demo, soak."""
+"""The set-up of a process that runs a stack of its own and removes it: demo, soak, bench runs."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ JSON_COMMANDS = frozenset(
         "soak",
         "status",
     ]
-) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "all")}
+) | {f"bench {name}" for name in ("flush", "changed", "messages", "target", "reconcile", "runs", "all")}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from viewer_pipeline.bench.measured_up import MeasuredUp, Usage, start_up
 from viewer_pipeline.bench.run_costs import Observations, RunCosts, RunStats, compute_costs, summarise
 
+EXIT_SECONDS = 2.0  # the process of a run ends after the run has succeeded
 MESSAGE_SECONDS = (0.5, 1.5)  # between two messages; varied, because the ticks of the sensor are regular
 
 
@@ -35,8 +36,6 @@ def _observe(up: MeasuredUp, seconds: float, idle_seconds: float) -> Observation
     up.wait_for(up.read_persisted_at, "a first flush")
     first_flush_at = up.read_persisted_at()["first"]
     up.wait_for(up.has_started, "its banner")
-    up.wait_for(up.is_idle, "an end of its first run")
-    time.sleep(idle_seconds)
     begin, idle = _measure_idle(up, idle_seconds)
     pss_mb, worker_pss_mb = up.read_pss_mb()
     up.wait_for(up.is_idle, "an end of its runs")
@@ -44,6 +43,7 @@ def _observe(up: MeasuredUp, seconds: float, idle_seconds: float) -> Observation
     published = _publish_views(up, seconds, before.at)
     up.wait_for(lambda: published.keys() <= up.read_persisted_at().keys(), "the totals of all views")
     up.wait_for(up.is_idle, "an end of its runs")
+    time.sleep(EXIT_SECONDS)
     busy, persisted = up.read_usage().since(before), up.read_persisted_at()
     return Observations(
         begin.since(Usage(up.started_at, 0, 0, 0)), idle, busy,
@@ -53,14 +53,19 @@ def _observe(up: MeasuredUp, seconds: float, idle_seconds: float) -> Observation
 
 
 def _measure_idle(up: MeasuredUp, idle_seconds: float) -> tuple[Usage, Usage]:
-    """Return the totals at the begin of an idle part, and the differences at its end; again if a run was in it."""
+    """Warm up; return the totals at the begin of an idle part, and the differences at its end.
+
+    Repeats both if a run was launched meanwhile, such as that of a schedule.
+    """
     while True:
         up.wait_for(up.is_idle, "an end of its runs")
+        runs = up.read_usage().runs
+        time.sleep(idle_seconds)
         begin = up.read_usage()
         time.sleep(idle_seconds)
-        idle = up.read_usage().since(begin)
-        if idle.runs == 0:
-            return begin, idle
+        end = up.read_usage()
+        if end.runs == runs:
+            return begin, end.since(begin)
 
 
 def _publish_views(up: MeasuredUp, seconds: float, since: float) -> dict[str, float]:

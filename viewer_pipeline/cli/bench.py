@@ -97,11 +97,11 @@ def messages(messages: int, runs: int, as_json: bool) -> None:
     "--rounds", default=2, show_default=True, type=click.IntRange(1, 100), help="Number of rounds; prints medians."
 )
 @click.option(
-    "--seconds", default=45.0, show_default=True, type=click.FloatRange(1), help="Duration of the part with views."
+    "--seconds", default=40.0, show_default=True, type=click.FloatRange(1), help="Duration of the part with views."
 )
 @click.option(
     "--idle-seconds",
-    default=15.0,
+    default=12.0,
     show_default=True,
     type=click.FloatRange(1),
     help="Duration of the warm-up, and of the part without views.",

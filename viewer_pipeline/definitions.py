@@ -14,6 +14,7 @@ from viewer_pipeline.orchestration.reconciliation_asset import reconcile_job, re
 from viewer_pipeline.orchestration.retention_jobs import RETENTION_JOBS
 from viewer_pipeline.orchestration.retention_schedules import RETENTION_SCHEDULES
 from viewer_pipeline.orchestration.settings_resource import settings_resource
+from viewer_pipeline.orchestration.stores_resource import stores_resource
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today, sweep_schedule
 from viewer_pipeline.orchestration.view_counts_asset import redis_counters, view_counts
 
@@ -24,5 +25,5 @@ defs = dg.Definitions(
     schedules=[sweep_schedule, close_yesterday, refresh_today, *RETENTION_SCHEDULES],
     executor=dg.in_process_executor,  # of all jobs: steps pass values in memory
     loggers={"console": console},
-    resources={"settings": settings_resource, IN_MEMORY: dg.mem_io_manager},
+    resources={"settings": settings_resource, "stores": stores_resource, IN_MEMORY: dg.mem_io_manager},
 )

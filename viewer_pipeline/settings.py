@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -274,7 +275,7 @@ def load_settings() -> Settings:
     """
     try:
         if is_child_process():
-            return Settings(_env_file=None)
+            return _parse(*(variable for variable in os.environ.items() if variable[0].upper() in SETTING_NAMES))
         read_env_file(SETTING_NAMES, os.environ)  # refuses lines that pydantic skips
         return Settings()
     except UnicodeDecodeError:
@@ -283,6 +284,12 @@ def load_settings() -> Settings:
         raise SettingsError(f"the file .env in the working directory cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise SettingsError(describe_invalid_settings(error)) from None
+
+
+@lru_cache(maxsize=1)
+def _parse(*_variables: tuple[str, str]) -> Settings:
+    """Read the environment alone. Once, until one of the variables changes: a run needs its settings in four places."""
+    return Settings(_env_file=None)
 
 
 def load_settings_and_find_servers() -> Settings:

@@ -164,7 +164,7 @@ def _apply_and_prune_parked(ledger: Ledger, retention_days: int | None) -> Parke
     """Apply parked views whose rows exist by now, and prune those that waited too long. Return what was applied."""
     if ledger.target_names is None:
         return NO_VIEWS
-    # A new connection: that of the flushes may be lost with the reply to the last COMMIT.
+    # Connect again: the connection of the flushes may be lost with the reply to the last COMMIT.
     with ledger.connect() as connection:
         target = ledger.target(connection)
         if target is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from copy import copy
 from typing import Self
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors as pg
@@ -20,6 +22,7 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.kept_connections import KeptConnections
 from viewer_pipeline.stores.postgres import (
     IN_RECOVERY,
     READ_ONLY,
@@ -34,13 +37,14 @@ log = logging.getLogger("viewer_pipeline.ledger")
 
 
 class Ledger:
-    """The ledger of one database. Connections, and what is known of the target table, live for one step."""
+    """The ledger of one database. Its connections live for one use, or as long as `keeping_connections` lasts."""
 
     def __init__(self, url: str, target: TargetNames | None = None) -> None:
         self.url = url
         self.target_names = target
         self._parsed_url = PostgresUrl.of(url)
-        self._target: Target | None = None
+        self._targets = WeakKeyDictionary[psycopg.Connection, Target]()
+        self._kept: KeptConnections | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -53,13 +57,22 @@ class Ledger:
         return self._parsed_url.place
 
     @contextmanager
-    def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
+    def keeping_connections(self) -> Iterator[Self]:
+        """Open the same ledger with connections that stay open between two uses."""
+        ledger = copy(self)
+        with closing(KeptConnections(self._parsed_url)) as kept:
+            ledger._kept = kept  # noqa: SLF001 - a copy of this ledger
+            yield ledger
+
+    @contextmanager
+    def connect(self, *, any_server: bool = False, new: bool = False) -> Iterator[psycopg.Connection]:
         """Open an autocommit connection with finite waits; errors of the driver inside are raised as ours.
 
         Raises PostgresRefusesWrites on a standby or a read-only server, whose ledger may differ from the primary's;
-        `any_server` allows reads from them.
+        `any_server` allows reads from them. `new`: to where the address leads now, not one that was kept.
         """
-        with postgres_errors(self.url), open_connection(self._parsed_url) as connection:
+        kept = None if new else self._kept
+        with postgres_errors(self.url), kept.lend() if kept else open_connection(self._parsed_url) as connection:
             if not any_server and (reason := read_only_reason(connection)):
                 raise PostgresRefusesWrites(f"{redact_text(self.url)}: {reason}")
             yield connection
@@ -84,11 +97,16 @@ class Ledger:
             raise
 
     def target(self, connection: psycopg.Connection) -> Target | None:
-        """Return the target table, looked up once; None if none is configured. Raises TargetUnusable."""
-        if self._target is None and self.target_names is not None:
+        """Return the target table, looked up once for a connection; None if none is configured. Raises TargetUnusable.
+
+        After an error there is another connection: the table may be altered by then.
+        """
+        if self.target_names is None:
+            return None
+        if (target := self._targets.get(connection)) is None:
             with connection.transaction():  # where the search_path of the URL holds, also through PgBouncer
-                self._target = find_target(connection, self.target_names)
-        return self._target
+                target = self._targets[connection] = find_target(connection, self.target_names)
+        return target
 
     def identity(self, connection: psycopg.Connection) -> LedgerIdentity:
         """Return the identity of this ledger."""
@@ -96,7 +114,7 @@ class Ledger:
 
     def has_committed(self, flush_id: UUID) -> bool:
         """Return whether a flush was committed. Raises PostgresRefusesWrites if this server cannot know it."""
-        with self.connect(any_server=True) as connection:
+        with self.connect(any_server=True, new=True) as connection:
             state = read_commit_state(connection, str(flush_id))
         if state.standby or state.read_only:
             reason = IN_RECOVERY if state.standby else READ_ONLY

@@ -154,7 +154,7 @@ class Settler:
         self.marker = moved
 
     def _record_incidents(self, *, failed: bool) -> None:
-        """Record what settling noted, over a new connection: that of the run may be lost. Hides no earlier error."""
+        """Record what settling noted, over another connection: that of the run may be lost. Hides no earlier error."""
         if not (self.notes.drift or self.notes.skipped_views):
             return
         try:

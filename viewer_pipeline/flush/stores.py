@@ -22,6 +22,9 @@ class Stores:
     @classmethod
     @contextmanager
     def open(cls, settings: Settings) -> Iterator[Stores]:
-        """Open both as the settings name them. Nothing is connected before it is used; Redis is closed at the end."""
-        with connect(settings.require_redis_url()) as client:
-            yield cls(RedisStore.of(client, settings), Ledger.of(settings))
+        """Open both as the settings name them. Connections are made when they are used, and kept until the end."""
+        with (
+            connect(settings.require_redis_url()) as client,
+            Ledger.of(settings).keeping_connections() as ledger,
+        ):
+            yield cls(RedisStore.of(client, settings), ledger)

@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.flush_ops import ASSET, FlushMode, flush_mode_of
 from viewer_pipeline.orchestration.loggers import LOG_LINES
@@ -17,11 +16,11 @@ LAUNCHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagste
 ACTIVE = [dg.DagsterRunStatus.QUEUED, *LAUNCHED]
 
 
-@dg.failure_hook(required_resource_keys={"settings"})
+@dg.failure_hook(required_resource_keys={"stores"})
 def count_failed_run(context: dg.HookContext) -> None:
     """Count the run as failed in the run metrics. Called once its step has failed for good, not before a retry."""
     run = context.instance.get_run_by_id(context.run_id)
-    record_failure(Ledger.of(context.resources.settings), flush_mode_of(run.run_config if run else {}))
+    record_failure(context.resources.stores.ledger, flush_mode_of(run.run_config if run else {}))
 
 
 flush_views = dg.define_asset_job(

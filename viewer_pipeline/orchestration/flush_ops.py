@@ -16,11 +16,11 @@ from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
 from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
-from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
+from viewer_pipeline.orchestration.stores_resource import StoresResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
 from viewer_pipeline.time_formatting import seconds_since
@@ -58,7 +58,9 @@ def flush_mode_of(run_config: Mapping[str, Any]) -> str:
     out=dg.Out(io_manager_key=IN_MEMORY),
     tags={"kind": "redis"},
 )
-def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource) -> Snapshot:
+def drain_counters(
+    context: dg.OpExecutionContext, config: FlushConfig, settings: SettingsResource, stores: StoresResource
+) -> Snapshot:
     """Settle committed batches of earlier runs, then read the counters. Changes nothing in Redis but the marker."""
     tag_run_with_trigger(context)
     request = FlushRequest(
@@ -69,7 +71,7 @@ def drain_counters(context: dg.OpExecutionContext, config: FlushConfig, settings
         flush_max_counters=settings.max_counters_per_flush,
         parked_retention_days=settings.parked_retention_days,
     )
-    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
     context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
@@ -90,10 +92,10 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
 
 @dg.op(out=dg.Out(io_manager_key=IN_MEMORY), tags={"kind": "postgres"})
 def bulk_upsert(
-    context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, settings: SettingsResource
+    context: dg.OpExecutionContext, snapshot: Snapshot, aggregated: Aggregate, stores: StoresResource
 ) -> RunReport:
     """Commit ledger and totals in one transaction per flush, then subtract each committed batch from Redis, once."""
-    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context):
         persisted = commit.bulk_upsert(stores, snapshot, aggregated)
     for sentence in persisted.notes.sentences():
         context.log.warning(sentence)
@@ -111,12 +113,10 @@ def bulk_upsert(
     out={"result": dg.Out(dg.Nothing), **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS}},
     tags={"kind": "postgres"},
 )
-def verify_consistency(
-    context: dg.OpExecutionContext, persisted: RunReport, settings: SettingsResource
-) -> Iterator[Any]:
+def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, stores: StoresResource) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
-    with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
+    with handle_errors_and_cancellation(context):
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
             top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)

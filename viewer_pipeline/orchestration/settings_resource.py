@@ -1,7 +1,6 @@
 """The settings as Dagster gets them: one resource for every run and tick.
 
-A step opens its stores with `Stores.open(settings)` and closes them at its end. The resource has no Dagster config, so
-the UI shows its description and no URL.
+The resource has no Dagster config, so the UI shows its description and no URL.
 """
 
 import dagster as dg

@@ -16,7 +16,6 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import Mode
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
@@ -102,8 +101,8 @@ def scene(stores: Stores) -> Iterator[Scene]:
 def run(stores: Stores, mode: Mode) -> None:
     """Run a whole flush, on connections of its own."""
     url = stores.redis.url
-    with client_of_threads(url) as client:
-        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url, stores.ledger.target_names))
+    with client_of_threads(url) as client, stores.ledger.keeping_connections() as ledger:
+        own = Stores(RedisStore(client, url, PREFIX), ledger)
         snapshot = drain(own, World.request(mode))
         persisted = bulk_upsert(own, snapshot, aggregate(snapshot.readings))
         assert [check for check in verify(own, persisted) if not check.passed] == []

@@ -12,11 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import Mode
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import connect
@@ -35,13 +31,12 @@ def flush_rounds(number: int, together: threading.Barrier, stores: Stores) -> Co
     outcomes: Counter[str] = Counter()
     url = stores.redis.url
     with connect(url) as client:
-        own = Stores(RedisStore(client, url, PREFIX), Ledger(stores.ledger.url))
+        own = World(Stores(RedisStore(client, url, PREFIX), stores.ledger))
         for round_number in range(ROUNDS):
             together.wait()
             try:
                 mode = MODES[(number + round_number) % len(MODES)]
-                snapshot = drain(own, World.request(mode, flush_max_counters=8))
-                done = bulk_upsert(own, snapshot, aggregate(snapshot.readings))
+                done = own.flush(mode, flush_max_counters=8)
             except TransientError as error:  # others kept the marker moving, or took all connections
                 outcomes[type(error).__name__] += 1
             else:

@@ -23,7 +23,6 @@ from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
-from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.ingest import subscriber_scripts
@@ -191,8 +190,9 @@ class Play:
 
     def _flush(self, actor: Actor) -> None:
         url = self.world.stores.redis.url
-        with client_of_threads(url, retry=Retry(NoBackoff(), 3)) as client:
-            stores = Stores(RedisStore(client, url, PREFIX), Ledger(self.world.stores.ledger.url))
+        kept = self.world.stores.ledger.keeping_connections()
+        with client_of_threads(url, retry=Retry(NoBackoff(), 3)) as client, kept as ledger:
+            stores = Stores(RedisStore(client, url, PREFIX), ledger)
             snapshot = drain(stores, World.request(run_id=actor.name, **BATCHES))
             done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
             assert done.notes.drift == 0, "counters held less than they should"

@@ -9,9 +9,6 @@ from itertools import count
 import pytest
 
 from viewer_pipeline.errors import TransientError
-from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
@@ -26,11 +23,10 @@ COLLISIONS = 5  # of each flusher, on an average
 def flush_until(stopped: threading.Event, collisions: list[int], redis_url: str, database_url: str) -> None:
     """Flush repeatedly; count how often another flusher was first."""
     with connect(redis_url) as client:
-        stores = Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url))
+        world = World(Stores(RedisStore(client, redis_url, PREFIX), Ledger(database_url)))
         while not stopped.is_set():
             try:
-                snapshot = drain(stores, World.request(flush_max_counters=8))
-                done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+                done = world.flush(flush_max_counters=8)
             except TransientError:  # others kept the marker moving; the views are still there
                 continue
             if done.notes.superseded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -100,8 +101,10 @@ class Actor:
 
     def _run(self) -> None:
         try:
-            snapshot = drain.drain(self._stores, self._request)
-            commit.bulk_upsert(self._stores, snapshot, aggregate(snapshot.readings))
+            with self._stores.ledger.keeping_connections() as ledger:
+                stores = replace(self._stores, ledger=ledger)
+                snapshot = drain.drain(stores, self._request)
+                commit.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
         except (Died, MarkerMoved, PipelineRefused, PostgresUnavailable):
             pass  # errors that may end a run
         except BaseException as error:  # noqa: BLE001 - reported by the rehearsal
@@ -162,9 +165,9 @@ class HeldLedger(Ledger):
         self._actor = actor
 
     @contextmanager
-    def connect(self, *, any_server: bool = False) -> Iterator[psycopg.Connection]:
+    def connect(self, *, any_server: bool = False, new: bool = False) -> Iterator[psycopg.Connection]:
         """Record the actor of the connection."""
-        with super().connect(any_server=any_server) as connection:
+        with super().connect(any_server=any_server, new=new) as connection:
             self.actors[id(connection)] = self._actor
             yield connection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 from unittest.mock import patch
@@ -54,8 +55,11 @@ class World:
             self.send(f"vod{number:04d}", views)
 
     def flush(self, mode: Mode = "sweep", **options: Any) -> RunReport:
-        """Run a whole flush in this process."""
-        return bulk_upsert(self.stores, *self.drain(mode, **options))
+        """Run a whole flush in this process, over connections that it keeps, as in production."""
+        with self.stores.ledger.keeping_connections() as ledger:
+            stores = replace(self.stores, ledger=ledger)
+            snapshot = drain(stores, self.request(mode, **options))
+            return bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
 
     def drain(self, mode: Mode = "sweep", **options: Any) -> tuple[Snapshot, Aggregate]:
         """Run the first two steps of a flush."""

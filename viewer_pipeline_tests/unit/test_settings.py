@@ -510,6 +510,28 @@ def test_a_child_reads_neither_env_file_nor_unset_variables(monkeypatch: pytest.
     )
 
 
+def test_a_child_parses_its_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again only if one of the settings has changed, whatever the case of its name."""
+    for name, value in Settings(database_url=URL).child_process_environment().items():
+        monkeypatch.setenv(name, value)
+    first = load_settings()
+    monkeypatch.setenv("SOMETHING_ELSE", "changed")
+    assert load_settings() is first
+    monkeypatch.delenv("BATCH_SIZE")
+    monkeypatch.setenv("batch_size", "7")
+    assert load_settings().batch_size == 7
+    monkeypatch.setenv("BATCH_INTERVAL_MS", "soon")
+    with pytest.raises(SettingsError, match="BATCH_INTERVAL_MS"):
+        load_settings()
+
+
+def test_the_env_file_is_read_each_time(tmp_path: Path) -> None:
+    """A run of `dagster dev` reads it at its start, although the code server read it before."""
+    for size in (7, 8):
+        (tmp_path / ".env").write_text(f"BATCH_SIZE={size}\n")
+        assert load_settings().batch_size == size
+
+
 def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every value that is set, as text, with absolute paths, beside the variables of this process."""
     monkeypatch.setenv("SOMETHING_ELSE", "kept")

@@ -113,7 +113,7 @@ def start_up(*, interval_ms: int, warm_runs: bool) -> Iterator[MeasuredUp]:
         process = ManagedProcess(
             "up",
             [sys.executable, "-m", "viewer_pipeline.cli", "up"],
-            environment=_environment(home, BATCH_INTERVAL_MS=str(interval_ms), WARM_RUNS=str(warm_runs).lower()),
+            environment=environment_of_up(home, BATCH_INTERVAL_MS=str(interval_ms), WARM_RUNS=str(warm_runs).lower()),
             log=Path(directory, "up.log"),
             grace_seconds=STOP_SECONDS,
         )
@@ -140,6 +140,7 @@ def wait_for(process: ManagedProcess, condition: Callable[[], T], expected: str)
     return value
 
 
-def _environment(home: Path, **settings: str) -> dict[str, str]:
+def environment_of_up(home: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of this process with these settings and no other; `.env` is not read."""
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in SETTING_NAMES}
     return {**inherited, **settings, COMPLETE_VARIABLE: "1", "VIEWER_HOME": str(home)}

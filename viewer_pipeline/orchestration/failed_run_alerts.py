@@ -42,6 +42,9 @@ def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:
     """Return job, id, trigger and reason of a failed run, without passwords."""
     run = context.dagster_run
     errors = [step.step_failure_data.error for step in context.get_step_failure_events()]
+    errors.append(
+        getattr(context.failure_event.event_specific_data, "error", None)
+    )  # of a run that failed before its first step
     reasons = [own_or_innermost_error(error) for error in errors if error is not None]
     reason = reasons[0] if reasons else context.failure_event.message or "no reason is recorded"
     return {

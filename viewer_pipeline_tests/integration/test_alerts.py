@@ -116,6 +116,21 @@ def test_runs_started_by_hand_are_posted(dagster: DagsterWorld, monkeypatch: pyt
     assert [(alert["job"], alert["trigger"]) for alert in hook.posted] == [("view_counts", "backfill abcdefgh")]
 
 
+def test_a_run_without_usable_settings_is_posted_with_the_reason(
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails before its first step, as it opens the servers."""
+    daemon = Daemon(dagster)
+    with listening() as hook:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
+        with monkeypatch.context() as patch:
+            patch.delenv("REDIS_URL")
+            assert not by_hand(dagster.instance, ok=False).success
+        daemon.tick()
+    (posted,) = hook.posted
+    assert posted["reason"].startswith("Settings are not usable: REDIS_URL is not set; expected")
+
+
 def test_a_run_that_failed_before_its_first_step_is_posted(
     dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

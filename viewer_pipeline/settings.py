@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         description="keys that each tick of the sensor scans for counters nobody announced; `0`: none",
     )
     sensor_scan_max_percent: int = Field(
-        2, ge=1, le=100, description="percentage of Redis' time that this scan may take, whatever the keys"
+        2, ge=1, le=100, description="percentage of Redis' time that this scan may take if there are more keys"
     )
     health_check_port: int = Field(
         3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"

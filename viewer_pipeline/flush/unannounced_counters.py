@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.counter_reader import SCAN_COUNT, CounterReader, Readings
@@ -15,12 +16,12 @@ MAX_CURSOR = 2**64 - 1
 
 @dataclass(frozen=True)
 class UnannouncedScan:
-    """The counters with views among `keys` scanned keys, and the cursor at which the next scan continues."""
+    """The counters with views among `keys` scanned keys of `all_keys`; the cursor at which the next scan continues."""
 
     vod_ids: Sequence[str]
     cursor: int
     keys: int
-    is_complete: bool  # it began at the first key and ended with the last one
+    all_keys: int
 
 
 def parse_scan_cursor(text: str | None) -> int:
@@ -30,12 +31,15 @@ def parse_scan_cursor(text: str | None) -> int:
 
 
 def scan_for_unannounced(store: CounterReader, cursor: int, max_keys: int, max_seconds: float) -> UnannouncedScan:
-    """Scan `max_keys` keys, fewer if SCAN takes `max_seconds` of Redis' time; after the last key, begin again once.
+    """Scan `max_keys` keys; after the last key, begin again once.
 
+    Scans fewer as soon as SCAN has taken `max_seconds` of Redis' time, but all keys if they are at most `max_keys`.
     Returns counters that a flush would persist, announced or not: no rejects. A cursor of another Redis is harmless: it
     may skip keys, which are scanned once the scan has begun again. Writes nothing.
     """
     ids, values = list[bytes](), list[bytes | None]()
+    all_keys = store.count_keys()
+    max_seconds = inf if all_keys <= max_keys else max_seconds
     keys, seconds, at_first_key = 0, 0.0, False
     while keys < max_keys and seconds < max_seconds:
         if cursor == 0:
@@ -47,5 +51,7 @@ def scan_for_unannounced(store: CounterReader, cursor: int, max_keys: int, max_s
         cursor, keys, seconds = page.cursor, keys + count, seconds + page.scan_seconds
         ids += page.ids
         values += page.values
+    if at_first_key and cursor == 0:
+        keys = all_keys  # SCAN returns some more or fewer than `count`
     vod_ids = aggregate(Readings(ids, values)).frame["vod_id"].tolist()
-    return UnannouncedScan(vod_ids, cursor, keys, is_complete=cursor == 0 and at_first_key)
+    return UnannouncedScan(vod_ids, cursor, keys, all_keys)

@@ -42,18 +42,19 @@ def view_count_updates_sensor(
         context.update_cursor(str(scan.cursor))
         changed, oldest = stores.redis.changed_set_size_and_oldest()
         if not changed:
-            return dg.SkipReason(NOTHING + _describe_scan(scan, stores.redis.count_keys(), settings))
+            return dg.SkipReason(NOTHING + _describe_scan(scan, settings))
     age = f", the oldest {format_age(seconds_since(oldest))}" if oldest else ""
     unannounced = f", {added} of them by a scan" if added else ""
     return build_run_request(f"sensor: {changed} VODs announced{unannounced}{age}", flush_run_config(FlushMode.changed))
 
 
-def _describe_scan(scan: UnannouncedScan, keys: int, settings: Settings) -> str:
+def _describe_scan(scan: UnannouncedScan, settings: Settings) -> str:
     """Return, as an addition to a skip reason, what was scanned, and how long it takes until all keys are."""
-    if not scan.keys:
+    if not settings.sensor_scan_max_keys:
         return ""
-    if scan.is_complete or scan.keys >= keys:
-        return f", and a scan of all {keys} keys found no counter to flush"
-    ticks = -(-keys // scan.keys)
+    if scan.keys >= scan.all_keys:
+        return f", and a scan of all {scan.all_keys} keys found no counter to flush"
+    ticks = -(-scan.all_keys // scan.keys)
     duration = format_duration(ticks * settings.sensor_interval_seconds)
-    return f", and a scan of {scan.keys} of {keys} keys found no counter to flush; {ticks} ticks ({duration}) scan all"
+    scanned = f"a scan of {scan.keys} of {scan.all_keys} keys found no counter to flush"
+    return f", and {scanned}; {ticks} ticks ({duration}) scan all"

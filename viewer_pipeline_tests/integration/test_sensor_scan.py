@@ -20,7 +20,6 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 
 NOTHING = "no VOD was announced since the last flush"
 MANY_KEYS = 5000
-MANY_SECONDS = 1e6
 
 
 class Sensor:
@@ -167,12 +166,13 @@ def test_the_budget_of_keys_is_kept(sensor: Sensor, world: World) -> None:
 
 
 def test_the_budget_of_time_is_kept(world: World) -> None:
-    """It is that of Redis: a call that uses it up is the last one."""
+    """It is that of Redis: a call that uses it up is the last one, unless the budget of keys covers all."""
     add_other_keys(world.client)
     store = world.stores.redis
     assert store.scan_page(0, SCAN_COUNT).scan_seconds > 0
-    assert scan_for_unannounced(store, 0, MANY_KEYS, 1e-9).keys == SCAN_COUNT
-    assert scan_for_unannounced(store, 0, 2 * MANY_KEYS, MANY_SECONDS).is_complete
+    assert scan_for_unannounced(store, 0, MANY_KEYS // 2, 1e-9).keys == SCAN_COUNT
+    assert scan_for_unannounced(store, 0, MANY_KEYS // 2, 1e6).keys == MANY_KEYS // 2
+    assert scan_for_unannounced(store, 0, MANY_KEYS, 1e-9).keys == MANY_KEYS
     assert Settings(batch_interval_ms=5000).sensor_scan_max_seconds == 0.1
 
 

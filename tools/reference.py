@@ -47,6 +47,7 @@ MORE_ON_SETTINGS = {
     " [Connection strings](../how-to/connection-strings.md#redis)",
     "target_table": "[Your own table](../how-to/own-table.md)",
     "target_exclusive": "[Reconcile](../how-to/reconcile.md)",
+    "warm_runs": "[What is warm](../architecture.md#what-is-warm)",
     "parked_retention_days": "[Parked views](../how-to/own-table.md#parked-views)",
     "history_start": "[Backfills](../how-to/backfills.md)",
     "ledger_retention_days": "[Retention](../how-to/retention.md)",

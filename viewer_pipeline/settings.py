@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)",
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
+    warm_runs: bool = Field(
+        True,
+        description="`true`: runs are forked from a process that has imported everything (on Linux);"
+        " `false`: each is a new Python process",
+    )
     viewer_home: Path = Field(Path(".viewer"), description="where the embedded servers keep their data")
     shutdown_timeout_ms: int = Field(
         25_000, ge=0, le=3_600_000, description="how long a stop may take to fold and flush the remaining views"
@@ -249,6 +254,7 @@ class Settings(BaseSettings):
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
+            "OPENBLAS_NUM_THREADS": "1",  # numpy would start threads when it is imported: a fork is not safe then
             "grpc_proxy": "",  # outranks http_proxy and https_proxy: gRPC connects to the code server directly
             COMPLETE_VARIABLE: "1",
         }

@@ -22,6 +22,7 @@ _OURS = (
     "COUNTER_",
     "SWEEP_",
     "SENSOR_",
+    "WARM_",
     "LOG_",
     "SHUTDOWN_",
     "HEALTH_",

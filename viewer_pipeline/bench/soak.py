@@ -39,7 +39,7 @@ DRAIN_SECONDS = 240.0  # for pending views at the end: after a crash PostgreSQL 
 RETRY_SECONDS = 0.1
 FAILOVER_SHARE = 0.15  # of the faults: failovers of Redis
 REDIS = ("redis", "redis replica")
-TARGETS = (*REDIS, "postgres", "worker", "daemon", "code server")
+TARGETS = (*REDIS, "postgres", "worker", "daemon", "code-server")
 WATCH_SECONDS = 0.3
 
 # Counts the views of a request once, however often the producer sends it: if a server is killed, the producer cannot

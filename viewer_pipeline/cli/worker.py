@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 
 import click
 
@@ -18,12 +17,18 @@ from viewer_pipeline.cli.command_settings import load_service_settings
 )
 def worker(last_flush: bool) -> None:
     """Receive the producers' messages, fold them into Redis, serve /health and /metrics; until SIGTERM."""
-    from viewer_pipeline.cli.worker_last_flush import run_worker_last_flush
     from viewer_pipeline.cli.worker_process import run_worker
 
     tolerate_write_errors("stdout", "stderr")
     settings = load_service_settings()
-    flush = partial(run_worker_last_flush, settings) if last_flush else lambda _: "not asked for"
+
+    def flush(monotonic_deadline: float) -> str:
+        if not last_flush:
+            return "not asked for"
+        from viewer_pipeline.cli.worker_last_flush import run_worker_last_flush  # pandas: 25 MB
+
+        return run_worker_last_flush(settings, monotonic_deadline)
+
     status = run_worker(settings, flush)
     sys.stderr.flush()
     os._exit(status)  # a thread that waits for a hanging server must not delay the end

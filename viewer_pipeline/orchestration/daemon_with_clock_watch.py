@@ -49,7 +49,9 @@ def _restart_when_clock_is_set_back() -> NoReturn:
     log.warning(event("the clock was set back; the daemon restarts", seconds=round(latest - now)))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+    # Not as it was started: it may be a fork of a process that was started as something else.
+    command = [sys.executable, "-m", "viewer_pipeline.orchestration.daemon_with_clock_watch", *sys.argv[1:]]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -1,31 +1,15 @@
 """The Dagster instance of this pipeline: its directory and its run history."""
 
-from pathlib import Path
-
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
 
-from viewer_pipeline.files import write_atomically_if_changed
+from viewer_pipeline.orchestration.dagster_home import write_dagster_home
 from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import DAGSTER_STORAGE
 from viewer_pipeline.stores.postgres_errors import to_our_error
-
-DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
-
-
-def write_dagster_home(settings: Settings) -> Path:
-    """Return DAGSTER_HOME with our dagster.yaml and LOG_LEVEL in it; the operator's own dagster.yaml stays."""
-    home = settings.dagster_directory
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / "dagster.yaml"
-    if not path.exists() or path.read_text().startswith("# The Dagster instance: `viewer-pipeline"):
-        template = DAGSTER_YAML.read_text(encoding="utf-8")
-        level = f"python_log_level: {settings.log_level.upper()}"
-        write_atomically_if_changed(path, template.replace("python_log_level: INFO", level))
-    return home
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:

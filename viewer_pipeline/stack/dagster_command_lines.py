@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.logs import event
+from viewer_pipeline.orchestration.dagster_home import write_dagster_home
 from viewer_pipeline.settings import Settings
 
 log = logging.getLogger("viewer_pipeline.dagster")
@@ -26,7 +27,8 @@ WORKSPACE = "workspace.yaml"  # in DAGSTER_HOME; ours, rewritten at every start
 def code_server_arguments(settings: Settings, host: str, port: int) -> list[str]:
     """Return the Python arguments that start the code server, which executes the runs and serves daemon and UI."""
     code = ["-m", "viewer_pipeline.definitions", "--location-name", LOCATION]
-    return ["-m", "dagster", "api", "grpc", *code, "-h", host, "-p", str(port), *_log_options(settings)]
+    address = ["-h", host, "-p", str(port)]
+    return ["-m", "viewer_pipeline.code_server", *code, *address, *_log_options(settings)]
 
 
 def daemon_arguments(settings: Settings, workspace: Path) -> list[str]:
@@ -50,24 +52,22 @@ def webserver_arguments(settings: Settings, workspace: Path, host: str, port: in
 
 def write_workspace_file(settings: Settings, code_server_host: str, code_server_port: int) -> Path:
     """Write the address of the code server to the file in DAGSTER_HOME that daemon and UI read; return its path."""
-    from viewer_pipeline.orchestration.dagster_instance import write_dagster_home
-
     workspace = write_dagster_home(settings) / WORKSPACE
     server = f"      host: {code_server_host}\n      port: {code_server_port}\n      location_name: {LOCATION}\n"
     write_atomically_if_changed(workspace, f"load_from:\n  - grpc_server:\n{server}")
     return workspace
 
 
-def fail_runs_of_previous_code_server(settings: Settings) -> None:
-    """Mark the runs that ended with the previous code server as failed.
+def fail_orphaned_runs(settings: Settings, *, of_code_server_only: bool = True) -> None:
+    """Mark the runs that ended with the previous code server as failed, or all that are launched.
 
     Dagster launches no others while it takes them for running. Raises PostgresUnavailable.
     """
     from viewer_pipeline.orchestration.dagster_instance import mark_launched_runs_failed, open_instance
 
     with open_instance(settings) as instance:
-        for run_id in mark_launched_runs_failed(instance, of_code_server_only=True):
-            log.error(event("run ended with the code server", run=run_id))
+        for run_id in mark_launched_runs_failed(instance, of_code_server_only=of_code_server_only):
+            log.error(event("run ended with its code server", run=run_id))
 
 
 def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:
@@ -75,7 +75,7 @@ def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:
 
     Creates Dagster's tables first. Raises PostgresUnavailable.
     """
-    fail_runs_of_previous_code_server(settings)
+    fail_orphaned_runs(settings)
     _exec_python(settings, code_server_arguments(settings, host, port))
 
 

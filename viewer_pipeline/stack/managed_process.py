@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from viewer_pipeline.logs import event
 
@@ -37,12 +38,15 @@ class ManagedProcess:
         stop_signal: str = "TERM",
         grace_seconds: float = 10,
         user: str | None = None,
+        has_input: bool = False,
     ) -> None:
+        """Prepare it. `has_input`: its standard input is what `write_line` writes, else it has none."""
         self.name = name
         self.log = log
         self.grace_seconds = grace_seconds
         self._environment = environment
-        self._command = _reaper_command_line(user, command, "--signal", stop_signal, "--grace", str(grace_seconds))
+        options = ["--signal", stop_signal, "--grace", str(grace_seconds), *(["--input"] if has_input else [])]
+        self._command = _reaper_command_line(user, command, *options)
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -77,6 +81,14 @@ class ManagedProcess:
                 pids += map(int, children)
         return pids
 
+    def write_line(self, text: str) -> None:
+        """Write a line to its standard input; nothing if it has ended."""
+        assert self._process is not None, f"{self.name} was not started"
+        assert self._process.stdin is not None, "it is a pipe"
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{text}\n".encode())
+            self._process.stdin.flush()
+
     def exit_status(self) -> int | None:
         """Return the exit status, None while it runs."""
         return self._process.poll() if self._process else 0
@@ -97,34 +109,44 @@ class ManagedProcess:
             self._process.kill()
             return self._process.wait()
 
-    def rotate_log(self, limit_bytes: int) -> None:
-        """Rotate a log of more than `limit_bytes` to `<log>.1`, which is overwritten."""
-        if self.log is None or not self.log.exists() or self.log.stat().st_size <= limit_bytes:
-            return
-        shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
-        os.truncate(self.log, 0)  # the process appends, so it continues at the start of the file
-        self._log_start = 0
-
-    def log_tail(self, lines: int = 15) -> str:
+    def log_tail(self) -> str:
         """Return the last lines of its log since the latest start."""
-        if self.log is None or not self.log.exists():
-            return ""
-        text = self.log.read_bytes()[self._log_start :].decode(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return log_tail(self.log, self._log_start) if self.log else ""
+
+
+class Startable(Protocol):
+    """A process that can be started again."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+
+    @property
+    def log(self) -> Path | None:
+        """The file that it writes to, if it has one."""
+
+    def start(self) -> None:
+        """Start it; again, if it has ended."""
+
+    def exit_status(self) -> int | None:
+        """Return the exit status, None while it runs."""
+
+
+P = TypeVar("P", bound=Startable)
 
 
 @dataclass
-class RestartedProcess:
+class RestartedProcess(Generic[P]):
     """A process that is restarted when it ends, after a pause that grows while it keeps ending."""
 
-    process: ManagedProcess
+    process: P
     pause: float = MIN_RESTART_SECONDS
     restart_at: float = 0.0  # monotonic; 0 while it runs
     started_at: float = 0.0
     before_restart: Callable[[], None] = lambda: None
 
-    def restart_if_ended(self) -> None:
-        """Restart the process if it has ended and the pause is over."""
+    def restart_if_ended(self) -> bool:
+        """Restart the process if it has ended and the pause is over; return whether it was restarted."""
         now = time.monotonic()
         status = self.process.exit_status()
         if status is None:
@@ -141,6 +163,24 @@ class RestartedProcess:
                 log.exception(event("cleanup before a restart failed", name=self.process.name))
             self.process.start()
             self.started_at, self.restart_at = now, 0.0
+            return True
+        return False
+
+
+def rotate_log(path: Path, limit_bytes: int) -> None:
+    """Rotate a log of more than `limit_bytes` to `<log>.1`, which is overwritten. What writes to it must append."""
+    if path.exists() and path.stat().st_size > limit_bytes:
+        shutil.copyfile(path, path.with_name(path.name + ".1"))
+        os.truncate(path, 0)
+
+
+def log_tail(path: Path, start: int = 0, lines: int = 15) -> str:
+    """Return the last lines of a log after the byte `start`; of the whole log if it was rotated since."""
+    if not path.exists():
+        return ""
+    written = path.read_bytes()
+    text = written[start if start <= len(written) else 0 :].decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
 
 
 def run_as_user(user: str | None, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:

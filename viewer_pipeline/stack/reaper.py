@@ -1,11 +1,13 @@
 """Runs one command, and ends it when this process's standard input ends, that is when its parent is gone.
 
-Usage: python reaper.py [--signal NAME] [--grace SECONDS] [--user NAME] -- COMMAND [ARGUMENT ...]
+Usage: python reaper.py [--signal NAME] [--grace SECONDS] [--user NAME] [--input] -- COMMAND [ARGUMENT ...]
 
 Sends the command the signal, once, when standard input ends or SIGTERM or SIGHUP arrives; kills its process group after
-the grace period; exits with its status. With --user (root only) the command runs as that user, but can still enter
-directories that only root may enter (CAP_DAC_OVERRIDE): PostgreSQL refuses to run as root, and its data may be below
-/root. This is a script and not a module of the package: it imports nothing of it, so it starts in 20 ms.
+the grace period; exits with its status. With --input the command gets a copy of standard input.
+
+With --user (root only) the command runs as that user, but can still enter directories that only root may enter
+(CAP_DAC_OVERRIDE): PostgreSQL refuses to run as root, and its data may be below /root. This is a script and not a
+module of the package: it imports nothing of it, so it starts in 20 ms.
 """
 
 from __future__ import annotations
@@ -36,13 +38,14 @@ def main() -> int:
     parser.add_argument("--signal", default="TERM")
     parser.add_argument("--grace", type=float, default=10)
     parser.add_argument("--user")
+    parser.add_argument("--input", action="store_true")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     stop_signal = signal.Signals[f"SIG{options.signal}"]
     account = pwd.getpwnam(options.user) if options.user else None
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until there is a child to forward it to
     try:
-        child = _start_command(options.command, account, stop_signal)
+        child = _start_command(options.command, account, stop_signal, has_input=options.input)
     except (OSError, subprocess.SubprocessError) as error:
         with contextlib.suppress(OSError):  # the terminal may be closed
             print(f"cannot run {options.command[0]}: {error}", file=sys.stderr)  # noqa: T201 - this is a script
@@ -52,14 +55,14 @@ def main() -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    threading.Thread(target=_wait_for_end_of_input_then_stop, args=[stop], daemon=True).start()
+    threading.Thread(target=_pass_on_input_then_stop, args=[child, stop], daemon=True).start()
     status = child.wait()
     _kill_process_group(child.pid)
     return status if status >= 0 else 128 - status
 
 
 def _start_command(
-    command: Sequence[str], account: pwd.struct_passwd | None, stop_signal: signal.Signals
+    command: Sequence[str], account: pwd.struct_passwd | None, stop_signal: signal.Signals, *, has_input: bool
 ) -> subprocess.Popen[bytes]:
     def before_exec() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -70,7 +73,7 @@ def _start_command(
 
     return subprocess.Popen(  # noqa: S603 - the command is the caller's
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=before_exec,  # noqa: PLW1509 - no thread has been started yet
     )
@@ -94,9 +97,11 @@ def _make_stop_once(pid: int, stop_signal: signal.Signals, grace: float) -> Call
     return stop
 
 
-def _wait_for_end_of_input_then_stop(stop: Callable[[], None]) -> None:
-    while os.read(0, 4096):
-        continue
+def _pass_on_input_then_stop(child: subprocess.Popen[bytes], stop: Callable[[], None]) -> None:
+    while read := os.read(0, 4096):
+        if child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                os.write(child.stdin.fileno(), read)
     stop()
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from typing import IO
 
-from viewer_pipeline.errors import EmbeddedServerError, SettingsError, ViewerPipelineError
+from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
@@ -21,10 +17,12 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack import dagster_command_lines
 from viewer_pipeline.stack.daemon_lock import DaemonLock
-from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port, loopback_if_any_address
+from viewer_pipeline.stack.dagster_command_lines import UI_PORT
+from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterProcesses
+from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
+from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess, rotate_log
+from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port
 from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -33,10 +31,8 @@ from viewer_pipeline.stores.redis_durability_wait import require_durability_supp
 
 log = logging.getLogger("viewer_pipeline.stack")
 
-CODE_SERVER_SECONDS = 120
 POLL_SECONDS = 0.5  # how often it checks for processes that ended
 LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for its predecessor
-DAGSTER_GRACE_SECONDS = 3.0  # Dagster keeps its state in its database: there is nothing to wait for
 AFTER_WORKER_MS = 5000  # of the time for a stop, reserved for the code server and the embedded servers
 
 
@@ -63,7 +59,7 @@ class Stack:
         self.settings = settings.copy_unvalidated(
             health_check_port=_reserve_health_port(settings, self._ports, usual=not background)
         )
-        self.ui_host, self.ui_port = ui_host, self._ports.reserve(dagster_command_lines.UI_PORT) if ui else None
+        self.ui_host, self.ui_port = ui_host, self._ports.reserve(UI_PORT) if ui else None
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
         self._throw_away, self._background = throw_away, background
@@ -72,7 +68,8 @@ class Stack:
         self._daemon_lock: DaemonLock | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
-        self._supervised: list[RestartedProcess] = []
+        self._worker: RestartedProcess[ManagedProcess] | None = None
+        self._dagster: DagsterProcesses | None = None
 
     def start(self, on_progress: Callable[[str], None]) -> None:
         """Start everything. Raises ViewerPipelineError, after stopping what was started."""
@@ -82,6 +79,11 @@ class Stack:
             require_durability_support(self.settings)
             self._daemon_lock = DaemonLock(self.settings)
             self._daemon_lock.acquire()
+            ui_address = None if self.ui_port is None else (self.ui_host, self.ui_port)
+            self._dagster = DagsterProcesses(
+                self.settings, ui_address, owns_database=self._owns_postgres, logged=self._background
+            )
+            self._dagster.start_supervisor()  # its imports take longer than the migration
             on_progress("migrating the schema `viewer`")
             migrate_postgres_and_redis(self.settings, on_progress, exclusive=self._owns_postgres)
             if self._adopt is not None:
@@ -90,14 +92,20 @@ class Stack:
                 on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
             register_pipeline_if_reachable(self.settings)
             require_target(self.settings)
-            self._start_dagster_and_worker(on_progress)
+            self._start_dagster_and_worker(self._dagster, on_progress)
         except BaseException:
             self.stop(on_progress)
             raise
 
     def pids_of(self, name: str) -> list[int]:
-        """Return the process ids of the process with this name and its children; empty while it is down. Linux only."""
-        return [pid for process in self._all_processes() if process.name == name for pid in process.descendant_pids()]
+        """Return the process ids of the process with this name, itself first; empty while it is down. Linux only.
+
+        With the children of `postgres` and `worker`; without those of `code-server`, `daemon` and `webserver`.
+        """
+        for process in self._managed_processes():
+            if process.name == name:
+                return process.descendant_pids()
+        return self._dagster.pids_of(name) if self._dagster else []
 
     def restart_ended_until(self, stop: StopRequest) -> None:
         """Restart processes that end, until `stop` is set."""
@@ -109,10 +117,14 @@ class Stack:
                         server.start()
                     except ViewerPipelineError:
                         log.exception(event("server does not start", name=server.process.name))
-            for supervised in self._supervised:
-                supervised.restart_if_ended()
-            for process in self._all_processes():
-                process.rotate_log(LOG_BYTES)
+            if self._worker is not None:
+                self._worker.restart_if_ended()
+            if self._dagster is not None:
+                self._dagster.restart_if_ended()
+                self._dagster.rotate_logs(LOG_BYTES)
+            for process in self._managed_processes():
+                if process.log is not None:
+                    rotate_log(process.log, LOG_BYTES)
 
     def stop(self, on_progress: Callable[[str], None]) -> int:
         """Stop everything in order, within SHUTDOWN_TIMEOUT_MS. Return the worker's exit status. Idempotent.
@@ -120,15 +132,17 @@ class Stack:
         Launching and receiving end at once. The worker folds the messages it has received, waits for a running flush,
         and flushes the pending views. The code server, whose children the runs are, and the servers are stopped later.
         """
-        processes = {supervised.process.name: supervised.process for supervised in self._supervised}
-        self._supervised.clear()
-        for name in processes.keys() - {"code server"}:
-            processes[name].request_stop()
-        statuses = {}
-        for name in ("worker", "daemon", "webserver", "code server"):
-            if name in processes:
-                on_progress(f"stopping the {name}")
-                statuses[name] = processes[name].stop()
+        status = 0
+        if self._dagster is not None:
+            self._dagster.stop_launching()
+        if self._worker is not None:
+            on_progress("stopping the worker")
+            status = self._worker.process.stop()
+            self._worker = None
+        if self._dagster is not None:
+            on_progress("stopping Dagster")
+            self._dagster.stop()
+            self._dagster = None
         if self._daemon_lock is not None:
             self._daemon_lock.release()
         for server in reversed(self._servers):
@@ -140,10 +154,11 @@ class Stack:
             (self._home / SERVERS_FILE).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
-        return statuses.get("worker", 0)
+        return status
 
-    def _all_processes(self) -> list[ManagedProcess]:
-        return [each.process for each in (*self._supervised, *self._servers)]
+    def _managed_processes(self) -> list[ManagedProcess]:
+        servers = [server.process for server in self._servers]
+        return servers if self._worker is None else [self._worker.process, *servers]
 
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
@@ -165,50 +180,29 @@ class Stack:
     def _free_port_if_background(self) -> int | None:
         return find_free_port() if self._background else None
 
-    def _start_dagster_and_worker(self, on_progress: Callable[[str], None]) -> None:
-        from viewer_pipeline.orchestration.dagster_instance import (  # Dagster: 2 s
-            mark_launched_runs_failed,
-            open_instance,
-        )
-
-        port = find_free_port()
-        workspace = dagster_command_lines.write_workspace_file(self.settings, LOOPBACK, port)
-        on_progress("starting Dagster's code server")
-        code_server = self._start_python(
-            "code server", *dagster_command_lines.code_server_arguments(self.settings, LOOPBACK, port)
-        )
-        with open_instance(self.settings) as instance:  # creates Dagster's tables before several processes try to
-            if self._owns_postgres:
-                for run_id in mark_launched_runs_failed(instance):
-                    on_progress(f"run {run_id} had not ended; marked as failed")
+    def _start_dagster_and_worker(self, dagster: DagsterProcesses, on_progress: Callable[[str], None]) -> None:
         on_progress("starting the worker")
-        flush_at_stop = "--no-last-flush" if self._background else "--last-flush"
-        self._start_python("worker", "-m", "viewer_pipeline.cli", "worker", flush_at_stop, logged=self._background)
-        if self._owns_postgres:
-            code_server.before_restart = partial(dagster_command_lines.fail_runs_of_previous_code_server, self.settings)
-        _wait_until_listening(code_server.process, port)
+        self._worker = RestartedProcess(self._build_worker())
+        self._worker.process.start()
+        on_progress("starting Dagster's code server")
+        dagster.start(CODE_SERVER)
         on_progress("starting Dagster's daemon")
-        self._start_python("daemon", *dagster_command_lines.daemon_arguments(self.settings, workspace))
+        dagster.start(DAEMON)
         if self.ui_port is not None:
             on_progress(f"starting Dagster's webserver on port {self.ui_port}")
-            ui = dagster_command_lines.webserver_arguments(self.settings, workspace, self.ui_host, self.ui_port)
-            webserver = self._start_python("webserver", *ui)
-            _wait_until_listening(webserver.process, self.ui_port, loopback_if_any_address(self.ui_host))
+            dagster.start(WEBSERVER)
 
-    def _start_python(self, name: str, *arguments: str, logged: bool = True) -> RestartedProcess:
+    def _build_worker(self) -> ManagedProcess:
         stop_ms = self.settings.shutdown_timeout_ms
         worker_ms = max(stop_ms - AFTER_WORKER_MS, stop_ms // 2)  # the servers that it needs are stopped after it
-        process = ManagedProcess(
-            name,
-            [sys.executable, *arguments],
+        last_flush = "--no-last-flush" if self._background else "--last-flush"
+        return ManagedProcess(
+            "worker",
+            [sys.executable, "-m", "viewer_pipeline.cli", "worker", last_flush],
             environment=self.settings.copy_unvalidated(shutdown_timeout_ms=worker_ms).child_process_environment(),
-            log=self._home / f"{name.replace(' ', '-')}.log" if logged else None,
-            grace_seconds=worker_ms / 1000 + 1 if name == "worker" else DAGSTER_GRACE_SECONDS,
+            log=self._home / "worker.log" if self._background else None,
+            grace_seconds=worker_ms / 1000 + 1,
         )
-        process.start()
-        supervised = RestartedProcess(process)
-        self._supervised.append(supervised)
-        return supervised
 
 
 def _reserve_health_port(settings: Settings, ports: PortReservations, *, usual: bool) -> int:
@@ -219,13 +213,3 @@ def _reserve_health_port(settings: Settings, ports: PortReservations, *, usual: 
         ports.release()
         raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens on this port")
     return free
-
-
-def _wait_until_listening(process: ManagedProcess, port: int, host: str = LOOPBACK) -> None:
-    deadline = time.monotonic() + CODE_SERVER_SECONDS
-    while True:
-        with suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return
-        if process.exit_status() is not None or time.monotonic() > deadline:
-            raise EmbeddedServerError(f"the {process.name} does not start; the end of its log:\n{process.log_tail()}")
-        time.sleep(0.05)

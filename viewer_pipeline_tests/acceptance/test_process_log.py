@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from viewer_pipeline.stack.managed_process import ManagedProcess
+from viewer_pipeline.stack.managed_process import ManagedProcess, rotate_log
 from viewer_pipeline_tests.support.waiting import wait_until
 
 # One write for each line: with PYTHONUNBUFFERED print makes two, and the log might be rotated between them.
@@ -20,9 +20,9 @@ def test_rotate_keeps_one_previous_log(tmp_path: Path) -> None:
         assert process.log is not None
         log = process.log
         wait_until(lambda: log.exists() and log.stat().st_size > 50_000, 30, "a long log")
-        process.rotate_log(10_000_000)
+        rotate_log(log, 10_000_000)
         assert not (tmp_path / "writer.log.1").exists()
-        process.rotate_log(50_000)
+        rotate_log(log, 50_000)
         assert (tmp_path / "writer.log.1").stat().st_size > 50_000
         wait_until(lambda: log.stat().st_size > 1000, 30, "a line in the new log")
         assert log.read_bytes()[:1] == b"x"  # and no hole of zeros before it

@@ -26,5 +26,5 @@ def test_soak_counts_every_view_once(tmp_path: Path) -> None:
     assert (result.returncode, report["exact"], report["lost"], report["duplicated"]) == (0, True, {}, {}), (
         result.stderr
     )
-    assert report["sent"] == report["persisted"] > 10_000
+    assert report["sent"] == report["persisted"] > 1_000
     assert sum(report["kills"].values()) + sum(report["pauses"].values()) > 0

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import pytest
 
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.stack import COMMAND, Stack, query_graphql, up, variables
+from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
+from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.webhook_server import listening
 from viewer_pipeline_tests.support.world import World
@@ -37,62 +37,6 @@ JOBS = {
     "prune_rejected_and_parked": "viewer.rejected IN ACCESS EXCLUSIVE MODE",
     "prune_run_history": "dagster.asset_check_executions IN ACCESS EXCLUSIVE MODE",
 }
-WAITING = """SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'viewer-pipeline' AND wait_event_type = 'Lock'"""
-
-
-LAUNCH = """
-mutation ($params: ExecutionParams!) {
-  launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
-}
-"""
-TERMINATE = """
-mutation ($ids: [String!]!) {
-  terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
-    ... on TerminateRunsResult { terminateRunResults { __typename } }
-  }
-}
-"""
-
-
-class Runs:
-    """Launches and terminates runs through GraphQL, as the UI does, and reads their records."""
-
-    def __init__(self, stack: Stack, world: World) -> None:
-        self._ui, self._world = stack.wait_for_ui(), world
-
-    def launch(self, job: str) -> str:
-        """Launch a run; return its id."""
-        selector = {"repositoryLocationName": "viewer_pipeline", "repositoryName": "__repository__", "jobName": job}
-        day = {"key": "dagster/partition", "value": datetime.now(UTC).date().isoformat()}
-        metadata = {"tags": [day] if job == "roll_up_days" else []}
-        params = {"selector": selector, "runConfigData": {}, "executionMetadata": metadata}
-        return str(query_graphql(self._ui, LAUNCH, params=params)["run"]["runId"])
-
-    def terminate(self, run_id: str) -> None:
-        """Terminate a run as the button in the UI does."""
-        query_graphql(self._ui, TERMINATE, ids=[run_id])
-
-    def status(self, run_id: str) -> str:
-        """Return its status."""
-        [(status,)] = self._world.rows(f"SELECT status FROM dagster.runs WHERE run_id = '{run_id}'")
-        return str(status)
-
-    def wait_for(self, run_id: str, *statuses: str) -> str:
-        """Wait for one of these statuses, and return it."""
-        wait_until(
-            lambda: self.status(run_id) in statuses, 120, f"run {run_id} is {statuses}, not {self.status(run_id)}"
-        )
-        return self.status(run_id)
-
-    def flush(self) -> None:
-        """Run a sweep to its end."""
-        assert self.wait_for(self.launch("flush_views"), "SUCCESS", "FAILURE", "CANCELED") == "SUCCESS"
-
-    def active(self) -> int:
-        """Return the number of runs that have not ended."""
-        query = "SELECT run_id FROM dagster.runs WHERE status NOT IN ('SUCCESS', 'FAILURE', 'CANCELED')"
-        return len(self._world.rows(query))
 
 
 @pytest.fixture

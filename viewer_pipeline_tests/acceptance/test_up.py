@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER, STATE_FILE
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -46,9 +47,8 @@ def kill_the_code_server(stack: Stack, urls: dict[str, str]) -> None:
             client.publish(CHANNEL, '{"vodId":"vod_1","count":1}')
             wait_until(lambda: ("STARTED",) in statuses(), 90, "a flush waits for the lock")
             started = len(statuses())
-            for pid, command in processes_with(stack.home).items():
-                if " api grpc " in command and "reaper.py" not in command:
-                    os.kill(pid, signal.SIGKILL)
+            state = json.loads((stack.home / STATE_FILE).read_text())
+            os.kill(state[CODE_SERVER]["pid"], signal.SIGKILL)
         wait_until(lambda: len(statuses()) > started, 120, "the next run")
         wait_until(lambda: totals(urls["database_url"]) == {**before, "vod_1": 2}, 120, "both views")
         assert statuses()[started - 1] == ("FAILURE",)

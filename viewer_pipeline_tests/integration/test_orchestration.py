@@ -20,8 +20,8 @@ from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import CHECKS, verify
+from viewer_pipeline.orchestration.dagster_home import DAGSTER_YAML
 from viewer_pipeline.orchestration.dagster_instance import (
-    DAGSTER_YAML,
     count_flush_runs,
     mark_launched_runs_failed,
     open_instance,

@@ -18,6 +18,7 @@ ACCEPTED = {
     "DAGSTER_DATABASE_URL": "postgresql://ann:s3cret@host/dagster",
     "ALERT_WEBHOOK_URL": "https://hooks/s3cret",
     "TARGET_EXCLUSIVE": "true",
+    "WARM_RUNS": "false",
     "HISTORY_START": "2026-02-01",
     "REDIS_WAIT_AOF": "1",
     "PUBSUB_MODE": "announce",

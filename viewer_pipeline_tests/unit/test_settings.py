@@ -53,6 +53,7 @@ DEFAULTS: dict[str, object] = {
     "log_format": "text",
     "dagster_database_url": None,
     "dagster_home": None,
+    "warm_runs": True,
     "viewer_home": Path(".viewer"),
     "shutdown_timeout_ms": 25_000,
 }
@@ -564,6 +565,8 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "LOG_LEVEL": "info",
         "LOG_FORMAT": "text",
         "SHUTDOWN_TIMEOUT_MS": "25000",
+        "WARM_RUNS": "True",
+        "OPENBLAS_NUM_THREADS": "1",
         "VIEWER_HOME": str(tmp_path / "data"),
         "DAGSTER_HOME": str(tmp_path / "data" / "dagster"),
         "VIEWER_SETTINGS_COMPLETE": "1",

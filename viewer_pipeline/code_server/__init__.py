@@ -1,0 +1,1 @@
+"""Dagster's code server, which executes the runs."""

@@ -1,0 +1,136 @@
+"""The process of which Dagster's processes are forks: it has imported everything, and restarts those that end.
+
+`python -m viewer_pipeline.stack.dagster_supervisor [--own-database] '{"NAME": ["-m", "MODULE", "ARGUMENT", ...], ...}'`
+
+What they share is in memory once. Reads commands from standard input, one a line, `start NAME` and `stop NAME`; its end
+stops all. Where forking is not safe, or with WARM_RUNS=false, each process imports everything itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+from functools import partial
+from types import FrameType
+
+from viewer_pipeline.code_server.fork_server import is_single_threaded
+from viewer_pipeline.errors import ViewerPipelineError
+from viewer_pipeline.files import write_atomically_if_changed
+from viewer_pipeline.logs import EventRecord, make_stderr_handler
+from viewer_pipeline.settings import Settings, load_settings
+from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs
+from viewer_pipeline.stack.forked_process import FORKING_LOGGER, ForkedProcess, fork_and_call
+from viewer_pipeline.stack.managed_process import RestartedProcess
+
+# Not the modules that are executed: these are executed as they are.
+PRELOADED = (
+    "viewer_pipeline.code_server.preload",
+    "dagster._daemon.cli",
+    "dagster_webserver.cli",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.websockets.auto",
+)
+CODE_SERVER = "code-server"
+STATE_FILE = "dagster-processes.json"  # in VIEWER_HOME: name -> pid, and exit status once it has ended
+POLL_SECONDS = 0.5  # how often it checks for processes that ended
+GRACE_SECONDS = 3.0  # Dagster keeps its state in its database: there is nothing to wait for
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, commands: dict[str, list[str]], *, owns_database: bool) -> None:
+        self._settings, self._owns_database = settings, owns_database
+        self._home = settings.viewer_home
+        self._warm = settings.warm_runs and sys.platform == "linux" and _preload()
+        self._processes = {
+            name: RestartedProcess(ForkedProcess(name, arguments, self._home / f"{name}.log", warm=self._warm))
+            for name, arguments in commands.items()
+        }
+        self._wanted = dict[str, RestartedProcess[ForkedProcess]]()
+        self._stopping = False
+        self._state = dict[str, dict[str, int | None]]()
+
+    def request_stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Have `run` end, in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Carry out the commands on standard input until it ends, or a stop is requested; then stop all processes."""
+        unread = b""
+        while not self._stopping:
+            if select.select([0], [], [], POLL_SECONDS)[0]:
+                if not (read := os.read(0, 4096)):
+                    break
+                *lines, unread = (unread + read).split(b"\n")
+                for line in lines:
+                    command, _, name = line.decode().partition(" ")
+                    (self._start if command == "start" else self._stop)(name)
+            for process in self._wanted.values():
+                process.restart_if_ended()
+            self._write_state()
+        for name in sorted(self._wanted, key=CODE_SERVER.__eq__):  # the runs are children of the code server
+            self._stop(name)
+
+    def _start(self, name: str) -> None:
+        process = self._wanted[name] = self._processes[name]
+        if name == CODE_SERVER:
+            self._fail_orphaned_runs(of_code_server_only=not self._owns_database)
+            process.before_restart = partial(self._fail_orphaned_runs, of_code_server_only=True)
+        process.process.start()
+        self._write_state()
+
+    def _stop(self, name: str) -> None:
+        if (process := self._wanted.pop(name, None)) is not None:
+            process.process.stop(GRACE_SECONDS)
+
+    def _fail_orphaned_runs(self, *, of_code_server_only: bool) -> None:
+        """Mark them as failed; in a fork where that is safe, because what it connects to is of no use afterwards."""
+        fail_runs = partial(fail_orphaned_runs, self._settings, of_code_server_only=of_code_server_only)
+        if self._warm:
+            os.waitpid(fork_and_call(fail_runs), 0)
+        else:
+            fail_runs()
+
+    def _write_state(self) -> None:
+        processes = [each.process for each in self._wanted.values()]
+        state = {each.name: {"pid": each.pid, "exit_status": each.exit_status()} for each in processes}
+        if state != self._state:
+            write_atomically_if_changed(self._home / STATE_FILE, json.dumps(state))
+            self._state = state
+
+
+def _preload() -> bool:
+    """Import what the processes need; return whether forks of this process can use it."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # the collector would write to the pages that are shared
+    return is_single_threaded()
+
+
+def main() -> None:
+    """Supervise the processes of the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--own-database", action="store_true", help="no other stack has runs in it")
+    parser.add_argument("commands", type=json.loads)
+    options = parser.parse_args()
+    settings = load_settings()
+    logging.setLogRecordFactory(EventRecord)
+    logging.getLogger(FORKING_LOGGER).addHandler(make_stderr_handler(settings))
+    supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
+    signal.signal(signal.SIGTERM, supervisor.request_stop)
+    try:
+        supervisor.run()
+    except ViewerPipelineError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Runs forked from a warm process: how each of the processes can end, changed code, and where forking is not safe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import viewer_pipeline
+from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME
+from viewer_pipeline.stack.ports import find_free_port
+from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc of Linux; elsewhere runs are spawned")
+
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+def parent(pid: int) -> int:
+    """Return the process id of the parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def name(pid: int) -> str:
+    """Return the name that `ps` shows as COMMAND."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs or is stopped; one that has ended may still have an entry."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def environment_of(tmp_path: Path, database_url: str, redis_url: str, **settings: str) -> dict[str, str]:
+    """Return the environment of `up` on these servers. No schedule launches a run: the test launches them."""
+    servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": str(find_free_port())}
+    return variables(tmp_path, **servers, SWEEP_CRON="0 0 1 1 *", SENSOR_SCAN_MAX_KEYS="0", **settings)
+
+
+def wait_until_idle(runs: Runs, world: World) -> None:
+    """Wait for the sweep that the worker requests at its start."""
+    wait_until(lambda: world.stores.redis.sweep_request() is None and not runs.active(), 90, "the sweep at the start")
+
+
+class Failures:
+    """Flushes that wait for a lock, while processes end."""
+
+    def __init__(self, runs: Runs, world: World) -> None:
+        self.runs, self._world = runs, world
+
+    @contextmanager
+    def blocked_flush(self) -> Iterator[tuple[str, int]]:
+        """Launch a flush whose statement waits for a lock until the end of the context; its id, and its process."""
+        self._world.send_many(10)
+        with psycopg.connect(self._world.stores.ledger.url) as locking:
+            locking.execute("LOCK TABLE viewer.vod_view_counts IN SHARE MODE")
+            run_id = self.runs.launch("flush_views")
+            wait_until(lambda: self._world.rows(WAITING) == [(1,)], 120, "the flush waits for the lock")
+            yield run_id, self.runs.pid(run_id)
+
+    def failed_with_its_process(self, run_id: str, pid: int) -> None:
+        """Assert that the run is failed, and that it has ended for good once that is recorded."""
+        assert self.runs.wait_for(run_id, *ENDED) == "FAILURE"
+        assert not is_alive(pid)
+
+    def flush(self) -> int:
+        """Run a flush to its end; return the process id of the parent of its process."""
+        with self.blocked_flush() as (run_id, pid):
+            fork_server = parent(pid)
+        assert self.runs.wait_for(run_id, *ENDED) == "SUCCESS"
+        self._world.assert_all_persisted()
+        return fork_server
+
+
+def test_every_process_may_end(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """Whichever is killed, a run that is reported as failed has ended, and the next one persists everything."""
+    with up(environment_of(tmp_path, database_url, redis_url)) as stack:
+        failures = Failures(Runs(stack, world), world)
+        wait_until_idle(failures.runs, world)
+        warm = failures.flush()
+        code_server = parent(warm)
+        assert (name(warm), name(code_server)) == (FORK_SERVER_NAME, "code-server")
+
+        with failures.blocked_flush() as (run_id, pid):  # the run
+            os.kill(pid, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        assert failures.flush() == warm
+
+        with failures.blocked_flush() as (run_id, pid):  # the fork server, forked from the code server
+            os.kill(warm, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        cold = failures.flush()
+        assert cold != warm
+        assert (name(cold), parent(cold)) == (FORK_SERVER_NAME, code_server)
+
+        with failures.blocked_flush() as (run_id, pid):  # the fork server that Python started
+            os.kill(cold, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        idle = failures.flush()
+        os.kill(idle, signal.SIGKILL)  # while no run is active
+        assert failures.flush() != idle
+
+        with failures.blocked_flush() as (run_id, pid):  # the code server, with a fork server that Python started
+            os.kill(code_server, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        warm = failures.flush()
+        assert name(parent(warm)) == "code-server"
+
+        with failures.blocked_flush() as (run_id, pid):  # with one that was forked; the run itself is stopped
+            os.kill(pid, signal.SIGSTOP)
+            os.kill(parent(warm), signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        warm = failures.flush()
+
+        supervisor = parent(parent(warm))
+        with failures.blocked_flush() as (run_id, pid):
+            os.kill(supervisor, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        assert parent(parent(failures.flush())) != supervisor
+        stack.stop()
+    assert "Traceback" not in stack.log.read_text()
+
+
+# Executes a run, then writes which modules it has imported.
+LISTS_IMPORTS = """    import sys
+    from pathlib import Path
+    before = set(sys.modules)
+    try:
+        target(*args)
+    finally:
+        Path({path!r}).write_text("\\n".join(set(sys.modules) - before))
+"""
+
+
+def copy_package(tmp_path: Path) -> Path:
+    """Copy the package to a directory, with runs that write the names of the modules they import to `imports`."""
+    copy = tmp_path / "code" / "viewer_pipeline"
+    shutil.copytree(Path(viewer_pipeline.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    server = copy / "code_server" / "server.py"
+    text, calls = server.read_text(), "    target(*args)\n"
+    assert text.count(calls) == 1
+    server.write_text(text.replace(calls, LISTS_IMPORTS.format(path=str(tmp_path / "imports"))))
+    return copy
+
+
+def test_reload_brings_new_code(tmp_path: Path, database_url: str, redis_url: str, world: World) -> None:
+    """A run that is active when the code location is reloaded continues; the next one executes the changed code.
+
+    And a run imports nothing that its fork server could have imported.
+    """
+    package = copy_package(tmp_path)
+    with up(environment_of(tmp_path, database_url, redis_url, PYTHONPATH=str(package.parent))) as stack:
+        runs = Runs(stack, world)
+        failures = Failures(runs, world)
+        wait_until_idle(runs, world)
+        before = failures.flush()
+        wait_until((tmp_path / "imports").exists, 30, "the end of a run's process")
+        imports = (tmp_path / "imports").read_text().split()
+        assert [module for module in imports if module.startswith(("dagster", "viewer_pipeline", "pandas"))] == []
+        code = package / "orchestration" / "flush_ops.py"
+        text = code.read_text()
+
+        def messages(run_id: str) -> str:
+            return str(world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}'"))
+
+        with failures.blocked_flush() as (run_id, pid):
+            code.write_text(text.replace('f"read {len', 'f"new code read {len'))
+            runs.reload_code_location()
+            assert is_alive(pid)
+        assert runs.wait_for(run_id, *ENDED) == "SUCCESS"
+        assert "new code" not in messages(run_id)
+        wait_until(lambda: not is_alive(before), 30, "the replaced fork server ends")
+
+        run_id = runs.launch("flush_views")
+        assert runs.wait_for(run_id, *ENDED) == "SUCCESS"
+        assert "new code read" in messages(run_id)
+        assert failures.flush() != before
+
+        code.write_text("import a_module_that_is_missing\n")
+        runs.reload_code_location()
+        run_id = runs.launch("flush_views")
+        assert runs.wait_for(run_id, *ENDED) == "FAILURE"
+        assert "a_module_that_is_missing" in messages(run_id)
+        code.write_text(text)
+        runs.reload_code_location()
+        failures.flush()
+        stack.stop()
+
+
+@pytest.mark.parametrize("unsafe", ["threads", "setting"])
+def test_runs_are_spawned(tmp_path: Path, database_url: str, redis_url: str, world: World, unsafe: str) -> None:
+    """With a thread in the process, or WARM_RUNS=false: a run is a child of the code server, and ends with it too."""
+    hook = tmp_path / "hook" / "sitecustomize.py"
+    hook.parent.mkdir()
+    hook.write_text("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n")
+    settings = {"PYTHONPATH": str(hook.parent)} if unsafe == "threads" else {"WARM_RUNS": "false"}
+    with up(environment_of(tmp_path, database_url, redis_url, **settings)) as stack:
+        failures = Failures(Runs(stack, world), world)
+        wait_until_idle(failures.runs, world)
+        code_server = failures.flush()
+        assert "viewer_pipeline.code_server" in Path(f"/proc/{code_server}/cmdline").read_text()
+        with failures.blocked_flush() as (run_id, pid):
+            os.kill(pid, signal.SIGSTOP)
+            os.kill(code_server, signal.SIGKILL)
+            failures.failed_with_its_process(run_id, pid)
+        assert failures.flush() != code_server
+        stack.stop()

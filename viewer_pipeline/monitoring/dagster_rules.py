@@ -26,9 +26,7 @@ DAEMONS = (
     "SCHEDULER",
     "QUEUED_RUN_COORDINATOR",
     "MONITORING",
-    "EVENT_LOG_CONSUMER",
     "BACKFILL",
-    "ASSET",
     "FRESHNESS_DAEMON",
 )
 TOLERANCE_SECONDS = 120.0  # heartbeats come every 30 s; Dagster itself waits for half an hour

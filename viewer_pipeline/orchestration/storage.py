@@ -37,6 +37,7 @@ class _PartOfPooledStorage(ABC):
     def __init__(self, engine: Engine) -> None:
         super().__init__(DIALECT, should_autocreate_tables=False)  # type: ignore[call-arg] # of dagster-postgres
         self._engine = engine
+        self._built = set[str]()  # migrations of data that are done
 
     @abstractmethod
     def create_tables(self) -> None:
@@ -49,6 +50,12 @@ class _PartOfPooledStorage(ABC):
 
 class PooledRunStorage(_PartOfPooledStorage, PostgresRunStorage):
     """Runs, backfills, heartbeats of daemons."""
+
+    def has_built_index(self, migration_name: str) -> bool:
+        """Whether a migration of data is done. Asked until it is: Dagster asks before many queries."""
+        if migration_name not in self._built and super().has_built_index(migration_name):
+            self._built.add(migration_name)
+        return migration_name in self._built
 
     def create_tables(self) -> None:
         """Create the tables."""
@@ -69,6 +76,12 @@ class PooledEventLogStorage(_PartOfPooledStorage, PostgresEventLogStorage):
 
 class PooledScheduleStorage(_PartOfPooledStorage, PostgresScheduleStorage):
     """Sensors, schedules and their ticks."""
+
+    def has_built_index(self, migration_name: str) -> bool:
+        """Whether a migration of data is done. Asked until it is, as for runs."""
+        if migration_name not in self._built and super().has_built_index(migration_name):
+            self._built.add(migration_name)
+        return migration_name in self._built
 
     def create_tables(self) -> None:
         """Create the tables."""
@@ -113,5 +126,8 @@ def _create_missing_tables(engine: Engine, parts: Mapping[str, _PartOfPooledStor
     """Create the tables of each part whose main table is missing. Several processes do this one after the other."""
     with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        for table in parts.keys() - set(inspect(connection).get_table_names()):
+        inspector = inspect(connection)
+        inspector.clear_cache()  # another process may have created them
+        for table in parts.keys() - set(inspector.get_table_names()):
             parts[table].create_tables()
+        inspector.clear_cache()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import select
+import time
 from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool
 
@@ -25,6 +27,7 @@ from viewer_pipeline.stores.session import ClientBindingCursor
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's commands print the lines of `dagster`
 
 DIALECT = "postgresql+psycopg://"  # without a place: connections come from `open_connection`
+SCHEMA_SECONDS = 60
 RECYCLE_SECONDS = 600  # what PostgreSQL caches in a session is freed with it
 
 _engines = dict[tuple[str | None, str | None], Engine]()
@@ -48,6 +51,38 @@ def dispose_engines() -> None:
         _engines.popitem()[1].dispose()
 
 
+class _SchemaAnswers:
+    """Which tables and columns the storage of this process has, for SCHEMA_SECONDS."""
+
+    def __init__(self) -> None:
+        self._answers = dict[Any, Any]()
+        self._since = 0.0  # monotonic
+
+    def current(self) -> dict[Any, Any]:
+        """Return the answers by question; none if they are old."""
+        now = time.monotonic()
+        if now - self._since > SCHEMA_SECONDS:
+            self._answers.clear()
+            self._since = now
+        return self._answers
+
+
+_schema_answers = _SchemaAnswers()
+
+
+class CachingInspector(PGInspector):
+    """Asks the server once a minute: Dagster asks before many queries. `clear_cache` has the next question asked."""
+
+    @property
+    def info_cache(self) -> dict[Any, Any]:
+        """The answers, which SQLAlchemy reads and fills."""
+        return _schema_answers.current()
+
+    @info_cache.setter
+    def info_cache(self, _none: dict[Any, Any]) -> None:
+        """Keep the answers, where SQLAlchemy begins with none for each connection."""
+
+
 def _create_engine(settings: Settings) -> Engine:
     """Create an engine that keeps one connection, and opens more as long as threads need them: nobody waits."""
     url = settings.dagster_storage_url()
@@ -61,6 +96,8 @@ def _create_engine(settings: Settings) -> Engine:
         max_overflow=-1,
         pool_recycle=RECYCLE_SECONDS,
     )
+    _schema_answers.current().clear()  # of the storage before
+    engine.dialect.inspector = CachingInspector  # type: ignore[attr-defined] # an attribute of PostgreSQL's dialect
     event.listen(engine, "checkout", _replace_if_closed)
     return engine
 

@@ -330,7 +330,7 @@ def test_dagster_that_does_not_run(settings: Settings, dagster: DagsterWorld) ->
         dagster.run(dg.DagsterRunStatus.FAILURE)
     results = run_doctor_checks(settings)
     assert text_of(results, "daemon_sensor") == "unhealthy: no heartbeat for 10 min"
-    assert text_of(results, "daemon_asset") == "degraded: no heartbeat for 10 min"
+    assert text_of(results, "daemon_backfill") == "degraded: no heartbeat for 10 min"
     assert text_of(results, "sensor").startswith("unhealthy: the sensor has not ticked for 10 min")
     assert text_of(results, "sweep").startswith("unhealthy: the sweep schedule was stopped in Dagster's UI")
     assert text_of(results, "flush_runs") == "unhealthy: the last 3 flush runs failed: its process ended"

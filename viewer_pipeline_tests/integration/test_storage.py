@@ -15,9 +15,10 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from viewer_pipeline.cli.in_process_runs import run_flush
+from viewer_pipeline.orchestration import storage_engine
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.storage import PooledPostgresStorage
@@ -102,6 +103,25 @@ def test_every_instance_and_every_part_shares_a_connection(
             assert instance.all_instigator_state() == []
             assert instance.all_asset_keys() == []
     assert sessions(database_url) == [pid_of(engine)]
+
+
+def test_the_schema_is_asked_once_a_minute(
+    dagster: DagsterWorld, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's questions about tables, columns and migrations of data; not its queries."""
+    asked = list[str]()
+    event.listen(engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+    dagster.instance.get_run_records()
+    dagster.instance.all_instigator_state()
+    before = len(asked)
+    dagster.instance.get_run_records()
+    dagster.instance.all_instigator_state()
+    again = asked[before:]
+    assert len(again) == 2
+    assert not [statement for statement in again if "pg_catalog" in statement or "secondary_indexes" in statement]
+    monkeypatch.setattr(storage_engine, "SCHEMA_SECONDS", -1)
+    dagster.instance.get_run_records()
+    assert [statement for statement in asked[before + 2 :] if "pg_catalog" in statement]
 
 
 def test_no_thread_waits_for_a_connection(engine: Engine) -> None:

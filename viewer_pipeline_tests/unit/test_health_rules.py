@@ -114,8 +114,8 @@ def test_healthy_dagster() -> None:
         (["SENSOR", "SCHEDULER"], {"daemon_sensor": "unhealthy", "daemon_scheduler": "unhealthy"}),
         (["QUEUED_RUN_COORDINATOR"], {"daemon_queued_run_coordinator": "unhealthy"}),
         (
-            ["QUEUED_RUN_COORDINATOR", "ASSET"],
-            {"daemon_queued_run_coordinator": "unhealthy", "daemon_asset": "degraded"},
+            ["QUEUED_RUN_COORDINATOR", "BACKFILL"],
+            {"daemon_queued_run_coordinator": "unhealthy", "daemon_backfill": "degraded"},
         ),
     ],
 )
@@ -128,8 +128,8 @@ def test_dead_daemons(dead: list[str], statuses: dict[str, str]) -> None:
 
 def test_tolerance_of_heartbeats() -> None:
     """120 s, no more."""
-    assert failing(evaluated(dagster(heartbeats=heartbeats("ASSET", ago=120)))) == {}
-    assert failing(evaluated(dagster(heartbeats=heartbeats("ASSET", ago=121)))) == {"daemon_asset": "degraded"}
+    assert failing(evaluated(dagster(heartbeats=heartbeats("BACKFILL", ago=120)))) == {}
+    assert failing(evaluated(dagster(heartbeats=heartbeats("BACKFILL", ago=121)))) == {"daemon_backfill": "degraded"}
 
 
 def test_dagster_that_never_ran() -> None:

@@ -51,23 +51,23 @@ def dispose_engines() -> None:
         _engines.popitem()[1].dispose()
 
 
-class _SchemaAnswers:
+class _SchemaCache:
     """Which tables and columns the storage of this process has, for SCHEMA_SECONDS."""
 
     def __init__(self) -> None:
-        self._answers = dict[Any, Any]()
+        self._known = dict[Any, Any]()
         self._since = 0.0  # monotonic
 
     def current(self) -> dict[Any, Any]:
-        """Return the answers by question; none if they are old."""
+        """Return what is known, by question; nothing if it is old."""
         now = time.monotonic()
         if now - self._since > SCHEMA_SECONDS:
-            self._answers.clear()
+            self._known.clear()
             self._since = now
-        return self._answers
+        return self._known
 
 
-_schema_answers = _SchemaAnswers()
+_schema_cache = _SchemaCache()
 
 
 class CachingInspector(PGInspector):
@@ -75,12 +75,12 @@ class CachingInspector(PGInspector):
 
     @property
     def info_cache(self) -> dict[Any, Any]:
-        """The answers, which SQLAlchemy reads and fills."""
-        return _schema_answers.current()
+        """What is known, which SQLAlchemy reads and fills."""
+        return _schema_cache.current()
 
     @info_cache.setter
     def info_cache(self, _none: dict[Any, Any]) -> None:
-        """Keep the answers, where SQLAlchemy begins with none for each connection."""
+        """Keep what is known, where SQLAlchemy begins with nothing for each connection."""
 
 
 def _create_engine(settings: Settings) -> Engine:
@@ -96,7 +96,7 @@ def _create_engine(settings: Settings) -> Engine:
         max_overflow=-1,
         pool_recycle=RECYCLE_SECONDS,
     )
-    _schema_answers.current().clear()  # of the storage before
+    _schema_cache.current().clear()  # of the storage before
     engine.dialect.inspector = CachingInspector  # type: ignore[attr-defined] # an attribute of PostgreSQL's dialect
     event.listen(engine, "checkout", _replace_if_closed)
     return engine

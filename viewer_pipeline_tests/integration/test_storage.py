@@ -105,23 +105,23 @@ def test_every_instance_and_every_part_shares_a_connection(
     assert sessions(database_url) == [pid_of(engine)]
 
 
-def test_the_schema_is_asked_once_a_minute(
+def test_the_schema_is_read_once_a_minute(
     dagster: DagsterWorld, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dagster's questions about tables, columns and migrations of data; not its queries."""
-    asked = list[str]()
-    event.listen(engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+    statements = list[str]()
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     dagster.instance.get_run_records()
     dagster.instance.all_instigator_state()
-    before = len(asked)
+    before = len(statements)
     dagster.instance.get_run_records()
     dagster.instance.all_instigator_state()
-    again = asked[before:]
+    again = statements[before:]
     assert len(again) == 2
     assert not [statement for statement in again if "pg_catalog" in statement or "secondary_indexes" in statement]
     monkeypatch.setattr(storage_engine, "SCHEMA_SECONDS", -1)
     dagster.instance.get_run_records()
-    assert [statement for statement in asked[before + 2 :] if "pg_catalog" in statement]
+    assert [statement for statement in statements[before + 2 :] if "pg_catalog" in statement]
 
 
 def test_no_thread_waits_for_a_connection(engine: Engine) -> None:

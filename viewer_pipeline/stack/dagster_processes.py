@@ -60,6 +60,7 @@ class DagsterProcesses:
 
     def start_supervisor(self) -> None:
         """Start it; what takes long are its imports."""
+        (self._home / STATE_FILE).unlink(missing_ok=True)  # of an `up` that was killed
         self._supervisor.process.start()
 
     def start(self, name: str) -> None:
@@ -73,7 +74,7 @@ class DagsterProcesses:
         """Restart the supervisor and all that were started, if it has ended. It restarts the others itself."""
         if self._supervisor.restart_if_ended():
             for name in self._started:
-                self._supervisor.process.write_line(f"start {name}")
+                self._supervisor.process.write_line(f"restart {name}")
 
     def rotate_logs(self, limit_bytes: int) -> None:
         """Rotate each log of more than `limit_bytes`."""

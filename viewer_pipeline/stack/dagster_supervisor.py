@@ -2,8 +2,9 @@
 
 `python -m viewer_pipeline.stack.dagster_supervisor [--own-database] '{"NAME": ["-m", "MODULE", "ARGUMENT", ...], ...}'`
 
-What they share is in memory once. Reads commands from standard input, one a line, `start NAME` and `stop NAME`; its end
-stops all. Where forking is not safe, or with WARM_RUNS=false, each process imports everything itself.
+What they share is in memory once. Reads commands from standard input, one a line: `start NAME`, `stop NAME`, and
+`restart NAME` for what an earlier supervisor had started. The end of input stops all. Where forking is not safe, or
+with WARM_RUNS=false, each process imports everything itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -46,12 +48,17 @@ GRACE_SECONDS = 3.0  # Dagster keeps its state in its database: there is nothing
 
 class _Supervisor:
     def __init__(self, settings: Settings, commands: dict[str, list[str]], *, owns_database: bool) -> None:
-        self._settings, self._owns_database = settings, owns_database
+        self._settings = settings
         self._home = settings.viewer_home
         self._warm = settings.warm_runs and sys.platform == "linux" and _preload()
         self._processes = {
             name: RestartedProcess(ForkedProcess(name, arguments, self._home / f"{name}.log", warm=self._warm))
             for name, arguments in commands.items()
+        }
+        self._actions: dict[str, Callable[[str], None]] = {
+            "start": partial(self._start, of_code_server_only=not owns_database),
+            "restart": partial(self._start, of_code_server_only=True),
+            "stop": self._stop,
         }
         self._wanted = dict[str, RestartedProcess[ForkedProcess]]()
         self._stopping = False
@@ -71,17 +78,17 @@ class _Supervisor:
                 *lines, unread = (unread + read).split(b"\n")
                 for line in lines:
                     command, _, name = line.decode().partition(" ")
-                    (self._start if command == "start" else self._stop)(name)
+                    self._actions[command](name)
             for process in self._wanted.values():
                 process.restart_if_ended()
             self._write_state()
         for name in sorted(self._wanted, key=CODE_SERVER.__eq__):  # the runs are children of the code server
             self._stop(name)
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, *, of_code_server_only: bool) -> None:
         process = self._wanted[name] = self._processes[name]
         if name == CODE_SERVER:
-            self._fail_orphaned_runs(of_code_server_only=not self._owns_database)
+            self._fail_orphaned_runs(of_code_server_only=of_code_server_only)
             process.before_restart = partial(self._fail_orphaned_runs, of_code_server_only=True)
         process.process.start()
         self._write_state()
@@ -91,10 +98,15 @@ class _Supervisor:
             process.process.stop(GRACE_SECONDS)
 
     def _fail_orphaned_runs(self, *, of_code_server_only: bool) -> None:
-        """Mark them as failed; in a fork where that is safe, because what it connects to is of no use afterwards."""
+        """Mark them as failed; in a fork where that is safe, because what it connects to is of no use afterwards.
+
+        Raises ViewerPipelineError.
+        """
         fail_runs = partial(fail_orphaned_runs, self._settings, of_code_server_only=of_code_server_only)
         if self._warm:
-            os.waitpid(fork_and_call(fail_runs), 0)
+            _, status = os.waitpid(fork_and_call(fail_runs), 0)
+            if status:
+                raise ViewerPipelineError("runs that have ended are not marked as failed; the reason is above")
         else:
             fail_runs()
 

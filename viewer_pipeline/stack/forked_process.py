@@ -8,10 +8,12 @@ import runpy
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from viewer_pipeline.code_server.process_lifetime import end_with_forking_process, set_process_name
+from viewer_pipeline.errors import ViewerPipelineError
 
 FORKING_LOGGER = "viewer_pipeline"  # its handlers are those of the forking process; a fork configures its own
 
@@ -67,7 +69,8 @@ class ForkedProcess:
 def fork_and_call(function: Callable[[], None]) -> int:
     """Call a function in a fork of this process, which exits afterwards; return its id. Call it in a single thread.
 
-    It exits as a Python process does, through the frames of the callers: what is registered for the exit is called.
+    It exits as a Python process does, through the frames of the callers: what is registered for the exit is called. An
+    error becomes SystemExit, which none of them handles.
     """
     parent = os.getpid()
     sys.stdout.flush()
@@ -77,5 +80,11 @@ def fork_and_call(function: Callable[[], None]) -> int:
     end_with_forking_process(parent)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    function()
-    raise SystemExit
+    try:
+        function()
+    except ViewerPipelineError as error:
+        sys.exit(f"error: {error}")
+    except Exception:  # noqa: BLE001 - the process ends
+        traceback.print_exc()
+        sys.exit(1)
+    sys.exit()

@@ -58,6 +58,7 @@ class ManagedProcess:
             self._process = subprocess.Popen(  # noqa: S603
                 self._command,
                 stdin=subprocess.PIPE,
+                bufsize=0,  # else a line that was not read is written again at the close, which fails then
                 stdout=output,
                 stderr=output,
                 env=self._environment,
@@ -82,12 +83,10 @@ class ManagedProcess:
         return pids
 
     def write_line(self, text: str) -> None:
-        """Write a line to its standard input; nothing if it has ended."""
-        assert self._process is not None, f"{self.name} was not started"
-        assert self._process.stdin is not None, "it is a pipe"
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{text}\n".encode())
-            self._process.stdin.flush()
+        """Write a line to its standard input; nothing if it has ended, is stopping or was not started."""
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(f"{text}\n".encode())
 
     def exit_status(self) -> int | None:
         """Return the exit status, None while it runs."""

@@ -16,6 +16,7 @@ import pytest
 import viewer_pipeline
 from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME
 from viewer_pipeline.stack.ports import find_free_port
+from viewer_pipeline_tests.support.processes import is_alive, name, parent
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -24,24 +25,6 @@ from viewer_pipeline_tests.support.world import World
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc of Linux; elsewhere runs are spawned")
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-
-
-def parent(pid: int) -> int:
-    """Return the process id of the parent."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def name(pid: int) -> str:
-    """Return the name that `ps` shows as COMMAND."""
-    return Path(f"/proc/{pid}/comm").read_text().strip()
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs or is stopped; one that has ended may still have an entry."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def environment_of(tmp_path: Path, database_url: str, redis_url: str, **settings: str) -> dict[str, str]:

@@ -164,7 +164,7 @@ def check_asset_graph(operator: Operator) -> None:
 def check_automation(operator: Operator) -> None:
     """The description of each is on its page."""
     for kind, name, description in (
-        ("Sensor", "view_count_updates_sensor", "Flush the VODs that were announced"),
+        ("Sensor", "view_count_updates_sensor", "Flush what was announced since the last flush"),
         ("Schedule", "sweep_schedule", "Flush all counters, announced or not"),
     ):
         operator.open_automation(kind, name)

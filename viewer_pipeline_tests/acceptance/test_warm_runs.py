@@ -24,6 +24,11 @@ from viewer_pipeline_tests.support.world import World
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc of Linux; elsewhere runs are spawned")
 
+DAGSTER_LOG_LINES = {
+    "code-server.log": "Started Dagster code server",
+    "daemon.log": "Checking for new runs for sensor: view_count_updates_sensor",
+    "webserver.log": "Serving dagster-webserver",
+}
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -115,6 +120,8 @@ def test_every_process_may_end(tmp_path: Path, database_url: str, redis_url: str
         assert parent(parent(failures.flush())) != supervisor
         stack.stop()
     assert "Traceback" not in stack.log.read_text()
+    for log, message in DAGSTER_LOG_LINES.items():
+        assert message in (stack.home / log).read_text()
 
 
 # Executes a run, then writes which modules it has imported.

@@ -30,8 +30,8 @@ def resident_kb(up: MeasuredUp) -> dict[str, int]:
         command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         if name == "python":
             name = re.sub(r".*-m (\S+ ?[a-z]*).*", r"\1", command.strip())
-        if name != "postgres" and (found := RESIDENT.search((process / "status").read_text())):
-            sizes[f"{name[:60]} {pid}"] = int(found[1])
+        if name != "postgres" and (match := RESIDENT.search((process / "status").read_text())):
+            sizes[f"{name[:60]} {pid}"] = int(match[1])
     return sizes
 
 

@@ -25,7 +25,7 @@ def doctor(watch_producers: float | None, as_json: bool) -> None:
 
     Exit status 1 if a check is unhealthy.
     """
-    from viewer_pipeline.monitoring.doctor.doctor_report import print_report
+    from viewer_pipeline.monitoring.doctor.print_doctor_report import print_report
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
     results = run_doctor_checks(load_settings_with_running_servers(warn=False), watch_producers or 0.0)

@@ -87,10 +87,10 @@ def run_flush(
     return RunResult(result.run_id, result.success, stats, _check_results(result))
 
 
-def backfill_window(settings: Settings, first: date, last: date | None) -> Window:
-    """Return the days from `first` to `last`, by default today. Raises SettingsError for days outside the history."""
+def backfill_window(settings: Settings, first: date, last_or_today: date | None) -> Window:
+    """Return the days from `first` to `last_or_today` (None: today). Raises SettingsError if some have no history."""
     today = datetime.now(UTC).date()
-    window = Window(first, (last or today) + ONE_DAY)
+    window = Window(first, (last_or_today or today) + ONE_DAY)
     if not settings.history_start <= window.start < window.end <= today + ONE_DAY:
         raise SettingsError(
             f"{first} to {window.end - ONE_DAY}: expected days from HISTORY_START={settings.history_start} to {today}"

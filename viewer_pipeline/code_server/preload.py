@@ -27,7 +27,7 @@ IMPORTED_LATER = (
     "dagster._utils.test.definitions",
     "upath.implementations.local",
     "viewer_pipeline.flush.copy_format",
-    "viewer_pipeline.orchestration.run_queue",
+    "viewer_pipeline.orchestration.short_interval_run_coordinator",
     "viewer_pipeline.orchestration.storage",
 )
 

@@ -63,22 +63,24 @@ class _TotalsPlan:
 def repair_target(adjuster: Adjuster, target: Target, report: DifferenceReport) -> None:
     """Set counts of the user's table to the totals; row by row where some rows are locked or refused."""
     for vods in chunks(report.repairable("target"), BATCH_ROWS):
-        _repair_rows(adjuster, target, [json.loads(ids) for _, ids in vods], report)
+        _repair_target_rows(adjuster, target, [json.loads(ids) for _, ids in vods], report)
 
 
-def _repair_rows(adjuster: Adjuster, target: Target, rows: Sequence[list[str]], report: DifferenceReport) -> None:
-    plan = TargetPlan(adjuster.connection, target, [vod_id for ids in rows for vod_id in ids])
+def _repair_target_rows(
+    adjuster: Adjuster, target: Target, vod_ids_of_rows: Sequence[list[str]], report: DifferenceReport
+) -> None:
+    plan = TargetPlan(adjuster.connection, target, [vod_id for ids in vod_ids_of_rows for vod_id in ids])
     try:
         flush = adjuster.commit("reconcile_target", plan, plan.write)
     except (StaleRead, psycopg.Error) as error:
         if isinstance(error, psycopg.Error) and not is_row_error(error):
             raise
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            _repair_rows(adjuster, target, rows[:middle], report)
-            _repair_rows(adjuster, target, rows[middle:], report)
+        if len(vod_ids_of_rows) > 1:
+            middle = len(vod_ids_of_rows) // 2
+            _repair_target_rows(adjuster, target, vod_ids_of_rows[:middle], report)
+            _repair_target_rows(adjuster, target, vod_ids_of_rows[middle:], report)
         return
-    _record(report, "target", flush, len(rows) - plan.too_large)
+    _record(report, "target", flush, len(vod_ids_of_rows) - plan.too_large)
 
 
 def repair_parked(ledger: Ledger, report: DifferenceReport) -> None:

@@ -19,7 +19,7 @@ from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.doctor import run_checks as doctor
 from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
-from viewer_pipeline.monitoring.doctor.doctor_report import print_report
+from viewer_pipeline.monitoring.doctor.print_doctor_report import print_report
 from viewer_pipeline.monitoring.health_rules import REVISION
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK

@@ -3,7 +3,7 @@
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 
-class FastRunQueue(QueuedRunCoordinator):
+class ShortIntervalRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue with a shorter interval. Its loop waits in steps of half a second: 0.4 s makes it one step."""
 
     @property

@@ -17,7 +17,7 @@ from dagster._daemon.cli import main as run_daemon
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import event, make_stderr_handler
 from viewer_pipeline.orchestration.dagster_instance import open_instance
-from viewer_pipeline.orchestration.future_timestamps import move_future_timestamps_to_now
+from viewer_pipeline.orchestration.future_timestamps import move_or_delete_future_timestamps
 from viewer_pipeline.settings import load_settings
 
 log = logging.getLogger("viewer_pipeline.daemon")
@@ -32,7 +32,7 @@ def main() -> None:
     logging.getLogger("viewer_pipeline").addHandler(make_stderr_handler(settings))  # Dagster has handlers of its own
     try:
         with open_instance(settings) as instance:
-            moved = move_future_timestamps_to_now(settings, instance, time.time())
+            moved = move_or_delete_future_timestamps(settings, instance, time.time())
     except ViewerPipelineError as error:
         sys.exit(f"error: {error}")
     if any(moved):

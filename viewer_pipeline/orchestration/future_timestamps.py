@@ -20,7 +20,7 @@ class MovedTimestamps(NamedTuple):
     runs: int
 
 
-def move_future_timestamps_to_now(settings: Settings, instance: dg.DagsterInstance, now: float) -> MovedTimestamps:
+def move_or_delete_future_timestamps(settings: Settings, instance: dg.DagsterInstance, now: float) -> MovedTimestamps:
     """Make Dagster evaluate all sensors and schedules again, from `now` (Unix time) on. Safe to repeat.
 
     Deletes ticks in the future, which are only history. Call it while no daemon runs. Raises PostgresUnavailable.

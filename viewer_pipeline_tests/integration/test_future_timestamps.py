@@ -15,7 +15,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.monitoring.doctor.clock_skew import check_clocks
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
-from viewer_pipeline.orchestration.future_timestamps import MovedTimestamps, move_future_timestamps_to_now
+from viewer_pipeline.orchestration.future_timestamps import MovedTimestamps, move_or_delete_future_timestamps
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name
@@ -46,13 +46,13 @@ def test_timestamps_of_dagster_are_moved_to_now(dagster: DagsterWorld, dagster_s
     leave_future(dagster)
     dagster.run(dg.DagsterRunStatus.SUCCESS)
     now = time.time()
-    assert move_future_timestamps_to_now(dagster_settings, dagster.instance, now) == MovedTimestamps(2, 2, 0)
+    assert move_or_delete_future_timestamps(dagster_settings, dagster.instance, now) == MovedTimestamps(2, 2, 0)
     ticks = dagster.instance.get_ticks(origin(sweep_schedule.name).get_id(), selector_id(sweep_schedule.name))
     assert [tick.skip_reason for tick in ticks] == ["past"]
     data = {type(state.instigator_data): state.instigator_data for state in dagster.instance.all_instigator_state()}
     assert data[SensorInstigatorData] == SensorInstigatorData(last_tick_start_timestamp=now, cursor="kept")
     assert data[ScheduleInstigatorData] == ScheduleInstigatorData("* * * * *", now, now)
-    assert not any(move_future_timestamps_to_now(dagster_settings, dagster.instance, now))
+    assert not any(move_or_delete_future_timestamps(dagster_settings, dagster.instance, now))
 
 
 def test_maximum_runtime_of_active_runs_begins_again(dagster: DagsterWorld, dagster_settings: Settings) -> None:
@@ -61,7 +61,7 @@ def test_maximum_runtime_of_active_runs_begins_again(dagster: DagsterWorld, dags
     run_id = dagster.run(dg.DagsterRunStatus.SUCCESS)
     with psycopg.connect(dagster_settings.require_database_url()) as connection:
         connection.execute("UPDATE dagster.runs SET status = 'STARTED', start_time = %s", [future])
-    assert move_future_timestamps_to_now(dagster_settings, dagster.instance, now) == MovedTimestamps(0, 0, 1)
+    assert move_or_delete_future_timestamps(dagster_settings, dagster.instance, now) == MovedTimestamps(0, 0, 1)
     record = dagster.instance.get_run_record_by_id(run_id)
     assert record is not None
     assert record.start_time == now
@@ -81,7 +81,7 @@ def test_doctor_reports_timestamps_in_the_future(
     leave_future(dagster)
     check = clock_check(dagster_settings)
     assert (check.status, check.details["future_ticks"]) == ("unhealthy", 2)
-    move_future_timestamps_to_now(dagster_settings, dagster.instance, time.time())
+    move_or_delete_future_timestamps(dagster_settings, dagster.instance, time.time())
     world.send("a")
     world.flush()
     assert clock_check(dagster_settings).status == "healthy"

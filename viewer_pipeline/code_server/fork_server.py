@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from multiprocessing import connection, forkserver, resource_tracker, util
 from pathlib import Path
 from threading import Thread
@@ -89,17 +90,19 @@ def replace_fork_server() -> None:
 def _choose_directory_of_sockets(home: Path) -> None:
     """Have `multiprocessing` create its sockets in `home`, without those of a code server that was killed.
 
-    The address of a socket is limited to 108 bytes: where that is too short, in another directory.
+    The address of a socket is limited to 108 bytes: where that is too short, in another directory; likewise where
+    nothing can be written to `home`.
     """
     for orphan in home.glob("pymp-*"):
         shutil.rmtree(orphan, ignore_errors=True)
     usual = tempfile.gettempdir()
-    short = [path for path in (str(home), usual) if len(os.fsencode(path)) <= MAX_DIRECTORY_BYTES]
-    tempfile.tempdir = next(iter(short), "/tmp")  # noqa: S108 - it creates a directory of its own there
-    try:
-        util.get_temp_dir()  # keeps it for this process
-    finally:
-        tempfile.tempdir = usual
+    for directory in (str(home), usual, "/tmp"):  # noqa: S108 - it creates a directory of its own there
+        tempfile.tempdir = directory
+        with suppress(OSError):
+            if len(os.fsencode(directory)) <= MAX_DIRECTORY_BYTES:
+                util.get_temp_dir()  # keeps it for this process
+                break
+    tempfile.tempdir = usual
 
 
 def _serve_forks(listener: int, alive_reader: int) -> NoReturn:

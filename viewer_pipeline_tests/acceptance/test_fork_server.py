@@ -1,0 +1,33 @@
+"""The fork server, without the code server that starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it runs on Linux only")
+
+START = """
+import sys
+from pathlib import Path
+from multiprocessing import util
+from viewer_pipeline.code_server.fork_server import can_fork_runs, start_fork_server
+
+start_fork_server(Path(sys.argv[1]))
+print(can_fork_runs(), Path(util.get_temp_dir()).parent)
+"""
+
+
+@pytest.mark.parametrize(("home", "used"), [("usable", True), ("x" * 100, False), ("/proc", False)])
+def test_directory_of_sockets(tmp_path: Path, home: str, used: bool) -> None:
+    """It is DAGSTER_HOME; another one where the address would be too long, or where nothing can be written."""
+    directory = tmp_path / home
+    directory.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", START, str(directory)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    can_fork, _, used_directory = result.stdout.strip().partition(" ")
+    assert can_fork == "True"
+    assert (used_directory == str(directory)) == used

@@ -136,12 +136,14 @@ def main() -> None:
     settings = load_settings()
     logging.setLogRecordFactory(EventRecord)
     logging.getLogger(FORKING_LOGGER).addHandler(make_stderr_handler(settings))
-    supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
-    signal.signal(signal.SIGTERM, supervisor.request_stop)
     try:
+        supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
+        signal.signal(signal.SIGTERM, supervisor.request_stop)
         supervisor.run()
     except ViewerPipelineError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # SIGTERM during the imports: Dagster has it raise this
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

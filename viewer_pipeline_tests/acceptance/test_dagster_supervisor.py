@@ -51,6 +51,12 @@ def code_server_pid(stack: Stack) -> int:
     return int(json.loads((stack.home / STATE_FILE).read_text())["code-server"]["pid"])
 
 
+def handles_sigterm(status: str) -> bool:
+    """Whether a process has a handler for SIGTERM, by its status in /proc."""
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def test_error_ends_the_fork() -> None:
     """An error in a fork is written once, and does not reach the code that called it."""
     for error, line in (('PostgresUnavailable("no route")', "error: PostgreSQL"), ("OSError(5)", "OSError: 5")):
@@ -84,6 +90,18 @@ def test_supervisor_that_does_not_start(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert "error: An embedded server could not be started: the code-server does not start" in result.stderr
     assert "stopping postgres" in result.stderr
+
+
+def test_stop_while_it_imports(tmp_path: Path) -> None:
+    """A stop that comes early prints nothing."""
+    environment = variables(tmp_path, DATABASE_URL="postgresql://nowhere/viewer", REDIS_URL="redis://nowhere")
+    command = [sys.executable, "-m", "viewer_pipeline.stack.dagster_supervisor", "{}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=pipe, stderr=pipe, text=True) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        wait_until(lambda: handles_sigterm(status.read_text()), 60, "the import of Dagster")
+        process.terminate()
+        assert process.communicate(timeout=60)[1] == ""
 
 
 def test_flush_of_the_command_line_survives_the_supervisor(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -22,12 +23,13 @@ print(can_fork_runs(), Path(util.get_temp_dir()).parent)
 
 
 @pytest.mark.parametrize(("home", "used"), [("usable", True), ("x" * 100, False), ("/proc", False)])
-def test_directory_of_sockets(tmp_path: Path, home: str, used: bool) -> None:
+def test_directory_of_sockets(home: str, used: bool) -> None:
     """It is DAGSTER_HOME; another one where the address would be too long, or where nothing can be written."""
-    directory = tmp_path / home
-    directory.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", START, str(directory)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    with TemporaryDirectory() as parent:  # its path is short
+        directory = Path(parent, home)
+        directory.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", START, str(directory)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     can_fork, _, used_directory = result.stdout.strip().partition(" ")
     assert can_fork == "True"
     assert (used_directory == str(directory)) == used

@@ -7,18 +7,23 @@ replace it: this module sets three private attributes for both. A test checks th
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import socket
 import sys
 import tempfile
 from contextlib import suppress
+from functools import cache
 from multiprocessing import connection, forkserver, resource_tracker, util
 from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
 
 from viewer_pipeline.code_server.process_lifetime import begin_fork_server
+from viewer_pipeline.logs import event
+
+log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's code server prints the lines of `dagster`
 
 # What a fork server imports that Python starts again: after a crash, or for changed code.
 COLD_START_MODULE = "viewer_pipeline.code_server.preload_or_log"
@@ -40,19 +45,32 @@ def is_single_threaded(pid: int | None = None) -> bool:
 
 
 def can_fork_runs() -> bool:
-    """Whether the fork server runs, and a fork of it is safe."""
+    """Whether the fork server runs and can be reached, and a fork of it is safe. If it has ended, start a new one."""
     if not sys.platform.startswith("linux"):
         return False
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        _warn_once(error.strerror or str(error))
+        return False
+    if not Path(_state["_forkserver_address"]).exists():
+        _warn_once("its socket was removed")
+        return False
     return is_single_threaded(_state["_forkserver_pid"])
 
 
 def start_fork_server(home: Path) -> None:
-    """Start the fork server as a fork of this process, which has imported everything; else as a new process.
+    """Start the fork server. Where that fails, `can_fork_runs` tries again, and logs the reason.
 
     `home`: a directory that no other code server uses.
     """
-    _choose_directory_of_sockets(home)
+    with suppress(OSError):
+        _choose_directory_of_sockets(home)
+        _start_fork_server()
+
+
+def _start_fork_server() -> None:
+    """Start it as a fork of this process, which has imported everything; else as a new process."""
     forkserver.set_forkserver_preload([COLD_START_MODULE])
     if sys.version_info >= (3, 14) or not is_single_threaded():  # 3.14 wants a key as well
         forkserver.ensure_running()
@@ -84,22 +102,27 @@ def replace_fork_server() -> None:
         if pid is not None:
             os.close(_state["_forkserver_alive_fd"])
             Thread(target=os.waitpid, args=[pid, 0], daemon=True).start()
-    forkserver.ensure_running()
+    can_fork_runs()  # starts it
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    log.warning(event("no fork server: each run imports everything itself", reason=reason))
 
 
 def _choose_directory_of_sockets(home: Path) -> None:
     """Have `multiprocessing` create its sockets in `home`, without those of a code server that was killed.
 
     The address of a socket is limited to 108 bytes: where that is too short, in another directory; likewise where
-    nothing can be written to `home`.
+    nothing can be written to `home`. Without any, starting a fork server raises OSError.
     """
     for orphan in home.glob("pymp-*"):
         shutil.rmtree(orphan, ignore_errors=True)
-    usual = tempfile.gettempdir()
+    usual = tempfile.tempdir  # None: Python chooses one
     for directory in (str(home), usual, "/tmp"):  # noqa: S108 - it creates a directory of its own there
         tempfile.tempdir = directory
         with suppress(OSError):
-            if len(os.fsencode(directory)) <= MAX_DIRECTORY_BYTES:
+            if len(os.fsencode(tempfile.gettempdir())) <= MAX_DIRECTORY_BYTES:
                 util.get_temp_dir()  # keeps it for this process
                 break
     tempfile.tempdir = usual

@@ -21,6 +21,16 @@ start_fork_server(Path(sys.argv[1]))
 print(can_fork_runs(), Path(util.get_temp_dir()).parent)
 """
 
+# As with a read-only root file system.
+NO_TEMPORARY_DIRECTORY = """
+import tempfile
+
+def fail():
+    raise FileNotFoundError(2, "No usable temporary directory found")
+
+tempfile._get_default_tempdir = fail
+"""
+
 
 @pytest.mark.parametrize(("home", "used"), [("usable", True), ("x" * 100, False), ("/proc", False)])
 def test_directory_of_sockets(home: str, used: bool) -> None:
@@ -33,3 +43,11 @@ def test_directory_of_sockets(home: str, used: bool) -> None:
     can_fork, _, used_directory = result.stdout.strip().partition(" ")
     assert can_fork == "True"
     assert (used_directory == str(directory)) == used
+
+
+def test_no_other_directory_is_needed() -> None:
+    """DAGSTER_HOME is used where there is no directory for temporary files."""
+    with TemporaryDirectory() as home:
+        command = [sys.executable, "-c", NO_TEMPORARY_DIRECTORY + START, home]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.strip() == f"True {home}"

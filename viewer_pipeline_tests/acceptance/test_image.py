@@ -21,6 +21,7 @@ import psycopg
 import pytest
 import redis
 
+from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import NAME, PostgresServer
 from viewer_pipeline_tests.support.containers import (
@@ -32,6 +33,7 @@ from viewer_pipeline_tests.support.containers import (
     read_dockerfile,
     site_packages,
 )
+from viewer_pipeline_tests.support.processes import name
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
@@ -152,6 +154,7 @@ def test_compose_runs_all_roles(
     composed.up()
     for role in ("worker", "webserver", "daemon"):
         composed.wait_for(role, "service_healthy")
+    assert sys.platform != "linux" or FORK_SERVER_NAME in descendants(composed.running["code-server"].pid)
     add_to_summary(
         f"image: memory of {', '.join(f'{name} {memory(p.pid):.0f} MB' for name, p in composed.running.items())}"
     )
@@ -173,6 +176,12 @@ def test_compose_runs_all_roles(
     assert composed.check_health("worker").returncode == 1
     assert composed.image.code() == before
     wait_until(lambda: not processes_with(composed.image.base), 10, "every process has ended")
+
+
+def descendants(pid: int) -> list[str]:
+    """Return the names of the descendants of a process."""
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [each for child in children for each in (name(child), *descendants(child))]
 
 
 def memory(pid: int) -> float:

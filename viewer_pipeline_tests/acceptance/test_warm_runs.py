@@ -208,3 +208,34 @@ def test_runs_are_spawned(tmp_path: Path, database_url: str, redis_url: str, wor
             failures.failed_with_its_process(run_id, pid)
         assert failures.flush() != code_server
         stack.stop()
+
+
+NO_DIRECTORY = """import multiprocessing.util
+def get_temp_dir():
+    raise FileNotFoundError(2, "no directory")
+multiprocessing.util.get_temp_dir = get_temp_dir
+"""
+
+
+@pytest.mark.parametrize("reason", ["no directory", "its socket was removed"])
+def test_runs_without_a_fork_server(
+    servers_home: Path, database_url: str, redis_url: str, world: World, reason: str
+) -> None:
+    """Where the fork server cannot have a socket, as without a writable directory, runs are spawned. One warning."""
+    hook = servers_home / "hook" / "sitecustomize.py"
+    hook.parent.mkdir()
+    hook.write_text(NO_DIRECTORY if reason == "no directory" else "")
+    environment = environment_of(servers_home, database_url, redis_url, PYTHONPATH=str(hook.parent))
+    with up(environment) as stack:
+        failures = Failures(Runs(stack, world), world)
+        wait_until_idle(failures.runs, world)
+        for directory in (stack.home / "dagster").glob("pymp-*"):
+            shutil.rmtree(directory)
+        code_server = failures.flush()
+        assert name(code_server) == "code-server"
+        assert failures.flush() == code_server
+        failures.runs.reload_code_location()
+        assert failures.flush() == code_server
+        stack.stop()
+    log = (stack.home / "code-server.log").read_text()
+    assert log.count(f'reason=\\"{reason}\\"') == 1

@@ -15,6 +15,7 @@ import yaml
 from click import Command
 
 from viewer_pipeline.cli.main import main
+from viewer_pipeline.code_server.fork_server import MAX_DIRECTORY_BYTES
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.containers import ROOT, read_compose
@@ -155,6 +156,16 @@ def test_systemd_runs_all_roles() -> None:
     (grace,) = re.findall(r"^TimeoutStopSec=(\d+)$", worker, re.MULTILINE)
     limit_ms: int = Settings.model_fields["shutdown_timeout_ms"].default
     assert int(grace) * 1000 > limit_ms
+
+
+def test_systemd_can_fork_runs() -> None:
+    """Sockets of this machine are allowed, their directory is writable, and a stop waits for runs and ends the rest."""
+    unit = (DEPLOY / "systemd/viewer-pipeline-code-server.service").read_text("utf-8")
+    values = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    assert "AF_UNIX" in values["RestrictAddressFamilies"].split()
+    assert values["Environment"] == f"VIEWER_HOME=/var/lib/{values['StateDirectory']}"
+    assert len(f"/var/lib/{values['StateDirectory']}/dagster") <= MAX_DIRECTORY_BYTES
+    assert values["KillMode"] == "mixed"
 
 
 def test_systemd_units_are_valid() -> None:

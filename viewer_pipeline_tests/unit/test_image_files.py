@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from viewer_pipeline.code_server.fork_server import MAX_DIRECTORY_BYTES
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline_tests.support.containers import ROOT, not_ignored, of, read_compose, read_dockerfile, seconds
@@ -180,6 +181,15 @@ def test_compose_runs_all_roles() -> None:
         "migrate": "no",
     }
     assert all("mem_limit" in service and "healthcheck" in service for service in SERVICES.values())
+
+
+def test_compose_can_fork_runs() -> None:
+    """DAGSTER_HOME is in a directory that is writable, and short enough for the socket of the fork server."""
+    for service in OURS.values():
+        home = service["environment"]["DAGSTER_HOME"]
+        assert home.startswith(tuple(f"{mount.partition(':')[0]}/" for mount in service["tmpfs"]))
+        assert len(home) <= MAX_DIRECTORY_BYTES
+        assert f"DAGSTER_HOME={home}" in [word for step in of(LAST, "ENV") for word in step.words()]
 
 
 def test_compose_starts_in_order() -> None:

@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from functools import cache
 from multiprocessing import connection, forkserver, resource_tracker, util
@@ -20,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
 
-from viewer_pipeline.code_server.process_lifetime import begin_fork_server
+from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME, begin_fork_server, process_name
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's code server prints the lines of `dagster`
@@ -28,6 +29,7 @@ log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's code server prin
 # What a fork server imports that Python starts again: after a crash, or for changed code.
 COLD_START_MODULE = "viewer_pipeline.code_server.preload_or_log"
 
+IMPORT_SECONDS, POLL_SECONDS = 30.0, 0.02
 MAX_DIRECTORY_BYTES = 108 - len("/pymp-12345678/listener-12345678") - 1
 
 _state: dict[str, Any] = vars(vars(forkserver)["_forkserver"])  # of the fork server that this process uses
@@ -45,7 +47,21 @@ def is_single_threaded(pid: int | None = None) -> bool:
 
 
 def can_fork_runs() -> bool:
-    """Whether the fork server runs and can be reached, and a fork of it is safe. If it has ended, start a new one."""
+    """Whether the fork server has imported everything, which is waited for, and a fork of it is safe.
+
+    If it has ended, start a new one.
+    """
+    deadline = time.monotonic() + IMPORT_SECONDS
+    while _ensure_running() and time.monotonic() < deadline:
+        pid = _state["_forkserver_pid"]
+        if process_name(pid) == FORK_SERVER_NAME:
+            return is_single_threaded(pid)
+        time.sleep(POLL_SECONDS)
+    return False
+
+
+def _ensure_running() -> bool:
+    """Start the fork server if it has ended; return whether it can be reached."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -56,7 +72,7 @@ def can_fork_runs() -> bool:
     if not Path(_state["_forkserver_address"]).exists():
         _warn_once("its socket was removed")
         return False
-    return is_single_threaded(_state["_forkserver_pid"])
+    return True
 
 
 def start_fork_server(home: Path) -> None:
@@ -102,7 +118,7 @@ def replace_fork_server() -> None:
         if pid is not None:
             os.close(_state["_forkserver_alive_fd"])
             Thread(target=os.waitpid, args=[pid, 0], daemon=True).start()
-    can_fork_runs()  # starts it
+    _ensure_running()
 
 
 @cache

@@ -5,9 +5,8 @@ import logging
 from viewer_pipeline.code_server.process_lifetime import begin_fork_server
 from viewer_pipeline.logs import event
 
-begin_fork_server()
-
 try:
     import viewer_pipeline.code_server.preload  # noqa: F401 - for what it imports
 except Exception:
     logging.getLogger("viewer_pipeline.fork_server").exception(event("runs import everything themselves"))
+begin_fork_server()

@@ -8,7 +8,9 @@ import multiprocessing
 import os
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing import connection
+from pathlib import Path
 from threading import Thread
 
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
@@ -24,6 +26,13 @@ def set_process_name(name: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def process_name(pid: int | None) -> str:
+    """Return the name that a process has set, or got from its program; empty if there is none. Linux only."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 def end_with_forking_process(parent_pid: int) -> None:
     """Have the kernel kill this process when the one that forked it ends. For a child, right after the fork."""
     if ON_LINUX:
@@ -33,7 +42,7 @@ def end_with_forking_process(parent_pid: int) -> None:
 
 
 def begin_fork_server() -> None:
-    """Name this process, and remember that the runs which are forked from it are its children."""
+    """Name this process, which has imported everything, and remember that the forks of it are its children."""
     global _fork_server_pid  # noqa: PLW0603 - forks inherit it
     _fork_server_pid = os.getpid()
     set_process_name(FORK_SERVER_NAME)

@@ -16,7 +16,7 @@ import pytest
 import viewer_pipeline
 from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME
 from viewer_pipeline.stack.ports import find_free_port
-from viewer_pipeline_tests.support.processes import is_alive, name, parent
+from viewer_pipeline_tests.support.processes import children, is_alive, name, parent
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -202,6 +202,10 @@ def test_runs_are_spawned(tmp_path: Path, database_url: str, redis_url: str, wor
         wait_until_idle(failures.runs, world)
         code_server = failures.flush()
         assert "viewer_pipeline.code_server" in Path(f"/proc/{code_server}/cmdline").read_text()
+        for pid in children(code_server):
+            if name(pid) == FORK_SERVER_NAME:  # threads are counted in a new one once it has imported everything
+                os.kill(pid, signal.SIGKILL)
+        assert failures.flush() == code_server
         with failures.blocked_flush() as (run_id, pid):
             os.kill(pid, signal.SIGSTOP)
             os.kill(code_server, signal.SIGKILL)

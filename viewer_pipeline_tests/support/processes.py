@@ -8,6 +8,11 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def children(pid: int) -> list[int]:
+    """Return the process ids of those that the threads of a process have started."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
 def name(pid: int) -> str:
     """Return the name that `ps` shows as COMMAND."""
     return Path(f"/proc/{pid}/comm").read_text().strip()

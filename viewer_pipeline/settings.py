@@ -250,7 +250,7 @@ class Settings(BaseSettings):
         self.dagster_storage_url()
         dumped = {name.upper(): value for name, value in self.model_dump().items()}
         return {
-            **{name: value for name, value in os.environ.items() if name.upper() not in dumped},
+            **environment_without_settings(),
             **{name: str(value) for name, value in dumped.items() if value is not None},
             "DAGSTER_HOME": str(self.dagster_directory),
             "VIEWER_HOME": str(self.viewer_home.absolute()),
@@ -305,6 +305,11 @@ def load_settings_and_find_servers() -> Settings:
         return settings
     urls = read_urls_of_running_servers(settings.viewer_home)
     return settings.copy_unvalidated(**{name: url for name, url in urls.items() if getattr(settings, name) is None})
+
+
+def environment_without_settings() -> dict[str, str]:
+    """Return the variables of this process that are not settings."""
+    return {name: value for name, value in os.environ.items() if name.upper() not in SETTING_NAMES}
 
 
 def read_grpc_proxy_variables() -> dict[str, str]:

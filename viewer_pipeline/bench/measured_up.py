@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import redis
 from viewer_pipeline.bench.process_tree import find_by_command, read_descendants, sum_cpu_seconds, sum_pss_mb
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
-from viewer_pipeline.settings import COMPLETE_VARIABLE, SETTING_NAMES, Settings
+from viewer_pipeline.settings import COMPLETE_VARIABLE, Settings, environment_without_settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import connect
@@ -142,5 +141,4 @@ def wait_for(process: ManagedProcess, condition: Callable[[], T], expected: str)
 
 def environment_of_up(home: Path, **settings: str) -> dict[str, str]:
     """Return the environment of this process with these settings and no other; `.env` is not read."""
-    inherited = {name: value for name, value in os.environ.items() if name.upper() not in SETTING_NAMES}
-    return {**inherited, **settings, COMPLETE_VARIABLE: "1", "VIEWER_HOME": str(home)}
+    return {**environment_without_settings(), **settings, COMPLETE_VARIABLE: "1", "VIEWER_HOME": str(home)}

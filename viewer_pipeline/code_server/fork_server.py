@@ -1,7 +1,7 @@
 """The fork server of the code server: a process that has imported everything a run needs, and forks the runs.
 
 It is the one of Python's `multiprocessing`. That has no public way to start it as a fork of this process, nor to
-replace it: this module sets three private attributes for both. A test checks that they exist.
+replace it: this module uses private attributes of it for both. Without them acceptance/test_warm_runs.py fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn
 
-from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME, begin_fork_server, process_name
+from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME, ON_LINUX, begin_fork_server, process_name
 from viewer_pipeline.logs import event
 
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's code server prints the lines of `dagster`
@@ -62,7 +62,7 @@ def can_fork_runs() -> bool:
 
 def _ensure_running() -> bool:
     """Start the fork server if it has ended; return whether it can be reached."""
-    if not sys.platform.startswith("linux"):
+    if not ON_LINUX:
         return False
     try:
         forkserver.ensure_running()
@@ -109,7 +109,7 @@ def _start_fork_server() -> None:
 
 
 def replace_fork_server() -> None:
-    """Have later runs forked from a new process, which imports the code as it is now. Runs that were forked go on.
+    """Have later runs forked from a new process, which imports the code as it is now. Forked runs continue.
 
     The old server ends with the last of them: they all hold its pipe.
     """

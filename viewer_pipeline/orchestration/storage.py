@@ -43,6 +43,12 @@ class _PartOfPooledStorage(ABC):
     def create_tables(self) -> None:
         """Create the tables as dagster-postgres does, with all its migrations of data marked as done."""
 
+    def has_built_index(self, migration_name: str) -> bool:
+        """Whether a migration of data is done. Asked until it is: Dagster asks before many queries."""
+        if migration_name not in self._built and super().has_built_index(migration_name):  # type: ignore[misc] # likewise
+            self._built.add(migration_name)
+        return migration_name in self._built
+
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         """Change nothing: the engine keeps connections in every process, and has time-outs of ours."""
         del statement_timeout, pool_recycle, max_overflow
@@ -50,12 +56,6 @@ class _PartOfPooledStorage(ABC):
 
 class PooledRunStorage(_PartOfPooledStorage, PostgresRunStorage):
     """Runs, backfills, heartbeats of daemons."""
-
-    def has_built_index(self, migration_name: str) -> bool:
-        """Whether a migration of data is done. Asked until it is: Dagster asks before many queries."""
-        if migration_name not in self._built and super().has_built_index(migration_name):
-            self._built.add(migration_name)
-        return migration_name in self._built
 
     def create_tables(self) -> None:
         """Create the tables."""
@@ -76,12 +76,6 @@ class PooledEventLogStorage(_PartOfPooledStorage, PostgresEventLogStorage):
 
 class PooledScheduleStorage(_PartOfPooledStorage, PostgresScheduleStorage):
     """Sensors, schedules and their ticks."""
-
-    def has_built_index(self, migration_name: str) -> bool:
-        """Whether a migration of data is done. Asked until it is, as for runs."""
-        if migration_name not in self._built and super().has_built_index(migration_name):
-            self._built.add(migration_name)
-        return migration_name in self._built
 
     def create_tables(self) -> None:
         """Create the tables."""

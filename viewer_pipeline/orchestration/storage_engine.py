@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from viewer_pipeline.logs import event as log_line
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.kept_connections import is_closed_by_server
 from viewer_pipeline.stores.postgres import open_connection
 from viewer_pipeline.stores.session import ClientBindingCursor
 
@@ -103,11 +103,8 @@ def _create_engine(settings: Settings) -> Engine:
 
 
 def _replace_if_closed(connection: psycopg.Connection, _record: Any, _proxy: Any) -> None:
-    """Have an idle connection replaced that the server has closed. Without a round trip: it can be read from then."""
-    poll = select.poll()
-    if not connection.closed:
-        poll.register(connection, select.POLLIN)
-    if connection.closed or poll.poll(0):
+    """Have an idle connection replaced that the server has closed."""
+    if connection.closed or is_closed_by_server(connection):
         raise DisconnectionError
 
 

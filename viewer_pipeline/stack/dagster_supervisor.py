@@ -23,12 +23,13 @@ from functools import partial
 from types import FrameType
 
 from viewer_pipeline.code_server.fork_server import is_single_threaded
+from viewer_pipeline.code_server.process_lifetime import ON_LINUX
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.logs import EventRecord, make_stderr_handler
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs
-from viewer_pipeline.stack.forked_process import FORKING_LOGGER, ForkedProcess, fork_and_call
+from viewer_pipeline.stack.forked_process import PACKAGE_LOGGER, ForkedProcess, fork_and_call
 from viewer_pipeline.stack.managed_process import RestartedProcess
 
 # Not the modules that are executed: these are executed as they are.
@@ -50,7 +51,7 @@ class _Supervisor:
     def __init__(self, settings: Settings, commands: dict[str, list[str]], *, owns_database: bool) -> None:
         self._settings = settings
         self._home = settings.viewer_home
-        self._warm = settings.warm_runs and sys.platform == "linux" and _preload()
+        self._warm = settings.warm_runs and ON_LINUX and _preload()
         self._processes = {
             name: RestartedProcess(ForkedProcess(name, arguments, self._home / f"{name}.log", warm=self._warm))
             for name, arguments in commands.items()
@@ -135,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings()
     logging.setLogRecordFactory(EventRecord)
-    logging.getLogger(FORKING_LOGGER).addHandler(make_stderr_handler(settings))
+    logging.getLogger(PACKAGE_LOGGER).addHandler(make_stderr_handler(settings))
     try:
         supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
         signal.signal(signal.SIGTERM, supervisor.request_stop)

@@ -15,7 +15,7 @@ from pathlib import Path
 from viewer_pipeline.code_server.process_lifetime import end_with_forking_process, set_process_name
 from viewer_pipeline.errors import ViewerPipelineError
 
-FORKING_LOGGER = "viewer_pipeline"  # of the forking process
+PACKAGE_LOGGER = "viewer_pipeline"  # its handlers are those of the forking process
 
 
 class ForkedProcess:
@@ -59,7 +59,7 @@ class ForkedProcess:
         os.dup2(output, 2)
         if not self._warm:
             os.execv(sys.executable, [sys.executable, *self._arguments])  # noqa: S606 - no shell is wanted
-        logging.getLogger(FORKING_LOGGER).handlers.clear()
+        logging.getLogger(PACKAGE_LOGGER).handlers.clear()
         logging.setLogRecordFactory(logging.LogRecord)  # Dagster's formatter would print null for ours
         set_process_name(self.name)
         _, module, *options = self._arguments

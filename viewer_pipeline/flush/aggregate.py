@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from viewer_pipeline.flush.counter_reader import Readings
-from viewer_pipeline.flush.counter_validation import (
-    MAX_ID_CHARACTERS,
-    count_error,
-    id_error,
-)
+from viewer_pipeline.flush.readings import Readings, counter_error
 from viewer_pipeline.flush.rejects import Reject
 
-BATCH_ROWS = 1000  # rows that are validated together; an invalid row among them costs a loop over these only
-
-_are_counts = re.compile(rb"(?:[1-9][0-9]{0,17}\n)*[1-9][0-9]{0,17}").fullmatch  # 18 digits always fit int64
+Column = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -45,70 +39,41 @@ def aggregate(readings: Readings) -> Aggregate:
     int64, or an id that PostgreSQL cannot hold, is a reject.
     """
     started = time.perf_counter()
-    columns = _Columns()
-    read = dict(zip(readings.ids, readings.values, strict=True))
-    raws = sorted(read)
-    values = [read[raw] for raw in raws]
-    for at in range(0, len(raws), BATCH_ROWS):
-        rows = raws[at : at + BATCH_ROWS], values[at : at + BATCH_ROWS]
-        if not columns.add_if_valid(*rows):
-            columns.add_each(*rows, readings.types)
-    frame = counts_frame(columns.ids, columns.deltas)
-    return Aggregate(frame, columns.rejects, columns.rejected, columns.idle, time.perf_counter() - started)
+    rejects, rejected, idle = list[Reject](), list[bytes](), list[bytes]()
+    for raw in sorted(readings.idle_or_invalid):
+        value, kind = readings.idle_or_invalid[raw], readings.types.get(raw, "none")
+        if value == b"0" or (value is None and kind in ("none", "string")):  # a string: it came after the values
+            idle.append(raw)
+        else:
+            reason = counter_error(raw, value) if value is not None else f"key is a {kind}, not a string"
+            rejects.append(Reject.of("counter", raw, value or b"", reason or ""))
+            rejected.append(raw)
+    return Aggregate(_sorted_frame(readings), rejects, rejected, idle, time.perf_counter() - started)
 
 
-class _Columns:
-    """The columns of an Aggregate while they are filled."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.deltas: list[int] = []
-        self.rejects: list[Reject] = []
-        self.rejected: list[bytes] = []
-        self.idle: list[bytes] = []
-
-    def add_if_valid(self, raws: Sequence[bytes], values: Sequence[bytes | None]) -> bool:
-        """Add these rows if all of them are valid, checked on the joined text; else add none."""
-        if None in values:
-            return False
-        counts = b"\n".join(values)  # type: ignore[arg-type]  # holds no None
-        if not _are_counts(counts) or counts.count(b"\n") != len(values) - 1:
-            return False
-        try:
-            text = b"\n".join(raws).decode()
-        except UnicodeDecodeError:
-            return False
-        ids = text.split("\n")
-        if len(ids) != len(raws) or "\x00" in text or "" in ids or max(map(len, ids)) > MAX_ID_CHARACTERS:
-            return False
-        self.ids += ids
-        self.deltas += map(int, values)  # type: ignore[arg-type]
-        return True
-
-    def add_each(self, raws: Sequence[bytes], values: Sequence[bytes | None], types: Mapping[bytes, str]) -> None:
-        """Add these rows one by one: to the frame, the idle ids or the rejects."""
-        for raw, value in zip(raws, values, strict=True):
-            kind = types.get(raw, "none") if value is None else ""
-            if kind in ("none", "string") or value == b"0":  # a string: it came after the values were read
-                self.idle.append(raw)
-            elif reason := _reject_reason(raw, value, kind):
-                self.rejects.append(Reject.of("counter", raw, value or b"", reason))
-                self.rejected.append(raw)
-            else:
-                self.ids.append(raw.decode())
-                self.deltas.append(int(value or b""))
+def _sorted_frame(readings: Readings) -> pd.DataFrame:
+    """Return the counts as a frame: sorted, and of each id the last reading, unless that is no count."""
+    ids, deltas = np.array(readings.vod_ids, object), np.array(readings.deltas, np.int64)
+    order, is_last = _sort(readings.vod_ids)
+    order = order[is_last & (deltas[order] > 0)]
+    return counts_frame(ids[order], deltas[order])
 
 
-def _reject_reason(raw: bytes, value: bytes | None, kind: str) -> str | None:
-    if value is None:
-        return f"key is a {kind}, not a string"
-    try:
-        return count_error(value) or id_error(raw.decode())
-    except UnicodeDecodeError:
-        return "id is not UTF-8"
+def _sort(ids: list[str]) -> tuple[Column, Column]:
+    """Return the positions of the ids in code point order; and which of them are the last of equal ids, as given."""
+    text, keys = "".join(ids), np.array(ids, object)
+    if text and text.isascii() and len({*map(len, ids)}) == 1:  # as generated ids are: in half the time
+        keys = np.frombuffer(text.encode(), f"S{len(ids[0])}")
+        order = keys.argsort(kind="stable")
+    else:
+        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.intp)
+    keys = keys[order]
+    is_last = np.ones(len(ids), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_last[:-1])
+    return order, is_last
 
 
-def counts_frame(ids: list[str], deltas: list[int]) -> pd.DataFrame:
+def counts_frame(ids: Sequence[str] | Column, deltas: Sequence[int] | Column) -> pd.DataFrame:
     """Return the two columns as a frame with the dtypes that Aggregate promises."""
     return pd.DataFrame({"vod_id": pd.Series(ids, dtype="string"), "delta": pd.Series(deltas, dtype="int64")})
 

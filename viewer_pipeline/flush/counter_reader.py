@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import redis
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
+from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.stores.cancellation_between_statements import raise_if_canceled
 from viewer_pipeline.stores.chunks import chunks
@@ -18,15 +18,6 @@ from viewer_pipeline.stores.redis import as_text, redis_errors
 
 SCAN_COUNT = 500  # keys per SCAN call: holds Redis for about 0.4 ms, beside 10,000,000 keys
 READ_COUNT = 1000  # counters per MGET: about 0.2 ms
-
-
-@dataclass(frozen=True)
-class Readings:
-    """`values[i]` is the counter of `ids[i]` (raw, without prefix), None where it is no string. In any order."""
-
-    ids: Sequence[bytes] = ()
-    values: Sequence[bytes | None] = ()
-    types: Mapping[bytes, str] = field(default_factory=dict)  # of the ids without a value; "none" where no key exists
 
 
 class CounterPage(NamedTuple):
@@ -97,23 +88,24 @@ class CounterReader:
 
     def read(self, candidates: Iterable[Sequence[bytes]]) -> Readings:
         """Read the counters of these ids, and the type of what is no string, while further candidates are collected."""
-        ids: list[bytes] = []
-        values: list[bytes | None] = []
+        readings = Readings()
         reader = ThreadPoolExecutor(1, "reader")
         try:
             pages = []
             for page in candidates:
                 raise_if_canceled()
                 if page:
-                    pages.append((page, reader.submit(self.values, page)))
-            for page, read in pages:
+                    pages.append(reader.submit(self._read_page, page, readings))
+            for read in pages:
                 raise_if_canceled()
-                values += read.result()
-                ids += page
+                read.result()
         finally:
             reader.shutdown(cancel_futures=True)  # after an error, each of the others would wait for its time-out
-        missing = [raw for raw, value in zip(ids, values, strict=True) if value is None] if None in values else []
-        return Readings(ids, values, self._types(missing))
+        readings.types.update(self.types(raw for raw, value in readings.idle_or_invalid.items() if value is None))
+        return readings
+
+    def _read_page(self, ids: Sequence[bytes], readings: Readings) -> None:
+        readings.add(ids, self.values(ids))
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Return the counters of these ids in one MGET; None where a key is missing or no string."""
@@ -196,7 +188,8 @@ class CounterReader:
                 count, oldest = 0, []  # another program took the name: sweeps find all counters
         return count, datetime.fromtimestamp(oldest[0][1] / 1000, UTC) if oldest else None
 
-    def _types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+    def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the type of each key of these ids; "none" where there is none."""
         types: dict[bytes, str] = {}
         for page in chunks(ids, READ_COUNT):
             with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:

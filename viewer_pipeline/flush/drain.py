@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
-from viewer_pipeline.flush.counter_reader import READ_COUNT, Readings
+from viewer_pipeline.flush.counter_reader import READ_COUNT
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
@@ -19,6 +19,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_history
+from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import inf
 
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.counter_reader import SCAN_COUNT, CounterReader, Readings
+from viewer_pipeline.flush.counter_reader import SCAN_COUNT, CounterReader
+from viewer_pipeline.flush.readings import Readings
 
 _is_cursor = re.compile(r"[0-9]{1,20}").fullmatch
 MAX_CURSOR = 2**64 - 1
@@ -37,7 +38,7 @@ def scan_for_unannounced(store: CounterReader, cursor: int, max_keys: int, max_s
     Returns counters that a flush would persist, announced or not: no rejects. A cursor of another Redis is harmless: it
     may skip keys, which are scanned once the scan has begun again. Writes nothing.
     """
-    ids, values = list[bytes](), list[bytes | None]()
+    readings = Readings()
     all_keys = store.count_keys()
     max_seconds = inf if all_keys <= max_keys else max_seconds
     keys, seconds, at_first_key = 0, 0.0, False
@@ -49,9 +50,8 @@ def scan_for_unannounced(store: CounterReader, cursor: int, max_keys: int, max_s
         count = min(SCAN_COUNT, max_keys - keys)
         page = store.scan_page(cursor, count)
         cursor, keys, seconds = page.cursor, keys + count, seconds + page.scan_seconds
-        ids += page.ids
-        values += page.values
+        readings.add(page.ids, page.values)
     if at_first_key and cursor == 0:
         keys = all_keys  # SCAN returns some more or fewer than `count`
-    vod_ids = aggregate(Readings(ids, values)).frame["vod_id"].tolist()
+    vod_ids = aggregate(readings).frame["vod_id"].tolist()
     return UnannouncedScan(vod_ids, cursor, keys, all_keys)

@@ -73,7 +73,7 @@ def drain_counters(
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
-    context.log.info(f"read {len(snapshot.readings.ids)} counters, mode={request.mode}, base={snapshot.base}")
+    context.log.info(f"read {len(snapshot.readings.vod_ids)} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
 
 

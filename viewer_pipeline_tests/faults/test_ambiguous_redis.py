@@ -315,6 +315,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "add_to_changed_set": lambda store: store.add_to_changed_set(["a", "b"]),
     "remove_from_changed_set": lambda store: store.remove_from_changed_set("ledger", [b"a"], [b"b"]),
     "values": lambda store: store.values([b"a"]),
+    "types": lambda store: store.types([b"a"]),
     "seconds_to_live": lambda store: store.seconds_to_live([b"a"]),
     "count_keys": lambda store: store.count_keys(),
     "subscriber_counts": lambda store: store.subscriber_counts("channel"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -10,12 +11,27 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from viewer_pipeline.flush import aggregate as frame
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, counts_frame, cut_into_flushes
-from viewer_pipeline.flush.counter_reader import Readings
+from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.rejects import Reject, printable
 
 MAX = 2**63 - 1
+
+
+class Replies(NamedTuple):
+    """What Redis returned: `values[i]` is the counter of `ids[i]`, None where it is no string."""
+
+    ids: Sequence[bytes] = ()
+    values: Sequence[bytes | None] = ()
+    types: Mapping[bytes, str] = {}
+
+    def aggregate(self, page: int = 1000) -> Aggregate:
+        """Read them page by page, then aggregate."""
+        readings = Readings(types=dict(self.types))
+        for start in range(0, len(self.ids), page):
+            readings.add(self.ids[start : start + page], self.values[start : start + page])
+        return aggregate(readings)
+
 
 # --- the oracle: row by row, by other means than the code ------------------------------------------
 
@@ -46,11 +62,11 @@ def id_error(raw: bytes) -> str | None:
     return "id holds a NUL character" if "\0" in text else None
 
 
-def oracle(readings: Readings) -> tuple[list[tuple[str, int]], list[tuple[bytes, str]], list[bytes]]:
+def oracle(replies: Replies) -> tuple[list[tuple[str, int]], list[tuple[bytes, str]], list[bytes]]:
     """Return (vod id, delta) of the counts, (raw id, reason) of the rejects, and the idle, each sorted."""
     counts, rejects, idle = [], [], []
-    for raw, value in dict(zip(readings.ids, readings.values, strict=True)).items():
-        kind = readings.types.get(raw, "none")
+    for raw, value in dict(zip(replies.ids, replies.values, strict=True)).items():
+        kind = replies.types.get(raw, "none")
         if value == b"0" or (value is None and kind in ("none", "string")):
             idle.append(raw)
         elif value is None:
@@ -68,13 +84,13 @@ def rows(result: Aggregate | pd.DataFrame) -> list[tuple[str, int]]:
     return list(zip(table["vod_id"].tolist(), table["delta"].tolist(), strict=True))
 
 
-def assert_equals_oracle(readings: Readings, result: Aggregate) -> None:
+def assert_equals_oracle(replies: Replies, result: Aggregate) -> None:
     """Counts, rejects and idle are the same as row by row, and every id is in one of them."""
-    counts, rejects, idle = oracle(readings)
+    counts, rejects, idle = oracle(replies)
     assert rows(result) == counts
     assert list(zip(result.rejected, (reject.reason for reject in result.rejects), strict=True)) == rejects
     assert result.idle == idle
-    assert len(counts) + len(rejects) + len(idle) == len(set(readings.ids))
+    assert len(counts) + len(rejects) + len(idle) == len(set(replies.ids))
 
 
 # --- readings of every kind -----------------------------------------------------------------------------------------
@@ -96,68 +112,69 @@ KINDS = st.sampled_from(["none", "string", "list", "set", "hash", "zset", "strea
 
 
 @st.composite
-def readings_of(draw: st.DrawFn, ids: st.SearchStrategy[bytes], values: st.SearchStrategy[bytes | None]) -> Readings:
-    """Return readings in any order, some of which SCAN returned twice, and types for some of those without a value."""
-    read = draw(st.dictionaries(ids, values, max_size=12))
-    result = list(read)
-    if result:
-        result += draw(st.lists(st.sampled_from(result), max_size=4))
-    result = draw(st.permutations(result))
-    missing = [raw for raw, value in read.items() if value is None]
+def replies_of(draw: st.DrawFn, ids: st.SearchStrategy[bytes], values: st.SearchStrategy[bytes | None]) -> Replies:
+    """Return replies in any order, some ids read twice, perhaps with another value; and some types of missing ones."""
+    read = draw(st.lists(st.tuples(ids, values), max_size=12))
+    if read:
+        read += draw(st.lists(st.tuples(st.sampled_from([raw for raw, _ in read]), values), max_size=4))
+    missing = [raw for raw, value in read if value is None]
     types = {raw: kind for raw in missing if (kind := draw(st.none() | KINDS)) is not None}
-    return Readings(result, [read[raw] for raw in result], types)
+    return Replies([raw for raw, _ in read], [value for _, value in read], types)
 
 
-ANY_READINGS = readings_of(GOOD_IDS | HOSTILE_IDS, GOOD_VALUES | HOSTILE_VALUES | st.none())
-GOOD_READINGS = readings_of(GOOD_IDS, GOOD_VALUES)
+IDS_OF_ONE_LENGTH = st.text("aZ~", min_size=2, max_size=2).map(str.encode)  # which are sorted by numpy
+ANY_VALUES = GOOD_VALUES | HOSTILE_VALUES | st.none()
+ANY_REPLIES = replies_of(GOOD_IDS | HOSTILE_IDS, ANY_VALUES) | replies_of(IDS_OF_ONE_LENGTH, ANY_VALUES)
+GOOD_REPLIES = replies_of(GOOD_IDS, GOOD_VALUES) | replies_of(IDS_OF_ONE_LENGTH, GOOD_VALUES)
 
 # --- aggregate ------------------------------------------------------------------------------------------------------
 
 
 @hypothesis_settings(deadline=None, max_examples=100)
-@given(readings=ANY_READINGS, chunk=st.integers(1, 6))
-@example(readings=Readings([b"a", b"b"], [b"5\n6", b"7"]), chunk=2)
-@example(readings=Readings([b"a\nb", b"c"], [b"5", b"7"]), chunk=2)
-@example(readings=Readings([b"a"], [None], {b"a": "string"}), chunk=1)
-def test_chunks_agree_with_single_rows(readings: Readings, chunk: int) -> None:
-    """Whatever the batches, each row is classified by itself, and every id once."""
-    with patch.object(frame, "BATCH_ROWS", chunk):
-        assert_equals_oracle(readings, aggregate(readings))
+@given(replies=ANY_REPLIES, page=st.integers(1, 6))
+@example(replies=Replies([b"a", b"b"], [b"5\n6", b"7"]), page=2)
+@example(replies=Replies([b"a\nb", b"c"], [b"5", b"7"]), page=2)
+@example(replies=Replies([b"a"], [None], {b"a": "string"}), page=1)
+@example(replies=Replies([b"a", b"b", b"a"], [b"5", b"0", b"0"]), page=1)
+@example(replies=Replies([b"a", b"b", b"a"], [b"0", b"5", b"6"]), page=1)
+@example(replies=Replies([b"a", b"a\x00"], [b"5", b"6"]), page=1)
+def test_pages_agree_with_single_rows(replies: Replies, page: int) -> None:
+    """Whatever the pages, each row is classified by itself, and every id once."""
+    assert_equals_oracle(replies, replies.aggregate(page))
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: repr(value)[:20])
 def test_an_odd_value_among_good_ones(value: bytes, place: int) -> None:
-    """At each place of a chunk it is what it is alone."""
+    """At each place of a page it is what it is alone."""
     values: list[bytes | None] = [b"1", b"2", b"3"]
     values[place] = value
-    readings = Readings([b"a", b"b", b"c"], values)
-    assert_equals_oracle(readings, aggregate(readings))
+    replies = Replies([b"a", b"b", b"c"], values)
+    assert_equals_oracle(replies, replies.aggregate())
 
 
 @pytest.mark.parametrize("raw", ODD_IDS, ids=lambda raw: repr(raw)[:20])
 def test_an_odd_id_among_good_ones(raw: bytes) -> None:
     """It is what it is alone, and the others are counted."""
-    readings = Readings([b"A", raw, "\U0010ffff".encode()], [b"1", b"2", b"3"])
-    assert_equals_oracle(readings, aggregate(readings))
+    replies = Replies([b"A", raw, "\U0010ffff".encode()], [b"1", b"2", b"3"])
+    assert_equals_oracle(replies, replies.aggregate())
 
 
 @hypothesis_settings(deadline=None)
-@given(readings=GOOD_READINGS, chunk=st.integers(1, 6))
-def test_good_rows_are_taken_whole(readings: Readings, chunk: int) -> None:
+@given(replies=GOOD_REPLIES, page=st.integers(1, 6))
+def test_good_rows_are_taken_whole(replies: Replies, page: int) -> None:
     """Where nothing is wrong, the views of all counters are the views of the frame."""
-    with patch.object(frame, "BATCH_ROWS", chunk):
-        result = aggregate(readings)
-    read = dict(zip(readings.ids, readings.values, strict=True))
+    result = replies.aggregate(page)
+    read = dict(zip(replies.ids, replies.values, strict=True))
     assert result.views == sum(int(value or b"") for value in read.values())
     assert (len(result.frame), result.rejects, result.rejected, result.idle) == (len(read), [], [], [])
 
 
 @hypothesis_settings(deadline=None)
-@given(readings=ANY_READINGS)
-def test_shape_of_the_frame(readings: Readings) -> None:
+@given(replies=ANY_REPLIES)
+def test_shape_of_the_frame(replies: Replies) -> None:
     """Ids are unique and in code point order, deltas positive, the dtypes as promised, the index from zero."""
-    table = aggregate(readings).frame
+    table = replies.aggregate().frame
     ids = table["vod_id"].tolist()
     assert [str(dtype) for dtype in table.dtypes] == ["string", "int64"]
     assert list(table.columns) == ["vod_id", "delta"]
@@ -167,20 +184,29 @@ def test_shape_of_the_frame(readings: Readings) -> None:
 
 
 @hypothesis_settings(deadline=None)
-@given(readings=ANY_READINGS)
-def test_rejects_say_what_was_there(readings: Readings) -> None:
+@given(replies=ANY_REPLIES)
+def test_rejects_say_what_was_there(replies: Replies) -> None:
     """Each names its counter and its value, as text that PostgreSQL can hold."""
-    read = dict(zip(readings.ids, readings.values, strict=True))
-    result = aggregate(readings)
+    read = dict(zip(replies.ids, replies.values, strict=True))
+    result = replies.aggregate()
     assert [(reject.source, reject.subject, reject.value) for reject in result.rejects] == [
         ("counter", printable(raw), printable(read[raw] or b"")) for raw in result.rejected
     ]
     assert len({reject.digest for reject in result.rejects}) == len(result.rejects)
 
 
+def test_ids_that_are_sorted_by_numpy() -> None:
+    """Many ids of one length, in random order, each read twice: sorted as Python does, with the last value."""
+    ids = [f"{number * 7919 % 3001:04d}".encode() for number in range(6002)]
+    values: list[bytes | None] = [b"%d" % (number + 1) for number in range(6002)]
+    replies = Replies(ids, values)
+    assert len(oracle(replies)[0]) == 3001
+    assert_equals_oracle(replies, replies.aggregate())
+
+
 def test_no_readings() -> None:
     """An empty frame has the same dtypes, and no views."""
-    result = aggregate(Readings())
+    result = Replies().aggregate()
     assert rows(result) == []
     assert [str(dtype) for dtype in result.frame.dtypes] == ["string", "int64"]
     assert (result.views, result.rejects, result.rejected, result.idle) == (0, [], [], [])
@@ -189,19 +215,19 @@ def test_no_readings() -> None:
 def test_order_is_by_code_point() -> None:
     """As PostgreSQL's collation "C" and Redis sort, not as UTF-16 or a locale does."""
     ids = ["a", "Z", "é", "z", "\uffff", "😀", "a\nb", "ab", "a"]
-    result = aggregate(Readings([text.encode() for text in ids], [b"1"] * len(ids)))
+    result = Replies([text.encode() for text in ids], [b"1"] * len(ids)).aggregate()
     assert result.frame["vod_id"].tolist() == ["Z", "a", "a\nb", "ab", "z", "é", "\uffff", "😀"]
 
 
 def test_a_key_that_was_read_twice_counts_once() -> None:
-    """SCAN returned it twice, and a view came in between: one reading is taken, never the sum."""
-    result = aggregate(Readings([b"a", b"b", b"a"], [b"5", b"1", b"6"]))
-    assert rows(result) in ([("a", 5), ("b", 1)], [("a", 6), ("b", 1)])
+    """SCAN returned it twice, and a view came in between: the last reading is taken, never the sum."""
+    result = Replies([b"a", b"b", b"a"], [b"5", b"1", b"6"]).aggregate()
+    assert rows(result) == [("a", 6), ("b", 1)]
 
 
 def test_a_value_of_several_lines_is_no_count() -> None:
     """Even where each of its lines is one."""
-    result = aggregate(Readings([b"a", b"b"], [b"5\n6", b"7"]))
+    result = Replies([b"a", b"b"], [b"5\n6", b"7"]).aggregate()
     assert rows(result) == [("b", 7)]
     assert [(reject.subject, reject.value, reject.reason) for reject in result.rejects] == [
         ("a", "5\n6", "value is not an integer")
@@ -210,16 +236,16 @@ def test_a_value_of_several_lines_is_no_count() -> None:
 
 def test_a_counter_that_came_after_it_was_read_is_idle() -> None:
     """Missing when it was read, a string when its type was asked for: it is the next run's, and no reject."""
-    result = aggregate(Readings([b"a"], [None], {b"a": "string"}))
+    result = Replies([b"a"], [None], {b"a": "string"}).aggregate()
     assert (result.idle, result.rejected) == ([b"a"], [])
 
 
 def test_one_bad_row_among_thousands() -> None:
-    """Chunks of the real size, a bad row in the second of three: every other row is counted."""
+    """Pages of the real size, a bad row in the second of three: every other row is counted."""
     ids = [f"vod{number:04d}".encode() for number in range(2500)]
     values: list[bytes | None] = [b"%d" % (number + 1) for number in range(2500)]
     values[1500] = b"abc"
-    result = aggregate(Readings(ids, values))
+    result = Replies(ids, values).aggregate()
     assert len(result.frame) == 2499
     assert result.views == sum(range(1, 2501)) - 1501
     assert result.rejected == [b"vod1500"]
@@ -227,7 +253,7 @@ def test_one_bad_row_among_thousands() -> None:
 
 def test_views_beyond_int64_are_exact() -> None:
     """Views of a frame are added as Python integers."""
-    result = aggregate(Readings([b"a", b"b", b"c"], [str(MAX).encode()] * 3))
+    result = Replies([b"a", b"b", b"c"], [str(MAX).encode()] * 3).aggregate()
     assert result.views == 3 * MAX
 
 

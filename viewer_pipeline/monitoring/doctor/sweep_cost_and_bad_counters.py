@@ -58,12 +58,13 @@ def sample_keyspace(store: RedisStore) -> KeyspaceSample:
 def _find_expiring_and_invalid(store: RedisStore, ids: list[bytes]) -> tuple[dict[str, int], dict[str, str]]:
     expiring, invalid = dict[str, int](), dict[str, str]()
     for chunk in chunks(ids, READ_COUNT):
-        readings = store.read([list(chunk)])
-        for raw, value, seconds in zip(readings.ids, readings.values, store.seconds_to_live(chunk), strict=True):
+        values = store.values(chunk)
+        types = store.types(raw for raw, value in zip(chunk, values, strict=True) if value is None)
+        for raw, value, seconds in zip(chunk, values, store.seconds_to_live(chunk), strict=True):
             name = as_text(raw)
             if seconds >= 0:
                 expiring[name] = seconds
-            if value is None and (kind := readings.types.get(raw, "none")) != "none":
+            if value is None and (kind := types[raw]) != "none":
                 invalid[name] = f"is a {kind}"
             elif value is not None and (error := count_error(value)):
                 invalid[name] = error

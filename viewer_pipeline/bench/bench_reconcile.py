@@ -11,6 +11,7 @@ import psycopg
 
 from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, read_peak_mb
 from viewer_pipeline.bench.bench_target import create_vod_table
+from viewer_pipeline.bench.new_process import call_in_new_process
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.baseline import take_baseline_from_target
@@ -39,11 +40,11 @@ def bench_reconcile(totals: int) -> ReconcileStats:
     with bench_servers(set_target_table=True) as servers, TemporaryDirectory(prefix="viewer-bench-") as reports:
         _insert_ledger_and_vods(servers, totals)
         raw = _time_plain_read(servers)
-        baseline = servers.process.submit(time_baseline, servers.settings).result()
-        compare, _ = servers.process.submit(time_reconciliation, servers.settings, reports, repair=False).result()
+        baseline = call_in_new_process(time_baseline, servers.settings)
+        compare, _ = call_in_new_process(time_reconciliation, servers.settings, reports, repair=False)
         with psycopg.connect(servers.database_url) as connection:
             falsified = connection.execute(SQL["falsify_totals"]).rowcount
-        repair, peak = servers.process.submit(time_reconciliation, servers.settings, reports, repair=True).result()
+        repair, peak = call_in_new_process(time_reconciliation, servers.settings, reports, repair=True)
     return ReconcileStats(totals, raw, baseline, compare, falsified, repair, peak)
 
 

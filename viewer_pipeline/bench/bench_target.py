@@ -9,13 +9,9 @@ from dataclasses import dataclass
 
 import psycopg
 
-from viewer_pipeline.bench.bench_servers import (
-    BenchServers,
-    bench_servers,
-    increment_counters,
-    make_ids,
-    time_raw_write,
-)
+from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, increment_counters, make_ids
+from viewer_pipeline.bench.complete_run import run_until_flushed
+from viewer_pipeline.bench.raw_write import time_raw_write
 from viewer_pipeline.bench.thread_until_exit import ThreadUntilExit
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.stores.chunks import chunks
@@ -42,9 +38,8 @@ class TargetStats:
     editor_wait_max: float
 
 
-def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, flush_max_counters: int) -> TargetStats:
+def bench_target(request: FlushRequest, rows: int, counters: int, *, runs: int) -> TargetStats:
     """Flush `counters` counters into a table of `rows` rows `runs` times after a warm-up, beside the raw reference."""
-    request = FlushRequest("bench", "sweep", batch_size=batch_size, flush_max_counters=flush_max_counters)
     ids = make_ids(rows)
     flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
     raws, flushes, upserts, waits = [], [], [], []
@@ -52,12 +47,12 @@ def bench_target(rows: int, counters: int, *, runs: int = 5, batch_size: int, fl
         _create_filled_table(servers, ids)
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
-            raws.append(time_raw_write(servers, flushed_ids, deltas, SQL["update_raw"]))
+            raws.append(time_raw_write(servers.database_url, flushed_ids, deltas, SQL["update_raw"]))
             increment_counters(servers.client, flushed_ids, deltas)
             with _RowEditor(servers, flushed_ids) as editor:
-                seconds = servers.flush_in_other_process(request)
+                seconds = run_until_flushed(servers, request, counters).seconds
             flushes.append(seconds.flush)
-            upserts.append(seconds.upsert)
+            upserts.append(seconds.commit)
             waits.append(editor.longest_seconds)
     pairs = list(zip(raws[1:], flushes[1:], strict=True))
     flush = statistics.median(flushes[1:])

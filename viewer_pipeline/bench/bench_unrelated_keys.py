@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from viewer_pipeline.bench.bench_servers import BenchServers, bench_servers, increment_counters, make_ids
+from viewer_pipeline.bench.complete_run import run_until_flushed
 from viewer_pipeline.flush.counter_reader import SCAN_COUNT
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -48,16 +49,21 @@ def bench_unrelated_keys(counters: int, unrelated_keys: int, *, runs: int) -> Un
     with bench_servers() as servers:
         _median_flush_seconds(servers, counters, 1)  # warm-up
         alone = _median_flush_seconds(servers, counters, runs)
-        pipe = servers.client.pipeline(transaction=False)
-        for number in range(1, unrelated_keys + 1):
-            pipe.set(f"vod:session:{number % 5000}:{number}", b"1", ex=86_400)
-            if number % PIPELINE == 0:
-                pipe.execute()
-        pipe.execute()
+        set_unrelated_keys(servers.client, unrelated_keys)
         with_unrelated_keys = _median_flush_seconds(servers, counters, runs)
         scan = _measure_scan(servers)
     ratio = with_unrelated_keys / alone
     return UnrelatedKeysStats(counters, unrelated_keys, alone, with_unrelated_keys, ratio, scan)
+
+
+def set_unrelated_keys(client: redis.Redis, number_of_keys: int) -> None:
+    """Set keys that are no counters."""
+    pipe = client.pipeline(transaction=False)
+    for number in range(1, number_of_keys + 1):
+        pipe.set(f"vod:session:{number % 5000}:{number}", b"1", ex=86_400)
+        if number % PIPELINE == 0:
+            pipe.execute()
+    pipe.execute()
 
 
 def _measure_scan(servers: BenchServers) -> ScanStats:
@@ -85,8 +91,8 @@ def _microseconds_of_scans(client: redis.Redis) -> int:
 
 
 def _median_flush_seconds(servers: BenchServers, counters: int, runs: int) -> float:
-    ids, seconds = make_ids(counters), []
+    ids, seconds, request = make_ids(counters), [], FlushRequest("bench", "changed")
     for _ in range(runs):
         increment_counters(servers.client, ids, [3] * counters, mark_changed=True)
-        seconds.append(servers.flush_in_other_process(FlushRequest("bench", "changed")).flush)
+        seconds.append(run_until_flushed(servers, request, counters).seconds.flush)
     return statistics.median(seconds)

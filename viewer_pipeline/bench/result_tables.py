@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from viewer_pipeline.bench.bench_flush import FlushStats
 from viewer_pipeline.bench.bench_messages import MessageStats
 from viewer_pipeline.bench.bench_reconcile import ReconcileStats
 from viewer_pipeline.bench.bench_target import TargetStats
@@ -29,40 +28,6 @@ RUN_COSTS = {  # field -> label, decimals
     "start_cpu_seconds": ("CPU s to start `up`", 1),
     "start_to_first_flush_seconds": ("start of `up` to first flush s", 1),
 }
-
-
-def print_flush_table(sizes: list[FlushStats]) -> None:
-    """Print one row for each size."""
-    console = Console(width=WIDTH)
-    table = Table(
-        "counters", "flush s", "counters/s", "raw s", "raw / flush",
-        "drain", "aggregate", "upsert", "settle", "peak MB",
-        title="flush, drain to settled, beside the same rows by PostgreSQL alone (medians)",
-    )  # fmt: skip
-    for stats in sizes:
-        seconds = [f"{value:.2f}" for value in (stats.drain, stats.aggregate, stats.upsert, stats.settle)]
-        table.add_row(
-            f"{stats.counters:,}", f"{stats.flush:.2f}", f"{stats.counters_per_second:,}", f"{stats.raw:.2f}",
-            f"{stats.ratio:.2f}",
-            *seconds, f"{stats.peak_mb:.0f}",
-        )  # fmt: skip
-    console.print(table)
-    first = sizes[0]
-    for stats in sizes[1:]:
-        rate = stats.counters_per_second / first.counters_per_second
-        console.print(f"rate at {stats.counters:,} counters: {rate:.2f} of that at {first.counters:,}")
-    table = Table("counters", "row locked s", "counted twice s", "script ms (median)", "script ms (longest)",
-                  title="impact on other clients: longest duration in a flush, median of three flushes")  # fmt: skip
-    for stats in sizes:
-        locks_and_double_counts = stats.locks_and_double_counts
-        table.add_row(
-            f"{stats.counters:,}",
-            f"{locks_and_double_counts.row_lock_seconds:.3f}",
-            f"{locks_and_double_counts.double_count_seconds:.3f}",
-            f"{locks_and_double_counts.script_ms:.2f}",
-            f"{locks_and_double_counts.script_max_ms:.1f}",
-        )
-    console.print(table)
 
 
 def print_target_table(stats: TargetStats) -> None:

@@ -12,10 +12,13 @@ import psycopg
 import redis
 
 from viewer_pipeline.bench.bench_servers import PREFIX, BenchServers, increment_counters
+from viewer_pipeline.bench.complete_run import run_until_flushed
+from viewer_pipeline.bench.run_costs import percentile
 from viewer_pipeline.bench.thread_until_exit import ThreadUntilExit
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.redis_store import SETTLE
 
-RUNS = 3
+SETTLING = f"EVALSHA {SETTLE.sha}".encode()
 
 UNLOCKED = "SELECT vod_id FROM viewer.vod_view_counts WHERE vod_id = ANY(%s) FOR UPDATE SKIP LOCKED"
 TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = ANY(%s)"
@@ -23,25 +26,26 @@ TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = A
 
 @dataclass(frozen=True)
 class LocksAndDoubleCounts:
-    """Longest durations within a flush, median over RUNS flushes."""
+    """Longest durations within a flush, median over flushes; and for how long a settling script holds Redis."""
 
     row_lock_seconds: float  # that a sampled row was locked
     double_count_seconds: float  # that PostgreSQL plus Redis showed more views than were sent
-    script_ms: float  # median duration of a settling script in Redis
+    script_p50_ms: float
+    script_p99_ms: float
     script_max_ms: float
 
 
 def measure_locks_and_double_counts(
-    servers: BenchServers, request: FlushRequest, ids: list[str]
+    servers: BenchServers, request: FlushRequest, ids: list[str], *, runs: int
 ) -> LocksAndDoubleCounts:
-    """Flush RUNS times while two threads sample the first and last rows of each transaction."""
+    """Flush `runs` times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
     sampled = [ids[at] for at in range(0, len(ids), step)] + [
         ids[min(at + step, len(ids)) - 1] for at in range(0, len(ids), step)
     ]
     locked, double_counted, scripts = [], [], list[float]()
-    for _ in range(RUNS):
-        increment_counters(servers.client, ids, [3] * len(ids))
+    for _ in range(runs):
+        increment_counters(servers.client, ids, [3] * len(ids), mark_changed=request.mode == "changed")
         totals_before = _read_totals(servers, sampled)
         servers.client.config_set("slowlog-max-len", 1_000_000)
         servers.client.config_set("slowlog-log-slower-than", 0)
@@ -51,17 +55,22 @@ def measure_locks_and_double_counts(
             partial(_find_double_counted_ids, totals_before=totals_before), servers
         )
         with lock_sampler, double_count_sampler:
-            servers.flush_in_other_process(request)
+            run_until_flushed(servers, request, len(ids))
         servers.client.config_set("slowlog-log-slower-than", -1)
         locked.append(lock_sampler.longest_seconds())
         double_counted.append(double_count_sampler.longest_seconds())
         scripts += [
             entry["duration"] / 1000
             for entry in servers.client.slowlog_get(1_000_000)
-            if entry["command"].startswith(b"EVALSHA")
+            if entry["command"].startswith(SETTLING)
         ]
-    median = statistics.median
-    return LocksAndDoubleCounts(median(locked), median(double_counted), median(scripts), max(scripts))
+    return LocksAndDoubleCounts(
+        statistics.median(locked),
+        statistics.median(double_counted),
+        percentile(scripts, 0.5),
+        percentile(scripts, 0.99),
+        max(scripts),
+    )
 
 
 def _read_totals(servers: BenchServers, ids: list[str]) -> dict[str, int]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
+from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.settings import load_settings
+
+if TYPE_CHECKING:  # imports pandas
+    from viewer_pipeline.bench.bench_flush import FlushStats
+
+FLUSH_SIZES: dict[Mode, tuple[int, ...]] = {"sweep": (100, 10_000, 100_000, 1_000_000), "changed": (100, 10_000)}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,20 +34,49 @@ def bench_options(command: F) -> F:
     return runs(json_option(command))
 
 
-def _limits(**changes: str) -> dict[str, int]:
+def _describe_flush_sizes() -> str:
+    return "; ".join(f"{mode} {', '.join(map(str, sizes))}" for mode, sizes in FLUSH_SIZES.items())
+
+
+def _bench_flushes(sizes: dict[Mode, tuple[int, ...]], runs: int) -> list[FlushStats]:
+    from viewer_pipeline.bench.bench_flush import bench_flush
+
+    return [bench_flush(_request(mode), counters, runs=runs) for mode in sizes for counters in sizes[mode]]
+
+
+def _request(mode: Mode = "sweep", **changes: str) -> FlushRequest:
     settings = load_settings().copy_unvalidated(**changes)
-    return {"batch_size": settings.batch_size, "flush_max_counters": settings.max_counters_per_flush}
+    batch_size, max_counters = settings.batch_size, settings.max_counters_per_flush
+    return FlushRequest("bench", mode, batch_size=batch_size, flush_max_counters=max_counters)
 
 
 @bench.command()
-@click.option("--counters", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000))
+@click.option(
+    "--mode",
+    "modes",
+    default=list(FLUSH_SIZES),
+    multiple=True,
+    show_default=True,
+    type=click.Choice(list(FLUSH_SIZES)),
+    help="sweep: all counters; changed: announced ones, among 100000 other VODs and as many unrelated keys.",
+)
+@click.option(
+    "--counters",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1, 10_000_000),
+    help=f"Number of counters; give it again for more sizes.  [default: {_describe_flush_sizes()}]",
+)
 @bench_options
-def flush(counters: int, runs: int, as_json: bool) -> None:
-    """Time a flush of existing counters, beside the same rows written by PostgreSQL alone."""
-    from viewer_pipeline.bench import bench_flush, result_tables
+def flush(modes: tuple[Mode, ...], sizes: tuple[int, ...], runs: int, as_json: bool) -> None:
+    """Time flushes and complete runs, beside the same rows written by PostgreSQL alone.
 
-    stats = bench_flush.bench_flush(counters, runs=runs, **_limits())
-    echo_result(stats, partial(result_tables.print_flush_table, [stats]), as_json=as_json)
+    From 1000000 counters on, two runs are enough.
+    """
+    from viewer_pipeline.bench import flush_tables
+
+    stats = _bench_flushes({mode: sizes or FLUSH_SIZES[mode] for mode in modes}, runs)
+    echo_result({"flush": stats}, partial(flush_tables.print_flush_tables, stats), as_json=as_json)
 
 
 @bench.command()
@@ -54,7 +89,7 @@ def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 
     if counters > rows:
         raise click.UsageError(f"--counters {counters}: expected at most --rows, which is {rows}")
-    stats = bench_target.bench_target(rows, counters, runs=runs, **_limits(target_table="bench"))
+    stats = bench_target.bench_target(_request(target_table="bench"), rows, counters, runs=runs)
     echo_result(stats, partial(result_tables.print_target_table, stats), as_json=as_json)
 
 
@@ -128,19 +163,19 @@ def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run all but `runs`: flushes of 100 000 and 1 000 000 counters, a table, the changed set, messages, reconcile."""
-    from viewer_pipeline.bench import bench_flush, bench_messages, bench_reconcile, bench_target, bench_unrelated_keys
+    """Run all but `runs`, with their defaults: flushes, a table, the changed set, messages, reconcile."""
+    from viewer_pipeline.bench import bench_messages, bench_reconcile, bench_target, bench_unrelated_keys, flush_tables
     from viewer_pipeline.bench import result_tables as tables
 
-    flushes = [bench_flush.bench_flush(counters, runs=runs, **_limits()) for counters in (100_000, 1_000_000)]
-    target = bench_target.bench_target(1_000_000, 100_000, runs=runs, **_limits(target_table="bench"))
+    flushes = _bench_flushes(FLUSH_SIZES, runs)
+    target = bench_target.bench_target(_request(target_table="bench"), 1_000_000, 100_000, runs=runs)
     changed = bench_unrelated_keys.bench_unrelated_keys(1_000, 1_000_000, runs=runs)
     messages = bench_messages.bench_messages(500_000, runs=runs)
     reconciled = bench_reconcile.bench_reconcile(100_000)
     stats = {"flush": flushes, "changed": changed, "target": target, "messages": messages, "reconcile": reconciled}
 
     def print_all() -> None:
-        tables.print_flush_table(flushes)
+        flush_tables.print_flush_tables(flushes)
         tables.print_target_table(target)
         tables.print_unrelated_keys_table(changed)
         tables.print_messages_table(messages)

@@ -382,7 +382,6 @@ def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> N
 @pytest.mark.parametrize(
     ("words", "stat"),
     [
-        ("flush --counters 100", "counters"),
         ("changed --counters 10 --others 100", "counters"),
         ("messages --messages 5000", "messages"),
         ("target --counters 20 --rows 50", "counters"),

@@ -1,0 +1,100 @@
+"""A complete run in a process of its own: what the steps of a flush call, without Dagster; with the time of each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+
+from viewer_pipeline.bench.bench_servers import BenchServers, read_peak_mb
+from viewer_pipeline.bench.new_process import call_in_new_process
+from viewer_pipeline.flush import commit, drain, verify
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
+from viewer_pipeline.flush.rejected_counts import report_newly_rejected
+from viewer_pipeline.flush.run_metrics import record_run
+from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.target.parked_views import still_parked_of_flushes
+
+TOP_VODS = 10
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """The durations of the steps of a run in their order, together the complete run; then those of two parts."""
+
+    start: float  # of the process
+    drain: float
+    aggregate: float
+    bulk_upsert: float
+    verify: float
+    top_vods: float
+    other: float  # what the last step does besides: parked and rejected views, the run's metrics; and disconnecting
+    commit: float  # the transactions of the bulk upsert
+    settle: float  # beside them
+
+    @property
+    def flush(self) -> float:
+        """From the begin of the first step until everything is settled and the totals are published."""
+        return self.drain + self.aggregate + self.bulk_upsert
+
+    @property
+    def complete_run(self) -> float:
+        """From the request for the process to the end of the last step."""
+        return self.start + self.flush + self.verify + self.top_vods + self.other
+
+
+@dataclass(frozen=True)
+class CompleteRun:
+    """One run, or several together."""
+
+    seconds: StepSeconds
+    cpu_seconds: float  # of the process
+    peak_mb: float  # of the process; of several, the highest
+    counters: int  # that were flushed
+    processes: int = 1
+
+
+def run_until_flushed(servers: BenchServers, request: FlushRequest, counters: int) -> CompleteRun:
+    """Start one run after another, each in a new process, until so many counters are flushed; return their sums."""
+    runs = [_start_run(servers, request)]
+    while sum(run.counters for run in runs) < counters:
+        runs.append(_start_run(servers, request))
+        assert runs[-1].counters, "no counter was left"
+    seconds = StepSeconds(*map(sum, zip(*(astuple(run.seconds) for run in runs), strict=True)))
+    cpu_seconds, peak_mb = sum(run.cpu_seconds for run in runs), max(run.peak_mb for run in runs)
+    return CompleteRun(seconds, cpu_seconds, peak_mb, sum(run.counters for run in runs), len(runs))
+
+
+def _start_run(servers: BenchServers, request: FlushRequest) -> CompleteRun:
+    return call_in_new_process(time_run, servers.settings, request, time.perf_counter())
+
+
+def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> CompleteRun:
+    """Run once; return the duration of each step. `requested_at`: by the clock `time.perf_counter`."""
+    times = [requested_at, time.perf_counter()]
+
+    def end_step() -> None:
+        times.append(time.perf_counter())
+
+    with Stores.open(settings) as stores:
+        snapshot = drain.drain(stores, request)
+        end_step()
+        aggregated = aggregate(snapshot.readings)
+        end_step()
+        report = commit.bulk_upsert(stores, snapshot, aggregated)
+        end_step()
+        results = verify.verify(stores, report)
+        end_step()
+        with stores.ledger.connect() as connection:
+            most_viewed_vods_of_flushes(connection, report.seqs, TOP_VODS)
+            end_step()
+            still_parked_of_flushes(connection, report.seqs)
+            report_newly_rejected(connection, request.run_id)
+        record_run(stores.ledger, report)
+    end_step()
+    assert all(result.passed for result in results), results
+    seconds = [ended - began for began, ended in pairwise(times)] + [report.upsert_seconds, report.settle_seconds]
+    return CompleteRun(StepSeconds(*seconds), time.process_time(), read_peak_mb(), report.counters)

@@ -1,0 +1,41 @@
+"""What both servers have used so far: write-ahead log and CPU time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from viewer_pipeline.bench.bench_servers import BenchServers
+from viewer_pipeline.bench.process_tree import sum_cpu_seconds
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+
+SQL = named_queries(__name__)
+
+
+@dataclass(frozen=True)
+class ServerUsage:
+    """Totals since the start of the servers, or the differences between two times."""
+
+    wal_bytes: int
+    postgres_cpu_seconds: float  # of all its processes, those in the background too; 0 where there is no /proc
+    redis_cpu_seconds: float
+
+    @classmethod
+    def read(cls, servers: BenchServers) -> Self:
+        """Return the totals, once the sessions of others have ended."""
+        while fetch_one(servers.connection, SQL["count_other_sessions"])[0]:
+            continue
+        cpu: Any = servers.client.info("cpu")
+        return cls(
+            int(fetch_one(servers.connection, SQL["read_wal_bytes"])[0]),
+            sum_cpu_seconds(servers.postgres_pid),
+            sum(seconds for name, seconds in cpu.items() if name.startswith(("used_cpu_sys", "used_cpu_user"))),
+        )
+
+    def since(self, earlier: ServerUsage) -> ServerUsage:
+        """Return the differences."""
+        return ServerUsage(
+            self.wal_bytes - earlier.wal_bytes,
+            self.postgres_cpu_seconds - earlier.postgres_cpu_seconds,
+            self.redis_cpu_seconds - earlier.redis_cpu_seconds,
+        )

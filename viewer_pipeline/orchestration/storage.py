@@ -1,7 +1,8 @@
 """Dagster's storage in PostgreSQL, over connections that are kept (docs/adr/0017-storage-with-kept-connections.md).
 
-The tables and statements are those of dagster-postgres. That opens a connection for every query outside the webserver,
-190 for a run. It also needs a variable with a URL for SQLAlchemy, where `dagster.yaml` needs none for this class.
+The tables and statements are those of dagster-postgres, but for one. That opens a connection for every query outside
+the webserver, 190 for a run. It also needs a variable with a URL for SQLAlchemy, where `dagster.yaml` needs none for
+this class.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Self
 
 import click
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
@@ -66,6 +69,10 @@ class PooledRunStorage(_PartOfPooledStorage, PostgresRunStorage):
 
 class PooledEventLogStorage(_PartOfPooledStorage, PostgresEventLogStorage):
     """Events, assets, results of checks."""
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event, without the NOTIFY of dagster-postgres: a transaction for old versions, which listened."""
+        SqlEventLogStorage.store_event(self, event)
 
     def create_tables(self) -> None:
         """Create the tables."""

@@ -1,8 +1,7 @@
 """The SQLAlchemy engine of Dagster's storage: one for a process, with connections that are kept, checked and ours.
 
 Its connections are opened like all others of this program: with our session settings, with finite waits, through
-poolers as well, and by psycopg 3. dagster-postgres is made for psycopg2, which writes parameters into the text of a
-statement: `NOTIFY` takes none otherwise.
+poolers as well, and by psycopg 3.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from viewer_pipeline.logs import event as log_line
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.kept_connections import is_closed_by_server
 from viewer_pipeline.stores.postgres import open_connection
-from viewer_pipeline.stores.session import ClientBindingCursor
 
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's commands print the lines of `dagster`
 
@@ -89,7 +87,7 @@ def _create_engine(settings: Settings) -> Engine:
     log.info(log_line("storage of Dagster", place=url.place, schema=url.schema or ""))
     engine = create_engine(
         DIALECT,
-        creator=lambda: open_connection(url, cursor_factory=ClientBindingCursor),
+        creator=lambda: open_connection(url),
         isolation_level="AUTOCOMMIT",
         poolclass=QueuePool,
         pool_size=1,

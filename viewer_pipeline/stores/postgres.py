@@ -128,9 +128,7 @@ def with_reply_timeout(connection: psycopg.Connection, seconds: float) -> Iterat
         connection.reply_seconds = before
 
 
-def open_connection(
-    url: PostgresUrl, seconds: float | None = None, cursor_factory: type[SessionCursor] = SessionCursor
-) -> BoundedConnection:
+def open_connection(url: PostgresUrl, seconds: float | None = None) -> BoundedConnection:
     """Open an autocommit connection with our settings and finite waits. Raises psycopg's errors, and SessionUnusable.
 
     `seconds`: of each statement and of its wait for locks, in place of those of the URL.
@@ -143,7 +141,7 @@ def open_connection(
         statement_seconds = min(STATEMENT_SECONDS, url.reply_seconds)
         timeouts["statement_timeout"] = f"{statement_seconds:.0f}s"
         reply_seconds = max(url.reply_seconds, MARGIN * statement_seconds)
-    connection = BoundedConnection.connect(autocommit=True, cursor_factory=cursor_factory, **url.arguments(ARGUMENTS))
+    connection = BoundedConnection.connect(autocommit=True, cursor_factory=SessionCursor, **url.arguments(ARGUMENTS))
     connection.adapters.register_loader("numeric", WholeNumberLoader)
     connection.reply_seconds = reply_seconds
     # A flush succeeds although a row was edited meanwhile; at a higher level, which a role may set, it would fail.

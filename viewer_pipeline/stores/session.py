@@ -115,7 +115,3 @@ class SessionCursor(psycopg.Cursor[TupleRow]):
         """Begin a COPY."""
         with self._statement(), super().copy(*args, **kwargs) as copy:
             yield copy
-
-
-class ClientBindingCursor(SessionCursor, psycopg.ClientCursor[TupleRow]):
-    """Writes parameters into the text of the statement: for statements in which PostgreSQL takes none, as in NOTIFY."""

@@ -18,8 +18,10 @@ from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from sqlalchemy import Engine, event, text
 
 from viewer_pipeline.cli.in_process_runs import run_flush
+from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration import storage_engine
 from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode
 from viewer_pipeline.orchestration.storage import PooledPostgresStorage
 from viewer_pipeline.orchestration.storage_engine import DIALECT, dispose_engines, engine_of
@@ -122,6 +124,16 @@ def test_the_schema_is_read_once_a_minute(
     monkeypatch.setattr(storage_engine, "SCHEMA_SECONDS", -1)
     dagster.instance.get_run_records()
     assert [statement for statement in statements[before + 2 :] if "pg_catalog" in statement]
+
+
+def test_an_event_is_one_statement(dagster: DagsterWorld, engine: Engine) -> None:
+    """Its INSERT: nobody listens to the NOTIFY of dagster-postgres, which is a transaction of its own."""
+    run = dagster.instance.create_run_for_job(defs.resolve_job_def(flush_views.name))
+    statements = list[str]()
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    dagster.instance.report_engine_event("something happened", run)
+    assert [statement.partition(" (")[0] for statement in statements] == ["INSERT INTO event_logs"]
+    assert dagster.instance.all_logs(run.run_id)[-1].message == "something happened"
 
 
 def test_no_thread_waits_for_a_connection(engine: Engine) -> None:

@@ -67,6 +67,7 @@ from viewer_pipeline_tests.support.servers import (  # noqa: E402
 )
 from viewer_pipeline_tests.support.stored import PAIRS, Stored, loaded  # noqa: E402
 from viewer_pipeline_tests.support.streamix import MakeWorld, TargetWorld  # noqa: E402
+from viewer_pipeline_tests.support.totals_statements import MERGE, UPSERT, TotalsStatement, forced  # noqa: E402
 from viewer_pipeline_tests.support.world import PREFIX, World  # noqa: E402
 
 TEMPLATE = f"template_viewer_{os.urandom(6).hex()}"  # workers of pytest-xdist may share a server
@@ -252,6 +253,13 @@ def stores(client: redis.Redis, redis_url: str, database_url: str) -> Stores:
 def world(stores: Stores) -> World:
     """Both stores with a producer that counts the views it sent."""
     return World(stores)
+
+
+@pytest.fixture(params=[MERGE, UPSERT], ids=lambda statement: statement.query)
+def totals_statement(request: pytest.FixtureRequest, world: World) -> Iterator[TotalsStatement]:
+    """Each of the statements that add a flush to the totals; flushes of the test run it."""
+    with forced(request.param, world):
+        yield request.param
 
 
 @pytest.fixture(params=PAIRS)

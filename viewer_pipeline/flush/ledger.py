@@ -11,7 +11,6 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import errors as pg
 
 from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
@@ -126,10 +125,7 @@ class Ledger:
         """Try the common case first: every row takes its views."""
         target = self.target(connection)
         if target is None:
-            try:
-                return transaction.commit_flush(connection, flush, transaction.add_to_totals)
-            except pg.NumericValueOutOfRange:
-                return transaction.commit_flush(connection, flush, transaction.add_to_totals_parking)
+            return transaction.commit_to_totals(connection, flush)
         try:
             return transaction.commit_flush(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
         except psycopg.Error as error:

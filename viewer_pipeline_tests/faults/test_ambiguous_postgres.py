@@ -25,6 +25,7 @@ from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres import BoundedConnection
 from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.totals_statements import TotalsStatement
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
@@ -41,10 +42,9 @@ def first_line(module: ModuleType, query: str) -> bytes:
 LAST_FLUSH = first_line(ledger_reads, "last_flush")
 CLAIM = first_line(transaction, "insert_flush")
 COPIED = b"COPY viewer.flush_batch"
-COUNTED = first_line(transaction, "upsert_totals")
 COMMIT = b"COMMIT\x00"  # the statement, not a level of isolation
-STATEMENTS = [LAST_FLUSH, b"BEGIN", CLAIM, COPIED, COUNTED, COMMIT]
-NAMES = ["last flush", "begin", "claim", "copy", "upsert", "commit"]
+STATEMENTS = [LAST_FLUSH, b"BEGIN", CLAIM, COPIED, COMMIT]
+NAMES = ["last flush", "begin", "claim", "copy", "commit"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,17 @@ def flush_through(world: World, proxy: Proxy) -> RunReport | PostgresUnavailable
         return error
     finally:
         assert time.monotonic() - started < MAX_RUN_SECONDS
+
+
+@pytest.fixture
+def counted(totals_statement: TotalsStatement) -> bytes:
+    """The bytes that identify the statement that adds to the totals: each one in turn."""
+    return first_line(transaction, totals_statement.query)
+
+
+def test_the_reply_to_the_totals_is_lost(world: World, proxy: Proxy, counted: bytes) -> None:
+    """PostgreSQL rolls back what it has added to the totals."""
+    test_the_reply_is_lost(world, proxy, counted)
 
 
 @pytest.mark.parametrize("needle", STATEMENTS, ids=NAMES)
@@ -121,7 +132,12 @@ def test_the_reply_to_the_first_of_two_commits_is_lost(world: World, proxy: Prox
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("needle", [CLAIM, COUNTED, COMMIT], ids=["claim", "upsert", "commit"])
+def test_the_request_for_the_totals_arrives_late(world: World, proxy: Proxy, counted: bytes) -> None:
+    """It arrives after the run has failed, and PostgreSQL executes it and rolls it back."""
+    test_the_request_arrives_late(world, proxy, counted)
+
+
+@pytest.mark.parametrize("needle", [CLAIM, COMMIT], ids=["claim", "commit"])
 def test_the_request_arrives_late(world: World, proxy: Proxy, needle: bytes) -> None:
     """It arrives after the run has failed, and PostgreSQL executes it: a COMMIT counts the views once."""
     world.send_many(3)
@@ -177,15 +193,18 @@ def test_a_lost_reply_at_every_flush_of_a_run(world: World, proxy: Proxy) -> Non
     world.assert_all_persisted()
 
 
-@pytest.mark.parametrize("name", ["copy_batches", "add_to_totals"], ids=["in COPY", "in COMMIT"])
-def test_a_backend_that_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("in_commit", [False, True], ids=["in COPY", "in COMMIT"])
+def test_a_backend_that_is_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch, totals_statement: TotalsStatement, in_commit: bool
+) -> None:
     """The kernel acknowledges for it, so only the client's timeout ends the wait; then it changes nothing twice."""
     world.send_many(3)
+    name = totals_statement.function if in_commit else "copy_batches"
     step = getattr(transaction, name)
     stopped = list[int]()
 
     def stop_and_continue(connection: psycopg.Connection, *arguments: Any) -> Any:
-        after = step(connection, *arguments) if name == "add_to_totals" else None  # the COMMIT comes next
+        after = step(connection, *arguments) if in_commit else None  # the COMMIT comes next
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)
         return after or step(connection, *arguments)
@@ -196,15 +215,17 @@ def test_a_backend_that_is_stopped(world: World, monkeypatch: pytest.MonkeyPatch
             world.flush()
     os.kill(stopped[0], signal.SIGCONT)
     wait_until(lambda: not backends(world), 10, "the backend to see that its client is gone")
-    assert world.seqs() == ([1] if name == "add_to_totals" else [])
+    assert world.seqs() == ([1] if in_commit else [])
     world.flush()
     world.assert_all_persisted()
 
 
-def test_a_stopped_backend_delays_the_next_run_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_backend_delays_the_next_run_only(
+    world: World, monkeypatch: pytest.MonkeyPatch, totals_statement: TotalsStatement
+) -> None:
     """Its row of the ledger is locked: the next run times out as well, and the one after it counts once."""
     world.send_many(3)
-    with stopped_before_commit(world, monkeypatch):
+    with stopped_before_commit(world, monkeypatch, totals_statement.function):
         with pytest.raises(PostgresUnavailable, match="no answer within"):
             world.flush()
         assert world.counters() == dict(world.sent)
@@ -215,19 +236,19 @@ def test_a_stopped_backend_delays_the_next_run_only(world: World, monkeypatch: p
 
 
 @contextmanager
-def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stopped_before_commit(world: World, monkeypatch: pytest.MonkeyPatch, last_step: str) -> Iterator[None]:
     """Run a flush whose backend is stopped before it reads the COMMIT, and continue it in the end."""
     snapshot = drain(world.stores, world.request())
-    original, stopped = transaction.add_to_totals, list[int]()
+    original, stopped = getattr(transaction, last_step), list[int]()
 
     def stop_after(connection: psycopg.Connection, *arguments: Any) -> FetchTotals:
-        totals = original(connection, *arguments)
+        totals: FetchTotals = original(connection, *arguments)
         stopped.append(connection.info.backend_pid)
         os.kill(stopped[0], signal.SIGSTOP)
         return totals
 
     with monkeypatch.context() as patch:
-        patch.setattr(transaction, "add_to_totals", stop_after)
+        patch.setattr(transaction, last_step, stop_after)
         with pytest.raises(PostgresUnavailable):
             bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     try:

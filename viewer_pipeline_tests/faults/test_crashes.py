@@ -18,7 +18,10 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline_tests.support.dying import Died, die
+from viewer_pipeline_tests.support.totals_statements import TotalsStatement
 from viewer_pipeline_tests.support.world import World
+
+pytestmark = pytest.mark.usefixtures("totals_statement")
 
 
 def flush_and_die(world: World) -> None:
@@ -106,11 +109,13 @@ def test_a_run_dies_after_its_last_commit(world: World, monkeypatch: pytest.Monk
     world.assert_all_persisted()
 
 
-def test_a_run_dies_before_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_dies_before_commit(
+    world: World, monkeypatch: pytest.MonkeyPatch, totals_statement: TotalsStatement
+) -> None:
     """Everything is written but not committed: PostgreSQL rolls it all back."""
     world.send_many(3)
-    upsert = SQL["upsert_totals"].replace("RETURNING", "RETURNING 1 / (view_count - view_count),")
-    monkeypatch.setitem(SQL, "upsert_totals", upsert)
+    query = SQL[totals_statement.query].replace("RETURNING", "RETURNING 1 / (t.view_count - t.view_count),")
+    monkeypatch.setitem(SQL, totals_statement.query, query)
     with pytest.raises(PostgresFailed, match="division by zero"):
         world.flush()
     assert (world.seqs(), world.totals()) == ([], {})

@@ -265,6 +265,7 @@ def calls_of(world: ConnectedWorld, name: str) -> int:
 
 
 @pytest.mark.timeout(600 + WANTED)
+@pytest.mark.usefixtures("totals_statement")
 def test_a_switch_at_every_call(quick: ConnectedWorld, tally: Tally, add_to_summary: Callable[[str], None]) -> None:
     """A flush stops before each of its calls in turn, and the other runs to its end in between."""
     calls = calls_of(quick, "flush 1")
@@ -278,6 +279,7 @@ def test_a_switch_at_every_call(quick: ConnectedWorld, tally: Tally, add_to_summ
     assert tally.waited >= 10  # calls of a transaction, each a moment at which the other must wait for it
 
 
+@pytest.mark.usefixtures("totals_statement")
 @pytest.mark.parametrize("fate", ["cut", "lost"])
 def test_every_call_without_a_reply(
     quick: ConnectedWorld, tally: Tally, fate: Literal["cut", "lost"], add_to_summary: Callable[[str], None]

@@ -27,7 +27,6 @@ from viewer_pipeline.flush.ledger_reads import read_batches_after
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.flush.transaction import SQL
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline_tests.support.claims import claim
@@ -116,7 +115,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
         ):
             assert thread.is_alive()
         transaction.copy_batches(connection, planned.batches)
-        connection.execute(SQL["upsert_totals"], {"seq": planned.seq})
+        transaction.add_to_totals(connection, planned)
         connection.commit()
     thread.join(30)
     assert outcome[0].notes.superseded == 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.support.world import World
@@ -61,14 +59,6 @@ class TargetWorld(World):
         assert self.target() == expected
         assert self.totals() == expected
         self.assert_conserved()
-
-    def in_thread(self, **options: Any) -> Future[RunReport]:
-        """Start a flush on another thread."""
-        pool = ThreadPoolExecutor(1)
-        try:
-            return pool.submit(self.flush, **options)
-        finally:
-            pool.shutdown(wait=False)
 
     def rest(self, counted: dict[str, int]) -> dict[str, int]:
         """Return the views that were sent in addition to these counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +61,14 @@ class World:
             stores = replace(self.stores, ledger=ledger)
             snapshot = drain(stores, self.request(mode, **options))
             return bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+
+    def in_thread(self, **options: Any) -> Future[RunReport]:
+        """Start a flush on another thread."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(self.flush, **options)
+        finally:
+            pool.shutdown(wait=False)
 
     def drain(self, mode: Mode = "sweep", **options: Any) -> tuple[Snapshot, Aggregate]:
         """Run the first two steps of a flush."""

@@ -55,7 +55,8 @@ prove: $(READY)   ## Break each rule of the protocol in a copy, and show that th
 	$(BIN)/python -m tools.prove
 
 soak: $(READY)    ## Kill, pause and fail over everything for two minutes under full traffic; every view counts once.
-	$(BIN)/viewer-pipeline soak --minutes 2
+	@history=$$(mktemp) && $(BIN)/viewer-pipeline soak --minutes 2 --history "$$history" \
+	    && $(BIN)/python -m tools.judge "$$history" && rm "$$history"
 
 browser: $(READY) ## Test the UI in a real Chromium; renews the screenshots in docs/images.
 	VIEWER_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser

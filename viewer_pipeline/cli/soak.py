@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -18,15 +19,20 @@ from viewer_pipeline.settings import load_settings
     "--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05), help="How long to inject faults."
 )
 @click.option("--seed", type=int, help="Seed of a run to repeat. Default: a new one, which is printed.")
+@click.option(
+    "--history",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the views sent, the views stored and the faults to this file, for `python -m tools.judge`.",
+)
 @json_option
-def soak(minutes: float, seed: int | None, as_json: bool) -> None:
+def soak(minutes: float, seed: int | None, history: Path | None, as_json: bool) -> None:
     """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
     from viewer_pipeline.bench.soak import run_soak
 
     configure_logging_and_sigterm(logging.CRITICAL)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     echo_progress(f"seed {seed}")
-    report = run_soak(load_settings(), minutes, seed, echo_progress)
+    report = run_soak(load_settings(), minutes, seed, echo_progress, history)
     kills, pauses = sum(report.kills.values()), sum(report.pauses.values())
     lost, duplicated = sum(report.lost.values()), sum(report.duplicated.values())
     text = f"seed {report.seed}: {kills} kills, {pauses} pauses, {report.failovers} failovers; sent {report.sent}"

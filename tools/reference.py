@@ -56,6 +56,7 @@ MORE_ON_SETTINGS = {
     "batch_size": "[Tuning](../tuning.md)",
     "batch_interval_ms": "[Tuning](../tuning.md)",
     "flush_max_counters": "[Tuning](../tuning.md)",
+    "run_max_counters": "[Tuning](../tuning.md#run_max_counters)",
     "pubsub_mode": "[Producers](../how-to/producers.md)",
     "totals_channel": "[Totals out](../totals.md)",
     "sweep_cron": "[Tuning](../tuning.md#sweep_cron)",

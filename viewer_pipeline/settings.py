@@ -41,6 +41,7 @@ SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
 OR_UP = "or `viewer-pipeline up` running with the same VIEWER_HOME"
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
+RUN_COUNTERS = 250_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
 
 
@@ -113,6 +114,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="counters in one transaction: bounds how long rows are locked"
         " (default: 10000, with `TARGET_TABLE` 4000)",
+    )
+    run_max_counters: int = Field(
+        RUN_COUNTERS,
+        ge=1,
+        le=100_000_000,
+        description="counters that one run reads: bounds its memory. The next run starts at once while some remain",
     )
     pubsub_mode: PubSubMode = Field(
         "increment",

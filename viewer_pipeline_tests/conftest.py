@@ -30,6 +30,7 @@ _OURS = (
     "FRESHNESS_",
     "HISTORY_",
     "LEDGER_",
+    "RUN_MAX_",
     "RUN_RETENTION",
     "FAILED_RUN",
     "REJECTED_",

@@ -8,6 +8,8 @@ from viewer_pipeline.cli.command_settings import load_settings_with_running_serv
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
 
+TEXT = "run {run_id}: {views} views of {counters} counters in {flushes} flushes, {rejected} rejected; {notes}"
+
 
 @click.command()
 @click.option(
@@ -16,19 +18,21 @@ from viewer_pipeline.settings import Settings
 @click.option("--vod-id", "vod_ids", multiple=True, help="Flush only this VOD; may be repeated.")
 @json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
-    """Run one flush in this process, recorded in Dagster's history."""
+    """Run flushes in this process until nothing older is pending; recorded in Dagster's history."""
     settings = load_settings_with_running_servers()
     require_responding_servers(settings)
     _require_usable_redis_and_target(settings)
-    from viewer_pipeline.cli.in_process_runs import echo_run_result, run_flush
+    from viewer_pipeline.cli.in_process_runs import echo_run_result, merge_results, run_flushes
     from viewer_pipeline.orchestration.dagster_instance import open_instance
     from viewer_pipeline.orchestration.flush_ops import FlushMode
 
     with open_instance(settings) as instance:
-        result = run_flush(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line")
-    text = "run {run_id}: {views} views of {counters} counters in {flushes} flushes, {rejected} rejected; {notes}"
-    stats = {"run_id": result.run_id, **result.stats}
-    echo_run_result(result, text.format_map(stats) if result.success else "", as_json=as_json)
+        results = []
+        for result in run_flushes(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line"):
+            results.append(result)
+            if result.success and not as_json:
+                click.echo(TEXT.format_map({"run_id": result.run_id, **result.stats}))
+    echo_run_result(merge_results(results), "", as_json=as_json)
 
 
 def _require_usable_redis_and_target(settings: Settings) -> None:

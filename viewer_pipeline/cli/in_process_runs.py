@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Any
@@ -17,14 +17,15 @@ from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
-from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+SUMMED_STATS = ("counters", "views", "flushes", "batches", "unparked", "rejected", "drift")
 DAY_STATS = ("views", "vods", "flushes", "notes")
 
 
@@ -75,16 +76,47 @@ def run_flush(
     *,
     trigger: str,
     vod_ids: tuple[str, ...] = (),
+    announced_before: float | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> RunResult:
     """Run the flush job."""
-    config = flush_run_config(mode, vod_ids)
+    config = flush_run_config(mode, vod_ids, announced_before if mode is FlushMode.changed else None)
     result = _execute(flush_views.name, instance, settings, config, {TRIGGER_TAG: trigger, **tags})
     stats: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
         metadata = event.materialization.metadata
         stats |= {name: value.value for name, value in metadata.items() if isinstance(value.value, int | float | str)}
     return RunResult(result.run_id, result.success, stats, _check_results(result))
+
+
+def run_flushes(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    mode: FlushMode,
+    *,
+    trigger: str,
+    vod_ids: tuple[str, ...] = (),
+    tags: Callable[[], Mapping[str, str]] = dict,
+) -> Iterator[RunResult]:
+    """Run the flush job until it has read all that is pending now, or fails; yield each run when it has ended."""
+    announced_before, is_whole_pass = None, False
+    while True:
+        result = run_flush(
+            instance, settings, mode, trigger=trigger, vod_ids=vod_ids, announced_before=announced_before, tags=tags()
+        )
+        yield result
+        stats = result.stats
+        announced_before = announced_before or stats.get("taken_at")
+        is_whole_pass |= stats.get("scanned_from_percent", 0) == 0  # else the sweep was begun by an earlier run
+        if not result.success or not (stats["remaining"] or not is_whole_pass):
+            return
+
+
+def merge_results(results: Sequence[RunResult]) -> RunResult:
+    """Return flush runs as one: the id and the checks of the last, and the sums of what each has counted."""
+    last = results[-1]
+    totals = {name: sum(result.stats.get(name, 0) for result in results) for name in SUMMED_STATS if name in last.stats}
+    return replace(last, stats={**last.stats, **totals})
 
 
 def backfill_window(settings: Settings, first: date, last_or_today: date | None) -> Window:

@@ -15,7 +15,7 @@ MIN_RUN_SECONDS = 1.0  # the shortest run; one that cannot end in time is not st
 
 
 def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
-    """Run a sweep in this process, recorded in Dagster's history, if views are pending; return the outcome as text.
+    """Sweep in this process, recorded in Dagster's history, if views are pending; return the outcome as text.
 
     A running flush gets half of the remaining time to end first; two at once would be exact as well.
     Raises ViewerPipelineError, NotFlushed where time ran out; pending views stay in Redis.
@@ -26,7 +26,7 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
         return "nothing was pending"
     from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
-    from viewer_pipeline.cli.in_process_runs import run_flush  # imports Dagster: 2 s
+    from viewer_pipeline.cli.in_process_runs import run_flushes  # imports Dagster: 2 s
     from viewer_pipeline.orchestration.dagster_instance import open_instance
     from viewer_pipeline.orchestration.flush_job import is_flush_run_launched
     from viewer_pipeline.orchestration.flush_ops import FlushMode
@@ -35,12 +35,17 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
         wait_until = time.monotonic() + (monotonic_deadline - time.monotonic()) / 2
         while is_flush_run_launched(instance) and time.monotonic() < wait_until:
             time.sleep(POLL_SECONDS)
-        if (remaining := monotonic_deadline - time.monotonic()) < MIN_RUN_SECONDS:
-            raise NotFlushed("there was no time left to flush it")
-        # If this process ends before its run, Dagster's monitor fails the run at this time and not after
-        # `max_runtime_seconds`; sensor and sweep wait for the run until then.
-        tags = {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
-        result = run_flush(instance, settings, FlushMode.sweep, trigger="shutdown: remaining views", tags=tags)
-    if not result.success:
-        raise NotFlushed(f"run {result.run_id} failed")
-    return f"flushed the remaining views: {result.stats.get('views', 0)}, run {result.run_id}"
+
+        def tags() -> dict[str, str]:
+            if (remaining := monotonic_deadline - time.monotonic()) < MIN_RUN_SECONDS:
+                raise NotFlushed("there was no time left to flush it")
+            # If this process ends before its run, Dagster's monitor fails the run at this time and not after
+            # `max_runtime_seconds`; sensor and sweep wait for the run until then.
+            return {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
+
+        trigger, views = "shutdown: remaining views", 0
+        for result in run_flushes(instance, settings, FlushMode.sweep, trigger=trigger, tags=tags):
+            if not result.success:
+                raise NotFlushed(f"run {result.run_id} failed")
+            views += result.stats.get("views", 0)
+    return f"flushed the remaining views: {views}, run {result.run_id}"

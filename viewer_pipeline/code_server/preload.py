@@ -12,8 +12,8 @@ import dagster as dg
 from dagster._core.execution.api import create_execution_plan
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 
 # What Dagster and our modules import only when it is needed.
 IMPORTED_LATER = (

@@ -19,6 +19,7 @@ from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
 from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import record_new_rejects
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
@@ -55,11 +56,11 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
             snapshot = drain(stores, request)
             step.notes += snapshot.notes
             aggregated = aggregate(snapshot.readings)
-    sweeps = request.mode == "sweep"
-    unparked = _apply_and_prune_parked(stores.ledger, request.parked_retention_days) if sweeps else NO_VIEWS
+    part = snapshot.progress.part
+    is_swept = part is not None and part.is_last
+    unparked = _apply_and_prune_parked(stores.ledger, request.parked_retention_days) if is_swept else NO_VIEWS
     stores.redis.remove_from_changed_set(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
-    if attempts[-1].complete:
-        stores.redis.complete_sweep(snapshot.sweep_request, snapshot.marker.ledger)
+    remaining = _store_progress(stores.redis, snapshot) if attempts[-1].complete else 0
     _steps.pop(first, None)
     return RunReport(
         snapshot,
@@ -68,11 +69,26 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
         aggregated.rejects,
         first.notes + step.notes,
         left_over=not attempts[-1].complete,
+        remaining=remaining,
         aggregate_seconds=aggregated.seconds,
         upsert_seconds=sum(attempt.upsert_seconds for attempt in attempts),
         settle_seconds=sum(attempt.settle_seconds for attempt in attempts),
         unparked=unparked,
     )
+
+
+def _store_progress(redis: RedisStore, snapshot: Snapshot) -> int:
+    """Store how far a sweep has come; return what the next run should read immediately.
+
+    Nothing if another run continues the sweep, or if the changed set did not shrink: runs must not go on for ever.
+    """
+    progress = snapshot.progress
+    if progress.part:
+        return progress.remaining if redis.advance_sweep(progress.part) else 0
+    if not progress.remaining:
+        return 0
+    announced = redis.count_announced(snapshot.announced_before)
+    return announced if announced < progress.read + progress.remaining else 0
 
 
 class _StepNotes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -48,13 +49,13 @@ class CounterReader:
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
 
-    def changed_ids_oldest_first(self) -> Iterator[list[bytes]]:
-        """Yield the raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
+    def changed_ids_oldest_first(self, limit: int = sys.maxsize) -> Iterator[list[bytes]]:
+        """Yield `limit` raw ids of the changed set, oldest announcement first. A hint: it may miss and repeat ids."""
         start = 0
-        while True:
+        while start < limit:
             with redis_errors(self.url):
                 try:
-                    ids: Any = self._client.zrange(self.names.changed, start, start + READ_COUNT - 1)
+                    ids: Any = self._client.zrange(self.names.changed, start, min(start + READ_COUNT, limit) - 1)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise
@@ -66,12 +67,16 @@ class CounterReader:
 
     def scan_counters(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys, the raw ids of the counters in it; ids may come twice."""
-        cursor, cut = 0, len(self.prefix)
+        return (ids for _, ids in self.scan_counters_from(0))
+
+    def scan_counters_from(self, cursor: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield, per SCAN call over the keys after `cursor`, its own cursor and the raw ids of the counters in it."""
+        cut = len(self.prefix)
         keys: Any
         while True:
             with redis_errors(self.url):
                 cursor, keys = self._client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
-            yield [key[cut:] for key in keys]
+            yield cursor, [key[cut:] for key in keys]
             if cursor == 0:
                 return
 
@@ -158,6 +163,19 @@ class CounterReader:
         """Return the pending request for a sweep: the time (ns), a blank, the reason. None if there is none."""
         return self.subscriber_fields(["sweep"])[0]
 
+    def sweep_position(self) -> bytes:
+        """Return where a sweep continues, as it is stored; empty if none is under way."""
+        return self.subscriber_fields(["sweep_position"])[0] or b""
+
+    def server_run_id(self) -> str:
+        """Return the id of this process of Redis: another one after a restart. Empty if it may not be read."""
+        with redis_errors(self.url):
+            try:
+                server: Any = self._client.info("server")
+            except redis.ResponseError:
+                return ""
+        return str(server.get("run_id", ""))
+
     def known_pipelines(self) -> list[Pipeline]:
         """Return all pipelines in the registry of this Redis, by prefix."""
         with redis_errors(self.url):
@@ -174,6 +192,20 @@ class CounterReader:
         with redis_errors(self.url):
             seconds, microseconds = self._client.time()
         return datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
+
+    def count_announced(self, before: float | None) -> int:
+        """Return the number of VODs in the changed set that were announced before this Unix time; None: of all."""
+        with redis_errors(self.url):
+            try:
+                if before is None:
+                    count: Any = self._client.zcard(self.names.changed)
+                else:
+                    count = self._client.zcount(self.names.changed, "-inf", f"({int(before * 1000)}")
+            except redis.ResponseError as error:
+                if not str(error).startswith("WRONGTYPE"):
+                    raise
+                return 0  # another program took the name: sweeps find all counters
+        return int(count)
 
     def changed_set_size_and_oldest(self) -> tuple[int, datetime | None]:
         """Return the number of VODs in the changed set, and when the oldest was announced."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +10,7 @@ from uuid import UUID
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
-from viewer_pipeline.flush.counter_reader import READ_COUNT
+from viewer_pipeline.flush.candidates import Candidates, Progress
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
@@ -24,7 +23,6 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.stores.chunks import chunks
 
 DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
 
@@ -40,9 +38,14 @@ class Snapshot:
     readings: Readings
     taken_at: datetime
     oldest: datetime | None  # when the oldest pending VOD was announced
-    sweep_request: bytes | None  # the request for a sweep that this one fulfils
+    progress: Progress
     notes: RunNotes
     seconds: float
+
+    @property
+    def announced_before(self) -> float:
+        """The Unix time before which VODs were announced that runs read until none of them is left."""
+        return self.request.announced_before or self.taken_at.timestamp()
 
 
 def drain(stores: Stores, request: FlushRequest) -> Snapshot:
@@ -73,13 +76,16 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
             notes += settle_notes + RunNotes(settled_before=settled_before)
             record_incidents(connection, notes, request.run_id)
         _, oldest = stores.redis.changed_set_size_and_oldest()
-        sweep_request = stores.redis.sweep_request() if request.mode == "sweep" else None
-        readings = redis.read(_candidates(stores.redis, request))
+        server = redis.server_run_id() if request.mode == "sweep" else ""
+        candidates = Candidates(stores.redis, server, request, marker)
+        readings = redis.read(candidates)
         now = redis.wait_until_reads_durable(request.run_id, marker, notes.redis_emptied)
     if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:
         return None
+    progress = candidates.progress
+    notes += RunNotes(sweep_restarted=progress.sweep_restarted)
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
-    return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, sweep_request, notes, seconds)
+    return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, progress, notes, seconds)
 
 
 def _ensure_marker(
@@ -99,13 +105,3 @@ def _ensure_marker(
             notes = RunNotes(redis_emptied=emptied, postgres_rolled_back=True)
             return last, marker._replace(missing_flushes=(last.seq, marker.seq)), notes
         last = newest  # another run committed in between: start again
-
-
-def _candidates(redis: RedisStore, request: FlushRequest) -> Iterable[Sequence[bytes]]:
-    match request.mode:
-        case "ids":
-            return [[vod_id.encode() for vod_id in page] for page in chunks(request.vod_ids, READ_COUNT)]
-        case "changed":
-            return redis.changed_ids_oldest_first()
-        case "sweep":
-            return redis.scan_counters()

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from viewer_pipeline.settings import RUN_COUNTERS
+
 Mode = Literal["changed", "sweep", "ids"]
 
 
 @dataclass(frozen=True)
 class FlushRequest:
-    """The request of one run. `vod_ids` are for the mode `ids` alone."""
+    """The request of one run. `vod_ids` are for the mode `ids` alone, `announced_before` (Unix time) for `changed`."""
 
     run_id: str
     mode: Mode = "sweep"
     vod_ids: tuple[str, ...] = ()
     batch_size: int = 100
     flush_max_counters: int = 10_000
+    run_max_counters: int = RUN_COUNTERS
+    announced_before: float | None = None
     parked_retention_days: int | None = None

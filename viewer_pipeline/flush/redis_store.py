@@ -17,6 +17,7 @@ from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
+from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
@@ -29,7 +30,7 @@ DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
 BEGIN = Script.load("flush/claim", "flush/begin")
 CONFIRM, SETTLE = Script.load("flush/confirm"), Script.load("flush/settle")
-DISCARD, SWEPT = Script.load("flush/discard"), Script.load("flush/swept")
+DISCARD, ADVANCE_SWEEP = Script.load("flush/discard"), Script.load("flush/advance_sweep")
 REGISTER = Script.load("flush/claim", "flush/register")
 
 
@@ -69,15 +70,16 @@ class RedisStore(CounterReader):
         return RedisStore(self._client, self.url, prefix)
 
     @contextmanager
-    def on_one_connection(self) -> Iterator[RedisStore]:
+    def on_one_connection(self, *, only_names: bool = False) -> Iterator[RedisStore]:
         """Open the same store over one connection that is never made again: RedisUnavailable once it breaks.
 
         What is settled before a read must be settled in the Redis that is read (rule R3), and durability must be waited
         for where it was read (rule R7): no replica promoted in between, no restart with an older state. Raises
-        SettingsError if this Redis cannot wait as configured.
+        SettingsError if this Redis cannot wait as configured; not checked if `only_names` of counters are read there.
         """
         with non_reconnecting_client(self._client, self.durability.seconds) as client:
-            self.durability.require_support(client, self.url)
+            if not only_names:
+                self.durability.require_support(client, self.url)
             store = copy(self)
             store._client = client  # noqa: SLF001 - a copy of this store
             yield store
@@ -186,10 +188,14 @@ class RedisStore(CounterReader):
         with redis_errors(self.url):
             self._client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
 
-    def complete_sweep(self, request: bytes | None, ledger: str) -> None:
-        """Remove the request that `sweep_request` returned before the sweep; a newer one stays."""
-        if request is not None:
-            self.run_script(SWEPT, [self.names.subscriber, self.names.marker], [request, ledger])
+    def advance_sweep(self, part: SweepPart) -> bool:
+        """Store that this part is committed and settled; return False if another run has moved the position since.
+
+        After the last part, remove the request that the pass fulfils; a newer one stays.
+        """
+        begin, end = part.begin, b"" if part.is_last else part.end.encode()
+        arguments: list[str | bytes | int] = [begin.ledger, begin.epoch, part.stored, end, begin.request]
+        return bool(self.run_script(ADVANCE_SWEEP, [self.names.subscriber, self.names.marker], arguments))
 
     def publish_totals(self, messages: Iterable[bytes]) -> None:
         """Publish on the channel of totals, in order. Although it raises, messages may go out, and twice."""

@@ -20,6 +20,7 @@ class RunNotes:
     postgres_rolled_back: bool = False  # the marker was ahead of the ledger
     skipped_views: int = 0  # views of flushes that were read from another Redis than this one
     superseded: int = 0  # how often another run committed first
+    sweep_restarted: str = ""  # why a sweep began again although it had a position
     unpublished: int = 0  # flushes whose totals were not published, or not all
     publish_error: str = ""
 
@@ -45,6 +46,7 @@ class RunNotes:
             f"{self.settled_already} batches were settled already, by another run or by a script whose reply was"
             " lost": self.settled_already,
             f"counters held {self.drift} views less than they should: another program lowered {names}": self.drift,
+            f"the sweep began again at the first key: {self.sweep_restarted}": self.sweep_restarted,
             f"another run committed first, {self.superseded} times; drained again": self.superseded,
             f"totals of {self.unpublished} flushes were not published: {self.publish_error}": self.unpublished,
         }

@@ -30,7 +30,11 @@ class CommittedFlush:
 
 @dataclass(frozen=True)
 class RunReport:
-    """The result of a run. `left_over`: other runs kept committing first; the next run takes the rest."""
+    """The result of a run.
+
+    `left_over`: other runs kept committing first; the next run takes the rest. `remaining`: what the next run should
+    read immediately: announced VODs, or for a sweep about so many keys.
+    """
 
     snapshot: Snapshot
     committed: Sequence[CommittedFlush]  # by this attempt of the step
@@ -38,10 +42,19 @@ class RunReport:
     rejects: Sequence[Reject]
     notes: RunNotes
     left_over: bool
+    remaining: int
     aggregate_seconds: float
     upsert_seconds: float
     settle_seconds: float
     unparked: ParkedViews = NO_VIEWS  # parked views that were counted
+
+    @property
+    def remaining_text(self) -> str:
+        """What remains, for operators."""
+        part = self.snapshot.progress.part
+        if part is None:
+            return f"{self.remaining} announced VODs"
+        return f"about {self.remaining} keys, after {part.end.share:.1%} of all,"
 
     @property
     def flushes(self) -> list[FlushRow]:

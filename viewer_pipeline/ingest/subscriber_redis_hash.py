@@ -38,6 +38,7 @@ class SubscriberState:
     part: int = 0
     parts: int = 0
     sweep: str = ""  # a request for a sweep: time (ns), a blank, the reason
+    sweep_position: str = ""  # where a sweep continues that is under way (flush/sweep_position.py)
     until: str = ""  # a sentence where version 0.1.0 expects a number, so that it refuses to run
 
     @classmethod

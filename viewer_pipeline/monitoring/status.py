@@ -13,6 +13,7 @@ from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, store
 from viewer_pipeline.flush.ledger_row_types import LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
+from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
@@ -29,6 +30,7 @@ class PipelineStatus:
 
     pending_vods: int
     oldest_pending_seconds: float | None
+    sweep: SweepPosition | None  # of the sweep that is under way between two runs
     marker: Marker | None
     last_flush: LastFlush
     summary: StoredViewsSummary
@@ -52,6 +54,7 @@ class PipelineStatus:
             "timestamp": format_timestamp(),
             "pending_vods": self.pending_vods,
             "oldest_pending_seconds": self.oldest_pending_seconds,
+            "sweep_position": _position_to_dict(self.sweep) if self.sweep else None,
             "marker": self.marker._asdict() if self.marker else None,
             "last_flush": self.last_flush.seq,
             "settled": self.is_last_flush_settled,
@@ -71,7 +74,7 @@ def read_status(settings: Settings) -> PipelineStatus:
     """
     with closing(HealthProbes(settings, STATUS_SECONDS)) as probes:
         pending, oldest = probes.store.changed_set_size_and_oldest()
-        marker = probes.store.marker()
+        sweep, marker = SweepPosition.parse(probes.store.sweep_position()), probes.store.marker()
         with probes.ledger.connect(any_server=True) as connection:
             rejected = read_rejected_summary(connection).counts
             last, summary = last_flush(connection), stored_views_summary(connection)
@@ -80,6 +83,7 @@ def read_status(settings: Settings) -> PipelineStatus:
     return PipelineStatus(
         pending_vods=pending,
         oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,
+        sweep=sweep,
         marker=marker,
         last_flush=last,
         summary=summary,
@@ -89,6 +93,10 @@ def read_status(settings: Settings) -> PipelineStatus:
         checks=checks,
         stall_reasons=stall_reasons(flushes, pending, checks, settings),
     )
+
+
+def _position_to_dict(position: SweepPosition) -> dict[str, Any]:
+    return {"began_at": format_timestamp(position.began), "percent": round(100 * position.share, 1)}
 
 
 def _incident_to_dict(incident: Incident) -> dict[str, Any]:

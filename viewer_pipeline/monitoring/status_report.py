@@ -9,10 +9,11 @@ from rich.table import Table
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.rejected_counts import describe_rejected
+from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.time_formatting import format_age
+from viewer_pipeline.time_formatting import format_age, seconds_since
 
 WIDTH = 10
 REMAINING = (
@@ -47,6 +48,7 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
     checks = status.checks
     return [
         ("pending", f"{status.pending_vods} announced VODs{age}"),
+        *([("sweep at", _sweeping(status.sweep))] if status.sweep else []),
         ("persisted", f"{status.summary.persisted} views of {status.summary.vods} VODs"),
         ("parked", f"{status.summary.parked} views of {status.summary.parked_vods} VODs"),
         ("rejected", describe_rejected(status.rejected)),
@@ -59,6 +61,10 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
         ("sweep", _with_skip_reason(checks["sweep"])),
         ("runs", checks["flush_runs"].message),
     ]
+
+
+def _sweeping(position: SweepPosition) -> str:
+    return f"{position.share:.1%} of all keys, begun {format_age(seconds_since(position.began))}"
 
 
 def _marker(status: PipelineStatus) -> str:

@@ -1,12 +1,9 @@
 """The flush job, and how its runs are requested."""
 
-from typing import Any
-
 import dagster as dg
 
 from viewer_pipeline.flush.run_metrics import record_failure
-from viewer_pipeline.orchestration.flush_ops import ASSET, FlushMode, flush_mode_of
-from viewer_pipeline.orchestration.loggers import LOG_LINES
+from viewer_pipeline.orchestration.flush_ops import flush_mode_of
 from viewer_pipeline.orchestration.view_counts_asset import view_counts
 
 # dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
@@ -30,11 +27,6 @@ flush_views = dg.define_asset_job(
     tags=JOB_TAG,
     hooks={count_failed_run},
 )
-
-
-def flush_run_config(mode: FlushMode, vod_ids: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the run config of `flush_views`, with log lines on stderr in our format."""
-    return {"ops": {ASSET: {"config": {"mode": mode.name, "vod_ids": list(vod_ids)}}}, **LOG_LINES}
 
 
 def describe_blocking_run(instance: dg.DagsterInstance, job: str = flush_views.name) -> str | None:

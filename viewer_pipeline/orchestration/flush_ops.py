@@ -16,7 +16,10 @@ from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
 from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
+from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.flush.verify import CHECKS
+from viewer_pipeline.orchestration.loggers import LOG_LINES
+from viewer_pipeline.orchestration.next_flush_run import queue_next_run
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
@@ -45,6 +48,20 @@ class FlushConfig(dg.Config):
         FlushMode.sweep, description="changed: announced VODs; sweep: all counters, also those nobody announced"
     )
     vod_ids: list[str] = Field([], description="flush only these VODs, in either mode")
+    announced_before: float | None = Field(
+        None,
+        description="changed: only VODs announced before this Unix time. Set by a run that leaves some to the next",
+    )
+
+
+def flush_run_config(
+    mode: FlushMode, vod_ids: tuple[str, ...] = (), announced_before: float | None = None
+) -> dict[str, Any]:
+    """Return the run config of `flush_views`, with log lines on stderr in our format."""
+    config: dict[str, Any] = {"mode": mode.name, "vod_ids": list(vod_ids)}
+    if announced_before is not None:
+        config["announced_before"] = announced_before
+    return {"ops": {ASSET: {"config": config}}, **LOG_LINES}
 
 
 def flush_mode_of(run_config: Mapping[str, Any]) -> str:
@@ -69,11 +86,13 @@ def drain_counters(
         vod_ids=tuple(config.vod_ids),
         batch_size=settings.batch_size,
         flush_max_counters=settings.max_counters_per_flush,
+        run_max_counters=settings.run_max_counters,
+        announced_before=config.announced_before,
         parked_retention_days=settings.parked_retention_days,
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
-    context.log.info(f"read {len(snapshot.readings.vod_ids)} counters, mode={request.mode}, base={snapshot.base}")
+    context.log.info(f"read {snapshot.progress.read} counters, mode={request.mode}, base={snapshot.base}")
     return snapshot
 
 
@@ -101,7 +120,10 @@ def bulk_upsert(
         context.log.warning(sentence)
     if persisted.left_over:
         context.log.warning("other runs kept committing first; the next run flushes the rest")
-    context.log.info(f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}")
+    remaining = f"; {persisted.remaining_text} remain" if persisted.remaining else ""
+    context.log.info(
+        f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}{remaining}"
+    )
     if persisted.unparked.vods:
         context.log.info(f"counted {persisted.unparked.views} parked views of {persisted.unparked.vods} VODs")
     if persisted.recovered:
@@ -131,6 +153,16 @@ def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, sto
         if not result.passed:
             context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
         yield to_asset_check_result(ASSET, result)
+    if persisted.remaining:
+        _continue_in_next_run(context, persisted)
+
+
+def _continue_in_next_run(context: dg.OpExecutionContext, persisted: RunReport) -> None:
+    snapshot, remaining = persisted.snapshot, persisted.remaining_text
+    before = None if snapshot.progress.part else snapshot.announced_before
+    config = flush_run_config(FlushMode(snapshot.request.mode), announced_before=before)
+    if next_run := queue_next_run(context, remaining, config):
+        context.log.info(f"run {next_run[:8]} continues")
 
 
 def _metadata(
@@ -152,7 +184,10 @@ def _metadata(
         "unparked": persisted.unparked.views,
         "rejected": sum(count.inputs for count in rejected),
         "drift": notes.drift,
+        "remaining": persisted.remaining,
+        **_scanned(snapshot.progress.part),
         "settled_before": notes.settled_before,
+        "taken_at": dg.MetadataValue.timestamp(snapshot.taken_at),
         "oldest_pending_seconds": seconds_since(snapshot.oldest) if snapshot.oldest else 0.0,
         "drain_seconds": snapshot.seconds,
         "aggregate_seconds": persisted.aggregate_seconds,
@@ -164,6 +199,13 @@ def _metadata(
         "top_vods": to_table_metadata({"vod_id": "string", "views": "int", "total": "int"}, top),
         "rejected_by_reason": to_table_metadata({"source": "string", "reason": "string", "inputs": "int"}, rejected),
     }
+
+
+def _scanned(part: SweepPart | None) -> dict[str, float]:
+    if part is None:
+        return {}
+    end = 1.0 if part.is_last else part.end.share
+    return {"scanned_from_percent": 100 * part.begin.share, "scanned_percent": 100 * end}
 
 
 def _rejected_sentence(rejected: list[RejectedCount]) -> str:

@@ -3,9 +3,10 @@
 import dagster as dg
 
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.flush.unannounced_counters import UnannouncedScan, parse_scan_cursor, scan_for_unannounced
-from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.run_trigger_tag import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
@@ -27,7 +28,7 @@ def view_count_updates_sensor(
     Reads the changed set in Redis, which the worker fills from pub/sub, and adds the counters with views that it finds
     among the next `SENSOR_SCAN_MAX_KEYS` keys. The cursor is that of SCAN. Skips if there are none, or while another
     flush run is queued or active. Launches a sweep instead if the worker requested one because it may have missed
-    announcements.
+    announcements, or if the last sweep did not come to its end.
     """
     if reason := describe_blocking_run(context.instance):
         return dg.SkipReason(reason)
@@ -35,6 +36,9 @@ def view_count_updates_sensor(
         sweep = stores.redis.sweep_request()
         if sweep is not None:
             trigger = f"sensor: sweep requested: {sweep.partition(b' ')[2].decode()}"
+            return build_run_request(trigger, flush_run_config(FlushMode.sweep))
+        if position := SweepPosition.parse(stores.redis.sweep_position()):
+            trigger = f"sensor: a sweep ended after {position.share:.1%} of all keys"
             return build_run_request(trigger, flush_run_config(FlushMode.sweep))
         budget = settings.sensor_scan_max_keys, settings.sensor_scan_max_seconds
         scan = scan_for_unannounced(stores.redis, parse_scan_cursor(context.cursor), *budget)

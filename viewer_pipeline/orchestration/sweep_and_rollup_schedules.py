@@ -10,8 +10,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, was_ever_rolled_up
 from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
-from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule

@@ -37,7 +37,7 @@ redis_counters = dg.AssetSpec(
 @dg.config_mapping
 def flush_config(config: FlushConfig) -> dict[str, Any]:
     """Pass the run config of the asset to its first step."""
-    return {"drain_counters": {"config": {"mode": config.mode.name, "vod_ids": config.vod_ids}}}
+    return {"drain_counters": {"config": {**config.model_dump(), "mode": config.mode.name}}}
 
 
 # Generous: in a quiet night or weekend there is nothing to flush. /health reports views that wait too long.

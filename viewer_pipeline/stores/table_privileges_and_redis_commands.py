@@ -57,6 +57,7 @@ REDIS_COMMANDS: tuple[str, ...] = (
     "unsubscribe",
     "zadd",
     "zcard",
+    "zcount",
     "zrange",
     "zrem",
 )

@@ -24,9 +24,10 @@ from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.flush.redis_store import BEGIN, CONFIRM, DISCARD, SETTLE, SWEPT, RedisStore
+from viewer_pipeline.flush.redis_store import ADVANCE_SWEEP, BEGIN, CONFIRM, DISCARD, SETTLE, RedisStore
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.sweep_position import SweepPart, SweepPosition
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.stores.redis import connect
@@ -56,21 +57,21 @@ class Call(NamedTuple):
         return cls(words, command.lower())
 
 
-# On the connection of a drain, which is never replaced ...
+# On the connections of a drain, which are never replaced ...
 SETTLED = Call(SETTLE.sha.encode())
 ONCE = {
     "begin": Call(BEGIN.sha.encode()),
     "settle": SETTLED,
+    "scan": Call.of("SCAN"),
     "read": Call.of("MGET"),
     "confirm": Call(CONFIRM.sha.encode()),
 }
 # ... and calls that redis-py repeats.
 AGAIN = {
-    "scan": Call.of("SCAN"),
     "settle": SETTLED,
     "publish": Call.of("PUBLISH"),
     "discard": Call(DISCARD.sha.encode()),
-    "sweep done": Call(SWEPT.sha.encode()),
+    "sweep done": Call(ADVANCE_SWEEP.sha.encode()),
 }
 SILENT = ["settle", "publish", "discard", "sweep done"]
 
@@ -181,7 +182,7 @@ def test_the_connection_breaks_during_a_drain(
     assert isinstance(outcome(long_timeout.flush), RedisUnavailable)
     assert faults(proxy) == 1
     assert world.seqs() == [1, 2]
-    settled = fault == "lost" if name == "settle" else name in ("read", "confirm")
+    settled = fault == "lost" if name == "settle" else name in ("scan", "read", "confirm")
     assert world.marker() == (Marker(2, 2, 2) if settled else Marker(1, 1, 1))
     assert_whole(world)
 
@@ -191,9 +192,9 @@ def test_the_connection_breaks_during_a_drain(
 def test_a_call_is_repeated(world: World, proxy: Proxy, long_timeout: Proxied, name: str, fault: Fault) -> None:
     """redis-py reconnects and repeats it, whether or not Redis executed it: the run continues, and counts once."""
     scene(world)
-    planned = long_timeout.drain() if name != "scan" else None
+    planned = long_timeout.drain()
     inject(proxy, fault, AGAIN[name], 1)
-    done = long_timeout.flush() if planned is None else bulk_upsert(long_timeout.stores, *planned)
+    done = bulk_upsert(long_timeout.stores, *planned)
     assert faults(proxy) == 1
     assert (done.views, done.notes.drift, done.notes.unpublished) == (15, 0, 0)
     assert done.notes.settled_already == (2 if (name, fault) == ("settle", "lost") else 0)
@@ -295,6 +296,8 @@ def begin_on_one_server(store: RedisStore) -> None:
         redis.begin("run", LastFlush(0, 0), SOME_LEDGER)
 
 
+SOME_POSITION = SweepPosition(0, 1, "server", "epoch", "ledger", b"1 request")
+
 CALLS: dict[str, Callable[[RedisStore], object]] = {
     "begin": lambda store: store.begin("run", LastFlush(0, 0), SOME_LEDGER),
     "wait_until_reads_durable": lambda store: store.wait_until_reads_durable("run", Marker(0, 0, 0)),
@@ -309,7 +312,11 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "request_sweep": lambda store: store.request_sweep("test"),
     "require_writes": lambda store: store.require_writes(),
     "sweep_request": lambda store: store.sweep_request(),
-    "complete_sweep": lambda store: store.complete_sweep(b"requested", "ledger"),
+    "advance_sweep": lambda store: store.advance_sweep(SweepPart(b"", SOME_POSITION, SOME_POSITION)),
+    "sweep_position": lambda store: store.sweep_position(),
+    "server_run_id": lambda store: store.server_run_id(),
+    "count_announced": lambda store: store.count_announced(None),
+    "scan_counters_from": lambda store: list(store.scan_counters_from(0)),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),
     "publish_totals": lambda store: store.publish_totals([b"one", b"two"]),
     "add_to_changed_set": lambda store: store.add_to_changed_set(["a", "b"]),
@@ -324,7 +331,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "subscriber_fields": lambda store: store.subscriber_fields(["holder"]),
     "known_pipelines": lambda store: store.known_pipelines(),
     "register_pipeline": lambda store: store.register_pipeline(SOME_LEDGER),
-    "run_script": lambda store: store.run_script(SWEPT, ["a", "b"], ["request", "ledger"]),
+    "run_script": lambda store: store.run_script(DISCARD, ["a", "b"], ["ledger", 1, 1]),
     "on_one_connection": begin_on_one_server,
 }
 

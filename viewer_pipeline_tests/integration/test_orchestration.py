@@ -27,8 +27,8 @@ from viewer_pipeline.orchestration.dagster_instance import (
     open_instance,
 )
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS as DAILY_CHECKS
-from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import LAUNCHED, flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.flush_sensor import EARLY_SECONDS, view_count_updates_sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import sweep_schedule

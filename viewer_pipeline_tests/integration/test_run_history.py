@@ -13,8 +13,8 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily_rollup import Window
 from viewer_pipeline.orchestration import run_history_pruning
-from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.run_history_pruning import (
     DAY_SECONDS,
     PrunedRuns,

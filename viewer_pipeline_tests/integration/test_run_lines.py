@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.orchestration.flush_job import flush_run_config, flush_views
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline_tests.support.world import World
 
 

@@ -11,8 +11,7 @@ import redis
 
 from viewer_pipeline.flush.counter_reader import SCAN_COUNT
 from viewer_pipeline.flush.unannounced_counters import MAX_CURSOR, parse_scan_cursor, scan_for_unannounced
-from viewer_pipeline.orchestration.flush_job import flush_run_config
-from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.flush_sensor import view_count_updates_sensor
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.streamix import TargetWorld

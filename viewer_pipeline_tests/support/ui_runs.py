@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from viewer_pipeline_tests.support.stack import Stack, query_graphql
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -37,12 +38,12 @@ class Runs:
     def __init__(self, stack: Stack, world: World) -> None:
         self._ui, self._world = stack.wait_for_ui(), world
 
-    def launch(self, job: str) -> str:
+    def launch(self, job: str, config: dict[str, Any] | None = None) -> str:
         """Launch a run; return its id."""
         selector = {"repositoryLocationName": "viewer_pipeline", "repositoryName": "__repository__", "jobName": job}
         day = {"key": "dagster/partition", "value": datetime.now(UTC).date().isoformat()}
         metadata = {"tags": [day] if job == "roll_up_days" else []}
-        params = {"selector": selector, "runConfigData": {}, "executionMetadata": metadata}
+        params = {"selector": selector, "runConfigData": config or {}, "executionMetadata": metadata}
         launched = list[str]()
 
         def launch() -> bool:

@@ -9,7 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -119,11 +119,14 @@ def narrow(
     owner.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def flush_once(narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "") -> RunReport:
+def flush_once(
+    narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "", **limits: int
+) -> RunReport:
     """Run a whole flush, as the ops do; a view of `meanwhile` comes in after the counters were read."""
     url = narrow.settings.require_redis_url()
     stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
-    snapshot = drain(stores, FlushRequest(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4))
+    request = FlushRequest(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4)
+    snapshot = drain(stores, replace(request, **limits))  # type: ignore[arg-type]
     if meanwhile:
         narrow.owner.send(meanwhile)
     done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
@@ -249,10 +252,11 @@ def test_everything_else(narrow: Narrow, client: redis.Redis) -> None:
     """A worker, Dagster, doctor, `send`, a migration with nothing to do; it takes every command that is granted."""
     client.script_flush()
     client.config_resetstat()
-    client.zadd("viewer:changed", {"idle": 1})
+    client.zadd("viewer:changed", {"idle": 1, "gone": 1})
     do_everything(narrow)
     with connect(narrow.settings.require_redis_url()) as mine:
-        flush_once(narrow, mine, "changed")
+        assert flush_once(narrow, mine, "changed", run_max_counters=1).remaining == 1
+        assert flush_once(narrow, mine, "changed").remaining == 0
     fold_once(narrow)
     send_views(narrow.settings, "sent", 2, "both")
     assert run_of_dagster(narrow.settings)

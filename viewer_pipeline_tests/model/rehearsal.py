@@ -12,7 +12,16 @@ from unittest.mock import patch
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavailable
-from viewer_pipeline.flush import commit, drain, ledger_reads, marker_ownership, redis_store, settle, transaction
+from viewer_pipeline.flush import (
+    candidates,
+    commit,
+    drain,
+    ledger_reads,
+    marker_ownership,
+    redis_store,
+    settle,
+    transaction,
+)
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger import Ledger
@@ -226,7 +235,7 @@ class Rehearsal:
             patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),
             patch.object(drain, "require_undiverged_history", lambda *_: None),
             patch.object(settle, "require_undiverged_history", lambda *_: None),
-            patch.object(drain, "READ_COUNT", 1),
+            patch.object(candidates, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
             patch.object(drain, "DRAIN_TRIES", self._first.runs[0].tries),
             patch.object(commit, "SUPERSEDED_TRIES", self._first.runs[0].tries),

@@ -555,6 +555,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "REDIS_WAIT_TIMEOUT_MS": "3000",
         "BATCH_SIZE": "7",
         "BATCH_INTERVAL_MS": "30000",
+        "RUN_MAX_COUNTERS": "250000",
         "TARGET_ID_COLUMN": "id",
         "TARGET_COUNT_COLUMN": "viewCount",
         "TARGET_EXCLUSIVE": "False",

@@ -8,8 +8,8 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Column, Table
 
-from viewer_pipeline.bench.bench_flush import FlushStats
 from viewer_pipeline.bench.complete_run import StepSeconds
+from viewer_pipeline.bench.flush_stats import FlushStats
 from viewer_pipeline.bench.result_tables import WIDTH
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from viewer_pipeline.bench.bench_servers import BenchServers
 from viewer_pipeline.bench.process_tree import sum_cpu_seconds
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SQL = named_queries(__name__)
 
@@ -39,3 +43,12 @@ class ServerUsage:
             self.postgres_cpu_seconds - earlier.postgres_cpu_seconds,
             self.redis_cpu_seconds - earlier.redis_cpu_seconds,
         )
+
+
+def measure_usage(
+    servers: BenchServers, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[T, ServerUsage]:
+    """Return the result of a function, and what the servers have used meanwhile."""
+    before = ServerUsage.read(servers)
+    result = function(*args, **kwargs)
+    return result, ServerUsage.read(servers).since(before)

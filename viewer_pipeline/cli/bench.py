@@ -15,7 +15,7 @@ from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.settings import load_settings
 
 if TYPE_CHECKING:  # imports pandas
-    from viewer_pipeline.bench.bench_flush import FlushStats
+    from viewer_pipeline.bench.flush_stats import FlushStats
 
 FLUSH_SIZES: dict[Mode, tuple[int, ...]] = {"sweep": (100, 10_000, 100_000, 1_000_000), "changed": (100, 10_000)}
 

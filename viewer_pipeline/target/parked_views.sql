@@ -90,12 +90,14 @@ WITH due AS MATERIALIZED (
 SELECT count(*), coalesce(sum(views), 0) FROM gone
 
 -- name: still_parked_of_flushes
--- What some flushes have parked and is still parked: VODs whose total does not carry the flush.
+-- What some flushes have parked and is still parked: VODs whose total does not carry the flush. Most flushes park
+-- nothing: then no counter is compared.
 SELECT count(DISTINCT c.vod_id), coalesce(sum(c.delta), 0)
 FROM viewer.flush_batch AS b
 CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
 LEFT JOIN viewer.vod_view_counts AS t ON t.vod_id = c.vod_id
 WHERE b.seq = ANY(%(seqs)s) AND coalesce(t.last_flush, 0) < b.seq
+    AND EXISTS (SELECT FROM viewer.parked WHERE last_flush >= (SELECT min(seq) FROM unnest(%(seqs)s::bigint[]) AS seq))
 
 -- name: prune_parked
 -- Delete a page of parked views of VODs that have no row, and had no views for so many days; one record in

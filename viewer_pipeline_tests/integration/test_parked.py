@@ -17,6 +17,7 @@ from viewer_pipeline.target.parked_views import (
     next_ready_or_advance_cursor,
     parked_by_reason,
     prune_parked,
+    still_parked_of_flushes,
 )
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -203,3 +204,24 @@ def test_retention_leaves_rows_that_somebody_holds(vods: TargetWorld) -> None:
         assert prune_parked(connection, target, 30) == (0, 0)
         other.rollback()
         assert prune_parked(connection, target, 30) == (1, 5)
+
+
+def test_still_parked_of_flushes(vods: TargetWorld) -> None:
+    """Views that these flushes parked, also if a later one parked more of the VOD; none of other flushes."""
+    vods.add_vods("real")
+    for views in ({"real": 1}, {"ghost": 5, "spirit": 2, "real": 1}, {"ghost": 3}, {"real": 1}):
+        for vod_id, count in views.items():
+            vods.send(vod_id, count)
+        vods.flush()
+    with vods.stores.ledger.connect() as connection:
+
+        def still_parked(*seqs: int) -> tuple[int, int]:
+            parked = still_parked_of_flushes(connection, seqs)
+            return parked.vods, parked.views
+
+        assert [still_parked(seq) for seq in (1, 2, 3, 4)] == [(0, 0), (2, 7), (1, 3), (0, 0)]
+        assert still_parked(2, 3) == (2, 10)
+        assert still_parked() == (0, 0)
+        vods.add_vods("ghost")
+        vods.flush()
+        assert still_parked(2, 3) == (1, 2)

@@ -14,6 +14,7 @@ from viewer_pipeline.bench.row_lock_and_double_count_times import measure_locks_
 from viewer_pipeline.bench.server_usage import measure_usage
 from viewer_pipeline.bench.totals_subscriber import TotalsSubscriber
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.transaction import MERGE_VERSION
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
@@ -22,7 +23,6 @@ MANY_COUNTERS = 1_000_000  # from here on, MANY_COUNTERS_RUNS are enough
 MANY_COUNTERS_RUNS = 2
 OTHERS = 100_000  # VODs with totals, and keys that are no counters, beside those of the mode `changed`
 FEW_ROWS = 1_000  # of an unknown table: PostgreSQL assumes more, and would read all totals instead of those of the rows
-MERGE_SINCE = 170000  # the version of PostgreSQL from which flushes use it
 
 
 def bench_flush(request: FlushRequest, counters: int, *, runs: int) -> FlushStats:
@@ -66,7 +66,7 @@ def _create_totals(servers: BenchServers, request: FlushRequest, ids: list[str])
 
 
 def _merge_statement(servers: BenchServers) -> str:
-    return "MERGE" if servers.connection.info.server_version >= MERGE_SINCE else "UPDATE"
+    return "MERGE" if servers.connection.info.server_version >= MERGE_VERSION else "UPDATE"
 
 
 def _measure_round(servers: BenchServers, request: FlushRequest, ids: list[str], number: int) -> Round:

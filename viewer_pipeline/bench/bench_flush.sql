@@ -24,7 +24,7 @@ WHEN NOT MATCHED THEN INSERT (vod_id, view_count, last_flush, updated_at)
     VALUES (s.vod_id, s.delta, 1, statement_timestamp())
 
 -- name: update_raw
--- The same for rows that exist, where flushes use no MERGE: before PostgreSQL 17.
+-- The same for rows that exist, where flushes use no MERGE: before PostgreSQL 17.7.
 UPDATE raw_merged AS t SET view_count = t.view_count + s.delta, last_flush = 1, updated_at = statement_timestamp()
 FROM stage AS s WHERE t.vod_id = s.vod_id
 

@@ -64,11 +64,14 @@ class Runs:
         return str(status)
 
     def wait_for(self, run_id: str, *statuses: str) -> str:
-        """Wait for one of these statuses, and return it."""
+        """Wait for one of these statuses, and return it. Prints the events of a run that failed."""
         wait_until(
             lambda: self.status(run_id) in statuses, 120, f"run {run_id} is {statuses}, not {self.status(run_id)}"
         )
-        return self.status(run_id)
+        status = self.status(run_id)
+        if status == "FAILURE":
+            print(*self._world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}' ORDER BY id"))  # noqa: T201 - pytest shows it
+        return status
 
     def flush(self) -> None:
         """Run a sweep to its end."""

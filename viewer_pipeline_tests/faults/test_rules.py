@@ -17,6 +17,7 @@ from viewer_pipeline.errors import (
     MarkerUnreadable,
     PostgresFailed,
     PostgresUnavailable,
+    RedisFailed,
     RedisRefusesWrites,
 )
 from viewer_pipeline.flush import commit, ledger, transaction
@@ -29,6 +30,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
+from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import claim
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -134,14 +136,16 @@ def test_r3_a_run_stops_after_several_superseded_attempts(world: World, monkeypa
     world.assert_all_persisted()
 
 
-def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World) -> None:
-    """As redis-py does after a timeout, with one or several batches."""
+@pytest.mark.parametrize("arrive", ["before", "between"])
+def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, arrive: str) -> None:
+    """As redis-py does after a timeout, with one or several batches; as many new views arrive before, or in between."""
     world.send_many(4)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
         batches = read_batches_after(connection, 0, 0, 1, 100)
-    world.send_many(4)
-    for _ in range(3):
+    for attempt in range(3):
+        if attempt == (0 if arrive == "before" else 1):
+            world.send_many(4)
         settled = world.stores.redis.settle(world.at(0, 0, 0), batches)
         assert (settled.marker, settled.refused) == (world.at(1, 2, 2), False)
     assert world.counters() == {f"vod{n:04d}": 3 for n in range(4)}
@@ -367,6 +371,54 @@ def test_settling_without_memory_changes_nothing(world: World) -> None:
     world.assert_all_persisted()
 
 
+@pytest.mark.parametrize("new_views", [False, True])
+def test_r4_a_marker_that_cannot_be_moved(world: World, *, new_views: bool) -> None:
+    """The script moves it before it subtracts: refused there, nothing has changed, and it settles later."""
+    world.send_many(4)
+    world.flush_unsettled()
+    with world.stores.ledger.connect() as connection:
+        batches = read_batches_after(connection, 0, 0, 1, 100)
+    if new_views:
+        world.send_many(4)
+    world.client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])
+    url = world.stores.redis.url.replace("redis://", "redis://limited:any@")
+    try:
+        with connect(url) as client, pytest.raises(RedisFailed):
+            RedisStore(client, url, PREFIX).settle(world.at(0, 0, 0), batches)
+    finally:
+        world.client.acl_deluser("limited")
+    assert world.counters() == dict(world.sent)
+    assert world.marker() == Marker(0, 0, 0)
+    world.flush()
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize(
+    ("held", "left", "drift"),
+    [
+        ({"a": 5, "b": 16}, {}, 0),
+        ({"a": 6, "b": 16}, {"a": 1}, 0),
+        ({"a": 16, "b": 5}, {"a": 11}, 11),
+        ({"a": 51, "b": 6}, {"a": 46}, 10),
+        ({"a": 5}, {}, 16),
+        ({"a": "5 16", "b": 1}, {"a": "5 16"}, 20),
+    ],
+)
+def test_r2_counters_are_lowered_by_their_own_delta(
+    world: World, held: dict[str, Any], left: dict[str, Any], drift: int
+) -> None:
+    """Those that hold exactly their deltas are deleted together; not if one alone, or only their text, is the same."""
+    world.send("a", 5)
+    world.send("b", 16)
+    planned = world.drain(batch_size=2)
+    world.client.delete(PREFIX + "a", PREFIX + "b")
+    world.client.mset({PREFIX + vod_id: value for vod_id, value in held.items()})
+    done = bulk_upsert(world.stores, *planned)
+    counters: Any = {vod_id: world.client.get(PREFIX + vod_id) for vod_id in ("a", "b")}
+    assert counters == {vod_id: str(left[vod_id]).encode() if vod_id in left else None for vod_id in ("a", "b")}
+    assert done.notes.drift == drift
+
+
 def test_a_lowered_counter_is_reported(world: World) -> None:
     """Its counter becomes zero, never negative; the missing views are the drift; others are exact."""
     world.send("a", 5)
@@ -418,21 +470,23 @@ def test_drift_without_a_reply_is_reported_as_unknown(world: World, monkeypatch:
     assert check.message == "drift is 0 views; of 2 batches it is not known"
 
 
-def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World) -> None:
+@pytest.mark.parametrize("new_views", [0, 1])
+def test_a_changed_set_of_another_type_does_not_stop_a_flush(world: World, new_views: int) -> None:
     """It is a hint: without it, counters are read by sweeps and settled all the same."""
     world.send("a", 5, announce=True)
     world.send("b", 5, announce=True)
     planned = world.drain()
-    world.send("a", 1)
+    if new_views:
+        world.send("a", new_views)
     world.client.delete("viewer:changed")
     world.client.set("viewer:changed", "taken")
     bulk_upsert(world.stores, *planned)
     world.client.set(PREFIX + "bad", "abc")
     assert world.totals() == {"a": 5, "b": 5}
-    assert world.counters() == {"a": 1}
+    assert world.counters() == ({"a": new_views} if new_views else {})
     world.flush("changed")
     world.flush("sweep")
-    assert world.totals() == {"a": 6, "b": 5}
+    assert world.totals() == {"a": 5 + new_views, "b": 5}
 
 
 def test_a_script_with_too_few_deltas_changes_nothing(world: World) -> None:

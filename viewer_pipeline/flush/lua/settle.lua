@@ -30,12 +30,19 @@ end
 if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then
     return reply(-1, 0)
 end
+local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}
+-- Whether every counter holds exactly its delta, as most do: one comparison of texts. If a counter is missing, concat
+-- fails, and `held` is its error message.
+local _, held = pcall(table.concat, values, ' ')
+local all_equal = #KEYS > 2 and held == ARGV[11]
 local deltas = {}
-for delta in string.gmatch(ARGV[11], '%d+') do
-    deltas[#deltas + 1] = delta
-end
-if #deltas ~= #KEYS - 2 then
-    return redis.error_reply('settle: ' .. #deltas .. ' deltas for ' .. (#KEYS - 2) .. ' counters')
+if not all_equal then
+    for delta in string.gmatch(ARGV[11], '%d+') do
+        deltas[#deltas + 1] = delta
+    end
+    if #deltas ~= #KEYS - 2 then
+        return redis.error_reply('settle: ' .. #deltas .. ' deltas for ' .. (#KEYS - 2) .. ' counters')
+    end
 end
 
 -- First of all writes, because it can fail: out of memory, a replica, MISCONF. Then nothing has been subtracted.
@@ -45,37 +52,48 @@ redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[
 if ARGV[12] ~= '' then
     redis.call('HSET', KEYS[1], 'missing', ARGV[12])
 end
+local id_start = tonumber(ARGV[10]) + 1
+-- Delete counters in which nothing is left, and their members of the changed set, if there is one.
+local function delete_from(keys, first)
+    redis.call('DEL', unpack(keys, first))
+    if redis.pcall('ZCARD', KEYS[2]) ~= 0 then
+        local ids = {}
+        for i = first, #keys do
+            ids[#ids + 1] = string.sub(keys[i], id_start)
+        end
+        redis.pcall('ZREM', KEYS[2], unpack(ids))
+    end
+end
+if all_equal then
+    delete_from(KEYS, 3)
+    return reply(1, 0)
+end
 local drift = 0
 local drifted = {}
 local zero = {}
-local zero_ids = {}
-local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}
 for i = 3, #KEYS do
     local delta = deltas[i - 2]
-    local id = string.sub(KEYS[i], tonumber(ARGV[10]) + 1)
     local left = 0
-    if values[i - 2] ~= delta then -- most counters hold exactly the delta: one DEL for all of those
+    if values[i - 2] ~= delta then
         left = redis.pcall('DECRBY', KEYS[i], delta)
     end
     if type(left) == 'table' then
         -- Another program wrote something that is no integer: leave it.
         drift = drift + tonumber(delta)
-        drifted[#drifted + 1] = id
+        drifted[#drifted + 1] = string.sub(KEYS[i], id_start)
     elseif left > 0 then
         -- New views came in since the counters were read: none of them is older than that.
-        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[9], id)
+        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[9], string.sub(KEYS[i], id_start))
     else
         zero[#zero + 1] = KEYS[i]
-        zero_ids[#zero_ids + 1] = id
         if left < 0 then
             drift = drift - left
-            drifted[#drifted + 1] = id
+            drifted[#drifted + 1] = string.sub(KEYS[i], id_start)
         end
     end
 end
 if #zero > 0 then
-    redis.call('DEL', unpack(zero))
-    redis.pcall('ZREM', KEYS[2], unpack(zero_ids))
+    delete_from(zero, 1)
 end
 local done = reply(1, drift)
 for i = 1, #drifted do

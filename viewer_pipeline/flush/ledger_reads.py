@@ -50,9 +50,15 @@ def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> li
     return [FlushRow(*row) for row in rows]
 
 
-def batch_digests(connection: psycopg.Connection, seqs: list[int]) -> list[BatchDigest]:
-    """Return a digest of each batch of these flushes."""
-    return [BatchDigest(*row) for row in connection.execute(SQL["batch_digests"], {"seqs": seqs})]
+def sum_batches(connection: psycopg.Connection, seqs: list[int]) -> list[FlushRow]:
+    """Return these flushes as the sums of their batches."""
+    return [FlushRow(*row) for row in connection.execute(SQL["sum_batches"], {"seqs": seqs})]
+
+
+def batch_digests(connection: psycopg.Connection, seqs: list[int], separator: str) -> list[BatchDigest]:
+    """Return a digest of each batch of these flushes. `separator`: a text that none of the ids should hold."""
+    parameters = {"seqs": seqs, "separator": separator}
+    return [BatchDigest(*row) for row in connection.execute(SQL["batch_digests"], parameters)]
 
 
 def find_totals_behind_their_flush(

@@ -96,7 +96,6 @@ class BatchDigest(NamedTuple):
     seq: int
     number: int
     counters: int
-    views: int
     sha256: bytes
 
 

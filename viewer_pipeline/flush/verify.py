@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import uuid4
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.flush.ledger_reads import batch_digests, find_totals_behind_their_flush
+from viewer_pipeline.flush.ledger_reads import batch_digests, find_totals_behind_their_flush, sum_batches
 from viewer_pipeline.flush.ledger_row_types import BatchDigest, FlushRow
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.stores.chunks import chunks
 
 CHECKS = ("ledger_equals_frame", "redis_is_settled", "totals_carry_the_flush", "no_drift")
 
 
 def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
     """Return one result for each name in CHECKS."""
+    separator = choose_separator(committed.frame["vod_id"].tolist() for committed in report.committed)
     with stores.ledger.connect() as connection:
-        digests = batch_digests(connection, report.seqs)
+        digests = batch_digests(connection, [committed.flush.seq for committed in report.committed], separator)
+        recovered = sum_batches(connection, [row.seq for row in report.recovered]) if report.recovered else []
         behind = find_totals_behind_their_flush(connection, report.seqs)
     return [
-        _ledger_equals_frame(report, digests),
+        _ledger_equals_frame(report, separator, digests, recovered),
         _redis_is_settled(stores.redis.marker(), report),
         CheckResult.of_rows(
             "totals_carry_the_flush",
@@ -36,32 +38,39 @@ def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
     ]
 
 
-def _ledger_equals_frame(report: RunReport, digests: Sequence[BatchDigest]) -> CheckResult:
+def choose_separator(flushes: Iterable[Sequence[str]]) -> str:
+    """Return a text that none of the ids of these flushes holds, so that only the same ids are joined to the same text.
+
+    It cannot overlap itself either, because only its first character is a newline.
+    """
+    joined, separator = ["".join(vod_ids) for vod_ids in flushes], "\n"
+    while any(separator in text for text in joined):
+        separator = f"\n{uuid4()}"
+    return separator
+
+
+def _ledger_equals_frame(
+    report: RunReport, separator: str, digests: Sequence[BatchDigest], recovered: Sequence[FlushRow]
+) -> CheckResult:
     """Compare each batch of this attempt; of recovered flushes, the sum of the batches with the flush."""
     size = report.snapshot.request.batch_size
-    intended = {digest for committed in report.committed for digest in _digests(committed, size)}
-    recovered = {flush.seq for flush in report.recovered}
-    differing = intended ^ {digest for digest in digests if digest.seq not in recovered}
-    failing = [f"flush {d.seq} batch {d.number}" for d in sorted(differing)]
-    failing += [f"flush {flush.seq}" for flush in report.recovered if flush != _sum_batches(flush.seq, digests)]
+    intended = {digest for committed in report.committed for digest in _digests(committed, size, separator)}
+    failing = [f"flush {d.seq} batch {d.number}" for d in sorted(intended ^ {*digests})]
+    failing += [f"flush {flush.seq}" for flush in report.recovered if flush not in recovered]
     message = f"{report.batches} batches, {report.counters} counters, {report.views} views"
-    if recovered:
-        message += f"; flushes {sorted(recovered)} were committed by an earlier attempt of the step"
+    if report.recovered:
+        seqs = sorted(flush.seq for flush in report.recovered)
+        message += f"; flushes {seqs} were committed by an earlier attempt of the step"
     return CheckResult.of_rows("ledger_equals_frame", failing, message)
 
 
-def _sum_batches(seq: int, digests: Sequence[BatchDigest]) -> FlushRow:
-    batches = [digest for digest in digests if digest.seq == seq]
-    return FlushRow(seq, sum(d.counters for d in batches), sum(d.views for d in batches), len(batches))
-
-
-def _digests(committed: CommittedFlush, batch_size: int) -> Iterator[BatchDigest]:
+def _digests(committed: CommittedFlush, batch_size: int, separator: str) -> Iterator[BatchDigest]:
     """Digest the frame again, so that a fault in cutting or copying batches shows."""
-    rows = zip(committed.frame["vod_id"].tolist(), committed.frame["delta"].tolist(), strict=True)
-    for number, batch in enumerate(chunks(rows, batch_size), 1):
-        text = "\n".join(f"{vod_id}\x1f{delta}" for vod_id, delta in batch)
-        sha256 = hashlib.sha256(text.encode()).digest()
-        yield BatchDigest(committed.flush.seq, number, len(batch), sum(delta for _, delta in batch), sha256)
+    columns = committed.frame["vod_id"].tolist(), committed.frame["delta"].tolist()
+    for number, start in enumerate(range(0, len(committed.frame), batch_size), 1):
+        vod_ids, deltas = (column[start : start + batch_size] for column in columns)
+        text = separator.join([*vod_ids, " ".join(map(str, deltas))])
+        yield BatchDigest(committed.flush.seq, number, len(vod_ids), hashlib.sha256(text.encode()).digest())
 
 
 def _drift_message(notes: RunNotes) -> str:

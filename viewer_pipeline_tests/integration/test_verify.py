@@ -122,7 +122,7 @@ def test_totals_are_found_by_the_index(world: World, batches: int, *, analyze: b
 
 
 def test_most_viewed_vods(world: World) -> None:
-    """Views are added up over the flushes, equal ones in the order of the ids; with the totals, also those before."""
+    """Views are summed over the flushes, equal ones in the order of the ids; with the totals, also those before."""
     world.send("a", 5)
     world.flush()
     for vod_id, views in {"a": 4, "b": 7, "c": 7, "d": 1}.items():

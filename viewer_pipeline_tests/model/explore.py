@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 from viewer_pipeline_tests.model import calls, law
@@ -14,26 +16,47 @@ from viewer_pipeline_tests.model.design import Design
 from viewer_pipeline_tests.model.run import Bounds, advance, settler_steps, steps
 from viewer_pipeline_tests.model.values import ENDED, Left, Redis, Run, Step, World
 
+Path = tuple[tuple[Step, World], ...]  # each step with the state after it
+
 
 class Explored(NamedTuple):
     """The number of states, and the shortest path to a violation of the law, if there is any."""
 
     states: int
     violation: str
-    trace: tuple[Step, ...]
+    path: Path
+
+    @property
+    def trace(self) -> tuple[Step, ...]:
+        """The steps of the path."""
+        return tuple(step for step, _ in self.path)
 
 
-def explore(first: World, design: Design, bounds: Bounds = Bounds(), limit: int = 10**9) -> Explored:  # noqa: B008 - frozen
-    """Visit every state, breadth first. Raises OverflowError beyond `limit` states."""
+def explore(
+    first: World,
+    design: Design,
+    bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    limit: int = 10**9,
+    visit: Callable[[int, Callable[[], Path]], None] = lambda _, __: None,
+) -> Explored:
+    """Visit every state, breadth first. Raises OverflowError beyond `limit` states.
+
+    `visit` gets the number of each state and a function that returns its shortest path.
+    """
     with without_cycles():
-        return _explore(first, design, bounds, limit)
+        return _explore(first, design, bounds, limit, visit)
 
 
-def _explore(first: World, design: Design, bounds: Bounds, limit: int) -> Explored:
+def _explore(
+    first: World, design: Design, bounds: Bounds, limit: int, visit: Callable[[int, Callable[[], Path]], None]
+) -> Explored:
     origins: dict[World, tuple[World, Step] | None] = {_canonical(first): None}
     queue = deque([first])
-    while queue:
+    for number in count():
+        if not queue:
+            break
         world = queue.popleft()
+        visit(number, partial(_path, origins, world))
         if violation := law.violation(world, design):
             return Explored(len(origins), violation, _path(origins, world))
         for step, after in successors(world, design, bounds):
@@ -138,14 +161,12 @@ def _canonical(world: World) -> World:
     return world._replace(runs=tuple(sorted(world.runs, key=hash)))
 
 
-def _path(origins: dict[World, tuple[World, Step] | None], world: World) -> tuple[Step, ...]:
-    made = []
-    at = origins[_canonical(world)]
-    while at is not None:
-        world, step = at
-        made.append(step)
-        at = origins[_canonical(world)]
-    return tuple(reversed(made))
+def _path(origins: dict[World, tuple[World, Step] | None], world: World) -> Path:
+    path = []
+    while (origin := origins[_canonical(world)]) is not None:
+        path.append((origin[1], world))
+        world = origin[0]
+    return tuple(reversed(path))
 
 
 __all__ = ["Explored", "Left", "explore", "successors", "walk"]

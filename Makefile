@@ -6,10 +6,13 @@ PYTHON ?= python3
 JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),6)
 TESTS ?=    # all; or a path, and whatever else pytest understands
 MATRIX ?=   # options of matrix: MATRIX=--help lists them
+PEERS ?=    # options of peers: PEERS=--help lists them
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS_VENV := .cache/peers
+PEERS_READY := $(PEERS_VENV)/.ready
 
-.PHONY: help demo run test lint format docs bench clean vocabulary prove soak browser matrix image-test package-test lock
+.PHONY: help demo run test lint format docs bench clean vocabulary prove soak peers browser matrix image-test package-test lock
 
 # Every day:
 
@@ -44,7 +47,7 @@ bench: $(READY)   ## Measure the speed, with a reference in the same run.
 	$(BIN)/viewer-pipeline bench all
 
 clean:            ## Remove .venv, site and all caches.
-	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .cache site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Now and then:
 
@@ -57,6 +60,9 @@ prove: $(READY)   ## Break each rule of the protocol in a copy, and show that th
 soak: $(READY)    ## Kill, pause and fail over everything for two minutes under full traffic; every view counts once.
 	@history=$$(mktemp) && $(BIN)/viewer-pipeline soak --minutes 2 --history "$$history" \
 	    && $(BIN)/python -m tools.judge "$$history" && rm "$$history"
+
+peers: $(READY) $(PEERS_READY)  ## Measure DBOS, Celery and other ways to do the same job, with the same faults; takes hours.
+	$(BIN)/python -m tools.peers --python $(PEERS_VENV)/bin/python $(PEERS)
 
 browser: $(READY) ## Test the UI in a real Chromium; renews the screenshots in docs/images.
 	VIEWER_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(BIN)/python -m pytest viewer_pipeline_tests/browser
@@ -73,10 +79,17 @@ package-test: $(READY) ## Install wheel and sdist into new environments, and run
 COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --no-header \
 	--python-version 3.11 pyproject.toml
 
-lock: $(READY)    ## Renew requirements.lock from pyproject.toml, and the part of it that the image gets.
+lock: $(READY)    ## Renew requirements.lock from pyproject.toml, the part of it that the image gets, and that of peers.
 	$(COMPILE) --all-extras --output-file requirements.lock
 	$(COMPILE) --extra image --no-annotate --constraints requirements.lock --output-file requirements.image.lock
+	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
+	    tools/peers/requirements.in --output-file tools/peers/requirements.txt
 	$(MAKE) $(READY)
+
+$(PEERS_READY): tools/peers/requirements.txt
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
 
 help:             ## Show this list.
 	@awk '/^# (Every day|Now and then):/ { print substr($$0, 3) } \

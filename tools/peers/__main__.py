@@ -1,0 +1,105 @@
+"""Compare Viewer Pipeline with other ways to do its job, on this machine. `make peers`; PEERS=--help lists options.
+
+Each measurement starts servers and one program, and takes seconds to minutes; together they take more than an hour.
+Exit status 1 if Viewer Pipeline has lost or doubled a view, or could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tools.peers.peers import OURS, PEERS, Peer
+from tools.peers.plan import Plan
+from tools.peers.results import PeerResult, new_result, print_tables
+from tools.peers.scenarios.faults import measure_deleted_vod, measure_lost_replies, measure_redis_fallback
+from tools.peers.scenarios.kills import measure_kills
+from tools.peers.scenarios.latency import measure_delays, measure_seen_by_others
+from tools.peers.scenarios.throughput import measure_throughput
+
+SCENARIOS: dict[str, Callable[[Peer, Plan], Any]] = {
+    "throughput": measure_throughput,
+    "seen_by_others": measure_seen_by_others,
+    "delays": measure_delays,
+    "kills": measure_kills,
+    "redis_fallback": measure_redis_fallback,
+    "lost_replies": measure_lost_replies,
+    "deleted_vod": measure_deleted_vod,
+}
+progress = partial(print, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Measure, print the results."""
+    options = _parse_options()
+    plan = Plan(options.python, options.history, options.seed)
+    if options.quick:
+        plan = plan.quick()
+    versions = _installed_versions(options.python)
+    results = [
+        measure(peer, plan, options.scenario or list(SCENARIOS), versions)
+        for peer in PEERS
+        if not options.only or peer.name.startswith(tuple(options.only))
+    ]
+    if options.json:
+        print(json.dumps([asdict(result) for result in results]))
+    else:
+        print_tables(results)
+    return 0 if all(is_exact(result) for result in results if result.name == OURS) else 1
+
+
+def measure(peer: Peer, plan: Plan, scenarios: list[str], versions: dict[str, str]) -> PeerResult:
+    """Measure one program. A scenario that it does not survive is a result, too."""
+    result = new_result(peer, versions)
+    for name in scenarios:
+        progress(f"{peer.name}: {name}")
+        try:
+            setattr(result, name, SCENARIOS[name](peer, plan))
+        except TimeoutError as error:
+            result.failures[name] = str(error)
+        progress(f"  {getattr(result, name) or result.failures[name]}")
+    return result
+
+
+def is_exact(result: PeerResult) -> bool:
+    """Whether nothing was lost, doubled or impossible to measure."""
+    deleted = result.deleted_vod
+    differences = [result.kills, result.redis_fallback, result.lost_replies, deleted.others if deleted else None]
+    return (
+        not result.failures
+        and all(measured.is_exact for measured in differences if measured)
+        and not (deleted and deleted.lost_of_deleted)
+    )
+
+
+def _installed_versions(python: Path) -> dict[str, str]:
+    """Return the versions of the packages in the environment of the programs; none if it does not exist."""
+    if not python.exists():
+        return {}
+    command = [str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {package["name"]: package["version"] for package in json.loads(output)}
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make peers", description=__doc__.partition("\n")[0])
+    names = ", ".join(peer.name for peer in PEERS)
+    parser.add_argument("--only", action="append", metavar="NAME", help=f"beginning of a name; repeatable; of {names}")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeatable; all by default")
+    parser.add_argument("--quick", action="store_true", help="small numbers: shows that it works, measures little")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--history", type=Path, metavar="DIRECTORY", help="write histories for tools/judge.py")
+    parser.add_argument("--seed", type=int, default=1, help="of random moments")
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="of the programs' environment")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,6 +22,7 @@ class LossyProxy:
         self.lost = 0
         self.port = 0
         self._target_port = target_port
+        self._server: asyncio.Server | None = None
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lossy proxy")
@@ -43,10 +44,12 @@ class LossyProxy:
         self._loop.close()
 
     async def _listen(self) -> None:
-        server = await asyncio.start_server(self._serve, LOOPBACK)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, LOOPBACK)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

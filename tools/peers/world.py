@@ -156,14 +156,20 @@ class World:
         """Wait until the totals have as many views as were sent. Raises TimeoutError."""
         self.wait_until(lambda: self.read_sum() >= self.sent.total(), "all views in its totals")
 
-    def wait_until_drained(self, stable_seconds: float) -> Counter[str]:
-        """Wait until the totals have not changed for so long; return them."""
+    def wait_until_drained(self, plan: Plan) -> Counter[str]:
+        """Wait until the totals have stopped changing; return them.
+
+        As long as views are missing, that takes longer: the program may have to start, and to recover.
+        """
         total, changed = self.read_sum(), time.monotonic()
         deadline = changed + MAX_DRAIN_SECONDS
-        while time.monotonic() < min(deadline, changed + stable_seconds):
+        while time.monotonic() < deadline:
             time.sleep(DRAIN_POLL_SECONDS)
             if (now := self.read_sum()) != total:
                 total, changed = now, time.monotonic()
+            missing = total < self.sent.total() or self.read_pending(list(self.sent)).total()
+            if time.monotonic() > changed + (plan.stuck_seconds if missing else plan.stable_seconds):
+                break
         return self.read_totals()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_our_flush_is_exact(plan: Plan, tmp_path: Path) -> None:
 
 def test_doubled_views_are_found(plan: Plan, tmp_path: Path) -> None:
     """A flusher without a ledger counts what an older copy of Redis has once more: two views of each VOD."""
-    result = measure(PEER["rename_flusher"], plan, ["redis_fallback"], {})
+    result = measure(PEER["rename_flusher"], replace(plan, stuck_seconds=10), ["redis_fallback"], {})
     differences = result.redis_fallback
     assert differences is not None, result.failures
     assert (differences.lost, differences.doubled, differences.pending) == (0, 2 * VODS, 0)
@@ -69,7 +70,7 @@ def test_doubled_views_are_found(plan: Plan, tmp_path: Path) -> None:
 
 def test_lost_views_are_found(plan: Plan, tmp_path: Path) -> None:
     """Keys that are deleted after the transaction lose what was counted meanwhile; so does a VOD that is deleted."""
-    result = measure(PEER["node_algorithm"], plan, ["kills", "deleted_vod"], {})
+    result = measure(PEER["node_algorithm"], replace(plan, stuck_seconds=10), ["kills", "deleted_vod"], {})
     assert result.kills is not None, result.failures
     assert result.kills.lost > 0
     assert_judged_alike(tmp_path / "node_algorithm-kills.jsonl", result.kills)

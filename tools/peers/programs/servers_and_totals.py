@@ -29,8 +29,8 @@ ADD_TO_TOTALS = """
 # With a foreign key: a VOD that does not exist must not refuse the statement.
 ADD_TO_TOTALS_OF_EXISTING = """
     INSERT INTO vod_totals AS t (vod_id, views)
-    SELECT vod_id, views FROM unnest(%(vod_ids)s::text[], %(views)s::bigint[]) AS new (vod_id, views)
-    JOIN vod ON vod.id = new.vod_id ORDER BY vod_id
+    SELECT new.vod_id, new.views FROM unnest(%(vod_ids)s::text[], %(views)s::bigint[]) AS new (vod_id, views)
+    JOIN vod ON vod.id = new.vod_id ORDER BY new.vod_id
     ON CONFLICT (vod_id) DO UPDATE SET views = t.views + excluded.views
 """
 

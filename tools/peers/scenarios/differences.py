@@ -27,7 +27,7 @@ class Differences:
 
 def drain_and_compare(world: World, plan: Plan, scenario: str) -> Differences:
     """Wait until nothing changes any more, then compare each VOD; write the history if the plan wants it."""
-    world.wait_until_drained(plan.stable_seconds)
+    world.wait_until_drained(plan)
     begin = time.monotonic()
     pending, totals = world.read_pending(list(world.sent)), world.read_totals()
     world.history.add_final(begin, totals, pending)

@@ -65,9 +65,9 @@ def measure_deleted_vod(peer: Peer, plan: Plan) -> DeletedVod:
     with running(peer, plan, vods=plan.vods, foreign_key=True) as world:
         world.connection.execute("DELETE FROM vod WHERE id = %s", [deleted])
         world.fill(plan.vods)
-        world.wait_until_drained(plan.stable_seconds)
+        world.wait_until_drained(plan)
         world.connection.execute("INSERT INTO vod (id) VALUES (%s)", [deleted])
         world.fill(plan.vods)
-        totals = world.wait_until_drained(plan.stable_seconds)
+        totals = world.wait_until_drained(plan)
         lost = world.sent.pop(deleted) - totals.pop(deleted, 0)
         return DeletedVod(compare(world.sent, totals, world.read_pending(list(world.sent))), lost)

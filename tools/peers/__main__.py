@@ -95,7 +95,9 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeatable; all by default")
     parser.add_argument("--quick", action="store_true", help="small numbers: shows that it works, measures little")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--history", type=Path, metavar="DIRECTORY", help="write histories for tools/judge.py")
+    parser.add_argument(
+        "--history", type=Path, metavar="DIRECTORY", help="write histories, which tools/judge.py describes"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of random moments")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="of the programs' environment")
     return parser.parse_args()

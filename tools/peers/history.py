@@ -1,4 +1,4 @@
-"""What was sent, done and observed, in the format of tools/judge.py: so a program without our code can decide."""
+"""What was sent, done and observed, in the format of `tools/judge.py`."""
 
 from __future__ import annotations
 

@@ -203,14 +203,14 @@ def running(
         home = Path(directory)
         postgres = PostgresServer(home, port=find_free_port())
         server = RedisServer(home, port=find_free_port(), append_only=redis_append_only)
-        for one in (postgres, server):
-            one.start()
-            stack.callback(one.stop)
+        for started in (postgres, server):
+            started.start()
+            stack.callback(started.stop)
         migrate(postgres.url, with_dagster=False)
         connection = stack.enter_context(psycopg.connect(postgres.url, autocommit=True))
         connection.execute(TABLES + (FOREIGN_KEY if foreign_key else ""))
         connection.execute("INSERT INTO vod (id) SELECT unnest(%s::text[])", [[*vod_ids(vods), FIRST_VOD]])
-        proxies = [stack.enter_context(LossyProxy(one.port)) for one in (postgres, server) if lossy]
+        proxies = [stack.enter_context(LossyProxy(target.port)) for target in (postgres, server) if lossy]
         urls = [postgres.url, server.url]
         if lossy:
             urls = [proxy.replace_port(url) for proxy, url in zip(proxies, urls, strict=True)]

@@ -31,17 +31,17 @@ def plan(tmp_path: Path) -> Plan:
     )
 
 
-def judged(history: Path) -> tuple[int, int]:
-    """Return lost and doubled views as the independent judge decides them."""
+def lost_and_doubled(history: Path) -> tuple[int, int]:
+    """Return lost and doubled views as a program without our code decides them."""
     command = [sys.executable, "-m", "tools.judge", "--json", str(history)]
     result = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout)
     return sum(result["lost"].values()), sum(result["doubled"].values())
 
 
-def assert_judged_alike(history: Path, differences: Differences | None) -> None:
-    """Assert that the judge decides the same."""
+def assert_same_result(history: Path, differences: Differences | None) -> None:
+    """Assert that it decides the same."""
     assert differences is not None
-    assert judged(history) == (differences.lost, differences.doubled)
+    assert lost_and_doubled(history) == (differences.lost, differences.doubled)
 
 
 def test_our_flush_is_exact(plan: Plan, tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_our_flush_is_exact(plan: Plan, tmp_path: Path) -> None:
     assert result.deleted_vod is not None
     assert result.deleted_vod.others.is_exact
     assert result.deleted_vod.lost_of_deleted == 0
-    assert_judged_alike(tmp_path / f"{OURS}-kills.jsonl", result.kills)
-    assert_judged_alike(tmp_path / f"{OURS}-redis-fallback.jsonl", result.redis_fallback)
+    assert_same_result(tmp_path / f"{OURS}-kills.jsonl", result.kills)
+    assert_same_result(tmp_path / f"{OURS}-redis-fallback.jsonl", result.redis_fallback)
 
 
 def test_doubled_views_are_found(plan: Plan, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_doubled_views_are_found(plan: Plan, tmp_path: Path) -> None:
     differences = result.redis_fallback
     assert differences is not None, result.failures
     assert (differences.lost, differences.doubled, differences.pending) == (0, 2 * VODS, 0)
-    assert_judged_alike(tmp_path / "rename_flusher-redis-fallback.jsonl", differences)
+    assert_same_result(tmp_path / "rename_flusher-redis-fallback.jsonl", differences)
 
 
 def test_lost_views_are_found(plan: Plan, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_lost_views_are_found(plan: Plan, tmp_path: Path) -> None:
     result = measure(PEER["node_algorithm"], replace(plan, stuck_seconds=10), ["kills", "deleted_vod"], {})
     assert result.kills is not None, result.failures
     assert result.kills.lost > 0
-    assert_judged_alike(tmp_path / "node_algorithm-kills.jsonl", result.kills)
+    assert_same_result(tmp_path / "node_algorithm-kills.jsonl", result.kills)
     assert result.deleted_vod is not None
     assert (result.deleted_vod.others.lost, result.deleted_vod.lost_of_deleted) == (0, 1)
 

@@ -26,6 +26,7 @@ OTHERS = {
     "DAGSTER_HOME",
     "JOBS",
     "MATRIX",
+    "PEERS",
     "NAME",
     "PATH",
     "POSTGRES_PASSWORD",

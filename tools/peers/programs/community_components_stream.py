@@ -18,6 +18,7 @@ from dagster_community_components import RedisStreamsToDatabaseAssetComponent
 from tools.peers.programs.servers_and_totals import FLUSH_COUNTERS, STREAM, database_url, interval_seconds, redis_url
 
 GROUP = "totals"
+QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 def main() -> None:
@@ -33,11 +34,10 @@ def main() -> None:
         table_name="view_events",
         consumer_group=GROUP,
         max_entries=FLUSH_COUNTERS,
-        block_ms=int(interval_seconds() * 1000),
     )
     assets = list(component.build_defs(None).assets or [])
     while True:
-        result = dg.materialize(assets, raise_on_error=False)
+        result = dg.materialize(assets, run_config=QUIET, raise_on_error=False)
         if not result.success:
             print("run failed", flush=True)
             time.sleep(interval_seconds())

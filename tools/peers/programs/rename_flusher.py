@@ -19,37 +19,39 @@ from tools.peers.programs.servers_and_totals import (
     scan_keys,
 )
 
-TAKEN = "processing:"  # begin of the name of a counter while it is written
+RENAMED = "processing:"  # begin of the name of a counter while it is written
 
 
 def flush(client: redis.Redis, connection: psycopg.Connection) -> int:
     """Write what an earlier flush has left, then all counters."""
-    flushed = write_taken(client, connection, scan_keys(client, TAKEN + PREFIX))
+    flushed = write_renamed(client, connection, scan_keys(client, RENAMED + PREFIX))
     for keys in in_chunks(scan_keys(client), FLUSH_COUNTERS):
-        flushed += write_taken(client, connection, take(client, keys))
+        flushed += write_renamed(client, connection, rename(client, keys))
     return flushed
 
 
-def take(client: redis.Redis, keys: list[str]) -> list[str]:
+def rename(client: redis.Redis, keys: list[str]) -> list[str]:
     """Rename counters; return their new names."""
-    taken = []
+    renamed = []
     for some_keys in in_chunks(keys, PIPELINE_KEYS):
         pipe = client.pipeline(transaction=False)
         for key in some_keys:
-            pipe.renamenx(key, TAKEN + key)
+            pipe.renamenx(key, RENAMED + key)
         done = pipe.execute(raise_on_error=False)  # a key may have been renamed by another flusher
-        taken += [TAKEN + key for key, reply in zip(some_keys, done, strict=True) if reply == 1]
-    return taken
+        renamed += [RENAMED + key for key, reply in zip(some_keys, done, strict=True) if reply == 1]
+    return renamed
 
 
-def write_taken(client: redis.Redis, connection: psycopg.Connection, taken: list[str]) -> int:
+def write_renamed(client: redis.Redis, connection: psycopg.Connection, renamed: list[str]) -> int:
     """Add renamed counters to the totals, then delete them."""
-    for keys in in_chunks(taken, FLUSH_COUNTERS):
+    for keys in in_chunks(renamed, FLUSH_COUNTERS):
         values = client.mget(keys)
-        views = {key.removeprefix(TAKEN + PREFIX): int(value) for key, value in zip(keys, values, strict=True) if value}
+        views = {
+            key.removeprefix(RENAMED + PREFIX): int(value) for key, value in zip(keys, values, strict=True) if value
+        }
         add_to_totals(connection, views)
         client.unlink(*keys)
-    return len(taken)
+    return len(renamed)
 
 
 if __name__ == "__main__":

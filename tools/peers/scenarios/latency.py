@@ -18,7 +18,7 @@ from viewer_pipeline.stores.redis import connect
 INTERVAL = 5.0  # seconds from one flush to the next while delays are measured
 MARKER_SECONDS = (0.5, 1.5)  # between two of them; varied, because flushes are regular
 POLL_SECONDS = 0.02
-WATCHED = 100  # VODs that the reader adds up
+WATCHED = 100  # VODs whose views the reader sums
 PING_SECONDS = 0.001
 
 

@@ -46,8 +46,13 @@ def _bench_flushes(sizes: dict[Mode, tuple[int, ...]], runs: int) -> list[FlushS
 
 def _request(mode: Mode = "sweep", **changes: str) -> FlushRequest:
     settings = load_settings().copy_unvalidated(**changes)
-    batch_size, max_counters = settings.batch_size, settings.max_counters_per_flush
-    return FlushRequest("bench", mode, batch_size=batch_size, flush_max_counters=max_counters)
+    return FlushRequest(
+        "bench",
+        mode,
+        batch_size=settings.batch_size,
+        flush_max_counters=settings.max_counters_per_flush,
+        run_max_counters=settings.run_max_counters,
+    )
 
 
 @bench.command()

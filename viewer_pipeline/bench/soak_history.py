@@ -20,7 +20,7 @@ class SoakHistory:
     def start(self, system: str) -> None:
         """Empty the file, and write its first line."""
         if self.path:
-            self.path.unlink(missing_ok=True)
+            self.path.write_bytes(b"")
             self._write({"type": "start", "format": 1, "system": system})
 
     def append(self, kind: str, begin: float, end: float, **values: object) -> None:

@@ -6,6 +6,7 @@ import logging
 import secrets
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -21,18 +22,19 @@ from viewer_pipeline.settings import load_settings
 @click.option("--seed", type=int, help="Seed of a run to repeat. Default: a new one, which is printed.")
 @click.option(
     "--history",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    type=click.File("wb", lazy=False),
+    metavar="FILE",
     help="Write the views sent, the views stored and the faults to this file, for `python -m tools.judge`.",
 )
 @json_option
-def soak(minutes: float, seed: int | None, history: Path | None, as_json: bool) -> None:
+def soak(minutes: float, seed: int | None, history: BinaryIO | None, as_json: bool) -> None:
     """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
     from viewer_pipeline.bench.soak import run_soak
 
     configure_logging_and_sigterm(logging.CRITICAL)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     echo_progress(f"seed {seed}")
-    report = run_soak(load_settings(), minutes, seed, echo_progress, history)
+    report = run_soak(load_settings(), minutes, seed, echo_progress, Path(history.name) if history else None)
     kills, pauses = sum(report.kills.values()), sum(report.pauses.values())
     lost, duplicated = sum(report.lost.values()), sum(report.duplicated.values())
     text = f"seed {report.seed}: {kills} kills, {pauses} pauses, {report.failovers} failovers; sent {report.sent}"

@@ -37,6 +37,14 @@ def test_soak_counts_every_view_once(tmp_path: Path) -> None:
     _check_history(tmp_path / "history", report)
 
 
+def test_a_history_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """Before anything is started."""
+    command = [sys.executable, "-m", "viewer_pipeline.cli", "soak", "--history", str(tmp_path / "missing" / "history")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "No such file or directory" in result.stderr
+
+
 def _check_history(path: Path, report: dict[str, Any]) -> None:
     """A program without our code finds the same in the history, and notices errors that are planted in it."""
     lines = read_history(path)

@@ -75,7 +75,8 @@ def _sort(ids: list[str]) -> tuple[Column, Column]:
 
 def counts_frame(ids: Sequence[str] | Column, deltas: Sequence[int] | Column) -> pd.DataFrame:
     """Return the two columns as a frame with the dtypes that Aggregate promises."""
-    return pd.DataFrame({"vod_id": pd.Series(ids, dtype="string"), "delta": pd.Series(deltas, dtype="int64")})
+    columns = {"vod_id": pd.array(ids, dtype="string"), "delta": np.asarray(deltas, np.int64)}
+    return pd.DataFrame(columns, copy=False)
 
 
 def cut_into_flushes(frame: pd.DataFrame, counters: int) -> Iterator[pd.DataFrame]:

@@ -49,7 +49,8 @@ ORDER BY seq, batch
 
 -- name: find_totals_behind_their_flush
 -- VODs of some flushes whose total (or parked row) carries neither that flush nor a later one. No row if all is well.
--- First one index scan for each batch, a sixth of the cost of a join; then only batches with too few such totals.
+-- First one index scan for each batch: a sixth of the cost of a join, half before PostgreSQL 17. Then only batches with
+-- too few such totals.
 WITH suspects AS MATERIALIZED (
     SELECT b.seq, b.vod_ids
     FROM viewer.flush_batch AS b

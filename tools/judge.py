@@ -120,7 +120,7 @@ def read_history(path: Path) -> list[Line]:
         lines = [parse(number, text) for number, text in enumerate(file, 1)]
     types = Counter(line.type for line in lines)
     if types["start"] != 1 or lines[0].type != "start" or types["final"] != 1:
-        raise HistoryError(f"line {len(lines)}: there is not one `start` at the beginning, and one `final`")
+        raise HistoryError(f"line {len(lines)}: not one `start`, as the first line, and one `final`")
     final = next(line for line in lines if line.type == "final")
     for line in lines:
         if line.type == "send" and line.end >= final.begin:

@@ -141,8 +141,8 @@ MALFORMED = {
     "a time that is no number": (SEND.replace(": 2", ': "2"'), "line 2: `send`: missing, unknown or invalid: end"),
     "a time that runs backwards": (SEND.replace(": 2", ": 0"), "line 2: begin 1 is after end 0"),
     "a send after the final read": (SEND.replace(": 2", ": 30"), "line 2: the send ends at 30"),
-    "a second start": (json.dumps(sound()[0]), "line 3: there is not one `start`"),
-    "a second final read": (json.dumps(sound()[-1]), "line 3: there is not one `start`"),
+    "a second start": (json.dumps(sound()[0]), "line 3: not one `start`"),
+    "a second final read": (json.dumps(sound()[-1]), "line 3: not one `start`"),
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
 OR_UP = "or `viewer-pipeline up` running with the same VIEWER_HOME"
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
-RUN_COUNTERS = 250_000
+RUN_COUNTERS = 500_000
 FRESHNESS_INTERVALS, FRESHNESS_FLOOR_MS = 10, 300_000
 
 

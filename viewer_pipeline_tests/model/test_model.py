@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from viewer_pipeline_tests.model import folding, owners
+from viewer_pipeline_tests.model import folding, owners, sweeping
 from viewer_pipeline_tests.model.design import BEFORE, CODE, RULES, Design
 from viewer_pipeline_tests.model.explore import Explored, explore
 from viewer_pipeline_tests.model.run import Bounds
@@ -184,3 +184,28 @@ def test_copies_of_both_servers_that_begin_too_early() -> None:
     """A known gap: both servers are in the same state after a run that died before it settled."""
     early = owners.SCENES["a physical copy that flushed elsewhere"]._replace(early=True)
     assert "views counted" in owners.explore(early)[1]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*sweeping.SCENES, *(sweeping.LARGE if DEEP else ())])
+def test_a_fulfilled_request_covered_all_counters(name: str) -> None:
+    """In one run or several, in whatever order they read and store positions, and across restarts of Redis."""
+    states, violation, trace = sweeping.explore((sweeping.SCENES | sweeping.LARGE)[name])
+    assert (violation, trace) == ("", [])
+    assert states > 10_000
+
+
+def test_comparing_the_position_of_a_sweep_only_saves_work() -> None:
+    """A position is true on its own."""
+    assert sweeping.explore(sweeping.SCENES["crashes"], "compare")[1] == ""
+
+
+def test_every_rule_of_sweeps_has_a_counterexample() -> None:
+    """None is missing."""
+    assert list(sweeping.BROKEN) == list(sweeping.RULES)
+
+
+@pytest.mark.parametrize("rule", sweeping.RULES)
+def test_a_broken_rule_of_sweeps_leaves_counters_out(rule: str) -> None:
+    """One at a time."""
+    assert "was fulfilled without" in sweeping.explore(sweeping.SCENES[sweeping.BROKEN[rule]], rule)[1]

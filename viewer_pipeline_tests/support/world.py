@@ -70,6 +70,17 @@ class World:
         finally:
             pool.shutdown(wait=False)
 
+    def flush_in_parts(self, counters: int, mode: Mode = "sweep") -> list[RunReport]:
+        """Run flushes of about so many counters until none of those that are pending now remains."""
+        runs, is_whole_pass, before = list[RunReport](), False, None
+        while not runs or runs[-1].remaining or not is_whole_pass:
+            done = self.flush(mode, run_max_counters=counters, announced_before=before)
+            part = done.snapshot.progress.part
+            is_whole_pass |= part is None or part.begin.cursor == 0
+            before = None if part else done.snapshot.announced_before
+            runs.append(done)
+        return runs
+
     def drain(self, mode: Mode = "sweep", **options: Any) -> tuple[Snapshot, Aggregate]:
         """Run the first two steps of a flush."""
         snapshot = drain(self.stores, self.request(mode, **options))

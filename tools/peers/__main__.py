@@ -11,18 +11,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tools.peers.peers import OURS, PEERS, Peer
 from tools.peers.plan import Plan
-from tools.peers.results import PeerResult, new_result, print_tables
+from tools.peers.results import PeerResult, print_markdown, print_tables, read_results, write_json
 from tools.peers.scenarios.faults import measure_deleted_vod, measure_lost_replies, measure_redis_fallback
 from tools.peers.scenarios.kills import measure_kills
 from tools.peers.scenarios.latency import measure_delays, measure_seen_by_others
-from tools.peers.scenarios.throughput import measure_throughput
+from tools.peers.scenarios.throughput import measure_throughput, measure_throughput_in_turn
 
 SCENARIOS: dict[str, Callable[[Peer, Plan], Any]] = {
     "throughput": measure_throughput,
@@ -33,31 +33,52 @@ SCENARIOS: dict[str, Callable[[Peer, Plan], Any]] = {
     "lost_replies": measure_lost_replies,
     "deleted_vod": measure_deleted_vod,
 }
+SIZES = {
+    "counters": "that are flushed at a time, to measure the speed",
+    "kills": "number of SIGKILLs",
+    "views_per_second": "under kills",
+}
 progress = partial(print, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """Measure, print the results."""
+    """Measure, or read what was measured; print it."""
     options = _parse_options()
+    results = read_results(options.results) if options.results else _measure_all(options)
+    if options.json:
+        print(write_json(results))
+    elif options.markdown:
+        print_markdown(results)
+    else:
+        print_tables(results)
+    return 0 if all(result.is_exact for result in results if result.name == OURS) else 1
+
+
+def _measure_all(options: argparse.Namespace) -> list[PeerResult]:
     plan = Plan(options.python, options.history, options.seed)
     if options.quick:
         plan = plan.quick()
+    plan = replace(plan, **{name: getattr(options, name) for name in SIZES if getattr(options, name) is not None})
     versions = _installed_versions(options.python)
-    results = [
-        measure(peer, plan, options.scenario or list(SCENARIOS), versions)
-        for peer in PEERS
-        if not options.only or peer.name.startswith(tuple(options.only))
-    ]
-    if options.json:
-        print(json.dumps([asdict(result) for result in results]))
-    else:
-        print_tables(results)
-    return 0 if all(is_exact(result) for result in results if result.name == OURS) else 1
+    peers = [peer for peer in PEERS if not options.only or peer.name.startswith(tuple(options.only))]
+    scenarios = options.scenario or list(SCENARIOS)
+    rates = {}
+    if "throughput" in scenarios:
+        progress("throughput of all, in turn")
+        rates = measure_throughput_in_turn(peers, plan)
+    results = [measure(peer, plan, [name for name in scenarios if name != "throughput"], versions) for peer in peers]
+    for result in results:
+        rate = rates.get(result.name)
+        if isinstance(rate, TimeoutError):
+            result.failures["throughput"] = str(rate)
+        else:
+            result.throughput = rate
+    return results
 
 
 def measure(peer: Peer, plan: Plan, scenarios: list[str], versions: dict[str, str]) -> PeerResult:
     """Measure one program. A scenario that it does not survive is a result, too."""
-    result = new_result(peer, versions)
+    result = PeerResult.of(peer, versions)
     for name in scenarios:
         progress(f"{peer.name}: {name}")
         try:
@@ -66,17 +87,6 @@ def measure(peer: Peer, plan: Plan, scenarios: list[str], versions: dict[str, st
             result.failures[name] = str(error)
         progress(f"  {getattr(result, name) or result.failures[name]}")
     return result
-
-
-def is_exact(result: PeerResult) -> bool:
-    """Whether nothing was lost, doubled or impossible to measure."""
-    deleted = result.deleted_vod
-    differences = [result.kills, result.redis_fallback, result.lost_replies, deleted.others if deleted else None]
-    return (
-        not result.failures
-        and all(measured.is_exact for measured in differences if measured)
-        and not (deleted and deleted.lost_of_deleted)
-    )
 
 
 def _installed_versions(python: Path) -> dict[str, str]:
@@ -94,7 +104,11 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help=f"beginning of a name; repeatable; of {names}")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="repeatable; all by default")
     parser.add_argument("--quick", action="store_true", help="small numbers: shows that it works, measures little")
+    for name, meaning in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=meaning)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/why-not.md")
+    parser.add_argument("--results", action="append", type=Path, metavar="FILE", help="what --json printed; repeatable")
     parser.add_argument(
         "--history", type=Path, metavar="DIRECTORY", help="write histories, which tools/judge.py describes"
     )

@@ -27,6 +27,7 @@ class Flush:
 
     counters: int
     seconds: float
+    verification_seconds: float
 
 
 class PeerProcess(ThreadUntilExit):

@@ -18,6 +18,8 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 from dbos import DBOS, SQLAlchemyDatasource
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
 
 from tools.peers.programs.servers_and_totals import (
     PIPELINE_KEYS,
@@ -52,7 +54,8 @@ DBOS(
     }
 )
 datasource = SQLAlchemyDatasource.create(URL)
-client = redis.Redis.from_url(redis_url())
+# The transaction reads the hash; an error that is not PostgreSQL's would end the workflow.
+client = redis.Redis.from_url(redis_url(), retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=2), retries=20))
 # SQLAlchemy's names of parameters; a cast is written CAST there
 ADD_TO_TOTALS = sa.text(
     add_to_totals_statement()

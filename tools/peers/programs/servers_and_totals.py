@@ -80,10 +80,12 @@ def in_chunks(keys: Sequence[str], size: int) -> Iterator[list[str]]:
         yield chunk
 
 
-def report_flush(counters: int, started: float) -> None:
-    """Print how long a flush took that began at `started` (perf_counter), for the program that measures it."""
+def report_flush(counters: int, started: float, verification_seconds: float = 0.0) -> None:
+    """Print how long a flush took that began at `started` (perf_counter), and its verification, if it has one."""
     if counters:
-        print(json.dumps({"counters": counters, "seconds": time.perf_counter() - started}), flush=True)
+        seconds = time.perf_counter() - started
+        values = {"counters": counters, "seconds": seconds, "verification_seconds": verification_seconds}
+        print(json.dumps(values), flush=True)
 
 
 def flush_periodically(flush: Callable[[redis.Redis, psycopg.Connection], int]) -> None:

@@ -24,10 +24,12 @@ def flush(settings: Settings) -> None:
     with Stores.open(settings) as stores:
         snapshot = drain(stores, request)
         report = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
+        written = time.perf_counter()
         failed = [check.name for check in verify(stores, report) if not check.passed]
+    verification_seconds = time.perf_counter() - written
     if failed:
         print(f"checks failed: {failed}", flush=True)
-    report_flush(report.counters, started)
+    report_flush(report.counters, started, verification_seconds)
 
 
 def main() -> None:

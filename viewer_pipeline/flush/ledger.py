@@ -126,8 +126,13 @@ class Ledger:
         target = self.target(connection)
         if target is None:
             return transaction.commit_to_totals(connection, flush)
+
+        def add_to_both(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
+            parked = add_to_target(connection, target, flush.seq, flush.counters)
+            return transaction.add_to_totals_fast(connection, flush, parked)
+
         try:
-            return transaction.commit_flush(connection, flush, lambda c, f: add_to_target(c, target, f.seq, f.counters))
+            return transaction.commit_flush(connection, flush, add_to_both)
         except psycopg.Error as error:
             if not is_row_error(error):
                 raise

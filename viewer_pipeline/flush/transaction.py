@@ -19,9 +19,8 @@ MERGE_VERSION = 17_00_07  # until PostgreSQL 17.6, MERGE loses its update where 
 
 def commit_to_totals(connection: psycopg.Connection, flush: Flush) -> FetchTotals | None:
     """As `commit_flush`, adding to the totals alone, without the target table. Try the fastest statement first."""
-    merges = connection.info.server_version >= MERGE_VERSION
     try:
-        return commit_flush(connection, flush, merge_into_totals if merges else add_to_totals)
+        return commit_flush(connection, flush, add_to_totals_fast)
     except (pg.UniqueViolation, pg.NumericValueOutOfRange):
         return commit_flush(connection, flush, add_to_totals_parking)
 
@@ -50,7 +49,13 @@ def copy_batches(connection: psycopg.Connection, batches: Sequence[Batch]) -> No
         copy.write(encode_batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
 
 
-def merge_into_totals(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
+def add_to_totals_fast(connection: psycopg.Connection, flush: Flush, parked: Sequence[str] = ()) -> FetchTotals:
+    """Add a flush to the totals by the fastest statement of this PostgreSQL."""
+    merges = connection.info.server_version >= MERGE_VERSION
+    return (merge_into_totals if merges else add_to_totals)(connection, flush, parked)
+
+
+def merge_into_totals(connection: psycopg.Connection, flush: Flush, parked: Sequence[str] = ()) -> FetchTotals:
     """As `add_to_totals`, and faster. Raises UniqueViolation if another transaction inserts the same VOD meanwhile."""
     connection.execute(SQL["follow_index_of_totals"])
     parameters = {
@@ -58,21 +63,22 @@ def merge_into_totals(connection: psycopg.Connection, flush: Flush) -> FetchTota
         "batches": len(flush.batches),
         "first": flush.batches[0].vod_ids[0],
         "last": flush.batches[-1].vod_ids[-1],
+        "parked": list(parked),
     }
     rows = connection.execute(SQL["merge_totals"], parameters, prepare=False, binary=True)  # planned for these bounds
     return lambda: dict(rows.fetchall())
 
 
-def add_to_totals(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
-    """Add a flush to the totals. Raises NumericValueOutOfRange if a total would exceed bigint."""
-    return _upsert_totals(connection, flush, SQL["upsert_totals"])
+def add_to_totals(connection: psycopg.Connection, flush: Flush, parked: Sequence[str] = ()) -> FetchTotals:
+    """Add a flush to the totals, without parked VODs. Raises NumericValueOutOfRange if a total would exceed bigint."""
+    return _upsert_totals(connection, SQL["upsert_totals"], {"seq": flush.seq, "parked": list(parked)})
 
 
 def add_to_totals_parking(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
     """Add a flush to the totals; park the views of VODs whose total would exceed bigint."""
-    return _upsert_totals(connection, flush, SQL["upsert_totals_parking"])
+    return _upsert_totals(connection, SQL["upsert_totals_parking"], {"seq": flush.seq})
 
 
-def _upsert_totals(connection: psycopg.Connection, flush: Flush, query: str) -> FetchTotals:
-    rows = connection.execute(query, {"seq": flush.seq}, binary=True)
+def _upsert_totals(connection: psycopg.Connection, query: str, parameters: dict[str, object]) -> FetchTotals:
+    rows = connection.execute(query, parameters, binary=True)
     return lambda: dict(rows.fetchall())

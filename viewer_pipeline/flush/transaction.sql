@@ -21,15 +21,20 @@ SELECT
     set_config('random_page_cost', '1.1', TRUE)
 
 -- name: merge_totals
--- Add the batches of a flush to the totals; return the new totals. As upsert_totals, but ON CONFLICT locks each row, and
--- writes that to the WAL, before it updates it. The batches are found one by one, and the ids lie between `first` and
--- `last`, so that the planner knows how many they are and how many totals there are among them: no statistics tell it.
+-- Add the batches of a flush to the totals, without VODs that were parked; return the new totals. As upsert_totals, but
+-- ON CONFLICT locks each row, and writes that to the WAL, before it updates it. The batches are found one by one, and the
+-- ids lie between `first` and `last`, so that the planner knows how many they are and how many totals there are among
+-- them: no statistics tell it.
 MERGE INTO viewer.vod_view_counts AS t
 USING (
-    SELECT unnest(b.vod_ids) COLLATE "C" AS vod_id, unnest(b.deltas) AS delta
-    FROM generate_series(1, %(batches)s) AS n
-    CROSS JOIN LATERAL (SELECT vod_ids, deltas FROM viewer.flush_batch WHERE seq = %(seq)s AND batch = n LIMIT 1) AS b
-    ORDER BY 1
+    SELECT c.vod_id, c.delta
+    FROM (
+        SELECT unnest(b.vod_ids) COLLATE "C" AS vod_id, unnest(b.deltas) AS delta
+        FROM generate_series(1, %(batches)s) AS n
+        CROSS JOIN LATERAL (SELECT vod_ids, deltas FROM viewer.flush_batch WHERE seq = %(seq)s AND batch = n LIMIT 1) AS b
+    ) AS c
+    WHERE (c.vod_id = ANY(%(parked)s)) IS NOT TRUE
+    ORDER BY c.vod_id
 ) AS s ON t.vod_id = s.vod_id AND t.vod_id BETWEEN %(first)s AND %(last)s
 WHEN MATCHED THEN UPDATE SET
     view_count = t.view_count + s.delta, last_flush = %(seq)s, updated_at = statement_timestamp()
@@ -38,12 +43,12 @@ WHEN NOT MATCHED THEN INSERT (vod_id, view_count, last_flush, updated_at)
 RETURNING t.vod_id, t.view_count
 
 -- name: upsert_totals
--- Add the batches of a flush to the totals; return the new totals. Sorted, so that two transactions lock rows in the
--- same order. As rows: an array made the statement a fifth slower.
+-- Add the batches of a flush to the totals, without VODs that were parked; return the new totals. Sorted, so that two
+-- transactions lock rows in the same order. As rows: an array made the statement a fifth slower.
 INSERT INTO viewer.vod_view_counts AS t (vod_id, view_count, last_flush, updated_at)
 SELECT c.vod_id, c.delta, %(seq)s, statement_timestamp()
 FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-WHERE b.seq = %(seq)s
+WHERE b.seq = %(seq)s AND (c.vod_id = ANY(%(parked)s)) IS NOT TRUE
 ORDER BY c.vod_id COLLATE "C"
 ON CONFLICT (vod_id) DO UPDATE SET
     view_count = t.view_count + excluded.view_count,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.postgres_errors import first_line
@@ -52,9 +53,9 @@ def force_index_scans(connection: psycopg.Connection, lock_timeout: str) -> None
 
 
 def _begin_writing(connection: psycopg.Connection, lock_timeout: str) -> None:
-    """For this transaction: find rows by the index; triggers of the user have the settings of the operator."""
+    """For this transaction: no baseline; triggers have the settings of the operator; rows are found by the index."""
+    connection.execute(SQL["begin_writing"], prepare=False)  # several statements in one round trip
     force_index_scans(connection, lock_timeout)
-    connection.execute(SQL["reset_settings_for_triggers"], prepare=False)  # several statements in one round trip
 
 
 def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str) -> None:
@@ -63,16 +64,20 @@ def set_constraints_immediate(connection: psycopg.Connection, lock_timeout: str)
     connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def add_to_target(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> FetchTotals:
-    """Add a flush in one statement; return how to fetch the new totals. Raises driver errors."""
+def add_to_target(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> list[str]:
+    """Add a flush to the table alone; return the VODs whose views were parked instead. Raises driver errors."""
     _begin_writing(connection, LOCK_TIMEOUT)
-    whole = {"seq": seq, "skip": 0, "take": counter_count}
-    rows = connection.execute(target.statement(SQL["upsert_target"]), whole, binary=True)
-    return lambda: dict(rows.fetchall())
+    return _update_target(
+        connection, target.statement(SQL["update_target"]), {"seq": seq, "skip": 0, "take": counter_count}
+    )
+
+
+def _update_target(connection: psycopg.Connection, statement: sql.Composed, rows: dict[str, int]) -> list[str]:
+    return [vod_id for (vod_id,) in connection.execute(statement, rows)]
 
 
 def upsert_bisecting(connection: psycopg.Connection, target: Target, seq: int, counter_count: int) -> FetchTotals:
-    """Add a flush of which the table refuses rows: park the views of locked and refused rows, count all others."""
+    """Add a flush of which the table refuses rows to table and totals; park the views of locked and refused rows."""
     set_constraints_immediate(connection, SHORT_LOCK_TIMEOUT)
     totals = dict[str, int]()
     _Bisection(connection, target, seq, totals).add(0, counter_count)
@@ -92,10 +97,11 @@ class _Bisection:
     def add(self, skip: int, take: int) -> None:
         self.statements_left -= 1
         rows = {"seq": self.seq, "skip": skip, "take": take}
-        statement = self.target.statement(SQL["upsert_target"], skip_locked=True)
+        statement = self.target.statement(SQL["update_target"], skip_locked=True)
         try:
             with self.connection.transaction():
-                self.totals |= dict(self.connection.execute(statement, rows, binary=True).fetchall())
+                parked = {"parked": _update_target(self.connection, statement, rows)}
+                self.totals |= dict(self.connection.execute(SQL["add_range_to_totals"], rows | parked).fetchall())
         except psycopg.Error as error:
             if not is_row_error(error):
                 raise

@@ -189,7 +189,7 @@ def plan_of_merge(world: World, ids: list[str], *, analyzed: bool) -> list[str]:
     """Return the plan that a flush of these ids gets; `analyzed`: the ledger has statistics, of larger flushes."""
     larger = Flush(1, 0, uuid4(), "run", "sweep", datetime.now(UTC)).with_counters(ids * 3, [1] * len(ids) * 3, 100)
     flush = Flush(2, 1, uuid4(), "run", "sweep", datetime.now(UTC)).with_counters(ids, [1] * len(ids), 100)
-    parameters = {"seq": flush.seq, "batches": len(flush.batches), "first": ids[0], "last": ids[-1]}
+    parameters = {"seq": flush.seq, "batches": len(flush.batches), "first": ids[0], "last": ids[-1], "parked": []}
     with world.stores.ledger.connect() as connection, connection.transaction():
         transaction.copy_batches(connection, larger.batches)
         if analyzed:

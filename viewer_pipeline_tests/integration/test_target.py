@@ -409,7 +409,7 @@ def with_login(url: str, user: str, password: str) -> str:
 
 
 @pytest.mark.parametrize("collation", ["", 'COLLATE "C"', 'COLLATE "POSIX"'])
-@pytest.mark.parametrize("name", ["upsert_target", "lock_parked", "parked_ready", "apply_parked"])
+@pytest.mark.parametrize("name", ["update_target", "lock_parked", "parked_ready", "apply_parked"])
 def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: str) -> None:
     """Whatever collation the ids have there; a comparison in another one would read the whole table."""
     world = world_of(f'CREATE TABLE video (id text {collation} PRIMARY KEY, "viewCount" integer)', "video")
@@ -421,6 +421,7 @@ def test_rows_are_found_by_the_index(world_of: MakeWorld, collation: str, name: 
         force_index_scans(connection, "20s")
         statement = b"EXPLAIN " + target.statement({**target_parked.SQL, **add_or_park.SQL}[name]).as_bytes(connection)
         plan = "\n".join(line for (line,) in connection.execute(statement, parameters))
+        assert connection.execute("SHOW jit").fetchone() == ("off",)
     assert "Seq Scan on video" not in plan, plan
     assert "Index Cond: (id = " in plan, plan
 

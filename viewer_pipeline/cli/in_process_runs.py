@@ -98,8 +98,11 @@ def run_flushes(
     vod_ids: tuple[str, ...] = (),
     tags: Callable[[], Mapping[str, str]] = dict,
 ) -> Iterator[RunResult]:
-    """Run the flush job until it has read all that is pending now, or fails; yield each run when it has ended."""
-    announced_before, is_whole_pass = None, False
+    """Run the flush job until it has read all that is pending now, or fails; yield each run when it has ended.
+
+    A sweep ends with a pass of which these runs have read every part: another run may have begun it, or moved it on.
+    """
+    announced_before, read_percent = None, 0.0
     while True:
         result = run_flush(
             instance, settings, mode, trigger=trigger, vod_ids=vod_ids, announced_before=announced_before, tags=tags()
@@ -107,8 +110,9 @@ def run_flushes(
         yield result
         stats = result.stats
         announced_before = announced_before or stats.get("taken_at")
-        is_whole_pass |= stats.get("scanned_from_percent", 0) == 0  # else the sweep was begun by an earlier run
-        if not result.success or not (stats["remaining"] or not is_whole_pass):
+        if stats.get("scanned_from_percent", 0) <= read_percent:  # else another run has read what lies between
+            read_percent = stats.get("scanned_percent", 100)
+        if not result.success or not (stats["remaining"] or read_percent < 100):
             return
 
 

@@ -16,7 +16,6 @@ from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
 from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
-from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.loggers import LOG_LINES
 from viewer_pipeline.orchestration.next_flush_run import queue_next_run
@@ -185,7 +184,7 @@ def _metadata(
         "rejected": sum(count.inputs for count in rejected),
         "drift": notes.drift,
         "remaining": persisted.remaining,
-        **_scanned(snapshot.progress.part),
+        **_scanned(persisted),
         "settled_before": notes.settled_before,
         "taken_at": dg.MetadataValue.timestamp(snapshot.taken_at),
         "oldest_pending_seconds": seconds_since(snapshot.oldest) if snapshot.oldest else 0.0,
@@ -201,11 +200,13 @@ def _metadata(
     }
 
 
-def _scanned(part: SweepPart | None) -> dict[str, float]:
+def _scanned(persisted: RunReport) -> dict[str, float]:
+    part = persisted.snapshot.progress.part
     if part is None:
         return {}
+    begin = part.begin.share
     end = 1.0 if part.is_last else part.end.share
-    return {"scanned_from_percent": 100 * part.begin.share, "scanned_percent": 100 * end}
+    return {"scanned_from_percent": 100 * begin, "scanned_percent": 100 * (begin if persisted.left_over else end)}
 
 
 def _rejected_sentence(rejected: list[RejectedCount]) -> str:

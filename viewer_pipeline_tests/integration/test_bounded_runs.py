@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.flush import counter_reader
+from viewer_pipeline.cli.in_process_runs import run_flushes
+from viewer_pipeline.flush import commit, counter_reader
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.flush.sweep_position import SweepPosition
+from viewer_pipeline.flush.sweep_position import SweepPart, SweepPosition
+from viewer_pipeline.orchestration import flush_ops
+from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 VODS = 120
@@ -236,3 +241,51 @@ def test_explicit_ids_are_read_in_one_run(world: World) -> None:
     world.send_many(VODS)
     done = world.flush("ids", vod_ids=tuple(world.sent), run_max_counters=LIMIT)
     assert (done.counters, done.remaining) == (VODS, 0)
+
+
+def flush_by_command(dagster: DagsterWorld, settings: Settings) -> None:
+    """Run flushes as `viewer-pipeline flush` and the last flush of a worker do."""
+    settings = settings.copy_unvalidated(run_max_counters=LIMIT)
+    results = list(run_flushes(dagster.instance, settings, FlushMode.sweep, trigger="test"))
+    assert all(result.success for result in results)
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_the_command_goes_on_where_another_run_has_moved_the_position(
+    world: World, dagster: DagsterWorld, dagster_settings: Settings, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """It ends after a pass of its own. A run that lost the race for one part does not end the pass."""
+    world.send_many(VODS)
+    parts, advance_sweep = list[SweepPart](), RedisStore.advance_sweep
+
+    def lose_race(store: RedisStore, part: SweepPart) -> bool:
+        parts.append(part)
+        if len(parts) == at + 1:
+            part = part._replace(end=part.end._replace(began_ms=1))
+            assert advance_sweep(store, part)
+            return False
+        return advance_sweep(store, part)
+
+    monkeypatch.setattr(RedisStore, "advance_sweep", lose_race)
+    flush_by_command(dagster, dagster_settings)
+    world.assert_all_persisted()
+
+
+def test_the_command_goes_on_after_a_run_that_others_superseded(
+    world: World, dagster: DagsterWorld, dagster_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that run has read is not committed."""
+    world.send_many(VODS)
+    runs = list[Any]()
+
+    def commit_first(readings: Any) -> Any:
+        runs.append(readings)
+        if len(runs) == 2:
+            world.flush("ids", vod_ids=("vod0000",))
+        return aggregate(readings)
+
+    monkeypatch.setattr(commit, "SUPERSEDED_TRIES", 1)
+    monkeypatch.setattr(flush_ops, "aggregate", commit_first)
+    world.send("vod0000")
+    flush_by_command(dagster, dagster_settings)
+    world.assert_all_persisted()

@@ -174,9 +174,9 @@ def check(lines: list[Line]) -> Iterator[Violation]:
         if rank == BEGIN_SEND:
             begun.update(line.maps["views"])
         elif rank == BEGIN_READ:
-            every = [*highest, *acknowledged] if line.type == "final" else []
-            line.earlier = {vod: highest[vod] for vod in every or line.maps["persisted"] if vod in highest}
-            line.acknowledged = Counter({vod: acknowledged[vod] for vod in every or line.maps["pending"]})
+            every = [*highest, *acknowledged] if line.type == "final" else line.maps["pending"]
+            line.earlier = {vod: highest[vod] for vod in {*every, *line.maps["persisted"]} if vod in highest}
+            line.acknowledged = Counter({vod: acknowledged[vod] for vod in every})
         elif rank == END_SEND and line.text == "ok":
             acknowledged.update(line.maps["views"])
         elif rank == END_READ:

@@ -80,6 +80,9 @@ PLANTED = {
     "a total that goes backwards": (
         change(5, "persisted", "a", -1), [("backwards", "a", 104, 105, 6), ("missing", "a", 4, 5, 6)],
     ),
+    "a total that is gone, and its views in Redis again": (
+        lambda lines: lines[5].update(persisted={"a": 105}, pending={"a": 0, "b": 2}), [("backwards", "b", 0, 2, 6)],
+    ),
     "a total of a reader of totals that goes backwards": (
         change(8, "persisted", "b", -3), [("backwards", "b", 1, 2, 9)],
     ),

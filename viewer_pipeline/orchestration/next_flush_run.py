@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin
+from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 
@@ -16,9 +17,11 @@ def queue_next_run(context: dg.OpExecutionContext, remaining: str, run_config: M
     """Put a run of the flush job into Dagster's queue, which launches it when this one has ended; return its id.
 
     Empty for a run that no code server launched: who executes it in a process of its own also executes the next one.
+    And for an instance without a queue, where the sensor launches the next run at its next tick.
     """
     run = context.run
-    if run.remote_job_origin is None or run.job_code_origin is None:
+    is_queue = isinstance(context.instance.run_coordinator, QueuedRunCoordinator)
+    if run.remote_job_origin is None or run.job_code_origin is None or not is_queue:
         return ""
     job = context.repository_def.get_job(FLUSH_JOB)
     created = context.instance.create_run_for_job(

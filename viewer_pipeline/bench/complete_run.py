@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from itertools import pairwise
 
 from viewer_pipeline.bench.bench_servers import BenchServers, read_peak_mb
-from viewer_pipeline.bench.new_process import call_in_new_process
+from viewer_pipeline.bench.new_process import Call, call_in_new_process
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
@@ -51,30 +51,33 @@ class CompleteRun:
     """One run, or several together."""
 
     seconds: StepSeconds
-    cpu_seconds: float  # of the process
+    cpu_seconds: float  # of the process, without its start
     peak_mb: float  # of the process; of several, the highest
     counters: int  # that were flushed
     processes: int = 1
 
 
-def run_until_flushed(servers: BenchServers, request: FlushRequest, counters: int) -> CompleteRun:
-    """Start one run after another, each in a new process, until so many counters are flushed; return their sums."""
-    runs = [_start_run(servers, request)]
+def run_until_flushed(
+    servers: BenchServers, request: FlushRequest, counters: int, call: Call = call_in_new_process
+) -> CompleteRun:
+    """Start one run after another, each in another process, until so many counters are flushed; return their sums."""
+    runs = [_start_run(servers, request, call)]
     while sum(run.counters for run in runs) < counters:
-        runs.append(_start_run(servers, request))
+        runs.append(_start_run(servers, request, call))
         assert runs[-1].counters, "no counter was left"
     seconds = StepSeconds(*map(sum, zip(*(astuple(run.seconds) for run in runs), strict=True)))
     cpu_seconds, peak_mb = sum(run.cpu_seconds for run in runs), max(run.peak_mb for run in runs)
     return CompleteRun(seconds, cpu_seconds, peak_mb, sum(run.counters for run in runs), len(runs))
 
 
-def _start_run(servers: BenchServers, request: FlushRequest) -> CompleteRun:
-    return call_in_new_process(time_run, servers.settings, request, time.perf_counter())
+def _start_run(servers: BenchServers, request: FlushRequest, call: Call) -> CompleteRun:
+    run: CompleteRun = call(time_run, servers.settings, request, time.perf_counter())
+    return run
 
 
 def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> CompleteRun:
     """Run once; return the duration of each step. `requested_at`: by the clock `time.perf_counter`."""
-    times = [requested_at, time.perf_counter()]
+    times, cpu_before = [requested_at, time.perf_counter()], time.process_time()
 
     def end_step() -> None:
         times.append(time.perf_counter())
@@ -97,4 +100,4 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
     end_step()
     assert all(result.passed for result in results), results
     seconds = [ended - began for began, ended in pairwise(times)] + [report.upsert_seconds, report.settle_seconds]
-    return CompleteRun(StepSeconds(*seconds), time.process_time(), read_peak_mb(), report.counters)
+    return CompleteRun(StepSeconds(*seconds), time.process_time() - cpu_before, read_peak_mb(), report.counters)

@@ -31,7 +31,7 @@ class FlushStats:
     wal_bytes_per_counter: float  # of the complete run
     upsert_wal_bytes_per_counter: float
     merge_wal_bytes_per_counter: float
-    process_cpu: float  # of the process of the run
+    process_cpu: float  # of the process of the run, without its start
     postgres_cpu: float  # of all its processes during the complete run, to 0.01
     redis_cpu: float  # during the complete run
     peak_mb: float  # of the process of a run: the highest

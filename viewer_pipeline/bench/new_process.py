@@ -1,14 +1,18 @@
-"""A function in a process of its own, forked from one that has imported what a run needs: as a run in production."""
+"""Functions in other processes, forked from one that has imported what a run needs: as runs in production."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Call = Callable[..., Any]  # of a function of a module, and its arguments, in another process; returns its result
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOAD = "viewer_pipeline.bench.preload"
@@ -25,6 +29,14 @@ def call_in_new_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwa
         result: T = receiver.recv()
     process.join()
     return result
+
+
+@contextmanager
+def kept_process() -> Iterator[Call]:
+    """Open a process that is kept; yield a function like `call_in_new_process` that calls in it."""
+    FORKS.set_forkserver_preload([PRELOAD])
+    with ProcessPoolExecutor(1, FORKS) as process:
+        yield lambda function, *args: process.submit(function, *args).result()
 
 
 def _send_result(sender: Connection, function: Callable[..., object], args: tuple[object, ...], kwargs: object) -> None:

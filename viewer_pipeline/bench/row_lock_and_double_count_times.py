@@ -18,6 +18,7 @@ from viewer_pipeline.bench.thread_until_exit import ThreadUntilExit
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.redis_store import SETTLE
 
+RUNS = 3
 SETTLING = f"EVALSHA {SETTLE.sha}".encode()
 
 UNLOCKED = "SELECT vod_id FROM viewer.vod_view_counts WHERE vod_id = ANY(%s) FOR UPDATE SKIP LOCKED"
@@ -26,7 +27,7 @@ TOTALS = "SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = A
 
 @dataclass(frozen=True)
 class LocksAndDoubleCounts:
-    """Longest durations within a flush, median over flushes; and for how long a settling script holds Redis."""
+    """Longest durations within a flush, median over RUNS flushes; and for how long a settling script holds Redis."""
 
     row_lock_seconds: float  # that a sampled row was locked
     double_count_seconds: float  # that PostgreSQL plus Redis showed more views than were sent
@@ -36,15 +37,15 @@ class LocksAndDoubleCounts:
 
 
 def measure_locks_and_double_counts(
-    servers: BenchServers, request: FlushRequest, ids: list[str], *, runs: int
+    servers: BenchServers, request: FlushRequest, ids: list[str]
 ) -> LocksAndDoubleCounts:
-    """Flush `runs` times while two threads sample the first and last rows of each transaction."""
+    """Flush RUNS times while two threads sample the first and last rows of each transaction."""
     step = request.flush_max_counters
     sampled = [ids[at] for at in range(0, len(ids), step)] + [
         ids[min(at + step, len(ids)) - 1] for at in range(0, len(ids), step)
     ]
     locked, double_counted, scripts = [], [], list[float]()
-    for _ in range(runs):
+    for _ in range(RUNS):
         increment_counters(servers.client, ids, [3] * len(ids), mark_changed=request.mode == "changed")
         totals_before = _read_totals(servers, sampled)
         servers.client.config_set("slowlog-max-len", 1_000_000)

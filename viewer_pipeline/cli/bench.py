@@ -38,10 +38,14 @@ def _describe_flush_sizes() -> str:
     return "; ".join(f"{mode} {', '.join(map(str, sizes))}" for mode, sizes in FLUSH_SIZES.items())
 
 
-def _bench_flushes(sizes: dict[Mode, tuple[int, ...]], runs: int) -> list[FlushStats]:
+def _bench_flushes(sizes: dict[Mode, tuple[int, ...]], runs: int, *, keep_process: bool = False) -> list[FlushStats]:
     from viewer_pipeline.bench.bench_flush import bench_flush
 
-    return [bench_flush(_request(mode), counters, runs=runs) for mode in sizes for counters in sizes[mode]]
+    return [
+        bench_flush(_request(mode), counters, runs=runs, keep_process=keep_process)
+        for mode in sizes
+        for counters in sizes[mode]
+    ]
 
 
 def _request(mode: Mode = "sweep", **changes: str) -> FlushRequest:
@@ -72,15 +76,17 @@ def _request(mode: Mode = "sweep", **changes: str) -> FlushRequest:
     type=click.IntRange(1, 10_000_000),
     help=f"Number of counters; give it again for more sizes.  [default: {_describe_flush_sizes()}]",
 )
+@click.option("--keep-process", is_flag=True, help="Measure runs in one process, instead of a new one for each.")
 @bench_options
-def flush(modes: tuple[Mode, ...], sizes: tuple[int, ...], runs: int, as_json: bool) -> None:
+def flush(modes: tuple[Mode, ...], sizes: tuple[int, ...], keep_process: bool, runs: int, as_json: bool) -> None:
     """Time flushes and complete runs, beside the same rows written by PostgreSQL alone.
 
     From 1000000 counters on, two runs are enough.
     """
     from viewer_pipeline.bench import flush_tables
 
-    stats = _bench_flushes({mode: sizes or FLUSH_SIZES[mode] for mode in modes}, runs)
+    chosen = {mode: sizes or FLUSH_SIZES[mode] for mode in modes}
+    stats = _bench_flushes(chosen, runs, keep_process=keep_process)
     echo_result({"flush": stats}, partial(flush_tables.print_flush_tables, stats), as_json=as_json)
 
 

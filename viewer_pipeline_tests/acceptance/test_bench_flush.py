@@ -52,7 +52,8 @@ def test_results(stats: list[dict[str, Any]]) -> None:
 def test_tables(environment: Environment) -> None:
     """A row for each size in each table; a run flushes no more counters than the settings allow."""
     limited = {**environment, "RUN_MAX_COUNTERS": "500"}
-    done = run(limited, "bench", "flush", "--mode", "sweep", "--counters", "40", "--counters", "1300", "--runs", "1")
+    words = ["--keep-process", "--mode", "sweep", "--counters", "40", "--counters", "1300", "--runs", "1"]
+    done = run(limited, "bench", "flush", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("sweep 40 ") == done.stdout.count("sweep 1,300 ") == 5
     assert "COPY + ON CONFLICT s" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import astuple
 from types import CodeType
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from viewer_pipeline.bench import complete_run
 from viewer_pipeline.bench.complete_run import CompleteRun, StepSeconds, run_until_flushed
+from viewer_pipeline.bench.new_process import call_in_new_process, kept_process
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.orchestration import flush_ops
 
@@ -44,3 +46,12 @@ def test_runs_until_all_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (both.counters, both.processes, both.peak_mb, both.cpu_seconds) == (1000, 2, 70, 3)
     assert set(astuple(both.seconds)) == {3}
     assert both.seconds.complete_run == 7 * 3
+
+
+def test_new_and_kept_processes() -> None:
+    """Each call in a process of its own, or all in one; never in this one."""
+    new = [call_in_new_process(os.getpid) for _ in range(2)]
+    with kept_process() as call:
+        kept = [call(os.getpid) for _ in range(2)]
+    assert len({os.getpid(), *new, *kept}) == 4
+    assert kept[0] == kept[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ SCENARIOS: dict[str, Callable[[Peer, Plan], Any]] = {
 }
 SIZES = {
     "counters": "that are flushed at a time, to measure the speed",
+    "rounds": "how often",
     "kills": "number of SIGKILLs",
     "views_per_second": "under kills",
 }
@@ -118,4 +120,5 @@ def _parse_options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave no server and no directory
     sys.exit(main())

@@ -44,10 +44,10 @@ PEERS = (
     Peer("celery_getdel", "Celery, GETDEL then upsert", ("celery",)),
     Peer("rename_flusher", "RENAME, upsert, delete"),
     Peer("node_algorithm", "KEYS, transaction, DEL (Node worker)"),
-    Peer("bytewax_stream", "bytewax (stream)", ("bytewax", "bytewax-redis"), reads_stream=True),
+    Peer("bytewax_stream", "bytewax, stream", ("bytewax", "bytewax-redis"), reads_stream=True),
     Peer(
         "community_components_stream",
-        "dagster-community-components (stream)",
+        "Redis stream to database",
         ("dagster-community-components",),
         reads_stream=True,
         totals=f"SELECT {VOD_FIELD}, count(*) FROM view_events GROUP BY 1",

@@ -61,7 +61,8 @@ class PeerResult:
     @property
     def label(self) -> str:
         """Its title and the versions of its packages."""
-        return " ".join([self.title, *self.versions.values()])
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"{self.title} ({versions})" if versions else self.title
 
     @property
     def is_exact(self) -> bool:

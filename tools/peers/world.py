@@ -156,6 +156,11 @@ class World:
         """Wait until the totals have as many views as were sent. Raises TimeoutError."""
         self.wait_until(lambda: self.read_sum() >= self.sent.total(), "all views in its totals")
 
+    def wait_until_flushed(self) -> None:
+        """Wait until all views are in the totals, none in the counters: no flush is at work. Raises TimeoutError."""
+        self.wait_until_all_persisted()
+        self.wait_until(lambda: not self.read_pending(list(self.sent)), "empty counters")
+
     def wait_until_drained(self, plan: Plan) -> Counter[str]:
         """Wait until the totals have stopped changing; return them.
 
@@ -217,6 +222,7 @@ def running(
         environment = {
             "DATABASE_URL": urls[0],
             "REDIS_URL": urls[1],
+            "PEER_BROKER_URL": server.url,
             "PEER_INTERVAL": str(interval),
             **({"PEER_FOREIGN_KEY": "1"} if foreign_key else {}),
         }

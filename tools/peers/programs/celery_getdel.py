@@ -34,7 +34,8 @@ from tools.peers.programs.servers_and_totals import (
 
 APP = "tools.peers.programs.celery_getdel"
 
-app = Celery("views", broker=redis_url().removesuffix("/0") + "/1")  # another database than the counters'
+# Another database than the counters'. Its replies are not lost: then the worker may stop for other reasons.
+app = Celery("views", broker=os.environ.get("PEER_BROKER_URL", redis_url()).removesuffix("/0") + "/1")
 app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,

@@ -18,6 +18,7 @@ from dagster_community_components import RedisStreamsToDatabaseAssetComponent
 from tools.peers.programs.servers_and_totals import FLUSH_COUNTERS, STREAM, database_url, interval_seconds, redis_url
 
 GROUP = "totals"
+BLOCK_MS = 200  # a run ends when nothing arrives for so long; with the default of 2 s, single views wait for others
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
@@ -34,6 +35,7 @@ def main() -> None:
         table_name="view_events",
         consumer_group=GROUP,
         max_entries=FLUSH_COUNTERS,
+        block_ms=BLOCK_MS,
     )
     assets = list(component.build_defs(None).assets or [])
     while True:

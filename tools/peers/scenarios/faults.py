@@ -33,12 +33,11 @@ def measure_redis_fallback(peer: Peer, plan: Plan) -> Differences:
     """
     with running(peer, plan, vods=plan.vods, redis_append_only=False) as world:
         world.fill(plan.vods)
-        world.wait_until_all_persisted()
+        world.wait_until_flushed()
         world.fill_and_copy_redis(plan.vods, views=2)
-        world.wait_until_all_persisted()
+        world.wait_until_flushed()
         world.fill(plan.vods // 2)
-        world.wait_until_all_persisted()
-        world.wait_until(lambda: not world.read_pending(vod_ids(plan.vods)), "empty counters")
+        world.wait_until_flushed()
         begin = time.monotonic()
         world.restart_redis_from_copy()
         world.history.add_fault(begin, "Redis fell back to a copy")

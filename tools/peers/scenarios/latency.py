@@ -62,6 +62,7 @@ def measure_seen_by_others(peer: Peer, plan: Plan) -> SeenByOthers:
             world.fill(plan.counters)
             with Pinger(world.redis_server.url) as pinger, Reader(world, number * WATCHED) as reader:
                 world.wait_until_all_persisted()
+            world.wait_until_flushed()
             stalls.append(pinger.longest_ms)
             shares += reader.shares
     if peer.reads_stream:

@@ -41,7 +41,8 @@ GROUP BY b.seq
 SELECT
     seq, batch, cardinality(vod_ids),
     sha256(convert_to(concat(
-        array_to_string(vod_ids, %(separator)s, %(separator)s), %(separator)s, array_to_string(deltas, ' ')
+        array_to_string(vod_ids, %(separator)s, %(separator)s), %(separator)s,
+        array_to_string(deltas, ' ', %(separator)s)
     ), 'UTF8'))
 FROM viewer.flush_batch
 WHERE seq = ANY(%(seqs)s)

@@ -31,6 +31,7 @@ def failing_batches(world: World, report: RunReport) -> Sequence[str]:
         ("SET deltas = '{2,1}' WHERE batch = 1", {1}),
         ("SET deltas = '{12}' WHERE batch = 1", {1}),
         ("SET deltas = '{1,NULL}' WHERE batch = 1", {1}),
+        ("SET deltas = deltas || NULL::bigint WHERE batch = 1", {1}),
         ("SET vod_ids = '{b,a}' WHERE batch = 1", {1}),
         ("SET vod_ids = '{a}' WHERE batch = 1", {1}),
         ("SET vod_ids = '{a,b,e}' WHERE batch = 1", {1}),

@@ -17,9 +17,9 @@ from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-VODS = 12_000
+VODS = 8_000
 LIMIT = 1000  # a sweep reads up to a page of SCAN more
-SECONDS = 120
+SECONDS = 240
 TRIGGERS = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
 STARTED = "SELECT run_id FROM dagster.runs WHERE status = 'STARTED'"
 

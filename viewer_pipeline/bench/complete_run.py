@@ -11,7 +11,7 @@ from viewer_pipeline.bench.new_process import Call, call_in_new_process
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
-from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
+from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.stores import Stores
@@ -92,7 +92,7 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
         results = verify.verify(stores, report)
         end_step()
         with stores.ledger.connect() as connection:
-            most_viewed_vods_of_flushes(connection, report.seqs, TOP_VODS)
+            most_viewed_vods(connection, report, TOP_VODS)
             end_step()
             still_parked_of_flushes(connection, report.seqs)
             report_newly_rejected(connection, request.run_id)

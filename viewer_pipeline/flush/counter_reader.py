@@ -97,10 +97,9 @@ class CounterReader:
         reader = ThreadPoolExecutor(1, "reader")
         try:
             pages = []
-            for page in candidates:
+            for page in _join_pages(candidates):
                 raise_if_canceled()
-                if page:
-                    pages.append(reader.submit(self._read_page, page, readings))
+                pages.append(reader.submit(self._read_page, page, readings))
             for read in pages:
                 raise_if_canceled()
                 read.result()
@@ -229,3 +228,15 @@ class CounterReader:
                     pipe.type(self.prefix + raw)
                 types.update(zip(page, (kind.decode() for kind in pipe.execute()), strict=True))
         return types
+
+
+def _join_pages(pages: Iterable[Sequence[bytes]]) -> Iterator[Sequence[bytes]]:
+    """Yield the ids in pages of READ_COUNT or more: a call of SCAN returns fewer."""
+    ids = list[bytes]()
+    for page in pages:
+        ids += page
+        if len(ids) >= READ_COUNT:
+            yield ids
+            ids = []
+    if ids:
+        yield ids

@@ -68,12 +68,10 @@ def find_totals_behind_their_flush(
     return list(connection.execute(SQL["find_totals_behind_their_flush"], {"seqs": seqs}))
 
 
-def most_viewed_vods_of_flushes(
-    connection: psycopg.Connection, seqs: list[int], limit: int
-) -> list[tuple[str, int, int]]:
-    """Return (vod id, views in these flushes, total) of the VODs with the most views."""
-    rows = connection.execute(SQL["most_viewed_vods_of_flushes"], {"seqs": seqs, "limit": limit})
-    return [(vod_id, views, total or 0) for vod_id, views, total in rows]
+def counters_of_flushes(connection: psycopg.Connection, seqs: list[int]) -> tuple[list[str], list[int]]:
+    """Return the ids of the counters of these flushes, and their deltas."""
+    rows = connection.execute(SQL["counters_of_flushes"], {"seqs": seqs}).fetchall()
+    return [vod_id for vod_id, _ in rows], [delta for _, delta in rows]
 
 
 def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:

@@ -67,21 +67,11 @@ LEFT JOIN viewer.parked AS p ON p.vod_id = c.vod_id
 WHERE coalesce(greatest(t.last_flush, p.last_flush), 0) < s.seq
 LIMIT 20
 
--- name: most_viewed_vods_of_flushes
--- The VODs with the most views in some flushes, with their totals.
-WITH most_viewed AS MATERIALIZED (
-    SELECT c.vod_id, sum(c.delta) AS views
-    FROM viewer.flush_batch AS b
-    CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-    WHERE b.seq = ANY(%(seqs)s)
-    GROUP BY c.vod_id
-    ORDER BY views DESC, c.vod_id
-    LIMIT %(limit)s
-)
-SELECT m.vod_id, m.views, t.view_count
-FROM most_viewed AS m
-LEFT JOIN viewer.vod_view_counts AS t ON t.vod_id = m.vod_id
-ORDER BY m.views DESC, m.vod_id
+-- name: counters_of_flushes
+-- Ids and deltas of some flushes.
+SELECT c.vod_id, c.delta
+FROM viewer.flush_batch AS b CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+WHERE b.seq = ANY(%(seqs)s)
 
 -- name: recent_flushes
 -- The last flushes, newest first.

@@ -12,7 +12,7 @@ from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.flush_request import FlushRequest
-from viewer_pipeline.flush.ledger_reads import most_viewed_vods_of_flushes
+from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
@@ -140,7 +140,7 @@ def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, sto
     with handle_errors_and_cancellation(context):
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
-            top = most_viewed_vods_of_flushes(connection, persisted.seqs, TOP_VODS)
+            top = most_viewed_vods(connection, persisted, TOP_VODS)
             parked = still_parked_of_flushes(connection, persisted.seqs)
             rejected = report_newly_rejected(connection, context.run.run_id)
         record_run(stores.ledger, persisted)

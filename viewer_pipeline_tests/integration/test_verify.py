@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from viewer_pipeline.flush import ledger_reads
-from viewer_pipeline.flush.ledger_reads import find_totals_behind_their_flush, most_viewed_vods_of_flushes
+from viewer_pipeline.flush.ledger_reads import find_totals_behind_their_flush
+from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.verify import choose_separator, verify
 from viewer_pipeline_tests.support.world import World
@@ -124,16 +126,19 @@ def test_totals_are_found_by_the_index(world: World, batches: int, *, analyze: b
 
 
 def test_most_viewed_vods(world: World) -> None:
-    """Views are summed over the flushes, equal ones in the order of the ids; with the totals, also those before."""
+    """Views are summed over the flushes of a run, equal ones in the order of the ids; with the totals before."""
     world.send("a", 5)
     world.flush()
     for vod_id, views in {"a": 4, "b": 7, "c": 7, "d": 1}.items():
         world.send(vod_id, views)
-    world.flush(flush_max_counters=1, batch_size=1)
-    world.send("a", 3)
-    world.flush()
+    report = world.flush(flush_max_counters=1, batch_size=1)
+    twice = replace(report, committed=[*report.committed, report.committed[0]])
+    recovered = replace(report, committed=report.committed[1:], recovered=[report.committed[0].row])
+    nothing = replace(report, committed=[])
     with world.stores.ledger.connect() as connection:
-        assert most_viewed_vods_of_flushes(connection, world.seqs()[1:], 3) == [("a", 7, 12), ("b", 7, 7), ("c", 7, 7)]
-        assert most_viewed_vods_of_flushes(connection, world.seqs()[-1:], 3) == [("a", 3, 12)]
+        assert most_viewed_vods(connection, report, 3) == [("b", 7, 7), ("c", 7, 7), ("a", 4, 9)]
+        assert most_viewed_vods(connection, twice, 2) == [("a", 8, 9), ("b", 7, 7)]
+        assert most_viewed_vods(connection, recovered, 3) == [("b", 7, 7), ("c", 7, 7), ("a", 4, 9)]
+        assert most_viewed_vods(connection, nothing, 3) == []
         world.execute("DELETE FROM viewer.vod_view_counts WHERE vod_id = 'b'")
-        assert most_viewed_vods_of_flushes(connection, world.seqs()[1:], 2)[1] == ("b", 7, 0)
+        assert most_viewed_vods(connection, report, 2) == [("b", 7, 0), ("c", 7, 7)]

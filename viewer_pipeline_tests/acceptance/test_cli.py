@@ -315,6 +315,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert before.pop("oldest_pending_seconds") > 1_700_000_000  # announced in 1970
     assert before == {
         "pending_vods": 2,
+        "sweep_position": None,
         "marker": None,
         "last_flush": 0,
         "settled": True,
@@ -348,6 +349,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert after == {
         "pending_vods": 0,
         "oldest_pending_seconds": None,
+        "sweep_position": None,
         "marker": {"seq": 1, "batch": 1, "of": 1},
         "last_flush": 1,
         "settled": True,

@@ -167,7 +167,7 @@ def test_reload_brings_new_code(tmp_path: Path, database_url: str, redis_url: st
             return str(world.rows(f"SELECT event FROM dagster.event_logs WHERE run_id = '{run_id}'"))
 
         with failures.blocked_flush() as (run_id, pid):
-            code.write_text(text.replace('f"read {len', 'f"new code read {len'))
+            code.write_text(text.replace('f"read {', 'f"new code read {'))
             runs.reload_code_location()
             assert is_alive(pid)
         assert runs.wait_for(run_id, *ENDED) == "SUCCESS"

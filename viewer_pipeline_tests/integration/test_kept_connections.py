@@ -61,15 +61,15 @@ def end_sessions(world: World) -> None:
 
 
 def test_a_run_connects_once(world: World) -> None:
-    """To PostgreSQL; to Redis twice: the drain has a connection of its own, which must not be replaced (R7)."""
+    """To PostgreSQL. To Redis, a drain has a connection that must not be replaced (R7), and a sweep one for SCAN."""
     world.send_many(5)
     recorder = Recorder()
     received = world.client.info("stats")["total_connections_received"]
     with watching(recorder):
         assert run_flush(world).success
-    assert world.client.info("stats")["total_connections_received"] == received + 2
+    assert world.client.info("stats")["total_connections_received"] == received + 3
     connects = Counter(call for _, call, _ in recorder.calls if call.endswith(" connect"))
-    assert connects == {"postgres connect": 1, "redis connect": 2}
+    assert connects == {"postgres connect": 1, "redis connect": 3}
     wait_until(lambda: world.rows(OURS) == [], 30, "the connection is closed with the run")
     world.assert_all_persisted()
 

@@ -15,6 +15,7 @@ from viewer_pipeline.errors import MarkerMoved, PipelineRefused, PostgresUnavail
 from viewer_pipeline.flush import (
     candidates,
     commit,
+    counter_reader,
     drain,
     ledger_reads,
     marker_ownership,
@@ -236,6 +237,7 @@ class Rehearsal:
             patch.object(drain, "require_undiverged_history", lambda *_: None),
             patch.object(settle, "require_undiverged_history", lambda *_: None),
             patch.object(candidates, "READ_COUNT", 1),
+            patch.object(counter_reader, "READ_COUNT", 1),
             patch.object(redis_store, "PIPELINE_SCRIPTS", 1),
             patch.object(drain, "DRAIN_TRIES", self._first.runs[0].tries),
             patch.object(commit, "SUPERSEDED_TRIES", self._first.runs[0].tries),

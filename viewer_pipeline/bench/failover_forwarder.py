@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 from viewer_pipeline.stack.ports import LOOPBACK
 
@@ -33,6 +35,10 @@ class FailoverForwarder:
         self._thread.join(END_SECONDS)
         self._loop.close()
 
+    async def copy_replies(self, from_server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        """Forward what the server sends on one connection, which is closed when this ends."""
+        await copy_bytes(from_server, to_client)
+
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._forward_connection, LOOPBACK, 0)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -52,8 +58,8 @@ class FailoverForwarder:
             to_client.close()
             return
         pumps = [
-            asyncio.ensure_future(_copy_bytes(from_client, to_server)),
-            asyncio.ensure_future(_copy_bytes(from_server, to_client)),
+            asyncio.ensure_future(copy_bytes(from_client, to_server)),
+            asyncio.ensure_future(self.copy_replies(from_server, to_client)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -64,10 +70,11 @@ class FailoverForwarder:
                 writer.close()
 
 
-async def _copy_bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(CHUNK):
+async def copy_bytes(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_lost: Callable[[], bool] = lambda: False
+) -> None:
+    """Forward until either side closes, or `is_lost` returns True after a read: then that is not forwarded."""
+    with suppress(OSError):
+        while (data := await reader.read(CHUNK)) and not is_lost():
             writer.write(data)
             await writer.drain()
-    except OSError:
-        return

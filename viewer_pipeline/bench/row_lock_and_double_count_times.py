@@ -87,7 +87,7 @@ def _find_locked_ids(connection: psycopg.Connection, _client: redis.Redis, ids: 
 def _find_double_counted_ids(
     connection: psycopg.Connection, client: redis.Redis, totals_before: dict[str, int]
 ) -> set[str]:
-    # PostgreSQL first, as a web application that adds the two does: then it never reads fewer views than there are.
+    # PostgreSQL first: a flush between the two reads makes the sum too low, so none is too high but by views in both.
     now: dict[str, int] = dict(connection.execute(TOTALS, [list(totals_before)]).fetchall())
     counters = client.mget([PREFIX + vod_id for vod_id in totals_before])
     pending = {vod_id: int(value or 0) for vod_id, value in zip(totals_before, counters, strict=True)}

@@ -77,7 +77,7 @@ class Candidates:
 
     def _position(self, scanner: RedisStore) -> tuple[bytes, SweepPosition, str]:
         """Return the position as it is stored, where this run begins, and why it does not continue there if so."""
-        request, stored = scanner.sweep_request() or b"", scanner.sweep_position()
+        request, stored = (value or b"" for value in scanner.subscriber_fields(["sweep", "sweep_position"]))
         server, epoch, ledger = scanner.server_run_id(), self._marker.epoch, self._marker.ledger
         server = server if server == self._server else ""  # the connections lead to two servers
         begin = SweepPosition(0, int(scanner.now().timestamp() * 1000), server, epoch, ledger, request)

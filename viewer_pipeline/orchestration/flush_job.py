@@ -4,6 +4,7 @@ import dagster as dg
 
 from viewer_pipeline.flush.run_metrics import record_failure
 from viewer_pipeline.orchestration.flush_ops import flush_mode_of
+from viewer_pipeline.orchestration.next_flush_run import FLUSH_JOB
 from viewer_pipeline.orchestration.view_counts_asset import view_counts
 
 # dagster.yaml limits runs with this tag to one at a time; a hanging run must not block the others for long.
@@ -21,7 +22,7 @@ def count_failed_run(context: dg.HookContext) -> None:
 
 
 flush_views = dg.define_asset_job(
-    "flush_views",
+    FLUSH_JOB,
     selection=[view_counts],
     description="Carry pending views from Redis to PostgreSQL: drain, aggregate, bulk upsert, verify. One process.",
     tags=JOB_TAG,

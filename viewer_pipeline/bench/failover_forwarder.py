@@ -62,7 +62,8 @@ class FailoverForwarder:
             asyncio.ensure_future(self.copy_replies(from_server, to_client)),
         ]
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            with suppress(asyncio.CancelledError):  # by `stop`
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from textwrap import dedent
 
@@ -94,6 +95,19 @@ def succeeded(world: World) -> bool:
     return ("SUCCESS",) in world.rows("SELECT status FROM dagster.runs")
 
 
+def statuses(directory: Path) -> list[str]:
+    """Return the status of each run in the temporary storage of `dagster dev`.
+
+    `dagster dev` deletes this storage when it ends. If a run is active then, the code server that watches the run
+    stumbles over the missing tables and stays for ever: a fault of Dagster 1.13, with a temporary storage only.
+    """
+    for file in directory.glob(".tmp_dagster_home_*/history/runs.db"):
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+                return [status for (status,) in database.execute("SELECT status FROM runs")]
+    return []
+
+
 @pytest.mark.parametrize("command", CHECKS, ids=" ".join)
 def test_checks_with_an_env_file_behind_a_proxy(command: list[str], checkout: Path, database_url: str) -> None:
     """They open the storage that `.env` names, and reach the code server directly."""
@@ -174,6 +188,6 @@ def test_development_elsewhere(tmp_path: Path, world: World, redis_url: str) -> 
     command = ["dagster", "dev", "-m", "viewer_pipeline.definitions"]
     urls = {"DATABASE_URL": world.stores.ledger.url, "REDIS_URL": redis_url}
     with developing(command, directory, **urls, **PROXIES) as log:
-        wait_until(lambda: not world.counters(), 180, f"the views are persisted; see {log}")
+        wait_until(lambda: set(statuses(directory)) == {"SUCCESS"}, 180, f"a run has ended; see {log}")
     world.assert_all_persisted()
     assert f"Using temporary directory {directory}" in log.read_text()

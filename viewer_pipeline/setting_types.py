@@ -75,11 +75,18 @@ def _require_date_first(value: object) -> object:
     return value
 
 
+def _check_base_url(url: str) -> None:
+    # It is shown in a page, without a login.
+    if re.search(r"[@?#]", url):
+        raise ValueError("expected an address such as https://dagster.example.com, without login, ? and #")
+
+
 DatabaseUrl = Annotated[
     str, _url_with_scheme(*POSTGRES_SCHEMES), _accepted_by(_check_encoded_login), _accepted_by(PostgresUrl.of)
 ]
 RedisServerUrl = Annotated[str, _url_with_scheme(*REDIS_SCHEMES), _accepted_by(RedisUrl.of)]
-WebhookUrl = Annotated[str, _url_with_scheme("https", "http")]
+HttpUrl = Annotated[str, _url_with_scheme("https", "http")]
+BaseUrl = Annotated[HttpUrl, _accepted_by(_check_base_url)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]
 TableName = Annotated[str, _accepted_by(parse_table)]
 ColumnName = Annotated[str, _accepted_by(parse_column)]

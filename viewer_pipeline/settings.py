@@ -20,17 +20,18 @@ from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.setting_errors import describe_invalid_settings
 from viewer_pipeline.setting_text_checks import check_setting_text
 from viewer_pipeline.setting_types import (
+    BaseUrl,
     ColumnName,
     CronExpression,
     DatabaseUrl,
     Day,
+    HttpUrl,
     LogFormat,
     LogLevel,
     PubSubMode,
     RedisName,
     RedisServerUrl,
     TableName,
-    WebhookUrl,
 )
 from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
@@ -90,7 +91,7 @@ class Settings(BaseSettings):
     rejected_retention_days: int | None = Field(
         None, ge=1, le=36_500, description="days after which rejected input is pruned (default: never)"
     )
-    alert_webhook_url: WebhookUrl | None = Field(
+    alert_webhook_url: HttpUrl | None = Field(
         None, description="webhook to which failed runs are posted as JSON (default: none, they are only logged)"
     )
     redis_wait_replicas: int = Field(
@@ -159,6 +160,9 @@ class Settings(BaseSettings):
     dagster_database_url: DatabaseUrl | None = Field(
         None,
         description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)",
+    )
+    dagster_ui_url: BaseUrl | None = Field(
+        None, description="address of Dagster's UI, to which the worker's status page links (default: no links)"
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
     warm_runs: bool = Field(

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, object] = {
     "log_level": "info",
     "log_format": "text",
     "dagster_database_url": None,
+    "dagster_ui_url": None,
     "dagster_home": None,
     "warm_runs": True,
     "viewer_home": Path(".viewer"),
@@ -587,6 +588,16 @@ def test_error_does_not_cite_the_webhook() -> None:
         load_settings()
     expected = "expected a URL that starts with https:// or http://"
     assert str(raised.value) == f"Settings are not usable: ALERT_WEBHOOK_URL='***': {expected}"
+
+
+@pytest.mark.parametrize("login", ["https://me:T0K3N@dagster.example.com", "http://host/?token=T0K3N"])
+def test_address_of_the_ui_has_no_login(login: str) -> None:
+    """It is shown in a page, which has no secrets."""
+    with patch.dict(os.environ, DAGSTER_UI_URL=login), pytest.raises(SettingsError, match="without login") as raised:
+        load_settings()
+    assert "T0K3N" not in str(raised.value)
+    with patch.dict(os.environ, DAGSTER_UI_URL="https://dagster.example.com/prefix"):
+        assert load_settings().dagster_ui_url == "https://dagster.example.com/prefix"
 
 
 def test_environment_outranks_the_variables_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

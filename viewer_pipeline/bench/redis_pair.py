@@ -64,7 +64,7 @@ class RedisPair:
             try:
                 server.start()
             except ViewerPipelineError:
-                log.exception(event("server does not start", name="redis", port=server.port))
+                log.exception(event("server_start_failed", name="redis", port=server.port))
         with suppress(redis.RedisError):
             self._make_replica_follow()
 

@@ -36,14 +36,14 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
     unknown = unknown_variables()
     for variable in unknown:
         if variable.meant:
-            fields = {"variable": variable.name, "found_in": variable.place, "probably_meant": variable.meant}
-            log.warning(event("variable is not a setting", **fields))
+            places = {"found_in": variable.place, "probably_meant": variable.meant}
+            log.warning(event("unknown_setting", variable=variable.name, **places))
     if others := [variable.name for variable in unknown if not variable.meant]:
-        log.warning(event("names in .env are not settings", names=", ".join(others)))
+        log.warning(event("unknown_names_in_env_file", names=", ".join(others)))
     if dropped := settings.dropped_parameters():
-        log.warning(event("unknown parameters of a database URL are dropped", **dropped))
+        log.warning(event("database_url_parameters_dropped", **dropped))
     if ignored := settings.ignored_redis_parameters():
-        log.info(event("parameters of REDIS_URL have no effect", ignored=", ".join(ignored)))
+        log.info(event("redis_url_parameters_ignored", ignored=", ".join(ignored)))
 
 
 def require_responding_servers(settings: Settings) -> None:

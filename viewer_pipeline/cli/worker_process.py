@@ -39,7 +39,7 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     try:
         require_target(settings)
     except (TargetUnusable, SessionUnusable, PostgresFailed) as error:  # runs fail with it; messages are still folded
-        log.error(event("no flush will succeed", reason=error))  # noqa: TRY400 - a sentence, not a traceback
+        log.error(event("flushes_impossible", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, run_last_flush)
     install_stop_signal_handlers(worker.request_stop)
     return worker.run()
@@ -71,7 +71,7 @@ class _Worker:
         while not self._stop_request.wait(POLL_SECONDS):
             if not subscriber.is_alive():
                 return 1  # its error has been logged; the service manager restarts the process
-        log.info(event("stopping", timeout_ms=self._settings.shutdown_timeout_ms))
+        log.info(event("worker_stopping", timeout_ms=self._settings.shutdown_timeout_ms))
         self._subscriber.request_stop(self._deadline - CLOSE_SECONDS)
         self._stats.enter_state("stopping")
         self._join_until_deadline(subscriber)
@@ -85,7 +85,7 @@ class _Worker:
         try:
             self._remaining = self._subscriber.run_until_stopped()
         except Exception:
-            log.exception(event("the subscriber failed"))
+            log.exception(event("subscriber_failed"))
 
     def _flush_and_keep_outcome(self) -> None:
         self._flush_outcome = "what the last flush has not committed stays in Redis: it did not end in time"
@@ -104,7 +104,7 @@ class _Worker:
         """Log what remains where; return the exit status. Received views that Redis refused end with this process."""
         lost_views = self._stats.in_memory if self._remaining is None else self._remaining
         level = logging.ERROR if lost_views else logging.INFO if self._flushed else logging.WARNING
-        log.log(level, event("stopped", lost_views=lost_views, flush=self._flush_outcome))
+        log.log(level, event("worker_stopped", lost_views=lost_views, last_flush=self._flush_outcome))
         return 1 if lost_views else 0
 
 

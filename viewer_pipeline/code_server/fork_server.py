@@ -123,7 +123,7 @@ def replace_fork_server() -> None:
 
 @cache
 def _warn_once(reason: str) -> None:
-    log.warning(event("no fork server: each run imports everything itself", reason=reason))
+    log.warning(event("fork_server_unavailable", reason=reason))
 
 
 def _choose_directory_of_sockets(home: Path) -> None:

@@ -91,7 +91,7 @@ class Ledger:
             )
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.has_committed(flush.flush_id):
-                log.warning(event("reply to a COMMIT lost, flush committed", flush=flush.seq, reason=first_line(error)))
+                log.warning(event("commit_reply_lost", seq=flush.seq, reason=first_line(error)))
                 return dict
             raise
 
@@ -136,7 +136,7 @@ class Ledger:
         except psycopg.Error as error:
             if not is_row_error(error):
                 raise
-            log.warning(event("target table refused rows", flush=flush.seq, reason=first_line(error)))
+            log.warning(event("target_rows_refused", seq=flush.seq, reason=first_line(error)))
         return transaction.commit_flush(connection, flush, lambda c, f: upsert_bisecting(c, target, f.seq, f.counters))
 
 

@@ -106,7 +106,7 @@ def _record(ledger: Ledger, metrics: list[RunMetric]) -> None:
             with ledger.connect() as connection:
                 add_run_metrics(connection, metrics)
         except ViewerPipelineError as error:
-            log.warning(event("run metrics not recorded", mode=metrics[0].mode, reason=error))
+            log.warning(event("run_metrics_not_recorded", mode=metrics[0].mode, reason=error))
 
 
 def read_run_metrics(connection: psycopg.Connection) -> list[RunMetric]:

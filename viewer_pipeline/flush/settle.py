@@ -162,6 +162,6 @@ class Settler:
                 record_incidents(connection, self.notes, self._run_id)
         except ViewerPipelineError as error:
             self.unrecorded = self.notes
-            log.warning(event("incidents not recorded", reason=error, notes="; ".join(self.notes.sentences())))
+            log.warning(event("incidents_not_recorded", reason=error, notes="; ".join(self.notes.sentences())))
             if not failed:
                 raise

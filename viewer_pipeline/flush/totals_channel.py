@@ -22,7 +22,7 @@ def publish_totals(redis: RedisStore, flush: Flush, fetch_totals: FetchTotals) -
     try:
         redis.publish_totals(render_totals_messages(flush, fetch_totals()))
     except ViewerPipelineError as error:
-        log.warning(event("totals not published", channel=redis.totals_channel, flush=flush.seq, reason=error))
+        log.warning(event("totals_not_published", channel=redis.totals_channel, seq=flush.seq, reason=error))
         return RunNotes(unpublished=1, publish_error=str(error))
     return RunNotes()
 

@@ -51,8 +51,7 @@ class LedgerIdentityLookup:
                     identity = self._ledger.identity(connection)
             except ViewerPipelineError as error:
                 if not failed:
-                    reason = {"reason": error} | ({"remedy": error.remedy} if error.remedy else {})
-                    log.warning(event("cannot read the identity of the ledger", **reason))
+                    log.warning(event("ledger_identity_unreadable", reason=error, remedy=error.remedy))
                 failed = True
                 self._stop.wait(RETRY_SECONDS)
                 continue

@@ -37,8 +37,7 @@ class SharedChannelCheck:
         others = self._scripts.count_workers_of_other_pipelines(key_space, self._channel)
         self._due = now + (CHECK_SECONDS if others == self._last_count else 1.0)
         if others and not self._last_count:
-            words = "subscribers of other pipelines count the messages of this channel, too"
-            log.warning(event(words, channel=self._channel, others=others, remedy=REMEDY))
+            log.warning(event("channel_shared", channel=self._channel, others=others, remedy=REMEDY))
         elif self._last_count and not others:
-            log.info(event("no other pipeline counts the messages of this channel any more", channel=self._channel))
+            log.info(event("channel_not_shared", channel=self._channel))
         self._last_count = others

@@ -102,7 +102,7 @@ class RejectRecorder:
                 for _, of_key_space in groupby(segments, key=attrgetter("cuts_channel")):
                     count_rejected_messages(connection, list(of_key_space))
         except ViewerPipelineError as error:
-            log.warning(event("rejected messages not recorded", examples=len(rejects), reason=error))
+            log.warning(event("rejected_messages_not_recorded", examples=len(rejects), reason=error))
             with self._lock:
                 self._waiting = rejects + self._waiting
             return
@@ -110,6 +110,6 @@ class RejectRecorder:
         with self._lock:
             self._segments = [segment for segment in self._segments if id(segment) not in written]
         for reject in rejects:
-            log.warning(event("rejected", source=reject.source, subject=reject.subject, reason=reject.reason))
+            log.warning(event("message_rejected", source=reject.source, subject=reject.subject, reason=reject.reason))
         for reason, number in sum((segment.messages for segment in segments), Counter[str]()).items():
-            log.warning(event("messages rejected", messages=number, reason=reason))
+            log.warning(event("messages_rejected", messages=number, reason=reason))

@@ -76,7 +76,7 @@ class SegmentWriter:
         except LeaseLost:
             self.on_lease_lost()
             return True
-        self._clear_refusal("folding again")
+        self._clear_refusal("folding_resumed")
         self._stats.in_memory = buffer.view_count()
         return True
 
@@ -121,13 +121,13 @@ class SegmentWriter:
     def record_refusal(self, error: ViewerPipelineError) -> None:
         """Record that Redis accepts no folds now; log it once."""
         if not self._stats.refusal_reason:
-            log.warning(event("listening, but not folding", channel=self._channel, reason=error))
+            log.warning(event("folding_refused", channel=self._channel, reason=error))
         self._stats.refusal_reason = str(error)
         self._stats.in_memory = self.buffer.view_count()
 
-    def _clear_refusal(self, words: str) -> None:
+    def _clear_refusal(self, event_name: str) -> None:
         if self._stats.refusal_reason:
-            log.info(event(words, channel=self._channel))
+            log.info(event(event_name, channel=self._channel))
             self._stats.refusal_reason = ""
 
     def _acquire_or_renew_lease(self) -> None:
@@ -146,7 +146,7 @@ class SegmentWriter:
         if self.lease.held:
             self.shared_channel.check_if_due(self.key_space)
         else:  # it has nothing to fold
-            self._clear_refusal("another subscriber folds")
+            self._clear_refusal("folding_left_to_other_worker")
             with contextlib.suppress(RedisRefusesWrites):  # standing by writes nothing, so a replica would not show
                 self.store.require_writes()
 

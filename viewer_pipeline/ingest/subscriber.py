@@ -126,8 +126,7 @@ class Subscriber:
         self._stats.holds_lease = self._lease.held
         self._stats.enter_state("listening" if self._lease.held else "standby")
         if self._stats.state != state:
-            words = "listening" if self._lease.held else "standing by: another subscriber folds, or none can yet"
-            log.info(event(words, channel=self._channel))
+            log.info(event("listening" if self._lease.held else "standing_by", channel=self._channel))
 
     def _make_room(self) -> bool:
         """Whether to receive more. Beyond MAX_IDS the holder waits until it has folded; a standby starts over.
@@ -142,7 +141,7 @@ class Subscriber:
             self._stop.wait(FOLD_SECONDS)
             return False
         views = self._buffer.drop_all()
-        log.warning(event("standing by: dropped views that the holder of the lease does not fold", views=views))
+        log.warning(event("views_dropped", views=views))
         self._stats.dropped_views += views
         return True
 
@@ -157,5 +156,5 @@ class Subscriber:
         if isinstance(error, RedisFailed):
             self._lease.make_due()
         if stats.state != "reconnecting":
-            log.warning(event("not listening", channel=self._channel, reason=reason))
+            log.warning(event("not_listening", channel=self._channel, reason=reason))
         stats.enter_state("reconnecting", reason)

@@ -143,7 +143,7 @@ class SubscriberShutdown:
         return self._lease.held
 
     def _log_unanswered(self, reason: object) -> None:
-        log.warning(event("stopped without a reply of Redis", views=self._buffer.view_count(), reason=reason))
+        log.warning(event("subscriber_stopped_without_reply", views=self._buffer.view_count(), reason=reason))
 
 
 class _Backoff:

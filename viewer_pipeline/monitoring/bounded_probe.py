@@ -79,5 +79,5 @@ class BoundedProbe(Generic[T]):
         except ViewerPipelineError as error:
             return ProbeResult(None, redact_text(str(error)), redact_text(error.remedy))
         except Exception as error:  # a bug must not silence the check, nor expose a traceback over HTTP
-            log.exception(event("a probe failed", name=self.name))
+            log.exception(event("probe_failed", name=self.name))
             return ProbeResult(None, f"the probe failed ({type(error).__name__}); see the log of this process")

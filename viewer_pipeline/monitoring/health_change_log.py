@@ -44,7 +44,7 @@ class HealthChangeLog:
             return
         for result in results:
             if result.status != self._statuses.get(result.name, "healthy"):
-                line = event("health", check=result.name, status=result.status, message=result.message)
+                line = event("health_changed", check=result.name, status=result.status, message=result.message)
                 log.log(LEVELS[result.status], line)
             self._statuses[result.name] = result.status
 

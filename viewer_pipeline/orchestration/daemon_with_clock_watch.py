@@ -36,7 +36,7 @@ def main() -> None:
     except ViewerPipelineError as error:
         sys.exit(f"error: {error}")
     if any(moved):
-        log.warning(event("moved timestamps in the future to now", **moved._asdict()))
+        log.warning(event("future_timestamps_moved", **moved._asdict()))
     Thread(target=_restart_when_clock_is_set_back, name="clock", daemon=True).start()
     run_daemon()
 
@@ -46,7 +46,7 @@ def _restart_when_clock_is_set_back() -> NoReturn:
     while (now := time.time()) > latest - MAX_SECONDS_BACK:
         latest = max(latest, now)
         time.sleep(POLL_SECONDS)
-    log.warning(event("the clock was set back; the daemon restarts", seconds=round(latest - now)))
+    log.warning(event("clock_set_back", seconds=round(latest - now)))
     sys.stdout.flush()
     sys.stderr.flush()
     # Not as it was started: it may be a fork of a process that was started as something else.

@@ -30,12 +30,12 @@ def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource)
     run = context.dagster_run
     if TRIGGER_TAG not in run.tags:  # it failed before its first step; the tag makes it ours for retention
         context.instance.add_run_tags(run.run_id, {TRIGGER_TAG: alert["trigger"]})
-    context.log.error(str(event("run failed", **alert)))
+    context.log.error(str(event("run_failed", **alert)))
     if url := settings.alert_webhook_url:
         text = f"Viewer Pipeline: run {alert['run_id'][:8]} of {alert['job']} failed: {alert['reason']}"
         payload = {"text": text, "event": "run_failed", "timestamp": format_timestamp(), **alert}
         if reason := post_json_or_error(url, payload):
-            context.log.warning(str(event("alert not delivered", run_id=alert["run_id"], reason=reason)))
+            context.log.warning(str(event("alert_not_delivered", run_id=alert["run_id"], reason=reason)))
 
 
 def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:

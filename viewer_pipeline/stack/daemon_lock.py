@@ -80,9 +80,9 @@ class DaemonLock:
         while not self._stop.wait(CHECK_SECONDS):
             problem = self._check()
             if problem and problem != last:
-                log.error(event("another daemon may run: lock lost", reason=problem))
+                log.error(event("daemon_lock_lost", reason=problem))
             elif last and not problem:
-                log.info(event("lock of the daemon taken again"))
+                log.info(event("daemon_lock_retaken"))
             last = problem
         self._close()
 

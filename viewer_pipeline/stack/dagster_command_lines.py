@@ -67,7 +67,7 @@ def fail_orphaned_runs(settings: Settings, *, of_code_server_only: bool = True) 
 
     with open_instance(settings) as instance:
         for run_id in mark_launched_runs_failed(instance, of_code_server_only=of_code_server_only):
-            log.error(event("run ended with its code server", run=run_id))
+            log.error(event("run_ended_with_code_server", run_id=run_id))
 
 
 def exec_code_server(settings: Settings, host: str, port: int) -> NoReturn:

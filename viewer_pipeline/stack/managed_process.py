@@ -152,14 +152,14 @@ class RestartedProcess(Generic[P]):
             if now - self.started_at > MAX_RESTART_SECONDS:
                 self.pause = MIN_RESTART_SECONDS
         elif not self.restart_at:
-            log.error(event("process ended", name=self.process.name, status=status, log=self.process.log))
+            log.error(event("process_ended", name=self.process.name, status=status, log=self.process.log))
             self.restart_at = now + self.pause
             self.pause = min(self.pause * 2, MAX_RESTART_SECONDS)
         elif now >= self.restart_at:
             try:
                 self.before_restart()
             except Exception:  # the process is restarted anyway
-                log.exception(event("cleanup before a restart failed", name=self.process.name))
+                log.exception(event("restart_cleanup_failed", name=self.process.name))
             self.process.start()
             self.started_at, self.restart_at = now, 0.0
             return True

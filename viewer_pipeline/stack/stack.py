@@ -112,11 +112,11 @@ class Stack:
         while not stop.wait(POLL_SECONDS):
             for server in self._servers:
                 if (status := server.process.exit_status()) is not None:
-                    log.error(event("server ended; restarting it", name=server.process.name, status=status))
+                    log.error(event("server_ended", name=server.process.name, status=status))
                     try:
                         server.start()
                     except ViewerPipelineError:
-                        log.exception(event("server does not start", name=server.process.name))
+                        log.exception(event("server_start_failed", name=server.process.name))
             if self._worker is not None:
                 self._worker.restart_if_ended()
             if self._dagster is not None:

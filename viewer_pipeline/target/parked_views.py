@@ -145,7 +145,7 @@ def _apply(
             yield from _apply(connection, target, vod_ids[:middle], until)
             yield from _apply(connection, target, vod_ids[middle:], until)
             return
-        log.warning(event("parked views refused", vod=vod_ids[0], reason=refusal_reason(error)))
+        log.warning(event("parked_views_refused", vod=vod_ids[0], reason=refusal_reason(error)))
         connection.execute(SQL["refuse_parked"], {"vod_ids": list(vod_ids), "reason": refusal_reason(error)})
     else:
         yield ParkedViews(len(rows), sum(rows.values()))

@@ -167,7 +167,7 @@ def test_a_misspelled_setting_is_reported(environment: Environment) -> None:
     done = run({**environment, "TARGET_TABEL": "hidden"}, "grants")
     assert (done.returncode, done.stderr) == (
         0,
-        "variable is not a setting variable=TARGET_TABEL found_in=environment probably_meant=TARGET_TABLE\n",
+        "unknown_setting variable=TARGET_TABEL found_in=environment probably_meant=TARGET_TABLE\n",
     )
 
 

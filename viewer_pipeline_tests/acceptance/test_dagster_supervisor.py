@@ -134,5 +134,5 @@ def test_flush_of_the_command_line_survives_the_supervisor(tmp_path: Path) -> No
             locking.rollback()
             assert flush.wait(60) == 0
             assert reading.execute("SELECT view_count FROM viewer.vod_view_counts").fetchall() == [(1,)]
-        assert "run ended with its code server" not in stack.log.read_text()
+        assert "run_ended_with_code_server" not in stack.log.read_text()
         stack.stop()

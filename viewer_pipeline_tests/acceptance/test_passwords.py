@@ -132,7 +132,7 @@ def test_a_worker(tmp_path: Path, database_url: str, redis_url: str, redis_kind:
             [sys.executable, "-m", "viewer_pipeline.cli", "worker"], env=variables, cwd=tmp_path, stderr=output
         )
     try:
-        wait_until(lambda: "not listening" in log.read_text() or process.poll() is not None, 60, "it tries")
+        wait_until(lambda: "not_listening" in log.read_text() or process.poll() is not None, 60, "it tries")
         for path in ("/health", "/metrics", "/ping", "/other"):
             try:
                 with urllib.request.urlopen(

@@ -317,14 +317,14 @@ def test_stop_of_a_worker_process_during_a_failover(pair: RedisPair, tmp_path: P
         pair.demote()
         for _ in range(VIEWS):
             assert publish(pair.primary, "a")
-        wait_until(lambda: worker.has_logged("listening, but not folding"), HEALED_SECONDS, "a refusal")
+        wait_until(lambda: worker.has_logged("folding_refused"), HEALED_SECONDS, "a refusal")
         assert refusing(worker) == {"redis", "subscriber"}
         worker.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: worker.has_logged("stopping"), HEALED_SECONDS, "the stop")
+        wait_until(lambda: worker.has_logged("worker_stopping"), HEALED_SECONDS, "the stop")
         pair.lead_to_the_new()
         assert worker.process.wait(60) == 0
         last = worker.last_event()
-    assert (last["lost_views"], last["flush"].partition(",")[0]) == (0, f"flushed the remaining views: {VIEWS}")
+    assert (last["lost_views"], last["last_flush"].partition(",")[0]) == (0, f"flushed the remaining views: {VIEWS}")
     assert world.totals() == {"a": VIEWS}
     assert views_of(pair.promoted, "a") == 0
 

@@ -90,7 +90,7 @@ def test_pipelines_on_a_shared_channel_are_reported(
         assert shared().status == "healthy"
         with SubscriberThread(shadow) as other:
             ours_running.subscriber.writer.shared_channel._due = 0.0
-            wait_until(lambda: logged("subscribers of other pipelines count the messages"), 20, "a line in the log")
+            wait_until(lambda: logged("channel_shared"), 20, "a line in the log")
             assert logged("PUBSUB_CHANNEL")
             result = shared()
             assert result.status == "degraded"

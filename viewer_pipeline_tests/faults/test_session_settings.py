@@ -261,10 +261,10 @@ def test_replication_role(vods: TargetWorld, url: str, run: Callable[..., Any], 
     refused = CliRunner().invoke(main, ["flush"])
     assert (refused.exit_code, "RESET session_replication_role" in refused.output) == (2, True)
     with WorkerProcess(tmp_path, url, vods.stores.redis.url, TARGET_TABLE="Vod") as worker:
-        wait_until(lambda: worker.has_logged("no flush will succeed"), 60, "the worker reports it")
+        wait_until(lambda: worker.has_logged("flushes_impossible"), 60, "the worker reports it")
         worker.wait_until_ready()
         worker.stop()
-    assert "RESET session_replication_role" in worker.last_event()["flush"]
+    assert "RESET session_replication_role" in worker.last_event()["last_flush"]
     assert (vods.counters(), vods.target(), vods.seqs()) == ({"a": 5}, {}, [])
     vods.execute(f"ALTER DATABASE {urlsplit(url).path[1:]} RESET session_replication_role")
     assert run("flush")["stats"]["views"] == 5

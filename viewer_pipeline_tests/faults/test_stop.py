@@ -54,8 +54,8 @@ def test_stop_without_pending_views_launches_no_run(
 ) -> None:
     """Dagster's storage is not even made."""
     assert worker.stop(number) == 0
-    assert worker.last_event()["event"] == "stopped"
-    assert worker.last_event()["flush"] == "nothing was pending"
+    assert worker.last_event()["event"] == "worker_stopped"
+    assert worker.last_event()["last_flush"] == "nothing was pending"
     assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)]
 
 
@@ -67,7 +67,7 @@ def test_stop_flushes_pending_views(worker: WorkerProcess, world: World) -> None
     assert world.totals() == {"announced": 5, "unannounced": 7}
     assert world.counters() == {}
     assert reasons_of_runs(world) == [("SUCCESS", "shutdown: remaining views")]
-    assert worker.last_event()["flush"].startswith("flushed the remaining views: 12, run ")
+    assert worker.last_event()["last_flush"].startswith("flushed the remaining views: 12, run ")
 
 
 def test_stop_while_messages_arrive(worker: WorkerProcess, world: World) -> None:
@@ -103,8 +103,8 @@ def test_stop_while_a_flush_cannot_end(tmp_path: Path, database_url: str, redis_
             connection.execute(LOCK)
             assert worker.stop(seconds=60) == 0
             last = worker.last_event()
-    assert (last["event"], last["lost_views"], last["level"]) == ("stopped", 0, "warning")
-    assert last["flush"] == "what the last flush has not committed stays in Redis: it did not end in time"
+    assert (last["event"], last["lost_views"], last["level"]) == ("worker_stopped", 0, "warning")
+    assert last["last_flush"] == "what the last flush has not committed stays in Redis: it did not end in time"
     [(limit,)] = world.rows("SELECT value FROM dagster.run_tags WHERE key = 'dagster/max_runtime'")
     assert 0 < int(limit) <= 20  # a run whose process is gone must not hold up others for longer
     wait_until(lambda: not busy(world), 60, "PostgreSQL has noticed that the worker is gone")
@@ -120,8 +120,8 @@ def test_stop_without_time_for_a_flush(tmp_path: Path, database_url: str, redis_
         world.send("a", 5)
         assert worker.stop() == 0
         last = worker.last_event()
-    assert (last["event"], last["level"]) == ("stopped", "warning")
-    assert last["flush"].endswith("in Redis: it did not end in time") or "no time left" in last["flush"]
+    assert (last["event"], last["level"]) == ("worker_stopped", "warning")
+    assert last["last_flush"].endswith("in Redis: it did not end in time") or "no time left" in last["last_flush"]
     assert world.counters() == {"a": 5}
     assert world.rows("SELECT to_regclass('dagster.runs')") == [(None,)] or reasons_of_runs(world) == []
 
@@ -135,9 +135,9 @@ def test_stop_with_read_only_postgres(tmp_path: Path, database_url: str, redis_u
         world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         assert worker.stop() == 0
         last = worker.last_event()
-    assert last["flush"].startswith("what is pending stays in Redis: ")
-    assert "read-only transaction" in last["flush"]
-    assert "[SQL:" not in last["flush"]
+    assert last["last_flush"].startswith("what is pending stays in Redis: ")
+    assert "read-only transaction" in last["last_flush"]
+    assert "[SQL:" not in last["last_flush"]
 
 
 def busy(world: World) -> bool:
@@ -170,7 +170,7 @@ def test_second_signal_ends_the_worker(
     with psycopg.connect(world.stores.ledger.url) as connection:
         connection.execute(LOCK)
         worker.process.send_signal(number)
-        wait_until(lambda: worker.has_logged("stopping"), 60, "stopping")
+        wait_until(lambda: worker.has_logged("worker_stopping"), 60, "stopping")
 
         def ends() -> bool:
             worker.process.send_signal(number)
@@ -206,8 +206,8 @@ def test_stop_with_postgres_down(tmp_path: Path, own_servers: tuple[PostgresServ
         assert worker.stop() == 0
         assert client.get(PREFIX + "a") == b"5"
         last = worker.last_event()
-        assert (last["event"], last["lost_views"]) == ("stopped", 0)
-        assert last["flush"].startswith("what is pending stays in Redis: PostgreSQL is unavailable")
+        assert (last["event"], last["lost_views"]) == ("worker_stopped", 0)
+        assert last["last_flush"].startswith("what is pending stays in Redis: PostgreSQL is unavailable")
         password = postgres.url.partition("@")[0].rpartition(":")[2]
         assert password not in worker.log.read_text()
 
@@ -218,6 +218,6 @@ def test_stop_with_redis_down(tmp_path: Path, own_servers: tuple[PostgresServer,
     with WorkerProcess(tmp_path, postgres.url, server.url) as worker:
         worker.wait_until_ready()
         server.stop()
-        wait_until(lambda: worker.has_logged("not listening"), 60, "it notices")
+        wait_until(lambda: worker.has_logged("not_listening"), 60, "it notices")
         assert worker.stop() == 0
-        assert worker.last_event()["flush"].startswith("what is pending stays in Redis: Redis does not answer")
+        assert worker.last_event()["last_flush"].startswith("what is pending stays in Redis: Redis does not answer")

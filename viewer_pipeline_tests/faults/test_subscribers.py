@@ -235,7 +235,7 @@ def test_role_without_the_lease_script_reconnects(start: Start, world: World, ca
         wait_until(lambda: narrow.state == "reconnecting", HEALED_SECONDS, "it was refused")
         before = refusals(world.client)
         wait_until(lambda: refusals(world.client) > before + 4, HEALED_SECONDS, "more attempts")
-        assert [record.getMessage().partition(" channel=")[0] for record in caplog.records] == ["not listening"]
+        assert [record.getMessage().partition(" channel=")[0] for record in caplog.records] == ["not_listening"]
         acl(*rights)
         wait_until(lambda: narrow.state == "listening", HEALED_SECONDS, "it may")
     finally:

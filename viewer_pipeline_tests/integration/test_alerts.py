@@ -72,7 +72,7 @@ def test_a_failed_run_is_logged_and_posted(
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
         capfd.readouterr()
         alert(dagster, result)
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "run failed" in line]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "run_failed" in line]
     reason = "PostgreSQL is unavailable: postgresql://viewer:***@db/views: no answer"
     assert f'job=flush_views run_id={result.run_id} trigger="schedule: found counters" reason="{reason}"' in line
     (posted,) = hook.posted
@@ -166,7 +166,7 @@ def test_an_alert_that_cannot_be_delivered_fails_nothing(
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
         alert(dagster, result)
     lines = capfd.readouterr().err
-    assert f'alert not delivered run_id={result.run_id} reason="127.0.0.1: status 403"' in lines
+    assert f'alert_not_delivered run_id={result.run_id} reason="127.0.0.1: status 403"' in lines
     assert "T0K3N" not in lines
     assert len(hook.posted) == 1
 

@@ -197,7 +197,7 @@ def test_socket_timeout(database_url: str) -> None:
             connection.execute("SELECT 7")
 
 
-DROPPED = "unknown parameters of a database URL are dropped"
+DROPPED = "database_url_parameters_dropped"
 
 
 def test_one_warning_of_a_worker(database_url: str, redis_url: str, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_one_warning_of_a_worker(database_url: str, redis_url: str, tmp_path: Pa
         assert worker.stop() == 0
         dropped = [line for line in worker.events() if line["event"] == DROPPED]
         assert [(line["level"], line["DATABASE_URL"]) for line in dropped] == [("warning", "foo, bar")]
-        unknown = [line for line in worker.events() if line["event"] == "variable is not a setting"]
+        unknown = [line for line in worker.events() if line["event"] == "unknown_setting"]
         assert [(line["variable"], line["probably_meant"]) for line in unknown] == [("PUBSUB_CHANEL", "PUBSUB_CHANNEL")]
         assert "Geheim" not in worker.log.read_text()
 

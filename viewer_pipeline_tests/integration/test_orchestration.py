@@ -376,7 +376,7 @@ def test_run_metrics_not_written_fail_no_run(runner: Runner, world: World, caplo
     with caplog.at_level("WARNING", "viewer_pipeline"):
         result = runner.run()
     assert checks(result) == dict.fromkeys(CHECKS, True)
-    assert "run metrics not recorded mode=sweep reason=" in caplog.text
+    assert "run_metrics_not_recorded mode=sweep reason=" in caplog.text
     world.assert_all_persisted()
 
 

@@ -387,7 +387,7 @@ def test_a_worker_continues_until_the_password_is_corrected(
         connection.execute("CREATE ROLE late LOGIN SUPERUSER PASSWORD 'another'")
         with WorkerProcess(tmp_path, f"postgresql://{login}/viewer", redis_url, TARGET_TABLE="Vod") as worker:
             worker.wait_until_ready()
-            assert worker.has_logged("no flush will succeed")
+            assert worker.has_logged("flushes_impossible")
             assert publish(client, "a", 5) == 1
             with pytest.raises(NotHealthy, match='wrong password, or there is no role "late"'):
                 require_healthy_worker(Settings(), worker.port)

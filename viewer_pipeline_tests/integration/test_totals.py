@@ -159,7 +159,7 @@ def test_a_redis_that_refuses_to_publish_fails_no_flush(muted: World, caplog: py
         done = muted.flush()
     muted.assert_all_persisted()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"totals not published channel={CHANNEL} flush=1 reason=")
+    assert record.getMessage().startswith(f"totals_not_published channel={CHANNEL} seq=1 reason=")
     (sentence,) = done.notes.sentences()
     assert sentence.startswith("totals of 3 flushes were not published: Redis refused a command: ")
     assert "permission" in sentence
@@ -193,7 +193,7 @@ def test_commit_without_a_reply_publishes_nothing(
     world.flush()
     world.assert_all_persisted()
     assert ear.received() == []
-    assert "reply to a COMMIT lost, flush committed flush=1" in caplog.text
+    assert "commit_reply_lost seq=1" in caplog.text
 
 
 def test_the_example_of_the_page_works(world: World, redis_url: str) -> None:

@@ -16,7 +16,7 @@ import redis
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.support.waiting import wait_until
 
-READY = ("listening", "standing by: another subscriber folds, or none can yet")
+READY = ("listening", "standing_by")
 
 
 class WorkerProcess:

@@ -25,8 +25,8 @@ def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     for status, message in steps:
         watch.log_changes([CheckResult("redis", status, message), CheckResult("postgres", "healthy", "answers")])
     assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
-        ("ERROR", 'health check=redis status=unhealthy message="no answer for 1 s"'),
-        ("INFO", 'health check=redis status=healthy message="answers in 2 ms"'),
+        ("ERROR", 'health_changed check=redis status=unhealthy message="no answer for 1 s"'),
+        ("INFO", 'health_changed check=redis status=healthy message="answers in 2 ms"'),
     ]
 
 

@@ -41,9 +41,9 @@ def record(message: Any, *arguments: Any, **more: Any) -> logging.LogRecord:
 
 def test_text_line() -> None:
     """The first keys are the same in all lines; values with blanks or quotes are quoted."""
-    line = LineFormatter("text").format(record(event("not listening", channel="a b", tries=3, empty="", none=None)))
+    line = LineFormatter("text").format(record(event("not_listening", channel="a b", tries=3, empty="", none=None)))
     assert line == (
-        'time=2027-01-15T08:00:00.250Z level=warning logger=viewer_pipeline.test event="not listening"'
+        "time=2027-01-15T08:00:00.250Z level=warning logger=viewer_pipeline.test event=not_listening"
         ' channel="a b" tries=3 empty="" none=None'
     )
 
@@ -51,7 +51,7 @@ def test_text_line() -> None:
 @pytest.mark.parametrize("value", ["two\nlines", 'quo"te', "a=b", "back\\slash", "\x1b[31mred", "ü"])
 def test_one_event_is_one_line(value: str) -> None:
     """A value from a producer cannot forge a line."""
-    line = LineFormatter("text").format(record(event("rejected", subject=value)))
+    line = LineFormatter("text").format(record(event("message_rejected", subject=value)))
     assert "\n" not in line
     assert "\x1b" not in line
     assert json.loads(line.partition(" subject=")[2]) == value

@@ -312,7 +312,7 @@ def test_parameters_without_effect_are_reported(caplog: pytest.LogCaptureFixture
     assert evaluate_settings(settings, []) == CheckResult("settings", "healthy", message)
     with caplog.at_level("INFO"):
         warn_of_ineffective_settings(settings)
-    assert caplog.messages == [f'parameters of REDIS_URL have no effect ignored="{names}"']
+    assert caplog.messages == [f'redis_url_parameters_ignored ignored="{names}"']
 
 
 def test_the_page_on_connection_strings_has_every_parameter() -> None:

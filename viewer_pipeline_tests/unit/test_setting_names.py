@@ -137,8 +137,8 @@ def test_one_warning_for_each_misspelled_name(caplog: pytest.LogCaptureFixture) 
     """Where it was found and what was probably meant, never its value; other names in `.env` are one line."""
     warn_of_ineffective_settings(load_settings())
     assert [record.getMessage() for record in caplog.records] == [
-        "variable is not a setting variable=PUBSUB_CHANEL found_in=environment probably_meant=PUBSUB_CHANNEL",
-        'names in .env are not settings names="OTHER, TZ"',
+        "unknown_setting variable=PUBSUB_CHANEL found_in=environment probably_meant=PUBSUB_CHANNEL",
+        'unknown_names_in_env_file names="OTHER, TZ"',
     ]
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 

@@ -112,7 +112,8 @@ def _impact(sizes: Sequence[FlushStats]) -> Table:
 
 
 def _table(*headings: str, title: str) -> Table:
-    return Table(Column("mode, counters", no_wrap=True), *headings, title=title)
+    numbers = (Column(heading, justify="right") for heading in headings)
+    return Table(Column("mode, counters", no_wrap=True), *numbers, title=title)
 
 
 def _label(stats: FlushStats) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from viewer_pipeline.bench.bench_messages import MessageStats
 from viewer_pipeline.bench.bench_reconcile import ReconcileStats
@@ -32,7 +32,7 @@ RUN_COSTS = {  # field -> label, decimals
 
 def print_target_table(stats: TargetStats) -> None:
     """Print the flush, its reference, and how long an editor of the table waits."""
-    table = Table(
+    table = _table(
         "rows", "counters", "flush s", "counters/s", "raw s", "raw / flush", "an edit waits s (median, longest)",
         title="flush into a wide table of the user's, beside COPY and one sorted UPDATE of the same rows (medians)",
     )  # fmt: skip
@@ -46,7 +46,7 @@ def print_target_table(stats: TargetStats) -> None:
 
 def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
     """Print both times and their ratio, then the sensor's scan."""
-    table = Table(
+    table = _table(
         "changed counters",
         "alone s",
         f"beside {stats.unrelated_keys:,} keys s",
@@ -55,7 +55,7 @@ def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
     )
     table.add_row(f"{stats.counters:,}", f"{stats.alone:.4f}", f"{stats.with_unrelated_keys:.4f}", f"{stats.ratio:.2f}")
     scan = stats.scan
-    scans = Table(
+    scans = _table(
         "a SCAN call holds Redis, ms: median", "99 %", "longest", "keys of a tick", "percent of Redis' time",
         title=f"scan of the sensor beside {stats.unrelated_keys:,} keys, BATCH_INTERVAL_MS=5000",
     )  # fmt: skip
@@ -69,7 +69,7 @@ def print_unrelated_keys_table(stats: UnrelatedKeysStats) -> None:
 
 def print_messages_table(stats: MessageStats) -> None:
     """Print the rates of the subscriber and of the plain loop."""
-    table = Table(
+    table = _table(
         "messages", "", "per second", "per CPU second (one core)", "peak MB",
         title="messages through a real Redis; publisher and Redis use the same machine (medians)",
     )  # fmt: skip
@@ -90,7 +90,7 @@ def print_messages_table(stats: MessageStats) -> None:
 
 def print_reconcile_table(stats: ReconcileStats) -> None:
     """Print the durations of a comparison, of a repair and of a baseline."""
-    table = Table(
+    table = _table(
         "totals", "compare s", "totals/s", "compare and repair s", "repaired", "baseline s", "plain read s", "peak MB",
         title="reconcile: totals and a target against a ledger of as many entries (one run)",
     )  # fmt: skip
@@ -104,7 +104,7 @@ def print_reconcile_table(stats: ReconcileStats) -> None:
 
 def print_runs_table(stats: RunStats) -> None:
     """Print each cost of spawned and of warm runs, and the goal of warm runs where there is one."""
-    table = Table(
+    table = _table(
         "", "spawned", "warm", "goal, at most", "",
         title=f"runs at BATCH_INTERVAL_MS={stats.interval_ms}, all processes of `up` (medians; rounds: {stats.rounds})",
     )  # fmt: skip
@@ -118,3 +118,8 @@ def print_runs_table(stats: RunStats) -> None:
         add_row(name, label, decimals, getattr(stats.spawned, name), getattr(stats.warm, name))
     add_row("cpu_ratio", "CPU of a warm run / of a spawned run", 3, None, stats.cpu_ratio)
     Console(width=WIDTH).print(table)
+
+
+def _table(*headings: str, title: str) -> Table:
+    """Return a table of numbers, but for columns without a heading."""
+    return Table(*(Column(heading, justify="right" if heading else "left") for heading in headings), title=title)

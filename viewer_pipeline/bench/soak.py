@@ -27,6 +27,7 @@ from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline.text_formatting import pluralize
 
 PREFIXES = (DEFAULT_PREFIX, "second:views:")  # of the pipelines: each has a database and channels of its own
 INTERVAL_SECONDS = (1.0, 4.0)  # between two faults
@@ -135,7 +136,7 @@ class _SoakRun:
         ):
             self._inject_faults()
             sent = stop_and_collect_sent()
-            self._on_progress(f"{sent.total()} views sent; waiting until they are persisted")
+            self._on_progress(f"{pluralize(sent.total(), 'view')} sent; waiting until they are persisted")
             return self._wait_until_persisted(sent)
 
     @contextmanager

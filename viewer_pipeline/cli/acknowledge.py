@@ -7,6 +7,7 @@ import click
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.flush.incidents import KINDS, Kind
+from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
@@ -19,5 +20,5 @@ def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
 
     with Ledger.of(load_settings_with_running_servers()).connect() as connection:
         closed = close(connection, list(kinds or KINDS))
-    text = f"acknowledged {closed} incidents" if closed else "no incident was open"
+    text = f"acknowledged {pluralize(closed, 'incident')}" if closed else "no incident was open"
     echo_result({"acknowledged": closed}, text, as_json=as_json)

@@ -8,6 +8,7 @@ import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import json_option
+from viewer_pipeline.text_formatting import views_of_vods
 
 
 @click.command()
@@ -25,7 +26,7 @@ def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
     with open_instance(settings) as instance:
         result = run_backfill(instance, settings, window)
     days = [
-        f"{day}: {stats['views']} views of {stats['vods']} VODs {stats.get('notes', '')}".rstrip()
+        f"{day}: {views_of_vods(stats['views'], stats['vods'])} {stats.get('notes', '')}".rstrip()
         for day, stats in result.stats.items()
     ]
     echo_run_result(result, "\n".join(days), as_json=as_json)

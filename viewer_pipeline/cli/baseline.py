@@ -10,6 +10,7 @@ import click
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import views_of_vods
 
 if TYPE_CHECKING:
     from viewer_pipeline.history.baseline import Baseline
@@ -53,7 +54,7 @@ def _take_baseline(settings: Settings, file: Path | None, *, from_target: bool, 
 def _describe_baseline(baseline: Baseline | None) -> str:
     if baseline is None:
         return "no baseline was taken: --from-target takes it from TARGET_TABLE, --csv FILE from a file"
-    text = f"{baseline.views} views of {baseline.vods} VODs from {baseline.source}"
+    text = f"{views_of_vods(baseline.views, baseline.vods)} from {baseline.source}"
     if baseline.new:
         return f"baseline: {text}"
     return f"the baseline was taken at {baseline.taken_at:%Y-%m-%d %H:%M:%S %Z}: {text}; nothing was changed"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
-
-TEXT = "run {run_id}: {views} views of {counters} counters in {flushes} flushes, {rejected} rejected; {notes}"
+from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
@@ -31,8 +32,14 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
         for result in run_flushes(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line"):
             results.append(result)
             if result.success and not as_json:
-                click.echo(TEXT.format_map({"run_id": result.run_id, **result.stats}))
+                click.echo(_describe_run(result.run_id, result.stats))
     echo_run_result(merge_results(results), "", as_json=as_json)
+
+
+def _describe_run(run_id: str, stats: dict[str, Any]) -> str:
+    views, counters = pluralize(stats["views"], "view"), pluralize(stats["counters"], "counter")
+    flushes = pluralize(stats["flushes"], "flush")
+    return f"run {run_id}: {views} of {counters} in {flushes}, {stats['rejected']} rejected; {stats['notes']}"
 
 
 def _require_usable_redis_and_target(settings: Settings) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from viewer_pipeline.target.parked_views import ParkedByReason, ParkedViews, ParkedVod
+from viewer_pipeline.text_formatting import pluralize, views_of_vods
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,25 @@ def print_parked(report: ParkedReport) -> None:
     """Print a report."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for vod_id, views in report.discarded.items():
-        console.print(f"discarded {views} views of {vod_id}" if views is not None else f"{vod_id} has no parked views")
+        console.print(
+            f"discarded {pluralize(views, 'view')} of {vod_id}"
+            if views is not None
+            else f"{vod_id} has no parked views"
+        )
     if report.applied.vods:
-        console.print(f"applied {report.applied.views} views of {report.applied.vods} VODs")
-    console.print(f"parked: {report.total.views} views of {report.total.vods} VODs")
+        console.print(f"applied {views_of_vods(report.applied.views, report.applied.vods)}")
+    console.print(f"parked: {views_of_vods(report.total.views, report.total.vods)}")
     if not report.by_reason:
         return
-    reasons = Table("reason", "VODs", "views", "oldest (UTC)")
+    reasons = Table("reason", *_number_columns("VODs", "views"), "oldest (UTC)")
     for part in report.by_reason:
         reasons.add_row(part.reason, str(part.vods), str(part.views), f"{part.oldest_at:%Y-%m-%d %H:%M}")
     console.print(reasons)
-    largest = Table("VOD", "views", "reason", "since (UTC)", title="most views")
+    largest = Table("VOD", *_number_columns("views"), "reason", "since (UTC)", title="most views")
     for vod in report.largest:
         largest.add_row(vod.vod_id, str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
     console.print(largest)
+
+
+def _number_columns(*headings: str) -> list[Column]:
+    return [Column(heading, justify="right") for heading in headings]

@@ -8,6 +8,7 @@ import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
+from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
@@ -26,7 +27,9 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
             raise click.UsageError("--undo goes without --repair")
         flush = run_undo(load_settings_with_running_servers(), undo)
         undone = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
-        echo_result(undone, f"flush {undo} is undone by flush {flush.seq}: {flush.views} views", as_json=as_json)
+        echo_result(
+            undone, f"flush {undo} is undone by flush {flush.seq}: {pluralize(flush.views, 'view')}", as_json=as_json
+        )
         return
     result = run_reconcile(load_settings_with_running_servers(), repair=repair)
     echo_result(result.to_dict(), partial(print_reconcile_result, result), as_json=as_json)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.stores import Stores
@@ -17,6 +17,7 @@ from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.reconciliation import STEPS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.undo import undo_adjustment
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 
 MAX_ROWS = 20
 PIPE_WIDTH = 160  # of a table that goes to a file or a pipe
@@ -66,13 +67,16 @@ def print_reconcile_result(result: ReconcileResult) -> None:
     for note in result.notes:
         console.print(f"{'note':<8} {note}")
     if result.first_differences:
-        table = Table("kind", "VOD", "expected", "actual", "message")
+        counts = (Column(name, justify="right") for name in ("expected", "actual"))
+        table = Table("kind", "VOD", *counts, "message")
         for difference in result.first_differences[:MAX_ROWS]:
-            counts = ("" if count is None else str(count) for count in (difference.expected, difference.actual))
-            table.add_row(difference.kind, difference.subject, *counts, difference.message)
+            cells = ("" if count is None else str(count) for count in (difference.expected, difference.actual))
+            table.add_row(difference.kind, difference.subject, *cells, difference.message)
         console.print(table)
     if result.flushes:
-        console.print(f"repaired in flushes {', '.join(map(str, result.flushes))}; each can be undone (--undo SEQ)")
+        noun = "flush" if len(result.flushes) == 1 else "flushes"
+        console.print(f"repaired in {noun} {', '.join(map(str, result.flushes))}; each can be undone (--undo SEQ)")
     console.print(
-        f"{result.vods} totals, {result.rejected} rejected, {result.seconds:.1f} s; the full report is {result.report}"
+        f"{pluralize(result.vods, 'total')}, {result.rejected} rejected, {result.seconds:.1f} s;"
+        f" the full report is {result.report}"
     )

@@ -10,6 +10,7 @@ from viewer_pipeline.cli.command_settings import load_settings_with_running_serv
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
@@ -25,8 +26,8 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     """Send views of VOD_ID by hand, as a producer does."""
     settings = load_settings_with_running_servers()
     sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
-    received = f", received by {sent['subscribers']} subscribers" if sent["how"] != "incr" else ""
-    echo_result(sent, f"sent {count} views of {vod_id} by {sent['how']}{received}", as_json=as_json)
+    received = f", received by {pluralize(sent['subscribers'], 'subscriber')}" if sent["how"] != "incr" else ""
+    echo_result(sent, f"sent {pluralize(count, 'view')} of {vod_id} by {sent['how']}{received}", as_json=as_json)
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import click
 from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 from viewer_pipeline.settings import load_settings
+from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
@@ -37,7 +38,8 @@ def soak(minutes: float, seed: int | None, history: BinaryIO | None, as_json: bo
     report = run_soak(load_settings(), minutes, seed, echo_progress, Path(history.name) if history else None)
     kills, pauses = sum(report.kills.values()), sum(report.pauses.values())
     lost, duplicated = sum(report.lost.values()), sum(report.duplicated.values())
-    text = f"seed {report.seed}: {kills} kills, {pauses} pauses, {report.failovers} failovers; sent {report.sent}"
+    text = f"seed {report.seed}: {pluralize(kills, 'kill')}, {pluralize(pauses, 'pause')},"
+    text += f" {pluralize(report.failovers, 'failover')}; sent {report.sent}"
     text += f" = persisted {report.persisted} + in Redis {report.pending}: lost {lost}, duplicated {duplicated}"
     echo_result(asdict(report) | {"exact": report.is_exact}, text, as_json=as_json)
     if not report.is_exact:

@@ -19,6 +19,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import Script, as_text
+from viewer_pipeline.text_formatting import pluralize
 
 ADOPT = Script.load("flush/claim", "flush/adopt")
 ALIVE, REFUSED = -1, -2
@@ -81,7 +82,7 @@ def _misfit(connection: psycopg.Connection, marker: Marker | None, identity: Led
     settled = f"Redis was settled up to flush {marker.seq} ({marker.flush_id or 'of unknown id'})"
     if marker.seq > last.seq:
         lost = marker.seq - last.seq
-        return f"{settled}, and this ledger ends at flush {last.seq}: the views of {lost} flushes are not in it"
+        return f"{settled}, and this ledger ends at flush {last.seq}: it lacks the views of {pluralize(lost, 'flush')}"
     try:
         require_undiverged_history(connection, marker, identity.place)
     except PipelineRefused:
@@ -98,9 +99,9 @@ def _require_mode_fits(mode: AdoptionMode, misfit: str, newer: int, marker: Mark
     if newer and mode == "continue":
         at = marker.seq if marker else 0
         raise CannotAdopt(
-            f"this ledger has {newer} flushes after flush {at}, up to which Redis was settled; if they were read from"
-            " this Redis (a run died before it settled them), add `--settle-newer`; if they were made elsewhere, add"
-            f" `--from-here`; {PAGE}"
+            f"this ledger has {pluralize(newer, 'flush')} after flush {at}, up to which Redis was settled; if they were"
+            " read from this Redis (a run died before it settled them), add `--settle-newer`; if they were made"
+            f" elsewhere, add `--from-here`; {PAGE}"
         )
 
 

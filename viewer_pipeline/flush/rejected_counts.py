@@ -15,6 +15,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
 
@@ -82,7 +83,5 @@ def describe_rejected(counts: Iterable[RejectedCount]) -> str:
     for source, reason, inputs in counts:
         by_source[source] += inputs
         reasons.append(f"{inputs} {reason}")
-    texts = [
-        f"{number} {source}{'' if number == 1 else 's'}" for source, number in sorted(by_source.items(), reverse=True)
-    ]
+    texts = [pluralize(number, source) for source, number in sorted(by_source.items(), reverse=True)]
     return f"{' and '.join(texts)}: {'; '.join(reasons)}" if texts else "none"

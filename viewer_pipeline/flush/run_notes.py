@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from viewer_pipeline.text_formatting import pluralize
+
 MAX_NAMED_COUNTERS = 5
 
 
@@ -40,14 +42,16 @@ class RunNotes:
             "the marker was ahead of the ledger: PostgreSQL was rolled back, e.g. restored from a backup": (
                 self.postgres_rolled_back
             ),
-            f"{self.skipped_views} views of the ledger were not subtracted: they were read from a Redis that was"
-            " emptied or replaced since": self.skipped_views,
-            f"settled {self.settled_before} batches that an earlier run had committed": self.settled_before,
-            f"{self.settled_already} batches were settled already, by another run or by a script whose reply was"
+            f"{pluralize(self.skipped_views, 'view')} of the ledger not subtracted: read from a Redis that was emptied"
+            " or replaced since": self.skipped_views,
+            f"settled {pluralize(self.settled_before, 'batch')} that an earlier run had committed": self.settled_before,
+            f"{pluralize(self.settled_already, 'batch')} settled already, by another run or by a script whose reply was"
             " lost": self.settled_already,
-            f"counters held {self.drift} views less than they should: another program lowered {names}": self.drift,
+            f"counters held {pluralize(self.drift, 'view')} less than they should: another program lowered"
+            f" {names}": self.drift,
             f"the sweep began again at the first key: {self.sweep_restarted}": self.sweep_restarted,
-            f"another run committed first, {self.superseded} times; drained again": self.superseded,
-            f"totals of {self.unpublished} flushes were not published: {self.publish_error}": self.unpublished,
+            f"another run committed first, {pluralize(self.superseded, 'time')}; drained again": self.superseded,
+            f"totals of {pluralize(self.unpublished, 'flush')} were not published:"
+            f" {self.publish_error}": self.unpublished,
         }
         return [sentence for sentence, applies in sentences.items() if applies]

@@ -12,6 +12,7 @@ from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews
+from viewer_pipeline.text_formatting import pluralize
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class RunReport:
         """What remains, for operators."""
         part = self.snapshot.progress.part
         if part is None:
-            return f"{self.remaining} announced VODs"
-        return f"about {self.remaining} keys, after {part.end.share:.1%} of all,"
+            return f"{pluralize(self.remaining, 'announced VOD')} left"
+        return f"about {pluralize(self.remaining, 'key')} left, after {part.end.share:.1%} of all"
 
     @property
     def flushes(self) -> list[FlushRow]:

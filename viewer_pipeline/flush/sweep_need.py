@@ -9,6 +9,7 @@ from viewer_pipeline.flush.counter_reader import SCAN_COUNT
 from viewer_pipeline.flush.rejects import Reject, find_unrecorded_rejects
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.target.parked_views import next_ready_or_advance_cursor
+from viewer_pipeline.text_formatting import pluralize
 
 MAX_SCANS = 2000  # a million keys, about a second
 
@@ -38,8 +39,10 @@ def evaluate_sweep_need(stores: Stores, max_scans: int = MAX_SCANS) -> SweepNeed
     with stores.ledger.connect() as connection:
         target = stores.ledger.target(connection)
         if target and (parked := next_ready_or_advance_cursor(connection, target)):
-            return SweepNeed(True, f"found {len(parked)} parked VODs whose row exists by now, e.g. {parked[0]!r}")
+            return SweepNeed(
+                True, f"found {pluralize(len(parked), 'parked VOD')} with a row by now, e.g. {parked[0]!r}"
+            )
         if rejects and (fresh := find_unrecorded_rejects(connection, rejects)):
             return SweepNeed(True, f"found counters to reject, e.g. {fresh[0].subject!r}: {fresh[0].reason}")
-    known = f", beside {len(rejects)} rejected ones" if rejects else ""
+    known = f", beside {pluralize(len(rejects), 'rejected one')}" if rejects else ""
     return SweepNeed(False, f"no key {stores.redis.prefix_text}* holds views{known}: nothing to flush")

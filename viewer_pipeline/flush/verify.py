@@ -13,6 +13,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.text_formatting import pluralize
 
 CHECKS = ("ledger_equals_frame", "redis_is_settled", "totals_carry_the_flush", "no_drift")
 
@@ -30,7 +31,9 @@ def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
         CheckResult.of_rows(
             "totals_carry_the_flush",
             [f"{vod_id}: total of flush {last}, not {seq}" for seq, vod_id, last in behind],
-            f"{report.counters} totals carry their flush" if not behind else "totals are behind their flush",
+            f"all of {pluralize(report.counters, 'total')} carry their flush"
+            if not behind
+            else "totals are behind their flush",
         ),
         CheckResult.of_rows(
             "no_drift", report.notes.drifted, _drift_message(report.notes), passed=report.notes.drift == 0
@@ -57,7 +60,13 @@ def _ledger_equals_frame(
     intended = {digest for committed in report.committed for digest in _digests(committed, size, separator)}
     failing = [f"flush {d.seq} batch {d.number}" for d in sorted(intended ^ {*digests})]
     failing += [f"flush {flush.seq}" for flush in report.recovered if flush not in recovered]
-    message = f"{report.batches} batches, {report.counters} counters, {report.views} views"
+    message = ", ".join(
+        (
+            pluralize(report.batches, "batch"),
+            pluralize(report.counters, "counter"),
+            pluralize(report.views, "view"),
+        )
+    )
     if report.recovered:
         seqs = sorted(flush.seq for flush in report.recovered)
         message += f"; flushes {seqs} were committed by an earlier attempt of the step"
@@ -74,8 +83,12 @@ def _digests(committed: CommittedFlush, batch_size: int, separator: str) -> Iter
 
 
 def _drift_message(notes: RunNotes) -> str:
-    message = f"drift is {notes.drift} views"
-    return f"{message}; of {notes.settled_already} batches it is not known" if notes.settled_already else message
+    message = f"drift is {pluralize(notes.drift, 'view')}"
+    return (
+        f"{message}; of {pluralize(notes.settled_already, 'batch')} it is not known"
+        if notes.settled_already
+        else message
+    )
 
 
 def _redis_is_settled(marker: Marker | None, report: RunReport) -> CheckResult:
@@ -83,5 +96,5 @@ def _redis_is_settled(marker: Marker | None, report: RunReport) -> CheckResult:
         return CheckResult("redis_is_settled", "healthy", "nothing was committed, nothing to settle")
     last = report.flushes[-1]
     settled = marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches)
-    failing = [] if settled else [f"marker {marker}, flush {last.seq} has {last.batches} batches"]
+    failing = [] if settled else [f"marker {marker}, flush {last.seq} has {pluralize(last.batches, 'batch')}"]
     return CheckResult.of_rows("redis_is_settled", failing, f"settled through flush {last.seq}")

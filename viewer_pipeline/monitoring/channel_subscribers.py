@@ -12,6 +12,7 @@ from viewer_pipeline.monitoring.health_rules import WORKER, evaluate_future_time
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew
 
 
@@ -60,7 +61,7 @@ def evaluate_lease(subscribers: Subscribers, channel: str) -> CheckResult:
     message = f"{holder} listens" if holder else "no worker listens: messages that are published now are missed"
     message += "; no message yet" if silent is None else f"; last message {format_age(silent)}"
     if subscribers.others:
-        message += f"; {subscribers.others} other subscribers of {channel}"
+        message += f"; {pluralize(subscribers.others, 'other subscriber')} of {channel}"
     if holder and subscribers.workers:
         return CheckResult("subscriber", "healthy", message, details)
     if holder:
@@ -73,6 +74,6 @@ def evaluate_shared_channel(subscribers: Subscribers, channel: str, mode: PubSub
     number = subscribers.other_counters
     details = {"other_counters": number}
     if mode == "increment" and number:
-        message = f"{number} workers of other pipelines count the messages of {channel}, too"
+        message = f"the messages of {channel} are counted by {pluralize(number, 'worker')} of other pipelines, too"
         return CheckResult("shared_channel", "degraded", message, details, REMEDY)
     return CheckResult("shared_channel", "healthy", f"no other pipeline counts the messages of {channel}", details)

@@ -13,6 +13,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
 REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
@@ -121,7 +122,7 @@ def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
 
 def describe_incident(incident: Incident) -> str:
     """Return one incident as a sentence."""
-    views = f", {incident.views} views" if incident.views else ""
+    views = f", {pluralize(incident.views, 'view')}" if incident.views else ""
     age = format_age(seconds_since(incident.last_seen))
     return f"{INCIDENTS[incident.kind]} {age} (run {incident.run_id[:8]}{views})"
 
@@ -198,7 +199,7 @@ def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, 
         return CheckResult("freshness", "healthy", "nothing is pending", details)
     if future := evaluate_future_timestamp("freshness", "the oldest announcement", age, details):
         return future
-    message = f"{pending_vods} VODs are pending, the oldest for {format_duration(age)}"
+    message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest for {format_duration(age)}"
     if age > limit_seconds:
         message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
         return CheckResult("freshness", "unhealthy", message, details, "`viewer-pipeline status` shows the reasons")
@@ -236,7 +237,7 @@ def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> 
         return CheckResult("unsettled", "healthy", "every flush is settled", details)
     if future := evaluate_future_timestamp("unsettled", "the commit of the oldest unsettled flush", age, details):
         return future
-    message = f"{flushes} flushes are committed and not settled, the oldest for {format_duration(age)}"
+    message = f"{pluralize(flushes, 'flush')} committed and not settled, the oldest for {format_duration(age)}"
     if age < UNSETTLED_SECONDS:
         return CheckResult("unsettled", "healthy", message, details)
     message = f"{message}: readers who add counters and totals count their views twice"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import accumulate, islice
-from typing import NamedTuple, get_args
+from itertools import accumulate
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from viewer_pipeline.flush.counter_validation import count_error
 from viewer_pipeline.flush.incidents import KINDS
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
@@ -23,35 +22,14 @@ from viewer_pipeline.monitoring.dagster_rules import DAEMONS, dead_daemons
 from viewer_pipeline.monitoring.dagster_tables import DagsterReading, read_dagster
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotalsReader
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES, MetricFamily
+from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.time_formatting import seconds_since
 
 SCRAPE_SECONDS = 0.8
-MAX_CHUNKS = 5  # of 1000 counters: limits the cost of a scrape to about a millisecond of Redis
 
 Sample = float | RunMetric  # a histogram is made of the latter
 Values = dict[tuple[str, ...], Sample]  # values of the labels -> sample
 Samples = dict[str, Values]  # by the name of the metric
-
-
-class PendingViews(NamedTuple):
-    """`views`: of the `read` VODs that were announced first; `age`: of the oldest announcement, in seconds."""
-
-    vods: int
-    read: int
-    views: int
-    age: float
-
-
-def read_pending_views(store: RedisStore) -> PendingViews:
-    """Read the changed set and the first MAX_CHUNKS of its counters. Raises RedisUnavailable."""
-    vods, oldest = store.changed_set_size_and_oldest()
-    read = views = 0
-    for ids in islice(store.changed_ids_oldest_first(), MAX_CHUNKS):
-        values = store.values(ids) if ids else []
-        read += len(values)
-        views += sum(int(value) for value in values if value is not None and not count_error(value))
-    return PendingViews(vods, read, views, seconds_since(oldest) if oldest else 0.0)
 
 
 class PrometheusMetrics(Collector):

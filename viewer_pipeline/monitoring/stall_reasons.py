@@ -14,6 +14,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     failing_daemons,
 )
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, seconds_since
 
 RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
@@ -30,7 +31,7 @@ def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Res
     reasons = [*obstacles, *_skips(checks), *_missing_input(pending_vods, checks, settings)]
     if pending_vods and not obstacles:
         interval = settings.sensor_interval_seconds
-        reasons.append(f"{pending_vods} VODs wait for the sensor, which ticks every {interval} s")
+        reasons.append(f"{pluralize(pending_vods, 'VOD')} pending until the sensor ticks, every {interval} s")
     since = "so far" if age is None else f"since the last flush, {format_age(age)}"
     return [f"nothing was persisted {since}:", *reasons]
 

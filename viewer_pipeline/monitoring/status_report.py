@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.rejected_counts import describe_rejected
@@ -13,6 +13,7 @@ from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.text_formatting import pluralize, views_of_vods
 from viewer_pipeline.time_formatting import format_age, seconds_since
 
 WIDTH = 10
@@ -32,7 +33,8 @@ def print_status(status: PipelineStatus) -> None:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for name, text in _lines(status):
         console.print(redact_text(f"{name:<{WIDTH}} {text}"))
-    table = Table("flush", "mode", "taken at (UTC)", "counters", "views", "batches", title="last flushes")
+    numbers = (Column(name, justify="right") for name in ("counters", "views", "batches"))
+    table = Table(Column("flush", justify="right"), "mode", "taken at (UTC)", *numbers, title="last flushes")
     for flush in status.flushes:
         taken_at = flush.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
@@ -47,10 +49,10 @@ def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
     age = "" if oldest is None else f", the oldest announced {format_age(oldest)}"
     checks = status.checks
     return [
-        ("pending", f"{status.pending_vods} announced VODs{age}"),
+        ("pending", f"{pluralize(status.pending_vods, 'announced VOD')}{age}"),
         *([("sweep at", _sweeping(status.sweep))] if status.sweep else []),
-        ("persisted", f"{status.summary.persisted} views of {status.summary.vods} VODs"),
-        ("parked", f"{status.summary.parked} views of {status.summary.parked_vods} VODs"),
+        ("persisted", views_of_vods(status.summary.persisted, status.summary.vods)),
+        ("parked", views_of_vods(status.summary.parked, status.summary.parked_vods)),
         ("rejected", describe_rejected(status.rejected)),
         ("marker", _marker(status)),
         *([("incidents", checks["incidents"].message)] if status.incidents else []),

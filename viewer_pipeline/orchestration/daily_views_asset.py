@@ -29,6 +29,7 @@ from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_er
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.views_per_hour_chart import embed_hourly_svg_in_markdown
+from viewer_pipeline.text_formatting import pluralize
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
@@ -66,7 +67,7 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     with handle_errors_and_cancellation(context), Ledger.of(settings).connect() as connection:
         result = roll_up(connection, window)
         context.log.info(
-            f"rolled up {len(result.rolled_up)} days, {len(result.final)} are final: {format_window(window)}"
+            f"rolled up {pluralize(len(result.rolled_up), 'day')}, final {len(result.final)}: {format_window(window)}"
         )
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
@@ -99,8 +100,8 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
 
 def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> CheckResult:
     unequal = days_unequal_to_ledger(connection, window)
-    failing = [f"{day}: {rolled} views, the ledger has {views}" for day, rolled, views in unequal]
-    message = f"{len(failing)} days differ from the ledger" if failing else "equal to the ledger"
+    failing = [f"{day}: {pluralize(rolled, 'view')}, the ledger has {views}" for day, rolled, views in unequal]
+    message = f"{pluralize(len(failing), 'day')} unequal to the ledger" if failing else "equal to the ledger"
     return CheckResult.of_rows("daily_equals_ledger", failing, message)
 
 
@@ -108,7 +109,9 @@ def _closed_days_are_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
     stale = find_windows_to_roll_up(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
-    message = f"{len(failing)} closed days have flushes not rolled up" if failing else "closed days are complete"
+    message = (
+        f"{pluralize(len(failing), 'closed day')} with flushes not rolled up" if failing else "closed days are complete"
+    )
     return CheckResult.of_rows("closed_days_are_complete", failing, message)
 
 

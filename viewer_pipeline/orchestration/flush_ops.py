@@ -25,6 +25,7 @@ from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_er
 from viewer_pipeline.orchestration.stores_resource import StoresResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
 from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
+from viewer_pipeline.text_formatting import pluralize, views_of_vods
 from viewer_pipeline.time_formatting import seconds_since
 
 ASSET = "view_counts"
@@ -91,7 +92,7 @@ def drain_counters(
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
-    context.log.info(f"read {snapshot.progress.read} counters, mode={request.mode}, base={snapshot.base}")
+    context.log.info(f"read {pluralize(snapshot.progress.read, 'counter')}, mode={request.mode}, base={snapshot.base}")
     return snapshot
 
 
@@ -102,8 +103,8 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
     if aggregated.rejects:
         first = aggregated.rejects[0]
         context.log.warning(
-            f"{len(aggregated.rejects)} counters can never be counted (table viewer.rejected), "
-            f"e.g. {first.subject!r} = {first.value!r}: {first.reason}"
+            f"rejected {pluralize(len(aggregated.rejects), 'counter')}, which can never be counted (table"
+            f" viewer.rejected), e.g. {first.subject!r} = {first.value!r}: {first.reason}"
         )
     return aggregated
 
@@ -119,14 +120,15 @@ def bulk_upsert(
         context.log.warning(sentence)
     if persisted.left_over:
         context.log.warning("other runs kept committing first; the next run flushes the rest")
-    remaining = f"; {persisted.remaining_text} remain" if persisted.remaining else ""
+    remaining = f"; {persisted.remaining_text}" if persisted.remaining else ""
     context.log.info(
-        f"persisted {persisted.views} views of {persisted.counters} counters, flushes {persisted.seqs}{remaining}"
+        f"persisted {pluralize(persisted.views, 'view')} of {pluralize(persisted.counters, 'counter')},"
+        f" flushes {persisted.seqs}{remaining}"
     )
     if persisted.unparked.vods:
-        context.log.info(f"counted {persisted.unparked.views} parked views of {persisted.unparked.vods} VODs")
+        context.log.info(f"counted parked views: {views_of_vods(persisted.unparked.views, persisted.unparked.vods)}")
     if persisted.recovered:
-        context.log.info(f"{len(persisted.recovered)} of these flushes are of an earlier attempt of this step")
+        context.log.info(f"from an earlier attempt of this step: {pluralize(len(persisted.recovered), 'flush')}")
     return persisted
 
 

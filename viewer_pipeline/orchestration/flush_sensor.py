@@ -11,6 +11,7 @@ from viewer_pipeline.orchestration.run_trigger_tag import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
 
 # The daemon looks every 5 s, and measures from a moment shortly after the last tick: with the interval itself, the tick
@@ -49,7 +50,9 @@ def view_count_updates_sensor(
             return dg.SkipReason(NOTHING + _describe_scan(scan, settings))
     age = f", the oldest {format_age(seconds_since(oldest))}" if oldest else ""
     unannounced = f", {added} of them by a scan" if added else ""
-    return build_run_request(f"sensor: {changed} VODs announced{unannounced}{age}", flush_run_config(FlushMode.changed))
+    return build_run_request(
+        f"sensor: {pluralize(changed, 'VOD')} announced{unannounced}{age}", flush_run_config(FlushMode.changed)
+    )
 
 
 def _describe_scan(scan: UnannouncedScan, settings: Settings) -> str:
@@ -57,8 +60,8 @@ def _describe_scan(scan: UnannouncedScan, settings: Settings) -> str:
     if not settings.sensor_scan_max_keys:
         return ""
     if scan.keys >= scan.all_keys:
-        return f", and a scan of all {scan.all_keys} keys found no counter to flush"
+        return f", and a scan of all keys ({scan.all_keys}) found no counter to flush"
     ticks = -(-scan.all_keys // scan.keys)
     duration = format_duration(ticks * settings.sensor_interval_seconds)
-    scanned = f"a scan of {scan.keys} of {scan.all_keys} keys found no counter to flush"
-    return f", and {scanned}; {ticks} ticks ({duration}) scan all"
+    scanned = f"a scan of {scan.keys} of {pluralize(scan.all_keys, 'key')} found no counter to flush"
+    return f", and {scanned}; {pluralize(ticks, 'tick')} ({duration}) scan all"

@@ -27,7 +27,7 @@ def queue_next_run(context: dg.OpExecutionContext, remaining: str, run_config: M
     created = context.instance.create_run_for_job(
         job,
         run_config=run_config,
-        tags={**job.run_tags, TRIGGER_TAG: f"run {run.run_id[:8]}: {remaining} remain"},
+        tags={**job.run_tags, TRIGGER_TAG: f"run {run.run_id[:8]}: {remaining}"},
         remote_job_origin=RemoteJobOrigin(run.remote_job_origin.repository_origin, FLUSH_JOB),
         job_code_origin=JobPythonOrigin(FLUSH_JOB, run.job_code_origin.repository_origin),
     )

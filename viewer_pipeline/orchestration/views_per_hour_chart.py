@@ -6,6 +6,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from datetime import date
 
+from viewer_pipeline.text_formatting import pluralize
+
 BAR, GAP, HEIGHT, MARGIN = 18, 4, 120, 24
 
 
@@ -13,7 +15,11 @@ def embed_hourly_svg_in_markdown(day: date, hours: Sequence[int]) -> str:
     """Return the chart of 24 bars as Markdown. The UI shows images whose address is a `data:` URL."""
     svg = b64encode(render_hourly_svg(day, hours).encode()).decode()
     peak = max(range(len(hours)), key=lambda hour: hours[hour])
-    caption = f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {hours[peak]} views" if sum(hours) else "no views"
+    caption = (
+        f"most from {peak:02d} to {(peak + 1) % 24:02d} h UTC: {pluralize(hours[peak], 'view')}"
+        if sum(hours)
+        else "no views"
+    )
     return f"![views per hour](data:image/svg+xml;base64,{svg})\n\n{day}: {caption}"
 
 

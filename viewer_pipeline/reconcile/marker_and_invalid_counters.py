@@ -16,6 +16,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew
 
 SQL = named_queries(__name__)
@@ -45,7 +46,7 @@ def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: L
     flushes, age = fetch_one(connection, SQL["oldest_unsettled"], seq=marker.seq, batch=marker.batch)
     if age is None or 0 <= tolerate_clock_skew(age) < UNSETTLED_SECONDS:
         return None
-    return f"{flushes} flushes are committed and not settled, the oldest was committed {format_age(age)}"
+    return f"{pluralize(flushes, 'flush')} committed and not settled, the oldest {format_age(age)}"
 
 
 def report_invalid_counters(redis: RedisStore, report: DifferenceReport) -> None:

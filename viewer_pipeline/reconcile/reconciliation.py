@@ -27,6 +27,7 @@ from viewer_pipeline.reconcile.difference_csv import (
 from viewer_pipeline.reconcile.marker_and_invalid_counters import compare_marker, report_invalid_counters
 from viewer_pipeline.reconcile.repair import repair_parked, repair_target, repair_totals
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_timestamp
 
 CHECKS: dict[str, tuple[Kind, ...]] = {
@@ -104,7 +105,7 @@ class ReconcileResult:
 
     def _check(self, name: str, kinds: tuple[Kind, ...]) -> CheckResult:
         count, repaired = (sum(counts[kind] for kind in kinds) for counts in (self.differences, self.repaired))
-        message = "1 difference" if count == 1 else f"{count} differences"
+        message = pluralize(count, "difference")
         message += f", {repaired} of them repaired" if repaired else ""
         message = "; ".join(reason for kind, reason in self.skipped.items() if kind in kinds) or message
         rows = [f"{row.subject} {row.message}".strip() for row in self.first_differences if row.kind in kinds]

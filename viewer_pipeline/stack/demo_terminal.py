@@ -6,9 +6,10 @@ from collections import Counter
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from viewer_pipeline.stack.demo import DemoReport
+from viewer_pipeline.text_formatting import pluralize
 
 MAX_ROWS = 10
 
@@ -31,13 +32,16 @@ class DemoProgressBars(Progress):
 def print_demo_report(report: DemoReport) -> None:
     """Print the most viewed VODs and whether every view was persisted once, on stdout."""
     console = Console()
-    table = Table("VOD", "sent", "persisted", title=f"the {MAX_ROWS} most viewed of {len(report.sent)} VODs")
+    numbers = (Column(name, justify="right") for name in ("sent", "persisted"))
+    table = Table("VOD", *numbers, title=f"the {MAX_ROWS} most viewed of {pluralize(len(report.sent), 'VOD')}")
     for vod_id, sent in Counter(report.sent).most_common(MAX_ROWS):
         table.add_row(vod_id, str(sent), str(report.persisted.get(vod_id, 0)))
     console.print(table)
     sent, persisted = sum(report.sent.values()), sum(report.persisted.values())
-    console.print(f"started in {report.start_seconds:.0f} s; {report.flush_runs} runs, {report.flushes} flushes")
-    console.print(f"{sent} views in {report.seconds:.0f} s, {sent / max(report.seconds, 0.001):.0f} a second")
+    runs, flushes = pluralize(report.flush_runs, "run"), pluralize(report.flushes, "flush")
+    console.print(f"started in {report.start_seconds:.0f} s; {runs}, {flushes}")
+    rate = sent / max(report.seconds, 0.001)
+    console.print(f"{pluralize(sent, 'view')} in {report.seconds:.0f} s, {rate:.0f} a second")
     result = "exact for every VOD" if report.is_exact else "DIFFERS"
     console.print(
         f"sent {sent} = persisted {persisted} + in Redis {report.left_in_redis} + parked {report.parked}: {result}"

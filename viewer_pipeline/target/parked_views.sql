@@ -117,7 +117,7 @@ WITH old AS MATERIALIZED (
 ), recorded AS (
     INSERT INTO viewer.rejected (digest, source, subject, value, reason)
     SELECT
-        sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'parked', vods || ' VODs', views::text,
+        sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'parked', vods || CASE vods WHEN 1 THEN ' VOD' ELSE ' VODs' END, views::text,
         'no row came for them within PARKED_RETENTION_DAYS=' || %(days)s
     FROM pruned WHERE vods > 0
 )

@@ -268,7 +268,7 @@ def test_send(online: Environment, client: redis.Redis, mode: str, options: list
 def test_send_prints_its_result(online: Environment, client: redis.Redis) -> None:
     """One line, with the number of subscribers that received it."""
     done = run(online, "send", "vod_123", "--how", "both")
-    assert done.stdout == "sent 1 views of vod_123 by both, received by 0 subscribers\n"
+    assert done.stdout == "sent 1 view of vod_123 by both, received by 0 subscribers\n"
     assert client.get(PREFIX + "vod_123") == b"1"
 
 
@@ -366,7 +366,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     people = run(online, "status")
     assert people.returncode == 0
     assert f"persisted  {FULL + 12} views of 3 VODs" in people.stdout
-    assert "parked     10 views of 1 VODs" in people.stdout
+    assert "parked     10 views of 1 VOD" in people.stdout
     assert "rejected   1 counter: 1 value is not an integer" in people.stdout
 
 
@@ -419,7 +419,7 @@ def test_backfill(online: Environment, world: World) -> None:
     assert set(result["checks"]) == {"daily_equals_ledger", "closed_days_are_complete"}
     assert {day: stats["views"] for day, stats in result["stats"].items()} == {f"{yesterday}": 0, f"{today}": 5}
     done = run(online, "backfill", f"{today}", f"{today}")
-    assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VODs\n")
+    assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VOD\n")
     triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
     assert rows(online, triggers)[1] == (f"command line: backfill of {today}",)
     message = error_of(run(online, "backfill", "2025-12-31", f"{today}"), 2)

@@ -42,7 +42,7 @@ def test_parked_prints_tables(counting_into_vod: Environment, vods: TargetWorld)
     vods.send("ghost", 7)
     vods.flush()
     text = run(counting_into_vod, "parked").stdout
-    assert text.startswith("parked: 7 views of 1 VODs\n")
+    assert text.startswith("parked: 7 views of 1 VOD\n")
     assert 'no row in "public"."Vod"' in text
     assert "ghost" in text
     nothing = run(counting_into_vod, "parked", "--discard", "who", "--discard", "ghost")

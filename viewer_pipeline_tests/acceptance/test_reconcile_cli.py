@@ -64,7 +64,7 @@ def test_reconcile_prints_checks_and_differences(
     assert "ok       marker_follows_ledger: 0 differences" in done.stdout
     assert "history 5, baseline 0, parked 0" in done.stdout
     repaired = run(counting_into_vod, "reconcile", "--repair")
-    assert "repaired in flushes 2; each can be undone" in repaired.stdout
+    assert "repaired in flush 2; each can be undone" in repaired.stdout
     assert run(counting_into_vod, "reconcile", "--undo", "2").stdout == "flush 2 is undone by flush 3: -4 views\n"
     counts = tmp_path / "counts.csv"
     counts.write_text("vod_id,count\na,100\nb,x\n")
@@ -72,7 +72,7 @@ def test_reconcile_prints_checks_and_differences(
     assert run(counting_into_vod, "baseline").stdout.startswith("no baseline was taken: ")
     counts.write_text("vod_id,count\na,100\n")
     assert run(counting_into_vod, "baseline", "--csv", str(counts)).stdout == (
-        "baseline: 100 views of 1 VODs from file counts.csv\n"
+        "baseline: 100 views of 1 VOD from file counts.csv\n"
     )
     assert "nothing was changed" in run(counting_into_vod, "baseline", "--csv", str(counts)).stdout
 

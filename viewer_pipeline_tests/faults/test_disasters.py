@@ -79,7 +79,7 @@ def test_a_marker_made_below_a_flush_of_another_epoch(world: World) -> None:
     world.send_many(4, 7)
     done = world.flush()
     assert done.notes.skipped_views == 12
-    assert "12 views of the ledger were not subtracted" in "; ".join(done.notes.sentences())
+    assert "12 views of the ledger not subtracted" in "; ".join(done.notes.sentences())
     world.assert_all_persisted()
 
 

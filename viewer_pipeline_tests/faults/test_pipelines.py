@@ -375,7 +375,7 @@ def test_a_copy_without_some_flushes_is_not_adopted_silently(world: World, anoth
     world.send_many(5)
     world.flush()
     world.send_many(5)
-    with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: the views of 2 flushes are not in it"):
+    with pytest.raises(CannotAdopt, match="this ledger ends at flush 2: it lacks the views of 2 flushes"):
         adopt_pipeline(copy.stores)
     assert adopt_pipeline(copy.stores, "from-here").from_here
     copy.flush()
@@ -411,7 +411,7 @@ def test_a_copy_with_flushes_of_a_run_that_died(world: World, another: MakeWorld
     world.send_many(4)
     world.flush_unsettled()
     copy = another(PREFIX, like=world.stores.ledger.url)
-    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+    with pytest.raises(CannotAdopt, match="1 flush after flush 1"):
         adopt_pipeline(copy.stores)
     assert not adopt_pipeline(copy.stores, "settle-newer").from_here
     copy.sent = Counter(world.sent)
@@ -431,7 +431,7 @@ def test_both_servers_restored_into_another_database(world: World, another: Make
     world.client.flushall()
     for key, value in backup.items():
         world.client.restore(key, 0, value)
-    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+    with pytest.raises(CannotAdopt, match="1 flush after flush 1"):
         adopt_pipeline(restored.stores)
     adopt_pipeline(restored.stores, "settle-newer")
     assert restored.flush().notes.drift == 5 * 4
@@ -455,7 +455,7 @@ def test_a_copy_that_flushed_beside_a_copy_of_redis(world: World, another: MakeW
     world.client.flushall()
     for key, value in dump.items():
         world.client.restore(key, 0, value)
-    with pytest.raises(CannotAdopt, match="1 flushes after flush 1"):
+    with pytest.raises(CannotAdopt, match="1 flush after flush 1"):
         adopt_pipeline(copy.stores)
     adopt_pipeline(copy.stores, "from-here")
     copy.flush()

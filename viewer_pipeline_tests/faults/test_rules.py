@@ -465,7 +465,7 @@ def test_drift_without_a_reply_is_reported_as_unknown(world: World, monkeypatch:
     done = bulk_upsert(world.stores, *planned)
     assert (done.notes.drift, done.notes.settled_already) == (0, 2)
     (message,) = done.notes.sentences()
-    assert message.startswith("2 batches were settled already, by another run or by a script whose reply was lost")
+    assert message.startswith("2 batches settled already, by another run or by a script whose reply was lost")
     check = verify(world.stores, done)[-1]
     assert check.message == "drift is 0 views; of 2 batches it is not known"
 

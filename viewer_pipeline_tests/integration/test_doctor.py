@@ -212,7 +212,7 @@ def test_counters_that_expire(settings: Settings, world: World) -> None:
     world.send_many(3)
     world.client.expire(PREFIX + "vod0001", 3600)
     results = run_doctor_checks(settings)
-    expected = f"unhealthy: 1 of 3 counters expire, e.g. {PREFIX}vod0001 in 3600 s"
+    expected = f"unhealthy: 1 of 3 counters with an expiry, e.g. {PREFIX}vod0001 in 3600 s"
     assert text_of(results, "expiring_counters") == expected
     assert results["keyspace"].details["counters"] == 3
 
@@ -223,7 +223,7 @@ def test_counters_that_hold_no_number(settings: Settings, client: redis.Redis) -
     client.set(PREFIX + "zero", "0")
     client.hset(PREFIX + "hash", "a", 1)
     text = text_of(run_doctor_checks(settings), "counter_values")
-    assert text.startswith("degraded: 2 of 3 keys are no counts, e.g. ")
+    assert text.startswith("degraded: 2 of 3 keys without a count, e.g. ")
     assert f"{PREFIX}hash is a hash" in text
     assert f"{PREFIX}text value is not an integer" in text
 
@@ -309,7 +309,7 @@ def test_parked_views(settings: Settings, vods: TargetWorld) -> None:
     vods.send("ghost", 7)
     vods.flush()
     results = run_doctor_checks(settings.copy_unvalidated(target_table="public.Vod"))
-    assert text_of(results, "parked") == 'healthy: 7 views of 1 VODs are parked (1: no row in "public"."Vod")'
+    assert text_of(results, "parked") == 'healthy: 7 views of 1 VOD parked (1: no row in "public"."Vod")'
     assert results["parked"].remedy.startswith("none for deleted VODs")
 
 

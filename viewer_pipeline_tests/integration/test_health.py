@@ -334,7 +334,7 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
     http.start()
     code, status, message = http.check("freshness")
     assert (code, status) == (503, "unhealthy")
-    assert re.fullmatch(r"2 VODs are pending, the oldest for \d+ days: no flush has taken them within 5 min", message)
+    assert re.fullmatch(r"2 VODs pending, the oldest for \d+ days: no flush has taken them within 5 min", message)
     client.delete("viewer:changed")
     wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing is pending"), 30, "it healed")
 
@@ -374,10 +374,10 @@ def test_unsettled(http: HttpWorld, client: redis.Redis) -> None:
     http.start()
     code, status, message = http.check("unsettled")
     assert (code, status) == (200, "degraded")
-    assert re.match(r"2 flushes are committed and not settled, the oldest for 9\d s: readers who add", message)
+    assert re.match(r"2 flushes committed and not settled, the oldest for 9\d s: readers who add", message)
     settled(client, 2)
     wait_until(lambda: http.check("unsettled")[1] == "healthy", 30, "the last one is young")
-    assert http.check("unsettled")[2].startswith("1 flushes are committed and not settled")
+    assert http.check("unsettled")[2].startswith("1 flush committed and not settled")
     settled(client, 3)
     wait_until(lambda: http.check("unsettled")[2] == "every flush is settled", 30, "all settled")
 
@@ -389,7 +389,7 @@ def test_flush_settled_in_part(http: HttpWorld, client: redis.Redis) -> None:
         connection.execute("UPDATE viewer.flush SET batches = 2")
     client.hset("viewer:settled", mapping={"flush": 1, "batch": 1, "batches": 2})
     http.start()
-    assert http.check("unsettled")[2].startswith("1 flushes are committed and not settled")
+    assert http.check("unsettled")[2].startswith("1 flush committed and not settled")
 
 
 def test_marker_ahead_of_the_ledger(http: HttpWorld, client: redis.Redis) -> None:

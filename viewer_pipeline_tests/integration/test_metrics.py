@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from viewer_pipeline.flush.incidents import acknowledge
 from viewer_pipeline.flush.run_metrics import RunMetric, add_run_metrics
-from viewer_pipeline.monitoring import bounded_probe, metrics
+from viewer_pipeline.monitoring import bounded_probe, pending_views
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.stack.ports import LOOPBACK
@@ -93,7 +93,7 @@ def test_pending(http: HttpWorld, world: World, monkeypatch: pytest.MonkeyPatch)
     assert value_of(samples, "viewer_pending_views") == 12
     assert value_of(samples, "viewer_oldest_pending_seconds") == pytest.approx(time.time(), abs=60)  # announced in 1970
     world.client.zadd("viewer:changed", {f"more{number}": 3 for number in range(1500)})
-    monkeypatch.setattr(metrics, "MAX_CHUNKS", 1)
+    monkeypatch.setattr(pending_views, "MAX_CHUNKS", 1)
     samples = scrape(http)
     assert value_of(samples, "viewer_pending_counters") == 1504
     assert value_of(samples, "viewer_pending_counters_read") == 1000

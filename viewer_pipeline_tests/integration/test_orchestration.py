@@ -496,7 +496,7 @@ def test_schedule_skips_where_no_counter_holds_views(
     assert isinstance(request, dg.RunRequest)
     assert request.tags["viewer/trigger"] == ("schedule: found counters to reject, e.g. 'bad': value is not an integer")
     world.flush()
-    beside = dg.SkipReason("no key vod:views:* holds views, beside 1 rejected ones: nothing to flush")
+    beside = dg.SkipReason("no key vod:views:* holds views, beside 1 rejected one: nothing to flush")
     assert evaluate_sweep_schedule(kept_instance, redis_url, database_url) == beside
 
 

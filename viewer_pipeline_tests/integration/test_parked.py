@@ -175,7 +175,7 @@ def test_retention(vods: TargetWorld) -> None:
     vods.flush(parked_retention_days=30)
     assert vods.parked() == {"young": 5, "revived": 6}
     assert vods.rows("SELECT source, subject, value, reason FROM viewer.rejected") == [
-        ("parked", "1 VODs", "5", "no row came for them within PARKED_RETENTION_DAYS=30")
+        ("parked", "1 VOD", "5", "no row came for them within PARKED_RETENTION_DAYS=30")
     ]
 
 

@@ -86,7 +86,7 @@ def test_input_job_prunes_old_input(dagster: DagsterWorld, dagster_settings: Set
     assert run(dagster, settings, "prune_rejected_and_parked", dry_run=True) == {"dry_run": True} | expected
     assert run(dagster, settings, "prune_rejected_and_parked") == {"dry_run": False} | expected
     assert world.parked() == {}
-    assert world.rejected() == {"1 VODs": "no row came for them within PARKED_RETENTION_DAYS=5"}
+    assert world.rejected() == {"1 VOD": "no row came for them within PARKED_RETENTION_DAYS=5"}
 
 
 def tick(name: str, dagster: DagsterWorld, settings: Settings) -> str:

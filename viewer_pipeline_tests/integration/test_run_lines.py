@@ -31,5 +31,5 @@ def test_lines_of_a_run(
     lines_of_run = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     assert len(lines_of_run) == lines
     assert all(line["logger"] == "dagster.run" and line["level"] == "info" for line in lines_of_run)
-    assert logged[0].startswith("read 1 counters")
-    assert logged[1].startswith("persisted 5 views of 1 counters")
+    assert logged[0].startswith("read 1 counter,")
+    assert logged[1].startswith("persisted 5 views of 1 counter,")

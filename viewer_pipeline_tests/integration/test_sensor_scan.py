@@ -78,9 +78,9 @@ def scan_calls(client: redis.Redis) -> int:
 
 def test_a_counter_that_nobody_announced_is_flushed_by_the_next_tick(sensor: Sensor, world: World) -> None:
     """INCR without PUBLISH; the next tick has nothing to do."""
-    assert sensor.skip_reason() == f"{NOTHING}, and a scan of all 0 keys found no counter to flush"
+    assert sensor.skip_reason() == f"{NOTHING}, and a scan of all keys (0) found no counter to flush"
     world.send("silent", 3)
-    assert sensor.trigger().startswith("sensor: 1 VODs announced, 1 of them by a scan, the oldest 0 s ago")
+    assert sensor.trigger().startswith("sensor: 1 VOD announced, 1 of them by a scan, the oldest 0 s ago")
     world.flush("changed")
     world.assert_all_persisted()
     assert sensor.skip_reason().startswith(f"{NOTHING}, and a scan of all ")
@@ -90,7 +90,7 @@ def test_counters_that_are_announced_keep_their_time(sensor: Sensor, world: Worl
     """The age of the oldest pending view stays right, and a scan adds the others."""
     world.send("announced", 1, announce=True)
     assert world.client.zscore("viewer:changed", "announced") == 1
-    assert " VODs announced, the oldest " in sensor.trigger()
+    assert " announced, the oldest " in sensor.trigger()
     world.send("silent", 2)
     assert sensor.trigger().startswith("sensor: 2 VODs announced, 1 of them by a scan, the oldest ")
     assert world.client.zscore("viewer:changed", "announced") == 1

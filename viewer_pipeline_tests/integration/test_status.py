@@ -85,7 +85,7 @@ def test_status_after_a_flush(
     world.flush()
     lines = lines_of(dagster_settings, capsys)
     assert "stalled" not in lines
-    assert lines["persisted"] == "5 views of 1 VODs"
+    assert lines["persisted"] == "5 views of 1 VOD"
     assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 
@@ -96,7 +96,7 @@ def test_status_where_dagster_never_ran(
     """The rest is shown, and what to start."""
     world.send("a", 5, announce=True)
     lines = lines_of(dagster_settings, capsys)
-    assert lines["pending"].startswith("1 announced VODs, the oldest announced ")
+    assert lines["pending"].startswith("1 announced VOD, the oldest announced ")
     assert lines["daemons"] == "Dagster has never run on this database"
     reasons = stall_reasons_of(dagster_settings)
     assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
@@ -145,7 +145,7 @@ def test_stall_reasons_are_failures(
 def test_stall_reason_is_the_interval_of_the_sensor(dagster_settings: Settings, world: World) -> None:
     """Nothing is wrong."""
     world.send("a", 5, announce=True)
-    assert "1 VODs wait for the sensor, which ticks every 30 s" in stall_reasons_of(dagster_settings)
+    assert "1 VOD pending until the sensor ticks, every 30 s" in stall_reasons_of(dagster_settings)
 
 
 @pytest.mark.usefixtures("well")

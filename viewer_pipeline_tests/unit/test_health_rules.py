@@ -407,10 +407,10 @@ def test_freshness() -> None:
     """The age of the oldest pending view against its limit."""
     assert evaluate_freshness(0, None, 300).message == "nothing is pending"
     details = {"pending_vods": 2, "oldest_pending_seconds": 300, "limit_seconds": 300}
-    expected = CheckResult("freshness", "healthy", "2 VODs are pending, the oldest for 5 min", details)
+    expected = CheckResult("freshness", "healthy", "2 VODs pending, the oldest for 5 min", details)
     assert evaluate_freshness(2, 300, 300) == expected
     old = evaluate_freshness(2, 301, 300)
-    message = "2 VODs are pending, the oldest for 5 min: no flush has taken them within 5 min"
+    message = "2 VODs pending, the oldest for 5 min: no flush has taken them within 5 min"
     assert (old.status, old.message) == ("unhealthy", message)
 
 

@@ -9,13 +9,13 @@ from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotals
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
 from viewer_pipeline.monitoring.metrics import (
-    PendingViews,
     Samples,
     daemon_up_samples,
     ledger_samples,
     pending_samples,
     worker_samples,
 )
+from viewer_pipeline.monitoring.pending_views import PendingViews
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(viewer_\w+)` \| (\w+) \| (.*?) \| (.*?) \| (.*?) \|$", re.MULTILINE)

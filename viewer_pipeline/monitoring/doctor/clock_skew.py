@@ -12,6 +12,7 @@ from viewer_pipeline.monitoring.dagster_tables import count_ticks_after
 from viewer_pipeline.monitoring.health_rules import CLOCKS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import CLOCK_WAS_SET_BACK, FUTURE_SECONDS
 
 SQL = named_queries(__name__)
@@ -46,7 +47,8 @@ def evaluate_clocks(
     details = {"apart_seconds": apart, "future_flushes": future_flushes, "future_ticks": future_ticks}
     message = f"clocks are {apart} s apart; {message}" if apart > MAX_SECONDS else f"clocks agree; {message}"
     if future_flushes or future_ticks:
-        future = f"{future_flushes} flushes of the ledger and {future_ticks} ticks of Dagster are in the future"
+        flushes, ticks = pluralize(future_flushes, "flush"), pluralize(future_ticks, "tick")
+        future = f"{flushes} of the ledger and {ticks} of Dagster in the future"
         return CheckResult("clock", "unhealthy", f"{future}: {CLOCK_WAS_SET_BACK}; {message}", details, CLOCKS)
     if apart > MAX_SECONDS:
         return CheckResult("clock", "degraded", message, details, CLOCKS)

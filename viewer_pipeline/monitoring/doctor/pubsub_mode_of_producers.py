@@ -14,6 +14,7 @@ from viewer_pipeline.monitoring.channel_subscribers import read_subscribers
 from viewer_pipeline.monitoring.doctor.redis_monitor import ObservedViews, watch_views_with_monitor
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize, views_of_vods
 
 NAME = "pubsub_mode"
 MIN_VIEWS = 5  # in messages; fewer give no result
@@ -97,11 +98,11 @@ def evaluate_producers(traffic: ProducerTraffic, settings: Settings, others: int
     mode, views = settings.pubsub_mode, traffic.messages.total()
     details: dict[str, Any] = {"mode": mode, "needed_mode": None, "views": views, "vods": len(traffic.messages)}
     if views < MIN_VIEWS:
-        message = f"{views} views were published on {settings.pubsub_channel}, and {MIN_VIEWS} are needed"
+        message = f"{pluralize(views, 'view')} published on {settings.pubsub_channel}, and {MIN_VIEWS} are needed"
         return CheckResult(NAME, "unknown", message, details, LONGER)
     needed, times = traffic.mode_of_all_producers, traffic.additions_per_view
     details |= {"needed_mode": needed, "additions_per_view": round(times, 2)}
-    seen = f"seen in {views} views of {len(traffic.messages)} VODs"
+    seen = f"seen in {views_of_vods(views, len(traffic.messages))}"
     if needed is None:
         message = f"some producers count themselves and some only publish: {traffic.examples()} ({seen})"
         return CheckResult(NAME, "unhealthy", message, details, SAME)
@@ -115,6 +116,6 @@ def evaluate_producers(traffic: ProducerTraffic, settings: Settings, others: int
         return CheckResult(NAME, "unhealthy", message, details, STOP.format(mode=mode))
     message = f"producers {habit}, and PUBSUB_MODE is {mode} ({seen})"
     if needed == "announce" and others:
-        message += f"; or one of {others} other subscribers of the channel counts"
+        message += f"; or the channel's {pluralize(others, 'other subscriber')} may count"
         return CheckResult(NAME, "degraded", message, details, STOP.format(mode=mode))
     return CheckResult(NAME, "healthy", message, details)

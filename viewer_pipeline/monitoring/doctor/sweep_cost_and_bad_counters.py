@@ -13,6 +13,7 @@ from viewer_pipeline.flush.counter_validation import count_error
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text
+from viewer_pipeline.text_formatting import pluralize
 
 MAX_SCANS = 600  # SCAN calls: each blocks Redis for about 0.4 ms
 MAX_COUNTERS = 5000  # whose values and expiries are read
@@ -91,8 +92,8 @@ def _evaluate_sweep(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     }
     among = "" if keyspace.complete else f" among the first {keyspace.scans * SCAN_COUNT}"
     message = (
-        f"{keyspace.keys} keys, {keyspace.counters} counters {prefix}*{among}: a sweep makes {scans}"
-        f" SCAN calls of {keyspace.scan_ms} ms, {seconds} s in total"
+        f"{pluralize(keyspace.keys, 'key')}, {pluralize(keyspace.counters, 'counter')} {prefix}*{among}: a sweep makes"
+        f" {pluralize(scans, 'SCAN call')} of {keyspace.scan_ms} ms, {seconds} s in total"
     )
     if seconds > SLOW_SWEEP_SECONDS:
         remedy = "set SWEEP_CRON to every ten minutes, or keep the counters in a Redis database of their own"
@@ -106,10 +107,10 @@ def _evaluate_expiring(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     if number:
         items = list(keyspace.expiring.items())[:MAX_EXAMPLES]
         examples = ", ".join(f"{prefix}{name} in {seconds} s" for name, seconds in items)
-        message = f"{number} of {read} counters expire, e.g. {examples}"
+        message = f"{number} of {pluralize(read, 'counter')} with an expiry, e.g. {examples}"
         remedy = "let producers set no expiry on counters; PERSIST those that have one"
         return CheckResult("expiring_counters", "unhealthy", message, details, remedy)
-    return CheckResult("expiring_counters", "healthy", f"none of {read} counters expires", details)
+    return CheckResult("expiring_counters", "healthy", f"none of {pluralize(read, 'counter')} expires", details)
 
 
 def _evaluate_invalid(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
@@ -118,7 +119,7 @@ def _evaluate_invalid(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
     if number:
         items = list(keyspace.invalid.items())[:MAX_EXAMPLES]
         examples = ", ".join(f"{prefix}{name} {reason}" for name, reason in items)
-        message = f"{number} of {read} keys are no counts, e.g. {examples}"
+        message = f"{number} of {pluralize(read, 'key')} without a count, e.g. {examples}"
         remedy = "repair or delete them, or choose a COUNTER_PREFIX that no other keys have"
         return CheckResult("counter_values", "degraded", message, details, remedy)
-    return CheckResult("counter_values", "healthy", f"all of {read} counters hold a number", details)
+    return CheckResult("counter_values", "healthy", f"all of {pluralize(read, 'counter')} hold a number", details)

@@ -12,6 +12,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.parked_views import ParkedByReason, parked_by_reason
 from viewer_pipeline.target.table import MAX_COUNTS, Target
+from viewer_pipeline.text_formatting import views_of_vods
 
 SQL = named_queries(__name__)
 
@@ -76,6 +77,6 @@ def report_parked(parked: list[ParkedByReason]) -> CheckResult:
         return CheckResult("parked", "healthy", "nothing is parked")
     vods, views = sum(row.vods for row in parked), sum(row.views for row in parked)
     reasons = "; ".join(f"{row.vods}: {row.reason}" for row in parked[:MAX_REASONS])
-    message = f"{views} views of {vods} VODs are parked ({reasons})"
+    message = f"{views_of_vods(views, vods)} parked ({reasons})"
     remedy = "none for deleted VODs; else insert the row, or make room for the count: they are counted then"
     return CheckResult("parked", "healthy", message, {"parked_vods": vods, "parked_views": views}, remedy)

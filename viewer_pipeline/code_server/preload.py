@@ -10,10 +10,14 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.execution.api import create_execution_plan
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy.exc import SQLAlchemyError
 
 from viewer_pipeline.definitions import defs
+from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
+from viewer_pipeline.orchestration.storage_engine import close_idle_connections
 
 # What Dagster and our modules import only when it is needed.
 IMPORTED_LATER = (
@@ -54,3 +58,8 @@ def rehearsal() -> dg.MaterializeResult:  # type: ignore[type-arg] # Dagster tak
 with suppress(OSError, dg.DagsterError), dg.DagsterInstance.ephemeral() as instance:
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     dg.materialize([rehearsal], instance=instance, run_config=quiet)
+
+# The storage's engine, and what its schema has. Where it cannot be opened now, each run finds out itself.
+with suppress(dg.DagsterError, DagsterPostgresException, SQLAlchemyError, ViewerPipelineError):
+    dg.DagsterInstance.get().get_run_by_id("none")
+close_idle_connections()

@@ -15,6 +15,9 @@ import click
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.runs.schema import RunStorageSqlMetadata
+from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
@@ -24,9 +27,19 @@ from dagster_postgres.utils import create_pg_connection
 from sqlalchemy import Engine, inspect, text
 
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.orchestration.storage_engine import DIALECT, engine_of
+from viewer_pipeline.orchestration.storage_engine import (
+    DIALECT,
+    engine_of,
+    is_known_table,
+    is_schema_complete,
+)
 from viewer_pipeline.settings import load_settings_and_find_servers
 
+TABLES = {
+    name: table.columns.keys()
+    for metadata in (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
+    for name, table in metadata.tables.items()
+}
 LOCK = 7_310_579_122  # the number after that of our own migrations
 
 
@@ -74,6 +87,10 @@ class PooledEventLogStorage(_PartOfPooledStorage, PostgresEventLogStorage):
         """Store an event, without the NOTIFY of dagster-postgres: a transaction for old versions, which listened."""
         SqlEventLogStorage.store_event(self, event)
 
+    def has_table(self, table_name: str) -> bool:
+        """Whether there is this table: a query only where the schema is not complete."""
+        return is_known_table(table_name) or super().has_table(table_name)
+
     def create_tables(self) -> None:
         """Create the tables."""
         self._init_db()
@@ -102,9 +119,9 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         self._schedule_storage = schedules = PooledScheduleStorage(engine)
         parts: dict[str, _PartOfPooledStorage] = {"runs": runs, "event_logs": events, "jobs": schedules}
         with create_pg_connection(engine) as connection:
-            complete = parts.keys() <= set(inspect(connection).get_table_names())
-        if not complete:
-            _create_missing_tables(engine, parts)
+            if not is_schema_complete(connection, TABLES):
+                _create_missing_tables(engine, parts)
+                is_schema_complete(connection, TABLES)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -127,8 +144,5 @@ def _create_missing_tables(engine: Engine, parts: Mapping[str, _PartOfPooledStor
     """Create the tables of each part whose main table is missing. Several processes do this one after the other."""
     with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        inspector = inspect(connection)
-        inspector.clear_cache()  # another process may have created them
-        for table in parts.keys() - set(inspector.get_table_names()):
+        for table in parts.keys() - set(inspect(connection).get_table_names()):
             parts[table].create_tables()
-        inspector.clear_cache()

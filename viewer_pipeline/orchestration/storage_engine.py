@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.dialects.postgresql.base import PGInspector
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import QueuePool
 
@@ -25,7 +26,6 @@ from viewer_pipeline.stores.postgres import open_connection
 log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's commands print the lines of `dagster`
 
 DIALECT = "postgresql+psycopg://"  # without a place: connections come from `open_connection`
-SCHEMA_SECONDS = 60
 RECYCLE_SECONDS = 600  # what PostgreSQL caches in a session is freed with it
 
 _engines = dict[tuple[str | None, str | None], Engine]()
@@ -49,36 +49,47 @@ def dispose_engines() -> None:
         _engines.popitem()[1].dispose()
 
 
-class _SchemaCache:
-    """Which tables and columns the storage of this process has, for SCHEMA_SECONDS."""
-
-    def __init__(self) -> None:
-        self._known = dict[Any, Any]()
-        self._since = 0.0  # monotonic
-
-    def current(self) -> dict[Any, Any]:
-        """Return what is known, by question; nothing if it is old."""
-        now = time.monotonic()
-        if now - self._since > SCHEMA_SECONDS:
-            self._known.clear()
-            self._since = now
-        return self._known
+def close_idle_connections() -> None:
+    """Close all idle connections; the engines stay."""
+    for engine in _engines.values():
+        engine.dispose()
 
 
-_schema_cache = _SchemaCache()
+_known_columns = dict[str, list[ReflectedColumn]]()  # by table: of a storage that has all of them
+_known_tables = list[str]()
 
 
-class CachingInspector(PGInspector):
-    """Asks the server once a minute: Dagster asks before many queries. `clear_cache` has the next question asked."""
+class SchemaInspector(PGInspector):
+    """Asks the server until it has all tables and columns that the installed Dagster knows: they stay.
 
-    @property
-    def info_cache(self) -> dict[Any, Any]:
-        """What is known, which SQLAlchemy reads and fills."""
-        return _schema_cache.current()
+    Dagster asks before many queries. Forks of this process know what it knows.
+    """
 
-    @info_cache.setter
-    def info_cache(self, _none: dict[Any, Any]) -> None:
-        """Keep what is known, where SQLAlchemy begins with nothing for each connection."""
+    def get_table_names(self, schema: str | None = None, **options: Any) -> list[str]:
+        """Return the names of all tables of the storage's schema."""
+        return _known_tables or super().get_table_names(schema, **options)
+
+    def get_columns(self, table_name: str, schema: str | None = None, **options: Any) -> list[ReflectedColumn]:
+        """Return the columns of a table."""
+        return _known_columns.get(table_name) or super().get_columns(table_name, schema, **options)
+
+
+def is_schema_complete(connection: Connection, tables: Mapping[str, Collection[str]]) -> bool:
+    """Whether the storage has these tables, with these columns. Asks the server until it has."""
+    if not _known_columns:
+        inspector = inspect(connection)
+        columns = {
+            table: of_table for (_, table), of_table in inspector.get_multi_columns(filter_names=list(tables)).items()
+        }
+        if all(set(names) <= {column["name"] for column in columns.get(table, ())} for table, names in tables.items()):
+            _known_tables.extend(inspector.get_table_names())
+            _known_columns.update(columns)
+    return bool(_known_columns)
+
+
+def is_known_table(name: str) -> bool:
+    """Whether the storage is known to have this table."""
+    return name in _known_columns
 
 
 def _create_engine(settings: Settings) -> Engine:
@@ -94,8 +105,9 @@ def _create_engine(settings: Settings) -> Engine:
         max_overflow=-1,
         pool_recycle=RECYCLE_SECONDS,
     )
-    _schema_cache.current().clear()  # of the storage before
-    engine.dialect.inspector = CachingInspector  # type: ignore[attr-defined] # an attribute of PostgreSQL's dialect
+    _known_tables.clear()  # of the storage before
+    _known_columns.clear()
+    engine.dialect.inspector = SchemaInspector  # type: ignore[attr-defined] # an attribute of PostgreSQL's dialect
     event.listen(engine, "checkout", _replace_if_closed)
     return engine
 

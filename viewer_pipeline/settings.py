@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -76,8 +75,10 @@ class Settings(BaseSettings):
     parked_retention_days: int | None = Field(
         None, ge=1, le=36_500, description="days after which parked views of a missing VOD are pruned (default: never)"
     )
-    history_start: Day = Field(
-        date(2026, 1, 1), description="first day (UTC) of `daily_views`; earlier days are not rolled up"
+    history_start: Day | None = Field(
+        None,
+        description="first day (UTC) of `daily_views`; earlier days are not rolled up"
+        " (default: the day of the first flush)",
     )
     ledger_retention_days: int = Field(
         30, ge=0, le=36_500, description="days that the ledger is kept once it is rolled up and settled; `0`: for ever"

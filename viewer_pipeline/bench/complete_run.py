@@ -15,6 +15,7 @@ from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.history.view_totals import read_view_totals
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.parked_views import still_parked_of_flushes
 
@@ -31,7 +32,7 @@ class StepSeconds:
     bulk_upsert: float
     verify: float
     top_vods: float
-    other: float  # what the last step does besides: parked and rejected views, the run's metrics; and disconnecting
+    other: float  # what the last step does besides: parked, rejected, totals, the run's metrics; and disconnecting
     commit: float  # the transactions of the bulk upsert
     settle: float  # beside them
 
@@ -96,6 +97,7 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
             end_step()
             still_parked_of_flushes(connection, report.seqs)
             report_newly_rejected(connection, request.run_id)
+            read_view_totals(connection)
         record_run(stores.ledger, report)
     end_step()
     assert all(result.passed for result in results), results

@@ -16,6 +16,7 @@ from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
+from viewer_pipeline.history.first_day import first_day_of_history
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
@@ -26,7 +27,7 @@ from viewer_pipeline.time_formatting import format_timestamp
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 SUMMED_STATS = ("counters", "views", "flushes", "batches", "unparked", "rejected", "drift")
-DAY_STATS = ("views", "vods", "flushes", "notes")
+DAY_STATS = {"daily_views": "views", "daily_vods": "vods", "flushes": "flushes", "notes": "notes"}
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def run_flush(
     result = _execute(flush_views.name, instance, settings, config, {TRIGGER_TAG: trigger, **tags})
     stats: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
-        metadata = event.materialization.metadata
-        stats |= {name: value.value for name, value in metadata.items() if isinstance(value.value, int | float | str)}
+        metadata: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}
+        stats |= {**metadata["details"], "notes": metadata["notes"]}
     return RunResult(result.run_id, result.success, stats, _check_results(result))
 
 
@@ -127,9 +128,11 @@ def backfill_window(settings: Settings, first: date, last_or_today: date | None)
     """Return the days from `first` to `last_or_today` (None: today). Raises SettingsError if some have no history."""
     today = datetime.now(UTC).date()
     window = Window(first, (last_or_today or today) + ONE_DAY)
-    if not settings.history_start <= window.start < window.end <= today + ONE_DAY:
+    start = first_day_of_history(settings)
+    if not start <= window.start < window.end <= today + ONE_DAY:
         raise SettingsError(
-            f"{first} to {window.end - ONE_DAY}: expected days from HISTORY_START={settings.history_start} to {today}"
+            f"{first} to {window.end - ONE_DAY}: expected days from {start} to {today};"
+            " HISTORY_START sets another first day"
         )
     return window
 
@@ -140,7 +143,7 @@ def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Windo
     result = _execute(roll_up_days.name, instance, settings, {}, tags)
     days = {
         str(event.partition): {
-            name: value.value for name, value in event.materialization.metadata.items() if name in DAY_STATS
+            DAY_STATS[name]: value.value for name, value in event.materialization.metadata.items() if name in DAY_STATS
         }
         for event in result.get_asset_materialization_events()
     }

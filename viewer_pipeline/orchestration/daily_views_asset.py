@@ -21,12 +21,12 @@ from viewer_pipeline.history.daily_rollup import (
     rolled_up_days,
     views_per_hour,
 )
-from viewer_pipeline.orchestration.flush_ops import TOP_VODS
-from viewer_pipeline.orchestration.partitions import DAYS, IN_ONE_RUN, format_window, partition_window_of
+from viewer_pipeline.orchestration.flush_metadata import TOP_VODS
+from viewer_pipeline.orchestration.partitions import DAYS, FIRST_DAY, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
-from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
+from viewer_pipeline.orchestration.ui_metadata import round_seconds, to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.views_per_hour_chart import embed_hourly_svg_in_markdown
 from viewer_pipeline.text_formatting import pluralize
@@ -78,11 +78,10 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
 def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
     """Add the metadata of one day to its own materialization."""
     metadata: dict[str, Any] = {
-        "views": day.views,
-        "vods": day.vods,
-        "dagster/partition_row_count": day.vods,
-        "last_flush": day.last_flush,
-        "seconds": result.seconds,
+        "daily_views": day.views,
+        "daily_vods": day.vods,
+        "last_flush": dg.MetadataValue.text(str(day.last_flush)),  # a plot would say nothing
+        "seconds": round_seconds(result.seconds),
         "top_vods": to_table_metadata(
             {"vod_id": "string", "views": "int"}, most_viewed_vods_of_day(connection, day.day, TOP_VODS)
         ),
@@ -91,7 +90,7 @@ def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, r
         hours = views_per_hour(connection, day.day)
         metadata |= {
             "flushes": day.flushes,
-            "views_per_hour": dg.MetadataValue.md(embed_hourly_svg_in_markdown(day.day, hours)),
+            "chart_of_views_per_hour": dg.MetadataValue.md(embed_hourly_svg_in_markdown(day.day, hours)),
         }
     else:
         metadata["notes"] = FINAL
@@ -107,7 +106,7 @@ def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> Chec
 
 def _closed_days_are_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
-    stale = find_windows_to_roll_up(connection, max(DAYS.start.date(), today - LATE_FLUSH_WINDOW), today - ONE_DAY)
+    stale = find_windows_to_roll_up(connection, max(FIRST_DAY, today - LATE_FLUSH_WINDOW), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = (
         f"{pluralize(len(failing), 'closed day')} with flushes not rolled up" if failing else "closed days are complete"

@@ -13,23 +13,22 @@ from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
-from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected, report_newly_rejected
+from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.verify import CHECKS
+from viewer_pipeline.history.view_totals import read_view_totals
+from viewer_pipeline.orchestration.flush_metadata import TOP_VODS, StateAfterRun, metadata_of_run
 from viewer_pipeline.orchestration.loggers import LOG_LINES
+from viewer_pipeline.orchestration.materializations import ASSET, last_reading
 from viewer_pipeline.orchestration.next_flush_run import queue_next_run
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
 from viewer_pipeline.orchestration.stores_resource import StoresResource
-from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
-from viewer_pipeline.target.parked_views import ParkedViews, still_parked_of_flushes
+from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result
+from viewer_pipeline.target.parked_views import still_parked_of_flushes
 from viewer_pipeline.text_formatting import pluralize, views_of_vods
-from viewer_pipeline.time_formatting import seconds_since
-
-ASSET = "view_counts"
-TOP_VODS = 10
 
 IN_MEMORY = "memory"  # the io manager: outputs stay in the process of the run, nothing is pickled to disk
 
@@ -139,17 +138,22 @@ def bulk_upsert(
 def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, stores: StoresResource) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
+    previous = last_reading(context.instance)
     with handle_errors_and_cancellation(context):
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
-            top = most_viewed_vods(connection, persisted, TOP_VODS)
-            parked = still_parked_of_flushes(connection, persisted.seqs)
-            rejected = report_newly_rejected(connection, context.run.run_id)
+            state = StateAfterRun(
+                most_viewed_vods(connection, persisted, TOP_VODS),
+                still_parked_of_flushes(connection, persisted.seqs),
+                report_newly_rejected(connection, context.run.run_id),
+                read_view_totals(connection),
+                pending_vods=stores.redis.changed_set_size_and_oldest()[0],
+            )
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
-    if rejected:
-        context.log.warning(_rejected_sentence(rejected))
-    yield dg.Output(None, "result", metadata=_metadata(persisted, top, parked, rejected, seconds))
+    if state.rejected_sentence:
+        context.log.warning(state.rejected_sentence)
+    yield dg.Output(None, "result", metadata=metadata_of_run(persisted, state, seconds, previous))
     for result in results:
         if not result.passed:
             context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
@@ -164,52 +168,3 @@ def _continue_in_next_run(context: dg.OpExecutionContext, persisted: RunReport) 
     config = flush_run_config(FlushMode(snapshot.request.mode), announced_before=before)
     if next_run := queue_next_run(context, remaining, config):
         context.log.info(f"run {next_run[:8]} continues")
-
-
-def _metadata(
-    persisted: RunReport,
-    top: list[tuple[str, int, int]],
-    parked: ParkedViews,
-    rejected: list[RejectedCount],
-    verify_seconds: float,
-) -> dict[str, Any]:
-    snapshot, notes = persisted.snapshot, persisted.notes
-    sentences = [*notes.sentences(), *([_rejected_sentence(rejected)] if rejected else [])]
-    return {
-        "mode": snapshot.request.mode,
-        "counters": persisted.counters,
-        "views": persisted.views,
-        "flushes": len(persisted.seqs),
-        "batches": persisted.batches,
-        "parked": parked.views,
-        "unparked": persisted.unparked.views,
-        "rejected": sum(count.inputs for count in rejected),
-        "drift": notes.drift,
-        "remaining": persisted.remaining,
-        **_scanned(persisted),
-        "settled_before": notes.settled_before,
-        "taken_at": dg.MetadataValue.timestamp(snapshot.taken_at),
-        "oldest_pending_seconds": seconds_since(snapshot.oldest) if snapshot.oldest else 0.0,
-        "drain_seconds": snapshot.seconds,
-        "aggregate_seconds": persisted.aggregate_seconds,
-        "upsert_seconds": persisted.upsert_seconds,
-        "settle_seconds": persisted.settle_seconds,
-        "verify_seconds": verify_seconds,
-        "last_flush": persisted.seqs[-1] if persisted.seqs else snapshot.base,
-        "notes": "; ".join(sentences) or "nothing out of the ordinary",
-        "top_vods": to_table_metadata({"vod_id": "string", "views": "int", "total": "int"}, top),
-        "rejected_by_reason": to_table_metadata({"source": "string", "reason": "string", "inputs": "int"}, rejected),
-    }
-
-
-def _scanned(persisted: RunReport) -> dict[str, float]:
-    part = persisted.snapshot.progress.part
-    if part is None:
-        return {}
-    begin = part.begin.share
-    end = 1.0 if part.is_last else part.end.share
-    return {"scanned_from_percent": 100 * begin, "scanned_percent": 100 * (begin if persisted.left_over else end)}
-
-
-def _rejected_sentence(rejected: list[RejectedCount]) -> str:
-    return f"rejected since the previous run: {describe_rejected(rejected)}"

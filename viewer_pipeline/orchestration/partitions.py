@@ -1,15 +1,20 @@
-"""The partitions of `daily_views`: days (UTC), from HISTORY_START up to and including today."""
+"""The partitions of `daily_views`: days (UTC), from the first day of the history up to and including today.
+
+The first day is read when the definitions load; it does not change while the ledger grows.
+"""
 
 import warnings
 
 import dagster as dg
 
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
+from viewer_pipeline.history.first_day import first_day_of_history
 from viewer_pipeline.orchestration.settings_resource import LOADED
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
-DAYS = dg.DailyPartitionsDefinition(LOADED.history_start.isoformat(), timezone="UTC", end_offset=1)
+FIRST_DAY = first_day_of_history(LOADED)
+DAYS = dg.DailyPartitionsDefinition(FIRST_DAY.isoformat(), timezone="UTC", end_offset=1)
 
 # A range of days in one run needs this beta feature. Ignored here and not in pytest's settings: users would see it too.
 warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)

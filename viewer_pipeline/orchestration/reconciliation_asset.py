@@ -10,7 +10,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
-from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result, to_table_metadata
+from viewer_pipeline.orchestration.ui_metadata import round_seconds, to_asset_check_result, to_table_metadata
 from viewer_pipeline.orchestration.view_counts_asset import OWNERS
 from viewer_pipeline.reconcile.reconciliation import CHECKS, ReconcileRequest, ReconcileResult
 from viewer_pipeline.reconcile.reconciliation import reconcile as compare
@@ -76,7 +76,7 @@ def _metadata(result: ReconcileResult) -> dict[str, Any]:
         **{f"{kind}_differences": count for kind, count in result.differences.items()},
         "rejected": result.rejected,
         "vods": result.vods,
-        "seconds": result.seconds,
+        "seconds": round_seconds(result.seconds),
         "flushes": dg.MetadataValue.json(result.flushes),
         "notes": "; ".join(result.notes) or "nothing out of the ordinary",
         "report": dg.MetadataValue.path(str(result.report)),

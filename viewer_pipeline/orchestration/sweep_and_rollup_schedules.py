@@ -12,11 +12,10 @@ from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_t
 from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
-from viewer_pipeline.orchestration.partitions import format_window, partition_range_tags
+from viewer_pipeline.orchestration.partitions import FIRST_DAY, format_window, partition_range_tags
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
-from viewer_pipeline.settings import Settings
 
 
 @schedule(target=flush_views, cron_schedule=LOADED.sweep_cron)
@@ -44,12 +43,12 @@ def close_yesterday(
     Skips if yesterday is rolled up already and no flush came since.
     """
     yesterday = _day_of(context) - ONE_DAY
-    if yesterday < settings.history_start:
-        return dg.SkipReason(f"{yesterday} is before HISTORY_START")
+    if yesterday < FIRST_DAY:
+        return dg.SkipReason(f"{yesterday} is before the first day of daily_views")
     if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, _first_checked_day(settings, yesterday), yesterday)
+        stale = find_windows_to_roll_up(connection, _first_checked_day(yesterday), yesterday)
         if not stale and not was_ever_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
     return _run_requests(stale, "closes") or dg.SkipReason(
@@ -69,7 +68,7 @@ def refresh_today(
         return dg.SkipReason(reason)
     today = _day_of(context)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, _first_checked_day(settings, today), today)
+        stale = find_windows_to_roll_up(connection, _first_checked_day(today), today)
     return _run_requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was rolled up")
 
 
@@ -78,9 +77,9 @@ def _day_of(context: dg.ScheduleEvaluationContext) -> date:
     return context.scheduled_execution_time.astimezone(UTC).date()
 
 
-def _first_checked_day(settings: Settings, day: date) -> date:
+def _first_checked_day(day: date) -> date:
     """Return the first day whose late flushes are noticed."""
-    return max(settings.history_start, day - LATE_FLUSH_WINDOW)
+    return max(FIRST_DAY, day - LATE_FLUSH_WINDOW)
 
 
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:

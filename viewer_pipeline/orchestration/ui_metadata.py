@@ -1,5 +1,6 @@
 """Check results and tables of the core as Dagster's UI shows them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,3 +21,13 @@ def to_table_metadata(columns: Mapping[str, str], rows: Iterable[tuple[Any, ...]
     """Return a table with these columns (name -> type)."""
     records = [dg.TableRecord(dict(zip(columns, row, strict=True))) for row in rows]
     return dg.MetadataValue.table(records, dg.TableSchema([dg.TableColumn(*column) for column in columns.items()]))
+
+
+def round_seconds(seconds: float) -> float:
+    """Return seconds as the UI shows them, in thousandths."""
+    return round(seconds, 3)
+
+
+def round_percent(share: float) -> float:
+    """Return a share as percentage with one decimal place, rounded down: 100 is all of it."""
+    return math.floor(1000 * share) / 10

@@ -7,13 +7,13 @@ import dagster as dg
 
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.orchestration.flush_ops import (
-    ASSET,
     FlushConfig,
     aggregate_counts,
     bulk_upsert,
     drain_counters,
     verify_consistency,
 )
+from viewer_pipeline.orchestration.materializations import ASSET
 
 GROUP = "views"
 OWNERS = ["team:viewer-pipeline"]

@@ -414,6 +414,9 @@ def test_backfill(online: Environment, world: World) -> None:
     world.flush()
     today = datetime.now(UTC).date()
     yesterday = today - timedelta(days=1)
+    message = error_of(run(online, "backfill", f"{yesterday}"), 2)
+    assert f"expected days from {today} to {today}; HISTORY_START sets another first day" in message
+    online = {**online, "HISTORY_START": f"{yesterday}"}
     result = json_of(run(online, "backfill", f"{yesterday}", "--json"))
     assert (result["success"], result["status"]) == (True, "healthy")
     assert set(result["checks"]) == {"daily_equals_ledger", "closed_days_are_complete"}
@@ -423,7 +426,7 @@ def test_backfill(online: Environment, world: World) -> None:
     triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
     assert rows(online, triggers)[1] == (f"command line: backfill of {today}",)
     message = error_of(run(online, "backfill", "2025-12-31", f"{today}"), 2)
-    assert f"expected days from HISTORY_START=2026-01-01 to {today}" in message
+    assert f"expected days from {yesterday} to {today}" in message
 
 
 def test_a_database_that_does_not_own_the_counters(

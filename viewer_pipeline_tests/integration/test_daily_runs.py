@@ -14,6 +14,7 @@ from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, partition_range_tags
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today
+from viewer_pipeline.orchestration.views_per_hour_chart import BAR, BASE, HEIGHT, LEFT, STEP
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
@@ -64,17 +65,18 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     history.flush(at(MARCH + ONE, "23:30:00"), {"a": 300})
     result = materialize(history, dagster.instance, Window(MARCH, MARCH + ONE * 3), {"dagster/backfill": "abc"})
     days = metadata_of(result)
-    assert {day: (metadata["views"], metadata["vods"]) for day, metadata in days.items()} == {
+    assert {day: (metadata["daily_views"], metadata["daily_vods"]) for day, metadata in days.items()} == {
         "2026-03-01": (21, 2),
         "2026-03-02": (300, 1),
         "2026-03-03": (0, 0),
     }
     top = [record.data for record in days["2026-03-01"]["top_vods"].records]
     assert top == [{"vod_id": "b", "views": 20}, {"vod_id": "a", "views": 1}]
-    chart = days["2026-03-02"]["views_per_hour"]
+    chart = days["2026-03-02"]["chart_of_views_per_hour"]
     assert "most from 23 to 00 h UTC: 300 views" in chart
     drawn = base64.b64decode(chart.partition("base64,")[2].partition(")")[0]).decode()
-    assert "<title>23 h: 300</title>" in drawn
+    assert drawn.count("v-") == 1
+    assert f"M{LEFT + BAR // 2 + 23 * STEP} {BASE}v-{HEIGHT}" in drawn
     assert checks(result) == dict.fromkeys(CHECKS, True)
     run = dagster.instance.get_run_by_id(result.run_id)
     assert run is not None
@@ -88,7 +90,7 @@ def test_a_final_day_is_not_changed(history: History, dagster: DagsterWorld) -> 
     history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
     history.world.execute("DELETE FROM viewer.flush_batch")
     metadata = metadata_of(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
-    assert (metadata["views"], metadata["notes"]) == (1, FINAL)
+    assert (metadata["daily_views"], metadata["notes"]) == (1, FINAL)
     assert history.daily() == {(MARCH, "a"): 1}
 
 
@@ -158,7 +160,7 @@ def test_a_request_of_a_schedule_can_be_run(history: History, dagster: DagsterWo
     result = defs.resolve_job_def(roll_up_days.name).execute_in_process(
         instance=dagster.instance, tags=request.tags, run_config=request.run_config
     )
-    assert {day: metadata["views"] for day, metadata in metadata_of(result).items()} == {today.isoformat(): 4}
+    assert {day: metadata["daily_views"] for day, metadata in metadata_of(result).items()} == {today.isoformat(): 4}
     assert history.daily() == {(today, "a"): 4}
 
 

@@ -14,9 +14,9 @@ from viewer_pipeline.bench import complete_run
 from viewer_pipeline.bench.complete_run import CompleteRun, StepSeconds, run_until_flushed
 from viewer_pipeline.bench.new_process import call_in_new_process, kept_process
 from viewer_pipeline.flush.flush_request import FlushRequest
-from viewer_pipeline.orchestration import flush_ops
+from viewer_pipeline.orchestration import flush_metadata, flush_ops
 
-CORE = ("viewer_pipeline.flush", "viewer_pipeline.target")
+CORE = ("viewer_pipeline.flush", "viewer_pipeline.history", "viewer_pipeline.target")
 
 
 def calls_of_core(code: CodeType, names: dict[str, Any]) -> set[str]:
@@ -34,7 +34,7 @@ def test_every_step_is_complete() -> None:
     called = set[str]().union(*(calls_of_core(step.decorated_fn.__code__, vars(flush_ops)) for step in steps))
     assert called == calls_of_core(complete_run.time_run.__code__, vars(complete_run))
     assert {"drain", "commit", "verify", "most_viewed_vods", "record_run"} <= called
-    assert complete_run.TOP_VODS == flush_ops.TOP_VODS
+    assert complete_run.TOP_VODS == flush_metadata.TOP_VODS
 
 
 def test_runs_until_all_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,7 +33,7 @@ DEFAULTS: dict[str, object] = {
     "target_count_column": "viewCount",
     "target_exclusive": False,
     "parked_retention_days": None,
-    "history_start": date(2026, 1, 1),
+    "history_start": None,
     "ledger_retention_days": 30,
     "run_retention_days": 7,
     "failed_run_retention_days": 30,
@@ -547,7 +546,6 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     assert added == {
         "DATABASE_URL": URL,
-        "HISTORY_START": "2026-01-01",
         "LEDGER_RETENTION_DAYS": "30",
         "RUN_RETENTION_DAYS": "7",
         "FAILED_RUN_RETENTION_DAYS": "30",

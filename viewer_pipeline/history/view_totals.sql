@@ -1,0 +1,17 @@
+-- name: view_totals
+-- Views of the days that are rolled up and of the flushes since: one row a day, and those of a quarter of an hour. A late
+-- flush of an earlier day is missing until that day is rolled up again. And the number of rows of the totals: counted if
+-- there are few, else from PostgreSQL's statistics.
+SELECT
+    (SELECT coalesce(sum(views), 0) FROM viewer.daily_rollup) + (
+        SELECT coalesce(sum(views), 0) FROM viewer.flush
+        WHERE seq > (SELECT coalesce(max(last_flush), 0) FROM viewer.daily_rollup) AND NOT starts_with(mode, 'reconcile')
+    ),
+    CASE
+        WHEN estimate < %(counted_vods)s THEN (SELECT count(*) FROM viewer.vod_view_counts)
+        ELSE estimate::bigint
+    END
+FROM (
+    SELECT greatest(reltuples, pg_stat_get_live_tuples(oid)) AS estimate
+    FROM pg_class WHERE oid = 'viewer.vod_view_counts'::regclass
+) AS statistics

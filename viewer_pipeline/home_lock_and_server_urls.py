@@ -1,4 +1,4 @@
-"""VIEWER_HOME: locked by one `up` at a time; other commands find the URLs of its servers here."""
+"""VIEWER_HOME: locked by one `up` at a time; other commands find the URLs and ports of its servers here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from viewer_pipeline.errors import EmbeddedServerError
 
@@ -38,15 +38,14 @@ def lock_home_directory(home: Path) -> IO[str]:
     return handle
 
 
-def read_urls_of_running_servers(home: Path) -> dict[str, str]:
-    """Return the URLs (database_url, redis_url) of the servers that a running `up` has started in this directory."""
+def read_settings_of_running_up(home: Path) -> dict[str, Any]:
+    """Return the settings that a running `up` has chosen itself in this directory: URLs and ports of its servers."""
     try:
         with (home / LOCK_FILE).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
-            urls: dict[str, str] = json.loads((home / SERVERS_FILE).read_text())
-            return urls
+            return dict(json.loads((home / SERVERS_FILE).read_text()))
     except OSError:  # there is no such directory
         pass
     return {}

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
 from viewer_pipeline.redis_url import RedisUrl
@@ -313,10 +313,9 @@ def _parse(*_variables: tuple[str, str]) -> Settings:
 def load_settings_and_find_servers() -> Settings:
     """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME."""
     settings = load_settings()
-    if settings.database_url is not None and settings.redis_url is not None:
-        return settings
-    urls = read_urls_of_running_servers(settings.viewer_home)
-    return settings.copy_unvalidated(**{name: url for name, url in urls.items() if getattr(settings, name) is None})
+    unset = [name for name in ("database_url", "redis_url", "dagster_ui_url") if getattr(settings, name) is None]
+    chosen = read_settings_of_running_up(settings.viewer_home) if unset else {}
+    return settings.copy_unvalidated(**{name: chosen[name] for name in unset if name in chosen})
 
 
 def environment_without_settings() -> dict[str, str]:

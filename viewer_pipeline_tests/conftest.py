@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,8 @@ _OURS = (
 FOR_TESTS = "VIEWER_TEST_"  # options of tests, such as how many examples they try
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:
     del os.environ[_name]
+# As in an activated environment: messages name commands without a path.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 import psycopg  # noqa: E402 - the environment comes first
 import pytest  # noqa: E402

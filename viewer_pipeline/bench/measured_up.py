@@ -17,7 +17,7 @@ import redis
 
 from viewer_pipeline.bench.process_tree import find_by_command, read_descendants, sum_cpu_seconds, sum_pss_mb
 from viewer_pipeline.errors import EmbeddedServerError
-from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.settings import COMPLETE_VARIABLE, Settings, environment_without_settings
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
@@ -119,7 +119,7 @@ def start_up(*, interval_ms: int, warm_runs: bool) -> Iterator[MeasuredUp]:
         started_at = time.time()
         process.start()
         try:
-            urls = wait_for(process, lambda: read_urls_of_running_servers(home), "both servers")
+            urls = wait_for(process, lambda: read_settings_of_running_up(home), "both servers")
             with (
                 psycopg.connect(urls["database_url"], autocommit=True) as connection,
                 connect(urls["redis_url"]) as client,

@@ -6,6 +6,7 @@ import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.option_types import PORT
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 
 
 @click.command()
@@ -15,4 +16,7 @@ def healthcheck(role: str, port: int | None) -> None:
     """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
     from viewer_pipeline.cli.container_healthchecks import ROLES
 
-    click.echo(ROLES[role](load_settings_with_running_servers(warn=False), port))
+    settings = load_settings_with_running_servers(warn=False)
+    if role == "worker" and port is None:
+        port = read_settings_of_running_up(settings.viewer_home).get("health_check_port")
+    click.echo(ROLES[role](settings, port))

@@ -8,6 +8,7 @@ import click
 
 from viewer_pipeline.broken_stream_tolerance import tolerate_write_errors
 from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
+from viewer_pipeline.cli.option_types import PORT
 from viewer_pipeline.cli.output import echo_progress
 from viewer_pipeline.logs import configure_stderr_logging
 from viewer_pipeline.settings import load_settings
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
+@click.option("--ui-port", type=PORT, help="Its port. Default: that of the latest start, else 3000.")
 @click.option(
     "--adopt",
     type=click.Choice(["continue", "settle-newer", "from-here"]),
     help="First give the counters in Redis to this database, as the command `adopt` does.",
 )
-def up(ui_host: str, adopt: AdoptionMode | None) -> None:
+def up(ui_host: str, ui_port: int | None, adopt: AdoptionMode | None) -> None:
     """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
     from viewer_pipeline.stack.up import run_stack_until_signal
 
@@ -32,4 +34,4 @@ def up(ui_host: str, adopt: AdoptionMode | None) -> None:
     settings = load_settings()
     configure_stderr_logging(settings)
     warn_of_ineffective_settings(settings)
-    run_stack_until_signal(settings, echo_progress, ui_host, adopt)
+    run_stack_until_signal(settings, echo_progress, ui_host=ui_host, ui_port=ui_port, adopt=adopt)

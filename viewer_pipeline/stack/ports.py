@@ -1,4 +1,4 @@
-"""TCP ports: free ones on the loopback address, and the address at which a local server can be reached."""
+"""TCP ports: free ones, the process that has one, and the address at which a local server can be reached."""
 
 from __future__ import annotations
 
@@ -6,21 +6,54 @@ import errno
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+LISTENING = "0A"  # in /proc/net/tcp
 
 
-def find_free_port(preferred: int | None = None) -> int:
-    """Return `preferred` if nothing listens there, else any port that is free now."""
+def is_port_taken(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server cannot open this port of this address because another process listens there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:  # another error, such as an address of another machine, is reported by the server itself
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def find_free_port(preferred: int | None = None, host: str = LOOPBACK) -> int:
+    """Return `preferred`, or the next port above it on which nothing listens; without it any port that is free now."""
+    for port in range(preferred, 65536) if preferred else ():
+        if not is_port_taken(port, host):
+            return port
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, preferred or 0))
-        except OSError:
-            if not preferred:
-                raise
-            return find_free_port()
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def describe_listener(port: int) -> str:
+    """Return name and id of the process that listens on this port, as far as this user may see it. Linux only."""
+    inodes = _listening_inodes(port)
+    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+        with suppress(OSError):  # it has ended, or belongs to another user
+            if any(str(descriptor.readlink()) in inodes for descriptor in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
+    return "another process"
+
+
+def _listening_inodes(port: int) -> set[str]:
+    inodes = set[str]()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                _, local, _, state, *fields = line.split()
+                if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[5]}]")
+    return inodes
 
 
 class PortReservations:
@@ -34,11 +67,14 @@ class PortReservations:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
 
-    def reserve(self, preferred: int | None = None) -> int:
-        """Reserve and return `preferred` if nothing listens there and it is not reserved, else any other port."""
-        port = find_free_port(preferred)
+    def reserve(self, preferred: int | None = None, host: str = LOOPBACK) -> int:
+        """Reserve and return `preferred` if nothing listens there and it is not reserved, else the next that is free.
+
+        Without `preferred`, any other.
+        """
+        port = find_free_port(preferred, host)
         while not self._try_to_reserve(port):
-            port = find_free_port()
+            port = find_free_port(preferred and port + 1, host)
         return port
 
     def release(self) -> None:
@@ -69,3 +105,9 @@ def loopback_if_any_address(listen_host: str) -> str:
     if not address.is_unspecified:
         return listen_host
     return LOOPBACK if address.version == 4 else "::1"
+
+
+def format_http_url(listen_host: str, port: int) -> str:
+    """Return the URL of a server that listens on `listen_host`, for programs on this machine."""
+    host = loopback_if_any_address(listen_host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

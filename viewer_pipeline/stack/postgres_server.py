@@ -94,7 +94,7 @@ class PostgresServer:
             if obstacle == PORT_TAKEN:  # it was free when it was chosen
                 if self._port_is_fixed:
                     raise EmbeddedServerError(f"PostgreSQL cannot reopen its port {self.port}: another process uses it")
-                self.port = find_free_port()
+                self.port = find_free_port(self.port + 1)
                 self.process = self._build_process()
             else:  # an earlier server still uses the data; it may be stopping
                 self._stop_orphaned_server()

@@ -70,7 +70,7 @@ class RedisServer:
             self.process.stop()
             if self._port_is_fixed:
                 raise EmbeddedServerError(f"Redis cannot reopen its port {self.port}: another process uses it")
-            self.port = find_free_port()
+            self.port = find_free_port(self.port + 1)
             self.process = self._build_process()
             self.process.start()
         self._port_is_fixed = True

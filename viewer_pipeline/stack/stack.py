@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import IO
 
-from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
@@ -18,11 +18,12 @@ from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_di
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.daemon_lock import DaemonLock
-from viewer_pipeline.stack.dagster_command_lines import UI_PORT
 from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterProcesses
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
+from viewer_pipeline.stack.kept_ports import KeptPorts, Service
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess, rotate_log
-from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port
+from viewer_pipeline.stack.port_choice import POSTGRES, REDIS, reserve_health_port, reserve_ui_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -47,29 +48,35 @@ class Stack:
         background: bool = False,
         ui: bool = True,
         ui_host: str = LOOPBACK,
+        ui_port: int | None = None,
         adopt: AdoptionMode | None = None,
     ) -> None:
         """Prepare it; nothing is started yet.
 
         `throw_away`: data need not survive a crash. `background`: the worker logs to a file and flushes nothing when it
         stops, and the usual ports stay free. `ui_host`: the address that the UI is served on; it has no login.
+        `ui_port`: its port (default: that of the latest start, else the usual one).
         `adopt`: first give the counters to this database, if they belong to another one in Redis.
         """
-        self._ports = PortReservations()
-        self.settings = settings.copy_unvalidated(
-            health_check_port=_reserve_health_port(settings, self._ports, usual=not background)
-        )
-        self.ui_host, self.ui_port = ui_host, self._ports.reserve(UI_PORT) if ui else None
+        self.settings = self._given_settings = settings
+        self._has_ui, self._ui_host, self._ui_port = ui, ui_host, ui_port
         self._home = settings.viewer_home.absolute()
         self._home.mkdir(parents=True, exist_ok=True)
+        self._ports = KeptPorts(self._home)
         self._throw_away, self._background = throw_away, background
         self._adopt = adopt
+        self.ui_address: tuple[str, int] | None = None
         self._lock: IO[str] | None = None
         self._daemon_lock: DaemonLock | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
         self._worker: RestartedProcess[ManagedProcess] | None = None
         self._dagster: DagsterProcesses | None = None
+
+    @property
+    def port_warnings(self) -> list[str]:
+        """A sentence for each port that is not the wanted one."""
+        return self._ports.warnings
 
     def start(self, on_progress: Callable[[str], None]) -> None:
         """Start everything. Raises ViewerPipelineError, after stopping what was started."""
@@ -79,9 +86,10 @@ class Stack:
             require_durability_support(self.settings)
             self._daemon_lock = DaemonLock(self.settings)
             self._daemon_lock.acquire()
-            ui_address = None if self.ui_port is None else (self.ui_host, self.ui_port)
+            self._choose_ports()
+            self._write_servers_file()
             self._dagster = DagsterProcesses(
-                self.settings, ui_address, owns_database=self._owns_postgres, logged=self._background
+                self.settings, self.ui_address, owns_database=self._owns_postgres, logged=self._background
             )
             self._dagster.start_supervisor()  # its imports take longer than the migration
             on_progress("migrating the schema `viewer`")
@@ -160,25 +168,43 @@ class Stack:
         servers = [server.process for server in self._servers]
         return servers if self._worker is None else [self._worker.process, *servers]
 
+    def _choose_ports(self) -> None:
+        """Raises SettingsError if a port that must not be another is taken."""
+        if self._background and "health_check_port" not in self.settings.model_fields_set:
+            self.settings = self.settings.copy_unvalidated(health_check_port=self._ports.reserve_any())
+        else:
+            self.settings = reserve_health_port(self.settings, self._ports, has_embedded_servers=bool(self._servers))
+        if self._has_ui:
+            self.settings, port = reserve_ui_port(self.settings, self._ports, self._ui_host, self._ui_port)
+            self.ui_address = self._ui_host, port
+
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
         updates: dict[str, str] = {}
 
-        def start(setting: str, name: str, server: PostgresServer | RedisServer) -> None:
-            on_progress(f"starting {name} on port {server.port}")
+        def start(setting: str, service: Service, server: PostgresServer | RedisServer) -> None:
+            on_progress(f"starting {service.name}")
             self._servers.append(server)
+            wanted = server.port
             server.start()
             updates[setting] = server.url
+            if not self._background:
+                self._ports.keep(service, wanted, server.port)
 
         if self.settings.database_url is None:
-            postgres = PostgresServer(self._home, port=self._free_port_if_background(), throw_away=self._throw_away)
-            start("database_url", "PostgreSQL", postgres)
+            postgres = PostgresServer(self._home, port=self._find_wanted_port(POSTGRES), throw_away=self._throw_away)
+            start("database_url", POSTGRES, postgres)
         if self.settings.redis_url is None:
-            start("redis_url", "Redis", RedisServer(self._home, port=self._free_port_if_background()))
+            start("redis_url", REDIS, RedisServer(self._home, port=self._find_wanted_port(REDIS)))
         self.settings = self.settings.copy_unvalidated(**updates)
-        write_private(self._home / SERVERS_FILE, json.dumps(updates))
 
-    def _free_port_if_background(self) -> int | None:
-        return find_free_port() if self._background else None
+    def _write_servers_file(self) -> None:
+        """Write the settings that differ from the given ones, for other commands."""
+        given = self._given_settings
+        chosen = {name: value for name, value in self.settings if value != getattr(given, name)}
+        write_private(self._home / SERVERS_FILE, json.dumps(chosen))
+
+    def _find_wanted_port(self, service: Service) -> int:
+        return find_free_port() if self._background else self._ports.find_wanted(service)
 
     def _start_dagster_and_worker(self, dagster: DagsterProcesses, on_progress: Callable[[str], None]) -> None:
         on_progress("starting the worker")
@@ -188,8 +214,8 @@ class Stack:
         dagster.start(CODE_SERVER)
         on_progress("starting Dagster's daemon")
         dagster.start(DAEMON)
-        if self.ui_port is not None:
-            on_progress(f"starting Dagster's webserver on port {self.ui_port}")
+        if self.ui_address is not None:
+            on_progress(f"starting Dagster's webserver on port {self.ui_address[1]}")
             dagster.start(WEBSERVER)
 
     def _build_worker(self) -> ManagedProcess:
@@ -203,13 +229,3 @@ class Stack:
             log=self._home / "worker.log" if self._background else None,
             grace_seconds=worker_ms / 1000 + 1,
         )
-
-
-def _reserve_health_port(settings: Settings, ports: PortReservations, *, usual: bool) -> int:
-    """Return HEALTH_CHECK_PORT if it is set; else the usual port if it is free and `usual`, else any free port."""
-    wanted, is_set = settings.health_check_port, "health_check_port" in settings.model_fields_set
-    free = ports.reserve(wanted if is_set or usual else None)
-    if is_set and free != wanted:
-        ports.release()
-        raise SettingsError(f"HEALTH_CHECK_PORT={wanted}: another process listens on this port")
-    return free

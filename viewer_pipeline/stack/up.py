@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Callable
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.adoption import AdoptionMode
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline.stack.ports import LOOPBACK, format_http_url
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 
+LABEL, WIDTH = 13, 80  # characters of the banner: a label, and a line
+
 
 def run_stack_until_signal(
-    settings: Settings, on_progress: Callable[[str], None], ui_host: str = LOOPBACK, adopt: AdoptionMode | None = None
+    settings: Settings,
+    on_progress: Callable[[str], None],
+    *,
+    ui_host: str = LOOPBACK,
+    ui_port: int | None = None,
+    adopt: AdoptionMode | None = None,
 ) -> None:
     """Run the stack; stop it in order on SIGTERM, SIGINT or SIGHUP. Exit status 1 if the worker failed to.
 
@@ -27,11 +37,11 @@ def run_stack_until_signal(
             raise SystemExit(128 + number)
 
     install_stop_signal_handlers(begin_stop)
-    stack = Stack(settings, ui_host=ui_host, adopt=adopt)
+    stack = Stack(settings, ui_host=ui_host, ui_port=ui_port, adopt=adopt)
     try:
         stack.start(on_progress)
         started = True
-        on_progress(_banner(stack))
+        on_progress(_banner(stack, owns_postgres=settings.database_url is None))
         stack.restart_ended_until(stop)
         on_progress("stopping; press Ctrl-C again to stop at once")
     finally:
@@ -40,16 +50,33 @@ def run_stack_until_signal(
         raise SystemExit(1)
 
 
-def _banner(stack: Stack) -> str:
-    settings = stack.settings
-    return f"""
-  Dagster UI   http://{stack.ui_host}:{stack.ui_port}
-  Health       http://{settings.health_check_host}:{settings.health_check_port}/health
-  PostgreSQL   {redact_text(settings.database_url or "")}
-  Redis        {redact_text(settings.redis_url or "")}
-  data, logs   {settings.viewer_home.absolute()} (password of PostgreSQL: postgres.password)
-
-  Send a view  viewer-pipeline send vod_123
-  Status       viewer-pipeline status
-  Stop         Ctrl-C
-"""
+def _banner(stack: Stack, *, owns_postgres: bool) -> str:
+    settings, ui_address = stack.settings, stack.ui_address
+    assert ui_address is not None, "`up` has a UI"
+    password = " (password of PostgreSQL: postgres.password)" if owns_postgres else ""
+    home = (
+        f"VIEWER_HOME={shlex.quote(str(settings.viewer_home))} " if "viewer_home" in settings.model_fields_set else ""
+    )
+    rows = [
+        ("Dagster UI", format_http_url(*ui_address)),
+        ("Health", f"{format_http_url(settings.health_check_host, settings.health_check_port)}/health"),
+        ("PostgreSQL", redact_text(settings.database_url or "")),
+        ("Redis", redact_text(settings.redis_url or "")),
+        ("data, logs", f"{settings.viewer_home.absolute()}{password}"),
+        ("", ""),
+        ("Send a view", home + command_to_type("send vod_123")),
+        ("Status", home + command_to_type("status")),
+        ("Stop", "Ctrl-C"),
+    ]
+    warnings = [
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=f"  {'Warning':{LABEL}}",
+            subsequent_indent=" " * (LABEL + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for text in stack.port_warnings
+    ]
+    return "\n".join(["", *(f"  {label:{LABEL}}{text}".rstrip() for label, text in rows), "", *warnings])

@@ -10,7 +10,7 @@ from pathlib import Path
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.stack import query_graphql, up, variables
@@ -54,7 +54,7 @@ def test_backfill_of_ninety_days_twice(tmp_path: Path) -> None:
         ui = stack.wait_for_ui()
         if sys.platform == "linux":
             assert standard_files(stack.process.pid)[:2] == [Path(os.devnull)] * 2
-        urls = read_urls_of_running_servers(stack.home)
+        urls = read_settings_of_running_up(stack.home)
         with connect(urls["redis_url"]) as client:
             world = World(Stores(RedisStore(client, urls["redis_url"], PREFIX), Ledger(urls["database_url"])))
             history, yesterday = History(world), datetime.now(UTC).date() - ONE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.machine_clock import MachineClock
 from viewer_pipeline_tests.support.stack import up, variables
@@ -36,7 +36,7 @@ def test_sweeps_go_on_when_the_clock_is_set_back(tmp_path: Path) -> None:
     clock = MachineClock.build(tmp_path)
     with up(variables(tmp_path, SENSOR_SCAN_MAX_KEYS="0", **clock.environment)) as stack:
         stack.wait_for_ui()
-        urls = read_urls_of_running_servers(stack.home)
+        urls = read_settings_of_running_up(stack.home)
         with connect(urls["redis_url"]) as client:
             client.incr(PREFIX + "unannounced")
             wait_until(lambda: not client.exists(PREFIX + "unannounced"), SECONDS, "the sweep that the worker requests")

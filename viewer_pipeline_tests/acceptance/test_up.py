@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.home_lock_and_server_urls import read_urls_of_running_servers
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER, STATE_FILE
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -69,8 +69,8 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         up(variables(tmp_path, VIEWER_HOME=str(home), **no_sweep, **proxies), terminal.prefix, terminal.log) as stack,
     ):
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
-        urls = read_urls_of_running_servers(home)
-        assert urls.keys() == {"database_url", "redis_url"}
+        urls = read_settings_of_running_up(home)
+        assert urls.keys() >= {"database_url", "redis_url"}
 
         with connect(urls["redis_url"]) as client:
             assert (
@@ -98,7 +98,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
             assert (second.returncode, second.stdout) == (1, "")
             assert second.stderr.startswith("error: ")
             assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
-            assert read_urls_of_running_servers(home) == urls
+            assert read_settings_of_running_up(home) == urls
 
             kill_the_code_server(stack, urls)
             for number in range(100):
@@ -109,7 +109,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         assert stack.process.wait(90) == 0
     assert "Traceback" not in stack.log.read_text()
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the stack has ended")
-    assert read_urls_of_running_servers(home) == {}
+    assert read_settings_of_running_up(home) == {}
     postgres, redis = PostgresServer(home), RedisServer(home)
     try:
         postgres.start()

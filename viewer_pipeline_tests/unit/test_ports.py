@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, find_free_port
+from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.kept_ports import PORTS_FILE, KeptPorts, Service
+from viewer_pipeline.stack.port_choice import UI, reserve_ui_port
+from viewer_pipeline.stack.ports import (
+    LOOPBACK,
+    PortReservations,
+    describe_listener,
+    find_free_port,
+    format_http_url,
+    is_port_taken,
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
@@ -35,3 +50,77 @@ def test_claimed_port_can_be_opened() -> None:
     claims = PortReservations()
     with socket.create_server((LOOPBACK, claims.reserve(find_free_port()))):
         claims.release()
+
+
+def test_ports_are_kept_until_they_are_taken(tmp_path: Path) -> None:
+    """The next start gets the same; one that is taken is replaced by the next above it, with a warning."""
+    service = Service("ui", "the UI", find_free_port(), "stop it")
+    port = _reserve_once(tmp_path, service)[0]
+    assert port == service.usual_port
+    with socket.create_server((LOOPBACK, port)):
+        another, (warning,) = _reserve_once(tmp_path, service)
+    assert another > port
+    assert warning.startswith(f"port {port} is in use by ")
+    assert warning.endswith(f": the UI has port {another}, also at the next start; stop it")
+    assert _reserve_once(tmp_path, service) == (another, [])
+
+
+def _reserve_once(home: Path, service: Service) -> tuple[int, list[str]]:
+    """Reserve the port of a service in one start; return it, and the warnings."""
+    ports = KeptPorts(home)
+    port = ports.reserve(service, LOOPBACK)
+    ports.release()
+    return port, ports.warnings
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"ui": "3000"}', '{"ui": 70000}', '{"ui": true', "\0"])
+def test_a_spoilt_file_of_ports_is_replaced(tmp_path: Path, text: str) -> None:
+    """It is a convenience: a start does not fail because of it."""
+    (tmp_path / PORTS_FILE).write_text(text)
+    service = Service("ui", "the UI", find_free_port(), "")
+    assert _reserve_once(tmp_path, service) == (service.usual_port, [])
+    assert json.loads((tmp_path / PORTS_FILE).read_text()) == {"ui": service.usual_port}
+
+
+@pytest.fixture
+def ports(tmp_path: Path) -> Iterator[KeptPorts]:
+    """Ports of a start, with the file in `tmp_path`."""
+    ports = KeptPorts(tmp_path)
+    yield ports
+    ports.release()
+
+
+def test_a_port_that_was_chosen_is_not_kept(ports: KeptPorts, tmp_path: Path) -> None:
+    """`--ui-port` holds for one start, and the URL of the UI follows it; a DAGSTER_UI_URL that is set stays."""
+    port = find_free_port()
+    settings, used = reserve_ui_port(Settings(_env_file=None), ports, "0.0.0.0", port)
+    assert (used, settings.dagster_ui_url) == (port, f"http://{LOOPBACK}:{port}")
+    assert not (tmp_path / PORTS_FILE).exists()
+    assert ports.find_wanted(UI) == UI.usual_port
+    own_url = Settings(_env_file=None, dagster_ui_url="https://dagster.example.com")
+    assert reserve_ui_port(own_url, ports, LOOPBACK, find_free_port())[0] == own_url
+
+
+def test_a_port_is_taken_on_one_address_only(ports: KeptPorts) -> None:
+    """A server on another address does not take it; one on every address does, and is named."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        assert not is_port_taken(port, LOOPBACK)
+        assert is_port_taken(port, "0.0.0.0")
+        if sys.platform == "linux":
+            assert describe_listener(port).endswith(f" (process {os.getpid()})")
+        with pytest.raises(SettingsError, match=f"--ui-port={port}: .* listens on this port"):
+            reserve_ui_port(Settings(_env_file=None), ports, "0.0.0.0", port)
+    assert describe_listener(port) == "another process"
+    assert not is_port_taken(port, "no such host")
+
+
+def test_urls_of_local_servers() -> None:
+    """An address that means all becomes one that can be opened; IPv6 has brackets."""
+    hosts = "127.0.0.1", "0.0.0.0", "::", "example.com"
+    assert [format_http_url(host, 80) for host in hosts] == [
+        "http://127.0.0.1:80",
+        "http://127.0.0.1:80",
+        "http://[::1]:80",
+        "http://example.com:80",
+    ]

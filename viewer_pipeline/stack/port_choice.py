@@ -1,0 +1,49 @@
+"""The services of `up`, and which ports its HTTP servers get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack import postgres_server, redis_server
+from viewer_pipeline.stack.dagster_command_lines import UI_PORT
+from viewer_pipeline.stack.kept_ports import KeptPorts, Service
+from viewer_pipeline.stack.ports import format_http_url
+
+UI_OPTION, HEALTH_SETTING = "--ui-port", "HEALTH_CHECK_PORT"
+UI = Service("ui", "Dagster's UI", UI_PORT, f"`{command_to_type(f'up {UI_OPTION} PORT')}` chooses another")
+HEALTH = Service(
+    "health",
+    "the worker's /health",
+    Settings.model_fields["health_check_port"].default,
+    f"{HEALTH_SETTING} in the environment or in .env chooses another",
+)
+POSTGRES = Service("postgres", "PostgreSQL", postgres_server.DEFAULT_PORT, "DATABASE_URL names a server of your own")
+REDIS = Service("redis", "Redis", redis_server.DEFAULT_PORT, "REDIS_URL names a server of your own")
+
+
+def reserve_health_port(settings: Settings, ports: KeptPorts, *, has_embedded_servers: bool) -> Settings:
+    """Return the settings with the port of `/health`.
+
+    Raises SettingsError if HEALTH_CHECK_PORT is set and taken, or its default is taken and all servers are the user's:
+    then monitoring watches this port, and would watch another process.
+    """
+    is_set = "health_check_port" in settings.model_fields_set
+    if is_set or not has_embedded_servers:
+        ports.reserve_exactly(HEALTH_SETTING, settings.health_check_port, settings.health_check_host)
+        return settings
+    return settings.copy_unvalidated(health_check_port=ports.reserve(HEALTH, settings.health_check_host))
+
+
+def reserve_ui_port(settings: Settings, ports: KeptPorts, host: str, port: int | None) -> tuple[Settings, int]:
+    """Return the port of the UI, and the settings with its URL unless they have one.
+
+    Raises SettingsError if `port` is taken.
+    """
+    if port is None:
+        port = ports.reserve(UI, host)
+    else:
+        ports.reserve_exactly(UI_OPTION, port, host)
+    updates: dict[str, Any] = {} if settings.dagster_ui_url else {"dagster_ui_url": format_http_url(host, port)}
+    return settings.copy_unvalidated(**updates), port

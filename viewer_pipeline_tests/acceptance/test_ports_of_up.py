@@ -1,0 +1,104 @@
+"""The ports of `up`: the same at the next start, never replaced silently, and an error where one was set."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.kept_ports import PORTS_FILE
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.warm import run
+
+USUAL_HEALTH_PORT = Settings.model_fields["health_check_port"].default
+COMM = Path("/proc/self/comm")
+LISTENER = f"{COMM.read_text().strip()} (process {os.getpid()})" if COMM.exists() else "another process"
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """Listen on a port, as another program does; pass it in."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        yield server.getsockname()[1]
+
+
+def read_ports(home: Path) -> dict[str, int]:
+    """Return the ports that `up` keeps."""
+    return dict(json.loads((home / PORTS_FILE).read_text()))
+
+
+def read_banner(stack: Stack) -> str:
+    """Return the banner as one line."""
+    ui = stack.wait_for_ui()
+    wait_until(lambda: stack.find_in_log("(Ctrl-C)"), 10, "the end of the banner")
+    return " ".join(stack.log.read_text().partition(ui)[2].split())
+
+
+def require_responses(ui_port: int, health_port: int) -> None:
+    """Check that UI and worker respond on these ports."""
+    for url in f"http://{LOOPBACK}:{ui_port}/server_info", f"http://{LOOPBACK}:{health_port}/ping":
+        with urllib.request.urlopen(url, timeout=30) as response:
+            assert response.status == 200
+
+
+def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None:
+    """Each kept port that is taken is named with who has it; after SIGKILL, the next start has all ports again."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = variables(tmp_path)
+    with listening() as ui, listening() as health, listening() as postgres, listening() as redis:
+        in_use = {"ui": ui, "health": health, "postgres": postgres, "redis": redis}
+        (home / PORTS_FILE).write_text(json.dumps(in_use))
+        with up(environment) as stack:
+            banner = read_banner(stack)
+            ports = read_ports(home)
+            for service, port in in_use.items():
+                assert ports[service] > port
+                assert f"Warning port {port} is in use by {LISTENER}: " in banner
+                assert f" has port {ports[service]}, also at the next start; " in banner
+            assert "up --ui-port PORT" in banner
+            assert "HEALTH_CHECK_PORT" in banner
+            chosen = read_settings_of_running_up(home)
+            assert chosen["dagster_ui_url"] == f"http://{LOOPBACK}:{ports['ui']}"
+            assert chosen["health_check_port"] == ports["health"]
+            stack.process.send_signal(signal.SIGKILL)
+    with up(environment, log=tmp_path / "second.log") as stack:
+        banner = read_banner(stack)
+        assert "Warning" not in banner
+        assert read_ports(home) == ports
+        require_responses(ports["ui"], ports["health"])
+
+
+def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    """The error names the option or setting, the process that has the port, and what to do."""
+    environment = variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+    with listening() as port:
+        for variables_of_port, arguments, name in (
+            ({"HEALTH_CHECK_PORT": str(port)}, [], "HEALTH_CHECK_PORT"),
+            ({"HEALTH_CHECK_PORT": str(find_free_port())}, ["--ui-port", str(port)], "--ui-port"),
+        ):
+            refused = run(environment | variables_of_port, "up", *arguments)
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert f"{name}={port}: {LISTENER} listens on this port" in refused.stderr
+            assert f"remedy: stop it, or choose another port with {name}" in refused.stderr
+
+
+def test_own_servers_never_get_another_health_port(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    """Monitoring watches the usual port, and would watch the process that has it."""
+    environment = variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+    with ExitStack() as stack:
+        with suppress(OSError):  # another process has it
+            stack.enter_context(socket.create_server((LOOPBACK, USUAL_HEALTH_PORT)))
+        refused = run(environment, "up")
+    assert refused.returncode == 2
+    assert f"HEALTH_CHECK_PORT={USUAL_HEALTH_PORT}: " in refused.stderr
+    assert not (tmp_path / "home" / PORTS_FILE).exists()

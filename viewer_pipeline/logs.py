@@ -19,7 +19,8 @@ from viewer_pipeline.setting_types import LogFormat
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
-QUIET = ("alembic",)  # four lines for each of two schemas, at every start
+PACKAGE_LOGGER = "viewer_pipeline"  # of all loggers of this package
+RUN_FIELDS = {"run_id": "run_id", "job_name": "job", "step_key": "step"}  # Dagster's name: ours
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]|[^\x20-\x7e]|^$')
 
 
@@ -40,15 +41,19 @@ def event(event_name: str, /, **fields: Any) -> Event:
 
 
 class EventRecord(logging.LogRecord):
-    """Keeps its event: during a run Dagster overwrites the message with a text of its own."""
+    """Keeps its event: during a run Dagster overwrites the message with a text of its own.
+
+    Dagster passes the attribute on, because records without an event do not have it.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.event = self.msg if isinstance(self.msg, Event) else None
+        if isinstance(self.msg, Event):
+            self.viewer_event = self.msg
 
 
 class LineFormatter(logging.Formatter):
-    """One line for each event: `time=… level=… logger=… event="…" key=value …`, or as JSON with the same keys."""
+    """One line for each event: `time=… level=… logger=… event=… key=value …`, or as JSON with the same keys."""
 
     def __init__(self, log_format: LogFormat) -> None:
         super().__init__()
@@ -70,16 +75,21 @@ def make_stderr_handler(settings: Settings) -> logging.Handler:
 
 
 def configure_stderr_logging(settings: Settings) -> None:
-    """Send the lines of all loggers of this process to stderr, with LOG_LEVEL and LOG_FORMAT."""
-    logging.setLogRecordFactory(EventRecord)
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[make_stderr_handler(settings)], force=True)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Send the lines of this process to stderr, with LOG_FORMAT: ours from LOG_LEVEL on, of others only warnings."""
+    level = getattr(logging, settings.log_level.upper())
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[make_stderr_handler(settings)], force=True)
+    logging.getLogger(PACKAGE_LOGGER).setLevel(level)
+
+
+def configure_package_logging(settings: Settings) -> None:
+    """Send our own lines to stderr, with LOG_LEVEL and LOG_FORMAT. For processes in which Dagster logs its own."""
+    log = logging.getLogger(PACKAGE_LOGGER)
+    log.setLevel(settings.log_level.upper())
+    log.addHandler(make_stderr_handler(settings))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    event = record.event if isinstance(record, EventRecord) else None
-    name, fields = (event.name, event.fields) if event else (record.getMessage(), {})
+    name, fields = _event_name_and_fields(record)
     line: dict[str, Any] = {
         "time": format_timestamp(datetime.fromtimestamp(record.created, UTC)),
         "level": record.levelname.lower(),
@@ -90,6 +100,20 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     if record.exc_info and record.exc_info[0] is not None:
         line["exception"] = "".join(traceback.format_exception(*record.exc_info)).strip()
     return {key: _redacted(value) for key, value in line.items()}
+
+
+def _event_name_and_fields(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """Return them, in a run with its id, job and step. Lines of other libraries have a text as their name."""
+    run = getattr(record, "dagster_meta", {})
+    fields = {ours: run[theirs] for theirs, ours in RUN_FIELDS.items() if run.get(theirs)}
+    event = getattr(record, "viewer_event", record.msg)
+    if isinstance(event, Event):
+        return event.name, fields | event.fields
+    if of_dagster := run.get("dagster_event"):
+        error = getattr(of_dagster.event_specific_data, "error", None)
+        fields |= {"message": run["orig_message"]} | ({"exception": error.to_string()} if error else {})
+        return of_dagster.event_type_value.lower(), fields
+    return run.get("orig_message") or record.getMessage(), fields
 
 
 def _redacted(value: Any) -> Any:

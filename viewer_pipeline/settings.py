@@ -154,9 +154,11 @@ class Settings(BaseSettings):
         description="age of the oldest pending view at which `/health` turns unhealthy"
         " (default: ten times `BATCH_INTERVAL_MS`, at least 5 minutes)",
     )
-    log_level: LogLevel = Field("info", description="`debug`, `info`, `warning` or `error`; for Dagster as well")
+    log_level: LogLevel = Field(
+        "info", description="`debug` (also decisions), `info`, `warning` or `error`; of other libraries only warnings"
+    )
     log_format: LogFormat = Field(
-        "text", description="`text` (key=value) or `json`, one event a line; Dagster's services always write JSON"
+        "text", description="`text` (key=value) or `json`, one event a line; Dagster's own lines are always JSON"
     )
     dagster_database_url: DatabaseUrl | None = Field(
         None,

@@ -79,10 +79,12 @@ def run_flush(
     vod_ids: tuple[str, ...] = (),
     announced_before: float | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
+    logged: bool = False,
 ) -> RunResult:
-    """Run the flush job."""
+    """Run the flush job. `logged`: its lines are logged as LOG_LEVEL says, else only errors."""
     config = flush_run_config(mode, vod_ids, announced_before if mode is FlushMode.changed else None)
-    result = _execute(flush_views.name, instance, settings, config, {TRIGGER_TAG: trigger, **tags})
+    run_config = config if logged else config | QUIET
+    result = _execute(flush_views.name, instance, settings, run_config, {TRIGGER_TAG: trigger, **tags})
     stats: dict[str, Any] = {}
     for event in result.get_asset_materialization_events():
         metadata: dict[str, Any] = {name: value.value for name, value in event.materialization.metadata.items()}
@@ -98,6 +100,7 @@ def run_flushes(
     trigger: str,
     vod_ids: tuple[str, ...] = (),
     tags: Callable[[], Mapping[str, str]] = dict,
+    logged: bool = False,
 ) -> Iterator[RunResult]:
     """Run the flush job until it has read all that is pending now, or fails; yield each run when it has ended.
 
@@ -106,7 +109,14 @@ def run_flushes(
     announced_before, read_percent = None, 0.0
     while True:
         result = run_flush(
-            instance, settings, mode, trigger=trigger, vod_ids=vod_ids, announced_before=announced_before, tags=tags()
+            instance,
+            settings,
+            mode,
+            trigger=trigger,
+            vod_ids=vod_ids,
+            announced_before=announced_before,
+            tags=tags(),
+            logged=logged,
         )
         yield result
         stats = result.stats
@@ -140,7 +150,7 @@ def backfill_window(settings: Settings, first: date, last_or_today: date | None)
 def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Window) -> RunResult:
     """Roll up these days in one run."""
     tags = {TRIGGER_TAG: f"command line: backfill of {format_window(window)}", **partition_range_tags(window)}
-    result = _execute(roll_up_days.name, instance, settings, {}, tags)
+    result = _execute(roll_up_days.name, instance, settings, QUIET, tags)
     days = {
         str(event.partition): {
             DAY_STATS[name]: value.value for name, value in event.materialization.metadata.items() if name in DAY_STATS
@@ -154,7 +164,7 @@ def _execute(
     job: str, instance: dg.DagsterInstance, settings: Settings, config: dict[str, Any], tags: dict[str, str]
 ) -> dg.ExecuteInProcessResult:
     return defs.resolve_job_def(job).execute_in_process(
-        run_config=config | QUIET, resources={"settings": settings}, instance=instance, tags=tags, raise_on_error=False
+        run_config=config, resources={"settings": settings}, instance=instance, tags=tags, raise_on_error=False
     )
 
 

@@ -44,7 +44,7 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
             return {MAX_RUNTIME_SECONDS_TAG: str(ceil(remaining))}
 
         trigger, views = "shutdown: remaining views", 0
-        for result in run_flushes(instance, settings, FlushMode.sweep, trigger=trigger, tags=tags):
+        for result in run_flushes(instance, settings, FlushMode.sweep, trigger=trigger, tags=tags, logged=True):
             if not result.success:
                 raise NotFlushed(f"run {result.run_id} failed")
             views += result.stats.get("views", 0)

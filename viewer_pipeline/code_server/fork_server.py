@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from viewer_pipeline.code_server.process_lifetime import FORK_SERVER_NAME, ON_LINUX, begin_fork_server, process_name
 from viewer_pipeline.logs import event
 
-log = logging.getLogger("dagster.viewer_pipeline")  # Dagster's code server prints the lines of `dagster`
+log = logging.getLogger("viewer_pipeline.code_server")
 
 # What a fork server imports that Python starts again: after a crash, or for changed code.
 COLD_START_MODULE = "viewer_pipeline.code_server.preload_or_log"

@@ -8,5 +8,5 @@ from viewer_pipeline.logs import event
 try:
     import viewer_pipeline.code_server.preload  # noqa: F401 - for what it imports
 except Exception:
-    logging.getLogger("viewer_pipeline.fork_server").exception(event("preload_failed"))
+    logging.getLogger("viewer_pipeline.code_server").exception(event("preload_failed"))
 begin_fork_server()

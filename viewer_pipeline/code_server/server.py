@@ -14,6 +14,7 @@ from dagster._grpc.__generated__ import dagster_api_pb2
 
 from viewer_pipeline.code_server.fork_server import can_fork_runs, replace_fork_server, start_fork_server
 from viewer_pipeline.code_server.process_lifetime import end_with_fork_server, end_with_starting_process
+from viewer_pipeline.logs import configure_package_logging
 from viewer_pipeline.orchestration.settings_resource import LOADED
 
 
@@ -58,5 +59,6 @@ def serve(arguments: Sequence[str]) -> None:
     if LOADED.warm_runs:
         import_module("viewer_pipeline.code_server.preload")
         start_fork_server(LOADED.dagster_directory)
+    configure_package_logging(LOADED)  # not before: runs log through Dagster
     dagster_server.DagsterApiServer = CodeServer  # type: ignore[misc] # the command has no other way to name a class
     grpc_command.main(args=list(arguments), prog_name="dagster api grpc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,11 @@ from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.logs import event
 from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews, apply_ready_parked_until_timeout, prune_parked
+
+log = logging.getLogger("viewer_pipeline.commit")
 
 SUPERSEDED_TRIES = 3  # how often a run drains again because another one committed first
 
@@ -38,6 +42,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     times; the counters still hold everything. The same holds if an earlier attempt of this step, with this snapshot,
     committed before it failed: its flushes are reported as recovered.
     """
+    started = time.perf_counter()
     first, request, base, superseded = snapshot, snapshot.request, snapshot.base, 0
     step = _steps.setdefault(snapshot, _StepNotes())
     attempts, recovered = list[_Attempt](), list[FlushRow]()
@@ -52,6 +57,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
                 break
             known, recovered = recovered, _recovered(connection, request, base, attempts)
             superseded += recovered == known
+            log.debug(event("flush_superseded", base=snapshot.base, recovered=len(recovered), tries=superseded))
             step.notes += RunNotes(superseded=int(recovered == known))
             snapshot = drain(stores, request)
             step.notes += snapshot.notes
@@ -73,6 +79,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
         aggregate_seconds=aggregated.seconds,
         upsert_seconds=sum(attempt.upsert_seconds for attempt in attempts),
         settle_seconds=sum(attempt.settle_seconds for attempt in attempts),
+        upsert_and_settle_seconds=time.perf_counter() - started,
         unparked=unparked,
     )
 

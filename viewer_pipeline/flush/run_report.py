@@ -47,7 +47,13 @@ class RunReport:
     aggregate_seconds: float
     upsert_seconds: float
     settle_seconds: float
+    upsert_and_settle_seconds: float  # which overlap
     unparked: ParkedViews = NO_VIEWS  # parked views that were counted
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the first read until all was settled."""
+        return self.snapshot.seconds + self.aggregate_seconds + self.upsert_and_settle_seconds
 
     @property
     def remaining_text(self) -> str:

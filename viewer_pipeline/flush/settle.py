@@ -73,6 +73,17 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
 def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) -> tuple[Marker | None, RunNotes]:
     """Settle batches that follow `marker`; return where it stands then, None if one was refused."""
     settled = redis.settle(marker, batches)
+    seq, number = settled.marker.seq if settled.marker else None, len(batches)
+    log.debug(
+        event(
+            "batches_settled",
+            seq=seq,
+            batches=number,
+            refused=settled.refused,
+            already=settled.already,
+            drift=settled.drift,
+        )
+    )
     drifted = tuple(map(as_text, settled.drifted))
     notes = RunNotes(settled_already=settled.already, drift=settled.drift, drifted=drifted)
     return None if settled.refused else settled.marker, notes

@@ -45,6 +45,7 @@ class SegmentWriter:
         self.key_space = ""
         self.pipeline_refused = False  # the counters belong to another ledger
         self.sweep_due = False
+        self._last_lease: tuple[str, int] | None = None  # outcome and term of the last attempt
         self._cut_due = False  # also without views: workers that subscribed meanwhile become complete by it
         self._channel = settings.pubsub_channel
         self._rejections, self._stats = rejections, stats
@@ -132,6 +133,9 @@ class SegmentWriter:
 
     def _acquire_or_renew_lease(self) -> None:
         result = self.lease.acquire_or_renew(self.key_space, self.buffer, self._stats.last_message)
+        if self._last_lease != (decision := (result.outcome, result.term)):
+            self._last_lease = decision
+            log.debug(event("lease_decided", outcome=result.outcome, term=result.term, folded=result.folded))
         self.cut_message_arrival.expect_cut_message_of_folded_segment(result.folded)
         self._cut_due = True
         if result.outcome != "renewed":  # another worker may have held it in between, and folded

@@ -15,7 +15,7 @@ from typing import NoReturn
 from dagster._daemon.cli import main as run_daemon
 
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.logs import event, make_stderr_handler
+from viewer_pipeline.logs import configure_package_logging, event
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.future_timestamps import move_or_delete_future_timestamps
 from viewer_pipeline.settings import load_settings
@@ -29,7 +29,7 @@ MAX_SECONDS_BACK = 10.0  # a smaller change only delays what is due by as much
 def main() -> None:
     """Run Dagster's daemon with the arguments of this process."""
     settings = load_settings()
-    logging.getLogger("viewer_pipeline").addHandler(make_stderr_handler(settings))  # Dagster has handlers of its own
+    configure_package_logging(settings)
     try:
         with open_instance(settings) as instance:
             moved = move_or_delete_future_timestamps(settings, instance, time.time())

@@ -21,6 +21,7 @@ from viewer_pipeline.history.daily_rollup import (
     rolled_up_days,
     views_per_hour,
 )
+from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.flush_metadata import TOP_VODS
 from viewer_pipeline.orchestration.partitions import DAYS, FIRST_DAY, IN_ONE_RUN, format_window, partition_window_of
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
@@ -66,9 +67,8 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     window = partition_window_of(context)
     with handle_errors_and_cancellation(context), Ledger.of(settings).connect() as connection:
         result = roll_up(connection, window)
-        context.log.info(
-            f"rolled up {pluralize(len(result.rolled_up), 'day')}, final {len(result.final)}: {format_window(window)}"
-        )
+        days, final = len(result.rolled_up), len(result.final)
+        context.log.info(event("days_rolled_up", days=days, final=final, window=format_window(window)))
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
         checks = [_daily_equals_ledger(connection, window), _closed_days_are_complete(connection)]

@@ -1,5 +1,6 @@
 """The sensor that reports failed runs."""
 
+import logging
 import re
 
 import dagster as dg
@@ -12,6 +13,8 @@ from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.webhook import post_json_or_error
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.time_formatting import format_timestamp
+
+log = logging.getLogger("viewer_pipeline.alerts")
 
 MAX_REASON_CHARACTERS = 300
 _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
@@ -30,12 +33,12 @@ def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource)
     run = context.dagster_run
     if TRIGGER_TAG not in run.tags:  # it failed before its first step; the tag makes it ours for retention
         context.instance.add_run_tags(run.run_id, {TRIGGER_TAG: alert["trigger"]})
-    context.log.error(str(event("run_failed", **alert)))
+    log.error(event("run_failed", **alert))
     if url := settings.alert_webhook_url:
         text = f"Viewer Pipeline: run {alert['run_id'][:8]} of {alert['job']} failed: {alert['reason']}"
         payload = {"text": text, "event": "run_failed", "timestamp": format_timestamp(), **alert}
         if reason := post_json_or_error(url, payload):
-            context.log.warning(str(event("alert_not_delivered", run_id=alert["run_id"], reason=reason)))
+            log.warning(event("alert_not_delivered", run_id=alert["run_id"], reason=reason))
 
 
 def describe_failed_run(context: dg.RunFailureSensorContext) -> dict[str, str]:

@@ -18,6 +18,8 @@ from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.history.view_totals import read_view_totals
+from viewer_pipeline.logs import event
+from viewer_pipeline.orchestration.flush_log import log_committed
 from viewer_pipeline.orchestration.flush_metadata import TOP_VODS, StateAfterRun, metadata_of_run
 from viewer_pipeline.orchestration.loggers import LOG_LINES
 from viewer_pipeline.orchestration.materializations import ASSET, last_reading
@@ -28,7 +30,6 @@ from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_er
 from viewer_pipeline.orchestration.stores_resource import StoresResource
 from viewer_pipeline.orchestration.ui_metadata import to_asset_check_result
 from viewer_pipeline.target.parked_views import still_parked_of_flushes
-from viewer_pipeline.text_formatting import pluralize, views_of_vods
 
 IN_MEMORY = "memory"  # the io manager: outputs stay in the process of the run, nothing is pickled to disk
 
@@ -91,7 +92,7 @@ def drain_counters(
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
-    context.log.info(f"read {pluralize(snapshot.progress.read, 'counter')}, mode={request.mode}, base={snapshot.base}")
+    context.log.info(event("counters_read", counters=snapshot.progress.read, mode=request.mode, base=snapshot.base))
     return snapshot
 
 
@@ -101,9 +102,9 @@ def aggregate_counts(context: dg.OpExecutionContext, snapshot: Snapshot) -> Aggr
     aggregated = aggregate(snapshot.readings)
     if aggregated.rejects:
         first = aggregated.rejects[0]
+        number, subject, value = len(aggregated.rejects), first.subject, first.value
         context.log.warning(
-            f"rejected {pluralize(len(aggregated.rejects), 'counter')}, which can never be counted (table"
-            f" viewer.rejected), e.g. {first.subject!r} = {first.value!r}: {first.reason}"
+            event("counters_rejected", counters=number, subject=subject, value=value, reason=first.reason)
         )
     return aggregated
 
@@ -116,18 +117,13 @@ def bulk_upsert(
     with handle_errors_and_cancellation(context):
         persisted = commit.bulk_upsert(stores, snapshot, aggregated)
     for sentence in persisted.notes.sentences():
-        context.log.warning(sentence)
+        context.log.warning(event("run_note", note=sentence))
     if persisted.left_over:
-        context.log.warning("other runs kept committing first; the next run flushes the rest")
-    remaining = f"; {persisted.remaining_text}" if persisted.remaining else ""
-    context.log.info(
-        f"persisted {pluralize(persisted.views, 'view')} of {pluralize(persisted.counters, 'counter')},"
-        f" flushes {persisted.seqs}{remaining}"
-    )
+        context.log.warning(event("superseded_repeatedly", tries=commit.SUPERSEDED_TRIES))
     if persisted.unparked.vods:
-        context.log.info(f"counted parked views: {views_of_vods(persisted.unparked.views, persisted.unparked.vods)}")
+        context.log.info(event("parked_views_counted", vods=persisted.unparked.vods, views=persisted.unparked.views))
     if persisted.recovered:
-        context.log.info(f"from an earlier attempt of this step: {pluralize(len(persisted.recovered), 'flush')}")
+        context.log.info(event("flushes_recovered", flushes=len(persisted.recovered)))
     return persisted
 
 
@@ -151,12 +147,12 @@ def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, sto
             )
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
-    if state.rejected_sentence:
-        context.log.warning(state.rejected_sentence)
+    log_committed(context.log, persisted, state)
     yield dg.Output(None, "result", metadata=metadata_of_run(persisted, state, seconds, previous))
     for result in results:
         if not result.passed:
-            context.log.error(f"{result.name}: {result.message}: {', '.join(result.failing_rows)}")
+            rows = ", ".join(result.failing_rows)
+            context.log.error(event("check_failed", check=result.name, message=result.message, rows=rows))
         yield to_asset_check_result(ASSET, result)
     if persisted.remaining:
         _continue_in_next_run(context, persisted)
@@ -167,4 +163,4 @@ def _continue_in_next_run(context: dg.OpExecutionContext, persisted: RunReport) 
     before = None if snapshot.progress.part else snapshot.announced_before
     config = flush_run_config(FlushMode(snapshot.request.mode), announced_before=before)
     if next_run := queue_next_run(context, remaining, config):
-        context.log.info(f"run {next_run[:8]} continues")
+        context.log.info(event("next_run_queued", next_run_id=next_run, remaining=persisted.remaining))

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from viewer_pipeline.logs import make_stderr_handler
+from viewer_pipeline.logs import EventRecord, make_stderr_handler
 from viewer_pipeline.settings import load_settings
 
 LOG_LINES: dict[str, Any] = {"loggers": {"console": {"config": {}}}}  # the run config that selects this logger
@@ -18,6 +18,14 @@ LOG_LINES: dict[str, Any] = {"loggers": {"console": {"config": {}}}}  # the run 
 def console(context: dg.InitLoggerContext) -> logging.Logger:
     """Return the logger of one run."""
     settings = load_settings()  # a logger gets no resources
-    log = logging.Logger("dagster.run", level=(context.logger_config.get("log_level") or settings.log_level).upper())  # noqa: LOG001 - Dagster keeps one for each run
+    logging.setLogRecordFactory(EventRecord)
+    level = context.logger_config.get("log_level") or settings.log_level
+    log = logging.Logger("viewer_pipeline.run", level=level.upper())  # noqa: LOG001 - Dagster keeps one for each run
     log.addHandler(make_stderr_handler(settings))
+    log.addFilter(_is_not_routine_of_dagster)
     return log
+
+
+def _is_not_routine_of_dagster(record: logging.LogRecord) -> bool:
+    """Whether it is more than one of Dagster's fifty events of every run, which the UI shows."""
+    return record.levelno >= logging.WARNING or not hasattr(record, "dagster_event")

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
@@ -52,9 +53,9 @@ def reconciliation(
     tag_run_with_trigger(context)
     request = ReconcileRequest.of(settings, context.run.run_id, repair=config.repair)
     with handle_errors_and_cancellation(context), Stores.open(settings) as stores:
-        result = compare(stores, request, lambda step: context.log.info(f"comparing: {step}"))
+        result = compare(stores, request, lambda step: context.log.info(event("comparing", part=step)))
     for note in result.notes:
-        context.log.warning(note)
+        context.log.warning(event("reconciliation_note", note=note))
     checked = [to_asset_check_result(NAME, check) for check in result.checks()]
     yield dg.MaterializeResult(metadata=_metadata(result), check_results=checked)
 

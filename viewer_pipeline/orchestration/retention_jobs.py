@@ -19,6 +19,7 @@ from viewer_pipeline.history.pruning import (
     prune_ledger,
     prune_rejected,
 )
+from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_to_keep, prune_runs
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
@@ -64,7 +65,7 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
         if not config.dry_run:
             metadata |= prune_ledger(connection, limit, marker, MAX_SECONDS)._asdict()
     if plan.stop_reason:
-        context.log.warning(plan.stop_reason)
+        context.log.warning(event("pruning_stopped", reason=plan.stop_reason))
     return _report(context, config, metadata)
 
 
@@ -105,8 +106,7 @@ def prune_old_rejected_and_parked(
 
 def _report(context: dg.OpExecutionContext, config: RetentionConfig, metadata: dict[str, Any]) -> None:
     context.add_output_metadata({"dry_run": config.dry_run, **metadata})
-    verb = "would prune" if config.dry_run else "pruned"
-    context.log.info(f"{verb}: {', '.join(f'{name}={value}' for name, value in metadata.items())}")
+    context.log.info(event("pruned", dry_run=config.dry_run, **metadata))
 
 
 def _job_of(op: dg.OpDefinition, name: str) -> dg.JobDefinition:

@@ -98,5 +98,6 @@ def _exec_python(settings: Settings, python_arguments: list[str]) -> NoReturn:
 
 
 def _log_options(settings: Settings, level_option: str = "--log-level") -> list[str]:
-    """Return the options for LOG_LEVEL. Dagster can log JSON, but not key=value."""
-    return [level_option, settings.log_level, "--log-format", "json"]
+    """Return the options for LOG_LEVEL; `debug` is for our own lines. Dagster can log JSON, but not key=value."""
+    level = "info" if settings.log_level == "debug" else settings.log_level
+    return [level_option, level, "--log-format", "json"]

@@ -21,6 +21,7 @@ from viewer_pipeline.stack.dagster_command_lines import (
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER, GRACE_SECONDS, STATE_FILE
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess, log_tail, rotate_log
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, loopback_if_any_address
+from viewer_pipeline.stack.repeated_lines import RepeatedLines
 
 START_SECONDS = 120
 DAEMON, WEBSERVER = "daemon", "webserver"
@@ -57,6 +58,7 @@ class DagsterProcesses:
             )
         )
         self._started = list[str]()
+        self._repeated = [] if logged else [RepeatedLines(self._log(name)) for name in (CODE_SERVER, DAEMON)]
 
     def start_supervisor(self) -> None:
         """Start it; what takes long are its imports."""
@@ -81,6 +83,11 @@ class DagsterProcesses:
         for name in (*self._started, "dagster"):
             rotate_log(self._log(name), limit_bytes)
 
+    def repeat_lines(self) -> None:
+        """Repeat what they log about flushes, and their warnings, in the foreground, unless the supervisor has none."""
+        for lines in self._repeated:
+            lines.repeat()
+
     def stop_launching(self) -> None:
         """Stop the daemon and the webserver, without waiting for it. Runs go on."""
         for name in (DAEMON, WEBSERVER):
@@ -89,6 +96,7 @@ class DagsterProcesses:
     def stop(self) -> None:
         """Stop all."""
         self._supervisor.process.stop()
+        self.repeat_lines()
         (self._home / STATE_FILE).unlink(missing_ok=True)
 
     def pids_of(self, name: str) -> list[int]:

@@ -13,7 +13,6 @@ import argparse
 import gc
 import importlib
 import json
-import logging
 import os
 import select
 import signal
@@ -26,10 +25,10 @@ from viewer_pipeline.code_server.fork_server import is_single_threaded
 from viewer_pipeline.code_server.process_lifetime import ON_LINUX
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.files import write_atomically_if_changed
-from viewer_pipeline.logs import EventRecord, make_stderr_handler
+from viewer_pipeline.logs import configure_package_logging
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs
-from viewer_pipeline.stack.forked_process import PACKAGE_LOGGER, ForkedProcess, fork_and_call
+from viewer_pipeline.stack.forked_process import ForkedProcess, fork_and_call
 from viewer_pipeline.stack.managed_process import RestartedProcess
 
 # Not the modules that are executed: these are executed as they are.
@@ -135,8 +134,7 @@ def main() -> None:
     parser.add_argument("commands", type=json.loads)
     options = parser.parse_args()
     settings = load_settings()
-    logging.setLogRecordFactory(EventRecord)
-    logging.getLogger(PACKAGE_LOGGER).addHandler(make_stderr_handler(settings))
+    configure_package_logging(settings)
     try:
         supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
         signal.signal(signal.SIGTERM, supervisor.request_stop)

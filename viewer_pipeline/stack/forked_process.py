@@ -14,8 +14,7 @@ from pathlib import Path
 
 from viewer_pipeline.code_server.process_lifetime import end_with_forking_process, set_process_name
 from viewer_pipeline.errors import ViewerPipelineError
-
-PACKAGE_LOGGER = "viewer_pipeline"  # its handlers are those of the forking process
+from viewer_pipeline.logs import PACKAGE_LOGGER
 
 
 class ForkedProcess:
@@ -59,8 +58,7 @@ class ForkedProcess:
         os.dup2(output, 2)
         if not self._warm:
             os.execv(sys.executable, [sys.executable, *self._arguments])  # noqa: S606 - no shell is wanted
-        logging.getLogger(PACKAGE_LOGGER).handlers.clear()
-        logging.setLogRecordFactory(logging.LogRecord)  # Dagster's formatter would print null for ours
+        logging.getLogger(PACKAGE_LOGGER).handlers.clear()  # of the forking process
         set_process_name(self.name)
         _, module, *options = self._arguments
         sys.argv[1:] = options

@@ -129,6 +129,7 @@ class Stack:
                 self._worker.restart_if_ended()
             if self._dagster is not None:
                 self._dagster.restart_if_ended()
+                self._dagster.repeat_lines()
                 self._dagster.rotate_logs(LOG_BYTES)
             for process in self._managed_processes():
                 if process.log is not None:

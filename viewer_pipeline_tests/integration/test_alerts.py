@@ -64,15 +64,14 @@ def test_post_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failed_run_is_logged_and_posted(
-    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In one line, and as JSON with a text that chats show: job, run, trigger and reason; no password."""
     result = failed_run(dagster, monkeypatch)
     with listening() as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
-        capfd.readouterr()
         alert(dagster, result)
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "run_failed" in line]
+    (line,) = [line for line in caplog.messages if line.startswith("run_failed ")]
     reason = "PostgreSQL is unavailable: postgresql://viewer:***@db/views: no answer"
     assert f'job=flush_views run_id={result.run_id} trigger="schedule: found counters" reason="{reason}"' in line
     (posted,) = hook.posted
@@ -158,14 +157,14 @@ def test_a_run_that_failed_before_its_first_step_is_posted(
 
 
 def test_an_alert_that_cannot_be_delivered_fails_nothing(
-    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A log line reports that, without the key in the address."""
     result = failed_run(dagster, monkeypatch)
     with listening(403) as hook:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
         alert(dagster, result)
-    lines = capfd.readouterr().err
+    lines = caplog.text
     assert f'alert_not_delivered run_id={result.run_id} reason="127.0.0.1: status 403"' in lines
     assert "T0K3N" not in lines
     assert len(hook.posted) == 1

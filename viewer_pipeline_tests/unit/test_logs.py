@@ -95,18 +95,31 @@ def test_no_password(formatter: logging.Formatter) -> None:
 
 def test_event_of_a_run() -> None:
     """Dagster stores the text of the message, redacted, and overwrites it with its own."""
-    line = record(event("settled", flush=3, url=URL))
-    assert line.getMessage() == "settled flush=3 url=postgresql://user:***@host:5432/db"
-    line.msg = "flush_views - 4711 - settled flush=3"
+    line = record(event("settled", seq=3, url=URL))
+    assert line.getMessage() == "settled seq=3 url=postgresql://user:***@host:5432/db"
+    line.msg = "flush_views - 4711 - settled seq=3"
+    line.dagster_meta = {"run_id": "4711", "job_name": "flush_views", "step_key": None, "orig_message": "settled seq=3"}
     fields = json.loads(LineFormatter("json").format(line))
-    assert (fields["event"], fields["flush"]) == ("settled", 3)
+    assert (fields["event"], fields["seq"], fields["run_id"], fields["job"]) == ("settled", 3, "4711", "flush_views")
+    assert "step" not in fields
 
 
-@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_level(level: str, count: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """LOG_LEVEL applies to all loggers, ours and others."""
+def test_line_of_a_library_in_a_run() -> None:
+    """Without the prefix that Dagster puts before it: run, job and step are fields."""
+    meta = {"run_id": "4711", "job_name": "flush_views", "step_key": "drain", "orig_message": "it took 3 s"}
+    line = record("flush_views - 4711 - drain - it took 3 s", dagster_meta=meta)
+    fields = json.loads(LineFormatter("json").format(line))
+    assert (fields["event"], fields["run_id"], fields["step"]) == ("it took 3 s", "4711", "drain")
+
+
+@pytest.mark.parametrize(
+    ("level", "own", "others"), [("debug", 4, 2), ("info", 3, 2), ("warning", 2, 2), ("error", 1, 1)]
+)
+def test_level(level: str, own: int, others: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """LOG_LEVEL applies to our loggers; those of libraries log warnings and errors at most."""
     configure_stderr_logging(Settings(log_level=level, log_format="json"))
-    for number, logger in enumerate(("viewer_pipeline.a", "dagster", "else", "viewer_pipeline.b")):
-        logging.getLogger(logger).log((10, 20, 30, 40)[number], event("started"))
-    lines = capsys.readouterr().err.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["started"] * count
+    for logger in ("viewer_pipeline.a", "redis.connection"):
+        for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            logging.getLogger(logger).log(number, event("started"))
+    loggers = [json.loads(line)["logger"] for line in capsys.readouterr().err.splitlines()]
+    assert loggers == ["viewer_pipeline.a"] * own + ["redis.connection"] * others

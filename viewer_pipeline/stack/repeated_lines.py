@@ -1,0 +1,40 @@
+"""Lines of Dagster's processes that `up` repeats in its foreground: one for each flush, warnings and errors."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+# The order of the first fields is that of `logs.LineFormatter`; Dagster's own lines begin otherwise.
+_REPEATED = re.compile(r"\{?time=\S+ level=(?:(?:warning|error|critical)\b|\S+ logger=\S+ event=flush_committed\b)")
+
+
+class RepeatedLines:
+    """The lines that are appended to a log from now on. A rotated log is read from its beginning."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._position = log.stat().st_size if log.exists() else 0
+
+    def repeat(self) -> None:
+        """Write those to stderr that were appended since the last call."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            if log.seek(0, 2) < self._position:
+                self._position = 0
+            log.seek(self._position)
+            lines = log.read().rpartition(b"\n")[0]  # the last one may be incomplete
+        if lines:
+            self._position += len(lines) + 1
+            for line in lines.decode(errors="replace").split("\n"):
+                if is_repeated(line):
+                    sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+
+def is_repeated(line: str) -> bool:
+    """Whether it is one of ours, in either format, with a flush, a warning or an error."""
+    begin = re.sub('[",]', "", line[:200]).replace(": ", "=")
+    return _REPEATED.match(begin) is not None

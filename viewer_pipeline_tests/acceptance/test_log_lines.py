@@ -1,0 +1,45 @@
+"""The lines of `up` and of its processes: fields, one line for each flush, and decisions with LOG_LEVEL=debug."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.waiting import wait_until
+
+
+def own_lines(log: Path) -> list[dict[str, Any]]:
+    """Return our lines of a log; those of Dagster begin with another field."""
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith('{"time": ') and line.endswith("\n")]
+
+
+def test_lines_of_up(tmp_path: Path) -> None:
+    """The foreground has a line for each flush and no other of a run; the code server's log has each decision."""
+    with up(variables(tmp_path, LOG_FORMAT="json", LOG_LEVEL="debug", SWEEP_CRON="0 0 1 1 *")) as stack:
+        stack.wait_for_ui()
+
+        def lines(name: str, log: Path | None = None) -> list[dict[str, Any]]:
+            return [line for line in own_lines(log or stack.log) if line["event"] == name]
+
+        stack.run("send", "vod_1", "--count", "3")
+        wait_until(lambda: lines("flush_committed"), 120, "the line of the flush")
+        (flush,) = lines("flush_committed")
+        assert [flush[name] for name in ("seq", "views", "counters", "job")] == [1, 3, 1, "flush_views"]
+        code_server = stack.home / "code-server.log"
+        assert [line["run_id"] for line in lines("flush_committed", code_server)] == [flush["run_id"]]
+        wait_until(lambda: lines("tick_skipped", code_server), 60, "a tick that skips")
+        names = {line["event"] for line in own_lines(code_server)}
+        assert {"run_requested", "counters_read", "batches_settled"} <= names
+        foreground = {line["event"] for line in own_lines(stack.log)}
+        assert {"lease_decided", "listening"} <= foreground
+        assert not {"counters_read", "tick_skipped"} & foreground
+        assert {line["logger"].partition(".")[0] for line in own_lines(code_server)} == {"viewer_pipeline"}
+        levels = {json.loads(line)["level"] for line in code_server.read_text().splitlines() if '"dagster' in line}
+        assert levels == {"info"}
+
+        stack.run("send", "vod_1", "--count", "4")
+        stack.stop()
+    assert sum(line["views"] for line in own_lines(stack.log) if line["event"] == "flush_committed") == 7

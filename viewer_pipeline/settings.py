@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         2, ge=1, le=100, description="percentage of Redis' time that this scan may take if there are more keys"
     )
     health_check_port: int = Field(
-        3003, ge=1, le=65535, description="port of the worker's `/health`, `/ping`, `/metrics`"
+        3003, ge=1, le=65535, description="port of the worker's status page, `/health`, `/ping`, `/metrics`"
     )
     health_check_host: str = Field("127.0.0.1", min_length=1, description="address on which they are served")
     freshness_limit_ms: int | None = Field(

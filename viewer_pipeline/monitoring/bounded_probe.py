@@ -45,10 +45,11 @@ class BoundedProbe(Generic[T]):
         self._call.set_result(ProbeResult(None, "no result yet"))
         self._started = self._ended = float("-inf")
 
-    def start_if_due(self) -> None:
-        """Begin a call, unless one runs or the last result is young enough."""
+    def start_if_due(self, interval_seconds: float = 0.0) -> None:
+        """Begin a call, unless one runs or the last result is younger than that, and than MIN_INTERVAL_SECONDS."""
         with self._lock:
-            if self._call.done() and time.monotonic() - self._ended >= MIN_INTERVAL_SECONDS:
+            interval_seconds = max(interval_seconds, MIN_INTERVAL_SECONDS)
+            if self._call.done() and time.monotonic() - self._ended >= interval_seconds:
                 self._call, self._started = Future(), time.monotonic()
                 thread = threading.Thread(target=self._run, args=(self._call,), name=f"probe {self.name}", daemon=True)
                 try:

@@ -48,10 +48,10 @@ class CheckRunner:
         self.checks = tuple(checks)
         self._probes = [BoundedProbe("/".join(check.names), check.probe) for check in checks]
 
-    def run_in_parallel(self) -> list[CheckResult]:
-        """Run all checks side by side; return within the longest time limit."""
+    def run_in_parallel(self, interval_seconds: float = 0.0) -> list[CheckResult]:
+        """Run all checks side by side, but those with a younger result; return within the longest time limit."""
         for probe in self._probes:
-            probe.start_if_due()
+            probe.start_if_due(interval_seconds)
         outcomes = [
             (check, probe.wait_for_result(check.seconds))
             for check, probe in zip(self.checks, self._probes, strict=True)

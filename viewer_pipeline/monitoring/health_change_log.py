@@ -9,6 +9,7 @@ from collections.abc import Callable
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
 
 log = logging.getLogger("viewer_pipeline.health")
 
@@ -22,10 +23,11 @@ LEVELS: dict[Status, int] = {
 
 
 class HealthChangeLog:
-    """Runs all checks every WATCH_SECONDS, on a thread of its own."""
+    """Runs all checks every WATCH_SECONDS, on a thread of its own; keeps how old pending views were."""
 
     def __init__(self, checks: CheckRunner, is_stopping: Callable[[], bool]) -> None:
         self._checks, self._is_stopping = checks, is_stopping
+        self.oldest_pending = OldestPendingHistory()
         self._statuses: dict[str, Status] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-watch", daemon=True)
@@ -50,4 +52,6 @@ class HealthChangeLog:
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
-            self.log_changes(self._checks.run_in_parallel())
+            results = self._checks.run_in_parallel()
+            self.oldest_pending.add(results)
+            self.log_changes(results)

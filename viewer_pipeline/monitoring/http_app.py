@@ -1,46 +1,77 @@
-"""`/health`, `/ping` and `/metrics`."""
+"""`/`, `/health`, `/ping` and `/metrics`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
-from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
+from viewer_pipeline.monitoring.status_page.page import StatusPage
 from viewer_pipeline.time_formatting import format_timestamp
 
 SERVICE = "viewer-worker"
-STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")
+PAGE_FILES = {"status.css": "text/css", "status.js": "text/javascript"}
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
-def build_health_app(checks: CheckRunner, metrics: PrometheusMetrics, is_stopping: Callable[[], bool]) -> Starlette:
+def build_health_app(
+    run_checks: Callable[[], list[CheckResult]], metrics: PrometheusMetrics, page: StatusPage
+) -> Starlette:
     """Return the application. It answers within a second, without secrets, versions or stack traces."""
 
     async def ping(_request: Request) -> Response:
         """Answer 200 while the process serves. Runs on the event loop, so it needs no free thread."""
         return JSONResponse(_body("healthy"))
 
-    def health(_request: Request) -> Response:
+    def health(request: Request) -> Response:
         """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
-        results = [STOPPING] if is_stopping() else checks.run_in_parallel()
+        results = run_checks()
         status = worst_status(results)
         body = {**_body(status), "checks": checks_to_dict(results)}
-        return JSONResponse(body, status_code=503 if status == "unhealthy" else 200)
+        return _json(request, body, 503 if status == "unhealthy" else 200)
 
     def show_metrics(_request: Request) -> Response:
         """Answer a scrape of Prometheus."""
         return Response(metrics.render_text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    app = Starlette(routes=[Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)])
+    def show_page(_request: Request) -> Response:
+        """Answer 200 whatever the status is: the page tells it."""
+        return HTMLResponse(page.html(), headers=PAGE_HEADERS)
+
+    routes = [Route("/", show_page), Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)]
+    app = Starlette(routes=routes + [_file_route(name, kind) for name, kind in PAGE_FILES.items()])
     app.router.redirect_slashes = False  # an unknown path is 404
     return app
+
+
+def _file_route(name: str, media_type: str) -> Route:
+    def show_file(_request: Request) -> Response:
+        content = resources.files("viewer_pipeline.monitoring.status_page").joinpath(name).read_bytes()
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+
+    return Route(f"/{name}", show_file)
+
+
+def _json(request: Request, body: dict[str, Any], status_code: int) -> Response:
+    """Return compact JSON to programs, indented to browsers."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse(body, status_code=status_code)
+    return Response(orjson.dumps(body, option=orjson.OPT_INDENT_2), status_code, media_type="application/json")
 
 
 def _body(status: str) -> dict[str, Any]:

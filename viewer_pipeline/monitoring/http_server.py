@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import uvicorn
 from starlette.applications import Starlette
 
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.check_runner import CheckRunner
@@ -18,10 +19,12 @@ from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
 from viewer_pipeline.monitoring.http_app import build_health_app
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
 from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.monitoring.status_page.page import StatusPage
 from viewer_pipeline.settings import Settings
 
 BACKLOG = 128
 STOP_SECONDS = 2  # time limit of running requests at a stop
+STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")
 
 
 class HealthServer:
@@ -64,9 +67,14 @@ def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping:
     """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
     probes = HealthProbes(settings, stats=stats)
     checks = CheckRunner(probes.health_checks())
-    app = build_health_app(checks, PrometheusMetrics(settings, stats, probes.store), is_stopping)
-    server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     watch = HealthChangeLog(checks, is_stopping)
+
+    def run_checks(interval_seconds: float = 0.0) -> list[CheckResult]:
+        return [STOPPING] if is_stopping() else checks.run_in_parallel(interval_seconds)
+
+    page = StatusPage(settings, probes.store, run_checks, watch.oldest_pending)
+    app = build_health_app(run_checks, PrometheusMetrics(settings, stats, probes.store), page)
+    server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     server.closing.callback(probes.close)
     server.closing.callback(watch.stop)
     server.start()

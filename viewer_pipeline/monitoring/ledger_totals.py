@@ -50,12 +50,13 @@ class LedgerTotalsReader:
     def read(self) -> LedgerReading:
         """Read what was committed since the last call. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect() as connection:
-            self._add_new(connection)
+            self.add_new(connection)
             recorded, rejected = read_run_metrics(connection), read_rejected_summary(connection).counts
             incidents = [incident.kind for incident in open_incidents(connection)]
         return LedgerReading(self._totals, recorded, rejected, incidents)
 
-    def _add_new(self, connection: psycopg.Connection) -> None:
+    def add_new(self, connection: psycopg.Connection) -> LedgerTotals:
+        """Add what was committed since the last call, and return the totals."""
         through = self._totals.through
         # PostgreSQL was restored from a backup, or retention deleted flushes that were never read: begin again.
         if last_flush(connection).seq < through or pruned_through(connection) > through:
@@ -67,3 +68,4 @@ class LedgerTotalsReader:
             totals.views[new.mode] += new.views
             totals.through = max(totals.through, new.last_seq)
             totals.last_flush_at = max(totals.last_flush_at or 0.0, new.last_committed_at.timestamp())
+        return totals

@@ -93,20 +93,32 @@ def test_stopping(http: HttpWorld) -> None:
     assert http.request("/ping").status == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/health/", "/healthz", "/metrics/x", "/docs", "/%2e%2e/health"])
+@pytest.mark.parametrize("path", ["/health/", "/healthz", "/status.html", "/metrics/x", "/docs", "/%2e%2e/health"])
 def test_unknown_paths(http: HttpWorld, path: str) -> None:
     """404."""
     http.start()
     assert http.request(path).status == 404
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/status.js", "/health", "/ping", "/metrics"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 def test_other_methods(http: HttpWorld, path: str, method: str) -> None:
     """405; HEAD belongs to GET."""
     http.start()
     assert http.request(path, method).status == 405
     assert http.request("/ping", "HEAD").status == 200
+
+
+def test_health_is_indented_for_browsers(http: HttpWorld) -> None:
+    """The same JSON on many lines for those who accept HTML; programs get one line."""
+    http.start()
+    http.stopping = True  # the same checks both times
+    line, lines = http.request("/health"), http.request("/health", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (line.status, lines.status) == (503, 503)
+    assert lines.headers["content-type"] == line.headers["content-type"] == "application/json"
+    assert line.body.count("\n") == 0
+    assert lines.body.splitlines()[1] == '  "status": "unhealthy",'
+    assert lines.json()["checks"] == line.json()["checks"]
 
 
 def test_headers_have_no_versions(http: HttpWorld) -> None:
@@ -293,7 +305,8 @@ def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> N
     for _ in range(3):
         assert http.request("/metrics").status == 200
         assert http.check("redis")[1] == "healthy"
-    assert threading.active_count() <= threads + 5  # of the event loop's pool, not one for each request
+        assert "PostgreSQL is not reachable" in http.request("/").body
+    assert threading.active_count() <= threads + 6  # of the event loop's pool, not one for each request
     signal_all(own_postgres, signal.SIGCONT)
     wait_until(lambda: http.check("postgres")[1] == "healthy", 60, "it healed")
 

@@ -58,12 +58,12 @@ class HttpWorld:
         assert self._server is not None
         return self._server.port
 
-    def request(self, path: str, method: str = "GET") -> Response:
+    def request(self, path: str, method: str = "GET", accept: str = "*/*") -> Response:
         """Send one request. The response comes within two seconds, whatever hangs, without secrets and stack traces."""
         connection = HTTPConnection(LOOPBACK, self.port, timeout=30)
         started = time.monotonic()
         try:
-            connection.request(method, path)
+            connection.request(method, path, headers={"Accept": accept})
             response = connection.getresponse()
             body = response.read().decode()
         finally:

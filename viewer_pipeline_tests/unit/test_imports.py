@@ -20,6 +20,7 @@ def test_worker_imports_nothing_heavy() -> None:
     modules = imported_by("viewer_pipeline.cli.worker_process")
     assert "viewer_pipeline.flush.ledger" in modules
     assert HEAVY & modules == set()
+    assert "jinja2" not in modules  # for the status page alone, once somebody looks at it
 
 
 def test_command_line_imports_nothing_heavy() -> None:

@@ -1,0 +1,1 @@
+"""The status page of the worker: what people see at `GET /`."""

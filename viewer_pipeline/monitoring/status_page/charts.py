@@ -1,0 +1,58 @@
+"""The charts of the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from viewer_pipeline.flush.ledger_row_types import RecentFlush
+from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart
+from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, last_buckets
+from viewer_pipeline.text_formatting import pluralize
+
+if TYPE_CHECKING:
+    from viewer_pipeline.monitoring.status_page.page import StatusReading
+
+
+def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
+    """Return the charts of what could be read."""
+    charts = [_oldest_pending_chart(reading.oldest_pending_by_bucket, now)]
+    if stored := reading.postgres.value:
+        charts.insert(0, _views_chart(stored.views_by_bucket, now))
+        charts.append(_flushes_chart(stored.flushes))
+    return charts
+
+
+def _views_chart(views: Mapping[int, int], now: float) -> BarChart:
+    rates = {bucket: count * 60 / BUCKET_SECONDS for bucket, count in views.items()}
+    note = "persisted, by the time at which their counters were read; mean of 2 minutes"
+    return _chart_of_hours("Views per minute", note, "views per minute", rates, now)
+
+
+def _oldest_pending_chart(seconds: Mapping[int, float], now: float) -> BarChart:
+    note = "age of the oldest pending view; highest in 2 minutes, as measured by this worker"
+    return _chart_of_hours("Lag", note, "s", seconds, now)
+
+
+def _chart_of_hours(title: str, note: str, unit: str, values: Mapping[int, float], now: float) -> BarChart:
+    buckets = last_buckets(now)
+    bars = [Bar(values.get(bucket), f"{_clock(bucket)} to {_clock(bucket + 1)} UTC") for bucket in buckets]
+    return BarChart(title, note, unit, bars, f"{_clock(buckets[0])} UTC", "now")
+
+
+def _flushes_chart(flushes: list[RecentFlush]) -> BarChart:
+    bars = [
+        Bar(
+            (flush.committed_at - flush.taken_at).total_seconds(),
+            f"flush {flush.seq}, {pluralize(int(flush.views), 'view')}",
+        )
+        for flush in reversed(flushes)
+    ]
+    first, last = (f"flush {flushes[at].seq}" if flushes else "" for at in (-1, 0))
+    note = "from reading the counters to the commit"
+    return BarChart("Seconds of the last flushes", note, "s", bars, first, last)
+
+
+def _clock(bucket: int) -> str:
+    return datetime.fromtimestamp(bucket * BUCKET_SECONDS, UTC).strftime("%H:%M")

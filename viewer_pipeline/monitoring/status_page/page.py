@@ -1,0 +1,80 @@
+"""The status page: reads the servers and renders, only when somebody looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from viewer_pipeline.checks import CheckResult, Status, worst_status
+from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
+from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS
+from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
+from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
+from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
+from viewer_pipeline.monitoring.status_page.postgres_reading import PostgresReader, PostgresReading
+from viewer_pipeline.settings import Settings
+
+CACHE_SECONDS = 2.0  # any number of viewers costs the servers one reading in this time
+
+
+@dataclass(frozen=True)
+class StatusReading:
+    """Everything on the page. A server that cannot be read has an error instead of a value."""
+
+    checks: list[CheckResult]
+    redis: ProbeResult[PendingViews]
+    postgres: ProbeResult[PostgresReading]
+    oldest_pending_by_bucket: dict[int, float]
+
+    @property
+    def failures(self) -> dict[str, ProbeResult[Any]]:
+        """The servers that cannot be read, by name, with error and remedy."""
+        results: dict[str, ProbeResult[Any]] = {"Redis": self.redis, "PostgreSQL": self.postgres}
+        return {name: result for name, result in results.items() if result.error}
+
+    @property
+    def status(self) -> Status:
+        """That of the worst check; unhealthy where a server cannot be read."""
+        return "unhealthy" if self.failures else worst_status(self.checks)
+
+
+class StatusPage:
+    """The page, rendered at most once in CACHE_SECONDS."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: RedisStore,
+        run_checks: Callable[[float], list[CheckResult]],
+        oldest_pending: OldestPendingHistory,
+    ) -> None:
+        """`run_checks`: runs those whose last result is older than so many seconds."""
+        self._settings, self._run_checks, self._oldest_pending = settings, run_checks, oldest_pending
+        self._redis = BoundedProbe("page of redis", lambda: read_pending_views(store))
+        self._postgres = BoundedProbe("page of postgres", PostgresReader(Ledger.of(settings)).read)
+        self._lock = threading.Lock()
+        self._html, self._rendered_at, self._was_unhealthy = "", float("-inf"), True
+
+    def html(self) -> str:
+        """Return the page within a second; it is at most CACHE_SECONDS old."""
+        with self._lock:
+            if time.monotonic() - self._rendered_at > CACHE_SECONDS:
+                from viewer_pipeline.monitoring.status_page.rendering import render_page  # noqa: PLC0415 - imports Jinja
+
+                reading = self._read()
+                self._html, self._rendered_at = render_page(reading, self._settings), time.monotonic()
+                self._was_unhealthy = reading.status == "unhealthy"
+            return self._html
+
+    def _read(self) -> StatusReading:
+        """Read both servers. While none is unhealthy, the checks are those of the health watch: they cost more."""
+        self._redis.start_if_due()
+        self._postgres.start_if_due()
+        checks = self._run_checks(0.0 if self._was_unhealthy else WATCH_SECONDS + 1)
+        redis, postgres = self._redis.wait_for_result(HEALTH_SECONDS), self._postgres.wait_for_result(HEALTH_SECONDS)
+        return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket)

@@ -1,0 +1,87 @@
+"""Renders the status page. Its template escapes every value: ids of VODs and messages come from anybody."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from viewer_pipeline.flush.incidents import Kind
+from viewer_pipeline.monitoring.health_rules import INCIDENTS
+from viewer_pipeline.monitoring.status_page.bar_chart import format_number
+from viewer_pipeline.monitoring.status_page.charts import build_charts
+from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
+from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
+
+if TYPE_CHECKING:
+    from viewer_pipeline.monitoring.status_page.page import StatusReading
+
+TABLE_FLUSHES = 12
+INCIDENT_PAGES: dict[Kind, str] = {
+    "postgres_rolled_back": "docs/how-to/postgresql-rolled-back.md",
+    "redis_emptied": "docs/how-to/redis-emptied.md",
+    "drift": "docs/how-to/redis-emptied.md",
+}
+
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def render_page(reading: StatusReading, settings: Settings) -> str:
+    """Return the page as HTML."""
+    ui = settings.dagster_ui_url
+    html: str = _template().render(
+        reading=reading,
+        pending=reading.redis.value,
+        stored=reading.postgres.value,
+        checks=group_checks(reading.checks),
+        reported={failure.error for failure in reading.failures.values()},
+        charts=build_charts(reading, time.time()),
+        now=datetime.now(UTC),
+        ui=ui and ui.rstrip("/"),
+        max_flushes=TABLE_FLUSHES,
+        incidents=INCIDENTS,
+        incident_pages=INCIDENT_PAGES,
+    )
+    return html
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("viewer_pipeline.monitoring.status_page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_show_invisible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": format_number,
+        "counted": _count,
+        "age": lambda moment: format_age(seconds_since(moment)),
+        "duration": format_duration,
+        "utc": lambda moment: moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        "time": lambda moment: moment.astimezone(UTC).strftime("%H:%M:%S"),
+        "redact": redact_text,
+    }
+    environment.tests["run_id"] = lambda text: _RUN_ID.fullmatch(str(text)) is not None
+    return environment.get_template("status.html")
+
+
+def _count(number: int, noun: str) -> str:
+    return pluralize(number, noun).replace(str(number), format_number(number), 1)
+
+
+def _show_invisible(value: object) -> object:
+    """Return a text with escapes for characters that are invisible or change the direction of what follows."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in value)

@@ -1,0 +1,31 @@
+-- name: rollup_of_today
+-- Today (UTC), when it was rolled up (NULL: not yet), and the last flush of that.
+SELECT today.day, r.rolled_at, coalesce(r.last_flush, 0)
+FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) AS today
+LEFT JOIN viewer.daily_rollup AS r USING (day)
+
+-- name: flushes_since_rollup
+-- Flushes of a day after its rollup, as many from the oldest on as have so many counters; and when the last was taken.
+SELECT array_agg(seq), max(taken_at)
+FROM (
+    SELECT seq, taken_at, sum(counters) OVER (ORDER BY seq) AS counters
+    FROM (
+        SELECT seq, taken_at, counters FROM viewer.flush
+        WHERE seq > %(last_flush)s AND taken_at >= %(day)s::date::timestamp AT TIME ZONE 'UTC'
+            AND NOT starts_with(mode, 'reconcile')
+        ORDER BY seq LIMIT 1000
+    ) AS since
+) AS flushes
+WHERE counters <= %(max_counters)s
+
+-- name: views_with_new
+-- Views of VODs on a day: what is rolled up, and some flushes since. Of the known VODs, and of those with most new views.
+SELECT new.vod_id, new.views + coalesce(d.views, 0)
+FROM (
+    SELECT c.vod_id, sum(c.delta) AS views, row_number() OVER (ORDER BY sum(c.delta) DESC) AS place
+    FROM viewer.flush_batch AS b CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+    WHERE b.seq = ANY(%(seqs)s)
+    GROUP BY c.vod_id
+) AS new
+LEFT JOIN viewer.daily_views AS d ON d.day = %(day)s AND d.vod_id = new.vod_id COLLATE "C"
+WHERE new.place <= %(limit)s OR new.vod_id = ANY(%(vod_ids)s)

@@ -66,11 +66,9 @@ class Candidates:
             stored, begin, restarted = self._position(scanner)
             limit = self._request.run_max_counters if begin.server else sys.maxsize  # a position cannot be stored
             read, cursor = 0, begin.cursor
-            for cursor, page in scanner.scan_counters_from(begin.cursor):  # noqa: B007 - used after the last page
+            for cursor, page in scanner.scan_ahead(begin.cursor, limit):  # noqa: B007 - used after the last page
                 read += len(page)
                 yield page
-                if read >= limit:
-                    break
             part = SweepPart(stored, begin, begin._replace(cursor=cursor))
             keys = 0 if part.is_last else max(1, round(scanner.count_keys() * (1 - part.end.share)))
         self.progress = Progress(read, keys, part, restarted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,9 +15,13 @@ from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
 from viewer_pipeline.stores.cancellation_between_statements import raise_if_canceled
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
+from viewer_pipeline.stores.sent_commands import SentCommands
 
 SCAN_COUNT = 500  # keys per SCAN call: holds Redis for about 0.4 ms, beside 10,000,000 keys
 READ_COUNT = 1000  # counters per MGET: about 0.2 ms
+
+
+CounterValues = tuple[Sequence[bytes], Sequence[bytes | None]]  # raw ids, and the value of each
 
 
 class CounterPage(NamedTuple):
@@ -67,18 +70,12 @@ class CounterReader:
 
     def scan_counters(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys, the raw ids of the counters in it; ids may come twice."""
-        return (ids for _, ids in self.scan_counters_from(0))
-
-    def scan_counters_from(self, cursor: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield, per SCAN call over the keys after `cursor`, its own cursor and the raw ids of the counters in it."""
-        cut = len(self.prefix)
+        cut, cursor = len(self.prefix), -1
         keys: Any
-        while True:
+        while cursor != 0:
             with redis_errors(self.url):
-                cursor, keys = self._client.scan(cursor, match=self._pattern, count=SCAN_COUNT)
-            yield cursor, [key[cut:] for key in keys]
-            if cursor == 0:
-                return
+                cursor, keys = self._client.scan(max(cursor, 0), match=self._pattern, count=SCAN_COUNT)
+            yield [key[cut:] for key in keys]
 
     def scan_page(self, cursor: int, count: int) -> CounterPage:
         """Return the counters among about `count` keys after `cursor`, which may be of another Redis."""
@@ -91,25 +88,55 @@ class CounterReader:
         seconds = max(0.0, now[0] - before[0] + (now[1] - before[1]) / 1e6)
         return CounterPage(after, ids, self.values(ids) if ids else [], seconds)
 
-    def read(self, candidates: Iterable[Sequence[bytes]]) -> Readings:
-        """Read the counters of these ids, and the type of what is no string, while further candidates are collected."""
+    def read(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+        """Read the counters of these ids, and the type of what is no string."""
+        return self.validated((ids, self.values(ids)) for ids in pages)
+
+    def validated(self, pages: Iterable[CounterValues]) -> Readings:
+        """Return these readings, validated, with the type of what is no string, which is read."""
         readings = Readings()
-        reader = ThreadPoolExecutor(1, "reader")
-        try:
-            pages = []
-            for page in _join_pages(candidates):
-                raise_if_canceled()
-                pages.append(reader.submit(self._read_page, page, readings))
-            for read in pages:
-                raise_if_canceled()
-                read.result()
-        finally:
-            reader.shutdown(cancel_futures=True)  # after an error, each of the others would wait for its time-out
+        for ids, values in pages:
+            readings.add(ids, values)
         readings.types.update(self.types(raw for raw, value in readings.idle_or_invalid.items() if value is None))
         return readings
 
-    def _read_page(self, ids: Sequence[bytes], readings: Readings) -> None:
-        readings.add(ids, self.values(ids))
+    def read_ahead(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+        """Read counters as `read`, over one connection: Redis reads the next page while the last one is validated."""
+        return self.validated(self._values_ahead(pages))
+
+    def _values_ahead(self, pages: Iterable[Sequence[bytes]]) -> Iterator[CounterValues]:
+        requested: Sequence[bytes] = ()
+        with redis_errors(self.url), SentCommands.over_one_connection(self._client) as commands:
+            for ids in _join_pages(pages):
+                raise_if_canceled()
+                values = commands.receive() if requested else []
+                commands.send("MGET", *[self.prefix + raw for raw in ids])
+                if requested:
+                    yield requested, values
+                requested = ids
+            if requested:
+                yield requested, commands.receive()
+
+    def scan_ahead(self, cursor: int, limit: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield, per SCAN call over the keys after `cursor`, its own cursor and the raw ids of the counters in it.
+
+        Ends with the call that reaches `limit` ids. Over one connection: Redis scans on while a page is used.
+        """
+        cut = len(self.prefix)
+        with redis_errors(self.url), SentCommands.over_one_connection(self._client) as commands:
+            more = True
+            commands.send(*self._scan_command(cursor))
+            while more:
+                reply = commands.receive()
+                cursor, ids = int(reply[0]), [key[cut:] for key in reply[1]]
+                limit -= len(ids)
+                more = cursor != 0 and limit > 0
+                if more:
+                    commands.send(*self._scan_command(cursor))
+                yield cursor, ids
+
+    def _scan_command(self, cursor: int) -> tuple[str | bytes | int, ...]:
+        return "SCAN", cursor, "MATCH", self._pattern, "COUNT", SCAN_COUNT
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Return the counters of these ids in one MGET; None where a key is missing or no string."""

@@ -111,10 +111,10 @@ def test_redis_fails_over_during_a_part(pair: RedisPair, database_url: str, monk
     with connect(pair.url) as client:
         world = World(Stores(RedisStore(client, pair.url, PREFIX), Ledger(database_url)))
         begin_sweep(world)
-        seen, scan = list[int](), RedisStore.scan_counters_from
+        seen, scan = list[int](), RedisStore.scan_ahead
 
-        def fail_over(store: RedisStore, cursor: int) -> Iterator[tuple[int, list[bytes]]]:
-            for page in scan(store, cursor):
+        def fail_over(store: RedisStore, cursor: int, limit: int) -> Iterator[tuple[int, list[bytes]]]:
+            for page in scan(store, cursor, limit):
                 yield page
                 if not seen:
                     seen.append(page[0])
@@ -122,7 +122,7 @@ def test_redis_fails_over_during_a_part(pair: RedisPair, database_url: str, monk
                     pair.lead_to_the_new()
                     pair.primary.client_kill_filter(_type="normal")
 
-        monkeypatch.setattr(RedisStore, "scan_counters_from", fail_over)
+        monkeypatch.setattr(RedisStore, "scan_ahead", fail_over)
         with pytest.raises(Exception, match="Redis"):
             world.flush(run_max_counters=LIMIT)
         assert seen

@@ -218,9 +218,9 @@ def test_duplicates_from_scan_count_once(world: World, monkeypatch: pytest.Monke
     """SCAN may return a key several times; it is one counter all the same."""
     world.send("a", 5)
     world.send("b", 6)
-    *_, (_, once) = world.stores.redis.scan_counters_from(0)
+    once = [raw for ids in world.stores.redis.scan_counters() for raw in ids]
     pages = [(1, once), (2, [b"a", b"a"]), (0, once)]
-    monkeypatch.setattr(world.stores.redis, "scan_counters_from", lambda _: iter(pages))
+    monkeypatch.setattr(world.stores.redis, "scan_ahead", lambda *_: iter(pages))
     world.flush()
     world.assert_all_persisted()
 

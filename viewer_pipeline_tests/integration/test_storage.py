@@ -133,7 +133,7 @@ def listening(engine: Engine, statements: list[str]) -> Iterator[None]:
     event.remove(engine, "before_cursor_execute", append)
 
 
-def test_a_complete_schema_is_asked_for_once(dagster: DagsterWorld, engine: Engine, dagster_settings: Settings) -> None:
+def test_a_complete_schema_is_read_once(dagster: DagsterWorld, engine: Engine, dagster_settings: Settings) -> None:
     """Not for each query, nor by the next instance of the process."""
     assert questions_about_the_schema(engine, dagster.instance) == (2, 0)
     statements = list[str]()
@@ -141,7 +141,7 @@ def test_a_complete_schema_is_asked_for_once(dagster: DagsterWorld, engine: Engi
         assert statements == []
 
 
-def test_a_schema_before_its_migration_is_asked_for_each_time(
+def test_a_schema_before_its_migration_is_read_each_time(
     dagster: DagsterWorld, dagster_settings: Settings, database_url: str
 ) -> None:
     """Dagster leaves out what it lacks; once it is complete, a new process no longer asks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,6 +27,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
@@ -151,6 +152,10 @@ class HeldRedis(RedisStore):
         """Wait, then call."""
         with self._actor.call("check"):
             return super().wait_until_reads_durable(*arguments)
+
+    def read_ahead(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+        """Read page by page: a call that is sent before the reply of the last one is no single step of the model."""
+        return self.read(pages)
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Wait, then call."""

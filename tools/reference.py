@@ -16,6 +16,7 @@ import click
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from viewer_pipeline.cli.main import SECTIONS as SECTIONS_OF_COMMANDS
 from viewer_pipeline.cli.main import main as viewer_pipeline
 from viewer_pipeline.settings import Settings
 
@@ -177,13 +178,13 @@ def commands_page() -> str:
         "Exit status: 0 done, 1 a check or the work failed, 2 wrong usage or settings. With `--json` there is",
         "one JSON object on stdout; logs go to stderr. Where `DATABASE_URL` or `REDIS_URL` is not set, a command uses",
         "the server that `up` runs on the same `VIEWER_HOME`.",
-        "",
-        "| command | does |",
-        "| --- | --- |",
     ]
-    for name, command in viewer_pipeline.commands.items():
-        more = f" {MORE_ON_COMMANDS[name]}" if name in MORE_ON_COMMANDS else ""
-        lines.append(f"| [`{name}`](#viewer-pipeline-{name}) | {_first_sentence(command)}{more} |")
+    for title, commands in SECTIONS_OF_COMMANDS.items():
+        lines += ["", f"**{title}**", "", "| command | does |", "| --- | --- |"]
+        for command in commands:
+            name = str(command.name)
+            more = f" {MORE_ON_COMMANDS[name]}" if name in MORE_ON_COMMANDS else ""
+            lines.append(f"| [`{name}`](#viewer-pipeline-{name}) | {_first_sentence(command)}{more} |")
     for names, text in helps(viewer_pipeline, ("viewer-pipeline",)):
         lines += ["", f"## {' '.join(names)}", "", "```text", *text.splitlines(), "```"]
     return "\n".join(lines) + "\n"

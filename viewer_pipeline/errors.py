@@ -18,6 +18,10 @@ class SettingsError(ViewerPipelineError):
     """Settings are not usable"""
 
 
+class NoServer(SettingsError):
+    """No server is known"""
+
+
 class TargetUnusable(SettingsError):
     """The target table cannot be used"""
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
-from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.errors import NoServer, SettingsError
 from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
@@ -38,7 +38,6 @@ COMPLETE_VARIABLE = "VIEWER_SETTINGS_COMPLETE"  # marks an environment that cont
 DAGSTER_SCHEMA = "dagster"  # of DATABASE_URL
 GRPC_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")  # as gRPC reads them
 SQL_NAMES = ("target_table", "target_id_column", "target_count_column")
-OR_UP = "or `viewer-pipeline up` running with the same VIEWER_HOME"
 MIN_SENSOR_SECONDS = 5  # the shortest interval Dagster's daemon supports
 FLUSH_COUNTERS, TARGET_FLUSH_COUNTERS = 10_000, 4_000
 RUN_COUNTERS = 500_000
@@ -222,18 +221,19 @@ class Settings(BaseSettings):
         return self.sensor_interval_seconds * self.sensor_scan_max_percent / 100
 
     def require_database_url(self) -> str:
-        """Return DATABASE_URL. Raises SettingsError if it is not set."""
-        if self.database_url is None:
-            raise SettingsError(
-                f"DATABASE_URL is not set; expected postgresql://user:password@host:port/database, {OR_UP}"
-            )
-        return self.database_url
+        """Return DATABASE_URL. Raises NoServer if it is not set."""
+        return self._require_url("DATABASE_URL", self.database_url, "postgresql://user@host:port/database")
 
     def require_redis_url(self) -> str:
-        """Return REDIS_URL. Raises SettingsError if it is not set."""
-        if self.redis_url is None:
-            raise SettingsError(f"REDIS_URL is not set; expected redis://host:port/0, {OR_UP}")
-        return self.redis_url
+        """Return REDIS_URL. Raises NoServer if it is not set."""
+        return self._require_url("REDIS_URL", self.redis_url, "redis://host:port/0")
+
+    def _require_url(self, name: str, url: str | None, form: str) -> str:
+        if url is None:
+            home = self.viewer_home.absolute()
+            message = f"nothing runs for VIEWER_HOME={home}, and {name} is not set"
+            raise NoServer(message, f"start `viewer-pipeline up` for this VIEWER_HOME, or set {name}={form}")
+        return url
 
     def require_dagster_database_url(self) -> str:
         """Return DAGSTER_DATABASE_URL, else DATABASE_URL. Raises SettingsError if neither is set."""

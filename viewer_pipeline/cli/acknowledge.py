@@ -11,10 +11,13 @@ from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
-@click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
+@click.argument("kinds", nargs=-1, type=click.Choice(KINDS), metavar="[KIND]...")
 @json_option
 def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
-    """Close open incidents of /health and status: all, or those of these KINDS."""
+    """Close open incidents of /health and status.
+
+    All of them, or those of these kinds: postgres_rolled_back, redis_emptied, drift.
+    """
     from viewer_pipeline.flush.incidents import acknowledge as close
     from viewer_pipeline.flush.ledger import Ledger
 

@@ -19,10 +19,11 @@ from viewer_pipeline.cli.output import echo_result, json_option
 )
 @json_option
 def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
-    """Give the counters in Redis to this database: after a restored dump, a clone, or pg_upgrade.
+    """Give the counters in Redis to this database.
 
-    Stop everything that works with the other database first. Without an option, the last flush of this ledger must be
-    the one up to which Redis was settled.
+    After a restored dump, a clone, or pg_upgrade. Stop everything that works with the other database first.
+
+    Without an option, the last flush of this ledger must be the one up to which Redis was settled.
     """
     from viewer_pipeline.flush.adoption import adopt_pipeline
     from viewer_pipeline.flush.stores import Stores

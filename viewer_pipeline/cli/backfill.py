@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import json_option
+from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
+from viewer_pipeline.history.first_day import first_day_of_history
 from viewer_pipeline.text_formatting import views_of_vods
 
 
+class Day(click.ParamType[date]):
+    """A day as 2026-11-28."""
+
+    name = "day"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Parse it."""
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r}: expected a day as 2026-11-28", param, ctx)
+
+
 @click.command()
-@click.argument("first", type=click.DateTime(["%Y-%m-%d"]))
-@click.argument("last", type=click.DateTime(["%Y-%m-%d"]), required=False)
+@click.argument("first", type=Day())
+@click.argument("last", type=Day(), required=False)
 @json_option
-def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
-    """Roll up the days FIRST to LAST (UTC; default: today) of `daily_views` again. Safe to repeat."""
+def backfill(first: date, last: date | None, as_json: bool) -> None:
+    """Roll up days of `daily_views` again.
+
+    The days FIRST to LAST, as 2026-11-28, in UTC; by default to today. Safe to repeat.
+    """
     settings = load_settings_with_running_servers()
     require_responding_servers(settings)
-    from viewer_pipeline.cli.in_process_runs import backfill_window, echo_run_result, run_backfill
+    window = backfill_window(first_day_of_history(settings), first, last)
+    from viewer_pipeline.cli.in_process_runs import echo_run_result, run_backfill
     from viewer_pipeline.orchestration.dagster_instance import open_instance
 
-    window = backfill_window(settings, first.date(), last.date() if last else None)
     with open_instance(settings) as instance:
         result = run_backfill(instance, settings, window)
     days = [
@@ -30,3 +48,15 @@ def backfill(first: datetime, last: datetime | None, as_json: bool) -> None:
         for day, stats in result.stats.items()
     ]
     echo_run_result(result, "\n".join(days), as_json=as_json)
+
+
+def backfill_window(start: date, first: date, last_or_today: date | None) -> Window:
+    """Return the days from `first` to `last_or_today` (None: today). Raises BadParameter if some have no history."""
+    today = datetime.now(UTC).date()
+    last = last_or_today or today
+    expected = f"expected days from {start} to {today}; HISTORY_START sets another first day"
+    if not start <= first <= today:
+        raise click.BadParameter(f"{first}: {expected}", param_hint="'FIRST'")
+    if not first <= last <= today:
+        raise click.BadParameter(f"{last}: not before FIRST; {expected}", param_hint="'[LAST]'")
+    return Window(first, last + ONE_DAY)

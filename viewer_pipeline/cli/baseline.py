@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--from-target", is_flag=True, help="From TARGET_TABLE: its counts, less what was counted into it.")
 @click.option(
-    "--csv", "file", type=click.Path(path_type=Path), metavar="FILE", help="From a file: vod_id,count with a header."
+    "--csv",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="From a file: vod_id,count with a header.",
 )
 @click.option("--again", is_flag=True, help="Replace a baseline that was taken before.")
 @json_option
 def baseline(from_target: bool, file: Path | None, again: bool, as_json: bool) -> None:
-    """Take the counts that exist today as the baseline, once; or show the one that was taken. Flushes may run."""
+    """Take the counts that exist today as the baseline, once.
+
+    Without a source, show the one that was taken. Flushes may run meanwhile.
+    """
     if from_target and file is not None:
         raise click.UsageError("--from-target and --csv are two sources: choose one")
     if again and not (from_target or file):

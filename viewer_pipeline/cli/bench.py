@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
+from viewer_pipeline.cli.option_types import Number, Seconds
 from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.settings import load_settings
@@ -24,12 +25,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group()
 def bench() -> None:
-    """Measure on embedded servers, with a reference in the same run."""
+    """Measure on embedded servers, beside a reference."""
 
 
 def bench_options(command: F) -> F:
     """Add the options of every benchmark."""
-    count = click.IntRange(1, 100)
+    count = Number(1, 100)
     runs = click.option("--runs", default=5, show_default=True, type=count, help="Number of runs; prints medians.")
     return runs(json_option(command))
 
@@ -73,15 +74,15 @@ def _request(mode: Mode = "sweep", **changes: str) -> FlushRequest:
     "--counters",
     "sizes",
     multiple=True,
-    type=click.IntRange(1, 10_000_000),
+    type=Number(1, 10_000_000),
     help=f"Number of counters; give it again for more sizes.  [default: {_describe_flush_sizes()}]",
 )
 @click.option("--keep-process", is_flag=True, help="Measure runs in one process, instead of a new one for each.")
 @bench_options
 def flush(modes: tuple[Mode, ...], sizes: tuple[int, ...], keep_process: bool, runs: int, as_json: bool) -> None:
-    """Time flushes and complete runs, beside the same rows written by PostgreSQL alone.
+    """Time flushes, beside the same rows by PostgreSQL alone.
 
-    From 1000000 counters on, two runs are enough.
+    Complete runs as well. From 1000000 counters on, two runs are enough.
     """
     from viewer_pipeline.bench import flush_tables
 
@@ -91,11 +92,14 @@ def flush(modes: tuple[Mode, ...], sizes: tuple[int, ...], keep_process: bool, r
 
 
 @bench.command()
-@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1), help="Rows of the table.")
-@click.option("--counters", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--rows", default=1_000_000, show_default=True, type=Number(1), help="Rows of the table.")
+@click.option("--counters", default=100_000, show_default=True, type=Number(1), help="Counters of a flush.")
 @bench_options
 def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
-    """Time a flush into a wide table of the user's, beside one UPDATE of the same rows, and an editor's wait."""
+    """Time a flush into a wide table of the user's.
+
+    Beside one UPDATE of the same rows, and the wait of an editor of the table.
+    """
     from viewer_pipeline.bench import bench_target, result_tables
 
     if counters > rows:
@@ -105,11 +109,14 @@ def target(rows: int, counters: int, runs: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--counters", default=1_000, show_default=True, type=click.IntRange(1))
-@click.option("--others", default=1_000_000, show_default=True, type=click.IntRange(0), help="Unrelated keys.")
+@click.option("--counters", default=1_000, show_default=True, type=Number(1), help="Counters of a flush.")
+@click.option("--others", default=1_000_000, show_default=True, type=Number(0), help="Unrelated keys.")
 @bench_options
 def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
-    """Time a flush of the changed set alone and beside many unrelated keys, and the sensor's scan of those."""
+    """Time a flush of the changed set beside unrelated keys.
+
+    Also without them, and the scan of the sensor over those keys.
+    """
     from viewer_pipeline.bench import bench_unrelated_keys, result_tables
 
     stats = bench_unrelated_keys.bench_unrelated_keys(counters, others, runs=runs)
@@ -117,10 +124,15 @@ def changed(counters: int, others: int, runs: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--totals", default=1_000_000, show_default=True, type=click.IntRange(10_000, 90_000_000))
+@click.option(
+    "--totals", default=1_000_000, show_default=True, type=Number(10_000, 90_000_000), help="Totals to compare."
+)
 @json_option
 def reconcile(totals: int, as_json: bool) -> None:
-    """Time a comparison of totals, target and ledger, repairing some, and taking a baseline, beside a plain read."""
+    """Time a comparison of totals, target and ledger.
+
+    Also a repair and a baseline, beside a plain read.
+    """
     from viewer_pipeline.bench import bench_reconcile, result_tables
 
     stats = bench_reconcile.bench_reconcile(totals // 10_000 * 10_000)
@@ -128,10 +140,13 @@ def reconcile(totals: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--messages", default=500_000, show_default=True, type=click.IntRange(1), help="Messages to publish.")
+@click.option("--messages", default=500_000, show_default=True, type=Number(1), help="Messages to publish.")
 @bench_options
 def messages(messages: int, runs: int, as_json: bool) -> None:
-    """Time the subscriber on messages through a real Redis, beside a plain redis-py loop."""
+    """Time the subscriber, beside a plain redis-py loop.
+
+    On messages through a real Redis.
+    """
     from viewer_pipeline.bench import bench_messages, result_tables
 
     stats = bench_messages.bench_messages(messages, runs=runs)
@@ -139,28 +154,29 @@ def messages(messages: int, runs: int, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option(
-    "--rounds", default=2, show_default=True, type=click.IntRange(1, 100), help="Number of rounds; prints medians."
-)
-@click.option(
-    "--seconds", default=40.0, show_default=True, type=click.FloatRange(1), help="Duration of the part with views."
-)
+@click.option("--rounds", default=2, show_default=True, type=Number(1, 100), help="Number of rounds; prints medians.")
+@click.option("--seconds", default=40.0, show_default=True, type=Seconds(1), help="Duration of the part with views.")
 @click.option(
     "--idle-seconds",
     default=12.0,
     show_default=True,
-    type=click.FloatRange(1),
+    type=Seconds(1),
     help="Duration of the warm-up, and of the part without views.",
 )
 @click.option(
-    "--interval-ms", default=5000, show_default=True, type=click.IntRange(5000, 60_000), help="BATCH_INTERVAL_MS."
+    "--interval-ms",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(5000, 60_000),
+    metavar="MILLISECONDS",
+    help="BATCH_INTERVAL_MS.",
 )
 @json_option
 def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_json: bool) -> None:
-    """Measure CPU, delay and memory of `up` with spawned runs and with warm runs in turn, beside the goals.
+    """Measure CPU, delay and memory of `up`.
 
-    Each round starts `up` with WARM_RUNS=false, where each run is a new Python process, then with WARM_RUNS=true.
-    Linux only.
+    With spawned runs and with warm runs in turn, beside the goals. Each round starts `up` with WARM_RUNS=false, where
+    each run is a new Python process, then with WARM_RUNS=true. Linux only.
     """
     from viewer_pipeline.bench import bench_runs, result_tables
 
@@ -174,7 +190,7 @@ def runs(rounds: int, seconds: float, idle_seconds: float, interval_ms: int, as_
 @bench.command("all")
 @bench_options
 def bench_all(runs: int, as_json: bool) -> None:
-    """Run all but `runs`, with their defaults: flushes, a table, the changed set, messages, reconcile."""
+    """Run all but `runs`, with their defaults."""
     from viewer_pipeline.bench import bench_messages, bench_reconcile, bench_target, bench_unrelated_keys, flush_tables
     from viewer_pipeline.bench import result_tables as tables
 

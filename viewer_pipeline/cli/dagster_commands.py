@@ -20,10 +20,15 @@ code_server_address = click.option(
 
 
 @click.command("code-server")
-@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. It has no login.")
-@click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=PORT)
+@click.option(
+    "--host", default=LOOPBACK, show_default=True, metavar="ADDRESS", help="Address to listen on. It has no login."
+)
+@click.option("--port", default=CODE_SERVER_PORT, show_default=True, type=PORT, help="Port to listen on.")
 def code_server(host: str, port: int) -> None:
-    """Run Dagster's code server, which runs the flushes; exactly one. For containers and the like: `up` starts it."""
+    """Run Dagster's code server, which runs the flushes.
+
+    Exactly one; `up` starts it.
+    """
     settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_code_server
 
@@ -33,7 +38,10 @@ def code_server(host: str, port: int) -> None:
 @click.command()
 @code_server_address
 def daemon(code_server: tuple[str, int]) -> None:
-    """Run Dagster's daemon (sensor, schedules, queue of runs); exactly one. For containers and the like."""
+    """Run Dagster's daemon: sensor, schedules, queue of runs.
+
+    Exactly one; `up` starts it.
+    """
     settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_daemon
 
@@ -41,11 +49,16 @@ def daemon(code_server: tuple[str, int]) -> None:
 
 
 @click.command()
-@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on. The UI has no login.")
-@click.option("--port", default=UI_PORT, show_default=True, type=PORT)
+@click.option(
+    "--host", default=LOOPBACK, show_default=True, metavar="ADDRESS", help="Address to listen on. The UI has no login."
+)
+@click.option("--port", default=UI_PORT, show_default=True, type=PORT, help="Port to listen on.")
 @code_server_address
 def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
-    """Run Dagster's UI. For containers and the like."""
+    """Run Dagster's UI.
+
+    `up` starts it.
+    """
     settings = load_service_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_webserver
 

@@ -9,17 +9,24 @@ from functools import partial
 import click
 
 from viewer_pipeline.cli.demo_and_soak_setup import configure_logging_and_sigterm
+from viewer_pipeline.cli.option_types import Number, Seconds
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import load_settings
 
 
 @click.command()
-@click.option("--views", default=20_000, show_default=True, type=click.IntRange(30), help="Views to send.")
-@click.option("--vods", default=500, show_default=True, type=click.IntRange(1), help="VODs to send them to.")
-@click.option("--time-limit", default=80.0, show_default=True, help="Seconds after which it gives up.")
+@click.option("--views", default=20_000, show_default=True, type=Number(30), help="Views to send.")
+@click.option("--vods", default=500, show_default=True, type=Number(1), help="VODs to send them to.")
+@click.option(
+    "--time-limit",
+    default=80.0,
+    show_default=True,
+    type=Seconds(1),
+    help="When it gives up.",
+)
 @json_option
 def demo(views: int, vods: int, time_limit: float, as_json: bool) -> None:
-    """Run the main job on a throw-away stack, and check that every view arrived once."""
+    """Run a throw-away stack; check that every view counts once."""
     from viewer_pipeline.stack.demo import run_demo
     from viewer_pipeline.stack.demo_terminal import DemoProgressBars, print_demo_report
 

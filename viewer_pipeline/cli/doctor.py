@@ -8,6 +8,7 @@ import click
 
 from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.option_types import Seconds
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.time_formatting import format_timestamp
 
@@ -15,15 +16,14 @@ from viewer_pipeline.time_formatting import format_timestamp
 @click.command()
 @click.option(
     "--watch-producers",
-    type=click.FloatRange(1, 300),
-    metavar="SECONDS",
+    type=Seconds(1, 300),
     help="Watch Redis with MONITOR, which slows it down, to find out which PUBSUB_MODE the producers need.",
 )
 @json_option
 def doctor(watch_producers: float | None, as_json: bool) -> None:
-    """Check settings, servers, keys, producers and Dagster; report reasons and remedies. Changes nothing.
+    """Check settings, servers and Dagster; report remedies.
 
-    Exit status 1 if a check is unhealthy.
+    Keys and producers as well. Changes nothing. Exit status 1 if a check is unhealthy.
     """
     from viewer_pipeline.monitoring.doctor.print_doctor_report import print_report
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks

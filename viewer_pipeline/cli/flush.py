@@ -14,12 +14,19 @@ from viewer_pipeline.text_formatting import pluralize
 
 @click.command()
 @click.option(
-    "--mode", type=click.Choice(["sweep", "changed"]), default="sweep", show_default=True, help="Which counters."
+    "--mode",
+    type=click.Choice(["sweep", "changed"]),
+    default="sweep",
+    show_default=True,
+    help="sweep: all counters; changed: announced ones.",
 )
-@click.option("--vod-id", "vod_ids", multiple=True, help="Flush only this VOD; may be repeated.")
+@click.option("--vod-id", "vod_ids", multiple=True, metavar="VOD_ID", help="Flush only this VOD; may be repeated.")
 @json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
-    """Run flushes in this process until nothing older is pending; recorded in Dagster's history."""
+    """Flush until nothing older is pending.
+
+    The runs are executed in this process, and recorded in Dagster's history.
+    """
     settings = load_settings_with_running_servers()
     require_responding_servers(settings)
     _require_usable_redis_and_target(settings)

@@ -10,10 +10,15 @@ from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_u
 
 
 @click.command()
-@click.argument("role", type=click.Choice(["worker", "code-server", "daemon", "webserver"]), default="worker")
+@click.argument(
+    "role", type=click.Choice(["worker", "code-server", "daemon", "webserver"]), default="worker", metavar="[ROLE]"
+)
 @click.option("--port", type=PORT, help="Port it listens on. Default: the usual port of this role.")
 def healthcheck(role: str, port: int | None) -> None:
-    """Check that the process of this ROLE on this machine works: exit status 0 or 1, for containers."""
+    """Check that one process of this machine works.
+
+    ROLE is worker (default), code-server, daemon or webserver. Exit status 0 or 1, for containers.
+    """
     from viewer_pipeline.cli.container_healthchecks import ROLES
 
     settings = load_settings_with_running_servers(warn=False)

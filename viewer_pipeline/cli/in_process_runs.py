@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -14,9 +13,7 @@ import dagster as dg
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.errors import SettingsError
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
-from viewer_pipeline.history.first_day import first_day_of_history
+from viewer_pipeline.history.daily_rollup import Window
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
@@ -132,19 +129,6 @@ def merge_results(results: Sequence[RunResult]) -> RunResult:
     last = results[-1]
     totals = {name: sum(result.stats.get(name, 0) for result in results) for name in SUMMED_STATS if name in last.stats}
     return replace(last, stats={**last.stats, **totals})
-
-
-def backfill_window(settings: Settings, first: date, last_or_today: date | None) -> Window:
-    """Return the days from `first` to `last_or_today` (None: today). Raises SettingsError if some have no history."""
-    today = datetime.now(UTC).date()
-    window = Window(first, (last_or_today or today) + ONE_DAY)
-    start = first_day_of_history(settings)
-    if not start <= window.start < window.end <= today + ONE_DAY:
-        raise SettingsError(
-            f"{first} to {window.end - ONE_DAY}: expected days from {start} to {today};"
-            " HISTORY_START sets another first day"
-        )
-    return window
 
 
 def run_backfill(instance: dg.DagsterInstance, settings: Settings, window: Window) -> RunResult:

@@ -30,34 +30,30 @@ from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
 from viewer_pipeline.redaction import redact_text
 
-COMMANDS: tuple[click.Command, ...] = (
-    up,
-    demo,
-    migrate,
-    adopt,
-    retire,
-    worker,
-    code_server,
-    daemon,
-    webserver,
-    healthcheck,
-    flush,
-    backfill,
-    status,
-    doctor,
-    grants,
-    parked,
-    reconcile,
-    baseline,
-    acknowledge,
-    send,
-    soak,
-    bench,
-)
+# As `--help` lists them.
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "On one machine": (up, demo, send),
+    "Watch": (status, doctor),
+    "Flush, compare, repair": (flush, backfill, reconcile, baseline, parked, acknowledge),
+    "Install, upgrade, move": (migrate, grants, adopt, retire),
+    "Services, for containers and systemd": (worker, code_server, daemon, webserver, healthcheck),
+    "Measure": (bench, soak),
+}
 
 
-class ErrorReportingGroup(click.Group):
-    """Prints errors of this package as a sentence and a remedy, with an exit status; works without standard streams."""
+class MainGroup(click.Group):
+    """Lists commands in sections. Prints errors of this package as a sentence and a remedy, with an exit status.
+
+    Works without standard streams.
+    """
+
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each purpose, with the first sentence of each command."""
+        names = max(len(name) for name in self.commands)
+        for title, commands in SECTIONS.items():
+            rows = [(f"{command.name:<{names}}", command.get_short_help_str(formatter.width)) for command in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the command line."""
@@ -76,7 +72,11 @@ class ErrorReportingGroup(click.Group):
             context.exit(2 if is_settings_error else 1)
 
 
-@click.group(cls=ErrorReportingGroup, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=MainGroup,
+    commands=[command for commands in SECTIONS.values() for command in commands],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="viewer-pipeline")
 def main() -> None:
     """Carry view counts from Redis to PostgreSQL, in batches, exactly once."""

@@ -11,7 +11,7 @@ from viewer_pipeline.cli.output import echo_progress, echo_result, json_option
 @click.command()
 @json_option
 def migrate(as_json: bool) -> None:
-    """Upgrade both servers: the schema `viewer`, and the state that version 0.1.0 kept in Redis.
+    """Create or upgrade the schema `viewer`, and state in Redis.
 
     Safe to repeat and to run concurrently. To upgrade from version 0.1.0, stop all its processes first.
     """

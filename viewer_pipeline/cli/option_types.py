@@ -4,7 +4,26 @@ from __future__ import annotations
 
 import click
 
-PORT = click.IntRange(1, 65535)
+
+class Number(click.IntRange):
+    """An integer, NUMBER in `--help`."""
+
+    name = "number"
+
+
+class Seconds(click.FloatRange):
+    """A duration, SECONDS in `--help`."""
+
+    name = "seconds"
+
+
+class Port(click.IntRange):
+    """A TCP port, PORT in `--help`."""
+
+    name = "port"
+
+
+PORT = Port(1, 65535)
 
 
 def parse_host_and_port(value: str | tuple[str, int]) -> tuple[str, int]:

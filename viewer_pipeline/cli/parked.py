@@ -12,10 +12,15 @@ from viewer_pipeline.cli.output import echo_result, json_option
 
 @click.command()
 @click.option("--apply", is_flag=True, help="Count now what can be counted, instead of at the next sweep.")
-@click.option("--discard", multiple=True, metavar="ID", help="Discard the parked views of this VOD; may be repeated.")
+@click.option(
+    "--discard", multiple=True, metavar="VOD_ID", help="Discard the parked views of this VOD; may be repeated."
+)
 @json_option
 def parked(apply: bool, discard: tuple[str, ...], as_json: bool) -> None:
-    """Show parked views: those of VODs that the target table lacks, or has no room for."""
+    """Show, apply or discard parked views.
+
+    Those are views of VODs that the target table lacks, or has no room for.
+    """
     from viewer_pipeline.cli.parked_changes import apply_or_discard_parked
     from viewer_pipeline.cli.parked_report import print_parked
 

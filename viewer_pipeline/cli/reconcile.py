@@ -16,9 +16,10 @@ from viewer_pipeline.text_formatting import pluralize
 @click.option("--undo", type=click.IntRange(1), metavar="SEQ", help="Undo the adjustments of this flush of a repair.")
 @json_option
 def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
-    """Compare totals, target, marker and counters with the history, in one pass; flushes may run meanwhile.
+    """Compare totals, target and marker with the history.
 
-    Writes all differences to a CSV file in VIEWER_HOME/reports. Exit status 1 if any remain.
+    And the values of counters, in one pass; flushes may run meanwhile. Writes all differences to a CSV file in
+    VIEWER_HOME/reports. Exit status 1 if any remain.
     """
     from viewer_pipeline.cli.reconcile_run import print_reconcile_result, run_reconcile, run_undo
 

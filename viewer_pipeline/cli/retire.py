@@ -6,7 +6,6 @@ import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.errors import SettingsError
 
 
 @click.command()
@@ -18,14 +17,17 @@ from viewer_pipeline.errors import SettingsError
 )
 @json_option
 def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
-    """Remove the pipeline with this counter PREFIX from the Redis of REDIS_URL. It must have no counters left."""
+    """Remove a pipeline from the registry in Redis.
+
+    The one with this counter PREFIX, in the Redis of REDIS_URL. It must have no counters left.
+    """
     from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.flush.redis_store import RedisStore
     from viewer_pipeline.flush.retirement import retire_pipeline
     from viewer_pipeline.stores.redis import connect
 
     if not prefix:
-        raise SettingsError("PREFIX='': expected the counter prefix of a pipeline")
+        raise click.BadParameter("empty; expected the counter prefix of a pipeline", param_hint="'PREFIX'")
     settings = load_settings_with_running_servers()
     ledger = Ledger.of(settings) if keep_counters else None
     with connect(settings.require_redis_url()) as client:

@@ -7,15 +7,26 @@ from typing import Any
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.option_types import Number
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import pluralize
 
+MAX_VIEWS = 1_000_000_000
+
+
+def require_valid_id(_context: click.Context, _parameter: click.Parameter, vod_id: str) -> str:
+    """Return an id that can be stored. Raises BadParameter."""
+    from viewer_pipeline.flush.counter_validation import id_error
+
+    if reason := id_error(vod_id):
+        raise click.BadParameter(reason)
+    return vod_id
+
 
 @click.command()
-@click.argument("vod_id")
-@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 2**63 - 1), help="How many views.")
+@click.argument("vod_id", callback=require_valid_id)
+@click.option("--count", default=1, show_default=True, type=Number(1, MAX_VIEWS), help="How many views.")
 @click.option(
     "--how",
     type=click.Choice(["publish", "incr", "both"]),
@@ -23,7 +34,7 @@ from viewer_pipeline.text_formatting import pluralize
 )
 @json_option
 def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
-    """Send views of VOD_ID by hand, as a producer does."""
+    """Send views of a VOD by hand, as a producer does."""
     settings = load_settings_with_running_servers()
     sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
     received = f", received by {pluralize(sent['subscribers'], 'subscriber')}" if sent["how"] != "incr" else ""
@@ -31,14 +42,11 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:
-    """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises SettingsError for a bad id."""
+    """Send `count` views as a producer does: by `publish`, `incr`, or `both`."""
     import orjson
 
-    from viewer_pipeline.flush.counter_validation import id_error
     from viewer_pipeline.stores.redis import connect, redis_errors
 
-    if reason := id_error(vod_id):
-        raise SettingsError(f"VOD_ID={vod_id[:40]!r}: {reason}")
     url, subscribers = settings.require_redis_url(), 0
     with connect(url) as client, redis_errors(url):
         if how in ("incr", "both"):

@@ -18,9 +18,16 @@ from viewer_pipeline.text_formatting import pluralize
 
 @click.command()
 @click.option(
-    "--minutes", default=2.0, show_default=True, type=click.FloatRange(0.05), help="How long to inject faults."
+    "--minutes",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.05),
+    metavar="MINUTES",
+    help="How long to inject faults.",
 )
-@click.option("--seed", type=int, help="Seed of a run to repeat. Default: a new one, which is printed.")
+@click.option(
+    "--seed", type=int, metavar="NUMBER", help="Seed of a run to repeat. Default: a new one, which is printed."
+)
 @click.option(
     "--history",
     type=click.File("wb", lazy=False),
@@ -29,7 +36,10 @@ from viewer_pipeline.text_formatting import pluralize
 )
 @json_option
 def soak(minutes: float, seed: int | None, history: BinaryIO | None, as_json: bool) -> None:
-    """Kill, pause and fail over everything under two pipelines in full traffic; check that every view counts once."""
+    """Kill and fail over everything; check every view counts once.
+
+    Two pipelines are in full traffic meanwhile. Processes are paused as well.
+    """
     from viewer_pipeline.bench.soak import run_soak
 
     configure_logging_and_sigterm(logging.CRITICAL)

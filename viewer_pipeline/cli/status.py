@@ -13,7 +13,10 @@ from viewer_pipeline.cli.output import echo_result, json_option
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show what is pending, persisted, parked and rejected, which checks fail, and why nothing was persisted."""
+    """Show pending and persisted views, and what stalls.
+
+    Also parked and rejected input, the last flushes, and the checks that fail.
+    """
     from viewer_pipeline.monitoring.status import read_status
     from viewer_pipeline.monitoring.status_report import print_status
 

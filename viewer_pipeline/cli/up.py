@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--ui-host", default=LOOPBACK, show_default=True, help="Address of Dagster's UI. It has no login.")
+@click.option(
+    "--ui-host",
+    default=LOOPBACK,
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address of Dagster's UI. It has no login.",
+)
 @click.option("--ui-port", type=PORT, help="Its port. Default: that of the latest start, else 3000.")
 @click.option(
     "--adopt",
@@ -27,7 +33,11 @@ if TYPE_CHECKING:
     help="First give the counters in Redis to this database, as the command `adopt` does.",
 )
 def up(ui_host: str, ui_port: int | None, adopt: AdoptionMode | None) -> None:
-    """Run everything in the foreground: embedded servers where no URL is set, migrations, Dagster, worker."""
+    """Run everything in the foreground: servers, Dagster, worker.
+
+    PostgreSQL and Redis are embedded where no URL of them is set. The schema is migrated first. Ctrl-C flushes what is
+    pending and stops.
+    """
     from viewer_pipeline.stack.up import run_stack_until_signal
 
     tolerate_write_errors("stdout", "stderr")

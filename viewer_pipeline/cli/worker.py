@@ -16,7 +16,10 @@ from viewer_pipeline.cli.command_settings import load_service_settings
     "--last-flush/--no-last-flush", default=True, show_default=True, help="Flush pending views before the process ends."
 )
 def worker(last_flush: bool) -> None:
-    """Receive the producers' messages, fold them into Redis, serve /health and /metrics; until SIGTERM."""
+    """Receive messages, fold them into Redis, serve /health.
+
+    Also /ping and /metrics, until SIGTERM.
+    """
     from viewer_pipeline.cli.worker_process import run_worker
 
     tolerate_write_errors("stdout", "stderr")

@@ -79,6 +79,13 @@ def error_of(done: subprocess.CompletedProcess[str], status: int) -> str:
     return done.stderr
 
 
+def usage_error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what is wrong with the words of a command, as click reports it below the usage."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("Usage: ")
+    return done.stderr.partition("\nError: ")[2].rstrip()
+
+
 def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command with the words that lead to it."""
     for name, command in group.commands.items():
@@ -126,8 +133,10 @@ def test_every_command_with_json_is_exercised() -> None:
     ],
 )
 def test_a_missing_setting_is_named(environment: Environment, words: str, variable: str) -> None:
-    """Where neither a URL is set nor `up` runs: exit status 2, and what to set."""
-    assert error_of(run(environment, *words.split()), 2).count(f"{variable} is not set") == 1
+    """Where neither a URL is set nor `up` runs: exit status 2, the directory, what to start and what to set."""
+    message = error_of(run(environment, *words.split()), 2)
+    assert f"nothing runs for VIEWER_HOME={environment['VIEWER_HOME']}, and {variable} is not set" in message
+    assert f"remedy: start `viewer-pipeline up` for this VIEWER_HOME, or set {variable}=" in message
 
 
 BAD = {
@@ -275,18 +284,32 @@ def test_send_prints_its_result(online: Environment, client: redis.Redis) -> Non
 @pytest.mark.parametrize(("vod_id", "reason"), [("", "empty id"), ("x" * 256, "id longer than 255 characters")])
 def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id: str, reason: str) -> None:
     """Exit status 2, the reason, and nothing in Redis."""
-    message = error_of(run(online, "send", vod_id, "--how", "both"), 2)
-    assert "VOD_ID=" in message
-    assert reason in message
+    message = usage_error_of(run(online, "send", vod_id, "--how", "both"))
+    assert message == f"Invalid value for 'VOD_ID': {reason}"
     assert client.keys() == []
 
 
-def test_wrong_usage(online: Environment, client: redis.Redis) -> None:
-    """Exit status 2, the option's name, and nothing in Redis."""
-    done = run(online, "send", "a", "--count", "0")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "'--count': 0 is not in the range" in done.stderr
-    assert client.keys() == []
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["send"], "Missing argument 'VOD_ID'"),
+        (["send", "a", "--count", "0"], "Invalid value for '--count': 0 is not in the range"),
+        (["send", "a", "--count", "x"], "Invalid value for '--count': 'x' is not a valid number."),
+        (["send", "a", "--cuont", "1"], "No such option '--cuont'. (Did you mean"),
+        (["stauts"], "No such command 'stauts'. Did you mean 'status'?"),
+        (["retire", ""], "Invalid value for 'PREFIX': empty"),
+        (["backfill", "yesterday"], "Invalid value for 'FIRST': 'yesterday': expected a day as 2026-11-28"),
+        (["baseline", "--csv", "missing.csv"], "Invalid value for '--csv': File 'missing.csv' does not exist."),
+        (["acknowledge", "everything"], "Invalid value for '[KIND]...': 'everything' is not one of"),
+        (["healthcheck", "sensor"], "Invalid value for '[ROLE]': 'sensor' is not one of"),
+        (["webserver", "--code-server", "host"], "Invalid value for '--code-server': 'host': expected HOST:PORT"),
+        (["webserver", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range"),
+        (["demo", "--time-limit", "-1"], "Invalid value for '--time-limit': -1.0 is not in the range"),
+    ],
+)
+def test_wrong_usage(environment: Environment, words: list[str], expected: str) -> None:
+    """Exit status 2, and the name of the argument or option; without a server."""
+    assert usage_error_of(run(environment, *words)).startswith(expected)
 
 
 def rows(online: Environment, query: str) -> list[tuple[Any, ...]]:
@@ -425,8 +448,12 @@ def test_backfill(online: Environment, world: World) -> None:
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VOD\n")
     triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
     assert rows(online, triggers)[1] == (f"command line: backfill of {today}",)
-    message = error_of(run(online, "backfill", "2025-12-31", f"{today}"), 2)
-    assert f"expected days from {yesterday} to {today}" in message
+    expected = f"expected days from {yesterday} to {today}; HISTORY_START sets another first day"
+    for words, reason in (
+        (["2025-12-31", f"{today}"], f"Invalid value for 'FIRST': 2025-12-31: {expected}"),
+        ([f"{today}", f"{yesterday}"], f"Invalid value for '[LAST]': {yesterday}: not before FIRST; {expected}"),
+    ):
+        assert usage_error_of(run(online, "backfill", *words)) == reason
 
 
 def test_a_database_that_does_not_own_the_counters(

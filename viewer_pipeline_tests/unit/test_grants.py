@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-import pytest
-
 from viewer_pipeline.cli.grants.acl import acl_line
 from viewer_pipeline.cli.grants.role_grants import Grants, build_grants, render_sql_and_redis_acl
-from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.table import TargetNames
 
@@ -97,10 +92,3 @@ def test_keys_and_channels_follow_the_settings() -> None:
         "&out",
         r"&viewer:cuts:my?\[views\]\*::*",
     ]
-
-
-@pytest.mark.parametrize("role", ["", "a b", "a\nb", "x" * 64, "a\x00"])
-def test_names_that_are_none(role: str) -> None:
-    """PostgreSQL or Redis would take another one."""
-    with pytest.raises(SettingsError, match=re.escape(f"--role={role!r}")):
-        of(role)

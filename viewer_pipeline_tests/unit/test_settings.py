@@ -414,18 +414,20 @@ def test_urls_that_are_required() -> None:
 
 
 def test_a_required_url_that_is_missing() -> None:
-    """The error names the variable and the expected form."""
+    """The error names the directory and the variable, and the remedy its form."""
     with pytest.raises(SettingsError) as database:
         Settings().require_database_url()
     with pytest.raises(SettingsError) as redis:
         Settings().require_redis_url()
     with pytest.raises(SettingsError) as storage:
         Settings().dagster_storage_url()
-    or_up = "or `viewer-pipeline up` running with the same VIEWER_HOME"
-    expected = f"postgresql://user:password@host:port/database, {or_up}"
-    assert str(database.value) == f"Settings are not usable: DATABASE_URL is not set; expected {expected}"
+    nothing = f"No server is known: nothing runs for VIEWER_HOME={Path.cwd() / '.viewer'}, and"
+    assert str(database.value) == f"{nothing} DATABASE_URL is not set"
     assert str(storage.value) == str(database.value)
-    assert str(redis.value) == f"Settings are not usable: REDIS_URL is not set; expected redis://host:port/0, {or_up}"
+    assert str(redis.value) == f"{nothing} REDIS_URL is not set"
+    start = "start `viewer-pipeline up` for this VIEWER_HOME, or set "
+    assert database.value.remedy == f"{start}DATABASE_URL=postgresql://user@host:port/database"
+    assert redis.value.remedy == f"{start}REDIS_URL=redis://host:port/0"
 
 
 def test_a_database_for_dagster_alone_wins() -> None:

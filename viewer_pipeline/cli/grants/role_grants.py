@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from viewer_pipeline.cli.grants import acl
-from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.sql_identifiers import MAX_BYTES, TableName, quoted
+from viewer_pipeline.sql_identifiers import TableName, quoted
 from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 from viewer_pipeline.target.table import TargetNames
 
@@ -28,11 +27,7 @@ class Grants:
 
 
 def build_grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
-    """Return the rights that a role needs under these settings. Raises SettingsError for an unusable name."""
-    if not role or "\x00" in role or len(role.encode()) > MAX_BYTES:
-        raise SettingsError(f"--role={role!r}: expected a name of 1 to {MAX_BYTES} bytes")
-    if any(character.isspace() for character in role):
-        raise SettingsError(f"--role={role!r}: expected a name without blanks, which Redis does not take")
+    """Return the rights that a role needs under these settings."""
     sql = list(_sql_lines(settings, role, target))
     return Grants(role, sql, acl.acl_line(role, settings), _notes(settings, target))
 

@@ -437,7 +437,7 @@ def test_backfill(online: Environment, world: World) -> None:
     world.flush()
     today = datetime.now(UTC).date()
     yesterday = today - timedelta(days=1)
-    message = error_of(run(online, "backfill", f"{yesterday}"), 2)
+    message = usage_error_of(run(online, "backfill", f"{yesterday}"))
     assert f"expected days from {today} to {today}; HISTORY_START sets another first day" in message
     online = {**online, "HISTORY_START": f"{yesterday}"}
     result = json_of(run(online, "backfill", f"{yesterday}", "--json"))

@@ -1,4 +1,4 @@
-"""Generate the pages of docs that are made from the code: settings, commands, and the list of decisions.
+"""Generate the pages of docs that are made from the code: settings, commands, log events, and the list of decisions.
 
 `python -m tools.reference` (part of `make docs`) writes them; unit/test_reference.py compares.
 """
@@ -16,6 +16,7 @@ import click
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from tools.log_events import MEANINGS, log_events
 from viewer_pipeline.cli.main import SECTIONS as SECTIONS_OF_COMMANDS
 from viewer_pipeline.cli.main import main as viewer_pipeline
 from viewer_pipeline.settings import Settings
@@ -90,6 +91,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "reference" / "settings.md": settings_page(),
         DOCS / "reference" / "commands.md": commands_page(),
+        DOCS / "reference" / "log-events.md": log_events_page(),
         DOCS / "adr" / "index.md": decisions_page(),
     }
 
@@ -207,6 +209,38 @@ def helps(
             yield from helps(command, (*names, name), context)
         else:
             yield (*names, name), command.get_help(click.Context(command, context, name))
+
+
+def log_events_page() -> str:
+    """Return the page of log events: level, fields and meaning of each."""
+    lines = [
+        "# Log events",
+        "",
+        MADE.format(source="the calls that log and tools/log_events.py"),
+        "",
+        "Each line is one event: with `LOG_FORMAT=text` as `key=value`, with `json` as an object with the same keys in",
+        "the same order. These are `time` (UTC), `level`, `logger` and `event`, in a run `run_id`, `job` and `step`,",
+        "then the fields of the event, and `exception` where there is a traceback. Passwords are masked.",
+        "",
+        "```text",
+        "time=2026-11-28T20:00:27.506Z level=info logger=viewer_pipeline.run event=flush_committed run_id=9f354806-… …",
+        "```",
+        "",
+        "Lines go to stderr. Under `up`, that of the worker is the foreground, that of runs, sensors and schedules is",
+        "`code-server.log` in `VIEWER_HOME`. `up` repeats `flush_committed`, warnings and errors of runs, code server",
+        "and daemon in the foreground. Lines of a run are also in its event log in Dagster's UI.",
+        "",
+        "`LOG_LEVEL=debug` adds decisions. Other libraries log only warnings and errors, with a text as `event`. What",
+        "Dagster reports of a failed run has the name of Dagster's event, as `step_failure`. Other lines of Dagster's",
+        "processes are always JSON.",
+        "",
+        "| event | level | fields | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for event in log_events():
+        fields = ", ".join(f"`{field}`" if field != "…" else field for field in event.fields)
+        lines.append(f"| `{event.name}` | {', '.join(event.levels)} | {fields} | {MEANINGS[event.name]} |")
+    return "\n".join(lines) + "\n"
 
 
 def decisions_page() -> str:

@@ -77,7 +77,7 @@ class SegmentWriter:
         except LeaseLost:
             self.on_lease_lost()
             return True
-        self._clear_refusal("folding_resumed")
+        self._clear_refusal()
         self._stats.in_memory = buffer.view_count()
         return True
 
@@ -126,9 +126,10 @@ class SegmentWriter:
         self._stats.refusal_reason = str(error)
         self._stats.in_memory = self.buffer.view_count()
 
-    def _clear_refusal(self, event_name: str) -> None:
+    def _clear_refusal(self) -> None:
         if self._stats.refusal_reason:
-            log.info(event(event_name, channel=self._channel))
+            held = self.lease.held
+            log.info(event("folding_resumed" if held else "folding_left_to_other_worker", channel=self._channel))
             self._stats.refusal_reason = ""
 
     def _acquire_or_renew_lease(self) -> None:
@@ -150,7 +151,7 @@ class SegmentWriter:
         if self.lease.held:
             self.shared_channel.check_if_due(self.key_space)
         else:  # it has nothing to fold
-            self._clear_refusal("folding_left_to_other_worker")
+            self._clear_refusal()
             with contextlib.suppress(RedisRefusesWrites):  # standing by writes nothing, so a replica would not show
                 self.store.require_writes()
 

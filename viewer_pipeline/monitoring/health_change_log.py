@@ -46,8 +46,8 @@ class HealthChangeLog:
             return
         for result in results:
             if result.status != self._statuses.get(result.name, "healthy"):
-                line = event("health_changed", check=result.name, status=result.status, message=result.message)
-                log.log(LEVELS[result.status], line)
+                status, message = result.status, result.message
+                log.log(LEVELS[status], event("health_changed", check=result.name, status=status, message=message))
             self._statuses[result.name] = result.status
 
     def _run(self) -> None:

@@ -7,6 +7,7 @@ from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.flush.unannounced_counters import UnannouncedScan, parse_scan_cursor, scan_for_unannounced
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
+from viewer_pipeline.orchestration.materializations import report_up_to_date
 from viewer_pipeline.orchestration.run_trigger_tag import build_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import sensor
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
@@ -29,7 +30,8 @@ def view_count_updates_sensor(
     Reads the changed set in Redis, which the worker fills from pub/sub, and adds the counters with views that it finds
     among the next `SENSOR_SCAN_MAX_KEYS` keys. The cursor is that of SCAN. Skips if there are none, or while another
     flush run is queued or active. Launches a sweep instead if the worker requested one because it may have missed
-    announcements, or if the last sweep did not come to its end.
+    announcements, or if the last sweep did not come to its end. Every few minutes without anything pending, it reports
+    that the totals are up to date.
     """
     if reason := describe_blocking_run(context.instance):
         return dg.SkipReason(reason)
@@ -47,6 +49,7 @@ def view_count_updates_sensor(
         context.update_cursor(str(scan.cursor))
         changed, oldest = stores.redis.changed_set_size_and_oldest()
         if not changed:
+            report_up_to_date(context.instance, settings, stores.redis.now())
             return dg.SkipReason(NOTHING + _describe_scan(scan, settings))
     age = f", the oldest {format_age(seconds_since(oldest))}" if oldest else ""
     unannounced = f", {added} of them by a scan" if added else ""

@@ -10,7 +10,12 @@ from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
 from viewer_pipeline.orchestration.retention_jobs import prune_ledger_days, prune_rejected_and_parked, prune_run_history
-from viewer_pipeline.orchestration.run_history_pruning import RunRetention, find_old_runs, find_runs_to_keep
+from viewer_pipeline.orchestration.run_history_pruning import (
+    RunRetention,
+    find_old_reports,
+    find_old_runs,
+    find_runs_to_keep,
+)
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
@@ -39,7 +44,9 @@ def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     if not any(ages := RunRetention.of(settings)):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with connect_dagster_storage(settings) as connection:
-        old = find_old_runs(connection, find_runs_to_keep(connection), ages, time.time(), limit=1)
+        old = find_old_runs(connection, find_runs_to_keep(connection), ages, time.time(), limit=1) or find_old_reports(
+            connection, ages, time.time(), limit=1
+        )
     return build_scheduled_run_request("old runs") if old else dg.SkipReason("no run is old")
 
 

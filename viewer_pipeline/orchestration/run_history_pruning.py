@@ -15,6 +15,7 @@ from typing import NamedTuple
 import dagster as dg
 import psycopg
 
+from viewer_pipeline.orchestration.materializations import ASSET
 from viewer_pipeline.orchestration.run_trigger_tag import TRIGGER_TAG
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import named_queries
@@ -63,11 +64,23 @@ def find_old_runs(
     return [run_id for (run_id,) in connection.execute(SQL["old_runs"], parameters)]
 
 
+def find_old_reports(
+    connection: psycopg.Connection, ages: RunRetention, now: float, limit: int | None = None
+) -> list[int]:
+    """Return the ids of old events by which the sensor reported that nothing was pending. Kept like successful runs."""
+    before = ages.cutoffs(now)["succeeded_before"]
+    parameters = {"asset_key": dg.AssetKey(ASSET).to_string(), "before": before, "limit": limit}
+    return [event_id for (event_id,) in connection.execute(SQL["old_reports"], parameters)]
+
+
 def prune_runs(
     connection: psycopg.Connection, instance: dg.DagsterInstance, ages: RunRetention, seconds: float
 ) -> PrunedRuns:
     """Delete old runs of this pipeline, oldest first; after `seconds`, finish the batch at hand and stop."""
-    now, deadline, pruned = time.time(), time.monotonic() + seconds, PrunedRuns()
+    now, deadline = time.time(), time.monotonic() + seconds
+    reports = find_old_reports(connection, ages, now)
+    connection.execute(SQL["delete_reports"], {"ids": reports})
+    pruned = PrunedRuns(events=len(reports))
     latest = find_runs_to_keep(connection)  # read once: an old run cannot become the latest
     while ids := find_old_runs(connection, latest, ages, now, BATCH_RUNS):
         pruned = PrunedRuns(pruned.runs + len(ids), pruned.events + _delete_runs_and_count_events(connection, ids))

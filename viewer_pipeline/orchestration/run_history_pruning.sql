@@ -20,6 +20,22 @@ WHERE EXISTS (SELECT FROM run_tags AS t WHERE t.run_id = r.run_id AND t.key = AN
     AND r.run_id <> ALL(%(latest)s::text[])
 ORDER BY r.id LIMIT %(limit)s
 
+-- name: old_reports
+-- Reports of the sensor that nothing was pending, which belong to no run, and what freshness followed from them; but for
+-- the latest of each kind.
+SELECT e.id FROM event_logs AS e
+WHERE e.run_id = '' AND e.asset_key = %(asset_key)s AND e.timestamp < to_timestamp(%(before)s) AT TIME ZONE 'UTC'
+    AND e.dagster_event_type IN ('ASSET_MATERIALIZATION', 'FRESHNESS_STATE_CHANGE')
+    AND EXISTS (
+        SELECT FROM event_logs AS newer
+        WHERE newer.asset_key = e.asset_key AND newer.dagster_event_type = e.dagster_event_type AND newer.id > e.id
+    )
+ORDER BY e.id LIMIT %(limit)s
+
+-- name: delete_reports
+-- Some of them.
+DELETE FROM event_logs WHERE id = ANY(%(ids)s)
+
 -- name: delete_asset_event_tags
 -- Tags of asset events, which Dagster's own deletion leaves behind.
 DELETE FROM asset_event_tags WHERE event_id IN (

@@ -1,6 +1,5 @@
 """The assets `redis_counters` and `view_counts`."""
 
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -13,7 +12,8 @@ from viewer_pipeline.orchestration.flush_ops import (
     drain_counters,
     verify_consistency,
 )
-from viewer_pipeline.orchestration.materializations import ASSET
+from viewer_pipeline.orchestration.materializations import ASSET, freshness_policy
+from viewer_pipeline.orchestration.settings_resource import LOADED
 
 GROUP = "views"
 OWNERS = ["team:viewer-pipeline"]
@@ -40,10 +40,6 @@ def flush_config(config: FlushConfig) -> dict[str, Any]:
     return {"drain_counters": {"config": {**config.model_dump(), "mode": config.mode.name}}}
 
 
-# Generous: in a quiet night or weekend there is nothing to flush. /health reports views that wait too long.
-FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=72), warn_window=timedelta(hours=24))
-
-
 @dg.graph_asset(
     name=ASSET,
     group_name=GROUP,
@@ -65,7 +61,7 @@ def view_counts(redis_counters: Any) -> dict[str, Any]:
 
 
 TABLE = {"dagster/table_name": "viewer.vod_view_counts"}
-
+FRESH = freshness_policy(LOADED)
 view_counts = view_counts.map_asset_specs(  # graph_asset takes none of these
     lambda spec: spec.replace_attributes(freshness_policy=FRESH, owners=OWNERS, metadata={**spec.metadata, **TABLE})
 )

@@ -19,7 +19,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "deps": ["redis_counters"],
         "kinds": {"redis", "postgres", "pandas"},
         "checks": ["ledger_equals_frame", "no_drift", "redis_is_settled", "totals_carry_the_flush"],
-        "policy": dg.FreshnessPolicy.time_window(timedelta(hours=72), timedelta(hours=24)),
+        "policy": dg.FreshnessPolicy.time_window(timedelta(minutes=10), timedelta(minutes=5)),
     },
     "daily_views": {
         "deps": ["view_counts"],

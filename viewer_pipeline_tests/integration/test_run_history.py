@@ -19,6 +19,7 @@ from viewer_pipeline.orchestration.run_history_pruning import (
     DAY_SECONDS,
     PrunedRuns,
     RunRetention,
+    find_old_reports,
     find_old_runs,
     prune_runs,
 )
@@ -122,6 +123,25 @@ def test_the_latest_materialization_of_each_day_stays(past: Past, world: World) 
         past.age(result.run_id, 50)
     assert past.prune().runs == 1
     assert past.runs() == {runs[0], runs[2]}
+
+
+def test_reports_without_a_run_go_with_old_runs(past: Past) -> None:
+    """What the sensor reported while nothing was pending; the latest stays, and so does the run before it."""
+    run_id = past.flush(8)
+    for _ in range(3):
+        past.instance.report_runless_asset_event(dg.AssetMaterialization("view_counts", metadata={"added_views": 0}))
+    assert past.prune() == PrunedRuns()
+    with connect_dagster_storage(past.settings) as connection:
+        assert find_old_reports(connection, WEEK, time.time()) == []
+        connection.execute("UPDATE event_logs SET timestamp = timestamp - interval '8 days' WHERE run_id = ''")
+        assert len(find_old_reports(connection, WEEK, time.time(), limit=1)) == 1
+        assert find_old_reports(connection, RunRetention(0, 0), time.time()) == []
+    assert past.prune() == PrunedRuns(events=2)
+    assert past.prune() == PrunedRuns()
+    assert past.runs() == {run_id}
+    event = past.instance.get_latest_materialization_event(dg.AssetKey("view_counts"))
+    assert event is not None
+    assert event.run_id == ""
 
 
 def test_failed_runs_stay_longer(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ IMPORTED_LATER = (
     "dagster._core.execution.plan.active",
     "dagster._core.executor.in_process",
     "dagster._core.instance.factory",
-    "dagster._core.storage.noop_compute_log_manager",
     "dagster._core.storage.root",
     "dagster._core.storage.sqlite_storage",
     "dagster._core.utility_ops",
@@ -34,6 +33,7 @@ IMPORTED_LATER = (
     "dagster._utils.test.definitions",
     "upath.implementations.local",
     "viewer_pipeline.flush.copy_format",
+    "viewer_pipeline.orchestration.event_log_as_output",
     "viewer_pipeline.orchestration.short_interval_run_coordinator",
     "viewer_pipeline.orchestration.storage",
 )

@@ -88,20 +88,20 @@ class CounterReader:
         seconds = max(0.0, now[0] - before[0] + (now[1] - before[1]) / 1e6)
         return CounterPage(after, ids, self.values(ids) if ids else [], seconds)
 
-    def read(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+    def read_page(self, ids: Sequence[bytes]) -> Readings:
         """Read the counters of these ids, and the type of what is no string."""
-        return self.validated((ids, self.values(ids)) for ids in pages)
+        return self.validated([(ids, self.values(ids))] if ids else [])
 
     def validated(self, pages: Iterable[CounterValues]) -> Readings:
-        """Return these readings, validated, with the type of what is no string, which is read."""
+        """Validate counters page by page; read the type of what is no string."""
         readings = Readings()
         for ids, values in pages:
             readings.add(ids, values)
         readings.types.update(self.types(raw for raw, value in readings.idle_or_invalid.items() if value is None))
         return readings
 
-    def read_ahead(self, pages: Iterable[Sequence[bytes]]) -> Readings:
-        """Read counters as `read`, over one connection: Redis reads the next page while the last one is validated."""
+    def read(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+        """Read counters over one connection: Redis reads the next page while the last one is validated."""
         return self.validated(self._values_ahead(pages))
 
     def _values_ahead(self, pages: Iterable[Sequence[bytes]]) -> Iterator[CounterValues]:

@@ -78,7 +78,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         _, oldest = stores.redis.changed_set_size_and_oldest()
         server = redis.server_run_id() if request.mode == "sweep" else ""
         candidates = Candidates(stores.redis, server, request, marker)
-        readings = redis.read_ahead(candidates)
+        readings = redis.read(candidates)
         now = redis.wait_until_reads_durable(request.run_id, marker, notes.redis_emptied)
     if now is None or (now.epoch, now.ledger) != (marker.epoch, marker.ledger) or now[:2] < marker[:2]:
         return None

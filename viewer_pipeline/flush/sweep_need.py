@@ -30,7 +30,7 @@ def evaluate_sweep_need(stores: Stores, max_scans: int = MAX_SCANS) -> SweepNeed
     rejects: list[Reject] = []
     for scans, ids in enumerate(stores.redis.scan_counters(), 1):
         if ids:
-            aggregated = aggregate(stores.redis.read([ids]))
+            aggregated = aggregate(stores.redis.read_page(ids))
             if len(aggregated.frame):
                 return SweepNeed(True, f"found counters to flush, e.g. {aggregated.frame['vod_id'].iloc[0]!r}")
             rejects += aggregated.rejects

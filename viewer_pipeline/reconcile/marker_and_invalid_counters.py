@@ -52,6 +52,6 @@ def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: L
 def report_invalid_counters(redis: RedisStore, report: DifferenceReport) -> None:
     """Report every counter whose value, type or id can never be counted."""
     for ids in chunks(chain.from_iterable(redis.scan_counters()), PAGE_SIZE):
-        for reject in aggregate(redis.read([list(ids)])).rejects:
+        for reject in aggregate(redis.read_page(ids)).rejects:
             message = f"{reject.reason}: {reject.value!r}" if reject.value else reject.reason
             report.add(Difference("counter", reject.subject, None, None, message))

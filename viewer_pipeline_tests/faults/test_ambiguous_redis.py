@@ -317,7 +317,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "server_run_id": lambda store: store.server_run_id(),
     "count_announced": lambda store: store.count_announced(None),
     "scan_ahead": lambda store: list(store.scan_ahead(0, 1000)),
-    "read_ahead": lambda store: store.read_ahead([[b"a"], [b"b"]]),
+    "read_page": lambda store: store.read_page([b"a"]),
     "validated": lambda store: store.validated([([b"a"], [None])]),
     "settle": lambda store: store.settle(Marker(0, 0, 0), [Batch(1, 1, 1, datetime.now(UTC), ["a"], [1])]),
     "publish_totals": lambda store: store.publish_totals([b"one", b"two"]),

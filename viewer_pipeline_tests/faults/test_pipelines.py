@@ -485,7 +485,7 @@ def test_the_original_takes_its_counters_back_from_a_physical_copy(world: World,
     world.send_many(2)
     with pytest.raises(PipelineRefused, match="another copy of this database"):
         world.flush()
-    with pytest.raises(CannotAdopt, match="not in it; `--from-here`"):
+    with pytest.raises(CannotAdopt, match="lacks the views of 1 flush; `--from-here`"):
         adopt_pipeline(world.stores)
     adopt_pipeline(world.stores, "from-here")
     assert list(world.incidents()) == ["postgres_rolled_back"]

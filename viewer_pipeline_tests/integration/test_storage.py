@@ -108,7 +108,7 @@ def test_every_instance_and_every_part_shares_a_connection(
     assert sessions(database_url) == [pid_of(engine)]
 
 
-def questions_about_the_schema(engine: Engine, instance: DagsterInstance) -> tuple[int, int]:
+def schema_queries(engine: Engine, instance: DagsterInstance) -> tuple[int, int]:
     """Make the same queries twice; return how many statements the second time were, and how many of them questions."""
     statements = list[str]()
     for _ in range(2):
@@ -135,7 +135,7 @@ def listening(engine: Engine, statements: list[str]) -> Iterator[None]:
 
 def test_a_complete_schema_is_read_once(dagster: DagsterWorld, engine: Engine, dagster_settings: Settings) -> None:
     """Not for each query, nor by the next instance of the process."""
-    assert questions_about_the_schema(engine, dagster.instance) == (2, 0)
+    assert schema_queries(engine, dagster.instance) == (2, 0)
     statements = list[str]()
     with listening(engine, statements), open_instance(dagster_settings):
         assert statements == []
@@ -150,11 +150,11 @@ def test_a_schema_before_its_migration_is_read_each_time(
         connection.execute("ALTER TABLE dagster.backfill_tags DROP COLUMN value")
         dispose_engines()
         with open_instance(dagster_settings) as instance:
-            assert questions_about_the_schema(engine_of(dagster_settings), instance)[1] > 0
+            assert schema_queries(engine_of(dagster_settings), instance)[1] > 0
         connection.execute("ALTER TABLE dagster.backfill_tags ADD COLUMN value text")
         dispose_engines()
         with open_instance(dagster_settings) as instance:
-            assert questions_about_the_schema(engine_of(dagster_settings), instance) == (2, 0)
+            assert schema_queries(engine_of(dagster_settings), instance) == (2, 0)
     dispose_engines()
 
 

@@ -153,9 +153,9 @@ class HeldRedis(RedisStore):
         with self._actor.call("check"):
             return super().wait_until_reads_durable(*arguments)
 
-    def read_ahead(self, pages: Iterable[Sequence[bytes]]) -> Readings:
-        """Read page by page: a call that is sent before the reply of the last one is no single step of the model."""
-        return self.read(pages)
+    def read(self, pages: Iterable[Sequence[bytes]]) -> Readings:
+        """Await each reply: a call that is sent before the last reply came is no single step of the model."""
+        return self.validated((ids, self.values(ids)) for ids in pages)
 
     def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
         """Wait, then call."""

@@ -14,6 +14,7 @@ COPY requirements.image.lock ./
 RUN python -m pip install --require-hashes --no-deps --only-binary :all: --requirement requirements.image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY viewer_pipeline viewer_pipeline
+COPY docs docs
 # Remove what only the build needs, and pip.
 RUN python -m pip install --no-deps --no-build-isolation . \
     && python -m pip uninstall --yes hatchling pathspec pluggy trove-classifiers setuptools pip

@@ -1,7 +1,7 @@
 """Test the distributions in new environments. `make package-test`; needs a package index, and minutes.
 
 Builds wheel and sdist, installs each with its dependencies (the newest that pyproject.toml allows, not the lock) into
-an environment of its own, and runs `--version` and `demo` there. Exit status 1 if one of them failed.
+an environment of its own, and runs `--version`, `docs` and `demo` there. Exit status 1 if one of them failed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from viewer_pipeline_tests.support.installed import ROOT, built, checked
 
 VIEWS = "2000"
+PAGE = ROOT / "docs/guarantees.md"
 
 
 def main() -> int:
@@ -39,10 +40,13 @@ def check_distribution(file: Path, home: Path) -> str:
     checked(home / "bin" / "python", "-m", "pip", "install", "--quiet", f"{file}[local]", cwd=home)
     program = home / "bin" / "viewer-pipeline"
     version = checked(program, "--version", cwd=home).split()[-1]
+    page = checked(program, "docs", PAGE.stem, cwd=home)
     expected = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     bare = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     demo: list[str | Path] = [program, "demo", "--json", "--views", VIEWS, "--vods", "50", "--time-limit", "300"]
     done = subprocess.run(demo, cwd=home, env=bare, capture_output=True, text=True, check=False)
+    if page != PAGE.read_text(encoding="utf-8"):
+        return f"FAIL {file.name}: `docs {PAGE.stem}` prints {page[:100]!r}"
     if done.returncode != 0 or version != expected:
         return f"FAIL {file.name}: version {version}, demo {done.returncode}: {done.stdout}{done.stderr}"
     report = json.loads(done.stdout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from viewer_pipeline.command_to_type import command_to_type
+
 
 class ViewerPipelineError(Exception):
     """Viewer Pipeline failed"""
@@ -87,7 +89,10 @@ class PostgresDeniesRight(PostgresFailed):
 
 
 class SchemaMissing(PostgresFailed):
-    """The schema `viewer` is missing or too old in this database; run `viewer-pipeline migrate`"""
+    """The schema `viewer` is missing or too old in this database"""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, f"run `{command_to_type('migrate')}`")
 
 
 class MarkerUnreadable(ViewerPipelineError):

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any, Self
 from urllib.parse import unquote, unquote_plus
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.redaction import is_secret
 from viewer_pipeline.redis_url_values import PARAMETERS, SENTINEL_PARAMETERS, TLS_PARAMETERS
 
@@ -167,7 +168,9 @@ def _parse_value(name: str, text: str, *, tls: bool, sentinel: bool) -> Any:
     if not _is_known(name):
         near = get_close_matches(name, PARAMETERS, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{cited}: expected a parameter that docs/how-to/connection-strings.md lists{meant}")
+        raise ValueError(
+            f"{cited}: expected a parameter that `{command_to_type('docs connection-strings')}` lists{meant}"
+        )
     if name in TLS_PARAMETERS and not tls:
         raise ValueError(f"{cited}: expected rediss:// with it, redis:// uses no TLS")
     if name in SENTINEL_PARAMETERS and not sentinel:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import NoServer, SettingsError
 from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
@@ -232,7 +233,7 @@ class Settings(BaseSettings):
         if url is None:
             home = self.viewer_home.absolute()
             message = f"nothing runs for VIEWER_HOME={home}, and {name} is not set"
-            raise NoServer(message, f"start `viewer-pipeline up` for this VIEWER_HOME, or set {name}={form}")
+            raise NoServer(message, f"start `{command_to_type('up')}` for this VIEWER_HOME, or set {name}={form}")
         return url
 
     def require_dagster_database_url(self) -> str:

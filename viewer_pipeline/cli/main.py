@@ -14,6 +14,7 @@ from viewer_pipeline.cli.baseline import baseline
 from viewer_pipeline.cli.bench import bench
 from viewer_pipeline.cli.dagster_commands import code_server, daemon, webserver
 from viewer_pipeline.cli.demo import demo
+from viewer_pipeline.cli.docs import docs
 from viewer_pipeline.cli.doctor import doctor
 from viewer_pipeline.cli.flush import flush
 from viewer_pipeline.cli.grants.command import grants
@@ -33,7 +34,7 @@ from viewer_pipeline.redaction import redact_text
 # As `--help` lists them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "On one machine": (up, demo, send),
-    "Watch": (status, doctor),
+    "Watch, look up": (status, doctor, docs),
     "Flush, compare, repair": (flush, backfill, reconcile, baseline, parked, acknowledge),
     "Install, upgrade, move": (migrate, grants, adopt, retire),
     "Services, for containers and systemd": (worker, code_server, daemon, webserver, healthcheck),

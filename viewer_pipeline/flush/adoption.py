@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import psycopg
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
@@ -25,7 +26,7 @@ ADOPT = Script.load("flush/claim", "flush/adopt")
 ALIVE, REFUSED = -1, -2
 
 AdoptionMode = Literal["continue", "settle-newer", "from-here"]
-PAGE = "docs/how-to/clones.md explains each"
+PAGE = f"`{command_to_type('docs clones')}` explains each"
 
 
 class Adoption(NamedTuple):

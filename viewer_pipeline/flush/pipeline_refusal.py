@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import PipelineRefused
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.stores.redis import as_text
 
 ADOPT = (
-    "docs/how-to/clones.md says what to do; `viewer-pipeline adopt` (`up --adopt` where `up` starts the servers) gives"
-    " the counters to this database"
+    f"`{command_to_type('docs clones')}` says what to do; `{command_to_type('adopt')}` (the option `--adopt` of `up`"
+    " where that starts the servers) gives the counters to this database"
 )
 FORMAT = "2"  # of marker and subscriber, in Redis: as in claim.lua
 
@@ -19,7 +20,8 @@ def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -
     match reason:
         case b"old":
             text = (
-                "Redis holds the state of version 0.1.0; stop all of that version, then run `viewer-pipeline migrate`"
+                "Redis holds the state of version 0.1.0; stop all of that version, then run"
+                f" `{command_to_type('migrate')}`"
             )
         case b"format":
             text = f"the marker has format {about}, and this program knows format {FORMAT} only; use a newer one"
@@ -27,14 +29,14 @@ def refusal(prefix: str, ledger: LedgerIdentity, reason: bytes, detail: bytes) -
             other, _, place = about.rpartition("\n")  # a prefix may hold one
             text = (
                 f"COUNTER_PREFIX={prefix!r} and the prefix {other!r} of the pipeline of {place} overlap, so both would"
-                f" count the same keys; choose another prefix, or `viewer-pipeline retire {other!r}` if that pipeline"
-                " is gone"
+                f" count the same keys; choose another prefix, or `{command_to_type(f'retire {other!r}')}` if that"
+                " pipeline is gone"
             )
         case b"second":
             text = (
                 f"the database {ledger.place} settles the counters {about}* of this Redis already, and a database has"
-                f" one prefix; to change it, flush, stop everything, and `viewer-pipeline retire {about!r}`; but if"
-                " this is a copy that has the same identity, give it a Redis of its own, or a database of Redis"
+                f" one prefix; to change it, flush, stop everything, and `{command_to_type(f'retire {about!r}')}`; but"
+                " if this is a copy that has the same identity, give it a Redis of its own, or a database of Redis"
             )
         case _:
             key, _, place = about.partition(" ")

@@ -15,6 +15,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, exc, text
 from sqlalchemy.schema import CreateSchema
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import PostgresDeniesRight, PostgresFailed
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_url
@@ -90,7 +91,7 @@ def _require_ownership(connection: Connection, where: str) -> None:
     role, may_create, table, owner = connection.execute(text(SQL["missing_ownership"])).one()
     if table is not None:
         sentence = f"role {quoted(role)} does not own the tables of schema viewer; {table} belongs to {quoted(owner)}"
-        raise PostgresDeniesRight(f"{where}: {sentence}", f"run `viewer-pipeline migrate` as role {quoted(owner)}")
+        raise PostgresDeniesRight(f"{where}: {sentence}", f"run `{command_to_type('migrate')}` as role {quoted(owner)}")
     if not may_create:
         sentence = f"role {quoted(role)} may not create tables in schema viewer"
         raise PostgresDeniesRight(f"{where}: {sentence}", f"GRANT USAGE, CREATE ON SCHEMA viewer TO {quoted(role)}")

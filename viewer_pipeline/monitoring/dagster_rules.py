@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from croniter import croniter
 
 from viewer_pipeline.checks import CheckResult, Status
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.monitoring.dagster_tables import (
     DagsterReading,
     FlushRun,
@@ -34,10 +35,13 @@ COORDINATOR, LAUNCHERS = "QUEUED_RUN_COORDINATOR", ("SENSOR", "SCHEDULER")
 NEVER_RAN = "Dagster has never run on this database"
 MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 
-START = "start Dagster's daemon, or `viewer-pipeline up`"
+START = f"start Dagster's daemon, or `{command_to_type('up')}`"
 AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
 RESTART = f"{CLOCKS}; then restart Dagster's daemon"
-ONE_DAEMON = "stop all but one; on other machines run `viewer-pipeline worker`, see docs/how-to/several-workers.md"
+ONE_DAEMON = (
+    f"stop all but one; on other machines run `{command_to_type('worker')}`,"
+    f" see `{command_to_type('docs several-workers')}`"
+)
 RUN = "look at the run in Dagster's UI"
 QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
 

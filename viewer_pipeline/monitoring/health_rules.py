@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from viewer_pipeline.checks import CheckResult, Status
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
@@ -22,21 +23,29 @@ INCIDENTS: dict[Kind, str] = {
     "redis_emptied": "Redis was emptied or replaced",
     "drift": "counters were lowered by another program, or fell back",
 }
+INCIDENT_TOPICS: dict[Kind, str] = {  # of `viewer-pipeline docs`
+    "postgres_rolled_back": "postgresql-rolled-back",
+    "redis_emptied": "redis-emptied",
+    "drift": "redis-emptied",
+}
 RESTART_SECONDS = 60.0  # how long a restart is reported, which also reveals a server that restarts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run dies, the next one settles
 REJECTED_SECONDS = 3600.0  # how long rejected input is reported
 FULL_SHARE = 0.8  # of maxmemory
 
-PRIMARY = "let REDIS_URL lead to the primary, or name its Sentinels; see docs/how-to/failover-behind-one-address.md"
+PRIMARY = (
+    "let REDIS_URL lead to the primary, or name its Sentinels; see"
+    f" `{command_to_type('docs failover-behind-one-address')}`"
+)
 POSTGRES_PRIMARY = "name the primary in DATABASE_URL"
 READ_WRITE = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only = off"
 WRITES = "the message has the reason: check memory, disk, replicas and the log of Redis"
 EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
-INFO = "allow this user the command INFO; `viewer-pipeline grants` prints all rights it needs"
-WORKER = "start `viewer-pipeline worker` or `viewer-pipeline up`"
-MIGRATE = "run `viewer-pipeline migrate`"
-REJECTED = "examples are in the table viewer.rejected; see docs/how-to/producers.md"
-CLOCKS = "set the clocks of all machines, e.g. by NTP; see docs/how-to/clock-changes.md"
+INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints all rights it needs"
+WORKER = f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
+MIGRATE = f"run `{command_to_type('migrate')}`"
+REJECTED = f"examples are in the table viewer.rejected; see `{command_to_type('docs producers')}`"
+CLOCKS = f"set the clocks of all machines, e.g. by NTP; see `{command_to_type('docs clock-changes')}`"
 
 
 def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> CheckResult:
@@ -116,7 +125,10 @@ def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
         return CheckResult("incidents", "healthy", "no incident is open", details)
     worse = any(each.kind == "postgres_rolled_back" or seconds_since(each.last_seen) < 0 for each in incidents)
     message = "; ".join(describe_incident(incident) for incident in incidents)
-    remedy = "follow the page of the incident in docs/how-to, then run `viewer-pipeline acknowledge`"
+    pages = " and ".join(
+        sorted({f"`{command_to_type(f'docs {INCIDENT_TOPICS[incident.kind]}')}`" for incident in incidents})
+    )
+    remedy = f"follow {pages}, then run `{command_to_type('acknowledge')}`"
     return CheckResult("incidents", "unhealthy" if worse else "degraded", message, details, remedy)
 
 
@@ -202,7 +214,9 @@ def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, 
     message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest for {format_duration(age)}"
     if age > limit_seconds:
         message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
-        return CheckResult("freshness", "unhealthy", message, details, "`viewer-pipeline status` shows the reasons")
+        return CheckResult(
+            "freshness", "unhealthy", message, details, f"`{command_to_type('status')}` shows the reasons"
+        )
     return CheckResult("freshness", "healthy", message, details)
 
 
@@ -213,18 +227,18 @@ def evaluate_marker_against_ledger(marker: Marker | None, last: LastFlush, refus
     """
     details = {"marker_seq": marker.seq if marker else None, "last_flush": last.seq}
     if refusal_of_ledger:
-        remedy = "see docs/how-to/clones.md and docs/how-to/shared-redis.md"
+        remedy = f"see `{command_to_type('docs clones')}` and `{command_to_type('docs shared-redis')}`"
         return CheckResult("marker", "unhealthy", refusal_of_ledger, details, remedy)
     if marker is None and last.seq:
         message = f"Redis was emptied or replaced: the ledger ends at flush {last.seq}, and Redis has no marker"
-        remedy = "none: the next run creates a marker; see docs/how-to/redis-emptied.md"
+        remedy = f"none: the next run creates a marker; see `{command_to_type('docs redis-emptied')}`"
         return CheckResult("marker", "degraded", message, details, remedy)
     if marker is not None and marker.seq > last.seq:
         message = (
             f"PostgreSQL was rolled back, e.g. restored from a backup: Redis has settled flush {marker.seq}, the ledger"
             f" ends at {last.seq}; the views of the flushes in between are in neither"
         )
-        remedy = "restore the newer PostgreSQL if you can; see docs/how-to/postgresql-rolled-back.md"
+        remedy = f"restore the newer PostgreSQL if you can; see `{command_to_type('docs postgresql-rolled-back')}`"
         return CheckResult("marker", "unhealthy", message, details, remedy)
     return CheckResult("marker", "healthy", "the marker is not ahead of the ledger", details)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.monitoring.dagster_rules import (
     COORDINATOR,
@@ -61,7 +62,7 @@ def _missing_input(pending_vods: int, checks: Results, settings: Settings) -> li
     subscriber = checks["subscriber"].details
     reasons = []
     if not subscriber.get("holder"):
-        reasons.append(f"no worker listens to {settings.pubsub_channel}: start `viewer-pipeline worker`")
+        reasons.append(f"no worker listens to {settings.pubsub_channel}: start `{command_to_type('worker')}`")
     if not pending_vods:
         silent = subscriber.get("seconds_since_message")
         last = "no message was received yet" if silent is None else f"the last message came {format_age(silent)}"

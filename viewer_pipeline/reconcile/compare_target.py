@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
@@ -14,8 +15,8 @@ from viewer_pipeline.target.table import MAX_COUNTS, Target
 SQL = named_queries(__name__)
 
 NO_BASELINE = (
-    "no baseline was taken, so the counts that existed before are not known; run `viewer-pipeline baseline"
-    " --from-target`"
+    "no baseline was taken, so the counts that existed before are not known; run"
+    f" `{command_to_type('baseline --from-target')}`"
 )
 
 

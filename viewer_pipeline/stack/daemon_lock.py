@@ -11,6 +11,7 @@ from datetime import datetime
 
 import psycopg
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import DaemonRuns, SessionUnusable
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -49,7 +50,9 @@ class DaemonLock:
         with postgres_errors(self._text_of_url, DAGSTER_STORAGE):
             holder = self._take()
         if holder:
-            raise DaemonRuns(f"{holder}; stop it first. For an additional worker, run `viewer-pipeline worker` here")
+            raise DaemonRuns(
+                f"{holder}; stop it first. For an additional worker, run `{command_to_type('worker')}` here"
+            )
         self._thread.start()
 
     def release(self) -> None:

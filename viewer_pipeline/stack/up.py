@@ -57,9 +57,11 @@ def _banner(stack: Stack, *, owns_postgres: bool) -> str:
     home = (
         f"VIEWER_HOME={shlex.quote(str(settings.viewer_home))} " if "viewer_home" in settings.model_fields_set else ""
     )
+    worker = format_http_url(settings.health_check_host, settings.health_check_port)
     rows = [
         ("Dagster UI", format_http_url(*ui_address)),
-        ("Health", f"{format_http_url(settings.health_check_host, settings.health_check_port)}/health"),
+        ("Status page", f"{worker}/"),
+        ("Health", f"{worker}/health"),
         ("PostgreSQL", redact_text(settings.database_url or "")),
         ("Redis", redact_text(settings.redis_url or "")),
         ("data, logs", f"{settings.viewer_home.absolute()}{password}"),

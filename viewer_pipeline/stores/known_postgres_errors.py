@@ -6,6 +6,7 @@ speaks another language is quoted. docs/how-to/connection-errors.md has the same
 
 from __future__ import annotations
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import (
     PostgresDeniesRight,
     PostgresFailed,
@@ -17,7 +18,7 @@ from viewer_pipeline.errors import (
 from viewer_pipeline.stores.known_errors import KnownError
 from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
 
-GRANTS = "`viewer-pipeline grants` prints all rights that are needed"
+GRANTS = f"`{command_to_type('grants')}` prints all rights that are needed"
 LOGIN = "correct user and password in the URL, or ALTER ROLE … PASSWORD; a character such as @ or / must be %-encoded"
 CERTIFICATE = "correct sslrootcert, sslcert, sslkey in the URL: certificates and a key that this process can read"
 SLOTS = "none if it passes; else raise the limit, or close connections of others (pg_stat_activity)"
@@ -249,7 +250,7 @@ STATEMENT_ERRORS = (
         "must be owner of (?P<object>.*)$",
         PostgresDeniesRight,
         "role {role} is not the owner of {object}",
-        "run `viewer-pipeline migrate` with the role that ran it first, or as a superuser",
+        f"run `{command_to_type('migrate')}` with the role that ran it first, or as a superuser",
         ("42501",),
     ),
     KnownError(

@@ -5,6 +5,7 @@ docs/how-to/connection-errors.md has the same rows; a test compares them.
 
 from __future__ import annotations
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import RedisFailed, RedisRefusesConnections, RedisUnavailable
 from viewer_pipeline.stores.known_errors import KnownError
 
@@ -31,7 +32,7 @@ REDIS_ERRORS = (
         "no permissions to|NOPERM",
         RedisFailed,
         "this user lacks a right",
-        "enter the ACL line that `viewer-pipeline grants` prints",
+        f"enter the ACL line that `{command_to_type('grants')}` prints",
     ),
     KnownError(
         "DB index is out of range|invalid DB index|SELECT is not allowed in cluster mode",

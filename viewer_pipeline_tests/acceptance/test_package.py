@@ -28,12 +28,17 @@ def checkout_files() -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in files}
 
 
+def pages() -> set[str]:
+    """Return the pages of the documentation, as the wheel contains them."""
+    return {f"viewer_pipeline/{page.relative_to(ROOT).as_posix()}" for page in (ROOT / "docs").rglob("*.md")}
+
+
 def test_wheel_contains_exactly_the_package(distributions: tuple[Path, Path]) -> None:
-    """All files of the package, and no tests, linter configuration or lock."""
+    """All files of the package and all pages, and no images, tests, linter configuration or lock."""
     with zipfile.ZipFile(distributions[0]) as wheel:
         names = set(wheel.namelist())
     metadata = f"viewer_pipeline-{PROJECT['version']}.dist-info/"
-    assert {name for name in names if not name.startswith(metadata)} == checkout_files()
+    assert {name for name in names if not name.startswith(metadata)} == checkout_files() | pages()
     assert names >= REQUIRED
     assert f"{metadata}licenses/LICENSE" in names
 
@@ -56,3 +61,13 @@ def test_program_runs_the_installed_package(program: Path, tmp_path: Path) -> No
     assert path.is_relative_to(program.parents[1])
     assert checked(program, "--version", cwd=tmp_path) == f"viewer-pipeline, version {PROJECT['version']}\n"
     assert "dynamic" not in PROJECT
+
+
+def test_installed_program_prints_its_pages(program: Path, tmp_path: Path) -> None:
+    """Without the checkout; a topic may be written as a link to its page."""
+    page = (ROOT / "docs/how-to/clones.md").read_text(encoding="utf-8")
+    for topic in ("clones", "how-to/clones.md", "../how-to/clones.md#adopt"):
+        assert checked(program, "docs", topic, cwd=tmp_path) == page
+    listed = checked(program, "docs", cwd=tmp_path).splitlines()
+    assert listed == sorted(listed)
+    assert len(listed) == len([name for name in pages() if "/adr/0" not in name])

@@ -177,7 +177,7 @@ def test_parked_rejected_and_incidents(http: HttpWorld, world: World) -> None:
     assert "parked: no row (2 VODs, oldest 0 s ago) 11 views" in text
     assert "rejected message: not JSON 1,234" in text
     assert "Redis was emptied or replaced" in text
-    assert "see docs/how-to/redis-emptied.md; then run viewer-pipeline acknowledge redis_emptied" in text
+    assert "see viewer-pipeline docs redis-emptied , then run viewer-pipeline acknowledge redis_emptied" in text
     assert "incidents: degraded" in text
 
 

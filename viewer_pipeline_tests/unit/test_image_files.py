@@ -139,15 +139,15 @@ def test_hadolint_reports_nothing() -> None:
 
 
 def test_build_context_contains_nothing_private() -> None:
-    """Only the code and what builds it; no settings with passwords, no Git history, no data."""
+    """Only the code, its pages and what builds it; no settings with passwords, no Git history, no data."""
     paths = [
         ".env", ".git/config", ".viewer/postgres.password", "env.example", "viewer_pipeline_tests/conftest.py",
-        "docs/health.md", ".venv/bin/python", "viewer_pipeline/__pycache__/cli.cpython-311.pyc", "requirements.lock",
-        "viewer_pipeline/cli/main.py", "viewer_pipeline/flush/ledger.sql", "pyproject.toml",
-        "requirements.image.lock",
+        "docs/images/run.png", ".venv/bin/python", "viewer_pipeline/__pycache__/cli.cpython-311.pyc",
+        "requirements.lock", "viewer_pipeline/cli/main.py", "viewer_pipeline/flush/ledger.sql", "pyproject.toml",
+        "requirements.image.lock", "docs/how-to/clones.md",
     ]  # fmt: skip
     ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8")
-    assert not_ignored(ignore, paths) == paths[-4:]
+    assert not_ignored(ignore, paths) == paths[-5:]
     copied = {path for step in of(STAGES[0], "COPY") for path in step.words()[:-1]}
     assert {path.split("/")[0] for path in not_ignored(ignore, [f"{name}/x" for name in copied])} == copied
 

@@ -81,7 +81,7 @@ def test_every_argument_of_redis_py_is_decided() -> None:
     decided = PARAMETERS.keys() | IGNORED | INSTEAD.keys() | NOT_FOR_URLS
     assert arguments - decided - {"max_connections", "connection_kwargs"} == set()
     for name in NOT_FOR_URLS:
-        assert "that docs/how-to/connection-strings.md lists" in error_of(f"redis://host?{name}=x")
+        assert "that `viewer-pipeline docs connection-strings` lists" in error_of(f"redis://host?{name}=x")
 
 
 def test_each_parameter_by_itself() -> None:
@@ -150,14 +150,17 @@ def test_the_check_of_certificates(text: str, value: str) -> None:
         ),
         (
             "rediss://host?ssl_cert_req=none",
-            "ssl_cert_req='none': expected a parameter that docs/how-to/connection-str",
+            "ssl_cert_req='none': expected a parameter that `viewer-pipeline docs connection-strings` lists",
         ),
         (
             "redis://host?api_token=secret",
-            "api_token='***': expected a parameter that docs/how-to/connection-strings.md ",
+            "api_token='***': expected a parameter that `viewer-pipeline docs connection-strings` lists",
         ),
         ("redis://host?sentinel_password=secret", "sentinel_password='***': expected redis+sentinel:// with it"),
-        ("redis://host?auth=secret", "auth='***': expected a parameter that docs/how-to/connection-strings.md lists"),
+        (
+            "redis://host?auth=secret",
+            "auth='***': expected a parameter that `viewer-pipeline docs connection-strings` lists",
+        ),
         ("redis://host?db", "expected name=value for each parameter (write & in a value as %26)"),
         ("rediss://host?ssl_password=se&cret=x", "expected name=value for each parameter (write & in a value as %26)"),
         (

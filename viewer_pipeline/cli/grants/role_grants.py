@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from viewer_pipeline.cli.grants import acl
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import TableName, quoted
@@ -84,7 +85,7 @@ def render_sql_and_redis_acl(grants: Grants) -> str:
     """Return the comments, statements and ACL lines as one text."""
     notes = [f"-- {note}" for note in grants.notes]
     sql = [
-        "-- PostgreSQL: as the owner, in the database of DATABASE_URL, after `viewer-pipeline migrate`.",
+        f"-- PostgreSQL: as the owner, in the database of DATABASE_URL, after `{command_to_type('migrate')}`.",
         f"-- Put a password in quotes where {PASSWORD} stands: as it is, the statement is refused.",
         *notes,
         *grants.sql,

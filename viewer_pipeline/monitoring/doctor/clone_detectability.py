@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.redis_store import RedisStore
 
 MAX_NAMED = 5
-GRANT = "GRANT EXECUTE ON FUNCTION pg_control_system() TO the role, then run `viewer-pipeline adopt`"
+GRANT = f"GRANT EXECUTE ON FUNCTION pg_control_system() TO the role, then run `{command_to_type('adopt')}`"
 
 
 def check_clone_detection(store: RedisStore, ledger: Ledger) -> list[CheckResult]:
@@ -37,7 +38,7 @@ def evaluate_clone_detection(prefix: str, identity: LedgerIdentity, known: list[
         return CheckResult("clone_detection", "degraded", message, details, GRANT)
     if f"/{UNKNOWN}/" in recorded:
         message = "Redis knows this ledger without PostgreSQL's system identifier, which this role may read by now"
-        return CheckResult("clone_detection", "degraded", message, details, "`viewer-pipeline adopt` records it")
+        return CheckResult("clone_detection", "degraded", message, details, f"`{command_to_type('adopt')}` records it")
     message = f"ledger {identity.ledger_id} of {identity.place}, on system {identity.system}"
     if others:
         names = "; ".join(f"{other.prefix}* of {other.place}" for other in others[:MAX_NAMED])

@@ -9,6 +9,7 @@ from statistics import median
 import psycopg
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import quoted
@@ -123,6 +124,6 @@ def _evaluate_privileges(reading: PostgresReading) -> CheckResult:
         message = f"role {reading.role} has no {', '.join(missing)}"
         grants = "; ".join(f"GRANT {right} TO {quoted(reading.role)}" for right in missing[:MAX_GRANTS])
         rest = "" if len(missing) <= MAX_GRANTS else ", and so on"
-        remedy = f"as the owner: {grants}{rest}; `viewer-pipeline grants` prints all that is needed"
+        remedy = f"as the owner: {grants}{rest}; `{command_to_type('grants')}` prints all that is needed"
         return CheckResult(name, "unhealthy", message, remedy=remedy)
     return CheckResult(name, "healthy", f"role {reading.role} may do what a flush does")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import RedisFailed
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.monitoring.channel_subscribers import read_subscribers
@@ -24,7 +25,7 @@ MARGIN_SECONDS = 0.5  # an addition that belongs to a message comes at most so l
 MAX_EXAMPLES = 3
 
 BY_HAND = (
-    "run `viewer-pipeline doctor --watch-producers 30` as a Redis user that may run MONITOR; or by hand: stop all"
+    f"run `{command_to_type('doctor --watch-producers 30')}` as a Redis user that may run MONITOR; or by hand: stop all"
     " workers, play a VOD that nobody else watches, and read its counter: set PUBSUB_MODE=announce if it rose, else"
     " increment"
 )

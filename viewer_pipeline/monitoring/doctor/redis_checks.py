@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, SettingsError
 from viewer_pipeline.monitoring.health_rules import INFO
 from viewer_pipeline.monitoring.probes import HealthProbes
@@ -31,7 +32,8 @@ OPTIONAL = {  # what is missing without them
 CONFIG = ("appendfsync", "save")
 OLDEST = (6, 2)
 SLOW_MS = 10.0
-DURABLE = "set appendonly yes; see docs/how-to/redis-durability.md"
+SEE_DURABILITY = f"see `{command_to_type('docs redis-durability')}`"
+DURABLE = f"set appendonly yes; {SEE_DURABILITY}"
 LOST = {"always": "nothing", "everysec": "the views of the last second", "no": "the views of half a minute"}
 
 
@@ -118,9 +120,7 @@ def _evaluate_commands(missing: tuple[str, ...] | None) -> CheckResult:
     """Evaluate the commands that a proxy does not pass on, or `rename-command` has removed."""
     name = "redis_commands"
     if missing is None:
-        remedy = (
-            "COMMAND INFO is refused, or unusual; allow it, or compare with the commands of `viewer-pipeline grants`"
-        )
+        remedy = f"COMMAND INFO is refused, or unusual; allow it, or compare with `{command_to_type('grants')}`"
         return CheckResult(name, "unknown", "which commands this Redis knows cannot be read", remedy=remedy)
     effects = [f"{command} ({OPTIONAL[command]})" for command in missing if command in OPTIONAL]
     if needed := [command for command in missing if command not in OPTIONAL]:
@@ -175,7 +175,7 @@ def _evaluate_persistence(reading: RedisReading) -> CheckResult:
 def _evaluate_durability(reading: RedisReading, durability: Durability) -> CheckResult:
     """Evaluate whether this Redis can confirm what REDIS_WAIT_* name."""
     name, connected = "redis_durability", reading.info.get("connected_slaves")
-    remedy = "see docs/how-to/redis-durability.md; until then no flush succeeds"
+    remedy = f"{SEE_DURABILITY}; until then no flush succeeds"
     if reading.wait_error:
         return CheckResult(name, "unhealthy", reading.wait_error, remedy=remedy)
     if connected is not None and connected < durability.replicas:
@@ -183,7 +183,7 @@ def _evaluate_durability(reading: RedisReading, durability: Durability) -> Check
         return CheckResult(name, "unhealthy", message, remedy=remedy)
     if not durability.required:
         message = "flushes wait for no replica and no file: after a failover or a crash, Redis may hold older counters"
-        remedy = "where that matters, REDIS_WAIT_REPLICAS or REDIS_WAIT_AOF; see docs/how-to/redis-durability.md"
+        remedy = f"where that matters, REDIS_WAIT_REPLICAS or REDIS_WAIT_AOF; {SEE_DURABILITY}"
         return CheckResult(name, "healthy", message, remedy=remedy)
     waits = [f"REDIS_WAIT_REPLICAS={durability.replicas}"] * bool(durability.replicas)
     waits += ["REDIS_WAIT_AOF=1"] * durability.aof

@@ -7,6 +7,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.stores.named_queries import named_queries
@@ -37,7 +38,7 @@ def _check_table(ledger: Ledger, connection: psycopg.Connection) -> list[CheckRe
     try:
         target = ledger.target(connection)
     except TargetUnusable as error:
-        remedy = "correct what the message names; for rights, run what `viewer-pipeline grants` prints"
+        remedy = f"correct what the message names; for rights, run what `{command_to_type('grants')}` prints"
         return [CheckResult("target", "unhealthy", str(error), remedy=remedy)]
     assert target is not None, "names were given"
     message = f"{target.sql_name}: ids are {target.id_type}, counts {target.count_type}"

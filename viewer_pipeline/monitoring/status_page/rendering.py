@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from viewer_pipeline.flush.incidents import Kind
-from viewer_pipeline.monitoring.health_rules import INCIDENTS
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
 from viewer_pipeline.monitoring.status_page.bar_chart import format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
 from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from viewer_pipeline.monitoring.status_page.page import StatusReading
 
 TABLE_FLUSHES = 12
-INCIDENT_PAGES: dict[Kind, str] = {
-    "postgres_rolled_back": "docs/how-to/postgresql-rolled-back.md",
-    "redis_emptied": "docs/how-to/redis-emptied.md",
-    "drift": "docs/how-to/redis-emptied.md",
-}
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -48,7 +43,8 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         ui=ui and ui.rstrip("/"),
         max_flushes=TABLE_FLUSHES,
         incidents=INCIDENTS,
-        incident_pages=INCIDENT_PAGES,
+        incident_topics=INCIDENT_TOPICS,
+        command_to_type=command_to_type,
     )
     return html
 

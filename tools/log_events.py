@@ -61,6 +61,8 @@ MEANINGS = {
     "next_run_queued": "The next run continues, because counters remain.",
     "not_listening": "The subscription is lost or could not be made; the worker subscribes again.",
     "nothing_committed": "A run logged_event no views.",
+    "otel_not_installed": "`OTEL_EXPORTER_OTLP_ENDPOINT` is set, and no traces are exported"
+    " ([traces](../how-to/traces.md)).",
     "parked_views_counted": "Parked views were counted, because their rows take them now.",
     "parked_views_refused": "Your own table refused parked views again.",
     "preload_failed": "The fork server could not import everything; runs do it themselves, and report the error.",
@@ -89,6 +91,7 @@ MEANINGS = {
     "target_rows_refused": "Rows of your own table refused their views, which are parked; all others are counted.",
     "tick_skipped": "A tick of a sensor or schedule launched nothing, for this reason.",
     "totals_not_published": "Redis did not take the new totals on `TOTALS_CHANNEL`; counts are not concerned.",
+    "trace_not_exported": "The trace of a run was not taken; the run is not concerned ([traces](../how-to/traces.md)).",
     "unknown_names_in_env_file": "Names in `.env` that are not settings.",
     "unknown_setting": "A variable that is not a setting, and resembles one.",
     "unsubscribed": "During a stop: the messages on their way are received, and folded.",

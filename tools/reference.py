@@ -65,6 +65,7 @@ MORE_ON_SETTINGS = {
     "sensor_scan_max_keys": "[Tuning](../tuning.md#sensor_scan_max_keys)",
     "freshness_limit_ms": "[Health](../health.md)",
     "dagster_ui_url": "[Status page](../health.md#status-page)",
+    "otel_exporter_otlp_endpoint": "[Traces](../how-to/traces.md)",
     "viewer_home": "Passwords and logs as well.",
     "shutdown_timeout_ms": "[Several workers, and a stop](../how-to/several-workers.md)",
 }

@@ -16,6 +16,7 @@ from viewer_pipeline.orchestration.retention_schedules import RETENTION_SCHEDULE
 from viewer_pipeline.orchestration.settings_resource import settings_resource
 from viewer_pipeline.orchestration.stores_resource import stores_resource
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today, sweep_schedule
+from viewer_pipeline.orchestration.traces_resource import traces_resource
 from viewer_pipeline.orchestration.view_counts_asset import redis_counters, view_counts
 
 defs = dg.Definitions(
@@ -25,5 +26,10 @@ defs = dg.Definitions(
     schedules=[sweep_schedule, close_yesterday, refresh_today, *RETENTION_SCHEDULES],
     executor=dg.in_process_executor,  # of all jobs: steps pass values in memory
     loggers={"console": console},
-    resources={"settings": settings_resource, "stores": stores_resource, IN_MEMORY: dg.mem_io_manager},
+    resources={
+        "settings": settings_resource,
+        "stores": stores_resource,
+        "traces": traces_resource,
+        IN_MEMORY: dg.mem_io_manager,
+    },
 )

@@ -160,6 +160,11 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(
         "text", description="`text` (key=value) or `json`, one event a line; Dagster's own lines are always JSON"
     )
+    otel_exporter_otlp_endpoint: HttpUrl | None = Field(
+        None,
+        description="OTLP/HTTP address of a collector, such as `http://localhost:4318`, that gets traces of flush runs;"
+        " needs the extra `otel` (default: none)",
+    )
     dagster_database_url: DatabaseUrl | None = Field(
         None,
         description="Dagster's own storage (default: the schema `dagster` of `DATABASE_URL`)",

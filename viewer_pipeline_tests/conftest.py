@@ -38,6 +38,7 @@ _OURS = (
     "ALERT_",
     "TARGET_",
     "PARKED_",
+    "OTEL_",
 )
 FOR_TESTS = "VIEWER_TEST_"  # options of tests, such as how many examples they try
 for _name in [name for name in os.environ if name.startswith(_OURS) and not name.startswith(FOR_TESTS)]:

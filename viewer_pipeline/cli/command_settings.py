@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 from viewer_pipeline.logs import configure_stderr_logging, event
 from viewer_pipeline.settings import Settings, is_child_process, load_settings_and_find_servers, unknown_variables
@@ -42,8 +43,17 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
         log.warning(event("unknown_names_in_env_file", names=", ".join(others)))
     if dropped := settings.dropped_parameters():
         log.warning(event("database_url_parameters_dropped", **dropped))
+    if settings.otel_exporter_otlp_endpoint and not _is_otel_installed():
+        log.warning(event("otel_not_installed", remedy="install viewer-pipeline[otel], or unset the endpoint"))
     if ignored := settings.ignored_redis_parameters():
         log.info(event("redis_url_parameters_ignored", ignored=", ".join(ignored)))
+
+
+def _is_otel_installed() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # not even the package above it
+        return False
 
 
 def require_responding_servers(settings: Settings) -> None:

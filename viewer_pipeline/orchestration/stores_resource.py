@@ -8,6 +8,6 @@ StoresResource = dg.ResourceParam[Stores]
 
 stores_resource = dg.ResourceDefinition(
     lambda context: Stores.open(context.resources.settings),
-    required_resource_keys={"settings"},
+    required_resource_keys={"settings", "traces"},
     description="Redis and PostgreSQL, over connections that are kept from the first step of a run to the last.",
 )

@@ -1,4 +1,7 @@
-"""The lines of `up` and of its processes: fields, one line for each flush, and decisions with LOG_LEVEL=debug."""
+"""The lines of `up` and of its processes, and the trace of a run under it.
+
+Fields, one line for each flush, and decisions with LOG_LEVEL=debug.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from viewer_pipeline_tests.support.otlp_server import attributes, collecting
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.waiting import wait_until
 
@@ -18,7 +22,11 @@ def own_lines(log: Path) -> list[dict[str, Any]]:
 
 def test_lines_of_up(tmp_path: Path) -> None:
     """The foreground has a line for each flush and no other of a run; the code server's log has each decision."""
-    with up(variables(tmp_path, LOG_FORMAT="json", LOG_LEVEL="debug", SWEEP_CRON="0 0 1 1 *")) as stack:
+    settings = {"LOG_FORMAT": "json", "LOG_LEVEL": "debug", "SWEEP_CRON": "0 0 1 1 *"}
+    with (
+        collecting() as collector,
+        up(variables(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **settings)) as stack,
+    ):
         stack.wait_for_ui()
 
         def lines(name: str, log: Path | None = None) -> list[dict[str, Any]]:
@@ -30,6 +38,10 @@ def test_lines_of_up(tmp_path: Path) -> None:
         assert [flush[name] for name in ("seq", "views", "counters", "job")] == [1, 3, 1, "flush_views"]
         code_server = stack.home / "code-server.log"
         assert [line["run_id"] for line in lines("flush_committed", code_server)] == [flush["run_id"]]
+        wait_until(lambda: collector.trace(flush["run_id"]), 60, "its trace")
+        root = collector.trace(flush["run_id"])["flush_views"]
+        assert attributes(root.attributes)["seq"] == 1
+        assert (stack.home / "code-server.log").read_text().count("fork_server_unavailable") == 0
         wait_until(lambda: lines("tick_skipped", code_server), 60, "a tick that skips")
         names = {line["event"] for line in own_lines(code_server)}
         assert {"run_requested", "counters_read", "batches_settled"} <= names

@@ -17,6 +17,7 @@ ACCEPTED = {
     "REDIS_URL": "redis://:s3cret@host:6379/0",
     "DAGSTER_DATABASE_URL": "postgresql://ann:s3cret@host/dagster",
     "ALERT_WEBHOOK_URL": "https://hooks/s3cret",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
     "DAGSTER_UI_URL": "https://dagster.example.com",
     "TARGET_EXCLUSIVE": "true",
     "WARM_RUNS": "false",

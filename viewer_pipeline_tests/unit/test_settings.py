@@ -39,6 +39,7 @@ DEFAULTS: dict[str, object] = {
     "failed_run_retention_days": 30,
     "rejected_retention_days": None,
     "alert_webhook_url": None,
+    "otel_exporter_otlp_endpoint": None,
     "pubsub_mode": "increment",
     "pubsub_channel": "view_count_updates",
     "totals_channel": "view_count_totals",

@@ -1,0 +1,177 @@
+"""Traces of flush runs: a span for the run and one for each step, sent to a real collector, which may be down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.errors import PostgresUnavailable
+from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
+from viewer_pipeline.orchestration.traces_resource import TRACE_EXPORT
+from viewer_pipeline.settings import load_settings
+from viewer_pipeline.stack.ports import find_free_port
+from viewer_pipeline_tests.support.otlp_server import attributes, collecting
+from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.world import World
+
+STEPS = ["drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency"]
+ERROR = 2  # STATUS_CODE_ERROR
+
+Flush = Callable[[str], dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def flush(world: World, monkeypatch: pytest.MonkeyPatch) -> Flush:
+    """Run a sweep with this OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    def run(endpoint: str) -> dg.ExecuteInProcessResult:
+        settings = {
+            "DATABASE_URL": world.stores.ledger.url,
+            "REDIS_URL": world.stores.redis.url,
+            "LOG_FORMAT": "json",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        with dg.instance_for_test() as instance:
+            return defs.resolve_job_def(flush_views.name).execute_in_process(
+                run_config=flush_run_config(FlushMode.sweep), instance=instance, raise_on_error=False
+            )
+
+    return run
+
+
+def failures_to_export(text: str) -> list[dict[str, Any]]:
+    """Return the lines of traces that were not exported."""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == "trace_not_exported"]
+
+
+def test_a_span_for_the_run_and_each_step(world: World, flush: Flush) -> None:
+    """With the numbers of the flush; the id of the trace is that of the run."""
+    world.send("a", 5)
+    world.send("b", 1)
+    with collecting() as collector:
+        result = flush(collector.url + "/")
+        wait_until(lambda: len(collector.spans) == 5, 30, "the trace")
+    assert (collector.services, collector.paths) == ({"viewer-pipeline"}, {"/v1/traces"})
+    spans = collector.trace(result.run_id)
+    root = spans.pop("flush_views")
+    assert attributes(root.attributes) == {
+        "run_id": result.run_id, "job": "flush_views", "mode": "sweep", "trigger": "by hand",
+        "seq": 1, "flushes": 1, "views": 6, "counters": 2, "batches": 1,
+    }  # fmt: skip
+    assert list(spans) == STEPS
+    assert {span.parent_span_id for span in spans.values()} == {root.span_id}
+    assert not root.parent_span_id
+    times = [time for span in spans.values() for time in (span.start_time_unix_nano, span.end_time_unix_nano)]
+    assert times == sorted(times)
+    assert (times[0], times[-1]) == (root.start_time_unix_nano, root.end_time_unix_nano)
+    assert ERROR not in {span.status.code for span in (root, *spans.values())}
+    world.assert_all_persisted()
+
+
+def test_a_failed_run_and_its_retries(flush: Flush, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt of a step has a span, with its error, which has no password."""
+    monkeypatch.setattr("viewer_pipeline.orchestration.step_errors_and_cancellation.FIRST_RETRY_SECONDS", 0.0)
+    attempts = 0
+
+    def fail(*_: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            raise RuntimeError("no such table in postgresql://viewer:Geheim7@host/db")
+        raise PostgresUnavailable("no answer")
+
+    monkeypatch.setattr("viewer_pipeline.flush.drain.drain", fail)
+    with collecting() as collector:
+        result = flush(collector.url)
+        wait_until(lambda: len(collector.spans) == 3, 30, "the trace")
+    assert not result.success
+    assert sorted(span.name for span in collector.spans) == ["drain_counters", "drain_counters", "flush_views"]
+    assert {span.status.code for span in collector.spans} == {ERROR}
+    assert "Geheim7" not in str(collector.spans)
+    root = collector.trace(result.run_id)["flush_views"]
+    assert attributes(root.attributes).keys() == {"run_id", "job", "mode", "trigger"}
+
+
+def test_a_collector_that_is_down_fails_no_run(world: World, flush: Flush, capfd: pytest.CaptureFixture[str]) -> None:
+    """A line reports it."""
+    world.send("a", 5)
+    result = flush(f"http://127.0.0.1:{find_free_port()}")
+    assert result.success
+    world.assert_all_persisted()
+    output = ""
+
+    def has_failed() -> bool:
+        nonlocal output
+        output += capfd.readouterr().err
+        return bool(failures_to_export(output))
+
+    wait_until(has_failed, 30, "the line")
+    (failure,) = failures_to_export(output)
+    assert (failure["run_id"], failure["level"]) == (result.run_id, "warning")
+    assert "Traceback" not in output
+
+
+def test_a_run_does_not_wait_for_a_collector_without_responses(world: World, flush: Flush) -> None:
+    """It succeeds while the request is under way."""
+    world.send("a", 5)
+    with collecting(silent=True) as collector:
+        assert flush(collector.url).success
+        assert not collector.spans
+        wait_until(collector.requested.is_set, 30, "the request")
+    world.assert_all_persisted()
+
+
+def test_spans_that_cannot_be_made_fail_no_run(
+    world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line has the reason, without a password."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("postgresql://viewer:Geheim7@host/db: no answer")
+
+    monkeypatch.setattr(f"{TRACE_EXPORT}._spans", fail)
+    world.send("a", 5)
+    assert flush(f"http://127.0.0.1:{find_free_port()}").success
+    (failure,) = failures_to_export(capfd.readouterr().err)
+    assert failure["reason"] == "postgresql://viewer:***@host/db: no answer"
+
+
+def test_without_the_extra(
+    world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Runs succeed; a command warns when it starts."""
+    monkeypatch.setitem(sys.modules, TRACE_EXPORT, None)  # as if one of its imports failed
+    world.send("a", 5)
+    assert flush(f"http://127.0.0.1:{find_free_port()}").success
+    settings = load_settings()
+    warn_of_ineffective_settings(settings)
+    assert "otel_not_installed" not in caplog.text
+    monkeypatch.setattr("viewer_pipeline.cli.command_settings.find_spec", lambda _: None)
+    warn_of_ineffective_settings(settings)
+    assert "otel_not_installed remedy=" in caplog.text
+
+
+@pytest.mark.parametrize(("endpoint", "imported"), [("", False), ("http://127.0.0.1:4318", True)])
+def test_nothing_is_imported_without_the_setting(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, imported: bool
+) -> None:
+    """By us: redis-py imports metrics. With it, all is imported before a run is forked, and no thread is started."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    code = (
+        "import sys, threading, viewer_pipeline.definitions; "
+        "print('opentelemetry.sdk.trace' in sys.modules, threading.active_count())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == f"{imported} 1\n"

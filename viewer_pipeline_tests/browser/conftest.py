@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from viewer_pipeline_tests.integration.conftest import dagster, dagster_settings, dagster_template, http
+
+__all__ = ["dagster", "dagster_settings", "dagster_template", "http"]  # fixtures
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 EXECUTABLE = "VIEWER_TEST_CHROMIUM"
 SCREENSHOTS = "VIEWER_TEST_SCREENSHOTS"

@@ -25,7 +25,7 @@ def test_bars_are_scaled_to_the_highest() -> None:
         '<rect x="0.1" width=".8" y="0.0" height="100.0"><title>a &lt;b&gt;: 50 views</title></rect>'
         '<rect x="3.1" width=".8" y="50.0" height="50.0"><title>d: 25 views</title></rect></svg>'
     )
-    assert chart.peak_text == "50"
+    assert chart.peak_text == "50 views"
 
 
 def test_chart_without_values() -> None:

@@ -39,7 +39,7 @@ class BarChart:
     @property
     def peak_text(self) -> str:
         """The highest value, at the top of the vertical axis."""
-        return format_number(self.peak)
+        return f"{format_number(self.peak)} {self.unit}"
 
     @property
     def summary(self) -> str:

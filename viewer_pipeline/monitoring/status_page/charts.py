@@ -26,12 +26,12 @@ def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
 
 def _views_chart(views: Mapping[int, int], now: float) -> BarChart:
     rates = {bucket: count * 60 / BUCKET_SECONDS for bucket, count in views.items()}
-    note = "persisted, by the time at which their counters were read; mean of 2 minutes"
-    return _chart_of_hours("Views per minute", note, "views per minute", rates, now)
+    note = "persisted, by the time at which their counters were read; mean of 2 minutes, the last ones not complete"
+    return _chart_of_hours("Views per minute", note, "per minute", rates, now)
 
 
 def _oldest_pending_chart(seconds: Mapping[int, float], now: float) -> BarChart:
-    note = "age of the oldest pending view; highest in 2 minutes, as measured by this worker"
+    note = "age of the oldest pending view; highest of 2 minutes"
     return _chart_of_hours("Lag", note, "s", seconds, now)
 
 

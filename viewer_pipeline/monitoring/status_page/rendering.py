@@ -65,11 +65,17 @@ def _template() -> Template:
         "age": lambda moment: format_age(seconds_since(moment)),
         "duration": format_duration,
         "utc": lambda moment: moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-        "time": lambda moment: moment.astimezone(UTC).strftime("%H:%M:%S"),
+        "time": _time_or_date,
         "redact": redact_text,
     }
     environment.tests["run_id"] = lambda text: _RUN_ID.fullmatch(str(text)) is not None
     return environment.get_template("status.html")
+
+
+def _time_or_date(moment: datetime) -> str:
+    """Return the time (UTC), with the date if that is not today's."""
+    moment = moment.astimezone(UTC)
+    return moment.strftime("%H:%M:%S" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
 
 
 def _count(number: int, noun: str) -> str:

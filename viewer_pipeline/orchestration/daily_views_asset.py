@@ -77,23 +77,19 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
 
 def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
     """Add the metadata of one day to its own materialization."""
-    metadata: dict[str, Any] = {
+    top = most_viewed_vods_of_day(connection, day.day, TOP_VODS)
+    metadata: dict[str, Any] = {}
+    if day.kept:
+        chart = embed_hourly_svg_in_markdown(day.day, views_per_hour(connection, day.day))
+        metadata["views_per_hour"] = dg.MetadataValue.md(chart)
+    metadata |= {
         "daily_views": day.views,
         "daily_vods": day.vods,
+        "top_vods": to_table_metadata({"vod_id": "string", "views": "int"}, top),
+        **({"flushes": day.flushes} if day.kept else {"notes": FINAL}),
         "last_flush": dg.MetadataValue.text(str(day.last_flush)),  # a plot would say nothing
         "seconds": round_seconds(result.seconds),
-        "top_vods": to_table_metadata(
-            {"vod_id": "string", "views": "int"}, most_viewed_vods_of_day(connection, day.day, TOP_VODS)
-        ),
     }
-    if day.kept:
-        hours = views_per_hour(connection, day.day)
-        metadata |= {
-            "flushes": day.flushes,
-            "chart_of_views_per_hour": dg.MetadataValue.md(embed_hourly_svg_in_markdown(day.day, hours)),
-        }
-    else:
-        metadata["notes"] = FINAL
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())
 
 

@@ -46,10 +46,10 @@ def report_up_to_date(instance: dg.DagsterInstance, settings: Settings, now: dat
         "added_views_per_minute": 0.0,
         "counters": 0,
         "lag_seconds": 0.0,
-        "notes": "nothing was pending: the sensor has launched no run",
         "pending_vods": 0,
-        "taken_at": dg.MetadataValue.timestamp(now),
         **{name: before[name] for name in KEPT_METADATA if name in before},
+        "notes": "nothing was pending: the sensor has launched no run",
+        "taken_at": dg.MetadataValue.timestamp(now),
     }
     instance.report_runless_asset_event(dg.AssetMaterialization(ASSET, metadata=metadata))
 

@@ -26,6 +26,13 @@ COLOURED = """canvas => {
     return last <= first ? 0 : (last - first) / width
 }"""
 
+# The texts of the smallest boxes that have a chart and a text.
+NAMES_OF_PLOTS = """() => [...document.querySelectorAll('canvas')].map(canvas => {
+    let box = canvas
+    while (!box.innerText?.trim()) box = box.parentElement
+    return box.innerText.trim()
+})"""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -119,6 +126,12 @@ class Operator:
         self.page.mouse.up()
         wait_until(lambda: len(set(map(self._top, STEPS))) == len(STEPS), 60, "each step on a line of its own")
 
+    def show_output(self, name: str) -> None:
+        """Show `stdout` or `stderr` of the run's process."""
+        self.page.get_by_role("button", name=f"logs_{name}").click()
+        self.page.get_by_role("combobox").click()
+        self.page.get_by_role("menuitem", name=re.compile(r"^pid: \d+ \(4 steps\)$")).click()
+
     def _top(self, step: str) -> float:
         box = self.page.get_by_text(f"view_counts.{step}", exact=True).first.bounding_box()
         return box["y"] if box else 0
@@ -136,6 +149,11 @@ class Operator:
         chart = self.chart(name)
         chart.scroll_into_view_if_needed()
         wait_until(lambda: float(chart.evaluate(COLOURED)) > 0.5, 30, f"a line in the plot of {name}")
+
+    def plot_names(self) -> list[str]:
+        """Return the names above the plots, in their order."""
+        names: list[str] = self.page.evaluate(NAMES_OF_PLOTS)
+        return names
 
     def open_graph(self) -> None:
         """Show all assets, with their groups unfolded."""

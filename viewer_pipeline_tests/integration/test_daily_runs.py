@@ -72,7 +72,7 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     }
     top = [record.data for record in days["2026-03-01"]["top_vods"].records]
     assert top == [{"vod_id": "b", "views": 20}, {"vod_id": "a", "views": 1}]
-    chart = days["2026-03-02"]["chart_of_views_per_hour"]
+    chart = days["2026-03-02"]["views_per_hour"]
     assert "most from 23 to 00 h UTC: 300 views" in chart
     drawn = base64.b64decode(chart.partition("base64,")[2].partition(")")[0]).decode()
     assert drawn.count("v-") == 1

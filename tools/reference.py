@@ -81,6 +81,7 @@ MORE_ON_COMMANDS = {
     " [PostgreSQL was rolled back](../how-to/postgresql-rolled-back.md)",
     "worker": "[Several workers, and a stop](../how-to/several-workers.md)",
     "soak": "`make soak`",
+    "status": "[Daily operation](../operations.md#daily-operation)",
     "up": "`make run`",
     "demo": "`make demo`",
     "bench": "[Tuning](../tuning.md)",

@@ -1,6 +1,8 @@
-"""Counted nouns in texts for people. Pure."""
+"""Texts for people in a terminal: counted nouns, wrapped lines. Pure."""
 
 from __future__ import annotations
+
+import textwrap
 
 
 def pluralize(number: int, noun: str) -> str:
@@ -12,3 +14,14 @@ def pluralize(number: int, noun: str) -> str:
 def views_of_vods(views: int, vods: int) -> str:
     """Return `5 views of 1 VOD`."""
     return f"{pluralize(views, 'view')} of {pluralize(vods, 'VOD')}"
+
+
+def wrap(first: str, text: str, width: int) -> str:
+    """Return a text in lines of at most `width`, behind `first` and indented by its length. Long words stay whole.
+
+    A character that is not printable, which could move the cursor of a terminal, is replaced by a blank.
+    """
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    indent = " " * len(first)
+    lines = textwrap.wrap(printable, max(1, width - len(first)), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{indent if number else first}{line}" for number, line in enumerate(lines or [""])).rstrip()

@@ -20,6 +20,7 @@ from viewer_pipeline.cli.flush import flush
 from viewer_pipeline.cli.grants.command import grants
 from viewer_pipeline.cli.healthcheck import healthcheck
 from viewer_pipeline.cli.migrate import migrate
+from viewer_pipeline.cli.output import describe_error
 from viewer_pipeline.cli.parked import parked
 from viewer_pipeline.cli.reconcile import reconcile
 from viewer_pipeline.cli.retire import retire
@@ -29,7 +30,6 @@ from viewer_pipeline.cli.status import status
 from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import SettingsError, ViewerPipelineError
-from viewer_pipeline.redaction import redact_text
 
 # As `--help` lists them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -66,11 +66,8 @@ class MainGroup(click.Group):
         try:
             return super().invoke(context)
         except ViewerPipelineError as error:
-            is_settings_error = isinstance(error, SettingsError)
-            click.echo(f"error: {error if is_settings_error else redact_text(str(error))}", err=True)
-            if error.remedy:
-                click.echo(f"remedy: {redact_text(error.remedy)}", err=True)
-            context.exit(2 if is_settings_error else 1)
+            click.echo(describe_error(error), err=True)
+            context.exit(2 if isinstance(error, SettingsError) else 1)
 
 
 @click.group(

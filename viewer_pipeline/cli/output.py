@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from shutil import get_terminal_size
 from typing import Any
 
 import click
 
+from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.time_formatting import format_timestamp
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; logs go to stderr.")
@@ -18,11 +21,27 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 def echo_result(value: Any, text: str | Callable[[], None], *, as_json: bool) -> None:
     """Print the result of a command on stdout: as JSON, or for people, as a text or by the function that prints it."""
     if as_json:
-        click.echo(json.dumps(value, default=_to_json))  # timestamps as everywhere
+        click.echo(to_json(value))
     elif callable(text):
         text()
     else:
         click.echo(text)
+
+
+def to_json(value: Any) -> str:
+    """Return a result as one line of JSON, with timestamps as everywhere."""
+    return json.dumps(value, default=_to_json)
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; 80 where stdout is none."""
+    return get_terminal_size().columns
+
+
+def describe_error(error: ViewerPipelineError) -> str:
+    """Return an error as one line, and its remedy as a second one."""
+    message = str(error) if isinstance(error, SettingsError) else redact_text(str(error))
+    return f"error: {message}" + (f"\nremedy: {redact_text(error.remedy)}" if error.remedy else "")
 
 
 def echo_progress(text: str) -> None:

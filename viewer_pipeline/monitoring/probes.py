@@ -53,11 +53,18 @@ class HealthProbes:
     """The probes of one process, and the client and stores that they use."""
 
     def __init__(
-        self, settings: Settings, seconds: float = PROBE_SECONDS, stats: SubscriberStats | None = None
+        self,
+        settings: Settings,
+        seconds: float = PROBE_SECONDS,
+        stats: SubscriberStats | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """`seconds`: time limit of one Redis command; it is sent once. `stats`: of this worker; None in a command."""
+        """`seconds`: time limit of one Redis command; it is sent once. `stats`: of this worker; None in a command.
+
+        `ledger`: one that keeps its connections.
+        """
         self.settings, self._stats = settings, stats
-        self.ledger = Ledger.of(settings)
+        self.ledger = ledger or Ledger.of(settings)
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = RedisStore.of(self.client, settings)

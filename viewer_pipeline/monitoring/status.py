@@ -3,100 +3,165 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
+from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, stored_views_summary
 from viewer_pipeline.flush.ledger_row_types import LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.sweep_position import SweepPosition
+from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner
+from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.time_formatting import format_timestamp, seconds_since
+from viewer_pipeline.time_formatting import format_timestamp
 
 MAX_FLUSHES = 5
 STATUS_SECONDS = 5.0  # time limit of each check
+TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs; a server that is down is noticed long before
 
 
-@dataclass(frozen=True)
-class PipelineStatus:
-    """One reading of both servers. `checks`: by name."""
+class RedisReading(NamedTuple):
+    """What is in Redis. `sweep`: of the sweep that is under way between two runs."""
 
-    pending_vods: int
-    oldest_pending_seconds: float | None
-    sweep: SweepPosition | None  # of the sweep that is under way between two runs
+    pending: PendingViews
+    sweep: SweepPosition | None
     marker: Marker | None
+
+
+class LedgerReading(NamedTuple):
+    """What is in PostgreSQL. `flushes`: newest first."""
+
     last_flush: LastFlush
     summary: StoredViewsSummary
     rejected: list[RejectedCount]
     incidents: list[Incident]
     flushes: list[RecentFlush]
+
+
+@dataclass(frozen=True)
+class PipelineStatus:
+    """One reading. A server that cannot be read has an error instead of a value. `checks`: by name."""
+
+    redis: ProbeResult[RedisReading]
+    ledger: ProbeResult[LedgerReading]
     checks: dict[str, CheckResult]
     stall_reasons: list[str]
 
     @property
-    def is_last_flush_settled(self) -> bool:
-        """Whether the last flush is subtracted from Redis."""
-        marker, last = self.marker, self.last_flush
+    def failures(self) -> dict[str, ProbeResult[Any]]:
+        """The servers that cannot be read, with error and remedy."""
+        results: dict[str, ProbeResult[Any]] = {"redis": self.redis, "postgres": self.ledger}
+        return {name: result for name, result in results.items() if result.value is None}
+
+    @property
+    def is_last_flush_settled(self) -> bool | None:
+        """Whether the last flush is subtracted from Redis; None where one of the servers cannot be read."""
+        if self.redis.value is None or self.ledger.value is None:
+            return None
+        marker, last = self.redis.value.marker, self.ledger.value.last_flush
         return not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return it as JSON has it; what cannot be read is left out."""
         results = list(self.checks.values())
         return {
-            "status": worst_status(results),
+            "status": "unhealthy" if self.failures else worst_status(results),
             "timestamp": format_timestamp(),
-            "pending_vods": self.pending_vods,
-            "oldest_pending_seconds": self.oldest_pending_seconds,
-            "sweep_position": _position_to_dict(self.sweep) if self.sweep else None,
-            "marker": self.marker._asdict() if self.marker else None,
-            "last_flush": self.last_flush.seq,
+            "errors": {
+                name: {"message": result.error, "remedy": result.remedy} for name, result in self.failures.items()
+            },
+            **(_redis_to_dict(self.redis.value) if self.redis.value else {}),
             "settled": self.is_last_flush_settled,
-            **self.summary._asdict(),
-            "rejected_by_reason": sum((Counter({count.reason: count.inputs}) for count in self.rejected), Counter()),
-            "incidents": [_incident_to_dict(incident) for incident in self.incidents],
-            "flushes": [_flush_to_dict(flush) for flush in self.flushes],
+            **(_ledger_to_dict(self.ledger.value) if self.ledger.value else {}),
             "stall_reasons": self.stall_reasons,
             "checks": checks_to_dict(results),
         }
 
 
+class StatusReader:
+    """Reads both servers side by side, each within its time limit, over connections that it keeps."""
+
+    def __init__(self, probes: HealthProbes, totals_seconds: float) -> None:
+        self._probes, self._totals_seconds = probes, totals_seconds
+        self._redis = BoundedProbe("status of redis", self._read_redis)
+        self._ledger = BoundedProbe("status of postgres", self._read_ledger)
+        self._checks = CheckRunner(probes.health_checks(STATUS_SECONDS))
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Settings, totals_seconds: float = STATUS_SECONDS) -> Iterator[StatusReader]:
+        """Open a reader. `totals_seconds`: time limit of the reading of PostgreSQL. Raises SettingsError."""
+        with (
+            Ledger.of(settings).keeping_connections() as ledger,
+            closing(HealthProbes(settings, STATUS_SECONDS, ledger=ledger)) as probes,
+        ):
+            yield cls(probes, totals_seconds)
+
+    def read(self) -> PipelineStatus:
+        """Read both servers, and Dagster's tables as far as they can be read."""
+        self._redis.start_if_due()
+        self._ledger.start_if_due()
+        checks = {result.name: result for result in self._checks.run_in_parallel()}
+        redis = self._redis.wait_for_result(STATUS_SECONDS)
+        ledger = self._ledger.wait_for_result(self._totals_seconds)
+        reasons: list[str] = []
+        if redis.value is not None and ledger.value is not None:
+            pending_vods, settings = redis.value.pending.vods, self._probes.settings
+            reasons = stall_reasons(ledger.value.flushes, pending_vods, checks, settings)
+        return PipelineStatus(redis, ledger, checks, reasons)
+
+    def _read_redis(self) -> RedisReading:
+        store = self._probes.store
+        return RedisReading(read_pending_views(store), SweepPosition.parse(store.sweep_position()), store.marker())
+
+    def _read_ledger(self) -> LedgerReading:
+        with self._probes.ledger.connect(any_server=True) as connection:
+            return LedgerReading(
+                last_flush=last_flush(connection),
+                summary=stored_views_summary(connection),
+                rejected=read_rejected_summary(connection).counts,
+                incidents=open_incidents(connection),
+                flushes=recent_flushes(connection, MAX_FLUSHES),
+            )
+
+
 def read_status(settings: Settings) -> PipelineStatus:
-    """Read both servers, and Dagster's tables as far as they can be read.
-
-    Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
-    """
-    with closing(HealthProbes(settings, STATUS_SECONDS)) as probes:
-        pending, oldest = probes.store.changed_set_size_and_oldest()
-        sweep, marker = SweepPosition.parse(probes.store.sweep_position()), probes.store.marker()
-        with probes.ledger.connect(any_server=True) as connection:
-            rejected = read_rejected_summary(connection).counts
-            last, summary = last_flush(connection), stored_views_summary(connection)
-            incidents, flushes = open_incidents(connection), recent_flushes(connection, MAX_FLUSHES)
-        checks = {result.name: result for result in CheckRunner(probes.health_checks(STATUS_SECONDS)).run_in_parallel()}
-    return PipelineStatus(
-        pending_vods=pending,
-        oldest_pending_seconds=round(seconds_since(oldest), 1) if oldest else None,
-        sweep=sweep,
-        marker=marker,
-        last_flush=last,
-        summary=summary,
-        rejected=rejected,
-        incidents=incidents,
-        flushes=flushes,
-        checks=checks,
-        stall_reasons=stall_reasons(flushes, pending, checks, settings),
-    )
+    """Read the status once. Raises SettingsError."""
+    with StatusReader.open(settings, TOTALS_SECONDS) as reader:
+        return reader.read()
 
 
-def _position_to_dict(position: SweepPosition) -> dict[str, Any]:
-    return {"began_at": format_timestamp(position.began), "percent": round(100 * position.share, 1)}
+def _redis_to_dict(reading: RedisReading) -> dict[str, Any]:
+    pending, sweep = reading.pending, reading.sweep
+    return {
+        "pending_views": pending.views,
+        "pending_vods": pending.vods,
+        "pending_vods_read": pending.read,
+        "oldest_pending_seconds": round(pending.age, 1) if pending.vods else None,
+        "sweep_position": {"began_at": format_timestamp(sweep.began), "percent": round(100 * sweep.share, 1)}
+        if sweep
+        else None,
+        "marker": reading.marker._asdict() if reading.marker else None,
+    }
+
+
+def _ledger_to_dict(reading: LedgerReading) -> dict[str, Any]:
+    return {
+        "last_flush": reading.last_flush.seq,
+        **reading.summary._asdict(),
+        "rejected_by_reason": sum((Counter({count.reason: count.inputs}) for count in reading.rejected), Counter()),
+        "incidents": [_incident_to_dict(incident) for incident in reading.incidents],
+        "flushes": [_flush_to_dict(flush) for flush in reading.flushes],
+    }
 
 
 def _incident_to_dict(incident: Incident) -> dict[str, Any]:

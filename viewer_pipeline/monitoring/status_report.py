@@ -1,22 +1,28 @@
-"""The status for a terminal."""
+"""The status as text."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC
+from io import StringIO
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
+from viewer_pipeline.monitoring.pending_views import PendingViews
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
-from viewer_pipeline.text_formatting import pluralize, views_of_vods
+from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
 from viewer_pipeline.time_formatting import format_age, seconds_since
 
-WIDTH = 10
+LABEL = 11  # characters in front of each text
+SERVERS = {"redis": "Redis", "postgres": "PostgreSQL"}
 REMAINING = (
     "redis",
     "redis_memory",
@@ -28,53 +34,87 @@ REMAINING = (
 )  # shown only where something is wrong
 
 
-def print_status(status: PipelineStatus) -> None:
-    """Print one line for each subject, the last flushes, and the reasons of a stall."""
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    for name, text in _lines(status):
-        console.print(redact_text(f"{name:<{WIDTH}} {text}"))
+def render_status(status: PipelineStatus, width: int) -> str:
+    """Return one line for each subject, the last flushes, and the reasons of a stall, in lines of at most `width`."""
+    lines = [wrap(f"{name:<{LABEL}}", redact_text(text), width) for name, text in _lines(status)]
+    if status.ledger.value is not None:
+        flushes = status.ledger.value.flushes
+        lines += ["", _flush_table(flushes, width) if flushes else "no flush yet"]
+    if status.stall_reasons:
+        first, *reasons = status.stall_reasons
+        lines += ["", wrap(f"{'stalled':<{LABEL}}", redact_text(first), width)]
+        lines += [wrap(f"{'':<{LABEL}}- ", redact_text(reason), width) for reason in reasons]
+    return "\n".join(lines)
+
+
+def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:
     numbers = (Column(name, justify="right") for name in ("counters", "views", "batches"))
-    table = Table(Column("flush", justify="right"), "mode", "taken at (UTC)", *numbers, title="last flushes")
-    for flush in status.flushes:
+    table = Table(Column("flush", justify="right"), "mode", "taken at (UTC)", *numbers, box=box.SIMPLE, show_edge=False)
+    for flush in flushes:
         taken_at = flush.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
-    console.print(table if status.flushes else "no flush yet")
-    for number, reason in enumerate(status.stall_reasons):
-        console.print(redact_text(f"{'' if number else 'stalled':<{WIDTH}} {reason}"))
+    output = StringIO()
+    Console(file=output, width=width).print(table)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
-def _lines(status: PipelineStatus) -> list[tuple[str, str]]:
-    """Return (name, text) of each line above the table."""
-    oldest = status.oldest_pending_seconds
-    age = "" if oldest is None else f", the oldest announced {format_age(oldest)}"
-    checks = status.checks
-    return [
-        ("pending", f"{pluralize(status.pending_vods, 'announced VOD')}{age}"),
-        *([("sweep at", _sweeping(status.sweep))] if status.sweep else []),
-        ("persisted", views_of_vods(status.summary.persisted, status.summary.vods)),
-        ("parked", views_of_vods(status.summary.parked, status.summary.parked_vods)),
-        ("rejected", describe_rejected(status.rejected)),
-        ("marker", _marker(status)),
-        *([("incidents", checks["incidents"].message)] if status.incidents else []),
-        *((name, checks[name].message) for name in REMAINING if not checks[name].passed),
-        ("subscriber", checks["subscriber"].message),
-        *(("" if number else "daemons", text) for number, text in enumerate(_summarise_daemons(checks))),
-        ("sensor", _with_skip_reason(checks["sensor"])),
-        ("sweep", _with_skip_reason(checks["sweep"])),
-        ("runs", checks["flush_runs"].message),
-    ]
+def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of each line above the table; of a server that cannot be read its error instead."""
+    for server, failure in status.failures.items():
+        yield SERVERS[server], failure.error
+        if failure.remedy:
+            yield "", f"remedy: {failure.remedy}"
+    redis, ledger, checks = status.redis.value, status.ledger.value, status.checks
+    if redis is not None:
+        yield "pending", _describe_pending(redis.pending)
+        if redis.sweep:
+            yield "sweep at", _describe_sweep_position(redis.sweep)
+    if ledger is not None:
+        yield "persisted", views_of_vods(ledger.summary.persisted, ledger.summary.vods)
+        yield "parked", views_of_vods(ledger.summary.parked, ledger.summary.parked_vods)
+        yield "rejected", describe_rejected(ledger.rejected)
+    if redis is not None and ledger is not None:
+        yield "marker", _describe_marker(status)
+        if ledger.incidents:
+            yield "incidents", checks["incidents"].message
+    yield from _check_lines(checks, status.failures.keys())
 
 
-def _sweeping(position: SweepPosition) -> str:
+def _check_lines(checks: dict[str, CheckResult], failed_servers: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of checks that were possible."""
+    for name in REMAINING:
+        if checks[name].status not in ("healthy", "unknown") and name.partition("_")[0] not in failed_servers:
+            yield name, checks[name].message
+    if checks["subscriber"].status != "unknown":
+        yield "subscriber", checks["subscriber"].message
+    if checks["flush_runs"].status != "unknown":
+        for number, text in enumerate(_summarise_daemons(checks)):
+            yield "" if number else "daemons", text
+        yield "sensor", _with_skip_reason(checks["sensor"])
+        yield "sweep", _with_skip_reason(checks["sweep"])
+        yield "runs", checks["flush_runs"].message
+
+
+def _describe_pending(pending: PendingViews) -> str:
+    """Return `7 views of 2 announced VODs, the oldest 3 s ago`, and how many were read if not all were."""
+    bound = "at least " if pending.is_lower_bound else ""
+    read = f" ({pending.read} were read)" if pending.is_lower_bound else ""
+    age = f", the oldest announced {format_age(pending.age)}" if pending.vods else ""
+    return f"{bound}{pluralize(pending.views, 'view')} of {pluralize(pending.vods, 'announced VOD')}{read}{age}"
+
+
+def _describe_sweep_position(position: SweepPosition) -> str:
     return f"{position.share:.1%} of all keys, begun {format_age(seconds_since(position.began))}"
 
 
-def _marker(status: PipelineStatus) -> str:
-    marker, check = status.marker, status.checks["marker"]
+def _describe_marker(status: PipelineStatus) -> str:
+    assert status.redis.value is not None, "both servers were read"
+    assert status.ledger.value is not None, "both servers were read"
+    marker, check = status.redis.value.marker, status.checks["marker"]
     position = f"flush {marker.seq}, batch {marker.batch} of {marker.of}" if marker else "none"
     unsettled = "" if status.is_last_flush_settled else " (not settled)"
     problem = "" if check.passed else f"; {check.message}"
-    return f"{position}; the ledger's last flush is {status.last_flush.seq}{unsettled}{problem}"
+    return f"{position}; the ledger's last flush is {status.ledger.value.last_flush.seq}{unsettled}{problem}"
 
 
 def _summarise_daemons(checks: dict[str, CheckResult]) -> list[str]:

@@ -200,9 +200,8 @@ def test_a_url_with_a_bad_port_is_a_bad_setting(online: Environment, variable: s
 
 UNREACHABLE = [
     ("migrate", "DATABASE_URL"),
-    ("status", "DATABASE_URL"),
+    ("backfill 2026-11-28", "DATABASE_URL"),
     ("flush", "DATABASE_URL"),
-    ("status", "REDIS_URL"),
     ("send a", "REDIS_URL"),
     ("flush", "REDIS_URL"),
 ]
@@ -220,7 +219,7 @@ def test_an_unreachable_server_is_one_sentence(online: Environment, words: str, 
 def test_a_wrong_password_is_one_sentence(online: Environment) -> None:
     """Exit status 1; neither the wrong password nor the good one is shown."""
     good = online["DATABASE_URL"].split("@")[0].rpartition(":")[2]
-    message = error_of(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "status"), 1)
+    message = error_of(run({**online, "DATABASE_URL": online["DATABASE_URL"].replace(good, "hidden")}, "flush"), 1)
     assert "wrong password, or there is no role" in message
     assert "password authentication failed" in message
     assert message.splitlines()[1].startswith("remedy: correct user and password in the URL")
@@ -234,11 +233,12 @@ def drop_schemas(database_url: str) -> None:
         connection.execute("DROP SCHEMA viewer, dagster CASCADE")
 
 
-@pytest.mark.parametrize("command", ["status", "flush"])
-def test_a_database_without_our_schema_names_the_command_to_run(online: Environment, command: str) -> None:
+def test_a_database_without_our_schema_names_the_command_to_run(online: Environment) -> None:
     """Exit status 1 and the command to run."""
     drop_schemas(online["DATABASE_URL"])
-    assert "run `viewer-pipeline migrate`" in error_of(run(online, command), 1)
+    assert "run `viewer-pipeline migrate`" in error_of(run(online, "flush"), 1)
+    status = json_of(run(online, "status", "--json"), 1)
+    assert "run `viewer-pipeline migrate`" in status["errors"]["postgres"]["message"]
 
 
 def test_migrate(online: Environment) -> None:
@@ -318,7 +318,7 @@ def rows(online: Environment, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-STATUS_KEYS = {"status", "timestamp", "incidents", "stall_reasons", "checks"}  # covered by test_status.py
+STATUS_KEYS = {"status", "timestamp", "errors", "incidents", "stall_reasons", "checks"}  # covered by test_status.py
 
 
 def counts(status: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +337,9 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     before = counts(json_of(run(online, "status", "--json")))
     assert before.pop("oldest_pending_seconds") > 1_700_000_000  # announced in 1970
     assert before == {
+        "pending_views": 12,
         "pending_vods": 2,
+        "pending_vods_read": 2,
         "sweep_position": None,
         "marker": None,
         "last_flush": 0,
@@ -370,7 +372,9 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing_flushes")) == (32, 36, [0, 0])
     assert marker.pop("ledger").count("/") == 2
     assert after == {
+        "pending_views": 0,
         "pending_vods": 0,
+        "pending_vods_read": 0,
         "oldest_pending_seconds": None,
         "sweep_position": None,
         "marker": {"seq": 1, "batch": 1, "of": 1},

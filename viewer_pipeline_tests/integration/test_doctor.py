@@ -13,6 +13,7 @@ import dagster as dg
 import psycopg
 import pytest
 import redis
+from rich.console import Console
 
 from viewer_pipeline.checks import CheckResult, worst_status
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
@@ -34,6 +35,7 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 
 INT4 = 2**31 - 1
 SECRET = "s3cret"
+UNLIMITED = 10_000  # columns
 Results = dict[str, CheckResult]
 
 
@@ -434,7 +436,10 @@ def test_wrong_logins(settings: Settings) -> None:
 def test_report(settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]) -> None:
     """By group; a result that is not healthy with its reason and remedy; equal results in one line."""
     with configured(client, maxmemory_policy="allkeys-lru"):
-        print_report(list(run_doctor_checks(settings).values()))
+        results = list(run_doctor_checks(settings).values())
+    print_report(results, Console(width=80))
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+    print_report(results, Console(width=UNLIMITED))
     lines = capsys.readouterr().out.splitlines()
     groups = [line for line in lines if not line.startswith(" ")]
     assert groups[:-1] == ["settings", "PostgreSQL", "target table", "Redis", "counters", "producers", "Dagster"]

@@ -11,16 +11,19 @@ import psycopg
 import pytest
 import redis
 
+from viewer_pipeline.monitoring.bounded_probe import MIN_INTERVAL_SECONDS
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
-from viewer_pipeline.monitoring.status import read_status
-from viewer_pipeline.monitoring.status_report import print_status
+from viewer_pipeline.monitoring.status import StatusReader, read_status
+from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 SECRET = "s3cret:with@signs"
+UNLIMITED = 10_000  # columns
 
 
 def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3000) -> None:
@@ -30,14 +33,13 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3
     client.hset("viewer:subscriber", mapping={"expires": now + left_ms, "last_message": now - message_ago_ms})
 
 
-def lines_of(settings: Settings, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def lines_of(settings: Settings) -> dict[str, str]:
     """Return the printed lines by the word they begin with; `stalled` has all its lines."""
-    print_status(read_status(settings))
-    output = capsys.readouterr().out.splitlines()
+    output = render_status(read_status(settings), UNLIMITED).splitlines()
     lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
     if "stalled" in lines:
         start = next(number for number, line in enumerate(output) if line.startswith("stalled"))
-        lines["stalled"] = "\n".join(line[11:] for line in output[start:])
+        lines["stalled"] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
     return lines
 
 
@@ -58,9 +60,9 @@ def well(dagster: DagsterWorld, client: redis.Redis) -> DagsterWorld:
 
 
 @pytest.mark.usefixtures("well")
-def test_status_without_views(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_views(dagster_settings: Settings) -> None:
     """All is well: the reasons are the skip reasons of sensor and sweep, and that nothing is pending."""
-    lines = lines_of(dagster_settings, capsys)
+    lines = lines_of(dagster_settings)
     assert lines["subscriber"].startswith("host:7 listens; last message ")
     assert lines["daemons"] == "all 6 of Dagster are running"
     assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
@@ -75,28 +77,24 @@ def test_status_without_views(dagster_settings: Settings, capsys: pytest.Capture
 
 
 @pytest.mark.usefixtures("well")
-def test_status_after_a_flush(
-    dagster_settings: Settings, world: World, client: redis.Redis, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_after_a_flush(dagster_settings: Settings, world: World, client: redis.Redis) -> None:
     """No reasons of a stall; rejects by reason."""
     listens(client)
     world.send("a", 5)
     client.mset({PREFIX + "bad": "abc", PREFIX + "worse": "x", PREFIX + "less": "-3"})
     world.flush()
-    lines = lines_of(dagster_settings, capsys)
+    lines = lines_of(dagster_settings)
     assert "stalled" not in lines
     assert lines["persisted"] == "5 views of 1 VOD"
     assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 
 
-def test_status_where_dagster_never_ran(
-    dagster_settings: Settings, world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_where_dagster_never_ran(dagster_settings: Settings, world: World) -> None:
     """The rest is shown, and what to start."""
     world.send("a", 5, announce=True)
-    lines = lines_of(dagster_settings, capsys)
-    assert lines["pending"].startswith("1 announced VOD, the oldest announced ")
+    lines = lines_of(dagster_settings)
+    assert lines["pending"].startswith("5 views of 1 announced VOD, the oldest announced ")
     assert lines["daemons"] == "Dagster has never run on this database"
     reasons = stall_reasons_of(dagster_settings)
     assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
@@ -104,21 +102,17 @@ def test_status_where_dagster_never_ran(
     assert lines["subscriber"].startswith("no worker listens: messages that are published now are missed")
 
 
-def test_status_without_heartbeats(
-    well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_without_heartbeats(well: DagsterWorld, dagster_settings: Settings) -> None:
     """One line for all daemons: they are one process."""
     well.beat_all(ago=310)
-    assert lines_of(dagster_settings, capsys)["daemons"] == "no heartbeat for 5 min"
+    assert lines_of(dagster_settings)["daemons"] == "no heartbeat for 5 min"
     assert stall_reasons_of(dagster_settings)[0] == "Dagster's daemon: no heartbeat for 5 min"
 
 
-def test_status_without_the_heartbeat_of_one_daemon(
-    well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_without_the_heartbeat_of_one_daemon(well: DagsterWorld, dagster_settings: Settings) -> None:
     """It is named."""
     well.beat("SCHEDULER", ago=310)
-    assert lines_of(dagster_settings, capsys)["daemons"] == "SCHEDULER: no heartbeat for 5 min"
+    assert lines_of(dagster_settings)["daemons"] == "SCHEDULER: no heartbeat for 5 min"
     assert stall_reasons_of(dagster_settings)[0] == "Dagster's daemon SCHEDULER: no heartbeat for 5 min"
 
 
@@ -128,14 +122,12 @@ def test_stall_reason_is_a_stopped_sensor(well: DagsterWorld, dagster_settings: 
     assert "the sensor was stopped in Dagster's UI" in stall_reasons_of(dagster_settings)
 
 
-def test_stall_reasons_are_failures(
-    well: DagsterWorld, dagster_settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stall_reasons_are_failures(well: DagsterWorld, dagster_settings: Settings) -> None:
     """Of the last run and the last tick, with their errors and without passwords."""
     cause = error_of(f"viewer_pipeline.errors.RedisUnavailable: Redis does not answer: redis://:{SECRET}@h:1: no\n")
     well.tick(SENSOR, error=error_of("Error occurred\n", cause))
     well.run(dg.DagsterRunStatus.FAILURE)
-    reasons = lines_of(dagster_settings, capsys)["stalled"]
+    reasons = lines_of(dagster_settings)["stalled"]
     assert "the last flush run failed: its process ended" in reasons.splitlines()
     assert "failed: Redis does not answer: redis://:***@h:1: no" in reasons
     assert SECRET not in reasons
@@ -164,22 +156,20 @@ def test_lease_of_a_worker_without_subscription(dagster_settings: Settings) -> N
     assert "no worker is subscribed to the cuts" in check.message
 
 
-def test_status_without_the_storage_of_dagster(dagster_settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_the_storage_of_dagster(dagster_settings: Settings) -> None:
     """It has a database of its own, which is out of reach: the rest is shown."""
     elsewhere = dagster_settings.copy_unvalidated(dagster_database_url=f"postgresql://me:s3cret@{LOOPBACK}:1/x")
-    lines = lines_of(elsewhere, capsys)
+    lines = lines_of(elsewhere)
     assert lines["persisted"] == "0 views of 0 VODs"
     assert "Dagster's storage" in lines["daemons"]
     assert "s3cret" not in str(lines)
 
 
 @pytest.mark.usefixtures("well")
-def test_status_of_a_restored_postgres(
-    dagster_settings: Settings, client: redis.Redis, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_of_a_restored_postgres(dagster_settings: Settings, client: redis.Redis) -> None:
     """The marker is ahead of the ledger."""
     client.hset("viewer:settled", mapping={"flush": 7, "batch": 1, "batches": 1})
-    assert "; PostgreSQL was rolled back" in lines_of(dagster_settings, capsys)["marker"]
+    assert "; PostgreSQL was rolled back" in lines_of(dagster_settings)["marker"]
 
 
 @pytest.mark.usefixtures("well")
@@ -215,3 +205,27 @@ def test_status_as_json(dagster_settings: Settings, world: World) -> None:
     times = [state["timestamp"], flush["taken_at"], flush["committed_at"]]
     times += [incident["first_seen_at"], incident["last_seen_at"]]
     assert [time for time in times if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)] == []
+
+
+def test_connections_are_kept_between_two_readings(dagster_settings: Settings, client: redis.Redis) -> None:
+    """As `status --watch` needs it; a connection that the server has closed is replaced."""
+    sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'viewer-pipeline' AND datname = %s"
+    database = dagster_settings.require_database_url().rpartition("/")[2]
+
+    def pids(connection: psycopg.Connection) -> set[int]:
+        return {pid for (pid,) in connection.execute(sessions, [database])}
+
+    with psycopg.connect(dagster_settings.require_database_url(), autocommit=True) as connection:
+        with StatusReader.open(dagster_settings) as reader:
+            assert not reader.read().failures
+            first, logins = pids(connection), client.info("stats")["total_connections_received"]
+            time.sleep(MIN_INTERVAL_SECONDS)  # a younger result is used again
+            assert not reader.read().failures
+            assert first
+            assert pids(connection) == first
+            assert client.info("stats")["total_connections_received"] == logins
+            connection.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS t (pid)", [[*first]])
+            wait_until(lambda: not pids(connection) & first, 30, "they are closed")
+            time.sleep(MIN_INTERVAL_SECONDS)
+            assert not reader.read().failures
+        wait_until(lambda: not pids(connection), 30, "all are closed")

@@ -12,6 +12,7 @@ from rich.text import Text
 from viewer_pipeline.checks import STATUSES, CheckResult, Status, worst_status
 from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES, CHECK_RATIONALES_BY_GROUP
 from viewer_pipeline.redaction import redact_text
+from viewer_pipeline.text_formatting import wrap
 
 STYLES: dict[Status, Style] = {
     "healthy": Style(color="green"),
@@ -37,14 +38,15 @@ def print_report(results: Sequence[CheckResult], console: Console | None = None)
 def _print_result(console: Console, equal: list[CheckResult]) -> None:
     """Print results that differ in their names only as one; their reason, if they have the same."""
     result, names = equal[0], ", ".join(result.name for result in equal)
-    message = f"  {names}: {redact_text(result.message)}"
-    console.print(Text.assemble("  ", (f"{result.status:<{WIDTH}}", STYLES[result.status]), message))
-    indent = " " * (WIDTH + 4)
+    first, indent = f"  {result.status:<{WIDTH}}  ", " " * (WIDTH + 4)
+    line = Text(wrap(first, f"{names}: {redact_text(result.message)}", console.width))
+    line.stylize(STYLES[result.status], 0, len(first))
+    console.print(line)
     reasons = {CHECK_RATIONALES[result.name] for result in equal}
     if not result.passed and len(reasons) == 1:
-        console.print(Text(f"{indent}reason: {reasons.pop()}"))
+        console.print(Text(wrap(f"{indent}reason: ", reasons.pop(), console.width)))
     if result.remedy:
-        console.print(Text(f"{indent}remedy: {redact_text(result.remedy)}"))
+        console.print(Text(wrap(f"{indent}remedy: ", redact_text(result.remedy), console.width)))
 
 
 def _summary(results: Sequence[CheckResult]) -> Text:

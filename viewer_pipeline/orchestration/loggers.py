@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import dagster as dg
+from dagster._core.execution import context_creation_job
 
 from viewer_pipeline.logs import EventRecord, make_stderr_handler
 from viewer_pipeline.settings import load_settings
@@ -24,6 +25,10 @@ def console(context: dg.InitLoggerContext) -> logging.Logger:
     log.addHandler(make_stderr_handler(settings))
     log.addFilter(_is_not_routine_of_dagster)
     return log
+
+
+# For runs whose config selects none, as of Materialize in the UI: Dagster has no public setting for these.
+context_creation_job.default_system_loggers = lambda _instance: [(console, {})]  # type: ignore[attr-defined, assignment]
 
 
 def _is_not_routine_of_dagster(record: logging.LogRecord) -> bool:

@@ -20,12 +20,14 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Span, StatusCode, set_span_in_context
 
 from viewer_pipeline.logs import event, make_stderr_handler
+from viewer_pipeline.orchestration.failed_run_alerts import own_or_innermost_error
 from viewer_pipeline.orchestration.flush_ops import flush_mode_of
 from viewer_pipeline.orchestration.run_trigger_tag import trigger_of_run_tags
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 
 EXPORT_SECONDS = 2.0
+THREAD = "trace-export"
 SERVICE = "viewer-pipeline"  # if neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES names another
 
 BEGINS = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
@@ -64,7 +66,7 @@ def export_trace(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Set
     except Exception as error:  # noqa: BLE001 - nothing of a trace fails a run
         log.warning(event("trace_not_exported", run_id=run.run_id, reason=error))
         return
-    exporting = Thread(target=_export, args=[spans, run.run_id, settings, log], daemon=True)
+    exporting = Thread(target=_export, args=[spans, run.run_id, settings, log], name=THREAD, daemon=True)
     exporting.start()
     Thread(target=exporting.join, args=[EXPORT_SECONDS]).start()  # the process waits for it when it ends
 
@@ -114,8 +116,9 @@ def _attempts(events: Sequence[dg.EventLogEntry]) -> Iterator[_Attempt]:
         if kind in BEGINS:
             started[entry.step_key] = time_ns
         elif kind in ENDS:
-            error = entry.message if kind in FAILS else ""
-            yield _Attempt(entry.step_key, started.pop(entry.step_key), time_ns, redact_text(error))
+            error = getattr(entry.dagster_event.event_specific_data, "error", None) if kind in FAILS else None
+            reason = redact_text(own_or_innermost_error(error)) if error else ""
+            yield _Attempt(entry.step_key, started.pop(entry.step_key), time_ns, reason)
 
 
 def _attributes(run: dg.DagsterRun, events: Sequence[dg.EventLogEntry]) -> dict[str, Any]:

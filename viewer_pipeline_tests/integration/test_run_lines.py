@@ -12,6 +12,7 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.world import World
 
 RunFlush = Callable[..., tuple[str, list[str]]]
@@ -65,6 +66,18 @@ def test_lines_of_a_run(
             "seq": 1, "flushes": 1, "views": 5, "counters": 1, "batches": 1, "rejected": 0, "parked": 0,
             "remaining": 0, "mode": "sweep",
         }  # fmt: skip
+
+
+def test_lines_of_a_run_whose_config_selects_no_logger(
+    dagster: DagsterWorld, world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As of *Materialize* in the UI."""
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    world.send("a", 5)
+    result = defs.resolve_job_def(flush_views.name).execute_in_process(instance=dagster.instance)
+    lines = {line["event"]: line for line in json_lines(capfd)}
+    assert lines.keys() == {"counters_read", "flush_committed"}
+    assert (lines["flush_committed"]["run_id"], lines["flush_committed"]["views"]) == (result.run_id, 5)
 
 
 def test_both_formats_have_the_same_fields(

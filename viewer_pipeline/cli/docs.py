@@ -42,8 +42,10 @@ def docs(topic: str | None) -> None:
         width = max(map(len, listed))
         click.echo("\n".join(f"{topic:{width}}  {title}" for topic, title in sorted(listed.items())))
     elif (page := pages.get(_topic_of(topic))) is None:
-        topics = textwrap.fill(", ".join(sorted(topic for topic in pages if not HIDDEN.match(topic))), width=78)
-        raise click.BadParameter(f"there is no page {topic!r}. The pages are:\n{topics}", param_hint="TOPIC")
+        topics = textwrap.fill(
+            ", ".join(sorted(topic for topic in pages if not HIDDEN.match(topic))), width=78, break_on_hyphens=False
+        )
+        raise click.BadParameter(f"there is no page {topic!r}. The pages are:\n{topics}", param_hint="'TOPIC'")
     else:
         _print_page(page.read_text(encoding="utf-8"))
 

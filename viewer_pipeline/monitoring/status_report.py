@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from io import StringIO
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.checks import CheckResult, worst_status
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
@@ -42,9 +42,16 @@ def render_status(status: PipelineStatus, width: int) -> str:
         lines += ["", _flush_table(flushes, width) if flushes else "no flush yet"]
     if status.stall_reasons:
         first, *reasons = status.stall_reasons
-        lines += ["", wrap(f"{'stalled':<{LABEL}}", redact_text(first), width)]
+        label = "idle" if _is_idle(status) else "stalled"
+        lines += ["", wrap(f"{label:<{LABEL}}", redact_text(first), width)]
         lines += [wrap(f"{'':<{LABEL}}- ", redact_text(reason), width) for reason in reasons]
     return "\n".join(lines)
+
+
+def _is_idle(status: PipelineStatus) -> bool:
+    """Whether nothing was persisted because there is nothing to do, and all works."""
+    pending_vods = status.redis.value.pending.vods if status.redis.value else 0
+    return not pending_vods and worst_status(status.checks.values()) == "healthy"
 
 
 def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:
@@ -77,21 +84,25 @@ def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         yield "marker", _describe_marker(status)
         if ledger.incidents:
             yield "incidents", checks["incidents"].message
-    yield from _check_lines(checks, status.failures.keys())
+    yield from _check_lines(status)
 
 
-def _check_lines(checks: dict[str, CheckResult], failed_servers: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of checks that were possible."""
+def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
+    """Yield the lines of checks that were possible. Skip reasons are among the reasons of a stall, where there are any.
+
+    A server that cannot be read has a line of its own.
+    """
+    checks = status.checks
     for name in REMAINING:
-        if checks[name].status not in ("healthy", "unknown") and name.partition("_")[0] not in failed_servers:
+        if checks[name].status not in ("healthy", "unknown") and name.partition("_")[0] not in status.failures:
             yield name, checks[name].message
     if checks["subscriber"].status != "unknown":
         yield "subscriber", checks["subscriber"].message
     if checks["flush_runs"].status != "unknown":
         for number, text in enumerate(_summarise_daemons(checks)):
             yield "" if number else "daemons", text
-        yield "sensor", _with_skip_reason(checks["sensor"])
-        yield "sweep", _with_skip_reason(checks["sweep"])
+        for name in ("sensor", "sweep"):
+            yield name, checks[name].message if status.stall_reasons else _with_skip_reason(checks[name])
         yield "runs", checks["flush_runs"].message
 
 

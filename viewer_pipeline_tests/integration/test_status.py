@@ -19,6 +19,7 @@ from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
+from viewer_pipeline_tests.support.subscribers import SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
@@ -65,7 +66,7 @@ def test_status_without_views(dagster_settings: Settings) -> None:
     lines = lines_of(dagster_settings)
     assert lines["subscriber"].startswith("host:7 listens; last message ")
     assert lines["daemons"] == "all 6 of Dagster are running"
-    assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
+    assert lines["sensor"].endswith("s ago")
     assert lines["runs"] == "no flush run has ended yet"
     reasons = lines["stalled"].splitlines()
     assert reasons[0] == "nothing was persisted so far:"
@@ -77,6 +78,16 @@ def test_status_without_views(dagster_settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("well")
+def test_idle_is_no_stall(dagster_settings: Settings) -> None:
+    """All works and nothing is pending: the same reasons, under another word."""
+    with SubscriberThread(dagster_settings):
+        wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
+        lines = lines_of(dagster_settings)
+    assert lines["idle"] == "nothing was persisted so far:"
+    assert "stalled" not in lines
+
+
+@pytest.mark.usefixtures("well")
 def test_status_after_a_flush(dagster_settings: Settings, world: World, client: redis.Redis) -> None:
     """No reasons of a stall; rejects by reason."""
     listens(client)
@@ -85,6 +96,7 @@ def test_status_after_a_flush(dagster_settings: Settings, world: World, client: 
     world.flush()
     lines = lines_of(dagster_settings)
     assert "stalled" not in lines
+    assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
     assert lines["persisted"] == "5 views of 1 VOD"
     assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"

@@ -50,7 +50,7 @@ def test_unknown_topic(topic: str) -> None:
     """The error lists the topics; no other file is read."""
     result = CliRunner().invoke(main, ["docs", topic])
     assert result.exit_code == 2
-    assert f"Invalid value for TOPIC: there is no page {topic!r}. The pages are:\nadr, alerts," in result.stderr
+    assert f"Invalid value for 'TOPIC': there is no page {topic!r}. The pages are:\nadr, alerts," in result.stderr
 
 
 def test_topics_complete() -> None:

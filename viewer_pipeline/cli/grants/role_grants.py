@@ -71,9 +71,7 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     if settings.dagster_database_url is not None:
         notes.append("DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there")
     if _database_name(settings) is None:
-        notes.append(
-            "DATABASE_URL names no database, so GRANT CONNECT is left out; everybody may, unless it was revoked"
-        )
+        notes.append("DATABASE_URL names no database: GRANT CONNECT, if it was revoked, is yours")
     if target is not None and target.table.schema is None:
         notes.append(
             f"the target's schema is not named and taken to be {_target_schema(settings)}; else --target schema.table"
@@ -85,14 +83,16 @@ def render_sql_and_redis_acl(grants: Grants) -> str:
     """Return the comments, statements and ACL lines as one text."""
     notes = [f"-- {note}" for note in grants.notes]
     sql = [
-        f"-- PostgreSQL: as the owner, in the database of DATABASE_URL, after `{command_to_type('migrate')}`.",
-        f"-- Put a password in quotes where {PASSWORD} stands: as it is, the statement is refused.",
+        "-- PostgreSQL: as the owner, in the database of DATABASE_URL, after",
+        f"-- `{command_to_type('migrate')}`. Put a password in quotes where {PASSWORD}",
+        "-- stands: as it is, the statement is refused.",
         *notes,
         *grants.sql,
     ]
     redis = [
-        "# Redis: at the prompt of redis-cli (a shell would take & and * for its own). Afterwards ACL SAVE or CONFIG",
-        f"# REWRITE. Where {acl.PASSWORD} stands, put the output of `printf %s password | sha256sum`.",
+        "# Redis: at the prompt of redis-cli (a shell would take & and * for its own).",
+        "# Afterwards ACL SAVE or CONFIG REWRITE. Where",
+        f"# {acl.PASSWORD} stands, put the output of `printf %s password | sha256sum`.",
         grants.redis,
     ]
     return "\n".join([*sql, "", *redis])

@@ -71,7 +71,7 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     if settings.dagster_database_url is not None:
         notes.append("DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there")
     if _database_name(settings) is None:
-        notes.append("DATABASE_URL names no database: GRANT CONNECT, if it was revoked, is yours")
+        notes.append("DATABASE_URL names no database, so GRANT CONNECT is left out")
     if target is not None and target.table.schema is None:
         notes.append(
             f"the target's schema is not named and taken to be {_target_schema(settings)}; else --target schema.table"

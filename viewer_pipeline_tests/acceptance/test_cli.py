@@ -238,7 +238,7 @@ def test_a_database_without_our_schema_names_the_command_to_run(online: Environm
     drop_schemas(online["DATABASE_URL"])
     assert "run `viewer-pipeline migrate`" in error_of(run(online, "flush"), 1)
     status = json_of(run(online, "status", "--json"), 1)
-    assert "run `viewer-pipeline migrate`" in status["errors"]["postgres"]["message"]
+    assert "viewer-pipeline migrate`" in status["errors"]["postgres"]["remedy"]
 
 
 def test_migrate(online: Environment) -> None:

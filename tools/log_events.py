@@ -9,7 +9,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "viewer_pipeline"
 CONSTRUCTORS = {"event", "log_line"}  # of an event; the second where `event` is SQLAlchemy's
-LEVELS = {name: name for name in ("debug", "info", "warning", "error")} | {"exception": "error", "log": "info to error"}
+LEVELS = {name: name for name in ("debug", "info", "warning", "error")} | {
+    "exception": "error",
+    "log": "debug to error",
+}
 ERRORS = "exception"  # a field of what `log.exception` logs
 
 # Of each event: when it is logged, and what to do if that is not obvious.
@@ -50,7 +53,8 @@ MEANINGS = {
     " ([troubleshooting](../how-to/troubleshooting.md)).",
     "future_timestamps_moved": "The daemon moved timestamps of Dagster that are in the future to now"
     " ([clock changes](../how-to/clock-changes.md)).",
-    "health_changed": "The status of a check of `/health` changed. The level is that of the status.",
+    "health_changed": "The status of checks of `/health` changed, with its level; `debug` for those that are"
+    " unknown while another one fails.",
     "incidents_not_recorded": "Incidents could not be written to PostgreSQL; the next attempt of the step does.",
     "input_rejected": "Messages and counters were rejected since the previous run, by reason.",
     "lease_decided": "An attempt to acquire or renew the lease had another outcome, or another term, than the last.",
@@ -97,7 +101,8 @@ MEANINGS = {
     "unsubscribed": "During a stop: the messages on their way are received, and folded.",
     "views_dropped": "A worker that stands by dropped received views: too many wait for the holder of the lease, which"
     " receives them as well.",
-    "worker_stopped": "The last line of a worker. `lost_views` > 0: Redis did not take them.",
+    "worker_stopped": "The last line of a worker: `error` if Redis did not take `lost_views`, `warning` if views were"
+    " not flushed.",
     "worker_stopping": "The worker was asked to stop.",
 }
 

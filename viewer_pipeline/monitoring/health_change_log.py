@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 
 from viewer_pipeline.checks import CheckResult, Status
@@ -16,7 +17,7 @@ log = logging.getLogger("viewer_pipeline.health")
 WATCH_SECONDS = 10.0
 LEVELS: dict[Status, int] = {
     "healthy": logging.INFO,
-    "unknown": logging.WARNING,
+    "unknown": logging.DEBUG,  # because of another check, which is logged
     "degraded": logging.WARNING,
     "unhealthy": logging.ERROR,
 }
@@ -41,14 +42,22 @@ class HealthChangeLog:
         self._stop.set()
 
     def log_changes(self, results: list[CheckResult]) -> None:
-        """Log every status that differs from the last one; a first one that is not healthy; nothing during a stop."""
+        """Log every status that differs from the last one; a first one that is not healthy; nothing during a stop.
+
+        Checks with the same message share a line. One that becomes unknown, or healthy again from that, is not news.
+        """
         if self._is_stopping():
             return
+        changed = defaultdict[tuple[int, Status, str], list[str]](list)
         for result in results:
-            if result.status != self._statuses.get(result.name, "healthy"):
-                status, message = result.status, result.message
-                log.log(LEVELS[status], event("health_changed", check=result.name, status=status, message=message))
+            before = self._statuses.get(result.name, "healthy")
+            if result.status != before:
+                is_news = result.status != "healthy" or before != "unknown"
+                level = LEVELS[result.status] if is_news else logging.DEBUG
+                changed[level, result.status, result.message].append(result.name)
             self._statuses[result.name] = result.status
+        for (level, status, message), names in changed.items():
+            log.log(level, event("health_changed", checks=", ".join(names), status=status, message=message))
 
     def _run(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):

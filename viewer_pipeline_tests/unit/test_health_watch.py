@@ -25,8 +25,27 @@ def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     for status, message in steps:
         watch.log_changes([CheckResult("redis", status, message), CheckResult("postgres", "healthy", "answers")])
     assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
-        ("ERROR", 'health_changed check=redis status=unhealthy message="no answer for 1 s"'),
-        ("INFO", 'health_changed check=redis status=healthy message="answers in 2 ms"'),
+        ("ERROR", 'health_changed checks=redis status=unhealthy message="no answer for 1 s"'),
+        ("INFO", 'health_changed checks=redis status=healthy message="answers in 2 ms"'),
+    ]
+
+
+def test_one_line_for_one_cause(caplog: pytest.LogCaptureFixture) -> None:
+    """Checks with the same message share a line; what depends on a failed check is shown with LOG_LEVEL=debug only."""
+    watch = HealthChangeLog(CheckRunner([]), lambda: False)
+    caplog.set_level(logging.DEBUG)
+    watch.log_changes([CheckResult("sensor", "degraded", "not yet"), CheckResult("sweep", "degraded", "not yet")])
+    watch.log_changes([CheckResult("sensor", "healthy", "ticks"), CheckResult("sweep", "unknown", "not checked")])
+    watch.log_changes([CheckResult("sensor", "unknown", "not checked"), CheckResult("sweep", "degraded", "late")])
+    watch.log_changes([CheckResult("sensor", "healthy", "ticks"), CheckResult("sweep", "healthy", "ticks")])
+    assert [(line.levelname, line.getMessage().partition(" ")[2]) for line in caplog.records] == [
+        ("WARNING", 'checks="sensor, sweep" status=degraded message="not yet"'),
+        ("INFO", "checks=sensor status=healthy message=ticks"),
+        ("DEBUG", 'checks=sweep status=unknown message="not checked"'),
+        ("DEBUG", 'checks=sensor status=unknown message="not checked"'),
+        ("WARNING", "checks=sweep status=degraded message=late"),
+        ("DEBUG", "checks=sensor status=healthy message=ticks"),
+        ("INFO", "checks=sweep status=healthy message=ticks"),
     ]
 
 

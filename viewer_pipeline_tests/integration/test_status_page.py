@@ -218,7 +218,7 @@ def test_redis_that_hangs(http: HttpWorld, world: World, client: redis.Redis) ->
     http.start()
     assert "Pending views 0" in read_page(http).text
     client.client_pause(5000)
-    wait_until(lambda: "Redis is not reachable" in read_page(http).text, 5, "the page says that Redis is down")
+    wait_until(lambda: "Redis cannot be read" in read_page(http).text, 5, "the page says that Redis is down")
     text = read_page(http).text
     assert "Viewer Pipeline unhealthy" in text
     assert "Pending views unknown" in text
@@ -231,7 +231,7 @@ def test_servers_out_of_reach(http: HttpWorld) -> None:
     http.start(redis_url=f"redis://:{SECRET}@{LOOPBACK}:1/0", database_url=f"postgresql://me:{SECRET}@{LOOPBACK}:1/x")
     text = read_page(http).text
     for server in ("Redis", "PostgreSQL"):
-        assert f"{server} is not reachable" in text
+        assert f"{server} cannot be read" in text
     assert f"redis://:***@{LOOPBACK}:1/0" in text
     assert f"postgresql://me:***@{LOOPBACK}:1/x" in text
     assert text.count("Remedy: ") >= 2

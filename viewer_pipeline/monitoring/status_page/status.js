@@ -7,6 +7,7 @@ async function refresh() {
     const lost = document.getElementById("lost");
     try {
         const response = await fetch(location.pathname, {signal: AbortSignal.timeout(SECONDS * 1000)});
+        if (!response.ok) throw new Error(response.statusText);
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
         document.querySelector("main").replaceWith(page.querySelector("main"));
         document.title = page.title;

@@ -20,7 +20,7 @@ MAX_NEW_COUNTERS = 10_000  # of flushes since the rollup, oldest first: bounds t
 class TopVods(NamedTuple):
     """The views of a day (UTC), and its most viewed VODs with their views.
 
-    Every number is exact, counted through the flush that was taken at `through`; None where there is none. A VOD that
+    Every number is exact, of the flushes up to `through`; None where there are none. A VOD that
     is in neither of the CONTENDERS is not in `vods`.
     """
 
@@ -30,23 +30,28 @@ class TopVods(NamedTuple):
 
 
 class TopVodsReader:
-    """Reads the most viewed VODs; those of the rollup again only when the day was rolled up again."""
+    """Reads the most viewed VODs, and only what changed: the rollup of the day, the flushes since. For one thread."""
 
     def __init__(self) -> None:
         self._rollup: tuple[date, datetime | None] | None = None
         self._rolled_up: dict[str, int] = {}
+        self._last_seqs: list[int] = []
+        self._last: TopVods | None = None
 
     def read(self, connection: psycopg.Connection) -> TopVods:
         """Read today's."""
         day, rolled_at, last_flush = fetch_one(connection, SQL["rollup_of_today"])
         if (day, rolled_at) != self._rollup:
             self._rolled_up = dict(most_viewed_vods_of_day(connection, day, CONTENDERS)) if rolled_at else {}
-            self._rollup = day, rolled_at
+            self._rollup, self._last = (day, rolled_at), None
         parameters = {"day": day, "last_flush": last_flush, "max_counters": MAX_NEW_COUNTERS}
         seqs, through = fetch_one(connection, SQL["flushes_since_rollup"], **parameters)
-        views = dict(self._rolled_up)
-        if seqs:
-            known = {"seqs": seqs, "day": day, "vod_ids": list(views), "limit": CONTENDERS}
-            views |= {vod_id: int(count) for vod_id, count in connection.execute(SQL["views_with_new"], known)}
-        top = sorted(views.items(), key=lambda item: (-item[1], item[0]))[:MAX_VODS]
-        return TopVods(day, through or rolled_at, top)
+        if self._last is None or seqs != self._last_seqs:
+            views = self._rolled_up | self._with_new(connection, day, seqs or [])
+            top = sorted(views.items(), key=lambda item: (-item[1], item[0]))[:MAX_VODS]
+            self._last_seqs, self._last = seqs, TopVods(day, through or rolled_at, top)
+        return self._last
+
+    def _with_new(self, connection: psycopg.Connection, day: date, seqs: list[int]) -> dict[str, int]:
+        parameters = {"seqs": seqs, "day": day, "vod_ids": list(self._rolled_up), "limit": CONTENDERS}
+        return {vod_id: int(views) for vod_id, views in connection.execute(SQL["views_with_new"], parameters)}

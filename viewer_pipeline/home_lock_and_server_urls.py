@@ -38,14 +38,21 @@ def lock_home_directory(home: Path) -> IO[str]:
     return handle
 
 
-def read_settings_of_running_up(home: Path) -> dict[str, Any]:
-    """Return the settings that a running `up` has chosen itself in this directory: URLs and ports of its servers."""
+def is_home_directory_locked(home: Path) -> bool:
+    """Whether an `up` runs, or starts, in this directory."""
     try:
         with (home / LOCK_FILE).open() as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
-            return dict(json.loads((home / SERVERS_FILE).read_text()))
+        return True
     except OSError:  # there is no such directory
         pass
+    return False
+
+
+def read_settings_of_running_up(home: Path) -> dict[str, Any]:
+    """Return the settings that a running `up` has chosen itself in this directory: URLs and ports of its servers."""
+    if is_home_directory_locked(home):
+        with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
+            return dict(json.loads((home / SERVERS_FILE).read_text()))
     return {}

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import NoServer, SettingsError
-from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
+from viewer_pipeline.home_lock_and_server_urls import is_home_directory_locked, read_settings_of_running_up
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
 from viewer_pipeline.redis_url import RedisUrl
@@ -237,6 +237,9 @@ class Settings(BaseSettings):
     def _require_url(self, name: str, url: str | None, form: str) -> str:
         if url is None:
             home = self.viewer_home.absolute()
+            if is_home_directory_locked(home):
+                message = f"`up` of VIEWER_HOME={home} is starting, or uses a server of yours, and {name} is not set"
+                raise NoServer(message, f"try again in some seconds, or set {name}={form}")
             message = f"nothing runs for VIEWER_HOME={home}, and {name} is not set"
             raise NoServer(message, f"start `{command_to_type('up')}` for this VIEWER_HOME, or set {name}={form}")
         return url

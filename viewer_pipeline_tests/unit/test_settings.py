@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.home_lock_and_server_urls import lock_home_directory
 from viewer_pipeline.session_settings import PINNED
 from viewer_pipeline.settings import Settings, load_settings
 
@@ -429,6 +430,16 @@ def test_a_required_url_that_is_missing() -> None:
     start = "start `viewer-pipeline up` for this VIEWER_HOME, or set "
     assert database.value.remedy == f"{start}DATABASE_URL=postgresql://user@host:port/database"
     assert redis.value.remedy == f"{start}REDIS_URL=redis://host:port/0"
+
+
+def test_a_required_url_while_up_starts(tmp_path: Path) -> None:
+    """Something runs, so the remedy is not to start it."""
+    settings = Settings(viewer_home=tmp_path)
+    with lock_home_directory(tmp_path), pytest.raises(SettingsError, match="is starting, or uses a server") as error:
+        settings.require_redis_url()
+    assert error.value.remedy == "try again in some seconds, or set REDIS_URL=redis://host:port/0"
+    with pytest.raises(SettingsError, match="nothing runs for VIEWER_HOME="):
+        settings.require_redis_url()
 
 
 def test_a_database_for_dagster_alone_wins() -> None:

@@ -63,7 +63,7 @@ class LineFormatter(logging.Formatter):
         """Return the line."""
         fields = _fields(record)
         if self._log_format == "json":
-            return json.dumps(fields, ensure_ascii=False, default=str)
+            return _to_json(fields)
         return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
 
@@ -122,4 +122,12 @@ def _redacted(value: Any) -> Any:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
+    return _to_json(text) if _NEEDS_QUOTES.search(text) else text
+
+
+def _to_json(value: Any) -> str:
+    """Return JSON with escapes for what ends a line, is invisible, moves a cursor, or is not UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)

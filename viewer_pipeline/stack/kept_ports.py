@@ -65,7 +65,8 @@ class KeptPorts:
                 f" also at the next start; {service.remedy}"
             )
         self._ports[service.key] = used
-        write_atomically_if_changed(self._file, json.dumps(self._ports))
+        with suppress(OSError):  # a convenience: no start fails because of it
+            write_atomically_if_changed(self._file, json.dumps(self._ports))
         return used
 
     def reserve_any(self) -> int:
@@ -81,7 +82,7 @@ def _read_ports(file: Path) -> dict[str, int]:
     """Return what the file holds; nothing if there is none or somebody has spoilt it."""
     with suppress(OSError, ValueError, AttributeError):
         stored = json.loads(file.read_text(encoding="utf-8")).items()
-        return {key: port for key, port in stored if isinstance(port, int) and 0 < port < 65536}
+        return {key: port for key, port in stored if type(port) is int and 0 < port < 65536}
     return {}
 
 

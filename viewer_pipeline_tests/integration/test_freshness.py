@@ -90,6 +90,17 @@ def test_a_quiet_night_is_fresh(night: Night, world: World) -> None:
     assert (latest["total_views"], latest["total_vods"]) == (flush["total_views"], flush["total_vods"]) == (5, 1)
 
 
+def test_after_the_clock_was_set_back_what_is_stuck_is_stale(night: Night) -> None:
+    """A report of the time before would make the asset fresh until the clock reaches that time again."""
+    night.tick()
+    night.now -= HOUR
+    for _ in range(2):
+        night.tick()
+    assert len(night.materializations()) == 2
+    night.now += 700
+    assert night.state() == FreshnessState.FAIL
+
+
 def test_a_new_installation_is_fresh(night: Night) -> None:
     """From the first tick on, before any view was sent."""
     assert night.state() == FreshnessState.UNKNOWN

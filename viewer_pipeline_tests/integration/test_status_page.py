@@ -16,6 +16,7 @@ from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.monitoring import bounded_probe
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status_page import page as status_page
+from viewer_pipeline.monitoring.status_page.postgres_reading import MAX_PARKED
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.http_world import SECRET, HttpWorld
@@ -180,6 +181,16 @@ def test_parked_rejected_and_incidents(http: HttpWorld, world: World) -> None:
     assert "see viewer-pipeline docs redis-emptied , then run viewer-pipeline acknowledge redis_emptied" in text
     assert "incidents: degraded" not in text  # they are listed
     assert "incidents degraded Redis was emptied" in text  # in the table of the checks
+
+
+def test_more_parked_vods_than_are_read(http: HttpWorld, world: World) -> None:
+    """Their numbers are shown as a lower bound."""
+    world.execute(
+        "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, updated_at)"
+        f" SELECT vod_id, 5, 'no row', 1, now() FROM generate_series(1, {MAX_PARKED + 1}) AS vod_id"
+    )
+    http.start()
+    assert re.search(r"no row \(at least 10,000 VODs, oldest [^)]*\) at least 50,000 views", read_page(http).text)
 
 
 def test_daemons_sensor_and_sweep(dagster: DagsterWorld, http: HttpWorld) -> None:

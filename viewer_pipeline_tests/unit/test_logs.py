@@ -48,13 +48,17 @@ def test_text_line() -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["two\nlines", 'quo"te', "a=b", "back\\slash", "\x1b[31mred", "ü"])
+@pytest.mark.parametrize(
+    "value",
+    ["two\nlines", 'quo"te', "a=b", "back\\slash", "\x1b[31mred", "ü", "\u2028", "\x85", "\x9b1m", "\u202e", "\ud800"],
+)
 def test_one_event_is_one_line(value: str) -> None:
-    """A value from a producer cannot forge a line."""
-    line = LineFormatter("text").format(record(event("message_rejected", subject=value)))
-    assert "\n" not in line
-    assert "\x1b" not in line
-    assert json.loads(line.partition(" subject=")[2]) == value
+    """A value from a producer cannot forge a line, nor change how a terminal shows it."""
+    message = record(event("message_rejected", subject=value))
+    line, in_json = (LineFormatter(log_format).format(message) for log_format in ("text", "json"))
+    assert line.isprintable()
+    assert in_json.isprintable()
+    assert json.loads(line.partition(" subject=")[2]) == json.loads(in_json)["subject"] == value
 
 
 def test_json_line() -> None:

@@ -73,13 +73,22 @@ def _reserve_once(home: Path, service: Service) -> tuple[int, list[str]]:
     return port, ports.warnings
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"ui": "3000"}', '{"ui": 70000}', '{"ui": true', "\0"])
-def test_a_spoilt_file_of_ports_is_replaced(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"ui": "3000"}', b'{"ui": 70000}', b'{"ui": true}', b'{"ui": true', b"\0", b"\xff"]
+)
+def test_a_spoilt_file_of_ports_is_replaced(tmp_path: Path, content: bytes) -> None:
     """It is a convenience: a start does not fail because of it."""
-    (tmp_path / PORTS_FILE).write_text(text)
+    (tmp_path / PORTS_FILE).write_bytes(content)
     service = Service("ui", "the UI", find_free_port(), "")
     assert _reserve_once(tmp_path, service) == (service.usual_port, [])
     assert json.loads((tmp_path / PORTS_FILE).read_text()) == {"ui": service.usual_port}
+
+
+def test_ports_that_cannot_be_kept_are_used(tmp_path: Path) -> None:
+    """A file that can neither be read nor written."""
+    (tmp_path / PORTS_FILE).mkdir()
+    service = Service("ui", "the UI", find_free_port(), "")
+    assert _reserve_once(tmp_path, service) == (service.usual_port, [])
 
 
 @pytest.fixture

@@ -38,6 +38,11 @@ class PostgresReading(NamedTuple):
     incidents: list[Incident]
 
     @property
+    def is_parked_lower_bound(self) -> bool:
+        """Whether more VODs may have parked views than were read."""
+        return sum(row.vods for row in self.parked) >= MAX_PARKED
+
+    @property
     def last_commit(self) -> datetime | None:
         """When the newest flush was committed."""
         return self.flushes[0].committed_at if self.flushes else None

@@ -11,6 +11,7 @@ from viewer_pipeline.bench.new_process import Call, call_in_new_process
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
@@ -98,6 +99,7 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
             still_parked_of_flushes(connection, report.seqs)
             report_newly_rejected(connection, request.run_id)
             read_view_totals(connection)
+            last_reading(connection, snapshot.base)
         record_run(stores.ledger, report)
     end_step()
     assert all(result.passed for result in results), results

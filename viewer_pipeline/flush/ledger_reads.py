@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 import psycopg
@@ -77,6 +78,12 @@ def counters_of_flushes(connection: psycopg.Connection, seqs: list[int]) -> tupl
 def recent_flushes(connection: psycopg.Connection, limit: int) -> list[RecentFlush]:
     """Return the last flushes, newest first."""
     return [RecentFlush(*row) for row in connection.execute(SQL["recent_flushes"], {"limit": limit})]
+
+
+def last_reading(connection: psycopg.Connection, through: int) -> datetime | None:
+    """Return when the counters of the last flush up to number `through` were read; None if there is none."""
+    row = connection.execute(SQL["last_reading"], {"through": through}).fetchone()
+    return row[0] if row else None
 
 
 def stored_views_summary(connection: psycopg.Connection) -> StoredViewsSummary:

@@ -78,6 +78,10 @@ WHERE b.seq = ANY(%(seqs)s)
 SELECT seq, mode, taken_at, committed_at, counters, views, batches, run_id
 FROM viewer.flush ORDER BY seq DESC LIMIT %(limit)s
 
+-- name: last_reading
+-- When the counters of the last flush up to a number were read; without the adjustments of `reconcile`.
+SELECT taken_at FROM viewer.flush WHERE seq <= %(through)s AND NOT starts_with(mode, 'reconcile') ORDER BY seq DESC LIMIT 1
+
 -- name: stored_views_summary
 -- How much is persisted, parked and rejected.
 SELECT

@@ -15,6 +15,7 @@ from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_reject
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.history.view_totals import ViewTotals
 from viewer_pipeline.orchestration.ui_metadata import round_percent, round_seconds, to_table_metadata
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.parked_views import ParkedViews
 from viewer_pipeline.time_formatting import seconds_since
 
@@ -29,6 +30,7 @@ class StateAfterRun(NamedTuple):
     parked: ParkedViews
     rejected: list[RejectedCount]  # since the previous run
     totals: ViewTotals
+    previous: datetime | None  # when the counters of the flush before were read
     pending_vods: int
 
     @property
@@ -38,14 +40,14 @@ class StateAfterRun(NamedTuple):
 
 
 def metadata_of_run(
-    report: RunReport, state: StateAfterRun, verify_seconds: float, previous: datetime | None
+    report: RunReport, state: StateAfterRun, verify_seconds: float, settings: Settings
 ) -> dict[str, Any]:
-    """Return the metadata of a run. `previous`: when the run before it had read the counters."""
+    """Return the metadata of a run."""
     stats = run_stats(report, state, verify_seconds)
     sentences = [*report.notes.sentences(), *filter(None, [state.rejected_sentence])]
     return {
         "added_views": report.views,
-        **_views_per_minute(report.views, previous, report.snapshot.taken_at),
+        **_views_per_minute(report, state.previous, settings.sensor_interval_seconds),
         "counters": report.counters,
         "lag_seconds": stats["oldest_pending_seconds"],
         "pending_vods": state.pending_vods,
@@ -89,10 +91,19 @@ def run_stats(report: RunReport, state: StateAfterRun, verify_seconds: float) ->
     }
 
 
-def _views_per_minute(views: int, previous: datetime | None, taken_at: datetime) -> dict[str, float]:
-    """Return the rate since the counters were last read; nothing where that is unknown."""
-    seconds = (taken_at - previous).total_seconds() if previous else 0.0
-    return {"added_views_per_minute": round(60 * views / seconds, 1)} if seconds > 0 else {}
+def _views_per_minute(report: RunReport, previous: datetime | None, interval_seconds: float) -> dict[str, float]:
+    """Return the rate since the flush before; nothing where that is unknown.
+
+    A run of announced VODs may follow a pause in which nothing was pending. So it counts from when the oldest of them
+    was announced, or one interval of the sensor if that is longer.
+    """
+    snapshot = report.snapshot
+    times = [(snapshot.taken_at - previous).total_seconds()] if previous else []
+    if snapshot.request.mode == "changed":
+        waited = (snapshot.taken_at - snapshot.oldest).total_seconds() if snapshot.oldest else 0.0
+        times.append(max(waited, interval_seconds))
+    seconds = min(times, default=0.0)
+    return {"added_views_per_minute": round(60 * report.views / seconds, 1)} if seconds > 0 else {}
 
 
 def _scanned(report: RunReport) -> dict[str, float]:

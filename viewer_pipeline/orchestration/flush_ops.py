@@ -12,6 +12,7 @@ from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
@@ -22,7 +23,7 @@ from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.flush_log import log_committed
 from viewer_pipeline.orchestration.flush_metadata import TOP_VODS, StateAfterRun, metadata_of_run
 from viewer_pipeline.orchestration.loggers import LOG_LINES
-from viewer_pipeline.orchestration.materializations import ASSET, last_reading
+from viewer_pipeline.orchestration.materializations import ASSET
 from viewer_pipeline.orchestration.next_flush_run import queue_next_run
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
@@ -131,10 +132,11 @@ def bulk_upsert(
     out={"result": dg.Out(dg.Nothing), **{check: dg.Out(io_manager_key=IN_MEMORY) for check in CHECKS}},
     tags={"kind": "postgres"},
 )
-def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, stores: StoresResource) -> Iterator[Any]:
+def verify_consistency(
+    context: dg.OpExecutionContext, persisted: RunReport, settings: SettingsResource, stores: StoresResource
+) -> Iterator[Any]:
     """Compare committed flushes with the aggregated frame: ledger, totals, marker, drift. Then record run metrics."""
     started = time.perf_counter()
-    previous = last_reading(context.instance)
     with handle_errors_and_cancellation(context):
         results = verify.verify(stores, persisted)
         with stores.ledger.connect() as connection:
@@ -143,12 +145,13 @@ def verify_consistency(context: dg.OpExecutionContext, persisted: RunReport, sto
                 still_parked_of_flushes(connection, persisted.seqs),
                 report_newly_rejected(connection, context.run.run_id),
                 read_view_totals(connection),
+                last_reading(connection, persisted.seqs[0] - 1 if persisted.seqs else persisted.snapshot.base),
                 pending_vods=stores.redis.changed_set_size_and_oldest()[0],
             )
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started
     log_committed(context.log, persisted, state)
-    yield dg.Output(None, "result", metadata=metadata_of_run(persisted, state, seconds, previous))
+    yield dg.Output(None, "result", metadata=metadata_of_run(persisted, state, seconds, settings))
     for result in results:
         if not result.passed:
             rows = ", ".join(result.failing_rows)

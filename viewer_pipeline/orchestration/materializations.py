@@ -5,7 +5,7 @@ minutes after flushes have failed, hung, or are launched no more.
 """
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,14 +15,6 @@ from viewer_pipeline.settings import Settings
 ASSET = "view_counts"
 KEPT_METADATA = ("total_views", "total_vods")
 MIN_INTERVALS, MIN_SECONDS = 4, 120  # so that the sensor ticks in time, and the policy is one that Dagster takes
-
-
-def last_reading(instance: dg.DagsterInstance) -> datetime | None:
-    """Return when the counters of the latest materialization were read; None if there is none."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(ASSET))
-    materialization = event.asset_materialization if event else None
-    taken_at = materialization.metadata.get("taken_at") if materialization else None
-    return datetime.fromtimestamp(taken_at.value, UTC) if isinstance(taken_at, dg.TimestampMetadataValue) else None
 
 
 def freshness_policy(settings: Settings) -> dg.FreshnessPolicy:

@@ -12,10 +12,11 @@ import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.orchestration.flush_job import flush_views
+from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.views_per_hour_chart import INLINE_CHARACTERS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.ledger_world import ONE, History
-from viewer_pipeline_tests.support.world import World
+from viewer_pipeline_tests.support.world import PREFIX, World
 
 Run = Callable[[], dict[str, Any]]
 
@@ -33,10 +34,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run(instance: dg.DagsterInstance, settings: Settings) -> dict[str, Any]:
+def run(instance: dg.DagsterInstance, settings: Settings, mode: FlushMode = FlushMode.sweep) -> dict[str, Any]:
     """Run the flush job in this process; return the metadata of its materialization."""
-    job = defs.resolve_job_def(flush_views.name)
-    result = job.execute_in_process(instance=instance, resources={"settings": settings})
+    job, resources = defs.resolve_job_def(flush_views.name), {"settings": settings}
+    result = job.execute_in_process(run_config=flush_run_config(mode), instance=instance, resources=resources)
     (event,) = result.get_asset_materialization_events()
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
@@ -48,8 +49,8 @@ def plots(metadata: dict[str, Any]) -> list[str]:
 
 def test_plots_are_in_the_order_of_their_use(instance: dg.DagsterInstance, settings: Settings, world: World) -> None:
     """Views, counters, lag, and what is pending before the times of the steps; the UI sorts by name."""
-    run(instance, settings)
     world.send("a", 5)
+    run(instance, settings)
     steps = ["seconds_aggregate", "seconds_drain", "seconds_settle", "seconds_upsert", "seconds_verify"]
     views = ["added_views", "added_views_per_minute", "counters"]
     assert plots(run(instance, settings)) == [
@@ -76,14 +77,30 @@ def test_numbers_are_rounded(instance: dg.DagsterInstance, settings: Settings, w
     assert len(json.dumps(details)) < INLINE_CHARACTERS
 
 
-def test_rate_is_since_the_last_reading(instance: dg.DagsterInstance, settings: Settings, world: World) -> None:
-    """Views per minute since the materialization before had read its counters; unknown for the first."""
+def test_rate_of_a_sweep_is_since_the_flush_before(
+    instance: dg.DagsterInstance, settings: Settings, world: World
+) -> None:
+    """Since it had read its counters; unknown for the first. A repair is no flush."""
+    world.send("a", 1)
     first = run(instance, settings)
     assert "added_views_per_minute" not in first
+    History(world).flush(datetime.now(UTC), {"a": 1}, mode="reconcile")
     world.send("a", 500)
     second = run(instance, settings)
     minutes = (second["taken_at"] - first["taken_at"]) / 60
     assert second["added_views_per_minute"] == pytest.approx(500 / minutes, rel=0.01)
+
+
+@pytest.mark.parametrize(("waited", "minutes"), [(1, 0.5), (240, 4)])
+def test_rate_after_a_pause(
+    instance: dg.DagsterInstance, settings: Settings, world: World, waited: float, minutes: float
+) -> None:
+    """In the time that the oldest announced view has waited, or an interval of the sensor; not in that of the pause."""
+    History(world).flush(datetime.now(UTC) - ONE, {"a": 1})
+    world.client.set(PREFIX + "a", 500)
+    world.client.zadd("viewer:changed", {"a": 1000 * (world.stores.redis.now().timestamp() - waited)})
+    metadata = run(instance, settings, FlushMode.changed)
+    assert metadata["added_views_per_minute"] == pytest.approx(500 / minutes, rel=0.1)
 
 
 def test_totals_after_a_rollup(instance: dg.DagsterInstance, settings: Settings, world: World) -> None:

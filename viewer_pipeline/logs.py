@@ -112,7 +112,7 @@ def _event_name_and_fields(record: logging.LogRecord) -> tuple[str, dict[str, An
     if of_dagster := run.get("dagster_event"):
         error = getattr(of_dagster.event_specific_data, "error", None)
         fields |= {"message": run["orig_message"]} | ({"exception": error.to_string()} if error else {})
-        return of_dagster.event_type_value.lower(), fields
+        return of_dagster.event_type.name.lower(), fields
     return run.get("orig_message") or record.getMessage(), fields
 
 

@@ -6,8 +6,13 @@ import re
 import sys
 from pathlib import Path
 
-# The order of the first fields is that of `logs.LineFormatter`; Dagster's own lines begin otherwise.
-_REPEATED = re.compile(r"\{?time=\S+ level=(?:(?:warning|error|critical)\b|\S+ logger=\S+ event=flush_committed\b)")
+# The order of these fields is that of `logs.LineFormatter`. Lines of libraries have a text as their event.
+_BEGIN = re.compile(
+    r"time=\S+ level=(\w+) logger=\S+ event=([a-z_]+)(?: |$)"
+    r'|\{"time": "\S+", "level": "(\w+)", "logger": "\S+", "event": "([a-z_]+)"[,}]'
+)
+PROBLEMS = ("warning", "error", "critical")
+OF_DAGSTER = ("step_failure", "run_failure")  # with long tracebacks; `run_failed` has the reason
 
 
 class RepeatedLines:
@@ -35,6 +40,8 @@ class RepeatedLines:
 
 
 def is_repeated(line: str) -> bool:
-    """Whether it is one of ours, in either format, with a flush, a warning or an error."""
-    begin = re.sub('[",]', "", line[:200]).replace(": ", "=")
-    return _REPEATED.match(begin) is not None
+    """Whether it is one of our events, in either format: a flush, a warning or an error."""
+    if (begin := _BEGIN.match(line)) is None:
+        return False
+    level, name = filter(None, begin.groups())
+    return name == "flush_committed" or (level in PROBLEMS and name not in OF_DAGSTER)

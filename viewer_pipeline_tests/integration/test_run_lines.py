@@ -109,6 +109,7 @@ def test_lines_of_a_failed_run(
     assert failure["message"].startswith('Execution of step "view_counts.drain_counters" failed')
     assert "no such table" in failure["exception"]
     assert "Geheim7" not in str(lines)
+    assert lines["run_failure"]["message"].startswith('Execution of run for "flush_views" failed')
 
 
 def test_lines_of_other_loggers_of_a_run(world: World, run_flush: RunFlush, capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,12 @@ def test_flushes_and_warnings(log_format: LogFormat) -> None:
     assert not is_repeated(line(log_format, logging.DEBUG, "tick_skipped", reason="nothing to flush"))
 
 
-def test_no_lines_of_dagster() -> None:
-    """Its errors are events of the run as well, or are in the logs of its processes."""
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_lines_of_dagster(log_format: LogFormat) -> None:
+    """Its errors have long tracebacks; ours have the reason."""
+    assert not is_repeated(line(log_format, logging.ERROR, "step_failure", exception="Traceback …"))
+    assert not is_repeated(line(log_format, logging.ERROR, "run_failure", exception="Traceback …"))
+    assert not is_repeated(line(log_format, logging.ERROR, "Dependencies for step a failed"))
     assert not is_repeated('{"event": "flush_committed", "logger": "dagster.daemon", "level": "error"}')
     assert not is_repeated("Traceback (most recent call last):")
 

@@ -12,15 +12,15 @@ from viewer_pipeline.stack.kept_ports import KeptPorts, Service
 from viewer_pipeline.stack.ports import format_http_url
 
 UI_OPTION, HEALTH_SETTING = "--ui-port", "HEALTH_CHECK_PORT"
-UI = Service("ui", "Dagster's UI", UI_PORT, f"`{command_to_type(f'up {UI_OPTION} PORT')}` chooses another")
+UI = Service("ui", "Dagster's UI", UI_PORT, f"to choose: `{command_to_type(f'up {UI_OPTION} PORT')}`")
 HEALTH = Service(
     "health",
     "the worker's /health",
     Settings.model_fields["health_check_port"].default,
-    f"{HEALTH_SETTING} in the environment or in .env chooses another",
+    f"to choose, set {HEALTH_SETTING} in the environment or in .env",
 )
-POSTGRES = Service("postgres", "PostgreSQL", postgres_server.DEFAULT_PORT, "DATABASE_URL names a server of your own")
-REDIS = Service("redis", "Redis", redis_server.DEFAULT_PORT, "REDIS_URL names a server of your own")
+POSTGRES = Service("postgres", "PostgreSQL", postgres_server.DEFAULT_PORT, "for a server of your own, set DATABASE_URL")
+REDIS = Service("redis", "Redis", redis_server.DEFAULT_PORT, "for a server of your own, set REDIS_URL")
 
 
 def reserve_health_port(settings: Settings, ports: KeptPorts, *, has_embedded_servers: bool) -> Settings:

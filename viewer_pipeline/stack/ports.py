@@ -25,14 +25,18 @@ def is_port_taken(port: int, host: str = LOOPBACK) -> bool:
     return False
 
 
-def find_free_port(preferred: int | None = None, host: str = LOOPBACK) -> int:
-    """Return `preferred`, or the next port above it on which nothing listens; without it any port that is free now."""
-    for port in range(preferred, 65536) if preferred else ():
-        if not is_port_taken(port, host):
-            return port
+def find_free_port(preferred: int | None = None) -> int:
+    """Return `preferred` if nothing listens there, else any port that is free now."""
+    if preferred and not is_port_taken(preferred):
+        return preferred
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def find_free_port_from(first: int, host: str = LOOPBACK) -> int:
+    """Return the lowest port from `first` on at which nothing listens; any that is free if there is none."""
+    return next((port for port in range(first, 65536) if not is_port_taken(port, host)), None) or find_free_port()
 
 
 def describe_listener(port: int) -> str:
@@ -72,9 +76,9 @@ class PortReservations:
 
         Without `preferred`, any other.
         """
-        port = find_free_port(preferred, host)
+        port = find_free_port_from(preferred, host) if preferred else find_free_port()
         while not self._try_to_reserve(port):
-            port = find_free_port(preferred and port + 1, host)
+            port = find_free_port_from(port + 1, host) if preferred else find_free_port()
         return port
 
     def release(self) -> None:

@@ -18,7 +18,7 @@ import psycopg
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.files import write_private
 from viewer_pipeline.stack.managed_process import ManagedProcess, run_as_user
-from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
 
 DEFAULT_PORT = 5432
 START_SECONDS = 60
@@ -94,7 +94,7 @@ class PostgresServer:
             if obstacle == PORT_TAKEN:  # it was free when it was chosen
                 if self._port_is_fixed:
                     raise EmbeddedServerError(f"PostgreSQL cannot reopen its port {self.port}: another process uses it")
-                self.port = find_free_port(self.port + 1)
+                self.port = find_free_port_from(self.port + 1)
                 self.process = self._build_process()
             else:  # an earlier server still uses the data; it may be stopping
                 self._stop_orphaned_server()

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
 
 DEFAULT_PORT = 6379
 START_SECONDS = 30
@@ -70,7 +70,7 @@ class RedisServer:
             self.process.stop()
             if self._port_is_fixed:
                 raise EmbeddedServerError(f"Redis cannot reopen its port {self.port}: another process uses it")
-            self.port = find_free_port(self.port + 1)
+            self.port = find_free_port_from(self.port + 1)
             self.process = self._build_process()
             self.process.start()
         self._port_is_fixed = True

@@ -65,7 +65,7 @@ def test_demo_ends_with_its_terminal(program: Path, tmp_path: Path) -> None:
 
 def test_demo_reports_a_time_limit(program: Path, tmp_path: Path) -> None:
     """Exit status 1; pending views are reported as left in Redis, and not as persisted, lost or duplicated."""
-    report = demo(program, tmp_path, 1, "--time-limit", "0.1")
+    report = demo(program, tmp_path, 1, "--time-limit", "1")
     sent, persisted = sum(report["sent"].values()), sum(report["persisted"].values())
     assert not report["exact"]
     assert (report["duplicated"], report["parked"], report["rejected"]) == (0, 0, 0)

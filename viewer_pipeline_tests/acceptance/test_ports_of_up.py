@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,10 +16,9 @@ from pathlib import Path
 from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.kept_ports import PORTS_FILE
-from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
-from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
+from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.waiting import wait_until
-from viewer_pipeline_tests.support.warm import run
 
 USUAL_HEALTH_PORT = Settings.model_fields["health_check_port"].default
 COMM = Path("/proc/self/comm")
@@ -26,8 +27,8 @@ LISTENER = f"{COMM.read_text().strip()} (process {os.getpid()})" if COMM.exists(
 
 @contextmanager
 def listening() -> Iterator[int]:
-    """Listen on a port, as another program does; pass it in."""
-    with socket.create_server((LOOPBACK, 0)) as server:
+    """Listen on a port, as another program does; pass it in. Outgoing connections get ports above these."""
+    with socket.create_server((LOOPBACK, find_free_port_from(random.randrange(10_000, 30_000)))) as server:
         yield server.getsockname()[1]
 
 
@@ -48,6 +49,12 @@ def require_responses(ui_port: int, health_port: int) -> None:
     for url in f"http://{LOOPBACK}:{ui_port}/server_info", f"http://{LOOPBACK}:{health_port}/ping":
         with urllib.request.urlopen(url, timeout=30) as response:
             assert response.status == 200
+
+
+def run_up(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an `up` that is refused; one that is not fails the test after a while."""
+    command, home = [*COMMAND, "up", *arguments], environment["HOME"]
+    return subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None:
@@ -76,6 +83,7 @@ def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None
         assert "Warning" not in banner
         assert read_ports(home) == ports
         require_responses(ports["ui"], ports["health"])
+        assert stack.run("healthcheck").returncode == 0  # which finds the port
 
 
 def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str, redis_url: str) -> None:
@@ -86,7 +94,7 @@ def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str
             ({"HEALTH_CHECK_PORT": str(port)}, [], "HEALTH_CHECK_PORT"),
             ({"HEALTH_CHECK_PORT": str(find_free_port())}, ["--ui-port", str(port)], "--ui-port"),
         ):
-            refused = run(environment | variables_of_port, "up", *arguments)
+            refused = run_up(environment | variables_of_port, *arguments)
             assert (refused.returncode, refused.stdout) == (2, "")
             assert f"{name}={port}: {LISTENER} listens on this port" in refused.stderr
             assert f"remedy: stop it, or choose another port with {name}" in refused.stderr
@@ -98,7 +106,7 @@ def test_own_servers_never_get_another_health_port(tmp_path: Path, database_url:
     with ExitStack() as stack:
         with suppress(OSError):  # another process has it
             stack.enter_context(socket.create_server((LOOPBACK, USUAL_HEALTH_PORT)))
-        refused = run(environment, "up")
+        refused = run_up(environment)
     assert refused.returncode == 2
     assert f"HEALTH_CHECK_PORT={USUAL_HEALTH_PORT}: " in refused.stderr
     assert not (tmp_path / "home" / PORTS_FILE).exists()

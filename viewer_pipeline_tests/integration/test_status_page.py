@@ -205,6 +205,7 @@ def test_daemons_sensor_and_sweep(dagster: DagsterWorld, http: HttpWorld) -> Non
     assert re.search(r"sensor healthy the sensor runs; last tick \d s ago; skipped: no VOD was <announced>", text)
     assert re.search(r"sweep healthy .*skipped: nothing to flush", text)
     assert "Viewer Pipeline healthy As of" in text
+    assert "Checks Of the last 10 s, so they may be older" in text
 
 
 def test_top_vods_of_the_day(http: HttpWorld, world: World) -> None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
 from viewer_pipeline.monitoring.status_page.bar_chart import format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
@@ -36,6 +37,7 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         reading=reading,
         pending=reading.redis.value,
         stored=reading.postgres.value,
+        check_seconds=WATCH_SECONDS,
         checks=group_checks(reading.checks),
         reported={failure.error for failure in reading.failures.values()},
         charts=build_charts(reading, time.time()),

@@ -17,12 +17,15 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline_tests.support.stack import Stack, query_graphql, up, variables
 from viewer_pipeline_tests.support.terminal import Terminal
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 CHANNEL = "view_count_updates"
+DAYS = """{ assetNodeOrError(assetKey: {path: ["daily_views"]}) {
+    ... on AssetNode { partitionStats { numPartitions } }
+} }"""
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -93,6 +96,8 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
             assert (status["persisted"], status["vods"], status["parked"], status["rejected"]) == (14, 13, 0, 0)
             with urllib.request.urlopen(ui, timeout=30) as page:
                 assert page.status == 200
+            days = query_graphql(ui, DAYS)["partitionStats"]["numPartitions"]
+            assert days in (1, 2)  # a new installation misses no day before its first one; at midnight a day is added
 
             second = stack.run("up")
             assert (second.returncode, second.stdout) == (1, "")

@@ -19,6 +19,7 @@ from viewer_pipeline.monitoring.status import PipelineStatus, StatusReader
 from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import install_stop_signal_handlers
+from viewer_pipeline.text_formatting import wrap
 from viewer_pipeline.time_formatting import format_timestamp
 
 MAX_SHARE = 0.1  # of the time that readings take: one that is slow is repeated more rarely
@@ -81,10 +82,11 @@ def _read_json(watch: StatusWatch) -> str:
 
 
 def _read_text(watch: StatusWatch, seconds: float, *, in_place: bool) -> str:
+    width = terminal_width()
     try:
-        text = render_status(watch.read(), terminal_width())
+        text = render_status(watch.read(), width)
     except ViewerPipelineError as error:
-        text = describe_error(error)
+        text = "\n".join(wrap("", line, width) for line in describe_error(error).splitlines())
     heading = f"{format_timestamp()}, every {seconds:g} s"
     return f"{heading}; Ctrl-C ends\n\n{text}" if in_place else f"{heading}\n{text}\n"
 

@@ -6,15 +6,19 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import pytest
 import redis
 
-from viewer_pipeline.cli.status_watch import CLEAR_BELOW, ENTER, HOME, LEAVE
+from viewer_pipeline.cli import status_watch
+from viewer_pipeline.cli.status_watch import CLEAR_BELOW, ENTER, HOME, LEAVE, watch_status
+from viewer_pipeline.settings import load_settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.acceptance.test_cli import Environment, environment, json_of, online
@@ -215,3 +219,31 @@ def test_watch_without_a_server(environment: Environment) -> None:
     done = run(environment, "status", "--watch")
     assert (done.returncode, done.stdout) == (2, "")
     assert "nothing runs for VIEWER_HOME=" in done.stderr
+
+
+def test_watch_without_a_server_any_more(
+    flushed: Environment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when `up` is stopped: what to start is shown in place of the status, and then the status again."""
+    for name in ("DATABASE_URL", "REDIS_URL", "VIEWER_HOME"):
+        monkeypatch.setenv(name, flushed[name])
+    monkeypatch.setenv("COLUMNS", "80")
+    settings, pauses = load_settings(), iter(("stop", "start", "end"))
+
+    def pause(_seconds: float) -> None:
+        match next(pauses):
+            case "stop":
+                monkeypatch.delenv("DATABASE_URL")
+            case "start":
+                monkeypatch.setenv("DATABASE_URL", flushed["DATABASE_URL"])
+            case _:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_watch, "time", SimpleNamespace(monotonic=time.monotonic, sleep=pause))
+    monkeypatch.setattr(status_watch, "install_stop_signal_handlers", lambda *_: None)  # those of pytest stay
+    watch_status(settings, 1, as_json=False)
+    output = capsys.readouterr().out
+    assert [line[:9] for line in output.splitlines() if line[:9] in ("persisted", "error: No", "remedy: s")] == [
+        "persisted", "error: No", "remedy: s", "persisted"
+    ]  # fmt: skip
+    assert [line for line in output.splitlines() if len(line) > 80 and " " in line] == []

@@ -133,7 +133,7 @@ def test_a_worker(tmp_path: Path, database_url: str, redis_url: str, redis_kind:
         )
     try:
         wait_until(lambda: "not_listening" in log.read_text() or process.poll() is not None, 60, "it tries")
-        for path in ("/health", "/metrics", "/ping", "/other"):
+        for path in ("/", "/health", "/metrics", "/ping", "/other"):
             try:
                 with urllib.request.urlopen(
                     f"http://127.0.0.1:{variables['HEALTH_CHECK_PORT']}{path}", timeout=20

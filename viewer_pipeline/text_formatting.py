@@ -16,6 +16,13 @@ def views_of_vods(views: int, vods: int) -> str:
     return f"{pluralize(views, 'view')} of {pluralize(vods, 'VOD')}"
 
 
+def escape_invisible(text: str) -> str:
+    """Return a text with escapes for characters that are invisible, move a cursor, or change the direction of text."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def wrap(first: str, text: str, width: int) -> str:
     """Return a text in lines of at most `width`, behind `first` and indented by its length. Long words stay whole.
 

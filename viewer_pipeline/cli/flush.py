@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
+from viewer_pipeline.cli.option_types import VOD_ID
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import pluralize
@@ -20,7 +21,7 @@ from viewer_pipeline.text_formatting import pluralize
     show_default=True,
     help="sweep: all counters; changed: announced ones.",
 )
-@click.option("--vod-id", "vod_ids", multiple=True, metavar="VOD_ID", help="Flush only this VOD; may be repeated.")
+@click.option("--vod-id", "vod_ids", multiple=True, type=VOD_ID, help="Flush only this VOD; may be repeated.")
 @json_option
 def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     """Flush until nothing older is pending.

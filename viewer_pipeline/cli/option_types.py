@@ -14,7 +14,11 @@ class Number(click.IntRange):
 class Seconds(click.FloatRange):
     """A duration, SECONDS in `--help`."""
 
-    name = "seconds"
+    name = "number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 - click's signature
+        """Return SECONDS."""
+        return "SECONDS"
 
 
 class Port(click.IntRange):
@@ -23,7 +27,22 @@ class Port(click.IntRange):
     name = "port"
 
 
+class VodId(click.ParamType[str]):
+    """An id that can be stored, VOD_ID in `--help`."""
+
+    name = "vod_id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the id. Raises BadParameter."""
+        from viewer_pipeline.flush.counter_validation import id_error
+
+        if reason := id_error(value):
+            self.fail(reason, param, ctx)
+        return value
+
+
 PORT = Port(1, 65535)
+VOD_ID = VodId()
 
 
 def parse_host_and_port(value: str | tuple[str, int]) -> tuple[str, int]:

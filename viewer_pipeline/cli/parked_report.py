@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from viewer_pipeline.target.parked_views import ParkedByReason, ParkedViews, ParkedVod
-from viewer_pipeline.text_formatting import pluralize, views_of_vods
+from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def print_parked(report: ParkedReport) -> None:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for vod_id, views in report.discarded.items():
         console.print(
-            f"discarded {pluralize(views, 'view')} of {vod_id}"
+            f"discarded {pluralize(views, 'view')} of {escape_invisible(vod_id)}"
             if views is not None
-            else f"{vod_id} has no parked views"
+            else f"{escape_invisible(vod_id)} has no parked views"
         )
     if report.applied.vods:
         console.print(f"applied {views_of_vods(report.applied.views, report.applied.vods)}")
@@ -57,7 +57,7 @@ def print_parked(report: ParkedReport) -> None:
     console.print(reasons)
     largest = Table("VOD", *_number_columns("views"), "reason", "since (UTC)", title="most views")
     for vod in report.largest:
-        largest.add_row(vod.vod_id, str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
+        largest.add_row(escape_invisible(vod.vod_id), str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
     console.print(largest)
 
 

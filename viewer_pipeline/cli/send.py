@@ -7,25 +7,16 @@ from typing import Any
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
-from viewer_pipeline.cli.option_types import Number
+from viewer_pipeline.cli.option_types import VOD_ID, Number
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.text_formatting import escape_invisible, pluralize
 
 MAX_VIEWS = 1_000_000_000
 
 
-def require_valid_id(_context: click.Context, _parameter: click.Parameter, vod_id: str) -> str:
-    """Return an id that can be stored. Raises BadParameter."""
-    from viewer_pipeline.flush.counter_validation import id_error
-
-    if reason := id_error(vod_id):
-        raise click.BadParameter(reason)
-    return vod_id
-
-
 @click.command()
-@click.argument("vod_id", callback=require_valid_id)
+@click.argument("vod_id", type=VOD_ID)
 @click.option("--count", default=1, show_default=True, type=Number(1, MAX_VIEWS), help="How many views.")
 @click.option(
     "--how",
@@ -38,7 +29,8 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     settings = load_settings_with_running_servers()
     sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
     received = f", received by {pluralize(sent['subscribers'], 'subscriber')}" if sent["how"] != "incr" else ""
-    echo_result(sent, f"sent {pluralize(count, 'view')} of {vod_id} by {sent['how']}{received}", as_json=as_json)
+    text = f"sent {pluralize(count, 'view')} of {escape_invisible(vod_id)} by {sent['how']}{received}"
+    echo_result(sent, text, as_json=as_json)
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:

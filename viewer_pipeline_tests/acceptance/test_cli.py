@@ -281,6 +281,13 @@ def test_send_prints_its_result(online: Environment, client: redis.Redis) -> Non
     assert client.get(PREFIX + "vod_123") == b"1"
 
 
+def test_send_escapes_what_a_terminal_obeys(online: Environment, client: redis.Redis) -> None:
+    """An id with control characters is sent as it is and printed with escapes."""
+    done = run(online, "send", "\x1b[31m\n\u202ea", "--how", "incr")
+    assert done.stdout == "sent 1 view of \\x1b[31m\\n\\u202ea by incr\n"
+    assert client.get(PREFIX + "\x1b[31m\n\u202ea") == b"1"
+
+
 @pytest.mark.parametrize(("vod_id", "reason"), [("", "empty id"), ("x" * 256, "id longer than 255 characters")])
 def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id: str, reason: str) -> None:
     """Exit status 2, the reason, and nothing in Redis."""
@@ -304,6 +311,8 @@ def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id:
         (["healthcheck", "sensor"], "Invalid value for '[ROLE]': 'sensor' is not one of"),
         (["webserver", "--code-server", "host"], "Invalid value for '--code-server': 'host': expected HOST:PORT"),
         (["webserver", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range"),
+        (["flush", "--vod-id", ""], "Invalid value for '--vod-id': empty id"),
+        (["status", "--watch", "often"], "Invalid value for '--watch': 'often' is not a valid number."),
         (["demo", "--time-limit", "-1"], "Invalid value for '--time-limit': -1.0 is not in the range"),
     ],
 )

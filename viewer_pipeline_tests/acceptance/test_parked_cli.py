@@ -40,15 +40,18 @@ def test_parked_views_from_outside(counting_into_vod: Environment, vods: TargetW
 def test_parked_prints_tables(counting_into_vod: Environment, vods: TargetWorld) -> None:
     """By reason and by VOD; a VOD without parked views is named, with exit status 1."""
     vods.send("ghost", 7)
+    vods.send("\x1b[31m", 7)
     vods.flush()
     text = run(counting_into_vod, "parked").stdout
-    assert text.startswith("parked: 7 views of 1 VOD\n")
+    assert text.startswith("parked: 14 views of 2 VODs\n")
     assert 'no row in "public"."Vod"' in text
     assert "ghost" in text
-    nothing = run(counting_into_vod, "parked", "--discard", "who", "--discard", "ghost")
+    assert "\\x1b[31m" in text
+    nothing = run(counting_into_vod, "parked", "--discard", "who", "--discard", "ghost", "--discard", "\x1b[31m")
     assert (nothing.returncode, nothing.stdout) == (
         1,
-        "who has no parked views\ndiscarded 7 views of ghost\nparked: 0 views of 0 VODs\n",
+        "who has no parked views\ndiscarded 7 views of ghost\ndiscarded 7 views of \\x1b[31m\n"
+        "parked: 0 views of 0 VODs\n",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import viewer_pipeline
-from viewer_pipeline.text_formatting import pluralize, views_of_vods
+from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 
 PACKAGE = Path(viewer_pipeline.__file__).parent
 
@@ -32,6 +32,20 @@ NEVER_ONE = {
 def test_pluralize(number: int, noun: str, expected: str) -> None:
     """One is singular; everything else, also nothing, is plural."""
     assert pluralize(number, noun) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vod \u05d0 🎬", "vod \u05d0 🎬"),
+        ("a\nb", "a\\nb"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202eevil", "\\u202eevil"),
+    ],
+)
+def test_escape_invisible(text: str, expected: str) -> None:
+    """What a terminal or a browser would obey is shown instead; all other characters stay."""
+    assert escape_invisible(text) == expected
 
 
 def test_views_of_vods() -> None:

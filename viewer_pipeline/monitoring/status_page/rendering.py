@@ -19,7 +19,7 @@ from viewer_pipeline.monitoring.status_page.charts import build_charts
 from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.text_formatting import escape_invisible, pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
 
 if TYPE_CHECKING:
@@ -85,7 +85,4 @@ def _count(number: int, noun: str) -> str:
 
 
 def _show_invisible(value: object) -> object:
-    """Return a text with escapes for characters that are invisible or change the direction of what follows."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in value)
+    return escape_invisible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

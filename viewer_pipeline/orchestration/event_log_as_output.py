@@ -37,11 +37,11 @@ class EventLogAsOutput(NoOpComputeLogManager):
         return part, offset + len(part)
 
     def _log_lines(self, run_id: str) -> str:
-        entries = [entry for entry in self._instance.all_logs(run_id) if _is_shown(entry)]
+        entries = [entry for entry in self._instance.all_logs(run_id) if _is_log_line(entry)]
         return "".join(map(_line, entries)) or NO_LINES
 
 
-def _is_shown(entry: EventLogEntry) -> bool:
+def _is_log_line(entry: EventLogEntry) -> bool:
     """Whether it is a log line, or an event of Dagster that is no routine."""
     return not entry.is_dagster_event or int(entry.level) >= logging.WARNING
 

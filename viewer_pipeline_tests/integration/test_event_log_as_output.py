@@ -63,5 +63,5 @@ def test_stderr_has_the_error_of_a_failed_run(dagster: DagsterWorld, world: Worl
 
 @pytest.mark.parametrize(("key", "text"), [(["x", "compute_logs", "y"], NO_LINES), (["sensor", "tick", "1"], "")])
 def test_stderr_without_log_lines(dagster: DagsterWorld, key: list[str], text: str) -> None:
-    """A run that has logged nothing says so. Sensors and schedules log elsewhere."""
+    """A run that has logged nothing is described as such. Sensors and schedules log elsewhere."""
     assert tabs(dagster.instance, key)[1] == text

@@ -242,4 +242,4 @@ def test_runs_without_a_fork_server(
         assert failures.flush() == code_server
         stack.stop()
     log = (stack.home / "code-server.log").read_text()
-    assert log.count(f'reason=\\"{reason}\\"') == 1
+    assert log.count(f'reason="{reason}"') == 1

@@ -39,7 +39,8 @@ MEANINGS = {
     "first_day_not_read": "PostgreSQL did not answer when the definitions were loaded; `daily_views` begins at this day"
     " until the next load.",
     "flush_committed": "A run has committed, settled and verified its flushes. `seq`: the number of the last one in the"
-    " ledger; `seconds`: from the first read until all was settled; `rejected`: since the previous run;"
+    " ledger; `seconds`: reading, adding up, committing and settling, without the time of Dagster between the steps;"
+    " `rejected`: since the previous run;"
     " `parked`: views of these flushes that your own table cannot take yet; `remaining`: left to the next run.",
     "flush_superseded": "Another run committed first (or, with `recovered`, an earlier attempt of this step): the"
     " counters are read again.",
@@ -85,7 +86,8 @@ MEANINGS = {
     "run_note": "Something out of the ordinary: an emptied Redis, a rolled back PostgreSQL, drift, batches that another"
     " run settled.",
     "run_requested": "A tick of a sensor or schedule requested a run, for this reason.",
-    "server_ended": "An embedded server ended, and is restarted.",
+    "server_ended": "An embedded server ended, and is restarted. `log`: its file.",
+    "server_restarted": "It accepts connections again.",
     "server_start_failed": "An embedded server does not start; it is tried again.",
     "standing_by": "The worker is subscribed; another worker folds, or none can yet.",
     "storage of Dagster": "Where this process has Dagster's storage.",

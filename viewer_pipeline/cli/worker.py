@@ -18,7 +18,7 @@ from viewer_pipeline.cli.command_settings import load_service_settings
 def worker(last_flush: bool) -> None:
     """Receive messages, fold them into Redis, serve /health.
 
-    Also /ping and /metrics, until SIGTERM.
+    Also a status page at /, /ping and /metrics, until SIGTERM.
     """
     from viewer_pipeline.cli.worker_process import run_worker
 

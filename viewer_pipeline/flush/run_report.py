@@ -52,7 +52,7 @@ class RunReport:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the first read until all was settled."""
+        """Seconds of reading, adding up, committing and settling, without the time of Dagster between the steps."""
         return self.snapshot.seconds + self.aggregate_seconds + self.upsert_and_settle_seconds
 
     @property

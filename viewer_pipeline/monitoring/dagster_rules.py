@@ -42,6 +42,7 @@ ONE_DAEMON = (
     f"stop all but one; on other machines run `{command_to_type('worker')}`,"
     f" see `{command_to_type('docs several-workers')}`"
 )
+DAEMON_ERROR = "none if it passes: Dagster reports an error for 5 min; else read the log of the daemon"
 RUN = "look at the run in Dagster's UI"
 QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
 
@@ -172,7 +173,7 @@ def _evaluate_daemon(
     if age > TOLERANCE_SECONDS:
         return CheckResult(name, worse, f"no heartbeat for {format_duration(age)}", details, START)
     if beat.error:
-        return CheckResult(name, "degraded", f"runs, and reports an error: {beat.error}", details, "see its log")
+        return CheckResult(name, "degraded", f"runs, and reports an error: {beat.error}", details, DAEMON_ERROR)
     return CheckResult(name, "healthy", f"last heartbeat {format_age(age)}", details)
 
 

@@ -16,6 +16,7 @@ from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.pending_views import PendingViews
+from viewer_pipeline.monitoring.stall_reasons import RECENT_SECONDS
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
@@ -42,16 +43,17 @@ def render_status(status: PipelineStatus, width: int) -> str:
         lines += ["", _flush_table(flushes, width) if flushes else "no flush yet"]
     if status.stall_reasons:
         first, *reasons = status.stall_reasons
-        label = "idle" if _is_idle(status) else "stalled"
-        lines += ["", wrap(f"{label:<{LABEL}}", redact_text(first), width)]
+        lines += ["", wrap(f"{_label_of_reasons(status):<{LABEL}}", redact_text(first), width)]
         lines += [wrap(f"{'':<{LABEL}}- ", redact_text(reason), width) for reason in reasons]
     return "\n".join(lines)
 
 
-def _is_idle(status: PipelineStatus) -> bool:
-    """Whether nothing was persisted because there is nothing to do, and all works."""
-    pending_vods = status.redis.value.pending.vods if status.redis.value else 0
-    return not pending_vods and worst_status(status.checks.values()) == "healthy"
+def _label_of_reasons(status: PipelineStatus) -> str:
+    """Return `idle` or `waiting` where all works, and nothing is pending or only what arrived recently."""
+    pending = status.redis.value.pending if status.redis.value else None
+    if worst_status(status.checks.values()) != "healthy" or (pending and pending.vods and pending.age > RECENT_SECONDS):
+        return "stalled"
+    return "waiting" if pending and pending.vods else "idle"
 
 
 def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:

@@ -120,11 +120,14 @@ class Stack:
         while not stop.wait(POLL_SECONDS):
             for server in self._servers:
                 if (status := server.process.exit_status()) is not None:
-                    log.error(event("server_ended", name=server.process.name, status=status))
+                    name, log_file = server.process.name, server.process.log
+                    log.error(event("server_ended", name=name, status=status, log=log_file))
                     try:
                         server.start()
                     except ViewerPipelineError:
-                        log.exception(event("server_start_failed", name=server.process.name))
+                        log.exception(event("server_start_failed", name=name))
+                    else:
+                        log.info(event("server_restarted", name=name))
             if self._worker is not None:
                 self._worker.restart_if_ended()
             if self._dagster is not None:

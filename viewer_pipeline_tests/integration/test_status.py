@@ -87,6 +87,27 @@ def test_idle_is_no_stall(dagster_settings: Settings) -> None:
     assert "stalled" not in lines
 
 
+@pytest.mark.parametrize(("age", "label"), [(5, "waiting"), (100, "stalled")])
+@pytest.mark.usefixtures("well")
+def test_pending_views_where_all_works(dagster_settings: Settings, client: redis.Redis, age: float, label: str) -> None:
+    """They wait for the sensor, but not for minutes: the limit of `freshness` is higher."""
+    with SubscriberThread(dagster_settings):
+        wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
+        client.zadd("viewer:changed", {"a": round((time.time() - age) * 1000)})
+        lines = lines_of(dagster_settings)
+    assert lines[label].startswith("nothing was persisted so far:")
+    assert len({"idle", "waiting", "stalled"} & lines.keys()) == 1
+
+
+def test_pending_views_where_something_fails(
+    well: DagsterWorld, dagster_settings: Settings, client: redis.Redis
+) -> None:
+    """They are stalled at once."""
+    well.beat_all(ago=310)
+    client.zadd("viewer:changed", {"a": round(time.time() * 1000)})
+    assert "stalled" in lines_of(dagster_settings)
+
+
 @pytest.mark.usefixtures("well")
 def test_status_after_a_flush(dagster_settings: Settings, world: World, client: redis.Redis) -> None:
     """No reasons of a stall; rejects by reason."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import dagster as dg
+import psycopg
 from dagster._core.execution.api import create_execution_plan
 from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +19,8 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.storage_engine import close_idle_connections
+from viewer_pipeline.settings import load_settings_and_find_servers
+from viewer_pipeline.stores.postgres import open_connection
 
 # What Dagster and our modules import only when it is needed.
 IMPORTED_LATER = (
@@ -60,6 +63,8 @@ with suppress(OSError, dg.DagsterError), dg.DagsterInstance.ephemeral() as insta
     dg.materialize([rehearsal], instance=instance, run_config=quiet)
 
 # The storage's engine, and what its schema has. Where it cannot be opened now, each run finds out itself.
-with suppress(dg.DagsterError, DagsterPostgresException, SQLAlchemyError, ViewerPipelineError):
+with suppress(dg.DagsterError, DagsterPostgresException, SQLAlchemyError, ViewerPipelineError, psycopg.Error):
+    # One try: Dagster would try for a minute, in which no run can start.
+    open_connection(load_settings_and_find_servers().dagster_storage_url()).close()
     dg.DagsterInstance.get().get_run_by_id("none")
 close_idle_connections()

@@ -90,7 +90,7 @@ MEANINGS = {
     "server_restarted": "It accepts connections again.",
     "server_start_failed": "An embedded server does not start; it is tried again.",
     "standing_by": "The worker is subscribed; another worker folds, or none can yet.",
-    "storage of Dagster": "Where this process has Dagster's storage.",
+    "dagster_storage_opened": "Where this process has Dagster's storage.",
     "subscriber_failed": "The subscriber raised an unexpected error; the worker ends, with exit status 1.",
     "subscriber_stopped_without_reply": "Redis did not reply during a stop; `views` may be lost.",
     "superseded_repeatedly": "Other runs kept committing first; the next run flushes the rest.",

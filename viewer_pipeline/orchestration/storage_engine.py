@@ -95,7 +95,7 @@ def is_known_table(name: str) -> bool:
 def _create_engine(settings: Settings) -> Engine:
     """Create an engine that keeps one connection, and opens more as long as threads need them: nobody waits."""
     url = settings.dagster_storage_url()
-    log.info(log_line("storage of Dagster", place=url.place, schema=url.schema or ""))
+    log.info(log_line("dagster_storage_opened", place=url.place, schema=url.schema or ""))
     engine = create_engine(
         DIALECT,
         creator=lambda: open_connection(url),

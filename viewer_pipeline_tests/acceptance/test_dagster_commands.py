@@ -112,7 +112,7 @@ def test_checks_with_an_env_file_behind_a_proxy(command: list[str], checkout: Pa
     status, output = run(command, checkout, **PROXIES)
     assert status == 0, output
     place = database_url.rpartition("@")[2]
-    assert f"storage of Dagster place={place} schema=dagster" in output or command[0] == "dg"
+    assert f"dagster_storage_opened place={place} schema=dagster" in output or command[0] == "dg"
 
 
 @pytest.mark.parametrize("command", CHECKS[:2], ids=" ".join)
@@ -133,7 +133,7 @@ def test_the_servers_of_a_running_stack(checkout: Path, database_url: str) -> No
     with lock_home_directory(home):
         status, output = run(["dagster", "definitions", "validate"], checkout)
     assert status == 0, output
-    assert f"storage of Dagster place={database_url.rpartition('@')[2]} schema=dagster" in output
+    assert f"dagster_storage_opened place={database_url.rpartition('@')[2]} schema=dagster" in output
 
 
 @pytest.mark.parametrize("command", [["dagster", "dev"], ["dg", "dev"]], ids=" ".join)
@@ -147,7 +147,7 @@ def test_development_in_a_checkout(command: list[str], checkout: Path, world: Wo
     with developing(command, checkout, **urls) as log:
         wait_until(lambda: succeeded(world), 180, f"a run succeeds; see {log}")
     world.assert_all_persisted()
-    assert "storage of Dagster place=" in log.read_text()
+    assert "dagster_storage_opened place=" in log.read_text()
 
 
 def test_an_existing_deployment(tmp_path: Path, world: World, redis_url: str) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from tools.log_events import MEANINGS, LogEvent, events_of, log_events
 
-# Its file is changed by others at the moment.
-
 
 def test_every_event_is_documented() -> None:
     """And no other."""

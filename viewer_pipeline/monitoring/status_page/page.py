@@ -19,6 +19,7 @@ from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingH
 from viewer_pipeline.monitoring.status_page.postgres_reading import PostgresReader, PostgresReading
 from viewer_pipeline.settings import Settings
 
+SERVER_NAMES = {"redis": "Redis", "postgres": "PostgreSQL"}  # by the check of each
 CACHE_SECONDS = 2.0  # any number of viewers costs the servers one reading in this time
 
 
@@ -36,6 +37,12 @@ class StatusReading:
         """The servers that cannot be read, by name, with error and remedy."""
         results: dict[str, ProbeResult[Any]] = {"Redis": self.redis, "PostgreSQL": self.postgres}
         return {name: result for name, result in results.items() if result.error}
+
+    @property
+    def checks_of_failures(self) -> dict[str, CheckResult]:
+        """The unhealthy checks of the servers that cannot be read, by server: they know more of the cause."""
+        checks = {SERVER_NAMES[check.name]: check for check in self.checks if check.name in SERVER_NAMES}
+        return {name: checks[name] for name in self.failures if name in checks and checks[name].status == "unhealthy"}
 
     @property
     def status(self) -> Status:

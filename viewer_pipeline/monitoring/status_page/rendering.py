@@ -39,7 +39,9 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         stored=reading.postgres.value,
         check_seconds=WATCH_SECONDS,
         checks=group_checks(reading.checks),
-        reported={failure.error for failure in reading.failures.values()},
+        server_checks=reading.checks_of_failures,
+        reported={cause.error for cause in reading.failures.values()}
+        | {cause.message for cause in reading.checks_of_failures.values()},
         charts=build_charts(reading, time.time()),
         now=datetime.now(UTC),
         ui=ui and ui.rstrip("/"),

@@ -6,6 +6,7 @@ import pytest
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline_tests.acceptance.test_cli import FULL, Environment, environment, error_of, json_of, online
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.warm import run
@@ -93,7 +94,8 @@ def test_a_table_that_cannot_be_used(
 
 def test_up_refuses_a_table_that_cannot_be_used(counting_into_vod: Environment, vods: TargetWorld) -> None:
     """After the migrations, before anything is launched."""
-    done = run({**counting_into_vod, "TARGET_TABLE": "public.Video"}, "up")
+    port = str(find_free_port())  # with one's own servers, the usual one must be free
+    done = run({**counting_into_vod, "TARGET_TABLE": "public.Video", "HEALTH_CHECK_PORT": port}, "up")
     assert done.returncode == 2
     assert "there is no such table" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ most after the run has ended.
 
 import logging
 from collections.abc import Iterator, Sequence
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -66,15 +66,24 @@ def export_trace(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Set
     except Exception as error:  # noqa: BLE001 - nothing of a trace fails a run
         log.warning(event("trace_not_exported", run_id=run.run_id, reason=error))
         return
-    exporting = Thread(target=_export, args=[spans, run.run_id, settings, log], name=THREAD, daemon=True)
-    exporting.start()
-    Thread(target=exporting.join, args=[EXPORT_SECONDS]).start()  # the process waits for it when it ends
-
-
-def _export(spans: Sequence[ReadableSpan], run_id: str, settings: Settings, log: logging.Logger) -> None:
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs each attempt
     endpoint = f"{settings.otel_exporter_otlp_endpoint}".rstrip("/") + "/v1/traces"
-    if OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS).export(spans) is not SpanExportResult.SUCCESS:
+    received = Event()
+    exporting = Thread(target=_export, args=[spans, endpoint, received], name=THREAD, daemon=True)
+    exporting.start()
+    Thread(
+        target=_wait, args=[exporting, received, run.run_id, endpoint, log]
+    ).start()  # the process waits for it at its end
+
+
+def _export(spans: Sequence[ReadableSpan], endpoint: str, received: Event) -> None:
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs each attempt
+    if OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS).export(spans) is SpanExportResult.SUCCESS:
+        received.set()
+
+
+def _wait(exporting: Thread, received: Event, run_id: str, endpoint: str, log: logging.Logger) -> None:
+    exporting.join(EXPORT_SECONDS)
+    if not received.is_set():
         log.warning(event("trace_not_exported", run_id=run_id, reason=f"{endpoint} did not take it"))
 
 

@@ -141,6 +141,18 @@ def test_a_run_does_not_wait_for_a_collector_without_responses(
     world.assert_all_persisted()
 
 
+def test_an_export_that_does_not_end_is_reported(
+    world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before the process ends, which waits for it no longer."""
+    end = threading.Event()
+    monkeypatch.setattr(f"{TRACE_EXPORT}._export", lambda *_: end.wait())
+    world.send("a", 5)
+    assert flush(f"http://127.0.0.1:{find_free_port()}").success
+    wait_until(lambda: failures_to_export(capfd.readouterr().err), 30, "the line")
+    end.set()
+
+
 def test_spans_that_cannot_be_made_fail_no_run(
     world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

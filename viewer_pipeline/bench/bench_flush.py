@@ -87,5 +87,6 @@ def _measure_round(servers: BenchServers, request: FlushRequest, ids: list[str],
     upsert = measure_usage(servers, time_raw_write, servers.database_url, ids, deltas, SQL["upsert_raw"])
     merge = measure_usage(servers, time_raw_write, servers.database_url, ids, deltas, merge_sql)
     increment_counters(servers.client, ids, deltas, mark_changed=request.mode == "changed")
+    servers.wait_for_rewrite()
     run = measure_usage(servers, run_until_flushed, servers, request, len(ids), call)
     return Round(*upsert, *merge, *run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
 
 PREFIX = DEFAULT_PREFIX
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class BenchServers:
     def database_url(self) -> str:
         """URL of the database."""
         return self.settings.require_database_url()
+
+    def wait_for_rewrite(self) -> None:
+        """Wait until Redis rewrites its append-only file no more: what was written before must not be measured."""
+        while self.client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

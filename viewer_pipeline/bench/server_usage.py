@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 SQL = named_queries(__name__)
 
+# Of the process with all its threads, and of children that have ended, as those that rewrite the append-only file.
+REDIS_CPU = ("used_cpu_sys", "used_cpu_user", "used_cpu_sys_children", "used_cpu_user_children")
+
 
 @dataclass(frozen=True)
 class ServerUsage:
@@ -33,7 +36,7 @@ class ServerUsage:
         return cls(
             int(fetch_one(servers.connection, SQL["read_wal_bytes"])[0]),
             sum_cpu_seconds(servers.postgres_pid),
-            sum(seconds for name, seconds in cpu.items() if name.startswith(("used_cpu_sys", "used_cpu_user"))),
+            sum(cpu[name] for name in REDIS_CPU),
         )
 
     def since(self, earlier: ServerUsage) -> ServerUsage:

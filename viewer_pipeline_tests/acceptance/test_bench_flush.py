@@ -57,6 +57,6 @@ def test_tables(environment: Environment) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("sweep 40 ") == done.stdout.count("sweep 1,300 ") == 5
     assert "COPY + ON CONFLICT s" in done.stdout
-    runs = re.search(r"sweep 1,300 +│ ([1-9]) +│", done.stdout)
+    runs = re.search(r"sweep 1,300 +│ +([1-9]) │", done.stdout)
     assert runs is not None
     assert int(runs[1]) > 1

@@ -71,7 +71,7 @@ def test_the_next_run_starts_without_a_tick(
         world.assert_all_persisted()
         first, *others = triggers(world)[before:]
         assert first == "by hand"
-        unit = "announced VODs" if mode == "changed" else "keys, after "
+        unit = "announced VOD" if mode == "changed" else "left, after "
         assert all(trigger.startswith("run ") and unit in trigger for trigger in others), others
         assert len(others) >= VODS / (2 * LIMIT)
         assert world.rows("SELECT max(counters) < 2000, count(DISTINCT run_id) > 5 FROM (SELECT run_id, sum(counters)"

@@ -59,8 +59,9 @@ def environment(tmp_path: Path) -> Environment:
 
 @pytest.fixture
 def online(environment: Environment, database_url: str, redis_url: str) -> Environment:
-    """The same with both servers."""
-    return {**environment, "DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    """The same with both servers, and a port that no other test uses."""
+    port = str(find_free_port())
+    return {**environment, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "HEALTH_CHECK_PORT": port}
 
 
 def json_of(done: subprocess.CompletedProcess[str], status: int = 0) -> Any:

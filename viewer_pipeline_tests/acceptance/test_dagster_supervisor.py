@@ -94,7 +94,9 @@ def test_supervisor_that_does_not_start(tmp_path: Path) -> None:
 
 def test_stop_while_it_imports(tmp_path: Path) -> None:
     """A stop that comes early prints nothing."""
-    environment = variables(tmp_path, DATABASE_URL="postgresql://nowhere/viewer", REDIS_URL="redis://nowhere")
+    environment = variables(
+        tmp_path, DATABASE_URL="postgresql://nowhere/viewer", REDIS_URL="redis://nowhere", HISTORY_START="2026-01-01"
+    )  # with a first day, which the definitions would read otherwise
     command = [sys.executable, "-m", "viewer_pipeline.stack.dagster_supervisor", "{}"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, cwd=tmp_path, stdin=pipe, stderr=pipe, text=True) as process:

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import up, variables
 from viewer_pipeline_tests.support.streamix import TargetWorld
@@ -69,6 +70,7 @@ def test_streamix_views_are_in_the_table_or_parked(
         tmp_path,
         DATABASE_URL=stores.ledger.url,
         REDIS_URL=stores.redis.url,
+        HEALTH_CHECK_PORT=str(find_free_port()),
         PUBSUB_MODE="announce",
         TARGET_TABLE="public.Vod",
     )

@@ -18,7 +18,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from viewer_pipeline.errors import PostgresUnavailable, TransientError
-from viewer_pipeline.flush import counter_reader
 from viewer_pipeline.flush import settle as settler
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
@@ -81,8 +80,7 @@ class Play:
             self.world.sent += views
         try:
             with ExitStack() as stack:
-                for module in (settler, counter_reader):
-                    stack.enter_context(patch.object(module, "ThreadPoolExecutor", self.scheduler.executor))
+                stack.enter_context(patch.object(settler, "ThreadPoolExecutor", self.scheduler.executor))
                 stack.enter_context(patch.object(subscriber_scripts, "PART_COUNTERS", PART))
                 stack.enter_context(watching(self.scheduler))
                 try:

@@ -86,7 +86,7 @@ def test_the_sweep_is_launched_for_parked_views(vods: TargetWorld) -> None:
     assert not evaluate_sweep_need(vods.stores).is_needed
     vods.add_vods("late")
     pending = evaluate_sweep_need(vods.stores)
-    assert (pending.is_needed, pending.reason) == (True, "found 1 parked VODs whose row exists by now, e.g. 'late'")
+    assert (pending.is_needed, pending.reason) == (True, "found 1 parked VOD with a row by now, e.g. 'late'")
     vods.flush()
     assert not evaluate_sweep_need(vods.stores).is_needed
 

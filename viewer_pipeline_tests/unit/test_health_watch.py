@@ -14,7 +14,7 @@ from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
 def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """No line for a check that begins healthy, nor for a message that changes while the status stays."""
     watch = HealthChangeLog(CheckRunner([]), lambda: False)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "viewer_pipeline.health")
     steps: list[tuple[Status, str]] = [
         ("healthy", "answers in 1 ms"),
         ("unhealthy", "no answer for 1 s"),
@@ -33,7 +33,7 @@ def test_status_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 def test_one_line_for_one_cause(caplog: pytest.LogCaptureFixture) -> None:
     """Checks with the same message share a line; what depends on a failed check is shown with LOG_LEVEL=debug only."""
     watch = HealthChangeLog(CheckRunner([]), lambda: False)
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "viewer_pipeline.health")
     watch.log_changes([CheckResult("sensor", "degraded", "not yet"), CheckResult("sweep", "degraded", "not yet")])
     watch.log_changes([CheckResult("sensor", "healthy", "ticks"), CheckResult("sweep", "unknown", "not checked")])
     watch.log_changes([CheckResult("sensor", "unknown", "not checked"), CheckResult("sweep", "degraded", "late")])

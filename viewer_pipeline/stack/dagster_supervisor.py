@@ -141,8 +141,17 @@ def main() -> None:
         supervisor.run()
     except ViewerPipelineError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # SIGTERM during the imports: Dagster has it raise this
-        sys.exit(128 + signal.SIGTERM)
+    except BaseException as error:
+        if _is_interrupt(error):
+            sys.exit(128 + signal.SIGTERM)
+        raise
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it is what Dagster has SIGTERM raise during the imports, or during the run with which they end."""
+    from dagster import DagsterExecutionInterruptedError  # noqa: PLC0415 - as the imports of PRELOADED
+
+    return isinstance(error, (KeyboardInterrupt, DagsterExecutionInterruptedError))
 
 
 if __name__ == "__main__":

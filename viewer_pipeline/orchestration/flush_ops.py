@@ -146,7 +146,7 @@ def verify_consistency(
                 report_newly_rejected(connection, context.run.run_id),
                 read_view_totals(connection),
                 last_reading(connection, persisted.seqs[0] - 1 if persisted.seqs else persisted.snapshot.base),
-                pending_vods=stores.redis.changed_set_size_and_oldest()[0],
+                pending_vods=stores.redis.count_announced(None),
             )
         record_run(stores.ledger, persisted)
     seconds = time.perf_counter() - started

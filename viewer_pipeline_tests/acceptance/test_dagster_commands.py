@@ -96,7 +96,7 @@ def statuses(directory: Path) -> list[str]:
     """Return the status of each run in the temporary storage of `dagster dev`.
 
     `dagster dev` deletes this storage when it ends. If a run is active then, the code server that watches the run
-    stumbles over the missing tables and stays for ever: a fault of Dagster 1.13, with a temporary storage only.
+    fails on the missing tables and never ends: a fault of Dagster 1.13, with a temporary storage only.
     """
     for file in directory.glob(".tmp_dagster_home_*/history/runs.db"):
         with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 from viewer_pipeline.checks import CheckResult
@@ -19,14 +20,15 @@ CHECKS = ("ledger_equals_frame", "redis_is_settled", "totals_carry_the_flush", "
 
 
 def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
-    """Return one result for each name in CHECKS."""
+    """Return one result for each name in CHECKS. PostgreSQL reads the batches while this process digests the frame."""
     separator = choose_separator(committed.frame["vod_id"].tolist() for committed in report.committed)
-    with stores.ledger.connect() as connection:
+    with ThreadPoolExecutor(1, "digests") as thread, stores.ledger.connect() as connection:
+        intended = thread.submit(_digests, report, separator)
         digests = batch_digests(connection, [committed.flush.seq for committed in report.committed], separator)
         recovered = sum_batches(connection, [row.seq for row in report.recovered]) if report.recovered else []
         behind = find_totals_behind_their_flush(connection, report.seqs)
     return [
-        _ledger_equals_frame(report, separator, digests, recovered),
+        _ledger_equals_frame(report, intended.result(), digests, recovered),
         _redis_is_settled(stores.redis.marker(), report),
         CheckResult.of_rows(
             "totals_carry_the_flush",
@@ -53,11 +55,9 @@ def choose_separator(flushes: Iterable[Sequence[str]]) -> str:
 
 
 def _ledger_equals_frame(
-    report: RunReport, separator: str, digests: Sequence[BatchDigest], recovered: Sequence[FlushRow]
+    report: RunReport, intended: set[BatchDigest], digests: Sequence[BatchDigest], recovered: Sequence[FlushRow]
 ) -> CheckResult:
     """Compare each batch of this attempt; of recovered flushes, the sum of the batches with the flush."""
-    size = report.snapshot.request.batch_size
-    intended = {digest for committed in report.committed for digest in _digests(committed, size, separator)}
     failing = [f"flush {d.seq} batch {d.number}" for d in sorted(intended ^ {*digests})]
     failing += [f"flush {flush.seq}" for flush in report.recovered if flush not in recovered]
     message = ", ".join(
@@ -73,8 +73,13 @@ def _ledger_equals_frame(
     return CheckResult.of_rows("ledger_equals_frame", failing, message)
 
 
-def _digests(committed: CommittedFlush, batch_size: int, separator: str) -> Iterator[BatchDigest]:
+def _digests(report: RunReport, separator: str) -> set[BatchDigest]:
     """Digest the frame again, so that a fault in cutting or copying batches shows."""
+    size = report.snapshot.request.batch_size
+    return {digest for committed in report.committed for digest in _digests_of_flush(committed, size, separator)}
+
+
+def _digests_of_flush(committed: CommittedFlush, batch_size: int, separator: str) -> Iterator[BatchDigest]:
     columns = committed.frame["vod_id"].tolist(), committed.frame["delta"].tolist()
     for number, start in enumerate(range(0, len(committed.frame), batch_size), 1):
         vod_ids, deltas = (column[start : start + batch_size] for column in columns)

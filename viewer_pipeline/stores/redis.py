@@ -19,6 +19,7 @@ from redis.retry import Retry
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.redaction import redact_text, redact_url
 from viewer_pipeline.redis_url import RedisUrl
+from viewer_pipeline.stores.command_packer import CommandPacker
 from viewer_pipeline.stores.known_errors import find_known_error
 from viewer_pipeline.stores.known_redis_errors import REDIS_ERRORS
 from viewer_pipeline.stores.optional_redis_client_name import name_connections_where_allowed
@@ -28,6 +29,7 @@ from viewer_pipeline.stores.sentinel import sentinel_client
 CLIENT_NAME = "viewer-pipeline"
 COMMAND_SECONDS = 5.0  # time-out of a reply
 START_SECONDS = 3.0  # time-out at the start of a process, and of connecting
+_PACKER = CommandPacker()
 _OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
 
 
@@ -48,6 +50,7 @@ def connect(url: str, *, seconds: float | None = None, retries: int = 3) -> redi
         **parsed.parameters,
         "protocol": 2,  # without HELLO, which old servers and proxies do not have
         "driver_info": None,  # no CLIENT SETINFO, likewise
+        "command_packer": _PACKER,
         "socket_timeout": reply_seconds,
         "socket_connect_timeout": min(reply_seconds, parsed.connect_seconds or START_SECONDS),
         "health_check_interval": 30,

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click import Command
 
+from tools.release_version import project_version
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.code_server.fork_server import MAX_DIRECTORY_BYTES
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
@@ -88,7 +89,7 @@ def test_kubernetes_pods_have_least_privileges() -> None:
         assert pod["securityContext"]["runAsUser"] == 10001
         assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            assert container["image"] == "registry.example.com/viewer-pipeline:0.1.0"
+            assert container["image"] == f"registry.example.com/viewer-pipeline:{project_version(ROOT)}"
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,

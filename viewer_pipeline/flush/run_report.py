@@ -24,7 +24,7 @@ class CommittedFlush:
     frame: pd.DataFrame
     seconds: float  # transaction and settling
 
-    @cached_property  # a run's report, log lines and metadata add up the deltas of all flushes again and again
+    @cached_property  # a run's report, log lines and metadata sum the deltas of all flushes again and again
     def row(self) -> FlushRow:
         """Its row of the ledger, as it was intended."""
         return FlushRow(self.flush.seq, self.flush.counters, self.flush.views, len(self.flush.batches))

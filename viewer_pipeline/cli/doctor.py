@@ -23,14 +23,22 @@ from viewer_pipeline.time_formatting import format_timestamp
 def doctor(watch_producers: float | None, as_json: bool) -> None:
     """Check settings, servers and Dagster; report remedies.
 
-    Keys and producers as well. Changes nothing. Exit status 1 if a check is unhealthy.
+    Keys and producers as well; then what this set-up guarantees under each kind of fault. Changes nothing. Exit status
+    1 if a check is unhealthy.
     """
+    from viewer_pipeline.monitoring.doctor.guarantee import derive_guarantee, guarantee_to_dict
     from viewer_pipeline.monitoring.doctor.print_doctor_report import print_report
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
-    results = run_doctor_checks(load_settings_with_running_servers(warn=False), watch_producers or 0.0)
-    status = worst_status(results)
-    report = {"status": status, "timestamp": format_timestamp(), "checks": checks_to_dict(results)}
-    echo_result(report, partial(print_report, results), as_json=as_json)
+    settings = load_settings_with_running_servers(warn=False)
+    results = run_doctor_checks(settings, watch_producers or 0.0)
+    guarantee, status = derive_guarantee(results, settings), worst_status(results)
+    report = {
+        "status": status,
+        "timestamp": format_timestamp(),
+        "checks": checks_to_dict(results),
+        "guarantee": guarantee_to_dict(guarantee),
+    }
+    echo_result(report, partial(print_report, results, guarantee=guarantee), as_json=as_json)
     if status == "unhealthy":
         raise SystemExit(1)

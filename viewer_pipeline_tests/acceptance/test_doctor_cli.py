@@ -46,13 +46,20 @@ def test_exit_status_is_0_unless_a_check_is_unhealthy(durable: Environment) -> N
     assert "  healthy    postgres_durability: fsync is on, synchronous_commit is on\n" in done.stdout
     assert "daemon_freshness_daemon: Dagster has never run on this database " in " ".join(done.stdout.split())
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    assert "not exact  Redis is killed, or its machine loses power: appendfsync everysec" in done.stdout
     assert done.stdout.rstrip().endswith(" healthy: the whole is degraded")
 
 
 def test_unhealthy_check_as_json(online: Environment) -> None:
     """Exit status 1; the shape of /health."""
     report = json_of(run(online, "doctor", "--watch-producers", "1", "--json"), 1)
-    assert list(report) == ["status", "timestamp", "checks"]
+    assert list(report) == ["status", "timestamp", "checks", "guarantee"]
+    assert report["guarantee"]["postgres_crash"] == {
+        "holds": "not exact",
+        "fault": "PostgreSQL is killed, or its machine loses power",
+        "reason": "fsync is off: the database may be destroyed",
+        "remedy": "fsync = on",
+    }
     assert (report["status"], list(report["checks"])) == (
         "unhealthy",
         [n for n in CHECK_RATIONALES if n in report["checks"]],
@@ -63,7 +70,13 @@ def test_unhealthy_check_as_json(online: Environment) -> None:
             "status": "unhealthy",
             "message": "fsync is off: a crash may destroy the database",
             "remedy": "set fsync = on",
-            "details": {},
+            "details": {
+                "fsync": False,
+                "full_page_writes": False,
+                "synchronous_commit": "on",
+                "synchronous_standby_names": "",
+                "standbys": 0,
+            },
         }
     }
     assert report["checks"]["pubsub_mode"]["details"]["views"] == 0

@@ -37,6 +37,8 @@ class PostgresReading:
     fsync: bool
     full_page_writes: bool
     synchronous_commit: str
+    synchronous_standby_names: str
+    standbys: int  # that are connected
     role: str
 
 
@@ -107,15 +109,23 @@ def _evaluate_encoding(reading: PostgresReading) -> CheckResult:
 
 def _evaluate_durability(reading: PostgresReading) -> CheckResult:
     name, commit = "postgres_durability", reading.synchronous_commit
+    details = {
+        "fsync": reading.fsync,
+        "full_page_writes": reading.full_page_writes,
+        "synchronous_commit": commit,
+        "synchronous_standby_names": reading.synchronous_standby_names,
+        "standbys": reading.standbys,
+    }
     if not reading.fsync:
-        return CheckResult(name, "unhealthy", "fsync is off: a crash may destroy the database", remedy="set fsync = on")
+        message = "fsync is off: a crash may destroy the database"
+        return CheckResult(name, "unhealthy", message, details, "set fsync = on")
     if not reading.full_page_writes:
         remedy = "set full_page_writes = on, unless your file system never tears a page"
-        return CheckResult(name, "degraded", "full_page_writes is off: a crash may tear pages", remedy=remedy)
+        return CheckResult(name, "degraded", "full_page_writes is off: a crash may tear pages", details, remedy)
     if commit == "local":
         message = "synchronous_commit is local: a failover to a standby may lose commits"
-        return CheckResult(name, "degraded", message, remedy="set it to on if you fail over to synchronous standbys")
-    return CheckResult(name, "healthy", f"fsync is on, synchronous_commit is {commit}")
+        return CheckResult(name, "degraded", message, details, "set it to on if you fail over to synchronous standbys")
+    return CheckResult(name, "healthy", f"fsync is on, synchronous_commit is {commit}", details)
 
 
 def _evaluate_privileges(reading: PostgresReading) -> CheckResult:

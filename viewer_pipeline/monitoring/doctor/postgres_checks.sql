@@ -1,8 +1,16 @@
 -- name: server_settings
--- Version, encoding and durability settings of the server, and the role of this connection.
+-- Version, encoding and durability settings of the server, connected standbys (every role sees their number), and the
+-- role of this connection.
 SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
     current_setting('server_encoding'), current_setting('fsync') = 'on', current_setting('full_page_writes') = 'on',
-    current_setting('synchronous_commit'), current_user
+    current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
+    (
+        SELECT count(*) FROM pg_stat_replication AS sender
+        WHERE sender.state IS DISTINCT FROM 'backup' AND NOT EXISTS (
+            SELECT FROM pg_replication_slots AS slot
+            WHERE slot.active_pid = sender.pid AND slot.slot_type = 'logical'
+        )
+    ), current_user
 
 -- name: may_use_schema
 -- Whether this role may use the schema `viewer`; no row where the schema is missing.

@@ -176,15 +176,17 @@ def _evaluate_durability(reading: RedisReading, durability: Durability) -> Check
     """Evaluate whether this Redis can confirm what REDIS_WAIT_* name."""
     name, connected = "redis_durability", reading.info.get("connected_slaves")
     remedy = f"{SEE_DURABILITY}; until then no flush succeeds"
+    details: dict[str, Any] = {"can_wait": False, "connected_replicas": connected}
     if reading.wait_error:
-        return CheckResult(name, "unhealthy", reading.wait_error, remedy=remedy)
+        return CheckResult(name, "unhealthy", reading.wait_error, details, remedy)
     if connected is not None and connected < durability.replicas:
         message = f"REDIS_WAIT_REPLICAS={durability.replicas}, and {connected} replicas are connected"
-        return CheckResult(name, "unhealthy", message, remedy=remedy)
+        return CheckResult(name, "unhealthy", message, details, remedy)
+    details["can_wait"] = True
     if not durability.required:
         message = "flushes wait for no replica and no file: after a failover or a crash, Redis may hold older counters"
         remedy = f"where that matters, REDIS_WAIT_REPLICAS or REDIS_WAIT_AOF; {SEE_DURABILITY}"
-        return CheckResult(name, "healthy", message, remedy=remedy)
+        return CheckResult(name, "healthy", message, details, remedy)
     waits = [f"REDIS_WAIT_REPLICAS={durability.replicas}"] * bool(durability.replicas)
     waits += ["REDIS_WAIT_AOF=1"] * durability.aof
-    return CheckResult(name, "healthy", f"this Redis can confirm {' and '.join(waits)}")
+    return CheckResult(name, "healthy", f"this Redis can confirm {' and '.join(waits)}", details)

@@ -1,0 +1,240 @@
+"""What this set-up guarantees under each kind of fault, derived from the checks of the doctor. Pure.
+
+docs/guarantees.md has the conditions in general; this is what the readings of one installation make of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.monitoring.health_rules import INFO
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import pluralize
+
+Holds = Literal["exact", "not exact", "unknown"]
+HOLDS: tuple[Holds, ...] = ("exact", "not exact", "unknown")
+
+UNREAD = "the check {name} could not read it"
+MANAGED = f"the documentation of the service; see `{command_to_type('docs managed-services')}`"
+
+
+@dataclass(frozen=True)
+class FaultGuarantee:
+    """Whether every view is in the totals once after a fault of this kind.
+
+    Attributes:
+        name: for programs.
+        fault: what happens, for people.
+        holds: `exact`; `not exact`: the reason states what is lost; `unknown`: it could not be read.
+        reason: which reading makes it so.
+        remedy: the setting that would change it; empty where there is none, or nothing to change.
+
+    """
+
+    name: str
+    fault: str
+    holds: Holds
+    reason: str
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it as JSON has it, below its name."""
+        return {"holds": self.holds, "fault": self.fault, "reason": self.reason, "remedy": self.remedy}
+
+
+def guarantee_to_dict(guarantee: Iterable[FaultGuarantee]) -> dict[str, dict[str, str]]:
+    """Return it by name, as JSON has it."""
+    return {fault.name: fault.to_dict() for fault in guarantee}
+
+
+def derive_guarantee(results: Iterable[CheckResult], settings: Settings) -> list[FaultGuarantee]:
+    """Derive the guarantee from results of the doctor: those whose server did not answer leave it unknown."""
+    details = {result.name: result.details for result in results}
+    redis, durability = details.get("redis_persistence", {}), details.get("redis_durability", {})
+    postgres = details.get("postgres_durability", {})
+    return [
+        FaultGuarantee(
+            "runs",
+            "a run or a process of Dagster dies, hangs or runs twice; a reply is lost, also that of a COMMIT",
+            "exact",
+            "ledger and marker decide it, whatever the servers' settings are",
+        ),
+        _of_worker(details.get("subscriber", {}), settings),
+        _of_full_memory(details.get("redis_memory", {})),
+        _of_redis_restart(redis),
+        _of_redis_crash(redis, settings),
+        *_of_redis_failover(durability, settings),
+        _of_postgres_crash(postgres),
+        _of_postgres_failover(postgres),
+        *_of_target(settings),
+        FaultGuarantee(
+            "older_copies",
+            "Redis loses all its data, or one of the servers is restored from a backup",
+            "not exact",
+            "what the copy lacks is lost, and reported as an incident; nothing counts twice",
+        ),
+    ]
+
+
+def _of_worker(subscriber: dict[str, Any], settings: Settings) -> FaultGuarantee:
+    name, fault = "worker", "a worker dies or freezes"
+    if settings.pubsub_mode == "announce":
+        reason = "PUBSUB_MODE=announce: producers count in Redis, so a lost message only delays a view"
+        return FaultGuarantee(name, fault, "exact", reason)
+    workers = subscriber.get("workers")
+    if workers is None:
+        return _unread(name, fault, "subscriber")
+    if workers > 1:
+        reason = f"{workers} workers receive every message, and another one takes over within 10 s"
+        return FaultGuarantee(name, fault, "exact", reason)
+    lost = "messages in its memory, and those published until one is back, are lost" if workers else "messages are lost"
+    reason = f"PUBSUB_MODE=increment, and {pluralize(workers, 'worker')}: {lost}; counters raised by INCR are not"
+    return FaultGuarantee(name, fault, "not exact", reason, "a second worker, or INCR with PUBSUB_MODE=announce")
+
+
+def _of_full_memory(memory: dict[str, Any]) -> FaultGuarantee:
+    name, fault = "redis_memory", "Redis reaches its maxmemory"
+    policy = memory.get("maxmemory_policy")
+    if not policy:
+        return _unread(name, fault, "redis_memory")
+    reason = f"maxmemory-policy {policy}"
+    if policy.startswith("allkeys-"):
+        reason += ": counters are evicted with their views"
+        return FaultGuarantee(name, fault, "not exact", reason, "maxmemory-policy noeviction")
+    if policy == "noeviction":
+        return FaultGuarantee(name, fault, "exact", f"{reason}: writes are refused, and producers get an error")
+    return FaultGuarantee(name, fault, "exact", f"{reason} evicts only keys that expire, and counters do not")
+
+
+def _of_redis_restart(persistence: dict[str, Any]) -> FaultGuarantee:
+    name, fault = "redis_restart", "Redis is stopped in good order and started again"
+    if not persistence:
+        return _unread(name, fault, "redis_persistence")
+    if persistence["appendonly"]:
+        return FaultGuarantee(name, fault, "exact", "appendonly yes")
+    save = persistence["save"]
+    if save:
+        return FaultGuarantee(name, fault, "exact", f"save {save}: Redis writes a snapshot when it stops")
+    if save is None:
+        reason = "appendonly no, and CONFIG is refused, so it cannot be read whether Redis saves when it stops"
+        return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
+    reason = "appendonly no, and no snapshots: pending views are lost"
+    return FaultGuarantee(name, fault, "not exact", reason, "appendonly yes")
+
+
+def _of_redis_crash(persistence: dict[str, Any], settings: Settings) -> FaultGuarantee:
+    name, fault = "redis_crash", "Redis is killed, or its machine loses power"
+    if not persistence:
+        return _unread(name, fault, "redis_persistence")
+    if not persistence["appendonly"]:
+        if persistence["save"] is None:
+            reason = "appendonly no, and CONFIG is refused: what this service keeps otherwise cannot be read"
+            return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
+        reason = "appendonly no: views since the last snapshot are lost"
+        return FaultGuarantee(name, fault, "not exact", reason, "appendonly yes, appendfsync always")
+    fsync = persistence["appendfsync"]
+    if fsync == "always":
+        return FaultGuarantee(name, fault, "exact", "appendonly yes, appendfsync always: each write is on disk")
+    if fsync not in ("everysec", "no"):
+        reason = "appendonly yes, and CONFIG is refused, so appendfsync is unknown"
+        return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
+    period = "the last second" if fsync == "everysec" else "half a minute"
+    reason = f"appendfsync {fsync}: views of {period} are lost"
+    if settings.redis_wait_aof:
+        reason += ", but none that a flush has read (REDIS_WAIT_AOF=1)"
+    return FaultGuarantee(name, fault, "not exact", reason, "appendfsync always")
+
+
+def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[FaultGuarantee]:
+    """Evaluate what flushes have counted, then what is still in Redis alone: no setting here protects that."""
+    name, fault = "redis_failover_counted", "another Redis takes over: views that a flush has counted"
+    pending, fault_of_pending = "redis_failover_pending", "another Redis takes over: views that no flush has counted"
+    if not durability.get("can_wait", False):
+        return [_unread(name, fault, "redis_durability"), _unread(pending, fault_of_pending, "redis_durability")]
+    replicas, waits = durability["connected_replicas"], settings.redis_wait_replicas
+    if replicas is None:
+        refused = "INFO is refused, so the number of replicas is unknown"
+        return [
+            FaultGuarantee(name, fault, "unknown", refused, INFO),
+            FaultGuarantee(pending, fault_of_pending, "unknown", refused, INFO),
+        ]
+    if not replicas:
+        empty = "no replica is connected: it is an empty one, from which nothing is subtracted"
+        alone = "no replica is connected: they are lost"
+        return [
+            FaultGuarantee(name, fault, "exact", empty),
+            FaultGuarantee(pending, fault_of_pending, "not exact", alone, "a replica, and REDIS_WAIT_REPLICAS=1"),
+        ]
+    return [
+        _of_counted_views(name, fault, replicas, waits),
+        FaultGuarantee(
+            pending,
+            fault_of_pending,
+            "not exact",
+            "Redis replicates asynchronously: those that the replica lacks are lost",
+            "producers that WAIT, or a service that confirms a write once several machines have it",
+        ),
+    ]
+
+
+def _of_counted_views(name: str, fault: str, replicas: int, waits: int) -> FaultGuarantee:
+    connected = pluralize(replicas, "replica")
+    if not waits:
+        reason = (
+            f"REDIS_WAIT_REPLICAS=0, and {connected}: as many new views are lost as the replica lacks of those that a"
+            " flush has read"
+        )
+        return FaultGuarantee(name, fault, "not exact", reason, f"REDIS_WAIT_REPLICAS={replicas}")
+    reason = f"REDIS_WAIT_REPLICAS={waits}, and {connected}: a flush counts only what they have acknowledged"
+    if waits < replicas:
+        reason += "; one that has not must not take over"
+    return FaultGuarantee(name, fault, "exact", reason)
+
+
+def _of_postgres_crash(durability: dict[str, Any]) -> FaultGuarantee:
+    name, fault = "postgres_crash", "PostgreSQL is killed, or its machine loses power"
+    if not durability:
+        return _unread(name, fault, "postgres_durability")
+    for setting in ("fsync", "full_page_writes"):
+        if not durability[setting]:
+            reason = f"{setting} is off: the database may be destroyed"
+            return FaultGuarantee(name, fault, "not exact", reason, f"{setting} = on")
+    reason = "fsync and full_page_writes are on; commits of the pipeline wait for the disk"
+    return FaultGuarantee(name, fault, "exact", reason)
+
+
+def _of_postgres_failover(durability: dict[str, Any]) -> FaultGuarantee:
+    name, fault = "postgres_failover", "the machine of PostgreSQL is lost, and a standby takes over"
+    if not durability:
+        return _unread(name, fault, "postgres_durability")
+    commit, names = durability["synchronous_commit"], durability["synchronous_standby_names"]
+    if names and commit == "local":
+        reason = "synchronous_commit is local: commits do not wait for the standby, so flushes that it lacks are lost"
+        return FaultGuarantee(name, fault, "not exact", reason, "synchronous_commit = on")
+    if names:
+        reason = f"synchronous_standby_names = {names}, synchronous_commit = {commit}: a standby has every commit"
+        return FaultGuarantee(name, fault, "exact", reason)
+    if standbys := durability["standbys"]:
+        reason = f"{pluralize(standbys, 'standby')} without synchronous_standby_names: flushes that it lacks are lost"
+        return FaultGuarantee(name, fault, "not exact", reason, "synchronous_standby_names")
+    reason = "no standby is connected; whether this service replicates the disk cannot be read"
+    return FaultGuarantee(name, fault, "unknown", reason, f"synchronous_standby_names with a standby; or {MANAGED}")
+
+
+def _of_target(settings: Settings) -> Iterator[FaultGuarantee]:
+    if settings.target_table is None:
+        return
+    name, fault = "target", f"a row of {settings.target_table} is missing, locked, or refuses its views"
+    if settings.parked_retention_days is None:
+        yield FaultGuarantee(name, fault, "exact", "its views are parked, and counted once the row takes them")
+        return
+    reason = f"its views are parked, and dropped after PARKED_RETENTION_DAYS={settings.parked_retention_days} if no"
+    yield FaultGuarantee(name, fault, "not exact", f"{reason} row appears", "no PARKED_RETENTION_DAYS")
+
+
+def _unread(name: str, fault: str, check: str) -> FaultGuarantee:
+    return FaultGuarantee(name, fault, "unknown", UNREAD.format(name=check), f"see the check {check}")

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
+from viewer_pipeline.monitoring.shared_call import SharedCall
 from viewer_pipeline.monitoring.status_page.page import StatusPage
 from viewer_pipeline.time_formatting import format_timestamp
 
@@ -32,26 +33,30 @@ PAGE_HEADERS = {
 def build_health_app(
     run_checks: Callable[[], list[CheckResult]], metrics: PrometheusMetrics, page: StatusPage
 ) -> Starlette:
-    """Return the application. It answers within a second, without secrets, versions or stack traces."""
+    """Return the application. It answers within a second, without secrets, versions or stack traces.
+
+    Each path needs one thread, however many clients wait for it.
+    """
+    checks, samples, html = SharedCall(run_checks), SharedCall(metrics.render_text), SharedCall(page.html)
 
     async def ping(_request: Request) -> Response:
         """Answer 200 while the process serves. Runs on the event loop, so it needs no free thread."""
         return JSONResponse(_body("healthy"))
 
-    def health(request: Request) -> Response:
+    async def health(request: Request) -> Response:
         """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
-        results = run_checks()
+        results = await checks.result()
         status = worst_status(results)
         body = {**_body(status), "checks": checks_to_dict(results)}
         return _json(request, body, 503 if status == "unhealthy" else 200)
 
-    def show_metrics(_request: Request) -> Response:
+    async def show_metrics(_request: Request) -> Response:
         """Answer a scrape of Prometheus."""
-        return Response(metrics.render_text(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(await samples.result(), headers={"content-type": CONTENT_TYPE_LATEST})
 
-    def show_page(_request: Request) -> Response:
+    async def show_page(_request: Request) -> Response:
         """Answer 200 whatever the status is: the page tells it."""
-        return HTMLResponse(page.html(), headers=PAGE_HEADERS)
+        return HTMLResponse(await html.result(), headers=PAGE_HEADERS)
 
     routes = [Route("/", show_page), Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)]
     app = Starlette(routes=routes + [_file_route(name, kind) for name, kind in PAGE_FILES.items()])
@@ -60,8 +65,9 @@ def build_health_app(
 
 
 def _file_route(name: str, media_type: str) -> Route:
-    def show_file(_request: Request) -> Response:
-        content = resources.files("viewer_pipeline.monitoring.status_page").joinpath(name).read_bytes()
+    content = resources.files("viewer_pipeline.monitoring.status_page").joinpath(name).read_bytes()
+
+    async def show_file(_request: Request) -> Response:
         return Response(content, media_type=media_type, headers=PAGE_HEADERS)
 
     return Route(f"/{name}", show_file)

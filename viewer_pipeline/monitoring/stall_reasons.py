@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.checks import CheckResult, worst_status
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.monitoring.dagster_rules import (
@@ -14,6 +15,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     daemon_check_name,
     failing_daemons,
 )
+from viewer_pipeline.monitoring.pending_views import PendingViews
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, seconds_since
@@ -37,6 +39,18 @@ def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Res
     return [f"nothing was persisted {since}:", *reasons]
 
 
+def label_of_reasons(pending: PendingViews | None, checks: Results) -> Literal["idle", "waiting", "stalled"]:
+    """Return `idle` or `waiting` where flushes are possible, and nothing is pending or only what arrived recently.
+
+    `pending`: None where Redis cannot be read.
+    """
+    if worst_status(checks.values()) == "unhealthy" or _obstacles(checks):
+        return "stalled"
+    if pending is None or not pending.vods:
+        return "idle"
+    return "stalled" if pending.age > RECENT_SECONDS else "waiting"
+
+
 def _obstacles(checks: Results) -> list[str]:
     """Return what prevents flushes from being launched or from succeeding."""
     coordinator = checks[daemon_check_name(COORDINATOR)]
@@ -58,10 +72,13 @@ def _skips(checks: Results) -> list[str]:
 
 
 def _missing_input(pending_vods: int, checks: Results, settings: Settings) -> list[str]:
-    """Return whether anything was received at all."""
+    """Return whether anything was received at all. A worker knows its own subscription, a command asks Redis."""
     subscriber = checks["subscriber"].details
     reasons = []
-    if not subscriber.get("holder"):
+    if "state" in subscriber:
+        if not checks["subscriber"].passed:
+            reasons.append(f"this worker: {checks['subscriber'].message}")
+    elif not subscriber.get("holder"):
         reasons.append(f"no worker listens to {settings.pubsub_channel}: start `{command_to_type('worker')}`")
     if not pending_vods:
         silent = subscriber.get("seconds_since_message")

@@ -10,13 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from viewer_pipeline.checks import CheckResult, worst_status
+from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
 from viewer_pipeline.monitoring.pending_views import PendingViews
-from viewer_pipeline.monitoring.stall_reasons import RECENT_SECONDS
+from viewer_pipeline.monitoring.stall_reasons import label_of_reasons
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
@@ -43,17 +43,10 @@ def render_status(status: PipelineStatus, width: int) -> str:
         lines += ["", _flush_table(flushes, width) if flushes else "no flush yet"]
     if status.stall_reasons:
         first, *reasons = status.stall_reasons
-        lines += ["", wrap(f"{_label_of_reasons(status):<{LABEL}}", redact_text(first), width)]
+        label = label_of_reasons(status.redis.value.pending if status.redis.value else None, status.checks)
+        lines += ["", wrap(f"{label:<{LABEL}}", redact_text(first), width)]
         lines += [wrap(f"{'':<{LABEL}}- ", redact_text(reason), width) for reason in reasons]
     return "\n".join(lines)
-
-
-def _label_of_reasons(status: PipelineStatus) -> str:
-    """Return `idle` or `waiting` where all works, and nothing is pending or only what arrived recently."""
-    pending = status.redis.value.pending if status.redis.value else None
-    if worst_status(status.checks.values()) != "healthy" or (pending and pending.vods and pending.age > RECENT_SECONDS):
-        return "stalled"
-    return "waiting" if pending and pending.vods else "idle"
 
 
 def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:

@@ -68,7 +68,7 @@ def test_status_without_views(dagster_settings: Settings) -> None:
     assert lines["daemons"] == "all 6 of Dagster are running"
     assert lines["sensor"].endswith("s ago")
     assert lines["runs"] == "no flush run has ended yet"
-    reasons = lines["stalled"].splitlines()
+    reasons = lines["idle"].splitlines()
     assert reasons[0] == "nothing was persisted so far:"
     assert reasons[1].startswith("the sensor skipped ")
     assert reasons[1].endswith(" ago: no VOD was announced since the last flush")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from uuid import uuid4
@@ -88,8 +91,60 @@ def test_empty_pipeline(http: HttpWorld) -> None:
     text = read_page(http).text
     for line in ("Pending views 0", "Oldest pending view none", "Persisted views 0", "Last flush none yet"):
         assert line in text
-    assert "No flush yet." in text
+    assert text.count("No flush yet.") == 3  # two charts and the table
+    assert "Lag age of the oldest pending view; highest of 2 minutes Not measured yet." in text
     assert "No views today." in text
+
+
+def test_charts_without_views_of_the_last_hours(http: HttpWorld, world: World) -> None:
+    """An old flush is one, although the charts do not show it."""
+    History(world).flush(datetime.now(UTC) - ONE, {"a": 1})
+    http.start()
+    text = read_page(http).text
+    assert "the last ones not complete No views within the last 3 hours." in text
+    assert "No flush yet." not in text
+
+
+def well(dagster: DagsterWorld) -> None:
+    """Have Dagster run, and find nothing to do."""
+    dagster.beat_all()
+    dagster.register()
+    dagster.tick(SENSOR, 1, skip="no VOD was <announced>")
+    dagster.tick(SWEEP, 1, skip="nothing to flush")
+
+
+def test_reasons_of_a_pause(dagster: DagsterWorld, http: HttpWorld, world: World) -> None:
+    """Nothing pending is idle, new views wait, old ones stall; after a flush there is nothing to explain."""
+    well(dagster)
+    http.start()
+    text = read_page(http).text
+    assert re.search(r"Idle: nothing was persisted so far the sensor skipped \d s ago: no VOD was <announced> ", text)
+    assert "nothing is pending: no VOD is announced, and no message was received yet Views per minute" in text
+    world.client.zadd(world.stores.redis.names.changed, {"a": time.time() * 1000})
+    assert "Waiting: nothing was persisted so far" in read_page(http).text
+    world.client.zadd(world.stores.redis.names.changed, {"a": time.time() * 1000 - 90_000})
+    text = read_page(http).text
+    assert "Stalled: nothing was persisted so far" in text
+    assert "1 VOD pending until the sensor ticks, every 30 s" in text
+    world.send("a", 3)
+    world.flush()
+    assert "nothing was persisted" not in read_page(http).text
+
+
+def test_reasons_of_a_stall(dagster: DagsterWorld, http: HttpWorld, world: World) -> None:
+    """What prevents flushes comes first, with the age of the last flush; of this worker, why it receives nothing."""
+    History(world).flush(datetime.now(UTC) - ONE, {"a": 1})
+    world.execute("UPDATE viewer.flush SET committed_at = taken_at")
+    well(dagster)
+    dagster.beat_all(600)
+    http.stats.enter_state("reconnecting", "refused")
+    http.start()
+    text = read_page(http).text
+    assert (
+        "Stalled: nothing was persisted since the last flush, 24 h ago Dagster's daemon: no heartbeat for 10 min"
+        in text
+    )
+    assert "this worker: reconnecting: refused; messages that are published now are missed" in text
 
 
 def test_hostile_text_is_escaped(http: HttpWorld, world: World) -> None:
@@ -195,10 +250,7 @@ def test_more_parked_vods_than_are_read(http: HttpWorld, world: World) -> None:
 
 def test_daemons_sensor_and_sweep(dagster: DagsterWorld, http: HttpWorld) -> None:
     """One line for all daemons that run, and the skip reasons of sensor and sweep."""
-    dagster.beat_all()
-    dagster.register()
-    dagster.tick(SENSOR, 1, skip="no VOD was <announced>")
-    dagster.tick(SWEEP, 1, skip="nothing to flush")
+    well(dagster)
     http.start()
     text = read_page(http).text
     assert "daemons healthy all 6 daemons of Dagster are running" in text
@@ -236,6 +288,20 @@ def test_redis_that_hangs(http: HttpWorld, world: World, client: redis.Redis) ->
     assert "Pending views unknown" in text
     assert "Persisted views 12" in text
     wait_until(lambda: "Pending views 0" in read_page(http).text, 30, "it healed")
+
+
+def test_many_viewers_of_a_redis_that_hangs(http: HttpWorld, client: redis.Redis) -> None:
+    """They share one reading, so that 40 threads, which all paths share, do not delay /health."""
+    http.hangs = True
+    http.start()
+    client.client_pause(5000)
+    with ThreadPoolExecutor(80) as viewers:
+        pages = [viewers.submit(http.request, "/") for _ in range(80)]
+        assert http.request("/ping").status == 200
+        assert http.request("/health").status == 503
+        assert all("Redis cannot be read" in page.result().body for page in pages)
+    assert 1 <= sum(thread.name.startswith("AnyIO") for thread in threading.enumerate()) <= len(("/", "/health"))
+    client.client_unpause()
 
 
 def test_servers_out_of_reach(http: HttpWorld) -> None:

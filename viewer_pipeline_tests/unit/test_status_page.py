@@ -18,7 +18,7 @@ from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingH
 def test_bars_are_scaled_to_the_highest() -> None:
     """A bar for each value that is known and not zero; its tooltip is escaped."""
     bars = [Bar(50, "a <b>"), Bar(None, "b"), Bar(0, "c"), Bar(25, "d")]
-    chart = BarChart("Views", "note", "views", bars, "then", "now")
+    chart = BarChart("Views", "note", "views", bars, "then", "now", "No views.")
     assert chart.svg() == (
         '<svg role="img" aria-label="Views: highest a &lt;b&gt;: 50 views; last d: 25 views" viewBox="0 0 4 100"'
         ' preserveAspectRatio="none">'
@@ -26,12 +26,14 @@ def test_bars_are_scaled_to_the_highest() -> None:
         '<rect x="3.1" width=".8" y="50.0" height="50.0"><title>d: 25 views</title></rect></svg>'
     )
     assert chart.peak_text == "50 views"
+    assert not chart.is_empty
 
 
 def test_chart_without_values() -> None:
     """Its text alternative tells that."""
-    assert BarChart("Lag", "", "s", [Bar(None, "a"), Bar(0.0, "b")], "", "").summary == "Lag: no values"
-    assert "Flushes: no values" in BarChart("Flushes", "", "s", [], "", "").svg()
+    lag = BarChart("Lag", "", "s", [Bar(None, "a"), Bar(0.0, "b")], "", "", "Not measured yet.")
+    assert (lag.summary, lag.is_empty) == ("Lag: Not measured yet.", True)
+    assert "Flushes: No flush yet." in BarChart("Flushes", "", "s", [], "", "", "No flush yet.").svg()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Bar(NamedTuple):
 class BarChart:
     """A chart with its text alternative. `first`, `last`: what the ends of the horizontal axis are.
 
-    `unit`: of the values, in words that can follow a number.
+    `unit`: of the values, in words that can follow a number. `empty`: a sentence for a chart without values.
     """
 
     title: str
@@ -30,6 +30,12 @@ class BarChart:
     bars: Sequence[Bar]
     first: str
     last: str
+    empty: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no bar to see."""
+        return not any(bar.value for bar in self.bars)
 
     @property
     def peak(self) -> float:
@@ -46,7 +52,7 @@ class BarChart:
         """The text alternative."""
         known = [bar for bar in self.bars if bar.value]
         if not known:
-            return f"{self.title}: no values"
+            return f"{self.title}: {self.empty}"
         highest, last = max(known, key=lambda bar: bar.value or 0.0), known[-1]
         return f"{self.title}: highest {self._label_and_value(highest)}; last {self._label_and_value(last)}"
 

@@ -8,37 +8,44 @@ from typing import TYPE_CHECKING
 
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart
-from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, last_buckets
+from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, BUCKETS, last_buckets
 from viewer_pipeline.text_formatting import pluralize
 
 if TYPE_CHECKING:
     from viewer_pipeline.monitoring.status_page.page import StatusReading
+
+NO_FLUSH = "No flush yet."
+HOURS = BUCKETS * BUCKET_SECONDS // 3600
 
 
 def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
     """Return the charts of what could be read."""
     charts = [_oldest_pending_chart(reading.oldest_pending_by_bucket, now)]
     if stored := reading.postgres.value:
-        charts.insert(0, _views_chart(stored.views_by_bucket, now))
+        charts.insert(0, _views_chart(stored.views_by_bucket, now, has_flushes=bool(stored.flushes)))
         charts.append(_flushes_chart(stored.flushes))
     return charts
 
 
-def _views_chart(views: Mapping[int, int], now: float) -> BarChart:
+def _views_chart(views: Mapping[int, int], now: float, *, has_flushes: bool) -> BarChart:
     rates = {bucket: count * 60 / BUCKET_SECONDS for bucket, count in views.items()}
     note = "persisted, by the time at which their counters were read; mean of 2 minutes, the last ones not complete"
-    return _chart_of_hours("Views per minute", note, "per minute", rates, now)
+    empty = f"No views within the last {HOURS} hours." if has_flushes else NO_FLUSH
+    return _chart_of_hours("Views per minute", note, "per minute", rates, now, empty=empty)
 
 
 def _oldest_pending_chart(seconds: Mapping[int, float], now: float) -> BarChart:
     note = "age of the oldest pending view; highest of 2 minutes"
-    return _chart_of_hours("Lag", note, "s", seconds, now)
+    empty = "No view was pending." if seconds else "Not measured yet."
+    return _chart_of_hours("Lag", note, "s", seconds, now, empty=empty)
 
 
-def _chart_of_hours(title: str, note: str, unit: str, values: Mapping[int, float], now: float) -> BarChart:
+def _chart_of_hours(
+    title: str, note: str, unit: str, values: Mapping[int, float], now: float, *, empty: str
+) -> BarChart:
     buckets = last_buckets(now)
     bars = [Bar(values.get(bucket), f"{_clock(bucket)} to {_clock(bucket + 1)} UTC") for bucket in buckets]
-    return BarChart(title, note, unit, bars, f"{_clock(buckets[0])} UTC", "now")
+    return BarChart(title, note, unit, bars, f"{_clock(buckets[0])} UTC", "now", empty)
 
 
 def _flushes_chart(flushes: list[RecentFlush]) -> BarChart:
@@ -51,7 +58,7 @@ def _flushes_chart(flushes: list[RecentFlush]) -> BarChart:
     ]
     first, last = (f"flush {flushes[at].seq}" if flushes else "" for at in (-1, 0))
     note = "from reading the counters to the commit, with the time of Dagster between the steps"
-    return BarChart("Seconds of the last flushes", note, "s", bars, first, last)
+    return BarChart("Seconds of the last flushes", note, "s", bars, first, last, NO_FLUSH)
 
 
 def _clock(bucket: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class StatusReading:
 
 
 class StatusPage:
-    """The page, rendered at most once in CACHE_SECONDS."""
+    """The page, rendered at most once in CACHE_SECONDS. For one thread at a time."""
 
     def __init__(
         self,
@@ -64,19 +63,17 @@ class StatusPage:
         self._settings, self._run_checks, self._oldest_pending = settings, run_checks, oldest_pending
         self._redis = BoundedProbe("page of redis", lambda: read_pending_views(store))
         self._postgres = BoundedProbe("page of postgres", PostgresReader(Ledger.of(settings)).read)
-        self._lock = threading.Lock()
         self._html, self._rendered_at, self._was_unhealthy = "", float("-inf"), True
 
     def html(self) -> str:
         """Return the page within a second; it is at most CACHE_SECONDS old."""
-        with self._lock:
-            if time.monotonic() - self._rendered_at > CACHE_SECONDS:
-                from viewer_pipeline.monitoring.status_page.rendering import render_page  # noqa: PLC0415 - imports Jinja
+        if time.monotonic() - self._rendered_at > CACHE_SECONDS:
+            from viewer_pipeline.monitoring.status_page.rendering import render_page  # noqa: PLC0415 - imports Jinja
 
-                reading = self._read()
-                self._html, self._rendered_at = render_page(reading, self._settings), time.monotonic()
-                self._was_unhealthy = reading.status == "unhealthy"
-            return self._html
+            reading = self._read()
+            self._html, self._rendered_at = render_page(reading, self._settings), time.monotonic()
+            self._was_unhealthy = reading.status == "unhealthy"
+        return self._html
 
     def _read(self) -> StatusReading:
         """Read both servers. While none is unhealthy, the checks are those of the health watch: they cost more."""

@@ -17,6 +17,7 @@ from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
 from viewer_pipeline.monitoring.status_page.bar_chart import format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
 from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
+from viewer_pipeline.monitoring.status_page.stall import find_stall
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import escape_invisible, pluralize
@@ -42,6 +43,7 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         server_checks=reading.checks_of_failures,
         reported={cause.error for cause in reading.failures.values()}
         | {cause.message for cause in reading.checks_of_failures.values()},
+        stall=find_stall(reading, settings),
         charts=build_charts(reading, time.time()),
         now=datetime.now(UTC),
         ui=ui and ui.rstrip("/"),

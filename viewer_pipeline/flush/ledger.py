@@ -63,6 +63,11 @@ class Ledger:
             ledger._kept = kept  # noqa: SLF001 - a copy of this ledger
             yield ledger
 
+    def close_idle_connections(self) -> None:
+        """Close those that are kept and not used now. The next use opens a new one."""
+        if self._kept is not None:
+            self._kept.close()
+
     @contextmanager
     def connect(self, *, any_server: bool = False, new: bool = False) -> Iterator[psycopg.Connection]:
         """Open an autocommit connection with finite waits; errors of the driver inside are raised as ours.

@@ -45,6 +45,12 @@ class BoundedProbe(Generic[T]):
         self._call.set_result(ProbeResult(None, "no result yet"))
         self._started = self._ended = float("-inf")
 
+    @property
+    def last_result(self) -> ProbeResult[T] | None:
+        """The result of the last call; None while one runs."""
+        call = self._call
+        return call.result() if call.done() else None
+
     def start_if_due(self, interval_seconds: float = 0.0) -> None:
         """Begin a call, unless one runs or the last result is younger than that, and than MIN_INTERVAL_SECONDS."""
         with self._lock:

@@ -49,9 +49,12 @@ class CheckRunner:
         self._probes = [BoundedProbe("/".join(check.names), check.probe) for check in checks]
 
     def run_in_parallel(self, interval_seconds: float = 0.0) -> list[CheckResult]:
-        """Run all checks side by side, but those with a younger result; return within the longest time limit."""
+        """Run all checks side by side, but those with a younger result; return within the longest time limit.
+
+        A probe with an unhealthy result runs again at any age, so that a recovery is seen at once.
+        """
         for probe in self._probes:
-            probe.start_if_due(interval_seconds)
+            probe.start_if_due(0.0 if _has_failed(probe.last_result) else interval_seconds)
         outcomes = [
             (check, probe.wait_for_result(check.seconds))
             for check, probe in zip(self.checks, self._probes, strict=True)
@@ -63,3 +66,7 @@ class CheckRunner:
         return results + [
             result for check, failure in failures for result in check.results_of_failed_probe(failure, unhealthy)
         ]
+
+
+def _has_failed(result: ProbeResult[list[CheckResult]] | None) -> bool:
+    return result is not None and (result.value is None or any(check.status == "unhealthy" for check in result.value))

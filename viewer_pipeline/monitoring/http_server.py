@@ -76,6 +76,7 @@ def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping:
     app = build_health_app(run_checks, PrometheusMetrics(settings, stats, probes.store), page)
     server = HealthServer(app, settings.health_check_host, settings.health_check_port)
     server.closing.callback(probes.close)
+    server.closing.callback(page.close)
     server.closing.callback(watch.stop)
     server.start()
     watch.start()

@@ -62,8 +62,13 @@ class StatusPage:
         """`run_checks`: runs those whose last result is older than so many seconds."""
         self._settings, self._run_checks, self._oldest_pending = settings, run_checks, oldest_pending
         self._redis = BoundedProbe("page of redis", lambda: read_pending_views(store))
-        self._postgres = BoundedProbe("page of postgres", PostgresReader(Ledger.of(settings)).read)
-        self._html, self._rendered_at, self._was_unhealthy = "", float("-inf"), True
+        self._reader = PostgresReader(Ledger.of(settings))
+        self._postgres = BoundedProbe("page of postgres", self._reader.read)
+        self._html, self._rendered_at, self._checks_are_behind = "", float("-inf"), True
+
+    def close(self) -> None:
+        """Close its connection to PostgreSQL."""
+        self._reader.close()
 
     def html(self) -> str:
         """Return the page within a second; it is at most CACHE_SECONDS old."""
@@ -72,13 +77,16 @@ class StatusPage:
 
             reading = self._read()
             self._html, self._rendered_at = render_page(reading, self._settings), time.monotonic()
-            self._was_unhealthy = reading.status == "unhealthy"
+            self._checks_are_behind = reading.failures.keys() != reading.checks_of_failures.keys()
         return self._html
 
     def _read(self) -> StatusReading:
-        """Read both servers. While none is unhealthy, the checks are those of the health watch: they cost more."""
+        """Read both servers. Unless unhealthy, checks are those of the health watch: most of them cost a connection.
+
+        All run again where the last page could not read a server whose check was healthy: it was older.
+        """
         self._redis.start_if_due()
         self._postgres.start_if_due()
-        checks = self._run_checks(0.0 if self._was_unhealthy else WATCH_SECONDS + 1)
+        checks = self._run_checks(0.0 if self._checks_are_behind else WATCH_SECONDS + 1)
         redis, postgres = self._redis.wait_for_result(HEALTH_SECONDS), self._postgres.wait_for_result(HEALTH_SECONDS)
         return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from datetime import datetime
+from threading import Timer
 from typing import NamedTuple
 
 import psycopg
@@ -24,6 +26,7 @@ SQL = named_queries(__name__)
 MAX_FLUSHES = 60
 MAX_BUCKET_FLUSHES = 20_000  # newest ones: bounds the read beside a ledger of many flushes
 MAX_PARKED = 10_000
+KEEP_SECONDS = 60.0  # the address may lead to another server by then, and nobody may look
 
 
 class PostgresReading(NamedTuple):
@@ -49,17 +52,28 @@ class PostgresReading(NamedTuple):
 
 
 class PostgresReader:
-    """Reads on one connection; keeps what a later reading need not read again. For one thread at a time."""
+    """Reads on one connection; keeps what a later reading need not read again. For one thread at a time.
+
+    A new connection costs PostgreSQL and the worker more than the reading, so it is kept for KEEP_SECONDS.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self._closing = ExitStack()
+        self._ledger = self._closing.enter_context(ledger.keeping_connections())
         self._totals = LedgerTotalsReader(ledger)
         self._top_vods = TopVodsReader()
+        self._timer: Timer | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if timer := self._timer:
+            timer.cancel()
+        self._closing.close()
 
     def read(self) -> PostgresReading:
         """Read. Raises PostgresUnavailable, SchemaMissing."""
         with self._ledger.connect(any_server=True) as connection:
-            return PostgresReading(
+            reading = PostgresReading(
                 persisted=sum(self._totals.add_new(connection).views.values()),
                 flushes=recent_flushes(connection, MAX_FLUSHES),
                 views_by_bucket=views_by_bucket(connection),
@@ -68,6 +82,16 @@ class PostgresReader:
                 rejected=read_rejected_summary(connection).counts,
                 incidents=open_incidents(connection),
             )
+        if self._timer is None:
+            self._timer = Timer(KEEP_SECONDS, self._close_connection)
+            self._timer.daemon = True
+            self._timer.start()
+        return reading
+
+    def _close_connection(self) -> None:
+        """Close it, unless it is used now: that reading starts the next timer."""
+        self._timer = None
+        self._ledger.close_idle_connections()
 
 
 def views_by_bucket(connection: psycopg.Connection) -> dict[int, int]:

@@ -23,7 +23,14 @@ from viewer_pipeline.history.daily_rollup import (
 )
 from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.flush_metadata import TOP_VODS
-from viewer_pipeline.orchestration.partitions import DAYS, FIRST_DAY, IN_ONE_RUN, format_window, partition_window_of
+from viewer_pipeline.orchestration.partitions import (
+    DAYS,
+    IN_ONE_RUN,
+    find_days_before_partitions,
+    first_checked_day,
+    format_window,
+    partition_window_of,
+)
 from viewer_pipeline.orchestration.run_trigger_tag import tag_run_with_trigger
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
 from viewer_pipeline.orchestration.step_errors_and_cancellation import handle_errors_and_cancellation
@@ -34,7 +41,7 @@ from viewer_pipeline.text_formatting import pluralize
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
-LATE_FLUSH_WINDOW = timedelta(days=7)  # a late flush within this time gets its day rolled up again
+EARLIER = "rolled up as well; restart Dagster's code server to see these days as partitions"
 FINAL = "the ledger of this day was pruned: its rows are final and were not changed"
 
 CHECKS = {
@@ -66,13 +73,21 @@ def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -
     tag_run_with_trigger(context)
     window = partition_window_of(context)
     with handle_errors_and_cancellation(context), Ledger.of(settings).connect() as connection:
-        result = roll_up(connection, window)
-        days, final = len(result.rolled_up), len(result.final)
-        context.log.info(event("days_rolled_up", days=days, final=final, window=format_window(window)))
+        result = _roll_up(context, connection, window)
         for day in rolled_up_days(connection, window):
             _report(context, connection, result, day)
+        if earlier := [_roll_up(context, connection, days) for days in find_days_before_partitions(connection)]:
+            notes = f"{', '.join(format_window(done.window) for done in earlier)} {EARLIER}"
+            context.add_asset_metadata({"days_before_first_partition": notes}, partition_key=window.start.isoformat())
         checks = [_daily_equals_ledger(connection, window), _closed_days_are_complete(connection)]
     yield dg.MaterializeResult(check_results=[to_asset_check_result(DAILY, check) for check in checks])
+
+
+def _roll_up(context: dg.AssetExecutionContext, connection: psycopg.Connection, window: Window) -> RollupResult:
+    result = roll_up(connection, window)
+    days, final = len(result.rolled_up), len(result.final)
+    context.log.info(event("days_rolled_up", days=days, final=final, window=format_window(window)))
+    return result
 
 
 def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
@@ -102,7 +117,7 @@ def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> Chec
 
 def _closed_days_are_complete(connection: psycopg.Connection) -> CheckResult:
     today = datetime.now(UTC).date()
-    stale = find_windows_to_roll_up(connection, max(FIRST_DAY, today - LATE_FLUSH_WINDOW), today - ONE_DAY)
+    stale = find_windows_to_roll_up(connection, first_checked_day(today), today - ONE_DAY)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = (
         f"{pluralize(len(failing), 'closed day')} with flushes not rolled up" if failing else "closed days are complete"

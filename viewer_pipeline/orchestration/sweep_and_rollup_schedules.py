@@ -9,10 +9,16 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, was_ever_rolled_up
-from viewer_pipeline.orchestration.daily_views_asset import LATE_FLUSH_WINDOW, roll_up_days
+from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
-from viewer_pipeline.orchestration.partitions import FIRST_DAY, format_window, partition_range_tags
+from viewer_pipeline.orchestration.partitions import (
+    first_checked_day,
+    format_window,
+    has_partition,
+    partition_range_tags,
+    windows_of_partitions,
+)
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import LOADED, SettingsResource
@@ -43,17 +49,17 @@ def close_yesterday(
     Skips if yesterday is rolled up already and no flush came since.
     """
     yesterday = _day_of(context) - ONE_DAY
-    if yesterday < FIRST_DAY:
-        return dg.SkipReason(f"{yesterday} is before the first day of daily_views")
     if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, _first_checked_day(yesterday), yesterday)
-        if not stale and not was_ever_rolled_up(connection, yesterday):
+        stale = find_windows_to_roll_up(connection, first_checked_day(yesterday), yesterday)
+        if not stale and has_partition(yesterday) and not was_ever_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
-    return _run_requests(stale, "closes") or dg.SkipReason(
-        f"{yesterday} is closed: no flush of it came since it was rolled up"
-    )
+    if stale:
+        return _run_requests(stale, "closes")
+    if not has_partition(yesterday):
+        return dg.SkipReason(f"{yesterday} is before the first day of daily_views")
+    return dg.SkipReason(f"{yesterday} is closed: no flush of it came since it was rolled up")
 
 
 @schedule(target=roll_up_days, cron_schedule="*/15 * * * *")
@@ -68,7 +74,7 @@ def refresh_today(
         return dg.SkipReason(reason)
     today = _day_of(context)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, _first_checked_day(today), today)
+        stale = find_windows_to_roll_up(connection, first_checked_day(today), today)
     return _run_requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was rolled up")
 
 
@@ -77,14 +83,11 @@ def _day_of(context: dg.ScheduleEvaluationContext) -> date:
     return context.scheduled_execution_time.astimezone(UTC).date()
 
 
-def _first_checked_day(day: date) -> date:
-    """Return the first day whose late flushes are noticed."""
-    return max(FIRST_DAY, day - LATE_FLUSH_WINDOW)
-
-
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:
-    """Return one request for each range of consecutive days."""
+    """Return one request for each range of consecutive days; days before the first partition are part of the first."""
+    windows = windows_of_partitions(stale)
+    named = [Window(min(stale[0].start, windows[0].start), windows[0].end), *windows[1:]] if windows else []
     return [
-        build_scheduled_run_request(f"{format_window(window)} {reason}", tags=partition_range_tags(window))
-        for window in stale
+        build_scheduled_run_request(f"{format_window(days)} {reason}", tags=partition_range_tags(window))
+        for days, window in zip(named, windows, strict=True)
     ]

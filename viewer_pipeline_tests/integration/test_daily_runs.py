@@ -11,8 +11,10 @@ import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
-from viewer_pipeline.orchestration.daily_views_asset import CHECKS, FINAL, daily_views, roll_up_days
+from viewer_pipeline.orchestration import partitions
+from viewer_pipeline.orchestration.daily_views_asset import CHECKS, EARLIER, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, partition_range_tags
+from viewer_pipeline.orchestration.settings_resource import LOADED
 from viewer_pipeline.orchestration.sweep_and_rollup_schedules import close_yesterday, refresh_today
 from viewer_pipeline.orchestration.views_per_hour_chart import BAR, BASE, HEIGHT, LEFT, STEP
 from viewer_pipeline.settings import Settings
@@ -174,6 +176,50 @@ def test_yesterday_is_closed_once(history: History, dagster: DagsterWorld) -> No
     assert tick(close_yesterday, history, dagster.instance, morning) == closed
     history.flush(at(MARCH, "23:59:59.9"), {"a": 1})
     assert len(tick(close_yesterday, history, dagster.instance, morning)) == 1
+
+
+def test_days_before_the_first_partition_are_rolled_up(
+    history: History, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older ledger was restored since the definitions loaded: the run of the first partition rolls its days up."""
+    today = datetime.now(UTC).date()
+    monkeypatch.setattr(partitions, "FIRST_DAY", today)
+    for ago in (9, 3, 2):
+        history.flush(at(today - ONE * ago), {"a": ago})
+    requests = (
+        tick(refresh_today, history, dagster.instance, at(today)),
+        tick(close_yesterday, history, dagster.instance, at(today, "00:10:00")),
+    )
+    for (request,), reason in zip(requests, ("has new flushes", "closes"), strict=True):
+        assert request.tags["viewer/trigger"] == f"schedule: {today - ONE * 3} to {today} {reason}"
+        assert partition_range_tags(Window(today, today + ONE)).items() <= request.tags.items()
+    result = materialize(history, dagster.instance, Window(today, today + ONE))
+    assert history.daily() == {(today - ONE * 3, "a"): 3, (today - ONE * 2, "a"): 2}
+    assert checks(result) == dict.fromkeys(CHECKS, True)
+    metadata = metadata_of(result)
+    assert {*metadata} == {today.isoformat()}
+    notes = f"{today - ONE * 3} to {today - ONE * 2} {EARLIER}"
+    assert metadata[today.isoformat()]["days_before_first_partition"] == notes
+    nothing = dg.SkipReason("no flush came since the last week was rolled up")
+    assert tick(refresh_today, history, dagster.instance, at(today)) == nothing
+    skipped = dg.SkipReason(f"{today - ONE} is before the first day of daily_views")
+    assert tick(close_yesterday, history, dagster.instance, at(today, "00:10:00")) == skipped
+
+
+def test_days_before_history_start_are_not_rolled_up(
+    history: History, dagster: DagsterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither do the schedules request them."""
+    today = datetime.now(UTC).date()
+    monkeypatch.setattr(partitions, "FIRST_DAY", today)
+    monkeypatch.setattr(partitions, "LOADED", LOADED.copy_unvalidated(history_start=today))
+    history.flush(at(today - ONE), {"a": 1})
+    history.flush(at(today), {"a": 2})
+    (request,) = tick(refresh_today, history, dagster.instance, at(today))
+    assert request.tags["viewer/trigger"] == f"schedule: {today} has new flushes"
+    result = materialize(history, dagster.instance, Window(today, today + ONE))
+    assert history.daily() == {(today, "a"): 2}
+    assert checks(result) == dict.fromkeys(CHECKS, True)
 
 
 @pytest.mark.parametrize("schedule", [close_yesterday, refresh_today])

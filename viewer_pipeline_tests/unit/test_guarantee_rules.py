@@ -138,6 +138,15 @@ def test_one_reading_decides(name: str, check: str, details: dict[str, Any], exp
     assert (fault.holds == "exact") != bool(fault.remedy)
 
 
+def test_counters_that_expire() -> None:
+    """A policy that evicts keys with an expiry evicts them, too."""
+    memory = changed("redis_memory", maxmemory_policy="volatile-ttl")
+    assert derive(memory | {"expiring_counters": {"expiring": 0}})["redis_memory"].holds == "exact"
+    fault = derive(memory | {"expiring_counters": {"expiring": 2}})["redis_memory"]
+    assert f"{fault.holds}: {fault.reason}".startswith("not exact: maxmemory-policy volatile-ttl evicts only keys that")
+    assert fault.reason.endswith("as 2 counters with an expiry")
+
+
 def test_announced_views_do_not_depend_on_workers() -> None:
     """Producers have counted them."""
     assert derive(changed("subscriber", workers=0), pubsub_mode="announce")["worker"].holds == "exact"

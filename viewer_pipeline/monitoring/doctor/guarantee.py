@@ -64,7 +64,7 @@ def derive_guarantee(results: Iterable[CheckResult], settings: Settings) -> list
             "ledger and marker decide it, whatever the servers' settings are",
         ),
         _of_worker(details.get("subscriber", {}), settings),
-        _of_full_memory(details.get("redis_memory", {})),
+        _of_full_memory(details.get("redis_memory", {}), details.get("expiring_counters", {})),
         _of_redis_restart(redis),
         _of_redis_crash(redis, settings),
         *_of_redis_failover(durability, settings),
@@ -96,7 +96,7 @@ def _of_worker(subscriber: dict[str, Any], settings: Settings) -> FaultGuarantee
     return FaultGuarantee(name, fault, "not exact", reason, "a second worker, or INCR with PUBSUB_MODE=announce")
 
 
-def _of_full_memory(memory: dict[str, Any]) -> FaultGuarantee:
+def _of_full_memory(memory: dict[str, Any], counters: dict[str, Any]) -> FaultGuarantee:
     name, fault = "redis_memory", "Redis reaches its maxmemory"
     policy = memory.get("maxmemory_policy")
     if not policy:
@@ -107,7 +107,11 @@ def _of_full_memory(memory: dict[str, Any]) -> FaultGuarantee:
         return FaultGuarantee(name, fault, "not exact", reason, "maxmemory-policy noeviction")
     if policy == "noeviction":
         return FaultGuarantee(name, fault, "exact", f"{reason}: writes are refused, and producers get an error")
-    return FaultGuarantee(name, fault, "exact", f"{reason} evicts only keys that expire, and counters do not")
+    reason += " evicts only keys that expire"
+    if expiring := counters.get("expiring"):
+        reason += f", as {pluralize(expiring, 'counter')} with an expiry"
+        return FaultGuarantee(name, fault, "not exact", reason, "no expiry on counters, or maxmemory-policy noeviction")
+    return FaultGuarantee(name, fault, "exact", f"{reason}, and counters have no expiry")
 
 
 def _of_redis_restart(persistence: dict[str, Any]) -> FaultGuarantee:

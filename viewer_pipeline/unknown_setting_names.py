@@ -12,7 +12,9 @@ PREFIXES = ("VIEWERPIPELINE", "VIEWER", "")  # an operator may expect the progra
 COMMON_SETTINGS = frozenset({"DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "LOG_FORMAT", "BATCH_SIZE"})
 # Other names in .env may be a line of a key or certificate without quotes around it.
 CONVENTIONAL_NAME = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*")
-READ_BY_COMPOSE = frozenset({"POSTGRES_PASSWORD"})  # docker-compose.yaml takes it from the same .env
+READ_BY_COMPOSE = frozenset(
+    {"COMPOSE_PROFILES", "POSTGRES_PASSWORD"}
+)  # docker-compose.yaml takes them from the same .env
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from viewer_pipeline_tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<operator>:?[-?])(?P<text>[^}$]*)\}")
 Words = str | list[str]
 
 
@@ -93,12 +94,53 @@ def seconds(duration: str) -> float:
     return sum(float(number) * SECONDS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m)", duration))
 
 
+BUNDLED = "postgres,redis"  # the profiles of both servers
+
+
 def read_compose(root: Path = ROOT, **variables: str) -> dict[str, Any]:
-    """Return the compose file with its variables filled in."""
-    text = (root / "docker-compose.yaml").read_text(encoding="utf-8")
-    filled = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: variables[match[1]], text)
-    loaded: dict[str, Any] = yaml.safe_load(filled)
-    return loaded
+    """Return the compose file with its variables filled in, and the services of COMPOSE_PROFILES (default: all).
+
+    Raises ValueError with the message of a required variable that is missing.
+    """
+    variables = {"COMPOSE_PROFILES": BUNDLED, **variables}
+    loaded: dict[str, Any] = yaml.safe_load((root / "docker-compose.yaml").read_text(encoding="utf-8"))
+    filled: dict[str, Any] = fill_in(loaded, variables)
+    profiles = set(variables["COMPOSE_PROFILES"].split(","))
+    filled["services"] = {
+        name: service
+        for name, service in filled["services"].items()
+        if "profiles" not in service or profiles & set(service["profiles"])
+    }
+    return filled
+
+
+def start_order(services: Mapping[str, Any]) -> list[str]:
+    """Return the names of services, each after its dependencies."""
+    done = list[str]()
+    while left := [name for name in services if name not in done]:
+        ready = [name for name in left if not services[name].get("depends_on", {}).keys() & set(left)]
+        assert ready, f"{left} depend on each other"
+        done += ready
+    return done
+
+
+def fill_in(value: Any, variables: Mapping[str, str]) -> Any:
+    """Replace `${NAME:-default}`, `${NAME?message}` and the like, as Compose does."""
+    if isinstance(value, dict):
+        return {key: fill_in(each, variables) for key, each in value.items()}
+    if isinstance(value, list):
+        return [fill_in(each, variables) for each in value]
+    return re.sub(VARIABLE, lambda match: _value(match, variables), value) if isinstance(value, str) else value
+
+
+def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:
+    name, operator, text = match.group("name", "operator", "text")
+    value = variables.get(name)
+    if value is not None and (value or not operator.startswith(":")):
+        return value
+    if operator.endswith("?"):
+        raise ValueError(f"required variable {name} is missing a value: {text}")
+    return text
 
 
 @dataclass
@@ -278,12 +320,7 @@ class Composed:
 
     def order(self) -> list[str]:
         """Return the services, each after its dependencies."""
-        done = list[str]()
-        while left := [name for name in self.services if name not in done]:
-            ready = [n for n in left if not (self.services[n].get("depends_on", {}).keys() & set(left))]
-            assert ready, f"{left} depend on each other"
-            done += ready
-        return done
+        return start_order(self.services)
 
     def stop(self, name: str) -> int:
         """Send SIGTERM; return the exit status. Raises AssertionError after its grace period."""

@@ -18,7 +18,15 @@ from packaging.requirements import Requirement
 from viewer_pipeline.code_server.fork_server import MAX_DIRECTORY_BYTES
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
-from viewer_pipeline_tests.support.containers import ROOT, not_ignored, of, read_compose, read_dockerfile, seconds
+from viewer_pipeline_tests.support.containers import (
+    ROOT,
+    fill_in,
+    not_ignored,
+    of,
+    read_compose,
+    read_dockerfile,
+    seconds,
+)
 
 COMPOSE: dict[str, Any] = read_compose(POSTGRES_PASSWORD="secret")
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -155,7 +163,8 @@ def test_build_context_contains_nothing_private() -> None:
 def test_compose_file_is_valid() -> None:
     """It matches the Compose specification, and every dependency exists."""
     compose_spec = pytest.importorskip("compose_spec", reason="compose-spec has no wheel for this platform")
-    compose_spec.PyCompose.from_json(json.dumps(COMPOSE)).validate()
+    text = json.dumps(COMPOSE).replace("host-gateway", "127.0.0.1")  # Docker's own word for an address
+    compose_spec.PyCompose.from_json(text).validate()
     for service in SERVICES.values():
         assert service.get("depends_on", {}).keys() <= SERVICES.keys()
 
@@ -198,6 +207,12 @@ def test_compose_starts_in_order() -> None:
         name: {other: dependency["condition"] for other, dependency in service["depends_on"].items()}
         for name, service in OURS.items()
     }
+    optional = {
+        (name, other)
+        for name, service in OURS.items()
+        for other, dependency in service["depends_on"].items()
+        if not dependency.get("required", True)
+    }
     healthy, done = "service_healthy", "service_completed_successfully"
     servers = {"migrate": done, "postgres": healthy, "redis": healthy}
     assert needs == {
@@ -207,6 +222,7 @@ def test_compose_starts_in_order() -> None:
         "webserver": {"code-server": healthy},
         "worker": {**servers, "code-server": "service_started"},
     }
+    assert optional == {(name, other) for name in OURS for other in needs[name].keys() & {"postgres", "redis"}}
 
 
 def test_compose_publishes_ports_to_this_machine_only() -> None:
@@ -229,10 +245,51 @@ def test_compose_persists_counters() -> None:
 
 
 def test_compose_contains_no_password() -> None:
-    """The password is a required variable; the other variables are settings."""
+    """The password is a variable, for the server and for libpq; the other variables are settings."""
     text = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
-    assert text.count("${POSTGRES_PASSWORD:?") == text.count("POSTGRES_PASSWORD:?") == 2
-    assert OURS["worker"]["environment"].keys() <= {name.upper() for name in Settings.model_fields}
+    assert text.count("${POSTGRES_PASSWORD:-}") == text.count("${POSTGRES_PASSWORD") == 2
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"] == "secret"
+    assert OURS["worker"]["environment"]["PGPASSWORD"] == "secret"
+    assert OURS["worker"]["environment"].keys() - {"PGPASSWORD"} <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize(("profiles", "servers"), [("postgres,redis", 2), ("postgres", 1), ("redis", 1), ("", 0)])
+def test_compose_runs_the_servers_of_the_profiles(profiles: str, servers: int) -> None:
+    """Each of both servers, or none; our roles in any case, and without a server that they wait for."""
+    services = read_compose(POSTGRES_PASSWORD="secret", COMPOSE_PROFILES=profiles)["services"]
+    bundled = services.keys() - OURS.keys()
+    assert (bundled, len(bundled)) == (set(filter(None, profiles.split(","))), servers)
+    assert services.keys() >= OURS.keys()
+    for service in services.values():
+        needed = {
+            other for other, dependency in service.get("depends_on", {}).items() if dependency.get("required", True)
+        }
+        assert needed <= services.keys()
+
+
+def test_compose_uses_your_own_servers() -> None:
+    """The URLs of .env, also together with a bundled server; without them, those of the bundled servers."""
+    own = {"DATABASE_URL": "postgresql://me:x@db.example/streamix", "REDIS_URL": "rediss://cache.example:6380/1"}
+    compose = read_compose(ROOT, COMPOSE_PROFILES="", **own)
+    environment = compose["services"]["worker"]["environment"]
+    assert {name: environment[name] for name in own} == own
+    assert environment["PGPASSWORD"] == ""
+    bundled = OURS["worker"]["environment"]
+    assert bundled["DATABASE_URL"] == "postgresql://viewer@postgres:5432/viewer"
+    assert bundled["REDIS_URL"] == "redis://redis:6379/0"
+
+
+def test_compose_requires_a_choice_of_servers() -> None:
+    """Without COMPOSE_PROFILES Compose stops with a message; an empty value is a choice."""
+    text = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
+    variable = re.search(r"\$\{COMPOSE_PROFILES\?[^}]*\}", text)
+    assert variable is not None
+    with pytest.raises(
+        ValueError, match=r"variable COMPOSE_PROFILES is missing a value: set it in \.env to postgres,redis"
+    ):
+        fill_in(variable[0], {})
+    assert fill_in(variable[0], {"COMPOSE_PROFILES": ""}) == ""
+    assert all("viewer-pipeline.profiles" in service["labels"] for service in OURS.values())
 
 
 def test_compose_gives_the_worker_time_to_stop() -> None:

@@ -113,8 +113,9 @@ def test_the_setting_is_set_as_well() -> None:
 
 def test_names_in_the_env_file() -> None:
     """All that are not settings, with the one that was meant if there is one; never a line of a key."""
-    lines = {"BATCH_SIZE": "7", "log_level": "info", "DATABASE_URI": "x", "NEXT_TOKEN": "x", "POSTGRES_PASSWORD": "x"}
-    unknown = find_unknown_variables(NAMES, {}, {**lines, "wGk3pQzSecret": "="})
+    lines = {"BATCH_SIZE": "7", "log_level": "info", "DATABASE_URI": "x", "NEXT_TOKEN": "x"}
+    of_compose = {"POSTGRES_PASSWORD": "x", "COMPOSE_PROFILES": "redis"}
+    unknown = find_unknown_variables(NAMES, {}, {**lines, **of_compose, "wGk3pQzSecret": "="})
     assert unknown == [
         UnknownVariable("DATABASE_URI", ".env", "DATABASE_URL"),
         UnknownVariable("NEXT_TOKEN", ".env", None),

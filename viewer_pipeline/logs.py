@@ -17,6 +17,7 @@ from typing import Any
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.setting_types import LogFormat
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.text_formatting import escape_invisible
 from viewer_pipeline.time_formatting import format_timestamp
 
 PACKAGE_LOGGER = "viewer_pipeline"  # of all loggers of this package
@@ -127,7 +128,4 @@ def _quoted(value: Any) -> str:
 
 def _to_json(value: Any) -> str:
     """Return JSON with escapes for what ends a line, is invisible, moves a cursor, or is not UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
+    return escape_invisible(json.dumps(value, ensure_ascii=False, default=str), json.dumps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 
 
 def pluralize(number: int, noun: str) -> str:
@@ -16,11 +17,14 @@ def views_of_vods(views: int, vods: int) -> str:
     return f"{pluralize(views, 'view')} of {pluralize(vods, 'VOD')}"
 
 
-def escape_invisible(text: str) -> str:
-    """Return a text with escapes for characters that are invisible, move a cursor, or change the direction of text."""
+def escape_invisible(text: str, quoted: Callable[[str], str] = ascii) -> str:
+    """Return a text with escapes for characters that are invisible, move a cursor, or change the direction of text.
+
+    `quoted`: returns a character with its escape in quotes; by default in Python's notation.
+    """
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return "".join(character if character.isprintable() else quoted(character)[1:-1] for character in text)
 
 
 def wrap(first: str, text: str, width: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -46,6 +47,11 @@ def test_pluralize(number: int, noun: str, expected: str) -> None:
 def test_escape_invisible(text: str, expected: str) -> None:
     """What a terminal or a browser would obey is shown instead; all other characters stay."""
     assert escape_invisible(text) == expected
+
+
+def test_escapes_of_another_notation() -> None:
+    """Those of JSON, in log lines."""
+    assert escape_invisible("a\x1b\u202e", json.dumps) == "a\\u001b\\u202e"
 
 
 def test_views_of_vods() -> None:

@@ -13,6 +13,8 @@ from typing import IO, Any
 from viewer_pipeline.errors import EmbeddedServerError
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
+ADDRESSES, STARTING = "addresses", "is_starting"  # in SERVERS_FILE: process -> (host, port); until all were started
+SERVER_LOGS = {"database_url": "postgres.log", "redis_url": "redis.log"}  # of embedded servers, by their setting
 LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
 
@@ -51,8 +53,27 @@ def is_home_directory_locked(home: Path) -> bool:
 
 
 def read_settings_of_running_up(home: Path) -> dict[str, Any]:
-    """Return the settings that a running `up` has chosen itself in this directory: URLs and ports of its servers."""
+    """Return what a running `up` has written into this directory for other commands; nothing before it did.
+
+    By their names, the settings that it has chosen itself: URLs and ports of its servers. And ADDRESSES, STARTING.
+    """
     if is_home_directory_locked(home):
         with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
             return dict(json.loads((home / SERVERS_FILE).read_text()))
     return {}
+
+
+def is_up_starting(home: Path) -> bool:
+    """Whether an `up` runs in this directory that has not started all its processes yet."""
+    return is_home_directory_locked(home) and bool(read_settings_of_running_up(home).get(STARTING, True))
+
+
+def remedy_of_embedded_server(home: Path, setting: str, url: str | None) -> str:
+    """Return what to do if the server with this URL fails, and is one of the running `up`; empty if it is another.
+
+    `setting`: of the URL, one of SERVER_LOGS.
+    """
+    if url is None or read_settings_of_running_up(home).get(setting) != url:
+        return ""
+    log = home.absolute() / SERVER_LOGS[setting]
+    return f"none if it is back within a minute: `up` restarts it when it ends; else read {log}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.option_types import NamedArgument
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.flush.incidents import KINDS, Kind
 from viewer_pipeline.text_formatting import pluralize
 
 
 @click.command()
-@click.argument("kinds", nargs=-1, type=click.Choice(KINDS), metavar="[KIND]...")
+@click.argument("kinds", cls=NamedArgument, nargs=-1, type=click.Choice(KINDS), metavar="[KIND]...")
 @json_option
 def acknowledge(kinds: tuple[Kind, ...], as_json: bool) -> None:
     """Close open incidents of /health and status.

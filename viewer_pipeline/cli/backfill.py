@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
+from viewer_pipeline.cli.option_types import NamedArgument
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
 from viewer_pipeline.history.first_day import first_day_of_history
@@ -27,8 +28,8 @@ class Day(click.ParamType[date]):
 
 
 @click.command()
-@click.argument("first", type=Day())
-@click.argument("last", type=Day(), required=False)
+@click.argument("first", cls=NamedArgument, type=Day())
+@click.argument("last", cls=NamedArgument, type=Day(), required=False)
 @json_option
 def backfill(first: date, last: date | None, as_json: bool) -> None:
     """Roll up days of `daily_views` again.
@@ -58,5 +59,5 @@ def backfill_window(start: date, first: date, last_or_today: date | None) -> Win
     if not start <= first <= today:
         raise click.BadParameter(f"{first}: {expected}", param_hint="'FIRST'")
     if not first <= last <= today:
-        raise click.BadParameter(f"{last}: not before FIRST; {expected}", param_hint="'[LAST]'")
+        raise click.BadParameter(f"{last}: not before FIRST; {expected}", param_hint="'LAST'")
     return Window(first, last + ONE_DAY)

@@ -1,8 +1,16 @@
-"""Types of options that several commands share."""
+"""Types of options and arguments that several commands share."""
 
 from __future__ import annotations
 
 import click
+
+
+class NamedArgument(click.Argument):
+    """An argument that errors call by its name alone: `KIND`, also where the usage has `[KIND]...`."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        """Return the name in quotes."""
+        return repr((self.metavar or self.name.upper()).strip("[]."))
 
 
 class Number(click.IntRange):

@@ -37,14 +37,14 @@ class DagsterProcesses:
         self._home = settings.viewer_home.absolute()
         port = find_free_port()
         workspace = write_workspace_file(settings, LOOPBACK, port)
-        self._addresses = {CODE_SERVER: (LOOPBACK, port)}
+        self.addresses = {CODE_SERVER: (LOOPBACK, port)}
         commands = {
             CODE_SERVER: code_server_arguments(settings, LOOPBACK, port),
             DAEMON: daemon_arguments(settings, workspace),
         }
         if ui_address is not None:
             commands[WEBSERVER] = webserver_arguments(settings, workspace, *ui_address)
-            self._addresses[WEBSERVER] = loopback_if_any_address(ui_address[0]), ui_address[1]
+            self.addresses[WEBSERVER] = loopback_if_any_address(ui_address[0]), ui_address[1]
         options = ["--own-database"] if owns_database else []
         program = [sys.executable, "-m", "viewer_pipeline.stack.dagster_supervisor", *options, json.dumps(commands)]
         self._supervisor = RestartedProcess(
@@ -58,7 +58,8 @@ class DagsterProcesses:
             )
         )
         self._started = list[str]()
-        self._repeated = [] if logged else [RepeatedLines(self._log(name)) for name in (CODE_SERVER, DAEMON)]
+        names, is_debug = () if logged else (CODE_SERVER, DAEMON), settings.log_level == "debug"
+        self._repeated = [RepeatedLines(self._log(name), of_all_levels=is_debug) for name in names]
 
     def start_supervisor(self) -> None:
         """Start it; what takes long are its imports."""
@@ -69,7 +70,7 @@ class DagsterProcesses:
         """Start one of the processes, and wait until it listens if it does. Raises EmbeddedServerError."""
         self._supervisor.process.write_line(f"start {name}")
         self._started.append(name)
-        if name in self._addresses:
+        if name in self.addresses:
             self._wait_until_listening(name)
 
     def restart_if_ended(self) -> None:
@@ -118,7 +119,7 @@ class DagsterProcesses:
         deadline = time.monotonic() + START_SECONDS
         begin = self._log(name).stat().st_size if self._log(name).exists() else 0
         while True:
-            with suppress(OSError), socket.create_connection(self._addresses[name], timeout=1):
+            with suppress(OSError), socket.create_connection(self.addresses[name], timeout=1):
                 return
             state = self._read_state(name)
             ended = self._supervisor.process.exit_status() is not None or (state and state["exit_status"] is not None)

@@ -1,4 +1,7 @@
-"""Lines of Dagster's processes that `up` repeats in its foreground: one for each flush, warnings and errors."""
+"""Lines of Dagster's processes that `up` repeats in its foreground: one for each flush, warnings and errors.
+
+With LOG_LEVEL=debug all of our lines: why a tick requested a run or did not, and what each run decided.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ OF_DAGSTER = ("step_failure", "run_failure")  # with long tracebacks; `run_faile
 class RepeatedLines:
     """The lines that are appended to a log from now on. A rotated log is read from its beginning."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, *, of_all_levels: bool = False) -> None:
+        self._log, self._of_all_levels = log, of_all_levels
         self._position = log.stat().st_size if log.exists() else 0
 
     def repeat(self) -> None:
@@ -34,14 +37,14 @@ class RepeatedLines:
         if lines:
             self._position += len(lines) + 1
             for line in lines.decode(errors="replace").split("\n"):
-                if is_repeated(line):
+                if is_repeated(line, of_all_levels=self._of_all_levels):
                     sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 
 
-def is_repeated(line: str) -> bool:
-    """Whether it is one of our events, in either format: a flush, a warning or an error."""
+def is_repeated(line: str, *, of_all_levels: bool = False) -> bool:
+    """Whether it is one of our events, in either format: a flush, a warning or an error, or any."""
     if (begin := _BEGIN.match(line)) is None:
         return False
     level, name = filter(None, begin.groups())
-    return name == "flush_committed" or (level in PROBLEMS and name not in OF_DAGSTER)
+    return name == "flush_committed" or ((of_all_levels or level in PROBLEMS) and name not in OF_DAGSTER)

@@ -14,7 +14,7 @@ from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
+from viewer_pipeline.home_lock_and_server_urls import ADDRESSES, SERVERS_FILE, STARTING, lock_home_directory
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.daemon_lock import DaemonLock
@@ -87,10 +87,10 @@ class Stack:
             self._daemon_lock = DaemonLock(self.settings)
             self._daemon_lock.acquire()
             self._choose_ports()
-            self._write_servers_file()
             self._dagster = DagsterProcesses(
                 self.settings, self.ui_address, owns_database=self._owns_postgres, logged=self._background
             )
+            self._write_servers_file(self._dagster, is_starting=True)
             self._dagster.start_supervisor()  # its imports take longer than the migration
             on_progress("migrating the schema `viewer`")
             migrate_postgres_and_redis(self.settings, on_progress, exclusive=self._owns_postgres)
@@ -101,6 +101,7 @@ class Stack:
             register_pipeline_if_reachable(self.settings)
             require_target(self.settings)
             self._start_dagster_and_worker(self._dagster, on_progress)
+            self._write_servers_file(self._dagster, is_starting=False)
         except BaseException:
             self.stop(on_progress)
             raise
@@ -201,11 +202,13 @@ class Stack:
             start("redis_url", REDIS, RedisServer(self._home, port=self._find_wanted_port(REDIS)))
         self.settings = self.settings.copy_unvalidated(**updates)
 
-    def _write_servers_file(self) -> None:
-        """Write the settings that differ from the given ones, for other commands."""
-        given = self._given_settings
-        chosen = {name: value for name, value in self.settings if value != getattr(given, name)}
-        write_private(self._home / SERVERS_FILE, json.dumps(chosen))
+    def _write_servers_file(self, dagster: DagsterProcesses, *, is_starting: bool) -> None:
+        """Write the settings that differ from the given ones and the addresses of processes, for other commands."""
+        given, settings = self._given_settings, self.settings
+        chosen = {name: value for name, value in settings if value != getattr(given, name)}
+        addresses = {"worker": (settings.health_check_host, settings.health_check_port), **dagster.addresses}
+        content = {**chosen, ADDRESSES: addresses, STARTING: is_starting}
+        write_private(self._home / SERVERS_FILE, json.dumps(content))
 
     def _find_wanted_port(self, service: Service) -> int:
         return find_free_port() if self._background else self._ports.find_wanted(service)

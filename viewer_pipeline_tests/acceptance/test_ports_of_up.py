@@ -83,7 +83,12 @@ def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None
         assert "Warning" not in banner
         assert read_ports(home) == ports
         require_responses(ports["ui"], ports["health"])
-        assert stack.run("healthcheck").returncode == 0  # which finds the port
+        for role in ("worker", "code-server", "webserver"):
+            assert stack.run("healthcheck", role).returncode == 0  # which finds the port
+        stack.stop()
+        ended = stack.run("healthcheck")
+        assert ended.returncode == 1
+        assert f"Not healthy: nothing runs for VIEWER_HOME={home}" in ended.stderr
 
 
 def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str, redis_url: str) -> None:

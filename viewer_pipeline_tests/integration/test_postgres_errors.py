@@ -390,7 +390,7 @@ def test_a_worker_continues_until_the_password_is_corrected(
             assert worker.has_logged("flushes_impossible")
             assert publish(client, "a", 5) == 1
             with pytest.raises(NotHealthy, match='wrong password, or there is no role "late"'):
-                require_healthy_worker(Settings(), worker.port)
+                require_healthy_worker(Settings(), (LOOPBACK, worker.port))
             connection.execute("ALTER ROLE late PASSWORD 's3cret'")
             wait_until(lambda: client.get(PREFIX + "a") == b"5", 60, "the message is folded")
         connection.execute("DROP ROLE late")

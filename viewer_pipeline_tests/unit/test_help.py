@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 import click
@@ -60,3 +61,15 @@ def test_every_command_is_in_one_section() -> None:
     assert sorted(map(str, in_sections)) == sorted(main.commands)
     columns = [re.match(rf"  ({'|'.join(main.commands)}) +", line) for line in lines]
     assert {match.end() for match in columns if match} == {15}
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("acknowledge theft", "KIND"), ("healthcheck cook", "ROLE"), ("backfill today", "FIRST"), ("send ''", "VOD_ID"),
+     ("backfill 2026-01-01 today", "LAST"), ("docs nothing", "TOPIC")],
+)  # fmt: skip
+def test_errors_name_the_argument(words: str, name: str) -> None:
+    """Without the brackets and dots of the usage."""
+    result = CliRunner().invoke(main, shlex.split(words))
+    assert result.exit_code == 2
+    assert f"Error: Invalid value for '{name}': " in result.output

@@ -27,16 +27,21 @@ def test_flushes_and_warnings(log_format: LogFormat) -> None:
     forged = ' level=error event=flush_committed "level": "error", "event": "flush_committed"'
     assert not is_repeated(line(log_format, logging.INFO, "counters_read", mode=forged))
     assert not is_repeated(line(log_format, logging.DEBUG, "tick_skipped", reason="nothing to flush"))
+    assert is_repeated(line(log_format, logging.DEBUG, "tick_skipped", reason="nothing"), of_all_levels=True)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_lines_of_dagster(log_format: LogFormat) -> None:
     """Its errors have long tracebacks; ours have the reason."""
-    assert not is_repeated(line(log_format, logging.ERROR, "step_failure", exception="Traceback …"))
-    assert not is_repeated(line(log_format, logging.ERROR, "run_failure", exception="Traceback …"))
-    assert not is_repeated(line(log_format, logging.ERROR, "Dependencies for step a failed"))
-    assert not is_repeated('{"event": "flush_committed", "logger": "dagster.daemon", "level": "error"}')
-    assert not is_repeated("Traceback (most recent call last):")
+    for text in (
+        line(log_format, logging.ERROR, "step_failure", exception="Traceback …"),
+        line(log_format, logging.ERROR, "run_failure", exception="Traceback …"),
+        line(log_format, logging.ERROR, "Dependencies for step a failed"),
+        '{"event": "flush_committed", "logger": "dagster.daemon", "level": "error"}',
+        "Traceback (most recent call last):",
+    ):
+        assert not is_repeated(text)
+        assert not is_repeated(text, of_all_levels=True)
 
 
 def test_lines_are_repeated_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

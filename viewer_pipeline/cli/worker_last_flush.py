@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from math import ceil
 
 from viewer_pipeline.errors import NotFlushed
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
+from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+
+log = logging.getLogger("viewer_pipeline.worker")
 
 POLL_SECONDS = 0.2
 MIN_RUN_SECONDS = 1.0  # the shortest run; one that cannot end in time is not started
@@ -22,6 +26,7 @@ def run_worker_last_flush(settings: Settings, monotonic_deadline: float) -> str:
     """
     with Stores.open(settings) as stores:
         precheck = evaluate_sweep_need(stores)
+    log.debug(event("last_flush_decided", needed=precheck.is_needed, reason=precheck.reason))
     if not precheck.is_needed:
         return "nothing was pending"
     from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG

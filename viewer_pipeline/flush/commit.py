@@ -90,8 +90,19 @@ def _store_progress(redis: RedisStore, snapshot: Snapshot) -> int:
     Nothing if another run continues the sweep, or if the changed set did not shrink: runs must not go on for ever.
     """
     progress = snapshot.progress
-    if progress.part:
-        return progress.remaining if redis.advance_sweep(progress.part) else 0
+    if part := progress.part:
+        is_stored = redis.advance_sweep(part)  # else another run continues the sweep
+        is_last = part.is_last
+        log.debug(
+            event(
+                "sweep_part_read",
+                counters=progress.read,
+                share=1.0 if is_last else round(part.end.share, 3),
+                last=is_last,
+                stored=is_stored,
+            )
+        )
+        return progress.remaining if is_stored else 0
     if not progress.remaining:
         return 0
     announced = redis.count_announced(snapshot.announced_before)
@@ -149,6 +160,8 @@ def _commit_and_settle(
                 break
             settler.add(flush, fetch_totals)
             committed.append((flush, rows, seconds))
+            size = {"counters": len(rows), "batches": len(flush.batches)}
+            log.debug(event("transaction_committed", seq=flush.seq, **size, seconds=round(seconds, 3)))
             base, after = flush.seq, flush.flush_id
     return _Attempt(
         tuple(

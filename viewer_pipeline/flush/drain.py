@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,9 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.logs import event
+
+log = logging.getLogger("viewer_pipeline.drain")
 
 DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
 
@@ -55,9 +59,10 @@ def drain(stores: Stores, request: FlushRequest) -> Snapshot:
     (rules R3, R6). Redis has accepted a write before anything can be committed (R11), and has made durable what was
     read, if that is configured (R7). All of it on one connection.
     """
-    for _ in range(DRAIN_TRIES):
+    for tries in range(1, DRAIN_TRIES + 1):
         if snapshot := _drain_once(stores, request):
             return snapshot
+        log.debug(event("reading_discarded", mode=request.mode, tries=tries))
     raise MarkerMoved("Redis was emptied or fell back while its counters were read, again and again")
 
 

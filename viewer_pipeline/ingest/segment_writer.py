@@ -105,6 +105,7 @@ class SegmentWriter:
                     self._fold_segment(segment)
             self.buffer.drop_folded(self.buffer.last_cut)
         self.lease.release(self.key_space)
+        log.debug(event("lease_handed_over", channel=self._channel))
         self._stats.dropped_views += self.buffer.drop_unsequenced_views()
 
     def are_others_subscribed(self) -> bool:
@@ -146,7 +147,9 @@ class SegmentWriter:
             self._stats.takeovers += 1
             self.sweep_due = True
         if self.lease.held and self.sweep_due:
-            self.store.request_sweep("subscribed or took over; messages may have been missed before")
+            reason = "subscribed or took over; messages may have been missed before"
+            self.store.request_sweep(reason)
+            log.debug(event("sweep_requested", reason=reason))
             self.sweep_due = False
         if self.lease.held:
             self.shared_channel.check_if_due(self.key_space)
@@ -159,6 +162,8 @@ class SegmentWriter:
         views = segment.all_views()
         now_ms = time.time_ns() // 1_000_000
         result = self.scripts.fold_segment(self.lease.fencing_token, segment.number, views, now_ms)
+        size = {"views": views.total(), "vods": len(views)}
+        log.debug(event("segment_folded", segment=segment.number, **size, written=result.written))
         if result.written:
             self._stats.folded += 1
             self._stats.folded_views += views.total()

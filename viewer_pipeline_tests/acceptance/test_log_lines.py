@@ -21,7 +21,7 @@ def own_lines(log: Path) -> list[dict[str, Any]]:
 
 
 def test_lines_of_up(tmp_path: Path) -> None:
-    """The foreground has a line for each flush and no other of a run; the code server's log has each decision."""
+    """The foreground has a line for each flush and each decision; the code server's log has those of ticks and runs."""
     settings = {"LOG_FORMAT": "json", "LOG_LEVEL": "debug", "SWEEP_CRON": "0 0 1 1 *"}
     with (
         collecting() as collector,
@@ -34,7 +34,7 @@ def test_lines_of_up(tmp_path: Path) -> None:
 
         stack.run("send", "vod_1", "--count", "3")
         wait_until(lambda: lines("flush_committed"), 120, "the line of the flush")
-        (flush,) = lines("flush_committed")
+        (flush,) = lines("flush_committed")  # once, though the code server's log has it as well
         assert [flush[name] for name in ("seq", "views", "counters", "job")] == [1, 3, 1, "flush_views"]
         code_server = stack.home / "code-server.log"
         assert [line["run_id"] for line in lines("flush_committed", code_server)] == [flush["run_id"]]
@@ -46,8 +46,15 @@ def test_lines_of_up(tmp_path: Path) -> None:
         names = {line["event"] for line in own_lines(code_server)}
         assert {"run_requested", "counters_read", "batches_settled"} <= names
         foreground = {line["event"] for line in own_lines(stack.log)}
-        assert {"lease_decided", "listening"} <= foreground
-        assert not {"counters_read", "tick_skipped"} & foreground
+        assert {"lease_decided", "listening", "sweep_requested", "segment_folded"} <= foreground
+        decisions = {"run_requested", "sweep_part_read", "counters_read", "transaction_committed", "batches_settled"}
+        assert decisions <= foreground
+        (folded,) = lines("segment_folded")
+        assert [folded[name] for name in ("views", "vods", "written")] == [3, 1, True]
+        (transaction,) = lines("transaction_committed")
+        assert [transaction[name] for name in ("seq", "counters", "batches")] == [1, 1, 1]
+        (part,) = lines("sweep_part_read")  # of the sweep that the worker has requested
+        assert [part[name] for name in ("share", "last", "stored")] == [1.0, True, True]
         assert {line["logger"].partition(".")[0] for line in own_lines(code_server)} == {"viewer_pipeline"}
         levels = {json.loads(line)["level"] for line in code_server.read_text().splitlines() if '"dagster' in line}
         assert levels == {"info"}

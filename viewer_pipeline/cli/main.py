@@ -29,7 +29,9 @@ from viewer_pipeline.cli.soak import soak
 from viewer_pipeline.cli.status import status
 from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
-from viewer_pipeline.errors import SettingsError, ViewerPipelineError
+from viewer_pipeline.errors import PostgresUnavailable, RedisUnavailable, SettingsError, ViewerPipelineError
+from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
+from viewer_pipeline.settings import load_settings_and_find_servers
 
 # As `--help` lists them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
@@ -39,6 +41,10 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Install, upgrade, move": (migrate, grants, adopt, retire),
     "Services, for containers and systemd": (worker, code_server, daemon, webserver, healthcheck),
     "Measure": (bench, soak),
+}
+SERVER_ERRORS: dict[type[ViewerPipelineError], str] = {  # -> the setting of its URL
+    RedisUnavailable: "redis_url",
+    PostgresUnavailable: "database_url",
 }
 
 
@@ -66,8 +72,17 @@ class MainGroup(click.Group):
         try:
             return super().invoke(context)
         except ViewerPipelineError as error:
-            click.echo(describe_error(error), err=True)
+            click.echo(describe_error(error, _remedy_of_running_up(error)), err=True)
             context.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _remedy_of_running_up(error: ViewerPipelineError) -> str:
+    """Return what to do about an embedded server of the running `up` that does not answer; empty for other errors."""
+    setting = SERVER_ERRORS.get(type(error))
+    if setting is None or not error.remedy:  # e.g. another run was in the way
+        return ""
+    settings = load_settings_and_find_servers()
+    return remedy_of_embedded_server(settings.viewer_home, setting, getattr(settings, setting))
 
 
 @click.group(

@@ -38,10 +38,11 @@ def terminal_width() -> int:
     return get_terminal_size().columns
 
 
-def describe_error(error: ViewerPipelineError) -> str:
-    """Return an error as one line, and its remedy as a second one."""
+def describe_error(error: ViewerPipelineError, better_remedy: str = "") -> str:
+    """Return an error as one line, and its remedy, or a better one, as a second one."""
     message = str(error) if isinstance(error, SettingsError) else redact_text(str(error))
-    return f"error: {message}" + (f"\nremedy: {redact_text(error.remedy)}" if error.remedy else "")
+    remedy = better_remedy or error.remedy
+    return f"error: {message}" + (f"\nremedy: {redact_text(remedy)}" if remedy else "")
 
 
 def echo_progress(text: str) -> None:

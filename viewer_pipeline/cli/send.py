@@ -13,6 +13,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import escape_invisible, pluralize
 
 MAX_VIEWS = 1_000_000_000
+REPLY_SECONDS = 3.0  # until Redis counts as frozen; each command is sent once
 
 
 @click.command()
@@ -34,13 +35,13 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:
-    """Send `count` views as a producer does: by `publish`, `incr`, or `both`."""
+    """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises RedisUnavailable, RedisFailed."""
     import orjson
 
     from viewer_pipeline.stores.redis import connect, redis_errors
 
     url, subscribers = settings.require_redis_url(), 0
-    with connect(url) as client, redis_errors(url):
+    with connect(url, seconds=REPLY_SECONDS, retries=0) as client, redis_errors(url):
         if how in ("incr", "both"):
             client.incrby(settings.counter_prefix + vod_id, count)
         if how in ("publish", "both"):

@@ -21,6 +21,7 @@ class ProbedChecks:
         seconds: its time limit. If it fails or exceeds the limit, every check of `names` is unhealthy.
         needs: checks that are a precondition. If one of them is unhealthy and the probe fails, `names` are unknown.
         remedy: what to do if the probe fails with an error that has no remedy of its own.
+        find_better_remedy: returns what to do whatever the error is; empty where that depends on the error.
 
     """
 
@@ -29,6 +30,7 @@ class ProbedChecks:
     seconds: float = HEALTH_SECONDS
     needs: tuple[str, ...] = ()
     remedy: str = ""
+    find_better_remedy: Callable[[], str] = str
 
     def results_of_failed_probe(
         self, failure: ProbeResult[list[CheckResult]], all_unhealthy_checks: set[str]
@@ -37,7 +39,7 @@ class ProbedChecks:
         if cause := next((name for name in self.needs if name in all_unhealthy_checks), ""):
             message, remedy = f"not checked, because {cause} is unhealthy", f"see the check {cause}"
             return [CheckResult(name, "unknown", message, remedy=remedy) for name in self.names]
-        remedy = failure.remedy or self.remedy
+        remedy = self.find_better_remedy() or failure.remedy or self.remedy
         return [CheckResult(name, "unhealthy", failure.error, remedy=remedy) for name in self.names]
 
 

@@ -26,8 +26,8 @@ LEVELS: dict[Status, int] = {
 class HealthChangeLog:
     """Runs all checks every WATCH_SECONDS, on a thread of its own; keeps how old pending views were."""
 
-    def __init__(self, checks: CheckRunner, is_stopping: Callable[[], bool]) -> None:
-        self._checks, self._is_stopping = checks, is_stopping
+    def __init__(self, checks: CheckRunner, is_starting_or_stopping: Callable[[], bool]) -> None:
+        self._checks, self._is_starting_or_stopping = checks, is_starting_or_stopping
         self.oldest_pending = OldestPendingHistory()
         self._statuses: dict[str, Status] = {}
         self._stop = threading.Event()
@@ -42,11 +42,12 @@ class HealthChangeLog:
         self._stop.set()
 
     def log_changes(self, results: list[CheckResult]) -> None:
-        """Log every status that differs from the last one; a first one that is not healthy; nothing during a stop.
+        """Log every status that differs from the last one, and a first one that is not healthy.
 
-        Checks with the same message share a line. One that becomes unknown, or healthy again from that, is not news.
+        Nothing during a start of `up` or a stop. Checks with the same message share a line. One that becomes unknown,
+        or healthy again from that, is not news.
         """
-        if self._is_stopping():
+        if self._is_starting_or_stopping():
             return
         changed = defaultdict[tuple[int, Status, str], list[str]](list)
         for result in results:

@@ -45,6 +45,8 @@ INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints 
 WORKER = f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
 MIGRATE = f"run `{command_to_type('migrate')}`"
 REJECTED = f"examples are in the table viewer.rejected; see `{command_to_type('docs producers')}`"
+REASONS = f"`{command_to_type('status')}` shows the reasons"
+RESTARTED = "none if it was meant to; if it restarts again and again, its log has the reason"
 CLOCKS = f"set the clocks of all machines, e.g. by NTP; see `{command_to_type('docs clock-changes')}`"
 
 
@@ -113,9 +115,8 @@ def degrade_if_restarted(
         or server_uptime_seconds > min(RESTART_SECONDS, process_uptime_seconds - 1)
     ):
         return result
-    return replace(
-        result, status="degraded", message=f"{result.message}; restarted {format_duration(server_uptime_seconds)} ago"
-    )
+    message = f"{result.message}; restarted {format_duration(server_uptime_seconds)} ago"
+    return replace(result, status="degraded", message=message, remedy=RESTARTED)
 
 
 def evaluate_incidents(incidents: list[Incident]) -> CheckResult:
@@ -214,9 +215,7 @@ def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, 
     message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest for {format_duration(age)}"
     if age > limit_seconds:
         message = f"{message}: no flush has taken them within {format_duration(limit_seconds)}"
-        return CheckResult(
-            "freshness", "unhealthy", message, details, f"`{command_to_type('status')}` shows the reasons"
-        )
+        return CheckResult("freshness", "unhealthy", message, details, REASONS)
     return CheckResult("freshness", "healthy", message, details)
 
 

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.home_lock_and_server_urls import is_up_starting
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
@@ -67,7 +68,7 @@ def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping:
     """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
     probes = HealthProbes(settings, stats=stats)
     checks = CheckRunner(probes.health_checks())
-    watch = HealthChangeLog(checks, is_stopping)
+    watch = HealthChangeLog(checks, lambda: is_stopping() or is_up_starting(settings.viewer_home))
 
     def run_checks(interval_seconds: float = 0.0) -> list[CheckResult]:
         return [STOPPING] if is_stopping() else checks.run_in_parallel(interval_seconds)

@@ -16,6 +16,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
+from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
@@ -80,8 +81,10 @@ class HealthProbes:
         both = ("postgres", "redis")
         dagster_needs = ("postgres",) if self.settings.dagster_database_url is None else ()
         return [
-            ProbedChecks(("redis", "redis_memory"), self.check_redis, seconds, remedy=REACHABLE),
-            ProbedChecks(("postgres",), self.check_postgres, seconds, remedy=REACHABLE),
+            ProbedChecks(
+                ("redis", "redis_memory"), self.check_redis, seconds, (), REACHABLE, self.remedy_of_embedded_redis
+            ),
+            ProbedChecks(("postgres",), self.check_postgres, seconds, (), REACHABLE, self.remedy_of_embedded_postgres),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
             ProbedChecks(
                 ("marker", "unsettled", "last_flush", "incidents", "rejected"), self.check_settling, seconds, both
@@ -89,6 +92,14 @@ class HealthProbes:
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
             self._subscriber_check(self._stats, seconds),
         ]
+
+    def remedy_of_embedded_redis(self) -> str:
+        """Return what to do if Redis does not answer; empty where it is not one of `up`."""
+        return remedy_of_embedded_server(self.settings.viewer_home, "redis_url", self.redis_url)
+
+    def remedy_of_embedded_postgres(self) -> str:
+        """Return what to do if PostgreSQL does not answer; empty where it is not one of `up`."""
+        return remedy_of_embedded_server(self.settings.viewer_home, "database_url", self.settings.database_url)
 
     def check_redis(self) -> list[CheckResult]:
         """Measure a round trip, test a write, and read role and memory."""

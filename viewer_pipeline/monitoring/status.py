@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
@@ -16,6 +16,7 @@ from viewer_pipeline.flush.ledger_row_types import LastFlush, RecentFlush, Store
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.sweep_position import SweepPosition
+from viewer_pipeline.home_lock_and_server_urls import is_up_starting
 from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
@@ -27,6 +28,8 @@ from viewer_pipeline.time_formatting import format_timestamp
 MAX_FLUSHES = 5
 STATUS_SECONDS = 5.0  # time limit of each check
 TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs; a server that is down is noticed long before
+
+T = TypeVar("T")
 
 
 class RedisReading(NamedTuple):
@@ -49,12 +52,16 @@ class LedgerReading(NamedTuple):
 
 @dataclass(frozen=True)
 class PipelineStatus:
-    """One reading. A server that cannot be read has an error instead of a value. `checks`: by name."""
+    """One reading. A server that cannot be read has an error instead of a value. `checks`: by name.
+
+    `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet.
+    """
 
     redis: ProbeResult[RedisReading]
     ledger: ProbeResult[LedgerReading]
     checks: dict[str, CheckResult]
     stall_reasons: list[str]
+    up_is_starting: bool
 
     @property
     def failures(self) -> dict[str, ProbeResult[Any]]:
@@ -76,6 +83,7 @@ class PipelineStatus:
         return {
             "status": "unhealthy" if self.failures else worst_status(results),
             "timestamp": format_timestamp(),
+            "up_is_starting": self.up_is_starting,
             "errors": {
                 name: {"message": result.error, "remedy": result.remedy} for name, result in self.failures.items()
             },
@@ -108,16 +116,17 @@ class StatusReader:
 
     def read(self) -> PipelineStatus:
         """Read both servers, and Dagster's tables as far as they can be read."""
+        probes = self._probes
         self._redis.start_if_due()
         self._ledger.start_if_due()
         checks = {result.name: result for result in self._checks.run_in_parallel()}
-        redis = self._redis.wait_for_result(STATUS_SECONDS)
-        ledger = self._ledger.wait_for_result(self._totals_seconds)
+        redis = _with_remedy(self._redis.wait_for_result(STATUS_SECONDS), probes.remedy_of_embedded_redis)
+        ledger = _with_remedy(self._ledger.wait_for_result(self._totals_seconds), probes.remedy_of_embedded_postgres)
+        up_is_starting = is_up_starting(probes.settings.viewer_home)
         reasons: list[str] = []
-        if redis.value is not None and ledger.value is not None:
-            pending_vods, settings = redis.value.pending.vods, self._probes.settings
-            reasons = stall_reasons(ledger.value.flushes, pending_vods, checks, settings)
-        return PipelineStatus(redis, ledger, checks, reasons)
+        if redis.value is not None and ledger.value is not None and not up_is_starting:
+            reasons = stall_reasons(ledger.value.flushes, redis.value.pending.vods, checks, probes.settings)
+        return PipelineStatus(redis, ledger, checks, reasons, up_is_starting)
 
     def _read_redis(self) -> RedisReading:
         store = self._probes.store
@@ -138,6 +147,13 @@ def read_status(settings: Settings) -> PipelineStatus:
     """Read the status once. Raises SettingsError."""
     with StatusReader.open(settings, TOTALS_SECONDS) as reader:
         return reader.read()
+
+
+def _with_remedy(result: ProbeResult[T], find_better_remedy: Callable[[], str]) -> ProbeResult[T]:
+    """Return a failed result with a better remedy, where there is one."""
+    if result.value is None and (remedy := find_better_remedy()):
+        return replace(result, remedy=remedy)
+    return result
 
 
 def _redis_to_dict(reading: RedisReading) -> dict[str, Any]:

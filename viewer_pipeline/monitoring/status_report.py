@@ -14,7 +14,8 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, failing_daemons
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, DAGSTER_CHECKS, daemon_check_name, failing_daemons
+from viewer_pipeline.monitoring.health_rules import REASONS
 from viewer_pipeline.monitoring.pending_views import PendingViews
 from viewer_pipeline.monitoring.stall_reasons import label_of_reasons
 from viewer_pipeline.monitoring.status import PipelineStatus
@@ -36,7 +37,10 @@ REMAINING = (
 
 
 def render_status(status: PipelineStatus, width: int) -> str:
-    """Return one line for each subject, the last flushes, and the reasons of a stall, in lines of at most `width`."""
+    """Return one line for each subject, the last flushes, and the reasons of a stall, in lines of at most `width`.
+
+    Below what fails is what to do.
+    """
     lines = [wrap(f"{name:<{LABEL}}", redact_text(text), width) for name, text in _lines(status)]
     if status.ledger.value is not None:
         flushes = status.ledger.value.flushes
@@ -62,6 +66,8 @@ def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:
 
 def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of each line above the table; of a server that cannot be read its error instead."""
+    if status.up_is_starting:
+        yield "up", "is starting: not all of its processes run yet"
     for server, failure in status.failures.items():
         yield SERVERS[server], failure.error
         if failure.remedy:
@@ -77,28 +83,46 @@ def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         yield "rejected", describe_rejected(ledger.rejected)
     if redis is not None and ledger is not None:
         yield "marker", _describe_marker(status)
+        yield from _remedies(status, "marker")
         if ledger.incidents:
             yield "incidents", checks["incidents"].message
+            yield from _remedies(status, "incidents")
     yield from _check_lines(status)
 
 
 def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
-    """Yield the lines of checks that were possible. Skip reasons are among the reasons of a stall, where there are any.
+    """Yield the lines of checks that were possible, each that fails with its remedy.
 
-    A server that cannot be read has a line of its own.
+    Skip reasons are among the reasons of a stall, where there are any. A server that cannot be read has a line of its
+    own.
     """
     checks = status.checks
     for name in REMAINING:
         if checks[name].status not in ("healthy", "unknown") and name.partition("_")[0] not in status.failures:
             yield name, checks[name].message
+            yield from _remedies(status, name)
     if checks["subscriber"].status != "unknown":
         yield "subscriber", checks["subscriber"].message
+        yield from _remedies(status, "subscriber")
     if checks["flush_runs"].status != "unknown":
         for number, text in enumerate(_summarise_daemons(checks)):
             yield "" if number else "daemons", text
+        yield from _remedies(status, *map(daemon_check_name, DAEMONS))
         for name in ("sensor", "sweep"):
             yield name, checks[name].message if status.stall_reasons else _with_skip_reason(checks[name])
+            yield from _remedies(status, name)
         yield "runs", checks["flush_runs"].message
+        yield from _remedies(status, "flush_runs")
+
+
+def _remedies(status: PipelineStatus, *names: str) -> Iterator[tuple[str, str]]:
+    """Yield a line for each remedy of these checks; none for what a starting `up` has not started yet."""
+    if status.up_is_starting and not {"subscriber", *DAGSTER_CHECKS}.isdisjoint(names):
+        return
+    in_this_report = "the reasons are below" if status.stall_reasons else ""
+    for remedy in dict.fromkeys(status.checks[name].remedy for name in names if not status.checks[name].passed):
+        if text := in_this_report if remedy == REASONS else remedy:
+            yield "", f"remedy: {text}"
 
 
 def _describe_pending(pending: PendingViews) -> str:

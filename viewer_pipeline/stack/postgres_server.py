@@ -17,6 +17,7 @@ import psycopg
 
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.files import write_private
+from viewer_pipeline.home_lock_and_server_urls import SERVER_LOGS
 from viewer_pipeline.stack.managed_process import ManagedProcess, run_as_user
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
 
@@ -121,7 +122,7 @@ class PostgresServer:
         ]
         options = [argument for setting in settings for argument in ("-c", setting)]
         command = [self._binaries / "postgres", "-D", self.directory, *options]
-        log = self.home / "postgres.log"
+        log = self.home / SERVER_LOGS["database_url"]
         return ManagedProcess("postgres", command, log=log, stop_signal="INT", grace_seconds=20, user=self._user)
 
     def _create_data_directory(self) -> None:
@@ -162,7 +163,8 @@ class PostgresServer:
                     obstacle = next((text for text in (PORT_TAKEN, DATA_IN_USE) if text in log_tail), None)
                     if obstacle and not late:
                         return obstacle
-                    raise EmbeddedServerError(f"PostgreSQL on port {self.port}: {error}\n{log_tail}") from None
+                    message = f"PostgreSQL on port {self.port}: {error}\n{log_tail}"
+                    raise EmbeddedServerError(message, f"read {self.process.log}") from None
             else:
                 return None
             time.sleep(0.05)

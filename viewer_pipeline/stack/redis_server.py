@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from viewer_pipeline.errors import EmbeddedServerError
+from viewer_pipeline.home_lock_and_server_urls import SERVER_LOGS
 from viewer_pipeline.stack.managed_process import ManagedProcess
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port, find_free_port_from
 
@@ -93,7 +94,8 @@ class RedisServer:
         }
         arguments = [str(argument) for name, value in options.items() for argument in (f"--{name}", value)]
         command: list[str | Path] = [self._binary, *arguments]
-        return ManagedProcess("redis", command, log=self.home / "redis.log", stop_signal="TERM", grace_seconds=20)
+        log = self.home / SERVER_LOGS["redis_url"]
+        return ManagedProcess("redis", command, log=log, stop_signal="TERM", grace_seconds=20)
 
     def _wait_until_ready_or_port_taken(self) -> bool:
         """Wait until it accepts commands; return False if another server uses its port."""
@@ -107,7 +109,8 @@ class RedisServer:
                 if time.monotonic() > deadline or (ended and "in use" not in self.process.log_tail()):
                     self.process.stop()
                     log_tail = self.process.log_tail()
-                    raise EmbeddedServerError(f"Redis on port {self.port}: {error}\n{log_tail}") from None
+                    message = f"Redis on port {self.port}: {error}\n{log_tail}"
+                    raise EmbeddedServerError(message, f"read {self.process.log}") from None
             if ended or time.monotonic() > deadline:
                 return False
             time.sleep(0.02)

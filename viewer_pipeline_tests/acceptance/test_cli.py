@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +19,11 @@ import redis
 from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
+from viewer_pipeline.cli.send import REPLY_SECONDS
 from viewer_pipeline.flush.verify import CHECKS
+from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -187,6 +191,38 @@ def test_the_file_dot_env_is_read(environment: Environment) -> None:
     message = error_of(run({**environment, "BATCH_SIZE": "many"}, "status"), 2)
     assert "BATCH_SIZE='many'" in message
     assert "LOG_LEVEL='chatty'" in message
+
+
+def test_send_to_a_redis_that_hangs(online: Environment) -> None:
+    """It ends after seconds, and sends nothing twice."""
+    with Proxy.of(online["REDIS_URL"], 0) as proxy:
+        proxy.blackhole()
+        started = time.monotonic()
+        done = run({**online, "REDIS_URL": proxy.url(online["REDIS_URL"])}, "send", "a")
+        assert time.monotonic() - started < 4 * REPLY_SECONDS
+    message = error_of(done, 1)
+    assert "Redis does not answer: " in message
+    assert "the server is connected and does not answer" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "url", "log"),
+    [("send a", "redis_url", "redis.log"), ("parked", "database_url", "postgres.log")],
+)
+def test_an_embedded_server_that_is_down(environment: Environment, words: str, url: str, log: str) -> None:
+    """The remedy names its log; that of a server of the user does not."""
+    home = Path(environment["VIEWER_HOME"])
+    home.mkdir()
+    scheme = {"redis_url": "redis", "database_url": "postgresql"}
+    urls = {name: f"{scheme[name]}://{LOOPBACK}:{find_free_port()}/0" for name in scheme}
+    (home / SERVERS_FILE).write_text(json.dumps(urls))
+    with lock_home_directory(home):
+        message = error_of(run(environment, *words.split()), 1)
+        assert (
+            f"remedy: none if it is back within a minute: `up` restarts it when it ends; else read {home / log}"
+            in message
+        )
+        assert str(home) not in error_of(run({**environment, url.upper(): urls[url] + "1"}, *words.split()), 1)
 
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "REDIS_URL"])

@@ -355,6 +355,7 @@ def test_redis_reports_an_unusable_binary(home: Path, tmp_path: Path, kind: str)
         server.start()
     assert "Traceback" not in str(raised.value)
     assert ("no such option" if kind == "ends at once" else "broken-redis") in str(raised.value)
+    assert raised.value.remedy == f"read {home / 'redis.log'}"
     assert server.process.exit_status() is not None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
+from viewer_pipeline.home_lock_and_server_urls import STARTING, read_settings_of_running_up
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER, STATE_FILE
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -74,6 +74,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         wait_until(lambda: stack.find_in_log("(migrating)"), 60, "both servers")
         urls = read_settings_of_running_up(home)
         assert urls.keys() >= {"database_url", "redis_url"}
+        assert urls[STARTING]
 
         with connect(urls["redis_url"]) as client:
             assert (
@@ -103,7 +104,7 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
             assert (second.returncode, second.stdout) == (1, "")
             assert second.stderr.startswith("error: ")
             assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
-            assert read_settings_of_running_up(home) == urls
+            assert read_settings_of_running_up(home) == {**urls, STARTING: False}
 
             kill_the_code_server(stack, urls)
             for number in range(100):
@@ -113,6 +114,8 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
         stack.process.send_signal(signal.SIGHUP)  # as the shell of the terminal does, after the kernel
         assert stack.process.wait(90) == 0
     assert "Traceback" not in stack.log.read_text()
+    assert "event=flush_committed" in stack.log.read_text()
+    assert "event=counters_read" not in stack.log.read_text()  # which is for the log of the code server
     wait_until(lambda: not processes_with(tmp_path), 10, "every process of the stack has ended")
     assert read_settings_of_running_up(home) == {}
     postgres, redis = PostgresServer(home), RedisServer(home)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import psycopg
 import pytest
 import redis
 
+from viewer_pipeline.home_lock_and_server_urls import SERVER_LOGS, SERVERS_FILE, STARTING, lock_home_directory
 from viewer_pipeline.monitoring.bounded_probe import MIN_INTERVAL_SECONDS
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status import StatusReader, read_status
-from viewer_pipeline.monitoring.status_report import render_status
+from viewer_pipeline.monitoring.status_report import LABEL, render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
@@ -35,12 +38,12 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3
 
 
 def lines_of(settings: Settings) -> dict[str, str]:
-    """Return the printed lines by the word they begin with; `stalled` has all its lines."""
+    """Return the printed lines by the word they begin with; `stalled` and `idle` have all their lines."""
     output = render_status(read_status(settings), UNLIMITED).splitlines()
     lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
-    if "stalled" in lines:
-        start = next(number for number, line in enumerate(output) if line.startswith("stalled"))
-        lines["stalled"] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
+    for label in {"stalled", "idle"} & lines.keys():
+        start = next(number for number, line in enumerate(output) if line.startswith(label))
+        lines[label] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
     return lines
 
 
@@ -83,7 +86,7 @@ def test_idle_is_no_stall(dagster_settings: Settings) -> None:
     with SubscriberThread(dagster_settings):
         wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
         lines = lines_of(dagster_settings)
-    assert lines["idle"] == "nothing was persisted so far:"
+    assert lines["idle"].startswith("nothing was persisted so far:")
     assert "stalled" not in lines
 
 
@@ -133,6 +136,84 @@ def test_status_where_dagster_never_ran(dagster_settings: Settings, world: World
     assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
     assert "no worker listens to view_count_updates: start `viewer-pipeline worker`" in reasons
     assert lines["subscriber"].startswith("no worker listens: messages that are published now are missed")
+
+
+def remedies_of(settings: Settings) -> dict[str, list[str]]:
+    """Return the remedies by the label above them."""
+    remedies, label = dict[str, list[str]](), ""
+    for line in render_status(read_status(settings), UNLIMITED).splitlines():
+        label = line[:LABEL].strip() or label
+        if line[LABEL:].startswith("remedy: "):
+            remedies.setdefault(label, []).append(line[LABEL:].removeprefix("remedy: "))
+    return remedies
+
+
+def test_remedies(well: DagsterWorld, dagster_settings: Settings, world: World, client: redis.Redis) -> None:
+    """Below each check that fails, and none below others; where all daemons have the same, once."""
+    with SubscriberThread(dagster_settings):
+        wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
+        assert remedies_of(dagster_settings) == {}
+    client.delete("viewer:subscriber")
+    well.beat_all(ago=310)
+    well.register(sensor=False)
+    well.run(dg.DagsterRunStatus.FAILURE)
+    world.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('drift', 'm', 'r', 7)")
+    client.zadd("viewer:changed", {"a": 1_000_000})
+    assert remedies_of(dagster_settings) == {
+        "incidents": ["follow `viewer-pipeline docs redis-emptied`, then run `viewer-pipeline acknowledge`"],
+        "freshness": ["the reasons are below"],
+        "subscriber": ["start `viewer-pipeline worker` or `viewer-pipeline up`"],
+        "daemons": ["start Dagster's daemon, or `viewer-pipeline up`"],
+        "sensor": ["look under *Automation* in Dagster's UI, and start it there if it is stopped"],
+        "runs": ["look at the run in Dagster's UI"],
+    }
+
+
+@pytest.fixture
+def home_of_up(dagster_settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """The settings with a VIEWER_HOME whose `up` is starting, with embedded servers."""
+    settings = dagster_settings.copy_unvalidated(viewer_home=tmp_path)
+    with lock_home_directory(tmp_path):
+        write_servers_file(settings, is_starting=True)
+        yield settings
+
+
+def write_servers_file(settings: Settings, *, is_starting: bool) -> None:
+    """Write the file as `up` does."""
+    urls = {name: getattr(settings, name) for name in SERVER_LOGS}
+    (settings.viewer_home / SERVERS_FILE).write_text(json.dumps({**urls, STARTING: is_starting}))
+
+
+def test_status_during_the_start_of_up(home_of_up: Settings) -> None:
+    """It is no stall, and there is nothing to start."""
+    lines = lines_of(home_of_up)
+    assert lines["up"] == "is starting: not all of its processes run yet"
+    assert not {"stalled", "waiting", "idle"} & lines.keys()
+    assert remedies_of(home_of_up) == {}
+    assert read_status(home_of_up).to_dict()["up_is_starting"]
+    write_servers_file(home_of_up, is_starting=False)
+    lines = lines_of(home_of_up)
+    assert "up" not in lines
+    assert "Dagster has never run" in lines["stalled"]
+    assert not read_status(home_of_up).to_dict()["up_is_starting"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "server", "log"),
+    [("redis_url", "redis", "redis.log"), ("database_url", "postgres", "postgres.log")],
+)
+def test_embedded_server_that_fails(home_of_up: Settings, setting: str, server: str, log: str) -> None:
+    """The remedy names its log, in the check as well; that of a server of the user does not."""
+    url = {"redis_url": f"redis://{LOOPBACK}:1/0", "database_url": f"postgresql://me@{LOOPBACK}:1/x"}[setting]
+    fails = home_of_up.copy_unvalidated(**{setting: url})
+    expected = f"`up` restarts it when it ends; else read {home_of_up.viewer_home / log}"
+    status = read_status(fails)
+    assert expected not in status.failures[server].remedy
+    assert "correct host and port" in status.failures[server].remedy
+    write_servers_file(fails, is_starting=False)
+    status = read_status(fails)
+    assert expected in status.failures[server].remedy
+    assert expected in status.checks[server].remedy
 
 
 def test_status_without_heartbeats(well: DagsterWorld, dagster_settings: Settings) -> None:

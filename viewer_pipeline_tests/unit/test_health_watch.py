@@ -49,7 +49,7 @@ def test_one_line_for_one_cause(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_stop_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that stops is not subscribed, as intended."""
+def test_start_and_stop_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Dagster follows the worker in a start of `up`; and a worker that stops is not subscribed, as intended."""
     HealthChangeLog(CheckRunner([]), lambda: True).log_changes([CheckResult("subscriber", "degraded", "stopping")])
     assert caplog.records == []

@@ -8,7 +8,6 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Column, Table
 
-from viewer_pipeline.bench.complete_run import StepSeconds
 from viewer_pipeline.bench.flush_stats import FlushStats
 from viewer_pipeline.bench.result_tables import WIDTH
 
@@ -16,64 +15,76 @@ from viewer_pipeline.bench.result_tables import WIDTH
 def print_flush_tables(sizes: Sequence[FlushStats]) -> None:
     """Print tables with one row for each mode and number of counters."""
     console = Console(width=WIDTH)
-    for table in (_speed(sizes), _steps(sizes), _costs(sizes), _growth(sizes), _impact(sizes)):
-        console.print(table)
+    tables = _speed, _references, _steps, _other_steps, _write_ahead_log, _cpu_and_memory, _growth, _impact
+    for build in tables:
+        console.print(build(sizes))
 
 
 def _speed(sizes: Sequence[FlushStats]) -> Table:
-    merge = f"COPY + {sizes[0].merge_statement}"
     table = _table(
-        "flush s", "counters/s", "complete run s", "COPY + ON CONFLICT s", "/ flush",
-        f"{merge} s", "/ flush",
-        title="flush: drain to settled, totals published; the same rows by PostgreSQL alone; medians, also of ratios",
+        "flush s", "counters/s", "complete run s",
+        title="flush: drain to settled, totals published (medians)",
     )  # fmt: skip
     for stats in sizes:
-        table.add_row(
-            _label(stats), _seconds(stats.flush), f"{stats.counters_per_second:,}", _seconds(stats.complete_run),
-            _seconds(stats.upsert_raw), f"{stats.upsert_ratio:.2f}",
-            _seconds(stats.merge_raw), f"{stats.merge_ratio:.2f}",
-        )  # fmt: skip
+        seconds = _seconds(stats.flush), _seconds(stats.complete_run)
+        table.add_row(_label(stats), seconds[0], f"{stats.counters_per_second:,}", seconds[1])
+    return table
+
+
+def _references(sizes: Sequence[FlushStats]) -> Table:
+    table = _table(
+        "COPY + ON CONFLICT s", "/ flush", f"COPY + {sizes[0].merge_statement} s", "/ flush",
+        title="the same rows by PostgreSQL alone (medians, also of ratios)",
+    )  # fmt: skip
+    for stats in sizes:
+        upsert = _seconds(stats.upsert_raw), f"{stats.upsert_ratio:.2f}"
+        table.add_row(_label(stats), *upsert, _seconds(stats.merge_raw), f"{stats.merge_ratio:.2f}")
     return table
 
 
 def _steps(sizes: Sequence[FlushStats]) -> Table:
     table = _table(
-        "runs", "start", "drain", "aggregate", "bulk upsert", "commit", "settle", "verify", "top VODs", "other",
-        title="steps of the complete run in seconds (medians); commit and settle, side by side, are the bulk upsert",
+        "drain", "aggregate", "bulk upsert", "commit", "settle",
+        title="steps of the flush in seconds (medians); commit and settle, side by side, are the bulk upsert",
     )  # fmt: skip
     for stats in sizes:
-        table.add_row(_label(stats), f"{stats.processes:.0f}", *_step_cells(stats.steps))
+        steps = stats.steps
+        seconds = steps.drain, steps.aggregate, steps.bulk_upsert, steps.commit, steps.settle
+        table.add_row(_label(stats), *map(_seconds, seconds))
     return table
 
 
-def _step_cells(steps: StepSeconds) -> list[str]:
-    bulk_upsert = steps.bulk_upsert, steps.commit, steps.settle
-    return [
-        _seconds(value)
-        for value in (
-            steps.start,
-            steps.drain,
-            steps.aggregate,
-            *bulk_upsert,
-            steps.verify,
-            steps.top_vods,
-            steps.other,
-        )
-    ]
-
-
-def _costs(sizes: Sequence[FlushStats]) -> Table:
+def _other_steps(sizes: Sequence[FlushStats]) -> Table:
     table = _table(
-        "WAL bytes per counter", "ON CONFLICT alone", f"{sizes[0].merge_statement} alone",
-        "CPU s: run's process", "PostgreSQL", "Redis", "peak MB of the process",
-        title="cost of the complete run: write-ahead log and CPU (medians), memory (highest)",
+        "runs", "start", "verify", "top VODs", "other",
+        title="other steps of the complete run in seconds (medians)",
+    )  # fmt: skip
+    for stats in sizes:
+        steps = stats.steps
+        seconds = steps.start, steps.verify, steps.top_vods, steps.other
+        table.add_row(_label(stats), f"{stats.processes:.0f}", *map(_seconds, seconds))
+    return table
+
+
+def _write_ahead_log(sizes: Sequence[FlushStats]) -> Table:
+    table = _table(
+        "complete run", "ON CONFLICT alone", f"{sizes[0].merge_statement} alone",
+        title="write-ahead log: bytes per counter (medians)",
     )  # fmt: skip
     for stats in sizes:
         wal = stats.wal_bytes_per_counter, stats.upsert_wal_bytes_per_counter, stats.merge_wal_bytes_per_counter
-        table.add_row(
-            _label(stats), *(f"{value:.0f}" for value in wal),
-            *map(_seconds, (stats.process_cpu, stats.postgres_cpu, stats.redis_cpu)), f"{stats.peak_mb:.0f}",
-        )  # fmt: skip
+        table.add_row(_label(stats), *(f"{value:.0f}" for value in wal))
+    return table
+
+
+def _cpu_and_memory(sizes: Sequence[FlushStats]) -> Table:
+    table = _table(
+        "CPU s: run's process", "PostgreSQL", "Redis", "peak MB of the process",
+        title="cost of the complete run: CPU (medians), memory (highest)",
+    )  # fmt: skip
+    for stats in sizes:
+        cpu = map(_seconds, (stats.process_cpu, stats.postgres_cpu, stats.redis_cpu))
+        table.add_row(_label(stats), *cpu, f"{stats.peak_mb:.0f}")
     return table
 
 

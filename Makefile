@@ -70,8 +70,10 @@ browser: $(READY) ## Test the UI in a real Chromium; renews the screenshots in d
 matrix: $(READY)  ## Run the tests that use servers on every PostgreSQL and Redis that this machine has.
 	$(BIN)/python -m tools.matrix --jobs $(JOBS) $(MATRIX)
 
-image-test: $(READY)   ## Do what Dockerfile and docker-compose.yaml do, without Docker, as another user.
-	VIEWER_TEST_IMAGE=1 $(BIN)/python -m pytest viewer_pipeline_tests/acceptance/test_image.py
+# Podman's storage for it is .cache/containers: about 2 GB, and the next time is faster.
+image-test: $(READY)   ## Build the image and run image and compose file: as processes and, where Podman is, as containers.
+	VIEWER_TEST_IMAGE=1 $(BIN)/python -m pytest viewer_pipeline_tests/acceptance/test_image.py \
+	    viewer_pipeline_tests/acceptance/test_podman.py
 
 package-test: $(READY) ## Install wheel and sdist into new environments, and run the demo in each.
 	$(BIN)/python -m tools.package

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def test_version_is_the_same_everywhere() -> None:
     version = project_version(ROOT)
     assert f"placeholder: viewer-pipeline {version}," in (ROOT / ".github/ISSUE_TEMPLATE/bug.yml").read_text("utf-8")
     assert f"viewer-pipeline:{version} " in (ROOT / "docs/how-to/kubernetes.md").read_text("utf-8")
+    wheels = set(re.findall(r"viewer_pipeline-(.+?)-py3", (ROOT / "docs/install.md").read_text("utf-8")))
+    assert wheels == {version}
 
 
 def test_sections_of_the_changelog() -> None:

@@ -62,7 +62,9 @@ def test_a_database_that_is_not_known() -> None:
     """Its line is left out, with a note."""
     grants = build_grants(Settings(), "narrow", None)
     assert [line for line in grants.sql if "DATABASE" in line] == []
-    assert [note for note in grants.notes if "GRANT CONNECT is left out" in note]
+    assert "DATABASE_URL is not set, so GRANT CONNECT is left out" in grants.notes
+    nameless = of(database_url="postgresql://host/")
+    assert nameless.notes == ["DATABASE_URL names no database, so GRANT CONNECT is left out"]
 
 
 def test_commands_follow_the_settings() -> None:

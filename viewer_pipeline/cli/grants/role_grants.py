@@ -71,7 +71,8 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     if settings.dagster_database_url is not None:
         notes.append("DAGSTER_DATABASE_URL is set: its role needs USAGE and CREATE on its schema there")
     if _database_name(settings) is None:
-        notes.append("DATABASE_URL names no database, so GRANT CONNECT is left out")
+        obstacle = "is not set" if settings.database_url is None else "names no database"
+        notes.append(f"DATABASE_URL {obstacle}, so GRANT CONNECT is left out")
     if target is not None and target.table.schema is None:
         notes.append(
             f"the target's schema is not named and taken to be {_target_schema(settings)}; else --target schema.table"

@@ -46,8 +46,14 @@ class ProbedChecks:
 class CheckRunner:
     """All checks, each on a thread of its own."""
 
-    def __init__(self, checks: Sequence[ProbedChecks]) -> None:
+    def __init__(
+        self,
+        checks: Sequence[ProbedChecks],
+        relate: Callable[[Sequence[CheckResult]], list[CheckResult]] = list,
+    ) -> None:
+        """`relate`: changes results that depend on those of other probes."""
         self.checks = tuple(checks)
+        self._relate = relate
         self._probes = [BoundedProbe("/".join(check.names), check.probe) for check in checks]
 
     def run_in_parallel(self, interval_seconds: float = 0.0) -> list[CheckResult]:
@@ -65,9 +71,10 @@ class CheckRunner:
         failures = [(check, outcome) for check, outcome in outcomes if outcome.value is None]
         unhealthy = {result.name for result in results if result.status == "unhealthy"}
         unhealthy |= {name for check, _ in failures for name in check.names}
-        return results + [
+        results += [
             result for check, failure in failures for result in check.results_of_failed_probe(failure, unhealthy)
         ]
+        return self._relate(results)
 
 
 def _has_failed(result: ProbeResult[list[CheckResult]] | None) -> bool:

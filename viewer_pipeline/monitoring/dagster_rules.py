@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from croniter import croniter
 
@@ -153,6 +153,23 @@ def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock:
     subject = "the last flush run failed" if failures == 1 else f"the last {failures} flush runs failed"
     details["failed_in_a_row"] = failures
     return CheckResult("flush_runs", status, f"{subject}: {last.error}", details, RUN)
+
+
+def relate_last_flush_to_dagster(results: Sequence[CheckResult], limit_seconds: float) -> list[CheckResult]:
+    """Return the results; `last_flush` is unhealthy where it is older than the limit, and Dagster makes no other.
+
+    Without that its age alone means nothing: no flush is made while nothing is pending.
+    """
+    causes = [result.name for result in results if result.name in DAGSTER_CHECKS and result.status == "unhealthy"]
+    return [_without_successor(result, causes[0], limit_seconds) if causes else result for result in results]
+
+
+def _without_successor(result: CheckResult, cause: str, limit_seconds: float) -> CheckResult:
+    age = result.details.get("seconds_since_flush") if result.name == "last_flush" and result.passed else None
+    if age is None or age <= limit_seconds:
+        return result
+    message = f"{result.message}, and Dagster makes no other now"
+    return replace(result, status="unhealthy", message=message, remedy=f"see the check {cause}")
 
 
 def _seconds_since_heartbeat(heartbeat: Heartbeat | None, now: float) -> float:

@@ -67,7 +67,7 @@ class HealthServer:
 def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping: Callable[[], bool]) -> HealthServer:
     """Bind HEALTH_CHECK_PORT, start the checks, and serve until `stop`. Raises SettingsError."""
     probes = HealthProbes(settings, stats=stats)
-    checks = CheckRunner(probes.health_checks())
+    checks = CheckRunner(probes.health_checks(), probes.relate)
     watch = HealthChangeLog(checks, lambda: is_stopping() or is_up_starting(settings.viewer_home))
 
     def run_checks(interval_seconds: float = 0.0) -> list[CheckResult]:

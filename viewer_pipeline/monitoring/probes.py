@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -21,7 +22,13 @@ from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
 from viewer_pipeline.monitoring.daemon_ids import DaemonIds
-from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS, START, DagsterDeadlines, evaluate_dagster
+from viewer_pipeline.monitoring.dagster_rules import (
+    DAGSTER_CHECKS,
+    START,
+    DagsterDeadlines,
+    evaluate_dagster,
+    relate_last_flush_to_dagster,
+)
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.health_rules import (
     degrade_if_restarted,
@@ -100,6 +107,10 @@ class HealthProbes:
     def remedy_of_embedded_postgres(self) -> str:
         """Return what to do if PostgreSQL does not answer; empty where it is not one of `up`."""
         return remedy_of_embedded_server(self.settings.viewer_home, "database_url", self.settings.database_url)
+
+    def relate(self, results: Sequence[CheckResult]) -> list[CheckResult]:
+        """Return the results of all checks; some depend on those of several probes."""
+        return relate_last_flush_to_dagster(results, self.settings.freshness_limit_seconds)
 
     def check_redis(self) -> list[CheckResult]:
         """Measure a round trip, test a write, and read role and memory."""

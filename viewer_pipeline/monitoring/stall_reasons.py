@@ -63,11 +63,11 @@ def _obstacles(checks: Results) -> list[str]:
 
 
 def _skips(checks: Results) -> list[str]:
-    """Return the skip reasons of the last ticks of sensor and sweep."""
+    """Return the skip reasons of the last ticks of sensor and sweep, unless they tick no more."""
     return [
         f"the {name} skipped {format_age(details['seconds_since_tick'])}: {details['skip_reason']}"
         for name in ("sensor", "sweep")
-        if (details := checks[name].details).get("skip_reason")
+        if checks[name].passed and (details := checks[name].details).get("skip_reason")
     ]
 
 

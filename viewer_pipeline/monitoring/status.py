@@ -102,7 +102,7 @@ class StatusReader:
         self._probes, self._totals_seconds = probes, totals_seconds
         self._redis = BoundedProbe("status of redis", self._read_redis)
         self._ledger = BoundedProbe("status of postgres", self._read_ledger)
-        self._checks = CheckRunner(probes.health_checks(STATUS_SECONDS))
+        self._checks = CheckRunner(probes.health_checks(STATUS_SECONDS), probes.relate)
 
     @classmethod
     @contextmanager

@@ -38,10 +38,10 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3
 
 
 def lines_of(settings: Settings) -> dict[str, str]:
-    """Return the printed lines by the word they begin with; `stalled` and `idle` have all their lines."""
+    """Return the printed lines by the word they begin with; `idle`, `waiting` or `stalled` has all its lines."""
     output = render_status(read_status(settings), UNLIMITED).splitlines()
     lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
-    for label in {"stalled", "idle"} & lines.keys():
+    for label in {"idle", "waiting", "stalled"} & lines.keys():
         start = next(number for number, line in enumerate(output) if line.startswith(label))
         lines[label] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
     return lines
@@ -86,7 +86,7 @@ def test_idle_is_no_stall(dagster_settings: Settings) -> None:
     with SubscriberThread(dagster_settings):
         wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
         lines = lines_of(dagster_settings)
-    assert lines["idle"].startswith("nothing was persisted so far:")
+    assert lines["idle"].startswith("nothing was persisted so far:\n")
     assert "stalled" not in lines
 
 
@@ -221,6 +221,19 @@ def test_status_without_heartbeats(well: DagsterWorld, dagster_settings: Setting
     well.beat_all(ago=310)
     assert lines_of(dagster_settings)["daemons"] == "no heartbeat for 5 min"
     assert stall_reasons_of(dagster_settings)[0] == "Dagster's daemon: no heartbeat for 5 min"
+
+
+def test_last_flush_while_the_daemon_is_down(well: DagsterWorld, dagster_settings: Settings, world: World) -> None:
+    """Its age is unhealthy then, which Dagster's own freshness does not notice."""
+    world.send("a", 5)
+    world.flush()
+    world.execute("UPDATE viewer.flush SET committed_at = committed_at - interval '6 min'")
+    assert read_status(dagster_settings).checks["last_flush"].status == "healthy"
+    well.beat_all(ago=310)
+    last = read_status(dagster_settings).checks["last_flush"]
+    assert (last.status, last.remedy) == ("unhealthy", "see the check daemon_sensor")
+    assert last.message == "flush 1 was committed 6 min ago, and Dagster makes no other now"
+    assert lines_of(dagster_settings)["last_flush"] == last.message
 
 
 def test_status_without_the_heartbeat_of_one_daemon(well: DagsterWorld, dagster_settings: Settings) -> None:

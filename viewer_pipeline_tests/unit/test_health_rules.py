@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from viewer_pipeline import migrations
-from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
@@ -26,6 +26,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
     dead_daemons,
     evaluate_dagster,
     evaluate_flush_runs,
+    relate_last_flush_to_dagster,
 )
 from viewer_pipeline.monitoring.dagster_tables import (
     DagsterReading,
@@ -188,6 +189,30 @@ def test_two_daemons() -> None:
 
 
 STOPPED = replace(instigator(5), running=False)
+
+
+@pytest.mark.parametrize(
+    ("age", "daemon", "status"),
+    [
+        (301.0, "unhealthy", "unhealthy"),
+        (300.0, "unhealthy", "healthy"),
+        (301.0, "degraded", "healthy"),
+        (None, "unhealthy", "healthy"),
+        (-99.0, "unhealthy", "unhealthy"),  # which is reported already
+    ],
+)
+def test_last_flush_while_dagster_makes_none(age: float | None, daemon: Status, status: str) -> None:
+    """An old one is unhealthy only then; nothing else changes."""
+    flush = evaluate_last_flush(LastFlush(7, 1), age)
+    others = [CheckResult("postgres", "unhealthy", "refused"), CheckResult("daemon_sensor", daemon, "no heartbeat")]
+    *same, last = relate_last_flush_to_dagster([*others, flush], 300)
+    assert same == others
+    assert last.status == status
+    if status == "healthy" or age == -99:
+        assert last == flush
+    else:
+        assert last.message == "flush 7 was committed 5 min ago, and Dagster makes no other now"
+        assert last.remedy == "see the check daemon_sensor"
 
 
 def test_instigators_stopped_in_the_ui() -> None:

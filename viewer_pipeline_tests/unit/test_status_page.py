@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 import pytest
 
 from viewer_pipeline.checks import CheckResult, Status
+from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart, format_number
 from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, BUCKETS, bucket_of
+from viewer_pipeline.monitoring.status_page.charts import MIN_BARS, flushes_chart
 from viewer_pipeline.monitoring.status_page.grouped_checks import ALL_DAEMONS, group_checks
 from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
 
@@ -34,6 +38,20 @@ def test_chart_without_values() -> None:
     lag = BarChart("Lag", "", "s", [Bar(None, "a"), Bar(0.0, "b")], "", "", "Not measured yet.")
     assert (lag.summary, lag.is_empty) == ("Lag: Not measured yet.", True)
     assert "Flushes: No flush yet." in BarChart("Flushes", "", "s", [], "", "", "No flush yet.").svg()
+
+
+def test_few_flushes_are_narrow_bars() -> None:
+    """At the right of the chart; its left end has no label then."""
+    now = datetime.now(UTC)
+    flush = RecentFlush(1234, "changed", now, now + timedelta(seconds=2), 1, 5000, 1, "run")
+    chart = flushes_chart([flush])
+    assert (len(chart.bars), chart.first, chart.last) == (MIN_BARS, "", "flush 1,234")
+    assert (
+        chart.summary
+        == "Seconds of the last flushes: highest flush 1,234, 5,000 views: 2 s; last flush 1,234, 5,000 views: 2 s"
+    )
+    full = flushes_chart([flush] * MIN_BARS)
+    assert (len(full.bars), full.first, flushes_chart([]).is_empty) == (MIN_BARS, "flush 1,234", True)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +91,13 @@ def test_checks_with_one_result_are_one_group() -> None:
 
 
 def test_daemons_are_one_line_while_all_run() -> None:
-    """Else each has its own, so that the one that failed is seen."""
+    """Or all report the same; else each has its own, so that the one that failed is seen."""
     assert [(group.names, group.message) for group in group_checks(daemons())] == [(["daemons"], ALL_DAEMONS)]
     assert len(group_checks(daemons("degraded"))) == len(DAEMONS)
+    dead = [replace(result, message="no heartbeat", remedy="start") for result in daemons("unhealthy")]
+    dead = [replace(result, status="degraded") if result.passed else result for result in dead]
+    (group,) = group_checks(dead)
+    assert group == (["daemons"], "unhealthy", "no heartbeat", "start", [])
 
 
 def freshness(seconds: float | None) -> list[CheckResult]:

@@ -33,7 +33,8 @@ def run_doctor_checks(
     """
     probes = HealthProbes(settings, COMMAND_SECONDS)
     checks = CheckRunner(
-        [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)]
+        [*probes.health_checks(check_seconds), *_slow_checks(probes, watch_producers_seconds, check_seconds)],
+        probes.relate,
     )
     results = [evaluate_settings(settings, unknown_variables()), *checks.run_in_parallel()]
     sensor_ticks = any(result.name == "sensor" and result.status == "healthy" for result in results)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
+from viewer_pipeline.text_formatting import pluralize
+
 HEIGHT = 100  # of the drawing, in units; the page stretches it
 
 
@@ -79,3 +81,8 @@ def format_number(value: float) -> str:
     if value >= 10 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def count_noun(number: int, noun: str) -> str:
+    """Return a number with thousands separators and its noun: `1,234 views`."""
+    return pluralize(number, noun).replace(str(number), format_number(number), 1)

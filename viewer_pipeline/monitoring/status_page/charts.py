@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
-from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart
+from viewer_pipeline.monitoring.status_page.bar_chart import Bar, BarChart, count_noun
 from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, BUCKETS, last_buckets
-from viewer_pipeline.text_formatting import pluralize
 
 if TYPE_CHECKING:
     from viewer_pipeline.monitoring.status_page.page import StatusReading
 
 NO_FLUSH = "No flush yet."
+MIN_BARS = 20
 HOURS = BUCKETS * BUCKET_SECONDS // 3600
 
 
@@ -23,7 +23,7 @@ def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
     charts = [_oldest_pending_chart(reading.oldest_pending_by_bucket, now)]
     if stored := reading.postgres.value:
         charts.insert(0, _views_chart(stored.views_by_bucket, now, has_flushes=bool(stored.flushes)))
-        charts.append(_flushes_chart(stored.flushes))
+        charts.append(flushes_chart(stored.flushes))
     return charts
 
 
@@ -36,7 +36,7 @@ def _views_chart(views: Mapping[int, int], now: float, *, has_flushes: bool) -> 
 
 def _oldest_pending_chart(seconds: Mapping[int, float], now: float) -> BarChart:
     note = "age of the oldest pending view; highest of 2 minutes"
-    empty = "No view was pending." if seconds else "Not measured yet."
+    empty = "No view was pending at any measurement." if seconds else "Not measured yet."
     return _chart_of_hours("Lag", note, "s", seconds, now, empty=empty)
 
 
@@ -48,15 +48,18 @@ def _chart_of_hours(
     return BarChart(title, note, unit, bars, f"{_clock(buckets[0])} UTC", "now", empty)
 
 
-def _flushes_chart(flushes: list[RecentFlush]) -> BarChart:
+def flushes_chart(flushes: list[RecentFlush]) -> BarChart:
+    """Return the chart of the seconds of flushes; `flushes`: newest first."""
     bars = [
         Bar(
             (flush.committed_at - flush.taken_at).total_seconds(),
-            f"flush {flush.seq}, {pluralize(int(flush.views), 'view')}",
+            f"flush {flush.seq:,}, {count_noun(int(flush.views), 'view')}",
         )
         for flush in reversed(flushes)
     ]
-    first, last = (f"flush {flushes[at].seq}" if flushes else "" for at in (-1, 0))
+    first, last = (f"flush {flushes[at].seq:,}" if flushes else "" for at in (-1, 0))
+    if len(bars) < MIN_BARS:  # else one flush would be a bar as wide as the chart
+        bars, first = [Bar(None, "")] * (MIN_BARS - len(bars)) + bars, ""
     note = "from reading the counters to the commit, with the time of Dagster between the steps"
     return BarChart("Seconds of the last flushes", note, "s", bars, first, last, NO_FLUSH)
 

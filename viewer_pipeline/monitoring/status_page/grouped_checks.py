@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from viewer_pipeline.checks import STATUSES, CheckResult, Status
@@ -29,18 +30,33 @@ class GroupedChecks(NamedTuple):
 
 def group_checks(results: Sequence[CheckResult]) -> list[GroupedChecks]:
     """Return them grouped by status, message and remedy, worst first."""
-    healthy_daemons = {result.name for result in results if result.passed and result.name in DAEMON_CHECKS}
     groups: dict[tuple[str, str, str], GroupedChecks] = {}
-    for result in sorted(results, key=lambda result: -STATUSES.index(result.status)):
-        message = ALL_DAEMONS if healthy_daemons == DAEMON_CHECKS and result.name in DAEMON_CHECKS else _message(result)
+    for result in sorted(_merge_daemons(results), key=lambda result: -STATUSES.index(result.status)):
+        message = _message(result)
         new = GroupedChecks([], result.status, message, result.remedy, _run_ids(result))
         groups.setdefault((result.status, message, result.remedy), new).names.append(result.name)
-    return [group._replace(names=["daemons"]) if group.message == ALL_DAEMONS else group for group in groups.values()]
+    return [*groups.values()]
+
+
+def _merge_daemons(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """Return them with one result for all daemons, which are one process, if all are healthy or report the same."""
+    daemons = [result for result in results if result.name in DAEMON_CHECKS]
+    if {result.name for result in daemons} != DAEMON_CHECKS:
+        return [*results]
+    worst = max(daemons, key=lambda result: STATUSES.index(result.status))
+    if worst.passed:
+        merged = CheckResult("daemons", "healthy", ALL_DAEMONS)
+    elif len({result.message for result in daemons}) == 1:
+        merged = replace(worst, name="daemons")
+    else:
+        return [*results]
+    first = results.index(daemons[0])
+    return [*results[:first], merged, *(result for result in results[first:] if result not in daemons)]
 
 
 def _message(result: CheckResult) -> str:
     skip_reason = result.details.get("skip_reason")
-    return f"{result.message}; skipped: {skip_reason}" if skip_reason else result.message
+    return f"{result.message}; skipped: {skip_reason}" if skip_reason and result.passed else result.message
 
 
 def _run_ids(result: CheckResult) -> list[str]:

@@ -14,13 +14,13 @@ from markupsafe import Markup
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
-from viewer_pipeline.monitoring.status_page.bar_chart import format_number
+from viewer_pipeline.monitoring.status_page.bar_chart import count_noun, format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
 from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
 from viewer_pipeline.monitoring.status_page.stall import find_stall
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.text_formatting import escape_invisible, pluralize
+from viewer_pipeline.text_formatting import escape_invisible
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _template() -> Template:
     )
     environment.filters |= {
         "number": format_number,
-        "counted": _count,
+        "counted": count_noun,
         "age": lambda moment: format_age(seconds_since(moment)),
         "duration": format_duration,
         "utc": lambda moment: moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
@@ -82,10 +82,6 @@ def _time_or_date(moment: datetime) -> str:
     """Return the time (UTC), with the date if that is not today's."""
     moment = moment.astimezone(UTC)
     return moment.strftime("%H:%M:%S" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
-
-
-def _count(number: int, noun: str) -> str:
-    return pluralize(number, noun).replace(str(number), format_number(number), 1)
 
 
 def _show_invisible(value: object) -> object:

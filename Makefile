@@ -7,12 +7,13 @@ JOBS ?= $(or $(patsubst 0,,$(words $(TEST_REDIS_URL))),6)
 TESTS ?=    # all; or a path, and whatever else pytest understands
 MATRIX ?=   # options of matrix: MATRIX=--help lists them
 PEERS ?=    # options of peers: PEERS=--help lists them
+TAG ?=      # of the release that is checked: v and the version
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS_VENV := .cache/peers
 PEERS_READY := $(PEERS_VENV)/.ready
 
-.PHONY: help demo run test lint format docs bench clean vocabulary prove soak peers browser matrix image-test package-test lock
+.PHONY: help demo run test lint format docs bench clean vocabulary prove soak peers browser matrix image-test package-test release-check release-image lock
 
 # Every day:
 
@@ -46,8 +47,8 @@ docs: $(READY)    ## Renew the pages that are made from the code, then build all
 bench: $(READY)   ## Measure the speed, with a reference in the same run.
 	$(BIN)/viewer-pipeline bench all
 
-clean:            ## Remove .venv, site and all caches.
-	rm -rf .venv .cache site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean:            ## Remove .venv, dist, site and all caches.
+	rm -rf .venv .cache dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Now and then:
 
@@ -78,12 +79,21 @@ image-test: $(READY)   ## Build the image and run image and compose file: as pro
 package-test: $(READY) ## Install wheel and sdist into new environments, and run the demo in each.
 	$(BIN)/python -m tools.package
 
-COMPILE = $(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --no-header \
-	--python-version 3.11 pyproject.toml
+release-check: $(READY)  ## Build wheel, sdist and SBOM into dist/ and check them; TAG=v… checks the tag of a release, too.
+	$(BIN)/python -m tools.release $(if $(strip $(TAG)),--tag "$$TAG")
+
+# The digest fixes what is built: a tag of the base image names another content every few weeks.
+release-image:    ## Build the image of a release, on PYTHON_IMAGE=python:…@sha256:…; needs Docker.
+	@printf '%s' "$$PYTHON_IMAGE" | grep --quiet --extended-regexp '^[a-z0-9./:_-]+@sha256:[0-9a-f]{64}$$' \
+	    || { echo "PYTHON_IMAGE=$$PYTHON_IMAGE: no digest; see PYTHON_IMAGE in .github/workflows/release.yml" >&2; exit 1; }
+	docker build --pull --build-arg PYTHON_IMAGE --tag viewer-pipeline .
+
+# uv writes these commands into the locks, where Renovate reads them: with = before values, and options that it knows.
+COMPILE = uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --python-version=3.11 pyproject.toml
 
 lock: $(READY)    ## Renew requirements.lock from pyproject.toml, the part of it that the image gets, and that of peers.
-	$(COMPILE) --all-extras --output-file requirements.lock
-	$(COMPILE) --extra image --no-annotate --constraints requirements.lock --output-file requirements.image.lock
+	$(BIN)/$(COMPILE) --all-extras --output-file=requirements.lock
+	$(BIN)/$(COMPILE) --extra=image --constraints=requirements.lock --output-file=requirements.image.lock
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
 	    tools/peers/requirements.in --output-file tools/peers/requirements.txt
 	$(MAKE) $(READY)
@@ -97,7 +107,8 @@ help:             ## Show this list.
 	@awk '/^# (Every day|Now and then):/ { print substr($$0, 3) } \
 	    /^[a-z-]+:.*## / { split($$0, part, ":"); sub(/.*## /, ""); printf "  make %-13s %s\n", part[1], $$0 }' Makefile
 
-$(READY): requirements.lock pyproject.toml
+# `uv sync` changes .venv, too; it writes uv.lock.
+$(READY): requirements.lock pyproject.toml $(wildcard uv.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv \

@@ -2,56 +2,120 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from viewer_pipeline_tests.support.distribution_errors import (
+    checkout_files,
+    sdist_errors,
+    uncommitted_files,
+    wheel_errors,
+)
 from viewer_pipeline_tests.support.installed import ROOT, checked
 
-PACKAGE = ROOT / "viewer_pipeline"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# Files that the program needs and no import would miss.
-REQUIRED = {
-    "viewer_pipeline/py.typed",
-    "viewer_pipeline/flush/lua/settle.lua",
-    "viewer_pipeline/stack/reaper.py",
-    "viewer_pipeline/migrations/env.py",
-    "viewer_pipeline/migrations/versions/m0007_version_0_1_0.sql",
-    "viewer_pipeline/orchestration/dagster.yaml",
-}
-
-
-def checkout_files() -> set[str]:
-    """Return the files of the package."""
-    files = (path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(ROOT).as_posix() for path in files}
-
-
-def pages() -> set[str]:
-    """Return the pages of the documentation, as the wheel contains them."""
-    return {f"viewer_pipeline/{page.relative_to(ROOT).as_posix()}" for page in (ROOT / "docs").rglob("*.md")}
+VERSION: str = PROJECT["version"]
 
 
 def test_wheel_contains_exactly_the_package(distributions: tuple[Path, Path]) -> None:
     """All files of the package and all pages, and no images, tests, linter configuration or lock."""
-    with zipfile.ZipFile(distributions[0]) as wheel:
-        names = set(wheel.namelist())
-    metadata = f"viewer_pipeline-{PROJECT['version']}.dist-info/"
-    assert {name for name in names if not name.startswith(metadata)} == checkout_files() | pages()
-    assert names >= REQUIRED
-    assert f"{metadata}licenses/LICENSE" in names
+    assert list(wheel_errors(distributions[0], ROOT, VERSION)) == []
 
 
-def test_sdist_contains_tests_and_documents(distributions: tuple[Path, Path]) -> None:
+def test_sdist_contains_exactly_the_checkout(distributions: tuple[Path, Path]) -> None:
     """The package, its tests and its documents; no caches and no local data."""
-    with tarfile.open(distributions[1]) as sdist:
-        names = {member.name.partition("/")[2] for member in sdist.getmembers() if not member.isdir()}
-    assert checkout_files() <= names
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "env.example", "docs/guarantees.md"} <= names
-    assert "viewer_pipeline_tests/conftest.py" in names
-    local = (".venv", ".viewer", ".git/", ".mypy_cache", ".ruff_cache", ".pytest_cache", "dist/")
-    assert [name for name in names if name.startswith(local) or "__pycache__" in name or name.endswith(".env")] == []
+    assert list(sdist_errors(distributions[1], ROOT, VERSION)) == []
+
+
+@pytest.mark.parametrize("name", ["viewer_pipeline/.env", "viewer_pipeline_tests/conftest.py", "licenses/LICENSE"])
+def test_other_files_in_the_wheel_are_errors(distributions: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """Left over from a trial, or in the wrong place."""
+    wheel = Path(shutil.copy(distributions[0], tmp_path))
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr(name, "")
+    assert list(wheel_errors(wheel, ROOT, VERSION)) == [f"{wheel.name}: {name} does not belong there"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "viewer_pipeline/py.typed",
+        "viewer_pipeline/target/table.sql",
+        "viewer_pipeline/docs/guarantees.md",
+        f"viewer_pipeline-{VERSION}.dist-info/licenses/LICENSE",
+    ],
+)
+def test_missing_files_in_the_wheel_are_errors(distributions: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """The marker of types, SQL, a page, the license."""
+    wheel = tmp_path / distributions[0].name
+    with zipfile.ZipFile(distributions[0]) as whole, zipfile.ZipFile(wheel, "w") as rest:
+        for entry in whole.namelist():
+            if entry != name:
+                rest.writestr(entry, whole.read(entry))
+    assert list(wheel_errors(wheel, ROOT, VERSION)) == [f"{wheel.name}: {name} is missing"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("License-Expression: MIT", "License-Expression: None of these", "'None of these'"),
+        ("License-File: LICENSE\n", "", "License-File is"),
+        ("Requires-Python: >=3.11", "Requires-Python: 3.11 or newer", "'3.11 or newer'"),
+        ("Description-Content-Type: text/markdown", "Description-Content-Type: text/x-rst", "is 'text/x-rst'"),
+        ("Version: {version}\n", "Version: 9.9.9\n", "Version is '9.9.9'"),
+        ("Requires-Python:", "Requires-Cpython:", "requires-cpython"),
+    ],
+)
+def test_metadata_that_pypi_refuses_is_an_error(
+    distributions: tuple[Path, Path], tmp_path: Path, old: str, new: str, error: str
+) -> None:
+    """Also metadata that is valid but not ours."""
+    name = f"viewer_pipeline-{VERSION}.dist-info/METADATA"
+    wheel = tmp_path / distributions[0].name
+    with zipfile.ZipFile(distributions[0]) as whole, zipfile.ZipFile(wheel, "w") as changed:
+        for entry in whole.namelist():
+            text = whole.read(entry)
+            if entry == name:
+                assert text.count(old.format(version=VERSION).encode()) == 1
+                text = text.replace(old.format(version=VERSION).encode(), new.encode())
+            changed.writestr(entry, text)
+    errors = list(wheel_errors(wheel, ROOT, VERSION))
+    assert len(errors) == 1
+    assert error in errors[0]
+
+
+def test_other_files_in_the_sdist_are_errors(distributions: tuple[Path, Path], tmp_path: Path) -> None:
+    """A file that the checkout has not, and one that is missing."""
+    sdist = tmp_path / distributions[1].name
+    directory = f"viewer_pipeline-{VERSION}"
+    with tarfile.open(distributions[1]) as whole, tarfile.open(sdist, "w:gz") as changed:
+        for member in whole.getmembers():
+            if member.name != f"{directory}/requirements.lock":
+                changed.addfile(member, whole.extractfile(member) if member.isfile() else None)
+        changed.addfile(tarfile.TarInfo(f"{directory}/views.csv"))
+    assert list(sdist_errors(sdist, ROOT, VERSION)) == [
+        f"{sdist.name}: {directory}/requirements.lock is missing",
+        f"{sdist.name}: {directory}/views.csv does not belong there",
+    ]
+
+
+def test_uncommitted_files_are_detected(tmp_path: Path) -> None:
+    """A release is built from a commit: neither changed nor new files, except those that Git ignores."""
+    git = ("git", "-C", tmp_path, "-c", "user.name=test", "-c", "user.email=test@example.com")
+    checked(*git, "init", "--quiet")
+    for name, text in (("kept", "1"), ("changed", "1"), (".gitignore", "ignored\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    checked(*git, "add", ".")
+    checked(*git, "commit", "--quiet", "--message", "all")
+    assert list(uncommitted_files(tmp_path)) == []
+    for name in ("changed", "new", "ignored"):
+        (tmp_path / name).write_text("2", encoding="utf-8")
+    assert list(uncommitted_files(tmp_path)) == ["changed: not as in the commit", "new: not as in the commit"]
 
 
 def test_program_runs_the_installed_package(program: Path, tmp_path: Path) -> None:
@@ -70,4 +134,5 @@ def test_installed_program_prints_its_pages(program: Path, tmp_path: Path) -> No
         assert checked(program, "docs", topic, cwd=tmp_path) == page
     listed = checked(program, "docs", cwd=tmp_path).splitlines()
     assert listed == sorted(listed)
-    assert len(listed) == len([name for name in pages() if "/adr/0" not in name])
+    pages = [name for name in checkout_files(ROOT) if name.startswith("docs/") and name.endswith(".md")]
+    assert len(listed) == len([name for name in pages if "/adr/0" not in name])

@@ -23,6 +23,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 NO_METRICS = {"viewer_pipeline", "viewer_pipeline_tests"}  # names that begin as metrics do
 # Other variables that pages set: of tests, servers and shells.
 OTHERS = {
+    "TAG",  # of make release-check
     "COMPOSE_PROFILES",
     "DAGSTER_HOME",
     "JOBS",

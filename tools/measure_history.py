@@ -12,18 +12,20 @@ import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, roll_up
+from viewer_pipeline.history.daily_rollup import roll_up
+from viewer_pipeline.history.days import ONE_DAY, Window
 from viewer_pipeline.history.pruning import prune_ledger
 from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer
 
-DAY = date(2026, 3, 1)
+DAY, ZONE = date(2026, 3, 1), ZoneInfo("UTC")
 FOREVER = Marker(10**12, 1, 1)
 # A day of flushes of 100 batches of 100 counters, as with the defaults; a million VODs that differ in popularity.
 FLUSHES = """
@@ -51,6 +53,12 @@ HISTORY = """
     INSERT INTO viewer.daily_views (day, vod_id, views)
     SELECT (now() AT TIME ZONE 'UTC')::date - d, 'vod' || n, 1 + (n * 7919) %% 1000
     FROM generate_series(0, 99) AS d, generate_series(1, %(vods)s) AS n
+"""
+ROLLED_UP = """
+    INSERT INTO viewer.daily_rollup (day, starts_at, ends_at, time_zone, last_flush, vods, views)
+    SELECT day, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC', 'UTC', 0, 0, 0
+    FROM (SELECT (now() AT TIME ZONE 'UTC')::date - d AS day FROM generate_series(0, 99) AS d) AS days
+    ON CONFLICT DO NOTHING
 """
 
 
@@ -82,6 +90,7 @@ def measure_trending(connection: psycopg.Connection, rows: int) -> None:
     """Show the plans and times of the view, on 100 days of daily views."""
     connection.execute("TRUNCATE viewer.daily_views")
     connection.execute(HISTORY, {"vods": rows // 100})
+    connection.execute(ROLLED_UP)
     connection.execute("VACUUM ANALYZE viewer.daily_views")
     for query in (TOP, ONE_VOD):
         for _ in range(2):
@@ -108,12 +117,12 @@ def main() -> None:
                 timed(f"filling {entries} entries", fill, connection, entries)
                 window = Window(DAY, DAY + ONE_DAY)
                 for _ in range(2):
-                    timed(f"rolling up a day of {entries} entries", roll_up, connection, window)
+                    timed(f"rolling up a day of {entries} entries", roll_up, connection, window, ZONE)
                 temp = connection.execute(
                     "SELECT temp_bytes >> 20 FROM pg_stat_database WHERE datname = current_database()"
                 )
                 print_line(f"temporary files: {temp.fetchone()} MB")
-                pruned = timed("pruning that day", prune_ledger, connection, DAY + ONE_DAY, FOREVER, 3600.0)
+                pruned = timed("pruning that day", prune_ledger, connection, DAY + ONE_DAY, FOREVER, 3600.0, ZONE)
                 print_line(f"{pruned}")
                 timed("VACUUM", connection.execute, "VACUUM viewer.flush_batch")
                 measure_trending(connection, 1_000_000)

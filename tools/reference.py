@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from zoneinfo import ZoneInfo
 
 import click
 from annotated_types import Ge, Le
@@ -52,6 +53,7 @@ MORE_ON_SETTINGS = {
     "warm_runs": "[What is warm](../architecture.md#what-is-warm)",
     "parked_retention_days": "[Parked views](../how-to/own-table.md#parked-views)",
     "history_start": "[Backfills](../how-to/backfills.md)",
+    "history_timezone": "[Days in your time zone](../how-to/backfills.md#days-in-your-time-zone)",
     "ledger_retention_days": "[Retention](../how-to/retention.md)",
     "alert_webhook_url": "[Alerts](../how-to/alerts.md)",
     "redis_wait_replicas": "[How to choose](../how-to/redis-durability.md)",
@@ -157,7 +159,7 @@ def _takes(name: str, field: FieldInfo) -> str:
         lowest = next((bound.ge for bound in bounds if isinstance(bound, Ge)), None)
         highest = next((bound.le for bound in bounds if isinstance(bound, Le)), None)
         return f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
-    return {bool: "`true`, `false`", date: "a day", Path: "a path"}.get(kind, "text")
+    return {bool: "`true`, `false`", date: "a day", Path: "a path", ZoneInfo: "a time zone"}.get(kind, "text")
 
 
 def _without_none(annotation: Any) -> Any:

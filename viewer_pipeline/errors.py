@@ -36,6 +36,10 @@ class PipelineRefused(SettingsError):
     """This pipeline must not use this Redis, so nothing was read, counted or subtracted"""
 
 
+class HistoryTimezoneChanged(SettingsError):
+    """Days were rolled up in another time zone, so no day is rolled up or pruned before a backfill"""
+
+
 class TransientError(ViewerPipelineError):
     """Something is out of reach for the moment; trying again is safe"""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date
+from difflib import get_close_matches
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
 
 from croniter import croniter
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -17,6 +19,7 @@ from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_url import REDIS_SCHEMES, RedisUrl
 from viewer_pipeline.sql_identifiers import parse_column, parse_table
 
+NO_TIME_ZONES = {"localtime", "posixrules", "Factory"}  # files beside those of the zones
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 
 
@@ -75,6 +78,19 @@ def _require_date_first(value: object) -> object:
     return value
 
 
+def _parse_time_zone(value: object) -> object:
+    # zoneinfo finds files by name: also those with leap seconds, and the zone of this machine, which have no IANA name.
+    if not isinstance(value, str):
+        return value
+    if not value.startswith(("right/", "posix/")) and value not in NO_TIME_ZONES:
+        try:
+            return ZoneInfo(value)
+        except (KeyError, OSError, ValueError):  # no such zone, a directory, no relative path
+            pass
+    similar = get_close_matches(value, sorted(available_timezones() - NO_TIME_ZONES), 1)
+    raise ValueError(f"expected the IANA name of a time zone, such as {similar[0] if similar else 'Europe/Berlin'}")
+
+
 def _check_base_url(url: str) -> None:
     # It is shown in a page, without a login.
     if re.search(r"[@?#]", url):
@@ -92,6 +108,7 @@ TableName = Annotated[str, _accepted_by(parse_table)]
 ColumnName = Annotated[str, _accepted_by(parse_column)]
 CronExpression = Annotated[str, _accepted_by(_check_cron)]
 Day = Annotated[date, BeforeValidator(_require_date_first)]
+TimeZone = Annotated[ZoneInfo, BeforeValidator(_parse_time_zone)]
 PubSubMode = Literal["increment", "announce"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]

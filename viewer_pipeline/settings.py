@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +33,7 @@ from viewer_pipeline.setting_types import (
     RedisName,
     RedisServerUrl,
     TableName,
+    TimeZone,
 )
 from viewer_pipeline.unknown_setting_names import UnknownVariable, find_unknown_variables
 
@@ -77,8 +79,12 @@ class Settings(BaseSettings):
     )
     history_start: Day | None = Field(
         None,
-        description="first day (UTC) of `daily_views`; earlier days are not rolled up"
-        " (default: the day of the first flush)",
+        description="first day of `daily_views`; earlier days are not rolled up (default: the day of the first flush)",
+    )
+    history_timezone: TimeZone = Field(
+        ZoneInfo("UTC"),
+        description="IANA name of the time zone of days: of `daily_views`, daily schedules and the status page."
+        " To change it later, run a backfill",
     )
     ledger_retention_days: int = Field(
         30, ge=0, le=36_500, description="days that the ledger is kept once it is rolled up and settled; `0`: for ever"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import date
+from zoneinfo import ZoneInfo
 
 import click
 
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.option_types import NamedArgument
 from viewer_pipeline.cli.output import json_option
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window
+from viewer_pipeline.history.days import ONE_DAY, Window, today
 from viewer_pipeline.history.first_day import first_day_of_history
 from viewer_pipeline.text_formatting import views_of_vods
 
@@ -34,11 +35,11 @@ class Day(click.ParamType[date]):
 def backfill(first: date, last: date | None, as_json: bool) -> None:
     """Roll up days of `daily_views` again.
 
-    The days FIRST to LAST, as 2026-11-28, in UTC; by default to today. Safe to repeat.
+    The days FIRST to LAST, as 2026-11-28, in HISTORY_TIMEZONE; by default to today. Safe to repeat.
     """
     settings = load_settings_with_running_servers()
     require_responding_servers(settings)
-    window = backfill_window(first_day_of_history(settings), first, last)
+    window = backfill_window(first_day_of_history(settings), settings.history_timezone, first, last)
     from viewer_pipeline.cli.in_process_runs import echo_run_result, run_backfill
     from viewer_pipeline.orchestration.dagster_instance import open_instance
 
@@ -51,13 +52,13 @@ def backfill(first: date, last: date | None, as_json: bool) -> None:
     echo_run_result(result, "\n".join(days), as_json=as_json)
 
 
-def backfill_window(start: date, first: date, last_or_today: date | None) -> Window:
+def backfill_window(start: date, zone: ZoneInfo, first: date, last_or_today: date | None) -> Window:
     """Return the days from `first` to `last_or_today` (None: today). Raises BadParameter if some have no history."""
-    today = datetime.now(UTC).date()
-    last = last_or_today or today
-    expected = f"expected days from {start} to {today}; HISTORY_START sets another first day"
-    if not start <= first <= today:
+    newest = today(zone)
+    last = last_or_today or newest
+    expected = f"expected days from {start} to {newest} ({zone.key}); HISTORY_START sets another first day"
+    if not start <= first <= newest:
         raise click.BadParameter(f"{first}: {expected}", param_hint="'FIRST'")
-    if not first <= last <= today:
+    if not first <= last <= newest:
         raise click.BadParameter(f"{last}: not before FIRST; {expected}", param_hint="'LAST'")
     return Window(first, last + ONE_DAY)

@@ -13,7 +13,7 @@ import dagster as dg
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.cli.output import echo_result
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.history.daily_rollup import Window
+from viewer_pipeline.history.days import Window
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config

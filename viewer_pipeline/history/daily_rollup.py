@@ -1,4 +1,4 @@
-"""Daily views: the ledger, rolled up by day (UTC) and VOD.
+"""Daily views: the ledger, rolled up by day (of HISTORY_TIMEZONE) and VOD.
 
 A flush belongs to the day on which its counters were read (`taken_at`), whenever it was committed. Repairs (flushes of
 the mode `reconcile`) are no views.
@@ -9,29 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
-from typing import NamedTuple
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import psycopg
 
+from viewer_pipeline.history.days import ONE_DAY, Window
+from viewer_pipeline.history.ledger_days import LedgerDays, read_ledger_days
+from viewer_pipeline.history.timezone_change import delete_days_of_other_timezone, require_unchanged_timezone
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import with_reply_timeout
 
 SQL = named_queries(__name__)
 
+ONE_HOUR = timedelta(hours=1)
 ROLLUP_SECONDS = 3600  # for one statement over a window; a day of 10 million entries takes about one minute
-ONE_DAY = timedelta(days=1)
-
-
-class Window(NamedTuple):
-    """Days from `start` up to and not including `end`."""
-
-    start: date
-    end: date
-
-    def days(self) -> list[date]:
-        """Return each of them."""
-        return [self.start + timedelta(days=number) for number in range((self.end - self.start).days)]
 
 
 class Day(NamedTuple):
@@ -45,6 +38,8 @@ class Day(NamedTuple):
     flushes: int
     ledger_views: int  # of the flushes up to last_flush
     late_flushes: int  # that came after the rollup
+    starts_at: datetime
+    ends_at: datetime
 
 
 class RollupResult(NamedTuple):
@@ -56,22 +51,31 @@ class RollupResult(NamedTuple):
     seconds: float
 
 
-def roll_up(connection: psycopg.Connection, window: Window) -> RollupResult:
+def roll_up(connection: psycopg.Connection, window: Window, zone: ZoneInfo) -> RollupResult:
     """Roll up all days of a window again, or none; the same ledger gives the same rows.
 
     Days whose ledger was pruned are left as they are. Flushes that commit meanwhile are left to the next rollup.
+    Raises HistoryTimezoneChanged if days outside the window have the bounds of another zone.
     """
     started = time.perf_counter()
     with rollup_transaction(connection):
-        start, through = fetch_one(connection, SQL["rollup_window"], start=window.start)
-        start = min(start, window.end)
-        params = {"start": start, "end": window.end, "through": through}
-        if start < window.end:
+        ledger_days = read_ledger_days(connection, zone)
+        unpruned = ledger_days.unpruned(window)
+        delete_days_of_other_timezone(connection, ledger_days, unpruned)
+        (through,) = fetch_one(connection, SQL["last_flush"])
+        if params := _parameters(ledger_days, unpruned):
             for statement in ("delete_daily_views", "insert_daily_views", "record_rollup"):
-                connection.execute(SQL[statement], params)
+                connection.execute(SQL[statement], params | {"through": through, "time_zone": zone.key})
     days = window.days()
-    final = (start - window.start).days
+    final = (unpruned.start - window.start).days
     return RollupResult(window, days[final:], days[:final], time.perf_counter() - started)
+
+
+def _parameters(ledger_days: LedgerDays, window: Window) -> dict[str, Any]:
+    """Return the parameters of a query over the days of a window; none for a window without days."""
+    if not window.days():
+        return {}
+    return window._asdict() | ledger_days.bounds(window).to_parameters()
 
 
 @contextmanager
@@ -102,20 +106,29 @@ def most_viewed_vods_of_day(connection: psycopg.Connection, day: date, limit: in
     return list(connection.execute(SQL["most_viewed_vods_of_day"], {"day": day, "limit": limit}))
 
 
-def views_per_hour(connection: psycopg.Connection, day: date) -> list[int]:
-    """Return the views of each of the 24 hours, from the ledger: zeros if it was pruned."""
-    hours: dict[int, int] = dict(connection.execute(SQL["views_per_hour"], {"day": day}).fetchall())
-    return [hours.get(hour, 0) for hour in range(24)]
+def views_per_hour(connection: psycopg.Connection, day: Day, zone: ZoneInfo) -> list[tuple[datetime, int]]:
+    """Return when each hour of a day begins, in this zone, and its views, from the ledger: zeros if it was pruned."""
+    number = -(-(day.ends_at - day.starts_at) // ONE_HOUR)
+    hours = [day.starts_at + ONE_HOUR * hour for hour in range(number)]
+    parameters = {"hours": hours, "starts_at": day.starts_at, "ends_at": day.ends_at}
+    views: dict[int, int] = dict(connection.execute(SQL["views_per_hour"], parameters).fetchall()) if hours else {}
+    return [(hour.astimezone(zone), views.get(place, 0)) for place, hour in enumerate(hours, 1)]
 
 
-def find_windows_to_roll_up(connection: psycopg.Connection, start: date, last: date) -> list[Window]:
-    """Return the days from `start` to `last` that have flushes not rolled up yet, adjacent days as one window."""
+def find_windows_to_roll_up(connection: psycopg.Connection, start: date, last: date, zone: ZoneInfo) -> list[Window]:
+    """Return the days from `start` to `last` that have flushes not rolled up yet, adjacent days as one window.
+
+    Raises HistoryTimezoneChanged if days have the bounds of another zone.
+    """
+    ledger_days = read_ledger_days(connection, zone)
+    require_unchanged_timezone(connection, ledger_days)
     windows: list[Window] = []
-    for (day,) in connection.execute(SQL["find_windows_to_roll_up"], {"start": start, "last": last}):
-        if windows and windows[-1].end == day:
-            windows[-1] = Window(windows[-1].start, day + ONE_DAY)
-        else:
-            windows.append(Window(day, day + ONE_DAY))
+    if params := _parameters(ledger_days, ledger_days.unpruned(Window(start, last + ONE_DAY))):
+        for (day,) in connection.execute(SQL["find_windows_to_roll_up"], params):
+            if windows and windows[-1].end == day:
+                windows[-1] = Window(windows[-1].start, day + ONE_DAY)
+            else:
+                windows.append(Window(day, day + ONE_DAY))
     return windows
 
 

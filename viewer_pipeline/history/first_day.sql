@@ -1,6 +1,3 @@
--- name: first_day
--- The day of the first flush; of those that retention deleted, the first day that has views. NULL if there is none.
-SELECT least(
-    (SELECT (min(taken_at) AT TIME ZONE 'UTC')::date FROM viewer.flush),
-    (SELECT min(day) FROM viewer.daily_rollup WHERE vods > 0)
-)
+-- name: first_flush_and_day
+-- When the first flush read its counters; of those that retention deleted, the first day that has views. NULL if none.
+SELECT (SELECT min(taken_at) FROM viewer.flush), (SELECT min(day) FROM viewer.daily_rollup WHERE vods > 0)

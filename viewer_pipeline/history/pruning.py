@@ -10,11 +10,15 @@ from __future__ import annotations
 import time
 from datetime import date
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import psycopg
 
 from viewer_pipeline.flush.marker import Marker
-from viewer_pipeline.history.daily_rollup import ONE_DAY, rollup_transaction
+from viewer_pipeline.history.daily_rollup import rollup_transaction
+from viewer_pipeline.history.days import ONE_DAY, Window, day_of, start_of_day
+from viewer_pipeline.history.ledger_days import read_ledger_days
+from viewer_pipeline.history.timezone_change import require_unchanged_timezone
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.target.parked_views import ParkedViews, prune_parked
 from viewer_pipeline.target.table import Target
@@ -65,15 +69,32 @@ def last_settled_flush(marker: Marker | None) -> int:
     return marker.seq if marker.batch >= marker.of else marker.seq - 1
 
 
-def plan_ledger_pruning(connection: psycopg.Connection, before: date, marker: Marker | None) -> LedgerPruningPlan:
-    """Return the days before `before` that can be pruned: up to the first that is not rolled up or not settled."""
+def plan_ledger_pruning(
+    connection: psycopg.Connection, before: date, marker: Marker | None, zone: ZoneInfo
+) -> LedgerPruningPlan:
+    """Return the days before `before` that can be pruned: up to the first that is not rolled up or not settled.
+
+    Raises HistoryTimezoneChanged if days have the bounds of another zone: those of this zone still need the ledger.
+    """
     settled = last_settled_flush(marker)
     days: list[LedgerDay] = []
-    for day in map(LedgerDay._make, connection.execute(SQL["ledger_days"], {"before": before})):
+    for day in _ledger_days(connection, before, zone):
         if reason := _stop_reason(day, settled, marker):
             return LedgerPruningPlan(day.day, days, settled, reason)
         days.append(day)
     return LedgerPruningPlan(before, days, settled, "")
+
+
+def _ledger_days(connection: psycopg.Connection, before: date, zone: ZoneInfo) -> list[LedgerDay]:
+    """Return the days before `before` that have flushes."""
+    ledger_days = read_ledger_days(connection, zone)
+    require_unchanged_timezone(connection, ledger_days)
+    (first,) = fetch_one(connection, SQL["first_flush"])
+    window = Window(before if first is None else day_of(first, zone), before)
+    if not window.days():
+        return []
+    rows = connection.execute(SQL["ledger_days"], ledger_days.bounds(window).to_parameters())
+    return [LedgerDay(*row) for row in rows]
 
 
 def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> str:
@@ -90,11 +111,17 @@ def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> 
     return ""
 
 
-def prune_ledger(connection: psycopg.Connection, before: date, marker: Marker | None, max_seconds: float) -> Pruned:
-    """Prune the ledger before `before` as far as possible, in chunks, for at most this time (and one chunk)."""
+def prune_ledger(
+    connection: psycopg.Connection, before: date, marker: Marker | None, max_seconds: float, zone: ZoneInfo
+) -> Pruned:
+    """Prune the ledger before `before` as far as possible, in chunks, for at most this time (and one chunk).
+
+    Raises HistoryTimezoneChanged like `plan_ledger_pruning`.
+    """
     with rollup_transaction(connection):
-        plan = plan_ledger_pruning(connection, before, marker)
-        connection.execute(SQL["keep_ledger_from"], {"day": plan.before})
+        plan = plan_ledger_pruning(connection, before, marker, zone)
+        parameters = {"day": plan.before, "starts_at": start_of_day(plan.before, zone)}
+        connection.execute(SQL["keep_ledger_from"], parameters)
     deadline, pruned = time.monotonic() + max_seconds, Pruned()
     params = {"settled": plan.settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:

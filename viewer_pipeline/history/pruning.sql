@@ -1,18 +1,24 @@
+-- name: first_flush
+-- Return when the first flush of the ledger read its counters. Repairs are no views.
+SELECT min(taken_at) FROM viewer.flush WHERE NOT starts_with(mode, 'reconcile')
+
 -- name: ledger_days
--- Return the days before one that have flushes: their number, the last flush, the last flush that is rolled up, and
--- whether the ledger of the day is complete.
+-- Return the days that have flushes: their number, the last flush, the last flush that is rolled up, and whether the
+-- ledger of the day is complete.
 SELECT
-    (f.taken_at AT TIME ZONE 'UTC')::date, count(*), sum(f.batches), sum(f.views), max(f.seq), max(r.last_flush),
-    (f.taken_at AT TIME ZONE 'UTC')::date >= max(k.from_day)
-FROM viewer.flush AS f
+    f.day, count(*), sum(f.batches), sum(f.views), max(f.seq), max(r.last_flush), f.day >= max(k.from_day)
+FROM (
+    SELECT (%(days)s::date[])[width_bucket(taken_at, %(starts)s::timestamptz[])] AS day, seq, batches, views
+    FROM viewer.flush
+    WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND NOT starts_with(mode, 'reconcile')
+) AS f
 CROSS JOIN viewer.ledger_kept AS k
-LEFT JOIN viewer.daily_rollup AS r ON r.day = (f.taken_at AT TIME ZONE 'UTC')::date
-WHERE f.taken_at < %(before)s::date::timestamp AT TIME ZONE 'UTC' AND NOT starts_with(f.mode, 'reconcile')
+LEFT JOIN viewer.daily_rollup AS r USING (day)
 GROUP BY 1 ORDER BY 1
 
 -- name: keep_ledger_from
--- Set the day from which the ledger is complete. It only moves forward.
-UPDATE viewer.ledger_kept SET from_day = greatest(from_day, %(day)s) RETURNING from_day
+-- Set the day from which the ledger is complete, and its first moment. They only move forward.
+UPDATE viewer.ledger_kept SET from_day = %(day)s, from_at = greatest(from_at, %(starts_at)s) WHERE from_day < %(day)s
 
 -- name: prune_ledger
 -- Delete a chunk of settled flushes of pruned days, and add them to pruned_flushes. Never deletes a repair, which has no
@@ -22,9 +28,9 @@ WITH old AS MATERIALIZED (
     FROM (
         SELECT f.seq, f.batches, f.taken_at
         FROM viewer.flush AS f
-        JOIN viewer.daily_rollup AS r ON r.day = (f.taken_at AT TIME ZONE 'UTC')::date
+        JOIN viewer.daily_rollup AS r ON f.taken_at >= r.starts_at AND f.taken_at < r.ends_at
         CROSS JOIN viewer.ledger_kept AS k
-        WHERE f.taken_at < k.from_day::timestamp AT TIME ZONE 'UTC'
+        WHERE f.taken_at < k.from_at AND r.day < k.from_day
             AND f.seq <= r.last_flush AND f.seq <= %(settled)s AND NOT starts_with(f.mode, 'reconcile')
             AND f.seq < (SELECT max(seq) FROM viewer.flush)
         ORDER BY f.taken_at, f.seq LIMIT %(flushes)s

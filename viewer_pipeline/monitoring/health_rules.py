@@ -12,12 +12,13 @@ from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
+from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.stores.postgres import IN_RECOVERY
 from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
-REVISION = "0009"  # of the schema, at least; a test compares it with the migrations
+REVISION = "0010"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
     "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
     "redis_emptied": "Redis was emptied or replaced",
@@ -240,6 +241,15 @@ def evaluate_marker_against_ledger(marker: Marker | None, last: LastFlush, refus
         remedy = f"restore the newer PostgreSQL if you can; see `{command_to_type('docs postgresql-rolled-back')}`"
         return CheckResult("marker", "unhealthy", message, details, remedy)
     return CheckResult("marker", "healthy", "the marker is not ahead of the ledger", details)
+
+
+def evaluate_history_timezone(change: TimezoneChange | None, zone: str) -> CheckResult:
+    """Whether days can be rolled up: those that are not final have the bounds that HISTORY_TIMEZONE gives them."""
+    if change is None or not change.to_backfill.days():
+        return CheckResult("history_timezone", "healthy", f"days are those of {zone}")
+    message = f"days were rolled up in another time zone: {change.message()}"
+    details = {"days": len(change.days), "rolled_up_in": change.zones}
+    return CheckResult("history_timezone", "degraded", message, details, change.remedy())
 
 
 def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> CheckResult:

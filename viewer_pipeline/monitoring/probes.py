@@ -17,6 +17,8 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
+from viewer_pipeline.history.ledger_days import read_ledger_days
+from viewer_pipeline.history.timezone_change import find_timezone_change
 from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
@@ -33,6 +35,7 @@ from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.health_rules import (
     degrade_if_restarted,
     evaluate_freshness,
+    evaluate_history_timezone,
     evaluate_incidents,
     evaluate_last_flush,
     evaluate_marker_against_ledger,
@@ -96,6 +99,7 @@ class HealthProbes:
             ProbedChecks(
                 ("marker", "unsettled", "last_flush", "incidents", "rejected"), self.check_settling, seconds, both
             ),
+            ProbedChecks(("history_timezone",), self.check_history_timezone, seconds, ("postgres",)),
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
             self._subscriber_check(self._stats, seconds),
         ]
@@ -175,6 +179,13 @@ class HealthProbes:
             evaluate_incidents(incidents),
             evaluate_rejected(rejected),
         ]
+
+    def check_history_timezone(self) -> list[CheckResult]:
+        """Compare the bounds of the days that are rolled up with those of HISTORY_TIMEZONE."""
+        zone = self.settings.history_timezone
+        with self.ledger.connect() as connection:
+            change = find_timezone_change(connection, read_ledger_days(connection, zone))
+        return [evaluate_history_timezone(change, zone.key)]
 
     def check_dagster(self) -> list[CheckResult]:
         """Read Dagster's tables. A Dagster that has run before is not just starting when a command runs."""

@@ -1,8 +1,9 @@
 """The asset `daily_views`, its checks, and the job launched by its schedules."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import psycopg
@@ -10,10 +11,8 @@ import psycopg
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.history.daily_rollup import (
-    ONE_DAY,
     Day,
     RollupResult,
-    Window,
     days_unequal_to_ledger,
     find_windows_to_roll_up,
     most_viewed_vods_of_day,
@@ -21,11 +20,13 @@ from viewer_pipeline.history.daily_rollup import (
     rolled_up_days,
     views_per_hour,
 )
+from viewer_pipeline.history.days import ONE_DAY, Window, start_of_day, today
 from viewer_pipeline.logs import event
 from viewer_pipeline.orchestration.flush_metadata import TOP_VODS
 from viewer_pipeline.orchestration.partitions import (
     DAYS,
     IN_ONE_RUN,
+    TIMEZONE,
     find_days_before_partitions,
     first_checked_day,
     format_window,
@@ -38,6 +39,7 @@ from viewer_pipeline.orchestration.ui_metadata import round_seconds, to_asset_ch
 from viewer_pipeline.orchestration.view_counts_asset import GROUP, OWNERS, view_counts
 from viewer_pipeline.orchestration.views_per_hour_chart import embed_hourly_svg_in_markdown
 from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.time_formatting import format_timestamp
 
 DAILY = "daily_views"
 DAILY_TAGS = {"viewer/job": "daily", "dagster/max_runtime": "7200"}  # a day of 10 million entries takes minutes
@@ -59,53 +61,72 @@ CHECKS = {
     owners=OWNERS,
     kinds={"postgres"},
     check_specs=[dg.AssetCheckSpec(name, asset=DAILY, description=text) for name, text in CHECKS.items()],
-    # Yesterday is rolled up at 00:10 UTC, also if it had no views.
-    freshness_policy=dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=24)),
+    # Yesterday is rolled up at 00:10, also if it had no views.
+    freshness_policy=dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=24), timezone=TIMEZONE.key),
     metadata={"dagster/table_name": "viewer.daily_views"},
 )
 def daily_views(context: dg.AssetExecutionContext, settings: SettingsResource) -> Iterator[Any]:
-    """Views of each VOD on each day (UTC), in the table `viewer.daily_views`, from the ledger.
+    """Views of each VOD on each day (of `HISTORY_TIMEZONE`), in the table `viewer.daily_views`, from the ledger.
 
     Materialize a day at any time, as often as you like: it is rolled up again, and the same ledger gives the same rows.
     A range of days is one run and one transaction. Views belong to the day on which their counter was read.
     Days whose ledger was pruned (`LEDGER_RETENTION_DAYS`) are final and are not changed.
     """
     tag_run_with_trigger(context)
-    window = partition_window_of(context)
+    window, zone = partition_window_of(context), settings.history_timezone
     with handle_errors_and_cancellation(context), Ledger.of(settings).connect() as connection:
-        result = _roll_up(context, connection, window)
+        result = _roll_up(context, connection, window, zone)
         for day in rolled_up_days(connection, window):
-            _report(context, connection, result, day)
-        if earlier := [_roll_up(context, connection, days) for days in find_days_before_partitions(connection)]:
+            _report(context, connection, result, day, zone)
+        if earlier := [
+            _roll_up(context, connection, days, zone) for days in find_days_before_partitions(connection, zone)
+        ]:
             notes = f"{', '.join(format_window(done.window) for done in earlier)} {EARLIER}"
             context.add_asset_metadata({"days_before_first_partition": notes}, partition_key=window.start.isoformat())
-        checks = [_daily_equals_ledger(connection, window), _closed_days_are_complete(connection)]
+        checks = [_daily_equals_ledger(connection, window), _closed_days_are_complete(connection, zone)]
     yield dg.MaterializeResult(check_results=[to_asset_check_result(DAILY, check) for check in checks])
 
 
-def _roll_up(context: dg.AssetExecutionContext, connection: psycopg.Connection, window: Window) -> RollupResult:
-    result = roll_up(connection, window)
+def _roll_up(
+    context: dg.AssetExecutionContext, connection: psycopg.Connection, window: Window, zone: ZoneInfo
+) -> RollupResult:
+    result = roll_up(connection, window, zone)
     days, final = len(result.rolled_up), len(result.final)
     context.log.info(event("days_rolled_up", days=days, final=final, window=format_window(window)))
     return result
 
 
-def _report(context: dg.AssetExecutionContext, connection: psycopg.Connection, result: RollupResult, day: Day) -> None:
+def _report(
+    context: dg.AssetExecutionContext,
+    connection: psycopg.Connection,
+    result: RollupResult,
+    day: Day,
+    zone: ZoneInfo,
+) -> None:
     """Add the metadata of one day to its own materialization."""
     top = most_viewed_vods_of_day(connection, day.day, TOP_VODS)
     metadata: dict[str, Any] = {}
     if day.kept:
-        chart = embed_hourly_svg_in_markdown(day.day, views_per_hour(connection, day.day))
+        chart = embed_hourly_svg_in_markdown(day.day, views_per_hour(connection, day, zone), zone.key)
         metadata["views_per_hour"] = dg.MetadataValue.md(chart)
     metadata |= {
         "daily_views": day.views,
         "daily_vods": day.vods,
         "top_vods": to_table_metadata({"vod_id": "string", "views": "int"}, top),
-        **({"flushes": day.flushes} if day.kept else {"notes": FINAL}),
+        **({"flushes": day.flushes} if day.kept else {}),
+        **({"notes": notes} if (notes := _notes(day, zone)) else {}),
         "last_flush": dg.MetadataValue.text(str(day.last_flush)),  # a plot would say nothing
         "seconds": round_seconds(result.seconds),
     }
     context.add_asset_metadata(metadata, partition_key=day.day.isoformat())
+
+
+def _notes(day: Day, zone: ZoneInfo) -> str:
+    if not day.kept:
+        return FINAL
+    if day.starts_at != start_of_day(day.day, zone):  # docs/adr/0020
+        return f"this day begins at {format_timestamp(day.starts_at)}: final days of another time zone end there"
+    return ""
 
 
 def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> CheckResult:
@@ -115,9 +136,9 @@ def _daily_equals_ledger(connection: psycopg.Connection, window: Window) -> Chec
     return CheckResult.of_rows("daily_equals_ledger", failing, message)
 
 
-def _closed_days_are_complete(connection: psycopg.Connection) -> CheckResult:
-    today = datetime.now(UTC).date()
-    stale = find_windows_to_roll_up(connection, first_checked_day(today), today - ONE_DAY)
+def _closed_days_are_complete(connection: psycopg.Connection, zone: ZoneInfo) -> CheckResult:
+    day = today(zone)
+    stale = find_windows_to_roll_up(connection, first_checked_day(day), day - ONE_DAY, zone)
     failing = [day.isoformat() for window in stale for day in window.days()]
     message = (
         f"{pluralize(len(failing), 'closed day')} with flushes not rolled up" if failing else "closed days are complete"

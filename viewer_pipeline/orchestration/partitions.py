@@ -1,4 +1,4 @@
-"""The partitions of `daily_views`: days (UTC), from the first day of the history up to and including today.
+"""The partitions of `daily_views`: days of HISTORY_TIMEZONE, from the first of the history up to and including today.
 
 The first day is read when the definitions load; it does not change while the ledger grows. If an older ledger is
 restored meanwhile, its days are rolled up, but are no partitions until the definitions load again.
@@ -6,19 +6,28 @@ restored meanwhile, its days are rolled up, but are no partitions until the defi
 
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import psycopg
 
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up
+from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up
+from viewer_pipeline.history.days import ONE_DAY, Window, today
 from viewer_pipeline.history.first_day import first_day_of_history
 from viewer_pipeline.orchestration.settings_resource import LOADED
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
+
+def days_from(first_day: date, zone: ZoneInfo) -> dg.DailyPartitionsDefinition:
+    """Return the days of a zone, up to and including today."""
+    return dg.DailyPartitionsDefinition(first_day.isoformat(), timezone=zone.key, end_offset=1)
+
+
+TIMEZONE = LOADED.history_timezone
 FIRST_DAY = first_day_of_history(LOADED)
-DAYS = dg.DailyPartitionsDefinition(FIRST_DAY.isoformat(), timezone="UTC", end_offset=1)
+DAYS = days_from(FIRST_DAY, TIMEZONE)
 
 LATE_FLUSH_WINDOW = timedelta(days=7)  # a late flush within this time gets its day rolled up again
 
@@ -44,10 +53,10 @@ def first_checked_day(day: date) -> date:
     return earliest if LOADED.history_start is None else max(FIRST_DAY, earliest)
 
 
-def find_days_before_partitions(connection: psycopg.Connection) -> list[Window]:
+def find_days_before_partitions(connection: psycopg.Connection, zone: ZoneInfo) -> list[Window]:
     """Return the days before FIRST_DAY that are to be rolled up, of a ledger restored since the definitions loaded."""
-    start = first_checked_day(datetime.now(UTC).date() - ONE_DAY)  # as close_yesterday
-    return find_windows_to_roll_up(connection, start, FIRST_DAY - ONE_DAY)
+    start = first_checked_day(today(zone) - ONE_DAY)  # as close_yesterday
+    return find_windows_to_roll_up(connection, start, FIRST_DAY - ONE_DAY, zone)
 
 
 def windows_of_partitions(windows: Sequence[Window]) -> list[Window]:

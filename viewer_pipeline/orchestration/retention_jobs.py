@@ -1,7 +1,6 @@
 """The retention jobs: each prunes data older than its setting. `dry_run` only reports."""
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -10,6 +9,7 @@ from pydantic import Field
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.history.days import today
 from viewer_pipeline.history.pruning import (
     count_old_parked,
     count_old_rejected,
@@ -46,14 +46,15 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
     days = settings.ledger_retention_days
     if not days:
         return _report(context, config, {"notes": "LEDGER_RETENTION_DAYS=0: the ledger is kept for ever"})
-    limit = first_day_kept(datetime.now(UTC).date(), days)
+    zone = settings.history_timezone
+    limit = first_day_kept(today(zone), days)
     with (
         handle_errors_and_cancellation(context),
         Stores.open(settings) as stores,
         stores.ledger.connect() as connection,
     ):
         marker = read_own_marker(stores.redis, stores.ledger, connection)
-        plan = plan_ledger_pruning(connection, limit, marker)
+        plan = plan_ledger_pruning(connection, limit, marker, zone)
         metadata = {
             "days": len(plan.days),
             "kept_from": plan.before.isoformat(),
@@ -63,7 +64,7 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
             "notes": plan.stop_reason or "no old day was kept",
         }
         if not config.dry_run:
-            metadata |= prune_ledger(connection, limit, marker, MAX_SECONDS)._asdict()
+            metadata |= prune_ledger(connection, limit, marker, MAX_SECONDS, zone)._asdict()
     if plan.stop_reason:
         context.log.warning(event("pruning_stopped", reason=plan.stop_reason))
     return _report(context, config, metadata)

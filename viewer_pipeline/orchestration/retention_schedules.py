@@ -1,14 +1,16 @@
 """The schedules of the retention jobs: daily, if there is something to prune."""
 
 import time
-from datetime import UTC, datetime
 
 import dagster as dg
 
+from viewer_pipeline.errors import HistoryTimezoneChanged
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker_ownership import read_own_marker
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.history.days import today
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
+from viewer_pipeline.orchestration.partitions import TIMEZONE
 from viewer_pipeline.orchestration.retention_jobs import prune_ledger_days, prune_rejected_and_parked, prune_run_history
 from viewer_pipeline.orchestration.run_history_pruning import (
     RunRetention,
@@ -19,28 +21,33 @@ from viewer_pipeline.orchestration.run_history_pruning import (
 from viewer_pipeline.orchestration.run_trigger_tag import build_scheduled_run_request
 from viewer_pipeline.orchestration.sensor_and_schedule_decorators import schedule
 from viewer_pipeline.orchestration.settings_resource import SettingsResource
+from viewer_pipeline.orchestration.sweep_and_rollup_schedules import skip_until_backfill
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 
 NO_RETENTION_PERIOD = "no retention period is set: everything is kept"
 
 
 # Apart from each other, and after yesterday was closed. A skipped run saves three seconds of CPU.
-@schedule(target=prune_ledger_days, cron_schedule="20 3 * * *")
+@schedule(target=prune_ledger_days, cron_schedule="20 3 * * *", execution_timezone=TIMEZONE.key)
 def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
-    """Prune old days of the ledger, daily at 03:20 UTC. Skips with the reason if none can be pruned."""
+    """Prune old days of the ledger, daily at 03:20 (HISTORY_TIMEZONE). Skips with the reason if none can be pruned."""
     if not (days := settings.ledger_retention_days):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
         marker = read_own_marker(stores.redis, stores.ledger, connection)
-        plan = plan_ledger_pruning(connection, first_day_kept(datetime.now(UTC).date(), days), marker)
+        zone = settings.history_timezone
+        try:
+            plan = plan_ledger_pruning(connection, first_day_kept(today(zone), days), marker, zone)
+        except HistoryTimezoneChanged as error:
+            return skip_until_backfill(error)
     if not plan.days:
         return dg.SkipReason(plan.stop_reason or f"no flush is older than {days} days")
     return build_scheduled_run_request("old days of the ledger")
 
 
-@schedule(target=prune_run_history, cron_schedule="40 3 * * *")
+@schedule(target=prune_run_history, cron_schedule="40 3 * * *", execution_timezone=TIMEZONE.key)
 def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
-    """Delete old runs from Dagster's history, daily at 03:40 UTC. Skips if no run is old."""
+    """Delete old runs from Dagster's history, daily at 03:40 (HISTORY_TIMEZONE). Skips if no run is old."""
     if not any(ages := RunRetention.of(settings)):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with connect_dagster_storage(settings) as connection:
@@ -50,9 +57,12 @@ def prune_run_history_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     return build_scheduled_run_request("old runs") if old else dg.SkipReason("no run is old")
 
 
-@schedule(target=prune_rejected_and_parked, cron_schedule="0 4 * * *")
+@schedule(target=prune_rejected_and_parked, cron_schedule="0 4 * * *", execution_timezone=TIMEZONE.key)
 def prune_rejected_and_parked_daily(settings: SettingsResource) -> dg.RunRequest | dg.SkipReason:
-    """Prune old rejected and parked input, daily at 04:00 UTC. Skips if nothing is old, or no period is set."""
+    """Prune old rejected and parked input, daily at 04:00 (HISTORY_TIMEZONE).
+
+    Skips if nothing is old, or no period is set.
+    """
     rejected_days, parked_days = settings.rejected_retention_days, settings.parked_retention_days
     if not rejected_days and not parked_days:
         return dg.SkipReason(NO_RETENTION_PERIOD)

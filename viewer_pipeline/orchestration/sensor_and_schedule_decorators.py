@@ -1,4 +1,4 @@
-"""Decorators of schedules and sensors: running by default, in UTC, with the docstring as their description in the UI.
+"""Decorators of schedules and sensors: running by default, in UTC unless stated, with the docstring as description.
 
 LOG_LEVEL=debug logs what each tick decided.
 

@@ -1,18 +1,20 @@
 """The schedules of the pipeline: sweeps, and days to roll up."""
 
 from collections.abc import Sequence
-from datetime import UTC, date
 
 import dagster as dg
 
+from viewer_pipeline.errors import HistoryTimezoneChanged
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, was_ever_rolled_up
+from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up, was_ever_rolled_up
+from viewer_pipeline.history.days import ONE_DAY, Window, day_of
 from viewer_pipeline.orchestration.daily_views_asset import roll_up_days
 from viewer_pipeline.orchestration.flush_job import describe_blocking_run, flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.partitions import (
+    TIMEZONE,
     first_checked_day,
     format_window,
     has_partition,
@@ -40,19 +42,23 @@ def sweep_schedule(context: dg.ScheduleEvaluationContext, settings: SettingsReso
     return build_scheduled_run_request(pending.reason, flush_run_config(FlushMode.sweep))
 
 
-@schedule(target=roll_up_days, cron_schedule="10 0 * * *")
+@schedule(target=roll_up_days, cron_schedule="10 0 * * *", execution_timezone=TIMEZONE.key)
 def close_yesterday(
     context: dg.ScheduleEvaluationContext, settings: SettingsResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Roll up yesterday at 00:10 UTC, also if it had no views, and every stale day of the week before it.
+    """Roll up yesterday at 00:10 (`HISTORY_TIMEZONE`), also if it had no views, and every stale day of the week before.
 
-    Skips if yesterday is rolled up already and no flush came since.
+    Skips if yesterday is rolled up already and no flush came since, or while days of another time zone need a backfill.
     """
-    yesterday = _day_of(context) - ONE_DAY
+    zone = settings.history_timezone
+    yesterday = day_of(context.scheduled_execution_time, zone) - ONE_DAY
     if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, first_checked_day(yesterday), yesterday)
+        try:
+            stale = find_windows_to_roll_up(connection, first_checked_day(yesterday), yesterday, zone)
+        except HistoryTimezoneChanged as error:
+            return skip_until_backfill(error)
         if not stale and has_partition(yesterday) and not was_ever_rolled_up(connection, yesterday):
             stale = [Window(yesterday, yesterday + ONE_DAY)]
     if stale:
@@ -68,19 +74,23 @@ def refresh_today(
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Roll up today again, every quarter of an hour, and every day of the last week that got a late flush.
 
-    Skips if no flush came since they were rolled up: an idle run would cost three seconds of CPU.
+    Skips if no flush came since they were rolled up (an idle run would cost three seconds of CPU), or while days of
+    another time zone need a backfill.
     """
     if reason := describe_blocking_run(context.instance, roll_up_days.name):
         return dg.SkipReason(reason)
-    today = _day_of(context)
+    today = day_of(context.scheduled_execution_time, settings.history_timezone)
     with Ledger.of(settings).connect() as connection:
-        stale = find_windows_to_roll_up(connection, first_checked_day(today), today)
+        try:
+            stale = find_windows_to_roll_up(connection, first_checked_day(today), today, settings.history_timezone)
+        except HistoryTimezoneChanged as error:
+            return skip_until_backfill(error)
     return _run_requests(stale, "has new flushes") or dg.SkipReason("no flush came since the last week was rolled up")
 
 
-def _day_of(context: dg.ScheduleEvaluationContext) -> date:
-    """Return the day (UTC) of a tick."""
-    return context.scheduled_execution_time.astimezone(UTC).date()
+def skip_until_backfill(error: HistoryTimezoneChanged) -> dg.SkipReason:
+    """Return the reason to skip while days have the bounds of another time zone."""
+    return dg.SkipReason(f"{error}: {error.remedy}")
 
 
 def _run_requests(stale: Sequence[Window], reason: str) -> list[dg.RunRequest]:

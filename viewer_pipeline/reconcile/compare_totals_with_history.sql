@@ -11,9 +11,11 @@ WITH part AS (
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
     WHERE NOT starts_with(f.mode, 'reconcile')
         AND (
-            f.taken_at >= (SELECT from_day::timestamp AT TIME ZONE 'UTC' FROM viewer.ledger_kept)
-            OR f.seq > coalesce(
-                (SELECT last_flush FROM viewer.daily_rollup AS r WHERE r.day = (f.taken_at AT TIME ZONE 'UTC')::date), 0
+            f.taken_at >= (SELECT from_at FROM viewer.ledger_kept)
+            OR f.seq > (
+                SELECT coalesce(max(r.last_flush), 0) FROM viewer.daily_rollup AS r
+                WHERE f.taken_at >= r.starts_at AND f.taken_at < r.ends_at
+                    AND r.day < (SELECT from_day FROM viewer.ledger_kept)
             )
         )
     UNION ALL

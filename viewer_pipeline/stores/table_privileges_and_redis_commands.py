@@ -7,7 +7,7 @@ from __future__ import annotations
 TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "alembic_version": ("SELECT",),
     "baseline_taken": ("SELECT", "INSERT", "UPDATE"),
-    "daily_rollup": ("SELECT", "INSERT", "UPDATE"),
+    "daily_rollup": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "daily_views": ("SELECT", "INSERT", "DELETE"),
     "flush": ("SELECT", "INSERT", "DELETE"),
     "flush_batch": ("SELECT", "INSERT", "DELETE"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 import psycopg
@@ -488,7 +489,7 @@ def test_backfill(online: Environment, world: World) -> None:
     today = datetime.now(UTC).date()
     yesterday = today - timedelta(days=1)
     message = usage_error_of(run(online, "backfill", f"{yesterday}"))
-    assert f"expected days from {today} to {today}; HISTORY_START sets another first day" in message
+    assert f"expected days from {today} to {today} (UTC); HISTORY_START sets another first day" in message
     online = {**online, "HISTORY_START": f"{yesterday}"}
     result = json_of(run(online, "backfill", f"{yesterday}", "--json"))
     assert (result["success"], result["status"]) == (True, "healthy")
@@ -498,12 +499,37 @@ def test_backfill(online: Environment, world: World) -> None:
     assert (done.returncode, done.stdout) == (0, f"{today}: 5 views of 1 VOD\n")
     triggers = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
     assert rows(online, triggers)[1] == (f"command line: backfill of {today}",)
-    expected = f"expected days from {yesterday} to {today}; HISTORY_START sets another first day"
+    expected = f"expected days from {yesterday} to {today} (UTC); HISTORY_START sets another first day"
     for words, reason in (
         (["2025-12-31", f"{today}"], f"Invalid value for 'FIRST': 2025-12-31: {expected}"),
         ([f"{today}", f"{yesterday}"], f"Invalid value for '[LAST]': {yesterday}: not before FIRST; {expected}"),
     ):
         assert usage_error_of(run(online, "backfill", *words)) == reason
+
+
+def test_a_change_of_the_time_zone_is_a_backfill(online: Environment, world: World) -> None:
+    """`status` names the command to run, which moves the views to the day there; with no valid zone nothing runs."""
+    world.send("a", 5)
+    world.flush()
+    utc, zone = datetime.now(UTC).date(), ZoneInfo("Pacific/Kiritimati")
+    assert run(online, "backfill", f"{utc}").returncode == 0
+    there = {**online, "HISTORY_TIMEZONE": zone.key}
+    (taken_at,) = rows(online, "SELECT taken_at FROM viewer.flush")[0]
+    day = taken_at.astimezone(zone).date()
+    check = json.loads(run(there, "status", "--json").stdout)["checks"]["history_timezone"]
+    days = f"1 day from {utc} to {utc} in UTC, and HISTORY_TIMEZONE is {zone.key}"
+    assert (check["status"], check["message"]) == ("degraded", f"days were rolled up in another time zone: {days}")
+    assert check["remedy"].endswith(f"backfill {day}`, or set HISTORY_TIMEZONE=UTC again")
+    assert json_of(run(there, "backfill", f"{day}", "--json"))["stats"][f"{day}"]["views"] == 5
+    assert rows(online, "SELECT day, vod_id, views FROM viewer.daily_views") == [(day, "a", 5)]
+    check = json.loads(run(there, "status", "--json").stdout)["checks"]["history_timezone"]
+    assert (check["status"], check["message"]) == ("healthy", f"days are those of {zone.key}")
+    assert run(online, "backfill", f"{utc}").returncode == 0
+    assert rows(online, "SELECT day, vod_id, views FROM viewer.daily_views") == [(utc, "a", 5)]
+    wrong = run({**online, "HISTORY_TIMEZONE": "Europe/Berln"}, "status")
+    assert wrong.returncode == 2
+    expected = "HISTORY_TIMEZONE='Europe/Berln': expected the IANA name of a time zone, such as Europe/Berlin"
+    assert expected in wrong.stderr
 
 
 def test_a_database_that_does_not_own_the_counters(

@@ -10,13 +10,13 @@ import pytest
 from viewer_pipeline.history import daily_rollup
 from viewer_pipeline.history.daily_rollup import (
     Day,
-    Window,
     days_unequal_to_ledger,
     find_windows_to_roll_up,
     rolled_up_days,
 )
+from viewer_pipeline.history.days import Window
 from viewer_pipeline.stores.named_queries import fetch_one
-from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.ledger_world import ONE, UTC_DAYS, History, at
 from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
@@ -37,7 +37,9 @@ def test_roll_up_by_day_and_vod(history: History) -> None:
     assert history.roll_up(MARCH, MARCH + ONE).rolled_up == [MARCH]
     assert history.daily() == {(MARCH, "a"): 11, (MARCH, "b"): 2, (MARCH, "c"): 3}
     window = Window(MARCH, MARCH + ONE)
-    assert history.call(rolled_up_days, window) == [Day(MARCH, 3, 16, last, True, 2, 16, 0)]
+    assert history.call(rolled_up_days, window) == [
+        Day(MARCH, 3, 16, last, True, 2, 16, 0, at(MARCH, "00:00"), at(MARCH + ONE, "00:00"))
+    ]
     assert history.call(days_unequal_to_ledger, window) == []
 
 
@@ -64,14 +66,14 @@ def test_late_flush_makes_its_day_stale(history: History) -> None:
     history.roll_up(MARCH, MARCH + ONE)
     history.flush(at(MARCH + ONE, "00:00:01"), {"a": 5})
     history.roll_up(MARCH + ONE, MARCH + ONE * 2)
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE) == []
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE, UTC_DAYS) == []
     history.flush(at(MARCH, "23:59:59.9"), {"a": 2})
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE) == [Window(MARCH, MARCH + ONE)]
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE, UTC_DAYS) == [Window(MARCH, MARCH + ONE)]
     (day,) = history.call(rolled_up_days, Window(MARCH, MARCH + ONE))
     assert (day.views, day.late_flushes) == (1, 1)
     history.roll_up(MARCH, MARCH + ONE)
     assert history.daily() == {(MARCH, "a"): 3, (MARCH + ONE, "a"): 5}
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE) == []
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE, UTC_DAYS) == []
 
 
 def test_stale_days_returns_windows(history: History) -> None:
@@ -80,7 +82,7 @@ def test_stale_days_returns_windows(history: History) -> None:
         history.flush(at(MARCH + ONE * number), {"a": 1})
     history.flush(at(MARCH + ONE * 5), {"a": 1}, mode="reconcile")
     expected = [Window(MARCH, MARCH + ONE * 2), Window(MARCH + ONE * 3, MARCH + ONE * 4)]
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE * 7) == expected
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE * 7, UTC_DAYS) == expected
 
 
 def test_roll_up_keeps_pruned_days(history: History) -> None:
@@ -88,14 +90,14 @@ def test_roll_up_keeps_pruned_days(history: History) -> None:
     history.flush(at(MARCH), {"a": 1})
     history.flush(at(MARCH + ONE), {"a": 2})
     history.roll_up(MARCH, MARCH + ONE * 2)
-    history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
+    history.keep_ledger_from(MARCH + ONE)
     history.world.execute("DELETE FROM viewer.flush_batch WHERE seq = 1")
     history.world.execute("UPDATE viewer.daily_views SET views = 0 WHERE day = %s", MARCH + ONE)
     result = history.roll_up(MARCH, MARCH + ONE * 2)
     assert (result.final, result.rolled_up) == ([MARCH], [MARCH + ONE])
     assert history.daily() == {(MARCH, "a"): 1, (MARCH + ONE, "a"): 2}
     assert history.roll_up(MARCH, MARCH + ONE).rolled_up == []
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE) == []
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE, UTC_DAYS) == []
 
 
 def test_unequal_days_returns_both_numbers(history: History) -> None:
@@ -120,7 +122,7 @@ def test_roll_up_leaves_out_concurrent_flushes(history: History, monkeypatch: py
     monkeypatch.undo()
     assert history.daily() == {(MARCH, "a"): 1}
     assert history.call(days_unequal_to_ledger, Window(MARCH, MARCH + ONE)) == []
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH) == [Window(MARCH, MARCH + ONE)]
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH, UTC_DAYS) == [Window(MARCH, MARCH + ONE)]
 
 
 def test_trending_covers_recent_days(history: History) -> None:

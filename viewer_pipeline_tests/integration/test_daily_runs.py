@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.history.daily_rollup import Window, rolled_up_days
+from viewer_pipeline.history.daily_rollup import rolled_up_days
+from viewer_pipeline.history.days import Window
 from viewer_pipeline.orchestration import partitions
 from viewer_pipeline.orchestration.daily_views_asset import CHECKS, EARLIER, FINAL, daily_views, roll_up_days
 from viewer_pipeline.orchestration.partitions import DAYS, format_window, partition_range_tags
@@ -75,7 +76,7 @@ def test_a_range_is_one_run_with_an_event_for_each_day(history: History, dagster
     top = [record.data for record in days["2026-03-01"]["top_vods"].records]
     assert top == [{"vod_id": "b", "views": 20}, {"vod_id": "a", "views": 1}]
     chart = days["2026-03-02"]["views_per_hour"]
-    assert "most from 23 to 00 h UTC: 300 views" in chart
+    assert "most from 23:00 to 00:00 UTC: 300 views" in chart
     drawn = base64.b64decode(chart.partition("base64,")[2].partition(")")[0]).decode()
     assert drawn.count("v-") == 1
     assert f"M{LEFT + BAR // 2 + 23 * STEP} {BASE}v-{HEIGHT}" in drawn
@@ -89,7 +90,7 @@ def test_a_final_day_is_not_changed(history: History, dagster: DagsterWorld) -> 
     """Its rows stay, and the metadata notes it."""
     history.flush(at(MARCH), {"a": 1})
     history.roll_up(MARCH, MARCH + ONE)
-    history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE)
+    history.keep_ledger_from(MARCH + ONE)
     history.world.execute("DELETE FROM viewer.flush_batch")
     metadata = metadata_of(materialize(history, dagster.instance, Window(MARCH, MARCH + ONE)))["2026-03-01"]
     assert (metadata["daily_views"], metadata["notes"]) == (1, FINAL)

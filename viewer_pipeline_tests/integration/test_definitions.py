@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -124,3 +125,25 @@ def test_definitions_show_no_password() -> None:
     assert '"name": "settings"' in run.stdout
     assert "read from the environment" in run.stdout
     assert "Geheim7" not in run.stdout
+
+
+TIME_ZONES = """
+import json
+from viewer_pipeline.definitions import defs
+from viewer_pipeline.orchestration.partitions import DAYS
+(daily,) = [spec for spec in defs.resolve_all_asset_specs() if spec.key.to_user_string() == "daily_views"]
+zones = {schedule.name: schedule.execution_timezone for schedule in defs.get_repository_def().schedule_defs}
+print(json.dumps(zones | {"partitions": DAYS.timezone, "freshness": daily.freshness_policy.timezone}))
+"""
+
+
+def test_days_and_daily_schedules_are_those_of_the_zone() -> None:
+    """Intervals stay in UTC: a change of the clocks neither skips nor repeats them."""
+    environment = os.environ | {"HISTORY_TIMEZONE": "America/New_York"}
+    run = subprocess.run(
+        [sys.executable, "-c", TIME_ZONES], env=environment, capture_output=True, text=True, check=True
+    )
+    daily = {"close_yesterday", "prune_ledger_days_daily", "prune_run_history_daily", "prune_rejected_and_parked_daily"}
+    zones = json.loads(run.stdout)
+    assert {name for name, zone in zones.items() if zone == "America/New_York"} == {*daily, "partitions", "freshness"}
+    assert {zones[name] for name in SCHEDULES if name not in daily} == {"UTC"}

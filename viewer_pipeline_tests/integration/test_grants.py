@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -41,7 +42,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.sweep_need import evaluate_sweep_need
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.baseline import take_baseline_from_target
-from viewer_pipeline.history.daily_rollup import ONE_DAY, Window, find_windows_to_roll_up, roll_up
+from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up, roll_up
+from viewer_pipeline.history.days import ONE_DAY, Window
 from viewer_pipeline.history.pruning import (
     count_old_parked,
     count_old_rejected,
@@ -180,14 +182,16 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
         assert open_incidents(connection)
         acknowledge(connection, ["drift"])
         today = datetime.now(UTC).date()
-        assert roll_up(connection, Window(today - ONE_DAY, today + ONE_DAY)).rolled_up == [today - ONE_DAY, today]
-        assert find_windows_to_roll_up(connection, today - ONE_DAY, today) == []
+        window = Window(today - ONE_DAY, today + ONE_DAY * 2)  # in India it may be tomorrow
+        assert roll_up(connection, window, ZoneInfo("Asia/Kolkata")).rolled_up == window.days()
+        assert roll_up(connection, window, narrow.settings.history_timezone).rolled_up == window.days()
+        assert find_windows_to_roll_up(connection, today - ONE_DAY, today, narrow.settings.history_timezone) == []
         assert {metrics.outcome for metrics in read_run_metrics(connection)} == {"committed"}
     prune(narrow)
     LedgerTotalsReader(narrow.ledger).read()
     probes = HealthProbes(narrow.settings)
     with closing(probes):
-        results = [*probes.check_postgres(), *probes.check_settling()]
+        results = [*probes.check_postgres(), *probes.check_settling(), *probes.check_history_timezone()]
         assert {result.name for result in results if not result.passed} == {"rejected"}
     read_status(narrow.settings)
 
@@ -195,12 +199,12 @@ def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:
 def prune(narrow: Narrow) -> None:
     """Do what retention does, to the flushes of long ago that a fresh ledger has not."""
     narrow.owner.execute("UPDATE viewer.flush SET taken_at = now() - interval '40 days' WHERE mode = 'sweep'")
-    narrow.owner.execute("UPDATE viewer.ledger_kept SET from_day = '-infinity'")
-    today = datetime.now(UTC).date()
+    narrow.owner.execute("UPDATE viewer.ledger_kept SET from_day = '-infinity', from_at = '-infinity'")
+    today, zone = datetime.now(UTC).date(), narrow.settings.history_timezone
     with narrow.ledger.connect() as connection, connect(narrow.settings.require_redis_url()) as client:
         marker = RedisStore(client, narrow.settings.require_redis_url(), PREFIX).marker()
-        roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38))
-        assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60).flushes > 0
+        roll_up(connection, Window(today - ONE_DAY * 41, today - ONE_DAY * 38), zone)
+        assert prune_ledger(connection, today - ONE_DAY * 30, marker, 60, zone).flushes > 0
         assert count_old_rejected(connection, 1) == prune_rejected(connection, 1) == 0
         target = narrow.ledger.target(connection)
         assert target is not None

@@ -63,7 +63,7 @@ def test_all_checks_healthy(well: HttpWorld, client: redis.Redis) -> None:
     assert (body["status"], body["service"]) == ("healthy", "viewer-worker")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["timestamp"])
     ours = {"redis", "redis_memory", "postgres", "subscriber", "freshness"}
-    ours |= {"marker", "unsettled", "last_flush", "incidents", "rejected"}
+    ours |= {"marker", "unsettled", "last_flush", "incidents", "rejected", "history_timezone"}
     assert set(body["checks"]) == ours | set(DAGSTER_CHECKS)
     assert {check["status"] for check in body["checks"].values()} == {"healthy"}
     assert all(check["message"] for check in body["checks"].values())

@@ -227,7 +227,7 @@ def test_history_includes_pruned_days(world: World, reports: Path) -> None:
     world.execute("UPDATE viewer.flush SET taken_at = '2026-01-02 00:00:00+00' WHERE taken_at > '2026-01-02'")
     History(world).roll_up(date(2026, 1, 1), date(2026, 1, 3))
     assert run(world, reports).differences == NO_DIFFERENCES
-    world.execute("UPDATE viewer.ledger_kept SET from_day = '2026-01-02'")
+    History(world).keep_ledger_from(date(2026, 1, 2))
     assert run(world, reports).differences == NO_DIFFERENCES
     world.execute(
         "DELETE FROM viewer.flush_batch WHERE seq IN (SELECT seq FROM viewer.flush WHERE taken_at < '2026-01-02')"

@@ -12,7 +12,8 @@ import pytest
 
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.history import pruning
-from viewer_pipeline.history.daily_rollup import Window, find_windows_to_roll_up
+from viewer_pipeline.history.daily_rollup import find_windows_to_roll_up
+from viewer_pipeline.history.days import Window
 from viewer_pipeline.history.pruning import (
     LedgerPruningPlan,
     Pruned,
@@ -24,7 +25,7 @@ from viewer_pipeline.history.pruning import (
     prune_rejected,
 )
 from viewer_pipeline.monitoring.ledger_totals import LedgerTotalsReader
-from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.ledger_world import ONE, UTC_DAYS, History, at
 from viewer_pipeline_tests.support.world import World
 
 MARCH = date(2026, 3, 1)
@@ -46,7 +47,7 @@ def three_days(history: History) -> None:
 
 def prune(history: History, limit: date, marker: Marker | None = FOREVER) -> Pruned:
     """Prune the ledger before `limit`."""
-    pruned: Pruned = history.call(prune_ledger, limit, marker, 60)
+    pruned: Pruned = history.call(prune_ledger, limit, marker, 60, history.zone)
     return pruned
 
 
@@ -83,7 +84,7 @@ def test_prune_ledger_stops_at_a_day_that_is_not_rolled_up(history: History) -> 
         history.flush(at(MARCH + ONE * number), {"a": 1})
     history.roll_up(MARCH, MARCH + ONE)
     history.roll_up(MARCH + ONE * 2, MARCH + ONE * 3)
-    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, FOREVER)
+    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, FOREVER, UTC_DAYS)
     assert [day.day for day in plan.days] == [MARCH]
     assert plan.stop_reason == "2026-03-02 was never rolled up: materialize daily_views for it"
     assert prune(history, MARCH + ONE * 3).flushes == 1
@@ -95,7 +96,7 @@ def test_prune_ledger_keeps_a_stale_day(history: History) -> None:
     three_days(history)
     late = history.flush(at(MARCH, "23:59:59.9"), {"a": 100})
     assert prune(history, MARCH + ONE * 3) == Pruned()
-    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE * 3) == [Window(MARCH, MARCH + ONE)]
+    assert history.call(find_windows_to_roll_up, MARCH, MARCH + ONE * 3, UTC_DAYS) == [Window(MARCH, MARCH + ONE)]
     history.roll_up(MARCH, MARCH + ONE)
     history.flush(at(MARCH + ONE * 3), {"a": 1})
     assert prune(history, MARCH + ONE).flushes == 3
@@ -119,7 +120,7 @@ def test_prune_ledger_stops_at_a_day_that_is_not_settled(history: History, marke
     """The next run still has to subtract its batches from Redis."""
     three_days(history)
     assert prune(history, MARCH + ONE * 3, marker) == Pruned()
-    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, marker)
+    plan: LedgerPruningPlan = history.call(plan_ledger_pruning, MARCH + ONE * 3, marker, UTC_DAYS)
     position = f"the marker is at flush {marker.seq}" if marker else "Redis has no marker"
     assert plan.stop_reason == f"2026-03-01 is not settled: its last flush is 2, {position}"
     assert last_settled_flush(Marker(2, 2, 2)) == 2
@@ -128,7 +129,7 @@ def test_prune_ledger_stops_at_a_day_that_is_not_settled(history: History, marke
 def test_prune_ledger_keeps_flushes_after_a_rollback_of_redis(history: History) -> None:
     """If Redis falls back to an older marker during the pruning, flushes after that marker are kept."""
     three_days(history)
-    history.world.execute("UPDATE viewer.ledger_kept SET from_day = %s", MARCH + ONE * 3)
+    history.keep_ledger_from(MARCH + ONE * 3)
     assert prune(history, MARCH + ONE * 3, Marker(4, 1, 2)).flushes == 3
     assert history.world.seqs() == [4, 5, 6]
 
@@ -148,11 +149,11 @@ def test_prune_ledger_resumes(history: History, monkeypatch: pytest.MonkeyPatch)
     """It deletes in chunks, bounded by flushes and by batches, until its time is over; the next call continues."""
     three_days(history)
     monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 1)
-    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1) == Pruned(1, 2, 3, complete=False)
+    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1, UTC_DAYS) == Pruned(1, 2, 3, complete=False)
     assert kept_from(history) == "2026-03-04"
     monkeypatch.setattr(pruning, "CHUNK_FLUSHES", 200)
     monkeypatch.setattr(pruning, "CHUNK_BATCHES", 3)
-    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1).flushes == 2
+    assert history.call(prune_ledger, MARCH + ONE * 3, FOREVER, -1, UTC_DAYS).flushes == 2
     assert prune(history, MARCH + ONE * 3) == Pruned(2, 4, 4 + 5 + 4)
 
 
@@ -198,7 +199,7 @@ def test_prune_ledger_while_flushes_commit(world: World, history: History) -> No
         try:
             pruned = Pruned()
             while pruned.flushes < 30:
-                chunk: Pruned = history.call(prune_ledger, first_day_kept(today, 30), FOREVER, 0)
+                chunk: Pruned = history.call(prune_ledger, first_day_kept(today, 30), FOREVER, 0, UTC_DAYS)
                 pruned = Pruned(pruned.flushes + chunk.flushes, 0, pruned.views + chunk.views)
         finally:
             done.set()

@@ -27,12 +27,12 @@ def test_what_retention_drops_is_no_difference(world: World, tmp_path: Path) -> 
         history.flush(at(today - ONE * ago), {"a": ago, "b": 1})
     history.roll_up(today - ONE * 50, today)
     with world.stores.ledger.connect() as connection:
-        done = prune_ledger(connection, today - ONE * 30, Marker(3, 1, 1), PLENTY)
+        done = prune_ledger(connection, today - ONE * 30, Marker(3, 1, 1), PLENTY, history.zone)
     assert done.flushes == 2
     assert differences(world, tmp_path) == {}
     history.flush(at(today - ONE * 40), {"a": 7, "late": 7})
     with world.stores.ledger.connect() as connection:
-        prune_ledger(connection, today - ONE * 30, Marker(4, 1, 1), PLENTY)
+        prune_ledger(connection, today - ONE * 30, Marker(4, 1, 1), PLENTY, history.zone)
     assert world.totals() == {"a": 88, "b": 3, "late": 7}
     assert differences(world, tmp_path) == {}
     world.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = 'a'")

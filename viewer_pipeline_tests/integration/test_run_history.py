@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from viewer_pipeline.definitions import defs
-from viewer_pipeline.history.daily_rollup import Window
+from viewer_pipeline.history.days import Window
 from viewer_pipeline.orchestration import run_history_pruning
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config

@@ -7,16 +7,19 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush
-from viewer_pipeline.history.daily_rollup import RollupResult, Window, roll_up
+from viewer_pipeline.history.daily_rollup import RollupResult, roll_up
+from viewer_pipeline.history.days import Window, start_of_day
 from viewer_pipeline_tests.support.world import World
 
 ONE = timedelta(days=1)
+UTC_DAYS = ZoneInfo("UTC")
 
 
 def at(day: date, clock: str = "12:00:00") -> datetime:
@@ -27,8 +30,8 @@ def at(day: date, clock: str = "12:00:00") -> datetime:
 class History:
     """A ledger with flushes at chosen times."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, zone: ZoneInfo = UTC_DAYS) -> None:
+        self.world, self.zone = world, zone
 
     def flush(self, taken_at: datetime, views: dict[str, int], mode: str = "sweep") -> int:
         """Commit a flush whose counters were read at this time, two counters a batch. Return its number."""
@@ -55,7 +58,12 @@ class History:
     def roll_up(self, start: date, end: date) -> RollupResult:
         """Roll days up, `end` not included."""
         with self.world.stores.ledger.connect() as connection:
-            return roll_up(connection, Window(start, end))
+            return roll_up(connection, Window(start, end), self.zone)
+
+    def keep_ledger_from(self, day: date) -> None:
+        """Make earlier days final, as pruning does, without deleting a flush."""
+        start = start_of_day(day, self.zone)
+        self.world.execute("UPDATE viewer.ledger_kept SET from_day = %s, from_at = %s", day, start)
 
     def daily(self) -> dict[tuple[date, str], int]:
         """Return the rows of daily_views."""

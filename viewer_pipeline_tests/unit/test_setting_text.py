@@ -22,6 +22,7 @@ ACCEPTED = {
     "TARGET_EXCLUSIVE": "true",
     "WARM_RUNS": "false",
     "HISTORY_START": "2026-02-01",
+    "HISTORY_TIMEZONE": "Europe/Berlin",
     "REDIS_WAIT_AOF": "1",
     "PUBSUB_MODE": "announce",
     "SWEEP_CRON": "*/5 * * * *",

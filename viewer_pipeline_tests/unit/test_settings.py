@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
@@ -35,6 +36,7 @@ DEFAULTS: dict[str, object] = {
     "target_exclusive": False,
     "parked_retention_days": None,
     "history_start": None,
+    "history_timezone": ZoneInfo("UTC"),
     "ledger_retention_days": 30,
     "run_retention_days": 7,
     "failed_run_retention_days": 30,
@@ -67,6 +69,7 @@ EXPECTS_REDIS = (
     "expected a URL that starts with redis:// or rediss:// or unix:// or redis+sentinel:// or rediss+sentinel://"
 )
 EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
+EXPECTS_TIME_ZONE = "expected the IANA name of a time zone, such as"
 EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
 NOT_A_NUMBER = "Input should be a valid integer, unable to parse string as an integer"
 
@@ -112,6 +115,8 @@ def test_defaults() -> None:
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("REDIS_URL", "redis+sentinel://:word@a:26379,b/views/0", "redis+sentinel://:word@a:26379,b/views/0"),
         ("REDIS_URL", "rediss+sentinel://[::1]:26379/views", "rediss+sentinel://[::1]:26379/views"),
+        ("HISTORY_TIMEZONE", "Europe/Berlin", ZoneInfo("Europe/Berlin")),
+        ("HISTORY_TIMEZONE", "Asia/Kolkata", ZoneInfo("Asia/Kolkata")),
         ("BATCH_SIZE", "1", 1),
         ("BATCH_SIZE", "5000", 5000),
         ("BATCH_INTERVAL_MS", "1", 1),
@@ -211,6 +216,13 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("LOG_LEVEL", "10", "Input should be 'debug', 'info', 'warning' or 'error'"),
         ("PUBSUB_CHANNEL", "c" * 201, "String should have at most 200 characters"),
         ("COUNTER_PREFIX", "p" * 201, "String should have at most 200 characters"),
+        ("HISTORY_TIMEZONE", "Europe/Berln", f"{EXPECTS_TIME_ZONE} Europe/Berlin"),
+        ("HISTORY_TIMEZONE", "America/New York", f"{EXPECTS_TIME_ZONE} America/New_York"),
+        ("HISTORY_TIMEZONE", "+02:00", f"{EXPECTS_TIME_ZONE} Europe/Berlin"),
+        ("HISTORY_TIMEZONE", "Europe", f"{EXPECTS_TIME_ZONE} Europe/Rome"),
+        ("HISTORY_TIMEZONE", "../etc/passwd", f"{EXPECTS_TIME_ZONE} Europe/Berlin"),
+        ("HISTORY_TIMEZONE", "localtime", f"{EXPECTS_TIME_ZONE} Europe/Berlin"),
+        ("HISTORY_TIMEZONE", "right/Europe/Berlin", f"{EXPECTS_TIME_ZONE} Europe/Berlin"),
         ("SWEEP_CRON", "* * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "* * * * * *", EXPECTS_CRON),
         ("SWEEP_CRON", "@hourly", EXPECTS_CRON),
@@ -560,6 +572,7 @@ def test_environment_for_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     added = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     assert added == {
         "DATABASE_URL": URL,
+        "HISTORY_TIMEZONE": "UTC",
         "LEDGER_RETENTION_DAYS": "30",
         "RUN_RETENTION_DAYS": "7",
         "FAILED_RUN_RETENTION_DAYS": "30",

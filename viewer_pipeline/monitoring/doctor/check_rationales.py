@@ -34,6 +34,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "freshness": "views that stay pending are not persisted",
         "marker": "counters that two databases settle, or two pipelines count, are lost or counted twice",
         "last_flush": "with a timestamp in the future, views are counted on the wrong day",
+        "history_timezone": "days of two time zones overlap or leave a gap, so none is rolled up before a backfill",
         "unsettled": "readers who add counters and totals count unsettled views twice",
         "incidents": "views may be lost",
         "clone_detection": "it distinguishes a restored or cloned database from the original",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
@@ -18,8 +19,8 @@ MIN_BARS = 20
 HOURS = BUCKETS * BUCKET_SECONDS // 3600
 
 
-def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
-    """Return the charts of what could be read."""
+def build_charts(reading: StatusReading, now: datetime) -> list[BarChart]:
+    """Return the charts of what could be read, with times in the zone of `now`."""
     charts = [_oldest_pending_chart(reading.oldest_pending_by_bucket, now)]
     if stored := reading.postgres.value:
         charts.insert(0, _views_chart(stored.views_by_bucket, now, has_flushes=bool(stored.flushes)))
@@ -27,25 +28,29 @@ def build_charts(reading: StatusReading, now: float) -> list[BarChart]:
     return charts
 
 
-def _views_chart(views: Mapping[int, int], now: float, *, has_flushes: bool) -> BarChart:
+def _views_chart(views: Mapping[int, int], now: datetime, *, has_flushes: bool) -> BarChart:
     rates = {bucket: count * 60 / BUCKET_SECONDS for bucket, count in views.items()}
     note = "persisted, by the time at which their counters were read; mean of 2 minutes, the last ones not complete"
     empty = f"No views within the last {HOURS} hours." if has_flushes else NO_FLUSH
     return _chart_of_hours("Views per minute", note, "per minute", rates, now, empty=empty)
 
 
-def _oldest_pending_chart(seconds: Mapping[int, float], now: float) -> BarChart:
+def _oldest_pending_chart(seconds: Mapping[int, float], now: datetime) -> BarChart:
     note = "age of the oldest pending view; highest of 2 minutes"
     empty = "No view was pending at any measurement." if seconds else "Not measured yet."
     return _chart_of_hours("Lag", note, "s", seconds, now, empty=empty)
 
 
 def _chart_of_hours(
-    title: str, note: str, unit: str, values: Mapping[int, float], now: float, *, empty: str
+    title: str, note: str, unit: str, values: Mapping[int, float], now: datetime, *, empty: str
 ) -> BarChart:
-    buckets = last_buckets(now)
-    bars = [Bar(values.get(bucket), f"{_clock(bucket)} to {_clock(bucket + 1)} UTC") for bucket in buckets]
-    return BarChart(title, note, unit, bars, f"{_clock(buckets[0])} UTC", "now", empty)
+    buckets = last_buckets(now.timestamp())
+    edges = [datetime.fromtimestamp(bucket * BUCKET_SECONDS, now.tzinfo) for bucket in (*buckets, buckets[-1] + 1)]
+    bars = [
+        Bar(values.get(bucket), f"{start:%H:%M} to {end:%H:%M %Z}")
+        for bucket, (start, end) in zip(buckets, pairwise(edges), strict=True)
+    ]
+    return BarChart(title, note, unit, bars, f"{edges[0]:%H:%M %Z}", "now", empty)
 
 
 def flushes_chart(flushes: list[RecentFlush]) -> BarChart:
@@ -62,7 +67,3 @@ def flushes_chart(flushes: list[RecentFlush]) -> BarChart:
         bars, first = [Bar(None, "")] * (MIN_BARS - len(bars)) + bars, ""
     note = "from reading the counters to the commit, with the time of Dagster between the steps"
     return BarChart("Seconds of the last flushes", note, "s", bars, first, last, NO_FLUSH)
-
-
-def _clock(bucket: int) -> str:
-    return datetime.fromtimestamp(bucket * BUCKET_SECONDS, UTC).strftime("%H:%M")

@@ -62,7 +62,7 @@ class StatusPage:
         """`run_checks`: runs those whose last result is older than so many seconds."""
         self._settings, self._run_checks, self._oldest_pending = settings, run_checks, oldest_pending
         self._redis = BoundedProbe("page of redis", lambda: read_pending_views(store))
-        self._reader = PostgresReader(Ledger.of(settings))
+        self._reader = PostgresReader(Ledger.of(settings), settings.history_timezone)
         self._postgres = BoundedProbe("page of postgres", self._reader.read)
         self._html, self._rendered_at, self._checks_are_behind = "", float("-inf"), True
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from threading import Timer
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import psycopg
 
@@ -57,11 +58,11 @@ class PostgresReader:
     A new connection costs PostgreSQL and the worker more than the reading, so it is kept for KEEP_SECONDS.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, zone: ZoneInfo) -> None:
         self._closing = ExitStack()
         self._ledger = self._closing.enter_context(ledger.keeping_connections())
         self._totals = LedgerTotalsReader(ledger)
-        self._top_vods = TopVodsReader()
+        self._top_vods = TopVodsReader(zone)
         self._timer: Timer | None = None
 
     def close(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.history.days import today
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
 from viewer_pipeline.monitoring.status_page.bar_chart import count_noun, format_number
@@ -33,8 +34,8 @@ _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def render_page(reading: StatusReading, settings: Settings) -> str:
     """Return the page as HTML."""
-    ui = settings.dagster_ui_url
-    html: str = _template().render(
+    ui, zone = settings.dagster_ui_url, settings.history_timezone
+    html: str = _template(zone).render(
         reading=reading,
         pending=reading.redis.value,
         stored=reading.postgres.value,
@@ -44,8 +45,9 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         reported={cause.error for cause in reading.failures.values()}
         | {cause.message for cause in reading.checks_of_failures.values()},
         stall=find_stall(reading, settings),
-        charts=build_charts(reading, time.time()),
+        charts=build_charts(reading, datetime.now(zone)),
         now=datetime.now(UTC),
+        zone=zone.key,
         ui=ui and ui.rstrip("/"),
         max_flushes=TABLE_FLUSHES,
         incidents=INCIDENTS,
@@ -56,7 +58,7 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
 
 
 @cache
-def _template() -> Template:
+def _template(zone: ZoneInfo) -> Template:
     environment = Environment(
         loader=PackageLoader("viewer_pipeline.monitoring.status_page", "."),
         autoescape=True,
@@ -70,18 +72,18 @@ def _template() -> Template:
         "counted": count_noun,
         "age": lambda moment: format_age(seconds_since(moment)),
         "duration": format_duration,
-        "utc": lambda moment: moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-        "time": _time_or_date,
+        "moment": lambda moment: moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "time": partial(_time_or_date, zone),
         "redact": redact_text,
     }
     environment.tests["run_id"] = lambda text: _RUN_ID.fullmatch(str(text)) is not None
     return environment.get_template("status.html")
 
 
-def _time_or_date(moment: datetime) -> str:
-    """Return the time (UTC), with the date if that is not today's."""
-    moment = moment.astimezone(UTC)
-    return moment.strftime("%H:%M:%S" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S")
+def _time_or_date(zone: ZoneInfo, moment: datetime) -> str:
+    """Return the time, with the date if that is not today's."""
+    moment = moment.astimezone(zone)
+    return moment.strftime("%H:%M:%S" if moment.date() == today(zone) else "%Y-%m-%d %H:%M:%S")
 
 
 def _show_invisible(value: object) -> object:

@@ -1,8 +1,7 @@
--- name: rollup_of_today
--- Today (UTC), when it was rolled up (NULL: not yet), and the last flush of that.
-SELECT today.day, r.rolled_at, coalesce(r.last_flush, 0)
-FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) AS today
-LEFT JOIN viewer.daily_rollup AS r USING (day)
+-- name: rollup_of_day
+-- Return when a day was rolled up with these bounds, and the last flush of that; no row if it was not yet.
+SELECT rolled_at, last_flush FROM viewer.daily_rollup
+WHERE day = %(day)s AND starts_at = %(starts_at)s AND ends_at = %(ends_at)s
 
 -- name: flushes_since_rollup
 -- Flushes of a day after its rollup, as many from the oldest on as have so many counters; and when the last was taken.
@@ -11,7 +10,7 @@ FROM (
     SELECT seq, taken_at, sum(counters) OVER (ORDER BY seq) AS counters
     FROM (
         SELECT seq, taken_at, counters FROM viewer.flush
-        WHERE seq > %(last_flush)s AND taken_at >= %(day)s::date::timestamp AT TIME ZONE 'UTC'
+        WHERE seq > %(last_flush)s AND taken_at >= %(starts_at)s
             AND NOT starts_with(mode, 'reconcile')
         ORDER BY seq LIMIT 1000
     ) AS since
@@ -19,7 +18,7 @@ FROM (
 WHERE counters <= %(max_counters)s
 
 -- name: views_with_new
--- Views of VODs on a day: what is rolled up, and some flushes since. Of the known VODs, and of those with most new views.
+-- Views of VODs on a day: what is rolled up (day NULL: nothing), and some flushes since. Of the known VODs, and of those with most new views.
 SELECT new.vod_id, new.views + coalesce(d.views, 0)
 FROM (
     SELECT c.vod_id, sum(c.delta) AS views, row_number() OVER (ORDER BY sum(c.delta) DESC) AS place
@@ -27,5 +26,5 @@ FROM (
     WHERE b.seq = ANY(%(seqs)s)
     GROUP BY c.vod_id
 ) AS new
-LEFT JOIN viewer.daily_views AS d ON d.day = %(day)s AND d.vod_id = new.vod_id COLLATE "C"
+LEFT JOIN viewer.daily_views AS d ON d.day = %(day)s::date AND d.vod_id = new.vod_id COLLATE "C"
 WHERE new.place <= %(limit)s OR new.vod_id = ANY(%(vod_ids)s)

@@ -502,7 +502,7 @@ def test_backfill(online: Environment, world: World) -> None:
     expected = f"expected days from {yesterday} to {today} (UTC); HISTORY_START sets another first day"
     for words, reason in (
         (["2025-12-31", f"{today}"], f"Invalid value for 'FIRST': 2025-12-31: {expected}"),
-        ([f"{today}", f"{yesterday}"], f"Invalid value for '[LAST]': {yesterday}: not before FIRST; {expected}"),
+        ([f"{today}", f"{yesterday}"], f"Invalid value for 'LAST': {yesterday}: not before FIRST; {expected}"),
     ):
         assert usage_error_of(run(online, "backfill", *words)) == reason
 

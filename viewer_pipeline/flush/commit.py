@@ -184,7 +184,8 @@ def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tup
 def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
     """Return the flush that commits these rows of the frame: the number after `base`, cut into batches."""
     request, taken_at, epoch = snapshot.request, snapshot.taken_at, snapshot.marker.epoch
-    flush = Flush(base + 1, base, uuid4(), request.run_id, request.mode, taken_at, after=after, epoch=epoch)
+    timeline = snapshot.marker.timeline
+    flush = Flush(base + 1, base, uuid4(), request.run_id, request.mode, taken_at, (), after, epoch, timeline)
     return flush.with_counters(rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size)
 
 

@@ -75,7 +75,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     with stores.redis.on_one_connection() as redis:
         with stores.ledger.connect() as connection:
             stores.ledger.target(connection)  # before anything is written: the table may be unusable
-            last, marker, notes = _ensure_marker(redis, stores.ledger, connection, request.run_id)
+            last, marker, notes = ensure_marker(redis, stores.ledger, connection, request.run_id)
             base = max(last.seq, marker.seq)
             marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)
             notes += settle_notes + RunNotes(settled_before=settled_before)
@@ -93,16 +93,19 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, progress, notes, seconds)
 
 
-def _ensure_marker(
+def ensure_marker(
     redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, run_id: str
 ) -> tuple[LastFlush, Marker, RunNotes]:
-    """Read the newest flush and the marker, which is created if there is none."""
+    """Return the newest flush, and the marker with the same timeline; it is created if there is none."""
     identity = ledger.identity(connection)
-    last, emptied = last_flush(connection), False
+    last, emptied, seen_timeline = last_flush(connection), False, None
     while True:
-        made, marker = redis.begin(run_id, last, identity)
+        made, marker = redis.begin(run_id, last, identity, seen_timeline)
         require_undiverged_history(connection, marker, identity.place, last)
         emptied |= made and last.seq > 0
+        if marker.timeline != last.timeline:  # PostgreSQL may have lost flushes: what was read may be older than that
+            seen_timeline, last = marker.timeline, last_flush(connection)
+            continue
         if marker.seq <= last.seq:
             return last, marker, RunNotes(redis_emptied=emptied)
         newest = last_flush(connection)

@@ -35,14 +35,20 @@ def read_commit_state(connection: psycopg.Connection, flush_id: str) -> CommitSt
 
 def last_flush(connection: psycopg.Connection) -> LastFlush:
     """Return the newest flush."""
-    row = connection.execute(SQL["last_flush"]).fetchone()
-    return LastFlush(*row) if row else LastFlush(0, 0)
+    seq, batches, flush_id, timeline = fetch_one(connection, SQL["last_flush"])
+    return LastFlush(seq or 0, batches or 0, flush_id, timeline)
 
 
-def read_batches_after(connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int) -> list[Batch]:
-    """Return at most `limit` batches after (seq, batch), through flush `through`, in settling order."""
+def read_batches_after(
+    connection: psycopg.Connection, seq: int, batch: int, through: int, limit: int
+) -> tuple[list[Batch], str]:
+    """Return at most `limit` batches after (seq, batch), through flush `through`, in settling order.
+
+    Also the timeline that they were read in, empty if there are none.
+    """
     parameters = {"seq": seq, "batch": batch, "through": through, "limit": limit}
-    return [Batch(*row) for row in connection.execute(SQL["read_batches_after"], parameters)]
+    rows = connection.execute(SQL["read_batches_after"], parameters).fetchall()
+    return [Batch(*row[:-1]) for row in rows], rows[0][-1] if rows else ""
 
 
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:

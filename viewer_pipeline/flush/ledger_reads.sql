@@ -7,17 +7,20 @@ SELECT
     current_setting('transaction_read_only') = 'on'
 
 -- name: last_flush
--- The newest flush of the ledger: no row in a new database.
-SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1
+-- The newest flush of the ledger, NULL in a new database, and the timeline that it was read in (rule R17).
+SELECT f.seq, f.batches, f.flush_id, t.timeline
+FROM viewer.timeline() AS t (timeline)
+LEFT JOIN (SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1) AS f ON TRUE
 
 -- name: read_batches_after
 -- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis: they come without
--- counters, so the marker advances and nothing is subtracted.
+-- counters, so the marker advances and nothing is subtracted. With the timeline that they were read in (rule R17).
 SELECT
     b.seq, b.batch, f.batches, f.taken_at,
     CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,
     CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,
-    f.epoch, f.flush_id::text
+    f.epoch, f.flush_id::text,
+    (SELECT viewer.timeline())
 FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
 WHERE (b.seq, b.batch) > (%(seq)s, %(batch)s) AND b.seq <= %(through)s
 ORDER BY b.seq, b.batch

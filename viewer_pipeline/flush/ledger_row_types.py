@@ -36,6 +36,7 @@ class LastFlush(NamedTuple):
     seq: int
     batches: int
     flush_id: UUID | None = None
+    timeline: str = ""  # of PostgreSQL, when it was read: another one later means that commits may be lost (rule R17)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Flush:
     """A transaction to commit: `batches` under the number `seq`, provided that nothing was committed above `base`.
 
     Also provided that the flush `after`, the newest one when `base` was fixed, is still in the ledger. Otherwise
-    PostgreSQL was rolled back in between, perhaps with the flush that the counters were settled by.
+    PostgreSQL was rolled back in between, perhaps with the flush that the counters were settled by. The same holds for
+    another `timeline` than that of the ledger when `base` was fixed.
     """
 
     seq: int
@@ -55,6 +57,7 @@ class Flush:
     batches: Sequence[Batch] = ()
     after: UUID | None = None
     epoch: str = ""
+    timeline: str = ""
 
     def with_counters(self, vod_ids: Sequence[str], deltas: Sequence[int], batch_size: int) -> Flush:
         """Return the flush with these counters, cut into batches."""

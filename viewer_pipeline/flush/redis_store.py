@@ -91,8 +91,13 @@ class RedisStore(CounterReader):
         if outcome < 0:
             raise refusal(self.prefix_text, identity, *rest)
 
-    def begin(self, run_id: str, last: LastFlush, ledger: LedgerIdentity) -> tuple[bool, Marker]:
+    def begin(
+        self, run_id: str, last: LastFlush, ledger: LedgerIdentity, seen_timeline: str | None = None
+    ) -> tuple[bool, Marker]:
         """Write the run's id, create the marker at `last` if there is none; return whether it is new, and the marker.
+
+        Also write the timeline of `last`, if the marker has that of `seen_timeline`, which was read before `last` was.
+        If the marker that is returned has another one, read the last flush again (rule R17).
 
         It counts as new until a run has confirmed that this is `reported`: the run that created it may have died
         before. Raises PipelineRefused if this ledger must not settle these counters, RedisRefusesWrites if Redis cannot
@@ -100,7 +105,9 @@ class RedisStore(CounterReader):
         """
         keys = [self.names.marker, *self.names.registration_keys()]
         at: list[str | int] = [last.seq, last.batches, str(last.flush_id or ""), uuid4().hex]
-        made, *fields = self.run_script(BEGIN, keys, [run_id, *at, self.prefix_text, ledger.key, ledger.place])
+        seen = "" if seen_timeline is None else f"={seen_timeline}"
+        arguments = [run_id, *at, self.prefix_text, ledger.key, ledger.place, last.timeline, seen]
+        made, *fields = self.run_script(BEGIN, keys, arguments)
         if made < 0:
             raise refusal(self.prefix_text, ledger, *fields)
         marker = parse_marker(fields)
@@ -159,7 +166,7 @@ class RedisStore(CounterReader):
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
         missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
-        return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing]
+        return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing, marker.timeline]
 
     def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
         """Add VODs to the changed set, announced now, and return how many; those that are in it keep their time."""

@@ -6,12 +6,11 @@ import psycopg
 
 from viewer_pipeline.errors import MarkerMoved, OldVersionRuns, PipelineRefused
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
-from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import OLD_CHANGED, OLD_MARKER, OLD_SUBSCRIBER, REGISTRY_KEY
-from viewer_pipeline.stores.named_queries import named_queries
+from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import Script, as_text
 
 SQL = named_queries(__name__)
@@ -64,7 +63,7 @@ def _old_seq(redis: RedisStore) -> bytes | None:
 
 def _require_any_flush(connection: psycopg.Connection, seq: bytes, place: str) -> None:
     """Raise PipelineRefused if Redis was settled by flushes, and this ledger never had one."""
-    if seq.isdigit() and int(seq) and not last_flush(connection).seq:
+    if seq.isdigit() and int(seq) and not fetch_one(connection, SQL["has_flushes"])[0]:
         raise PipelineRefused(
             f"Redis holds the state of version 0.1.0, settled up to flush {int(seq)}, and the ledger of {place} has no"
             " flush: it belongs to another pipeline, which must be migrated first; if it belongs to this one, and"

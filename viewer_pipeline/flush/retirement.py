@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from viewer_pipeline.errors import CannotAdopt
 from viewer_pipeline.flush.adoption import ALIVE
+from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker_ownership import read_own_marker
@@ -40,8 +41,8 @@ def retire_pipeline(redis: RedisStore, prefix: str, *, settled_by: Ledger | None
 def _settle(store: RedisStore, ledger: Ledger) -> None:
     """Subtract from the counters what the ledger has committed."""
     with ledger.connect() as connection:
-        marker, last = read_own_marker(store, ledger, connection), last_flush(connection)
-        if marker is not None:
+        if read_own_marker(store, ledger, connection) is not None:
+            last, marker, _ = ensure_marker(store, ledger, connection, "retire")
             settle_through(store, connection, marker, last.seq)
-        elif last.seq:
+        elif last_flush(connection).seq:
             raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

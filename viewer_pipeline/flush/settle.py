@@ -53,7 +53,12 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
     refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
         marker = detect_missing_flushes(connection, marker)
-    while due := read_batches_after(connection, marker.seq, marker.batch, through, PAGE_SIZE):
+    while True:
+        due, timeline = read_batches_after(connection, marker.seq, marker.batch, through, PAGE_SIZE)
+        if not due:
+            return SettledThrough(marker, batches, notes)
+        if timeline != marker.timeline:
+            raise MarkerMoved(f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {marker.timeline}")
         ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
         moved, page_notes = settle_batches(redis, marker, ours)
         notes += page_notes
@@ -67,7 +72,6 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
             skipped = sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
             notes += RunNotes(skipped_views=skipped)
         marker = moved
-    return SettledThrough(marker, batches, notes)
 
 
 def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) -> tuple[Marker | None, RunNotes]:
@@ -99,6 +103,10 @@ def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before:
         raise PipelineRefused(f"Redis was given from ledger {before.ledger} to ledger {marker.ledger} during this run")
     if marker is not None:
         require_undiverged_history(connection, marker, "this database")
+        if marker.timeline != before.timeline:
+            raise MarkerMoved(
+                f"PostgreSQL may have lost flushes: {marker.timeline} replaced timeline {before.timeline}"
+            )
     return marker
 
 

@@ -1,10 +1,12 @@
 -- name: insert_flush
 -- Claim the next seq. Returns no row if another run has committed since `base` was fixed (rules R3, R6), or if the
--- newest flush is another one than at that time: PostgreSQL was rolled back in between, or a lagging standby replied.
+-- newest flush is another one than at that time: PostgreSQL was rolled back in between, or a lagging standby replied. The
+-- same if PostgreSQL has another timeline by now, and so may have lost flushes (rule R17).
 INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, epoch, format)
 SELECT %(seq)s, %(flush_id)s, %(run_id)s, %(mode)s, %(taken_at)s, %(counters)s, %(views)s, %(batches)s, %(epoch)s,
     %(format)s
-WHERE NOT EXISTS (SELECT FROM viewer.flush WHERE seq > %(base)s)
+WHERE viewer.timeline() = %(timeline)s
+    AND NOT EXISTS (SELECT FROM viewer.flush WHERE seq > %(base)s)
     AND (%(after)s::uuid IS NULL OR %(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1))
 ON CONFLICT DO NOTHING
 RETURNING seq

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Flush, LastFlush
@@ -54,6 +55,8 @@ class Adjuster:
         for _ in range(MAX_ATTEMPTS):
             marker = self._marker()
             last = last_flush(self.connection)
+            if marker and marker.timeline != last.timeline:
+                last, marker, _ = ensure_marker(self.stores.redis, self.stores.ledger, self.connection, self.run_id)
             deltas = plan()
             if not deltas:
                 return None
@@ -79,7 +82,8 @@ class Adjuster:
     ) -> Flush:
         base, epoch = (max(last.seq, marker.seq), marker.epoch) if marker else (last.seq, "")
         ids = sorted(deltas)
-        flush = Flush(base + 1, base, flush_id, self.run_id, mode, datetime.now(UTC), after=last.flush_id, epoch=epoch)
+        at, after, timeline = datetime.now(UTC), last.flush_id, last.timeline
+        flush = Flush(base + 1, base, flush_id, self.run_id, mode, at, (), after, epoch, timeline)
         return flush.with_counters(ids, [deltas[vod_id] for vod_id in ids], self.batch_size)
 
     def _settle(self, flush: Flush, fetch_totals: FetchTotals) -> None:

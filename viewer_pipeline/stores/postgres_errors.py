@@ -48,6 +48,12 @@ def postgres_errors(url: str, subject: str = "") -> Iterator[None]:
         yield
     except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
         raise SchemaMissing(f"{_where(url, subject)}: {first_line(error)}") from error
+    except pg.UndefinedFunction as error:
+        if "viewer.timeline" not in first_line(
+            error
+        ):  # another one is missing, such as one that a trigger of yours calls
+            raise to_our_error(error, url, subject=subject) from error
+        raise SchemaMissing(f"{_where(url, subject)}: {first_line(error)}") from error
     except psycopg.Error as error:
         raise to_our_error(error, url, subject=subject) from error
 

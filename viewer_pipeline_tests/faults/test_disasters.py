@@ -10,7 +10,6 @@ from viewer_pipeline.errors import MarkerMoved, MarkerUnreadable
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.ledger_reads import last_flush
-from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.settle import Settler
 from viewer_pipeline_tests.support.world import World
@@ -151,7 +150,8 @@ def test_redis_is_emptied_and_reused_before_a_commit(world: World) -> None:
     world.send_many(4)
     planned = world.drain()
     world.client.flushall()
-    world.stores.redis.begin("another run", LastFlush(0, 0), world.identity)
+    with world.stores.ledger.connect() as connection:
+        world.stores.redis.begin("another run", last_flush(connection), world.identity)
     world.send_many(4, 7)
     done = bulk_upsert(world.stores, *planned)
     assert done.notes.skipped_views == 12

@@ -142,7 +142,7 @@ def test_r4_a_settling_script_that_is_sent_twice_subtracts_once(world: World, ar
     world.send_many(4)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        batches = read_batches_after(connection, 0, 0, 1, 100)
+        batches, _ = read_batches_after(connection, 0, 0, 1, 100)
     for attempt in range(3):
         if attempt == (0 if arrive == "before" else 1):
             world.send_many(4)
@@ -157,7 +157,7 @@ def test_r5_a_batch_whose_predecessor_is_not_settled_is_refused(world: World) ->
     world.send_many(8)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        first, second, third, *_ = read_batches_after(connection, 0, 0, 9, 100)
+        (first, second, third, *_), _ = read_batches_after(connection, 0, 0, 9, 100)
     for marker, skipping in ((world.at(1, 1, 2), second), (world.at(1, 2, 2), third)):
         settled = world.stores.redis.settle(marker, [skipping])
         assert (settled.refused, settled.marker) == (True, world.at(0, 0, 0))
@@ -171,7 +171,7 @@ def test_r5_a_script_after_a_gap_does_not_skip_a_flush(world: World) -> None:
     world.send_many(8)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        flush_two = read_batches_after(connection, 1, 2, 2, 100)
+        flush_two, _ = read_batches_after(connection, 1, 2, 2, 100)
     settled = world.stores.redis.settle(world.at(1, 2, 2), flush_two)
     assert settled.refused
     world.flush()
@@ -377,7 +377,7 @@ def test_r4_a_marker_that_cannot_be_moved(world: World, *, new_views: bool) -> N
     world.send_many(4)
     world.flush_unsettled()
     with world.stores.ledger.connect() as connection:
-        batches = read_batches_after(connection, 0, 0, 1, 100)
+        batches, _ = read_batches_after(connection, 0, 0, 1, 100)
     if new_views:
         world.send_many(4)
     world.client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-hset"])

@@ -53,5 +53,5 @@ class Design:
 
 # The design of the code: test_rehearsal.py compares both. A measure that the code takes belongs here as well. The code
 # detects another server by its connection, which the disasters of the rehearsal do not break.
-CODE = Design(recheck="position", line=False)
+CODE = Design(recheck="position")
 BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False)  # the first design

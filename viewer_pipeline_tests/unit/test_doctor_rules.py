@@ -25,6 +25,7 @@ from viewer_pipeline.monitoring.doctor.sweep_cost_and_bad_counters import (
     KeyspaceSample,
     evaluate_sweep_cost_and_counters,
 )
+from viewer_pipeline.monitoring.doctor.timeline import evaluate_timeline
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name
@@ -211,6 +212,15 @@ OTHER = Pipeline("shop:", "other/7/6", "db:5432/shop")
 def of_identity(identity: LedgerIdentity = IDENTITY, recorded: str = IDENTITY.key) -> CheckResult:
     """Return the result for a ledger that Redis knows as `recorded`."""
     return evaluate_clone_detection("vod:views:", identity, [Pipeline("vod:views:", recorded, IDENTITY.place), OTHER])
+
+
+def test_timeline() -> None:
+    """Without it, a failover may count views twice: reported with the remedy."""
+    known = evaluate_timeline("00000001/1764370000000000/16400/16400")
+    assert (known.status, known.message) == ("healthy", "timeline 00000001")
+    unknown = evaluate_timeline("unknown")
+    assert (unknown.status, "count twice" in unknown.message) == ("degraded", True)
+    assert "pg_walfile_name(pg_lsn)" in unknown.remedy
 
 
 def test_clone_detection() -> None:

@@ -42,6 +42,7 @@ def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Ite
     yield f"GRANT USAGE ON SCHEMA viewer TO {name};"
     for table, privileges in TABLE_PRIVILEGES.items():
         yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
+    yield f"GRANT EXECUTE ON FUNCTION viewer.timeline() TO {name};"
     if settings.dagster_database_url is None:  # to create its tables, and for those of another role
         yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"

@@ -2,15 +2,15 @@
 -- KEYS: marker, changed set, then the batch's counters.
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
---       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker.
--- Returns {outcome, drift, flush, batch, batches, epoch, flush id, ledger, missing, ...}: outcome 1 subtracted, 0 already
+--       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger.
+-- Returns {outcome, drift, flush, batch, batches, epoch, flush id, ledger, missing, timeline, ...}: outcome 1 subtracted, 0 already
 --         done, -1 refused (marker unchanged); drift as text (views missing from counters); the marker; then the ids of
 --         the counters that lacked views.
 local function reply(outcome, drift)
-    local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing')
+    local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing', 'timeline')
     return {outcome, string.format('%.0f', drift), unpack(marker)}
 end
-local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger', 'flush_id')
+local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger', 'flush_id', 'timeline')
 if not (at[1] and at[2]) then
     return reply(-1, 0)
 end
@@ -28,6 +28,10 @@ if flush < at_flush or (flush == at_flush and batch <= at_batch) then
     return reply(0, 0)
 end
 if at_flush ~= tonumber(ARGV[5]) or at_batch ~= tonumber(ARGV[6]) then
+    return reply(-1, 0)
+end
+-- Another run began after PostgreSQL may have lost this flush.
+if (at[6] or '') ~= ARGV[13] then
     return reply(-1, 0)
 end
 local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}

@@ -38,6 +38,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "unsettled": "readers who add counters and totals count unsettled views twice",
         "incidents": "views may be lost",
         "clone_detection": "it distinguishes a restored or cloned database from the original",
+        "timeline": "it shows a run that PostgreSQL may have lost what the run has committed",
         "keyspace": "a sweep scans all keys, counters or not",
         "expiring_counters": "a counter that expires takes its views with it",
         "counter_values": "a value that is no count is never flushed, only recorded in viewer.rejected",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.flush.ledger_identity import UNKNOWN
 from viewer_pipeline.monitoring.health_rules import INFO
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import pluralize
@@ -69,7 +70,7 @@ def derive_guarantee(results: Iterable[CheckResult], settings: Settings) -> list
         _of_redis_crash(redis, settings),
         *_of_redis_failover(durability, settings),
         _of_postgres_crash(postgres),
-        _of_postgres_failover(postgres),
+        _of_postgres_failover(postgres, details.get("timeline", {}).get("timeline")),
         *_of_target(settings),
         FaultGuarantee(
             "older_copies",
@@ -211,19 +212,22 @@ def _of_postgres_crash(durability: dict[str, Any]) -> FaultGuarantee:
     return FaultGuarantee(name, fault, "exact", reason)
 
 
-def _of_postgres_failover(durability: dict[str, Any]) -> FaultGuarantee:
+def _of_postgres_failover(durability: dict[str, Any], timeline: str | None) -> FaultGuarantee:
     name, fault = "postgres_failover", "the machine of PostgreSQL is lost, and a standby takes over"
     if not durability:
         return _unread(name, fault, "postgres_durability")
     commit, names = durability["synchronous_commit"], durability["synchronous_standby_names"]
+    lost = "flushes that it lacks are lost"
+    if timeline in (None, UNKNOWN):
+        lost += ", and views of one that is being settled may count twice (the check timeline)"
     if names and commit == "local":
-        reason = "synchronous_commit is local: commits do not wait for the standby, so flushes that it lacks are lost"
+        reason = f"synchronous_commit is local: commits do not wait for the standby, so {lost}"
         return FaultGuarantee(name, fault, "not exact", reason, "synchronous_commit = on")
     if names:
         reason = f"synchronous_standby_names = {names}, synchronous_commit = {commit}: a standby has every commit"
         return FaultGuarantee(name, fault, "exact", reason)
     if standbys := durability["standbys"]:
-        reason = f"{pluralize(standbys, 'standby')} without synchronous_standby_names: flushes that it lacks are lost"
+        reason = f"{pluralize(standbys, 'standby')} without synchronous_standby_names: {lost}"
         return FaultGuarantee(name, fault, "not exact", reason, "synchronous_standby_names")
     reason = "no standby is connected; whether this service replicates the disk cannot be read"
     return FaultGuarantee(name, fault, "unknown", reason, f"synchronous_standby_names with a standby; or {MANAGED}")

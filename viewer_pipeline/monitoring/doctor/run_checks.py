@@ -16,6 +16,7 @@ from viewer_pipeline.monitoring.doctor.redis_checks import check_redis_server
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
 from viewer_pipeline.monitoring.doctor.sweep_cost_and_bad_counters import check_keyspace
 from viewer_pipeline.monitoring.doctor.target_checks import check_target
+from viewer_pipeline.monitoring.doctor.timeline import check_timeline
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.settings import Settings, read_grpc_proxy_variables, unknown_variables
 
@@ -64,6 +65,7 @@ def _slow_checks(probes: HealthProbes, watch_producers_seconds: float, check_sec
         check(("clock",), lambda: [check_clocks(settings, store, ledger)], needs=("postgres", "redis")),
         check(("target", "target_room", "parked"), lambda: check_target(ledger), needs=("postgres",)),
         check(("clone_detection",), lambda: check_clone_detection(store, ledger), needs=("postgres", "redis")),
+        check(("timeline",), lambda: check_timeline(ledger), needs=("postgres",)),
         check(("keyspace", "expiring_counters", "counter_values"), lambda: check_keyspace(store), needs=("redis",)),
         ProbedChecks(("pubsub_mode",), watch, check_seconds + watch_producers_seconds, ("redis",)),
     ]

@@ -104,7 +104,9 @@ def test_twice_is_once(fresh_url: str) -> None:
     assert rows(fresh_url, "SELECT version_num FROM viewer.alembic_version") == [(HEAD,)]
 
 
-LEDGER_TABLES = "SELECT relname, relfilenode FROM pg_class WHERE relname IN ('flush', 'flush_batch', 'incident')"
+LEDGER_TABLES = """
+SELECT relname, relfilenode FROM pg_class WHERE relname IN ('flush', 'flush_batch', 'incident') ORDER BY relname
+"""
 LEDGER_ROWS = (
     "INSERT INTO viewer.flush VALUES (1, gen_random_uuid(), 'run', 'sweep', now(), now(), 2, 8, 1, 'epoch')",
     "INSERT INTO viewer.flush_batch VALUES (1, 1, '{a,b}', '{3,5}')",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 
 
@@ -31,6 +31,7 @@ def adopt(settle_newer: bool, from_here: bool, as_json: bool) -> None:
     settings = load_settings_with_running_servers()
     if settle_newer and from_here:
         raise click.UsageError("--settle-newer and --from-here exclude each other")
+    require_responding_servers(settings)
     with Stores.open(settings) as stores:
         adoption = adopt_pipeline(stores, "from-here" if from_here else "settle-newer" if settle_newer else "continue")
     text = f"the counters {adoption.prefix}* belong to {adoption.place}"

@@ -61,10 +61,13 @@ def require_responding_servers(settings: Settings) -> None:
 
     Raises RedisUnavailable, PostgresUnavailable, SchemaMissing.
     """
+    from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.flush.ledger_reads import last_flush
-    from viewer_pipeline.flush.stores import Stores
+    from viewer_pipeline.flush.redis_store import RedisStore
+    from viewer_pipeline.stores.redis import START_SECONDS, connect
 
     settings.require_database_url()  # reported first
-    with Stores.open(settings) as stores, stores.ledger.connect(any_server=True) as connection:
-        stores.redis.changed_set_size_and_oldest()
+    with connect(settings.require_redis_url(), seconds=START_SECONDS, retries=1) as client:
+        RedisStore.of(client, settings).changed_set_size_and_oldest()
+    with Ledger.of(settings).connect(any_server=True) as connection:
         last_flush(connection)

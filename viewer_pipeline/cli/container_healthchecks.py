@@ -63,11 +63,14 @@ def _require_servers(settings: Settings) -> None:
 def require_healthy_worker(_settings: Settings, address: Address) -> str:
     """Request `/health`; return its status. Raises NotHealthy with the failing checks where the code is not 200."""
     code, body = _get(address, "/health")
-    health: dict[str, Any] = json.loads(body)
-    failing = [
-        f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "healthy"
-    ]
-    summary = "; ".join([str(health["status"]), *failing])
+    try:
+        health: dict[str, Any] = json.loads(body)
+        failing = [
+            f"{name}: {check['message']}" for name, check in health["checks"].items() if check["status"] != "healthy"
+        ]
+        summary = "; ".join([str(health["status"]), *failing])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise NotHealthy(f"{address[0]}:{address[1]} responds, and is no worker of Viewer Pipeline") from None
     if code != http.client.OK:
         raise NotHealthy(summary)
     return summary
@@ -99,9 +102,11 @@ def require_healthy_daemon(settings: Settings, _address: Address) -> str:
 
 def require_healthy_webserver(_settings: Settings, address: Address) -> str:
     """Request the version of the UI's server, for which it needs no storage."""
-    code, _ = _get(address, "/server_info")
+    code, body = _get(address, "/server_info")
     if code != http.client.OK:
         raise NotHealthy(f"the webserver answers {code}")
+    if b"dagster_webserver_version" not in body:
+        raise NotHealthy(f"{address[0]}:{address[1]} responds, and is no webserver of Dagster")
     return "serving"
 
 

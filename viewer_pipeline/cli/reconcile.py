@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
 from viewer_pipeline.cli.output import echo_result, json_option
 from viewer_pipeline.text_formatting import pluralize
 
@@ -23,16 +23,18 @@ def reconcile(repair: bool, undo: int | None, as_json: bool) -> None:
     """
     from viewer_pipeline.cli.reconcile_run import print_reconcile_result, run_reconcile, run_undo
 
+    if undo is not None and repair:
+        raise click.UsageError("--undo goes without --repair")
+    settings = load_settings_with_running_servers()
+    require_responding_servers(settings)
     if undo is not None:
-        if repair:
-            raise click.UsageError("--undo goes without --repair")
-        flush = run_undo(load_settings_with_running_servers(), undo)
+        flush = run_undo(settings, undo)
         undone = {"undone": undo, "flush": flush.seq, "vods": flush.counters, "views": flush.views}
         echo_result(
             undone, f"flush {undo} is undone by flush {flush.seq}: {pluralize(flush.views, 'view')}", as_json=as_json
         )
         return
-    result = run_reconcile(load_settings_with_running_servers(), repair=repair)
+    result = run_reconcile(settings, repair=repair)
     echo_result(result.to_dict(), partial(print_reconcile_result, result), as_json=as_json)
     if result.remaining:
         raise SystemExit(1)

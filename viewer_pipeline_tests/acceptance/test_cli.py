@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -345,8 +347,8 @@ def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id:
         (["retire", ""], "Invalid value for 'PREFIX': empty"),
         (["backfill", "yesterday"], "Invalid value for 'FIRST': 'yesterday': expected a day as 2026-11-28"),
         (["baseline", "--csv", "missing.csv"], "Invalid value for '--csv': File 'missing.csv' does not exist."),
-        (["acknowledge", "everything"], "Invalid value for '[KIND]...': 'everything' is not one of"),
-        (["healthcheck", "sensor"], "Invalid value for '[ROLE]': 'sensor' is not one of"),
+        (["acknowledge", "everything"], "Invalid value for 'KIND': 'everything' is not one of"),
+        (["healthcheck", "sensor"], "Invalid value for 'ROLE': 'sensor' is not one of"),
         (["webserver", "--code-server", "host"], "Invalid value for '--code-server': 'host': expected HOST:PORT"),
         (["webserver", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range"),
         (["flush", "--vod-id", ""], "Invalid value for '--vod-id': empty id"),
@@ -384,6 +386,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     before = counts(json_of(run(online, "status", "--json")))
     assert before.pop("oldest_pending_seconds") > 1_700_000_000  # announced in 1970
     assert before == {
+        "up_is_starting": False,
         "pending_views": 12,
         "pending_vods": 2,
         "pending_vods_read": 2,
@@ -417,8 +420,9 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     (flush,) = after.pop("flushes")
     marker = after["marker"]
     assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing_flushes")) == (32, 36, [0, 0])
-    assert marker.pop("ledger").count("/") == 2
+    assert marker.pop("ledger").count("/") == marker.pop("timeline").count("/") - 1 == 2
     assert after == {
+        "up_is_starting": False,
         "pending_views": 0,
         "pending_vods": 0,
         "pending_vods_read": 0,
@@ -576,3 +580,25 @@ def test_a_prefix_that_overlaps_another(online: Environment, world: World, clien
     client.set("vod:views:a", 1)
     assert "retired 'vod:views:'" in run(online, "retire", "vod:views:", "--keep-counters").stdout
     assert client.get("vod:views:a") == b"1"
+
+
+@pytest.mark.parametrize("role", ["worker", "webserver"])
+@pytest.mark.parametrize("body", [b"hello", b'{"ok": true}', b"[]"])
+def test_healthcheck_of_another_program(online: Environment, role: str, body: bytes) -> None:
+    """It is not taken for ours, whatever it responds."""
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = run(online, "healthcheck", role, "--port", str(server.server_port))
+        server.shutdown()
+    assert done.returncode == 1
+    assert f"Not healthy: 127.0.0.1:{server.server_port} responds, and is no {role}" in done.stderr

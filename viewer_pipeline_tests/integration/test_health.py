@@ -308,7 +308,9 @@ def test_postgres_that_hangs(http: HttpWorld, own_postgres: PostgresServer) -> N
         body = http.request("/").body
         assert "PostgreSQL cannot be read" in body
         assert body.count("Remedy: ") == 1  # the page has one place for this cause
-    assert threading.active_count() <= threads + 6  # of the event loop's pool, not one for each request
+    assert (
+        threading.active_count() <= threads + 9
+    )  # of the event loop's pool, and one for each path that is shared; not for each request
     signal_all(own_postgres, signal.SIGCONT)
     wait_until(lambda: http.check("postgres")[1] == "healthy", 60, "it healed")
 

@@ -37,13 +37,14 @@ class History:
         """Commit a flush whose counters were read at this time, two counters a batch. Return its number."""
         ledger, ids = self.world.stores.ledger, sorted(views)
         with ledger.connect() as connection:
-            base = last_flush(connection).seq
+            last = last_flush(connection)
+            base = last.seq
             pairs = [ids[first : first + 2] for first in range(0, len(ids), 2)]
             batches = [
                 Batch(base + 1, number, len(pairs), taken_at, pair, [views[vod_id] for vod_id in pair])
                 for number, pair in enumerate(pairs, 1)
             ]
-            new = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches)
+            new = Flush(base + 1, base, uuid4(), "run", mode, taken_at, batches, timeline=last.timeline)
             assert ledger.commit(connection, new) is not None
         return base + 1
 

@@ -96,7 +96,7 @@ def test_code_server_check(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Webserver(BaseHTTPRequestHandler):
-    """Answers with `code`."""
+    """Answers with `code`, as Dagster's webserver does."""
 
     code = 200
 
@@ -104,6 +104,7 @@ class Webserver(BaseHTTPRequestHandler):
         """Answer."""
         self.send_response(self.code if self.path == "/server_info" else 404)
         self.end_headers()
+        self.wfile.write(b'{"dagster_webserver_version":"1.13.27"}')
 
     def log_message(self, *_: object) -> None:
         """Write no log."""

@@ -46,16 +46,17 @@ def postgres_errors(url: str, subject: str = "") -> Iterator[None]:
     """Raise psycopg's errors as ours, with the URL but without its password. `subject`: what the URL leads to."""
     try:
         yield
-    except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
-        raise SchemaMissing(f"{_where(url, subject)}: {first_line(error)}") from error
-    except pg.UndefinedFunction as error:
-        if "viewer.timeline" not in first_line(
-            error
-        ):  # another one is missing, such as one that a trigger of yours calls
-            raise to_our_error(error, url, subject=subject) from error
-        raise SchemaMissing(f"{_where(url, subject)}: {first_line(error)}") from error
     except psycopg.Error as error:
+        if _is_schema_missing(error):
+            raise SchemaMissing(f"{_where(url, subject)}: {first_line(error)}") from error
         raise to_our_error(error, url, subject=subject) from error
+
+
+def _is_schema_missing(error: psycopg.Error) -> bool:
+    """Whether the schema is missing or too old. Another function may be one that a trigger of the user's calls."""
+    if isinstance(error, pg.UndefinedFunction):
+        return "viewer.timeline" in first_line(error)
+    return isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn))
 
 
 def to_our_error(error: BaseException, url: str, *, subject: str = "") -> ViewerPipelineError:

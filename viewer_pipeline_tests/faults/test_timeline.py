@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,29 +12,11 @@ from viewer_pipeline.flush import settle
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush, read_batches_after
-from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.failover import PostgresPair
-from viewer_pipeline_tests.support.world import PREFIX, World
+from viewer_pipeline_tests.support.world import World
 
 ANOTHER_FILE = "VACUUM FULL viewer.flush"  # changes the timeline as a restore of the table would
-
-
-@pytest.fixture
-def pair(servers_home: Path) -> Iterator[PostgresPair]:
-    """Return a pair behind one address."""
-    made = PostgresPair(servers_home)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture
-def behind(pair: PostgresPair, client: Any, redis_url: str) -> World:
-    """Return a world with the address of the pair."""
-    return World(Stores(RedisStore(client, redis_url, PREFIX), Ledger(pair.url)))
 
 
 def timeline_of(url: str) -> str:
@@ -55,7 +35,7 @@ def change_timeline(world: World) -> None:
 
 @pytest.mark.parametrize("flushes_before", [0, 1])
 def test_a_failover_loses_a_flush_that_its_run_is_about_to_settle(
-    pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch, flushes_before: int
+    postgres_pair: PostgresPair, behind: World, monkeypatch: pytest.MonkeyPatch, flushes_before: int
 ) -> None:
     """Meanwhile the new primary has another flush under that number, with more views: only this one is settled."""
     for _ in range(flushes_before):
@@ -63,14 +43,14 @@ def test_a_failover_loses_a_flush_that_its_run_is_about_to_settle(
         behind.flush()
     behind.send_many(3)
     snapshot, aggregated = behind.drain()
-    pair.catch_up()
-    pair.separate()
+    postgres_pair.catch_up()
+    postgres_pair.separate()
     settle_batches = settle.settle_batches
 
     def fail_over_and_settle(*arguments: Any) -> Any:
         monkeypatch.undo()
-        pair.promote()
-        pair.lead_to(pair.standby)
+        postgres_pair.promote()
+        postgres_pair.lead_to(postgres_pair.standby)
         behind.send_many(3)
         behind.flush_unsettled()
         return settle_batches(*arguments)
@@ -83,25 +63,25 @@ def test_a_failover_loses_a_flush_that_its_run_is_about_to_settle(
     behind.assert_all_persisted()
 
 
-def test_a_failover_before_the_commit(pair: PostgresPair, behind: World) -> None:
+def test_a_failover_before_the_commit(postgres_pair: PostgresPair, behind: World) -> None:
     """The run is superseded, reads again from the new primary, and commits there."""
     behind.send_many(3)
     snapshot, aggregated = behind.drain()
-    pair.catch_up()
-    pair.promote()
-    pair.lead_to(pair.standby)
+    postgres_pair.catch_up()
+    postgres_pair.promote()
+    postgres_pair.lead_to(postgres_pair.standby)
     behind.send_many(3)
     assert bulk_upsert(behind.stores, snapshot, aggregated).notes.superseded == 1
     behind.assert_all_persisted()
 
 
-def test_the_timeline_is_new_in_the_first_result_after_a_promotion(pair: PostgresPair) -> None:
+def test_the_timeline_is_new_in_the_first_result_after_a_promotion(postgres_pair: PostgresPair) -> None:
     """Although its control file has the old one until the next checkpoint."""
-    before = timeline_of(pair.primary.url)
-    pair.catch_up()
-    assert timeline_of(pair.standby.url) == "unknown"
-    pair.promote()
-    first = timeline_of(pair.standby.url).split("/")
+    before = timeline_of(postgres_pair.primary.url)
+    postgres_pair.catch_up()
+    assert timeline_of(postgres_pair.standby.url) == "unknown"
+    postgres_pair.promote()
+    first = timeline_of(postgres_pair.standby.url).split("/")
     assert first[0] == "00000002"
     assert before.startswith("00000001/")
 

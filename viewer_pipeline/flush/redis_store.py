@@ -28,8 +28,8 @@ PIPELINE_SCRIPTS = 50
 PIPELINE_MESSAGES = 100  # of a few kB each
 DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
-BEGIN = Script.load("flush/claim", "flush/begin")
-CONFIRM, SETTLE = Script.load("flush/confirm"), Script.load("flush/settle")
+BEGIN = Script.load("flush/claim", "flush/marker", "flush/begin")
+CONFIRM, SETTLE = Script.load("flush/marker", "flush/confirm"), Script.load("flush/marker", "flush/settle")
 DISCARD, ADVANCE_SWEEP = Script.load("flush/discard"), Script.load("flush/advance_sweep")
 REGISTER = Script.load("flush/claim", "flush/register")
 

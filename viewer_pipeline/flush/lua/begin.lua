@@ -3,8 +3,8 @@
 -- ARGV: run id; the ledger's last seq, its number of batches and its flush id; the epoch of a new marker; counter prefix;
 --       ledger; place of its database; the timeline in which the last seq was read; the timeline that this run saw in the
 --       marker before it read that, after a '='; empty if none.
--- Returns {made, flush, batch, batches, epoch, flush id, ledger, missing, timeline}; made is 1 if there was no marker, or if no run
--- has recorded that yet (`unreported`): the run that created it may have died, or never received the reply.
+-- Returns {made, fields of the marker}; made is 1 if there was no marker, or if no run has recorded that yet
+-- (`unreported`): the run that created it may have died, or never received the reply.
 -- If the marker has a third timeline, that stays: the ledger must be read again, as PostgreSQL may have lost flushes since.
 -- Refused: {-1, reason, detail}; then nothing was written.
 -- A Redis that refuses writes refuses the run here, before anything is committed.
@@ -33,6 +33,6 @@ end
 if made == 1 or '=' .. (redis.call('HGET', KEYS[1], 'timeline') or '') == ARGV[10] then
     redis.call('HSET', KEYS[1], 'timeline', ARGV[9])
 end
-local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing', 'timeline')
+local marker = read_marker(KEYS[1])
 local unreported = redis.call('HEXISTS', KEYS[1], 'unreported') == 1
 return {(made == 1 or unreported) and 1 or 0, unpack(marker)}

@@ -1,7 +1,6 @@
 -- confirm: after the last read, write the run's id again and return the marker. Safe to repeat.
 -- KEYS: marker.  ARGV: run id; ledger; epoch; 1 if it is recorded that the marker is new.
--- Returns {flush, batch, batches, epoch, flush id, ledger, missing, timeline}. If the marker has another ledger or epoch by now,
--- nothing is written.
+-- Returns the fields of the marker. If it has another ledger or epoch by now, nothing is written.
 local at = redis.call('HMGET', KEYS[1], 'ledger', 'epoch')
 if at[1] == ARGV[2] and at[2] == ARGV[3] then
     redis.call('HSET', KEYS[1], 'run', ARGV[1])
@@ -9,4 +8,4 @@ if at[1] == ARGV[2] and at[2] == ARGV[3] then
         redis.call('HDEL', KEYS[1], 'unreported')
     end
 end
-return redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing', 'timeline')
+return read_marker(KEYS[1])

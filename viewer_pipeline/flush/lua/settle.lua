@@ -3,12 +3,10 @@
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
 --       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger.
--- Returns {outcome, drift, flush, batch, batches, epoch, flush id, ledger, missing, timeline, ...}: outcome 1 subtracted, 0 already
---         done, -1 refused (marker unchanged); drift as text (views missing from counters); the marker; then the ids of
---         the counters that lacked views.
+-- Returns {outcome, drift, fields of the marker, ...}: outcome 1 subtracted, 0 already done, -1 refused (marker unchanged);
+--         drift as text (views missing from counters); the marker; then the ids of the counters that lacked views.
 local function reply(outcome, drift)
-    local marker = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'batches', 'epoch', 'flush_id', 'ledger', 'missing', 'timeline')
-    return {outcome, string.format('%.0f', drift), unpack(marker)}
+    return {outcome, string.format('%.0f', drift), unpack(read_marker(KEYS[1]))}
 end
 local at = redis.call('HMGET', KEYS[1], 'flush', 'batch', 'epoch', 'ledger', 'flush_id', 'timeline')
 if not (at[1] and at[2]) then

@@ -173,6 +173,14 @@ def project(podman: Podman, tmp_path: Path) -> Iterator[PodmanProject]:
         project.end()
 
 
+def unhealthy_checks(port: int) -> dict[str, str]:
+    """Return the checks of /health that are not healthy, and their messages; printed, so that a failure shows them."""
+    checks = requests.get(f"http://127.0.0.1:{port}/health", timeout=30).json()["checks"]
+    unhealthy = {name: str(check["message"]) for name, check in checks.items() if check["status"] != "healthy"}
+    print(unhealthy)
+    return unhealthy
+
+
 @pytest.mark.skipif(COMPOSE_REASON is not None, reason=str(COMPOSE_REASON))
 def test_compose_keeps_every_view(
     podman: Podman, project: PodmanProject, tmp_path: Path, add_to_summary: Callable[[str], None]
@@ -198,7 +206,7 @@ def test_compose_keeps_every_view(
         project.wait_for(role)
         limit = project.compose["services"][role]["mem_limit"]
         assert_least_privileges(probe(podman, project.container(role)), limit, "/var/lib/viewer-pipeline", "/tmp")
-    assert requests.get(f"http://127.0.0.1:{project.ports['3003']}/health", timeout=30).json()["status"] == "healthy"
+    wait_until(lambda: unhealthy_checks(project.ports["3003"]) == {}, 120, "/health is healthy")
     assert requests.get(f"http://127.0.0.1:{project.ports['3000']}/server_info", timeout=30).status_code == 200
     send("vod_1", 3)
     project.execute("worker", "viewer-pipeline", "send", "vod_2")  # a message that carries a view

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
-from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.messages import InvalidMessage
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
@@ -14,7 +15,10 @@ from viewer_pipeline.ingest.subscription import Message
 
 
 class MessageIntake:
-    """Reads messages in the order in which the connection delivered them. `cuts`: the channel for cuts."""
+    """Reads messages in the order in which the connection delivered them. `cuts`: the channel for cuts.
+
+    `parse` returns VOD id and views of a message, or raises InvalidMessage.
+    """
 
     def __init__(
         self,
@@ -23,9 +27,11 @@ class MessageIntake:
         lease: LeaseKeeper,
         rejections: RejectRecorder,
         stats: SubscriberStats,
+        *,
+        parse: Callable[[bytes], tuple[str, int]],
     ) -> None:
         self.cuts = b""
-        self._channel = channel.encode()
+        self._channel, self._parse = channel.encode(), parse
         self._buffer, self._lease, self._rejections, self._stats = buffer, lease, rejections, stats
 
     def buffer_messages(self, messages: list[Message]) -> None:
@@ -46,7 +52,7 @@ class MessageIntake:
         stats, views = self._stats, self._buffer.open_views
         for payload, times in Counter(payloads).items():
             try:
-                vod_id, count = parse_view(payload)
+                vod_id, count = self._parse(payload)
             except InvalidMessage as error:
                 stats.rejected[str(error)] += times
                 self._rejections.count_and_queue(Reject.of("message", payload, b"", str(error)), times)

@@ -12,6 +12,7 @@ from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.message_intake import MessageIntake
+from viewer_pipeline.ingest.messages import parse_announcement, parse_view
 from viewer_pipeline.ingest.other_pipelines_on_channel import SharedChannelCheck
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
@@ -35,11 +36,13 @@ class SegmentWriter:
     def __init__(self, settings: Settings, rejections: RejectRecorder, stats: SubscriberStats) -> None:
         self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self.store = RedisStore.of(self.client, settings)
-        self.scripts = SubscriberScripts(self.store, increment=settings.pubsub_mode == "increment")
+        increment = settings.pubsub_mode == "increment"
+        self.scripts = SubscriberScripts(self.store, increment=increment)
         self.ledger = LedgerIdentityLookup(settings)
         self.lease = LeaseKeeper(self.scripts, self.ledger)
         self.buffer = SegmentBuffer()
-        self.receiver = MessageIntake(settings.pubsub_channel, self.buffer, self.lease, rejections, stats)
+        parse = parse_view if increment else parse_announcement
+        self.receiver = MessageIntake(settings.pubsub_channel, self.buffer, self.lease, rejections, stats, parse=parse)
         self.shared_channel = SharedChannelCheck(self.scripts, settings)
         self.cut_message_arrival = CutMessageArrivalCheck()
         self.key_space = ""

@@ -29,7 +29,7 @@ class SubscriberStats:
     accepted: int = 0  # of them, messages that carry or announce views
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages
     folded: int = 0  # segments written to Redis
-    folded_views: int = 0
+    folded_views: int = 0  # with PUBSUB_MODE=announce: announcements; so in the fields below
     dropped_views: int = 0  # received, and folded by another worker, or lost at a stop
     losses: Counter[Loss] = field(default_factory=Counter)  # subscriptions that broke: messages may have been missed
     takeovers: int = 0

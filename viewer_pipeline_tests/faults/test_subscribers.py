@@ -325,7 +325,7 @@ HOSTILE: list[tuple[bytes, str]] = [
     (b'{"vodId":null,"count":1}', "vodId is not text"),
     (b'{"vodId":true,"count":1}', "vodId is not text"),
     (b'{"vodId":{"vodId":"a"},"count":1}', "vodId is not text"),
-    (b'{"vodId":"a"}', "count is not a positive integer"),
+    (b'{"vodId":"a"}', "count is missing, and PUBSUB_MODE=increment needs it"),
     (b'{"vodId":"a","count":true}', "count is not a positive integer"),
     (b'{"vodId":"a","count":"1"}', "count is not a positive integer"),
     (b'{"vodId":"a","count":0}', "count is not a positive integer"),

@@ -58,6 +58,22 @@ def test_announce_mode_marks_vods_changed(listen: Listen, world: World) -> None:
     assert world.client.zrange("viewer:changed", 0, -1) == [b"a"]
 
 
+def test_announce_mode_needs_no_count(listen: Listen, world: World) -> None:
+    """The message names the VOD; invalid ones are rejected. With `increment`, it is rejected with the reason."""
+    payload, reason = b'{"vodId":"a"}', "count is missing, and PUBSUB_MODE=increment needs it"
+    with listen(pubsub_mode="announce") as made:
+        world.client.publish(CHANNEL, payload)
+        world.client.publish(CHANNEL, b'{"vodId":7}')
+    assert world.client.zrange("viewer:changed", 0, -1) == [b"a"]
+    assert world.counters() == {}
+    assert (made.stats.accepted, made.stats.rejected) == (1, {"vodId is not text": 1})
+    with listen() as made:
+        world.client.publish(CHANNEL, payload)
+    assert (made.stats.accepted, made.stats.rejected) == (0, {reason: 1})
+    assert world.counters() == {}
+    assert set(world.rejected().values()) == {"vodId is not text", reason}
+
+
 def test_changed_set_keeps_the_first_announcement_time(listen: Listen, world: World) -> None:
     """Later announcements do not make pending views younger."""
     world.client.zadd("viewer:changed", {"a": 1000})

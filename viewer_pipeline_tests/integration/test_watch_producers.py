@@ -65,6 +65,8 @@ CASES = [
     Case("streamix", "announce", "announce", "healthy", "announce"),
     Case("streamix", "increment", "announce", "unhealthy", "announce"),  # counted twice
     Case("backwards", "announce", "announce", "healthy", "announce"),
+    Case("without_count", "announce", "announce", "healthy", "announce"),
+    Case("without_count", None, "increment", "unhealthy", "announce"),
     Case("publish", None, "announce", "unhealthy", "increment"),
     Case("publish", "increment", "increment", "healthy", "increment"),
     Case("incr", "increment", "increment", "unknown", None),

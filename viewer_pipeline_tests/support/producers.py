@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, Self
 
+import orjson
 import redis
 
 from viewer_pipeline.stores.redis import connect
@@ -15,8 +16,9 @@ from viewer_pipeline_tests.support.subscribers import CHANNEL, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-# streamix: a session's key, INCR, PUBLISH; backwards: PUBLISH, INCR; publish and incr: one of the two.
-Kind = Literal["streamix", "backwards", "publish", "incr"]
+# streamix: a session's key, INCR, PUBLISH; backwards: PUBLISH, INCR; publish and incr: one of the two; without_count:
+# INCRBY of three views, PUBLISH of the id alone.
+Kind = Literal["streamix", "backwards", "publish", "incr", "without_count"]
 
 
 class Producer:
@@ -58,7 +60,10 @@ class Producer:
             client.set(f"vod:session:{vod_id}:{self._random.randrange(10**6)}", "1", ex=86_400)
         if self._kind in ("streamix", "incr"):
             client.incr(PREFIX + vod_id)
-        if self._kind != "incr":
+        if self._kind == "without_count":
+            client.incrby(PREFIX + vod_id, 3)
+            client.publish(CHANNEL, orjson.dumps({"vodId": vod_id}))
+        elif self._kind != "incr":
             client.publish(CHANNEL, message(vod_id))
         if self._kind == "backwards":
             client.incr(PREFIX + vod_id)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_announcement, parse_view
 
 NOT_TEXT = "vodId is not text"
 NO_COUNT = "count is not a positive integer"
+MISSING = "count is missing, and PUBSUB_MODE=increment needs it"
 TWICE = "a key comes twice"
 LONG = "longer than 4096 bytes"
 
@@ -77,7 +78,9 @@ def test_parse_view_accepts_valid_messages(payload: bytes, view: tuple[str, int]
         (b'{"vodId":"\\ud800","count":1}', "not JSON"),
         (b'{"vodId":"a\\udc00b","count":1}', "not JSON"),
         (b'{"vodId":"\\ude00\\ud83d","count":1}', "not JSON"),
-        (b'{"vodId":"a"}', NO_COUNT),
+        (b'{"vodId":"a"}', MISSING),
+        (b'{"vodId":"a","x":1}', MISSING),
+        (b'{"vodId":"a","Count":1}', MISSING),
         (b'{"vodId":"a","count":null}', NO_COUNT),
         (b'{"vodId":"a","count":"1"}', NO_COUNT),
         (b'{"vodId":"a","count":[1]}', NO_COUNT),
@@ -112,6 +115,53 @@ def test_parse_view_rejects_invalid_messages(payload: bytes, reason: str) -> Non
     """Each with its reason, and by InvalidMessage only."""
     with pytest.raises(InvalidMessage) as caught:
         parse_view(payload)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"vodId":"a b"}',
+        b' { "vodId" : "a b" } ',
+        b'{"vodId":"a\\u0020b"}',
+        b'{"vodId":"a b","count":1}',
+        b'{"vodId":"a b","count":25}',
+        b'{"count":null,"vodId":"a b"}',
+        b'{"vodId":"a b","count":"many"}',
+        b'{"vodId":"a b","count":-1}',
+        b'{"vodId":"a b","count":9999999999}',
+        b'{"vodId":"a b","at":"now"}',
+    ],
+)
+def test_an_announcement_needs_no_count(payload: bytes) -> None:
+    """It names the VOD; whatever else the message has is ignored, and it is one announcement."""
+    assert parse_announcement(payload) == ("a b", 1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "not JSON"),
+        (b'{"vodId":"a"', "not JSON"),
+        (b'{"vodId":"a",}', "not JSON"),
+        (b'{"vodId":"a","count":01}', "not JSON"),
+        (b'{"vodId":"a","count":NaN}', "not JSON"),
+        (b'["a"]', "not an object"),
+        (b"{}", NOT_TEXT),
+        (b'{"count":1}', NOT_TEXT),
+        (b'{"vodId":7}', NOT_TEXT),
+        (b'{"vodId":""}', "vodId: empty id"),
+        (b'{"vodId":"' + b"x" * 256 + b'"}', "vodId: id longer than 255 characters"),
+        (b'{"vodId":"\xff"}', "not UTF-8"),
+        (b'{"vodId":"a","vodId":"b"}', TWICE),
+        (b'{"vodId":"a"}' + b" " * 4096, LONG),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_invalid_announcements_are_rejected(payload: bytes, reason: str) -> None:
+    """For the same reasons as messages that carry views, except for those about the count."""
+    with pytest.raises(InvalidMessage) as caught:
+        parse_announcement(payload)
     assert str(caught.value) == reason
 
 

@@ -66,6 +66,30 @@ def result_of(observed: list[ObservedViews], mode: PubSubMode, others: int = 0) 
         (watched(("a", "message", 4), ("a", "producer", 4)), "announce", "unknown", "4 views published on view_"),
         (watched(("a", "producer", 99)), "announce", "unknown", "0 views published on view_count_updates"),
         ([], "announce", "unknown", "0 views published"),
+        (
+            watched(("a", "announcement", 9), ("a", "producer", 9)),
+            "announce",
+            "healthy",
+            "producers count themselves, and PUBSUB_MODE is announce (seen in 9 views",
+        ),
+        (
+            watched(("a", "announcement", 9), ("a", "producer", 90)),  # ten views for each announcement
+            "announce",
+            "healthy",
+            "producers count themselves",
+        ),
+        (
+            watched(("a", "announcement", 9), ("a", "producer", 9)),
+            "increment",
+            "unhealthy",
+            "producers count themselves, and PUBSUB_MODE is increment",
+        ),
+        (
+            watched(("a", "announcement", 9), ("a", "producer", 90), ("b", "message", 9), ("b", "producer", 18)),
+            "announce",
+            "unhealthy",
+            "views are counted 2.0 times per message",
+        ),
     ],
 )
 def test_evaluate_producers(observed: list[ObservedViews], mode: PubSubMode, status: str, message: str) -> None:
@@ -97,6 +121,7 @@ def test_other_subscribers_may_count() -> None:
         ('[0 unix:/run/redis.sock] "INCR" "vod:views:a"', ObservedViews(0.0, "a", 1, "producer")),
         (r'[0 127.0.0.1:5] "INCR" "vod:views:\" \"\xc3\xa4\\n\n"', ObservedViews(0.0, '" "ä\\n\n', 1, "producer")),
         (f"[3 127.0.0.1:5] {MESSAGE}", ObservedViews(0.0, "a b", 3, "message")),
+        (r'[0 [::1]:5] "PUBLISH" "view_count_updates" "{\"vodId\":\"a\"}"', ObservedViews(0.0, "a", 1, "announcement")),
         ('[0 lua] "INCR" "vod:views:a"', ObservedViews(0.0, "a", 1, "producer")),
         ('[1 127.0.0.1:5] "INCR" "vod:views:a"', None),  # another database
         ('[0 127.0.0.1:5] "INCR" "other:a"', None),

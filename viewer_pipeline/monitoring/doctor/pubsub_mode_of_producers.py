@@ -43,6 +43,7 @@ class ProducerTraffic:
     """Sums of views by VOD. `producers` also has what was added within the margins before and after the messages."""
 
     messages: Counter[str] = field(default_factory=Counter)
+    announced: set[str] = field(default_factory=set)  # VODs with a message that carries no views
     producers: Counter[str] = field(default_factory=Counter)
     additions: Counter[str] = field(default_factory=Counter)  # by producers and workers, without the margins
 
@@ -55,8 +56,10 @@ class ProducerTraffic:
             if item.source == "producer":
                 traffic.producers[item.vod_id] += item.views
             if between:
-                totals = traffic.messages if item.source == "message" else traffic.additions
-                totals[item.vod_id] += item.views
+                in_message = item.source in ("message", "announcement")
+                (traffic.messages if in_message else traffic.additions)[item.vod_id] += item.views
+            if item.source == "announcement":
+                traffic.announced.add(item.vod_id)
         return traffic
 
     @property
@@ -70,9 +73,11 @@ class ProducerTraffic:
         return "announce" if share >= ALL_SHARE else "increment"
 
     @property
-    def additions_per_view(self) -> float:
-        """How often each view in a message was added to its counter, by anybody."""
-        return sum(self.additions[vod_id] for vod_id in self.messages) / self.messages.total()
+    def additions_per_view(self) -> float | None:
+        """How often each view in a message was added to its counter, by anybody; None if no message carries views."""
+        counted = self.messages.keys() - self.announced
+        views = sum(self.messages[vod_id] for vod_id in counted)
+        return sum(self.additions[vod_id] for vod_id in counted) / views if views else None
 
     def examples(self) -> str:
         """Return VODs whose views are counted by producers, and VODs whose views are not."""
@@ -102,7 +107,7 @@ def evaluate_producers(traffic: ProducerTraffic, settings: Settings, others: int
         message = f"{pluralize(views, 'view')} published on {settings.pubsub_channel}, and {MIN_VIEWS} are needed"
         return CheckResult(NAME, "unknown", message, details, LONGER)
     needed, times = traffic.mode_of_all_producers, traffic.additions_per_view
-    details |= {"needed_mode": needed, "additions_per_view": round(times, 2)}
+    details |= {"needed_mode": needed, "additions_per_view": None if times is None else round(times, 2)}
     seen = f"seen in {views_of_vods(views, len(traffic.messages))}"
     if needed is None:
         message = f"some producers count themselves and some only publish: {traffic.examples()} ({seen})"
@@ -112,7 +117,7 @@ def evaluate_producers(traffic: ProducerTraffic, settings: Settings, others: int
         return CheckResult(
             NAME, "unhealthy", f"producers {habit}, and PUBSUB_MODE is {mode} ({seen})", details, SET[needed]
         )
-    if times > DOUBLED:
+    if times is not None and times > DOUBLED:
         message = f"views are counted {times:.1f} times per message ({seen})"
         return CheckResult(NAME, "unhealthy", message, details, STOP.format(mode=mode))
     message = f"producers {habit}, and PUBSUB_MODE is {mode} ({seen})"

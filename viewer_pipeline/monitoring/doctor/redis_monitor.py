@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Literal, NamedTuple
 
-from viewer_pipeline.ingest.messages import InvalidMessage, parse_view
+from viewer_pipeline.ingest.messages import InvalidMessage, parse_announcement, parse_view
 from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
@@ -26,11 +25,14 @@ ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|.)", re.DOTALL)
 ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
-Source = Literal["message", "producer", "worker"]
+Source = Literal["message", "announcement", "producer", "worker"]
 
 
 class ObservedViews(NamedTuple):
-    """Views of one VOD: in a message, added to the counter by a producer, or added by a worker that folds."""
+    """Views of one VOD: in a message, added to the counter by a producer, or added by a worker that folds.
+
+    An announcement is a message that carries no views, and has one here.
+    """
 
     at: float  # seconds since the beginning
     vod_id: str
@@ -76,13 +78,22 @@ class _MonitorLineParser:
             self._in_own_script = not self._own_keys.isdisjoint(arguments)
         match name.upper(), arguments:
             case b"PUBLISH", [channel, payload] if channel == self._channel:
-                with suppress(InvalidMessage):
-                    return ObservedViews(0.0, *parse_view(payload), "message")
+                return _views_of_message(payload)
             case ((b"INCR" | b"INCRBY"), [key, *amount]) if key.startswith(self._prefix) and database == self.database:
                 source: Source = "worker" if self._in_own_script else "producer"
                 views = int(amount[0]) if amount and amount[0].isdigit() else 1
                 return ObservedViews(0.0, as_text(key.removeprefix(self._prefix)), views, source)
         return None
+
+
+def _views_of_message(payload: bytes) -> ObservedViews | None:
+    try:
+        return ObservedViews(0.0, *parse_view(payload), "message")
+    except InvalidMessage:
+        try:
+            return ObservedViews(0.0, *parse_announcement(payload), "announcement")
+        except InvalidMessage:
+            return None
 
 
 def _unescape(word: bytes) -> bytes:

@@ -56,6 +56,10 @@ class NotDurable(TransientError):
     """Redis did not make durable in time what was read from it, so nothing was committed"""
 
 
+class NotReplicated(TransientError):
+    """Too few standbys of PostgreSQL have what would be subtracted from Redis, so it stays there"""
+
+
 class PostgresUnavailable(TransientError):
     """PostgreSQL is unavailable"""
 

@@ -110,6 +110,15 @@ class Settings(BaseSettings):
     redis_wait_timeout_ms: int = Field(
         3000, ge=1, le=60_000, description="how long a run waits for them before it fails and is retried"
     )
+    postgres_wait_standbys: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="standbys of PostgreSQL that must have a flush on disk before it is subtracted from Redis",
+    )
+    postgres_wait_timeout_ms: int = Field(
+        10_000, ge=1, le=600_000, description="how long a run waits for them before it fails; a later run continues"
+    )
     batch_size: int = Field(
         100, ge=1, le=5000, description="counters in a batch: bounds how long one script blocks Redis"
     )

@@ -15,6 +15,7 @@ from typing import Any
 _OURS = (
     "DATABASE_URL",
     "REDIS_",
+    "POSTGRES_",
     "DAGSTER",
     "VIEWER",
     "BATCH_",

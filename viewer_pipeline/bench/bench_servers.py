@@ -75,6 +75,7 @@ def _settings_for(database_url: str, redis_url: str, *, set_target_table: bool) 
         counter_prefix=PREFIX,
         redis_wait_replicas=0,
         redis_wait_aof=0,
+        postgres_wait_standbys=0,
         target_table="public.Vod" if set_target_table else None,
         target_id_column="id",
         target_count_column="viewCount",

@@ -51,11 +51,12 @@ def _describe_run(run_id: str, stats: dict[str, Any]) -> str:
 
 
 def _require_usable_redis_and_target(settings: Settings) -> None:
-    """Raise SettingsError if Redis lacks the configured durability, or the pipeline or the target table is refused."""
-    from viewer_pipeline.flush.ledger import require_target
+    """Raise SettingsError if a server cannot wait as configured, or the pipeline or the target table is refused."""
+    from viewer_pipeline.flush.ledger import require_standby_support, require_target
     from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
     from viewer_pipeline.stores.redis_durability_wait import require_durability_support
 
     require_durability_support(settings)
     register_pipeline_if_reachable(settings)
     require_target(settings)
+    require_standby_support(settings)

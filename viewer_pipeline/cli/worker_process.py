@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from viewer_pipeline.errors import NotFlushed, PostgresFailed, SessionUnusable, TargetUnusable
-from viewer_pipeline.flush.ledger import Ledger, require_target
+from viewer_pipeline.errors import NotFlushed, PostgresFailed, SettingsError
+from viewer_pipeline.flush.ledger import Ledger, require_standby_support, require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.subscriber import Subscriber
@@ -38,7 +38,8 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     register_pipeline_if_reachable(settings)
     try:
         require_target(settings)
-    except (TargetUnusable, SessionUnusable, PostgresFailed) as error:  # runs fail with it; messages are still folded
+        require_standby_support(settings)
+    except (SettingsError, PostgresFailed) as error:  # runs fail with it; messages are still folded
         log.error(event("flushes_impossible", reason=error))  # noqa: TRY400 - a sentence, not a traceback
     worker = _Worker(settings, run_last_flush)
     install_stop_signal_handlers(worker.request_stop)

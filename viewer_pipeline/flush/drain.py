@@ -75,9 +75,10 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     with stores.redis.on_one_connection() as redis:
         with stores.ledger.connect() as connection:
             stores.ledger.target(connection)  # before anything is written: the table may be unusable
+            stores.ledger.require_standbys(connection)
             last, marker, notes = ensure_marker(redis, stores.ledger, connection, request.run_id)
             base = max(last.seq, marker.seq)
-            marker, settled_before, settle_notes = settle_through(redis, connection, marker, last.seq)
+            marker, settled_before, settle_notes = settle_through(redis, stores.ledger, connection, marker, last.seq)
             notes += settle_notes + RunNotes(settled_before=settled_before)
             record_incidents(connection, notes, request.run_id)
         _, oldest = stores.redis.changed_set_size_and_oldest()

@@ -17,6 +17,7 @@ from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.ledger_reads import read_commit_state
 from viewer_pipeline.flush.ledger_row_types import Flush, Upsert
+from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redaction import redact_text
@@ -38,9 +39,15 @@ log = logging.getLogger("viewer_pipeline.ledger")
 class Ledger:
     """The ledger of one database. Its connections live for one use, or as long as `keeping_connections` lasts."""
 
-    def __init__(self, url: str, target: TargetNames | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        target: TargetNames | None = None,
+        standby_wait: StandbyWait = StandbyWait(),  # noqa: B008 - frozen
+    ) -> None:
         self.url = url
         self.target_names = target
+        self.standby_wait = standby_wait
         self._parsed_url = PostgresUrl.of(url)
         self._targets = WeakKeyDictionary[psycopg.Connection, Target]()
         self._kept: KeptConnections | None = None
@@ -48,7 +55,7 @@ class Ledger:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the ledger, and the target table, that the settings name. It connects when it is used."""
-        return cls(settings.require_database_url(), TargetNames.of(settings))
+        return cls(settings.require_database_url(), TargetNames.of(settings), StandbyWait.of(settings))
 
     @property
     def place(self) -> str:
@@ -126,6 +133,18 @@ class Ledger:
             raise PostgresRefusesWrites(f"{where}: {reason}, so whether flush {flush_id} was committed is not known")
         return state.committed
 
+    def require_standbys(self, connection: psycopg.Connection) -> None:
+        """Raise NotReplicated, or SettingsError, if what is committed now could not be settled (rule R18)."""
+        self.standby_wait.require_connected(connection, self.url)
+
+    def wait_for_standbys(self, connection: psycopg.Connection, seq: int, flush_id: UUID | str) -> None:
+        """Wait until standbys have a committed flush, and all before it, on disk; only then it may be settled (R18).
+
+        Returns at once if no wait is configured. Raises NotReplicated on a time-out, MarkerMoved if the server behind
+        this connection lacks the flush, SettingsError if it does not show its standbys.
+        """
+        self.standby_wait.wait_until_replicated(connection, self.url, seq, flush_id)
+
     def _commit(self, connection: psycopg.Connection, flush: Flush) -> FetchTotals | None:
         """Try the common case first: every row takes its views."""
         target = self.target(connection)
@@ -156,5 +175,20 @@ def require_target(settings: Settings) -> None:
     try:
         with ledger.connect(any_server=True) as connection:
             ledger.target(connection)
+    except TransientError:
+        return
+
+
+def require_standby_support(settings: Settings) -> None:
+    """Raise SettingsError if the PostgreSQL of the settings cannot honour POSTGRES_WAIT_STANDBYS.
+
+    If it is unreachable now, every run checks again.
+    """
+    ledger = Ledger.of(settings)
+    if not ledger.standby_wait.required:
+        return
+    try:
+        with ledger.connect(any_server=True) as connection:
+            ledger.standby_wait.require_support(connection, ledger.url)
     except TransientError:
         return

@@ -43,6 +43,6 @@ def _settle(store: RedisStore, ledger: Ledger) -> None:
     with ledger.connect() as connection:
         if read_own_marker(store, ledger, connection) is not None:
             last, marker, _ = ensure_marker(store, ledger, connection, "retire")
-            settle_through(store, connection, marker, last.seq)
+            settle_through(store, ledger, connection, marker, last.seq)
         elif last_flush(connection).seq:
             raise CannotAdopt(f"Redis has no marker for {store.prefix_text!r}, so what its flushes left is not known")

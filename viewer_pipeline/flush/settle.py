@@ -43,12 +43,14 @@ class SettledThrough(NamedTuple):
     notes: RunNotes
 
 
-def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Marker, through: int) -> SettledThrough:
-    """Subtract what the ledger holds beyond the marker, through flush `through`.
+def settle_through(
+    redis: RedisStore, ledger: Ledger, connection: psycopg.Connection, marker: Marker, through: int
+) -> SettledThrough:
+    """Subtract what the ledger holds beyond the marker, through flush `through`, once standbys have it (rule R18).
 
     Batches of another epoch are skipped: they were read from a Redis that was emptied since, or Redis was settled by
     another ledger, so its counters hold other views. Raises MarkerMoved if the marker vanished, or if other runs keep
-    moving it.
+    moving it; NotReplicated if standbys do not have it in time.
     """
     refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
@@ -59,6 +61,7 @@ def settle_through(redis: RedisStore, connection: psycopg.Connection, marker: Ma
             return SettledThrough(marker, batches, notes)
         if timeline != marker.timeline:
             raise MarkerMoved(f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {marker.timeline}")
+        ledger.wait_for_standbys(connection, due[-1].seq, due[-1].flush_id)
         ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
         moved, page_notes = settle_batches(redis, marker, ours)
         notes += page_notes
@@ -161,6 +164,9 @@ class Settler:
         self.notes += RunNotes(unpublished=1) if already_failed else publish_totals(self._redis, flush, fetch_totals)
 
     def _settle(self, flush: Flush) -> None:
+        if self._ledger.standby_wait.required:
+            with self._ledger.connect() as connection:  # that of the run is busy with the next transaction
+                self._ledger.wait_for_standbys(connection, flush.seq, flush.flush_id)
         moved, notes = settle_batches(self._redis, self.marker, flush.batches)
         self.notes += notes
         if moved is None:
@@ -168,7 +174,7 @@ class Settler:
                 current = reread_own_marker(self._redis, connection, self.marker)
                 if current is None:
                     raise MarkerMoved(f"it vanished before flush {flush.seq} was settled")
-                moved, _, notes = settle_through(self._redis, connection, current, flush.seq)
+                moved, _, notes = settle_through(self._redis, self._ledger, connection, current, flush.seq)
             self.notes += notes
         self.marker = moved
 

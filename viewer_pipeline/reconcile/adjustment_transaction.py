@@ -52,6 +52,7 @@ class Adjuster:
         `plan` is called after the base was fixed. If another flush commits after that, the claim fails and `plan` is
         called again. Raises StaleRead after MAX_ATTEMPTS; `upsert` may raise it as well.
         """
+        self.stores.ledger.require_standbys(self.connection)
         for _ in range(MAX_ATTEMPTS):
             marker = self._marker()
             last = last_flush(self.connection)
@@ -89,7 +90,7 @@ class Adjuster:
     def _settle(self, flush: Flush, fetch_totals: FetchTotals) -> None:
         """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""
         if marker := self._marker():
-            settled = settle_through(self.stores.redis, self.connection, marker, flush.seq)
+            settled = settle_through(self.stores.redis, self.stores.ledger, self.connection, marker, flush.seq)
             record_incidents(self.connection, settled.notes, self.run_id)
         publish_totals(self.stores.redis, flush, fetch_totals)
 

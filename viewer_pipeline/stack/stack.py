@@ -11,7 +11,7 @@ from typing import IO
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.files import write_private
 from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
-from viewer_pipeline.flush.ledger import require_target
+from viewer_pipeline.flush.ledger import require_standby_support, require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.home_lock_and_server_urls import ADDRESSES, SERVERS_FILE, STARTING, lock_home_directory
@@ -100,6 +100,7 @@ class Stack:
                 on_progress(f"the counters {adoption.prefix}* belong to {adoption.place}")
             register_pipeline_if_reachable(self.settings)
             require_target(self.settings)
+            require_standby_support(self.settings)
             self._start_dagster_and_worker(self._dagster, on_progress)
             self._write_servers_file(self._dagster, is_starting=False)
         except BaseException:

@@ -76,6 +76,7 @@ def test_unhealthy_check_as_json(online: Environment) -> None:
                 "synchronous_commit": "on",
                 "synchronous_standby_names": "",
                 "standbys": 0,
+                "can_wait": True,
             },
         }
     }

@@ -19,6 +19,8 @@ RULES = {
     "R7": "commit views that no replica has",
     "R8": "repeat a COMMIT whose reply was lost",
     "R11": "commit although Redis refuses writes",
+    "R18": "settle a flush that no standby has",
+    "R18-earlier": "settle what an earlier run left before a standby has it",
     "ADR2": "accept the first batch of any later flush after a complete one",
 }
 
@@ -39,6 +41,7 @@ class Design:
         refused if the ledger has another flush under that number, or one of the lost ones.
     after: a commit is refused as superseded if the flush that was the newest when the run began is gone.
     wait: R7: the counters that were read are on the replica before they are committed.
+    standby: R18: the standby of PostgreSQL (in the model: the dump) has a flush before it is settled.
     broken: the rule of RULES that is broken, if any.
     """
 
@@ -48,6 +51,7 @@ class Design:
     history: bool = True
     after: bool = True
     wait: bool = False
+    standby: bool = False
     broken: str = ""
 
 

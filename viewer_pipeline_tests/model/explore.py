@@ -139,7 +139,7 @@ def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
             postgres=world.dump._replace(line=world.postgres.line + 1),
             left=left._replace(rolled_back=left.rolled_back - 1),
         )
-        yield Step("disaster", "rolled back"), law.excuse(after, law.rolled_back(world), design)
+        yield Step("disaster", "rolled back"), law.excuse(after, law.rolled_back(world, design), design)
 
 
 def walk(first: World, design: Design, bounds: Bounds, chance: random.Random) -> list[tuple[Step, World]]:

@@ -15,7 +15,8 @@ nothing more may be lost or reappear. A view that is counted twice is never allo
   never happens: at most the pending views are lost.
 - The same with a copy of other counters (emptied in between): the pending views, and without R7 the views that the
   ledger took from the old counters beyond those in the copy.
-- PostgreSQL rolled back: the views of the lost flushes. Those that were not settled are counted again.
+- PostgreSQL rolled back: the views of the lost flushes. Those that were not settled are counted again. With R18
+  nothing: what the older state lacks was not settled.
 
 One disaster is left out, because the protocol cannot tell it from an emptied Redis: a Redis that falls back to a copy
 without a marker (from before the first run, or between being emptied and the next run) counts views again that were
@@ -61,9 +62,11 @@ def restored(before: World, design: Design) -> Views:
     return tuple(max(n, 0) + (0 if design.wait else max(-t, 0)) for n, t in zip(now, then, strict=True))
 
 
-def rolled_back(before: World) -> Views:
+def rolled_back(before: World, design: Design) -> Views:
     """Return the views that a PostgreSQL that falls back to the dump may lose."""
     gone = [0] * len(before.sent)
+    if design.standby:
+        return tuple(gone)
     for flush in before.postgres.ledger:
         if flush not in before.dump.ledger:
             for batch in flush.batches:

@@ -214,7 +214,7 @@ def settling_steps(
         elif design.line and world.postgres.line != line:
             yield "list", world, "failed"
         else:
-            yield "list", world, now._replace(at="settle", due=due)
+            yield "list", world, now._replace(at="settle", due=due, replicated=False)
     elif now.at == "read marker":
         marker = world.redis.marker
         gone = marker is None or (design.line and marker.line != line)
@@ -222,6 +222,11 @@ def settling_steps(
         yield "read marker", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
     elif now.at == "move":
         yield "move", world._replace(redis=calls.move(world.redis, now.due[0], now.known)), _sent(now)
+    elif design.standby and not now.replicated and design.broken != ("R18" if now.own else "R18-earlier"):
+        if now.due[-1] in (batch for flush in world.postgres.ledger for batch in flush.batches):
+            yield "standby", world._replace(dump=world.postgres), now._replace(replicated=True)
+        else:
+            yield "standby", world, "failed"
     else:
         yield from _send(world, now, line, design, bounds)
 

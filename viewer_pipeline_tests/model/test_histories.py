@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tools.judge import check, read_history
-from viewer_pipeline_tests.model.design import BEFORE, RULES, Design
+from viewer_pipeline_tests.model.design import RULES, Design
 from viewer_pipeline_tests.model.explore import Explored, explore
 from viewer_pipeline_tests.model.explore import Path as Execution
 from viewer_pipeline_tests.model.histories import write_history
 from viewer_pipeline_tests.model.run import Bounds
-from viewer_pipeline_tests.model.test_model import BROKEN, MEASURES, SMALL, WAITING, WITHOUT
+from viewer_pipeline_tests.model.test_model import BROKEN, MEASURES, SMALL, WITHOUT, design_with
 from viewer_pipeline_tests.model.values import Left, start
 
 EVERY = 1 if int(os.environ.get("MODEL_DEPTH", "1")) > 1 else 101  # states
@@ -77,7 +77,7 @@ def assert_rejected(exploration: Exploration) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_an_execution_with_a_broken_rule_is_rejected(tmp_path: Path, rule: str) -> None:
     """As the law rejects it."""
-    design = replace(BEFORE if rule == "R6-late" else WAITING, broken=rule)
+    design = replace(design_with(rule), broken=rule)
     assert_rejected(Exploration(tmp_path / "history", *BROKEN[rule], design, refuses=rule == "R11"))
 
 

@@ -19,6 +19,7 @@ from viewer_pipeline_tests.model.values import Left, Marker, start
 DEEP = int(os.environ.get("MODEL_DEPTH", "1")) > 1
 MEASURES = Design()
 WAITING = Design(wait=True)
+STANDBY = Design(standby=True)
 
 SMALL = {
     "calm": (1, 2, Left(sends=2, crashes=1, lost_replies=1, resent=1)),
@@ -69,8 +70,17 @@ BROKEN = {
     "R7": (1, 1, Left(sends=2, copies=1, restored=1)),
     "R8": (1, 1, Left(lost_replies=1)),
     "R11": (1, 1, Left()),
+    "R18": (1, 1, Left(rolled_back=1)),
+    "R18-earlier": (1, 2, Left(crashes=1, rolled_back=1)),
     "ADR2": (2, 1, Left(sends=1, copies=1, restored=1)),
 }
+
+
+def design_with(rule: str) -> Design:
+    """Return a design that needs a rule."""
+    if rule == "R6-late":  # it needs a marker that is read once: the second read would detect it, too
+        return BEFORE
+    return STANDBY if rule.startswith("R18") else WAITING
 
 
 def test_every_rule_has_a_counterexample() -> None:
@@ -81,9 +91,7 @@ def test_every_rule_has_a_counterexample() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_broken_rule_violates_the_law(rule: str) -> None:
     """And only the broken rule does: without it, the same bounds show no violation."""
-    # R6-late needs a marker that is read once: the second read would detect it, too.
-    design = BEFORE if rule == "R6-late" else WAITING
-    refuses = rule == "R11"
+    design, refuses = design_with(rule), rule == "R11"
     assert explored(*BROKEN[rule], design, refuses=refuses).violation == ""
     assert explored(*BROKEN[rule], replace(design, broken=rule), refuses=refuses).violation != ""
 
@@ -116,6 +124,13 @@ def test_the_code_survives_disasters_between_runs(disaster: str) -> None:
     vods, _, left = SMALL[disaster]
     bounds = Bounds((1,), between_runs=True)
     assert explore(start(vods, 2, left._replace(crashes=0)), CODE, bounds).violation == ""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["rolled back", *(["rolled back, two flushes a run"] if DEEP else ())])
+def test_nothing_is_lost_that_is_settled_once_standbys_have_it(name: str) -> None:
+    """Whatever state PostgreSQL falls back to, if it is what a standby had, and Redis loses nothing meanwhile."""
+    assert explored(*(SMALL | LARGE)[name], STANDBY).violation == ""
 
 
 def test_a_copy_without_a_marker_counts_twice() -> None:

@@ -67,6 +67,7 @@ class Settling(NamedTuple):
     due: tuple[Batch, ...] = ()
     own: bool = False
     refused: bool = False
+    replicated: bool = False  # the standby has the batches that are due
 
 
 class Run(NamedTuple):

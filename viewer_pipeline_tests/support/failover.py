@@ -90,11 +90,11 @@ def replication(client: redis.Redis) -> dict[str, Any]:
 
 
 class PostgresPair:
-    """A primary and its hot standby, behind a proxy. `stop` ends all of them."""
+    """A primary and its hot standby, behind a proxy. `stop` ends all of them. `throw_away`: they sync nothing."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.primary = PostgresServer(directory / "one", throw_away=True)
+    def __init__(self, directory: Path, *, throw_away: bool = True) -> None:
+        self._directory, self._throw_away = directory, throw_away
+        self.primary = PostgresServer(directory / "one", throw_away=throw_away)
         self.standby = self.primary  # until the copy is made
         self.proxy = Proxy(LOOPBACK, self.primary.port)
 
@@ -109,7 +109,7 @@ class PostgresPair:
         self.primary.start()
         migrate(self.primary.url, with_dagster=False)
         self.lead_to(self.primary)
-        self.standby = self._copy()
+        self.standby = self.copy("two")
         self.standby.start()
 
     def lead_to(self, server: PostgresServer) -> None:
@@ -161,11 +161,12 @@ class PostgresPair:
         self.standby.stop()
         self.primary.stop()
 
-    def _copy(self) -> PostgresServer:
-        home = self._directory / "two"
+    def copy(self, name: str, *settings: str) -> PostgresServer:
+        """Make a hot standby of the primary, with more settings of PostgreSQL as `name=value`. It is not started."""
+        home = self._directory / name
         home.mkdir()
         shutil.copyfile(self._directory / "one" / "postgres.password", home / "postgres.password")
-        standby = PostgresServer(home, throw_away=True)
+        standby = PostgresServer(home, throw_away=self._throw_away, settings=settings)
         standby.directory.mkdir(mode=0o700)
         if standby._user is not None:
             os.chown(standby.directory, pwd.getpwnam(standby._user).pw_uid, -1)

@@ -12,6 +12,7 @@ import pytest
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
+from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.doctor import postgres_checks, redis_checks
 from viewer_pipeline.monitoring.doctor.check_rationales import CHECK_RATIONALES
@@ -84,6 +85,12 @@ def test_healthy_servers() -> None:
         ("durability", {"fsync": False}, "unhealthy: fsync is off: a crash may destroy the database"),
         ("durability", {"full_page_writes": False}, "degraded: full_page_writes is off"),
         ("durability", {"synchronous_commit": "local"}, "degraded: synchronous_commit is local: a failover"),
+        (
+            "durability",
+            {"synchronous_commit": "local", "standby_wait": StandbyWait(1), "standbys": 2},
+            "healthy: fsync is on, and 2 standbys can confirm flushes (POSTGRES_WAIT_STANDBYS=1)",
+        ),
+        ("durability", {"wait_error": "no right"}, "unhealthy: no right"),
         (
             "privileges",
             {"missing_rights": ("SELECT ON a", "INSERT ON b")},

@@ -75,6 +75,16 @@ def test_commands_follow_the_settings() -> None:
     assert set(acl_line("narrow", waits).split()) - plain == {"+wait", "+waitaof", "+select"}
 
 
+def test_standbys_are_visible_where_flushes_wait_for_them() -> None:
+    """That takes a right of the whole server, which the owner of a database may be unable to grant."""
+    plain, waits = (
+        build_grants(Settings(), "narrow", None),
+        build_grants(Settings(postgres_wait_standbys=1), "narrow", None),
+    )
+    assert set(waits.sql) - set(plain.sql) == {'GRANT pg_read_all_stats TO "narrow";'}
+    assert "ADMIN OPTION" in (set(waits.notes) - set(plain.notes)).pop()
+
+
 def test_keys_and_channels_follow_the_settings() -> None:
     """Taken literally, whatever characters they have; an ACL has no blanks, so any character stands for one."""
     line = acl_line("narrow", Settings(counter_prefix="my [views]*:", pubsub_channel="in?", totals_channel="out"))

@@ -21,6 +21,7 @@ READINGS: dict[str, dict[str, Any]] = {
         "synchronous_commit": "on",
         "synchronous_standby_names": "*",
         "standbys": 1,
+        "can_wait": True,
     },
 }
 
@@ -159,6 +160,21 @@ def test_waits() -> None:
     assert one_of_two["redis_failover_counted"].reason.endswith("one that has not must not take over")
     crash = derive(changed("redis_persistence", appendfsync="everysec"), redis_wait_aof=1)["redis_crash"]
     assert (crash.holds, "none that a flush has read" in crash.reason) == ("not exact", True)
+
+
+def test_standbys_that_flushes_wait_for() -> None:
+    """With the wait, an asynchronous standby is enough, whether PostgreSQL tells its timeline or not."""
+    behind = changed("postgres_durability", synchronous_standby_names="", standbys=2)
+    assert derive(behind)["postgres_failover"].remedy == "POSTGRES_WAIT_STANDBYS, or synchronous_standby_names"
+    fault = derive(behind, postgres_wait_standbys=2)["postgres_failover"]
+    assert (fault.holds, fault.reason) == (
+        "exact",
+        "POSTGRES_WAIT_STANDBYS=2, and 2 standbys: what they have not confirmed is still in Redis",
+    )
+    one_of_two = derive(behind, postgres_wait_standbys=1)["postgres_failover"]
+    assert one_of_two.reason.endswith("; the one with the most WAL must take over")
+    refused = changed("postgres_durability", can_wait=False)
+    assert derive(refused, postgres_wait_standbys=1)["postgres_failover"].holds == "unknown"
 
 
 def test_own_table() -> None:

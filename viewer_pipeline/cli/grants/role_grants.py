@@ -43,6 +43,8 @@ def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Ite
     for table, privileges in TABLE_PRIVILEGES.items():
         yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
     yield f"GRANT EXECUTE ON FUNCTION viewer.timeline() TO {name};"
+    if settings.postgres_wait_standbys:
+        yield f"GRANT pg_read_all_stats TO {name};"
     if settings.dagster_database_url is None:  # to create its tables, and for those of another role
         yield f"GRANT USAGE, CREATE ON SCHEMA dagster TO {name};"
         yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dagster TO {name};"
@@ -74,6 +76,10 @@ def _notes(settings: Settings, target: TargetNames | None) -> list[str]:
     if _database_name(settings) is None:
         obstacle = "is not set" if settings.database_url is None else "names no database"
         notes.append(f"DATABASE_URL {obstacle}, so GRANT CONNECT is left out")
+    if settings.postgres_wait_standbys:
+        notes.append(
+            "POSTGRES_WAIT_STANDBYS: GRANT pg_read_all_stats as a superuser, or with ADMIN OPTION on that role"
+        )
     if target is not None and target.table.schema is None:
         notes.append(
             f"the target's schema is not named and taken to be {_target_schema(settings)}; else --target schema.table"

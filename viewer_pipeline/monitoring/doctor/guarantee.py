@@ -70,7 +70,7 @@ def derive_guarantee(results: Iterable[CheckResult], settings: Settings) -> list
         _of_redis_crash(redis, settings),
         *_of_redis_failover(durability, settings),
         _of_postgres_crash(postgres),
-        _of_postgres_failover(postgres, details.get("timeline", {}).get("timeline")),
+        _of_postgres_failover(postgres, details.get("timeline", {}).get("timeline"), settings),
         *_of_target(settings),
         FaultGuarantee(
             "older_copies",
@@ -212,14 +212,20 @@ def _of_postgres_crash(durability: dict[str, Any]) -> FaultGuarantee:
     return FaultGuarantee(name, fault, "exact", reason)
 
 
-def _of_postgres_failover(durability: dict[str, Any], timeline: str | None) -> FaultGuarantee:
+def _of_postgres_failover(durability: dict[str, Any], timeline: str | None, settings: Settings) -> FaultGuarantee:
     name, fault = "postgres_failover", "the machine of PostgreSQL is lost, and a standby takes over"
-    if not durability:
+    if not durability.get("can_wait", False):
         return _unread(name, fault, "postgres_durability")
     commit, names = durability["synchronous_commit"], durability["synchronous_standby_names"]
     lost = "flushes that it lacks are lost"
     if timeline in (None, UNKNOWN):
         lost += ", and views of one that is being settled may count twice (the check timeline)"
+    if waits := settings.postgres_wait_standbys:
+        connected = pluralize(durability["standbys"], "standby")
+        reason = f"POSTGRES_WAIT_STANDBYS={waits}, and {connected}: what they have not confirmed is still in Redis"
+        if waits < durability["standbys"]:
+            reason += "; the one with the most WAL must take over"
+        return FaultGuarantee(name, fault, "exact", reason)
     if names and commit == "local":
         reason = f"synchronous_commit is local: commits do not wait for the standby, so {lost}"
         return FaultGuarantee(name, fault, "not exact", reason, "synchronous_commit = on")
@@ -228,7 +234,7 @@ def _of_postgres_failover(durability: dict[str, Any], timeline: str | None) -> F
         return FaultGuarantee(name, fault, "exact", reason)
     if standbys := durability["standbys"]:
         reason = f"{pluralize(standbys, 'standby')} without synchronous_standby_names: {lost}"
-        return FaultGuarantee(name, fault, "not exact", reason, "synchronous_standby_names")
+        return FaultGuarantee(name, fault, "not exact", reason, "POSTGRES_WAIT_STANDBYS, or synchronous_standby_names")
     reason = "no standby is connected; whether this service replicates the disk cannot be read"
     return FaultGuarantee(name, fault, "unknown", reason, f"synchronous_standby_names with a standby; or {MANAGED}")
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import psycopg
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.errors import NotReplicated, PostgresRefusesWrites, SettingsError
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import quoted
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import connect_dagster_storage
 from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
+from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
 
@@ -23,6 +26,7 @@ ROUND_TRIPS = 7
 OLDEST = 14  # major version
 SLOW_MS = 20.0
 MAX_GRANTS = 5  # in a remedy
+SEE_FAILOVER = f"see `{command_to_type('docs postgresql-failover')}`"
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,26 @@ class PostgresReading:
     synchronous_standby_names: str
     standbys: int  # that are connected
     role: str
+    standby_wait: StandbyWait = StandbyWait()  # noqa: RUF009 - frozen
+    wait_error: str = ""  # why POSTGRES_WAIT_STANDBYS cannot be honoured
 
 
 def check_postgres_server(ledger: Ledger) -> list[CheckResult]:
     """Read the server and evaluate it. Raises PostgresUnavailable, PostgresFailed."""
     with ledger.connect(any_server=True) as connection:
-        settings = fetch_one(connection, SQL["server_settings"])
+        server = fetch_one(connection, SQL["server_settings"])
         round_trips = []
         for _ in range(ROUND_TRIPS):
             started = time.perf_counter()
             fetch_one(connection, "SELECT 1")
             round_trips.append(time.perf_counter() - started)
-        missing = _missing_rights(connection)
-    return evaluate_server(PostgresReading(missing, round(median(round_trips) * 1000, 2), *settings))
+        missing, wait_error = _missing_rights(connection), ""
+        try:
+            ledger.require_standbys(connection)
+        except (SettingsError, NotReplicated, PostgresRefusesWrites) as error:
+            wait_error = str(error)
+    reading = PostgresReading(missing, round(median(round_trips) * 1000, 2), *server)
+    return evaluate_server(replace(reading, standby_wait=ledger.standby_wait, wait_error=wait_error))
 
 
 def _missing_rights(connection: psycopg.Connection) -> tuple[str, ...]:
@@ -115,13 +126,22 @@ def _evaluate_durability(reading: PostgresReading) -> CheckResult:
         "synchronous_commit": commit,
         "synchronous_standby_names": reading.synchronous_standby_names,
         "standbys": reading.standbys,
+        "can_wait": not reading.wait_error,
     }
+    if reading.wait_error:
+        return CheckResult(
+            name, "unhealthy", reading.wait_error, details, f"{SEE_FAILOVER}; until then no flush succeeds"
+        )
     if not reading.fsync:
         message = "fsync is off: a crash may destroy the database"
         return CheckResult(name, "unhealthy", message, details, "set fsync = on")
     if not reading.full_page_writes:
         remedy = "set full_page_writes = on, unless your file system never tears a page"
         return CheckResult(name, "degraded", "full_page_writes is off: a crash may tear pages", details, remedy)
+    wait = reading.standby_wait
+    if wait.required:
+        message = f"fsync is on, and {pluralize(reading.standbys, 'standby')} can confirm flushes"
+        return CheckResult(name, "healthy", f"{message} ({wait.setting})", details)
     if commit == "local":
         message = "synchronous_commit is local: a failover to a standby may lose commits"
         return CheckResult(name, "degraded", message, details, "set it to on if you fail over to synchronous standbys")

@@ -115,6 +115,10 @@ class NotFlushed(ViewerPipelineError):
     """What is pending stays in Redis"""
 
 
+class NotReceived(ViewerPipelineError):
+    """Nobody received the message"""
+
+
 class CannotUndo(ViewerPipelineError):
     """Nothing was undone"""
 

@@ -9,6 +9,8 @@ import click
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.option_types import VOD_ID, Number
 from viewer_pipeline.cli.output import echo_result, json_option
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.errors import NotReceived
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.text_formatting import escape_invisible, pluralize
 
@@ -26,12 +28,35 @@ REPLY_SECONDS = 3.0  # until Redis counts as frozen; each command is sent once
 )
 @json_option
 def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
-    """Send views of a VOD by hand, as a producer does."""
+    """Send views of a VOD by hand, as a producer does.
+
+    Exit status 1 if nobody received a message that carries views: they are lost.
+    """
     settings = load_settings_with_running_servers()
-    sent = send_views(settings, vod_id, count, how or ("both" if settings.pubsub_mode == "announce" else "publish"))
-    received = f", received by {pluralize(sent['subscribers'], 'subscriber')}" if sent["how"] != "incr" else ""
-    text = f"sent {pluralize(count, 'view')} of {escape_invisible(vod_id)} by {sent['how']}{received}"
+    is_counted_by_producers = settings.pubsub_mode == "announce"
+    how = how or ("both" if is_counted_by_producers else "publish")
+    if how == "both" and not is_counted_by_producers:
+        message = "with PUBSUB_MODE=increment each view would count twice, by the message and in the counter;"
+        raise click.BadParameter(f"{message} choose publish or incr", param_hint="'--how'")
+    sent = send_views(settings, vod_id, count, how)
+    is_lost = how == "publish" and not is_counted_by_producers and not sent["subscribers"]
+    if is_lost:
+        message = f"no worker is subscribed to {settings.pubsub_channel}, and Redis keeps no messages: "
+        message += f"{pluralize(count, 'view')} of {escape_invisible(vod_id)} {'is' if count == 1 else 'are'} lost"
+        raise NotReceived(message, f"start `{command_to_type('up')}` or `{command_to_type('worker')}`, and send again")
+    views = f"{pluralize(count, 'view')} of {escape_invisible(vod_id)}"
+    text = f"sent {views} by {how}{_describe_receivers(sent, is_counted_by_producers=is_counted_by_producers)}"
     echo_result(sent, text, as_json=as_json)
+
+
+def _describe_receivers(sent: dict[str, Any], *, is_counted_by_producers: bool) -> str:
+    """Return who received the message, and what becomes of the views if that alone does not tell it."""
+    if sent["how"] == "incr":
+        return ""
+    received = f", received by {pluralize(sent['subscribers'], 'subscriber')}"
+    if is_counted_by_producers and sent["how"] == "publish":
+        return f"{received}; with PUBSUB_MODE=announce a message counts no views: use --how both"
+    return received if sent["subscribers"] else f"{received}; the next sweep reads the counter"
 
 
 def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[str, Any]:

@@ -314,11 +314,39 @@ def test_send(online: Environment, client: redis.Redis, mode: str, options: list
     assert received == ({"vodId": "vod 1", "count": 3} if published else None)
 
 
-def test_send_prints_its_result(online: Environment, client: redis.Redis) -> None:
-    """One line, with the number of subscribers that received it."""
-    done = run(online, "send", "vod_123", "--how", "both")
-    assert done.stdout == "sent 1 view of vod_123 by both, received by 0 subscribers\n"
-    assert client.get(PREFIX + "vod_123") == b"1"
+@pytest.mark.parametrize(
+    ("how", "received"),
+    [
+        ("both", "received by 0 subscribers; the next sweep reads the counter"),
+        (
+            "publish",
+            "received by 0 subscribers; with PUBSUB_MODE=announce a message counts no views: use --how both",
+        ),
+    ],
+)
+def test_send_prints_its_result(online: Environment, client: redis.Redis, how: str, received: str) -> None:
+    """One line, with the number of subscribers that received it, and what becomes of the views."""
+    done = run({**online, "PUBSUB_MODE": "announce"}, "send", "vod_123", "--how", how)
+    assert done.stdout == f"sent 1 view of vod_123 by {how}, {received}\n"
+    assert client.get(PREFIX + "vod_123") == (b"1" if how == "both" else None)
+
+
+def test_send_that_nobody_receives(online: Environment, client: redis.Redis) -> None:
+    """The views are lost, and the command fails."""
+    message = error_of(run(online, "send", "a\x1b", "--count", "2"), 1)
+    assert message == (
+        "error: Nobody received the message: no worker is subscribed to view_count_updates, and Redis keeps no"
+        " messages: 2 views of a\\x1b are lost\n"
+        "remedy: start `viewer-pipeline up` or `viewer-pipeline worker`, and send again\n"
+    )
+    assert client.keys() == []
+
+
+def test_send_refuses_to_count_twice(online: Environment, client: redis.Redis) -> None:
+    """With PUBSUB_MODE=increment, a message and a counter are two views."""
+    message = usage_error_of(run(online, "send", "a", "--how", "both"))
+    assert message.startswith("Invalid value for '--how': with PUBSUB_MODE=increment each view would count twice")
+    assert client.keys() == []
 
 
 def test_send_escapes_what_a_terminal_obeys(online: Environment, client: redis.Redis) -> None:
@@ -331,7 +359,7 @@ def test_send_escapes_what_a_terminal_obeys(online: Environment, client: redis.R
 @pytest.mark.parametrize(("vod_id", "reason"), [("", "empty id"), ("x" * 256, "id longer than 255 characters")])
 def test_send_refuses_a_bad_id(online: Environment, client: redis.Redis, vod_id: str, reason: str) -> None:
     """Exit status 2, the reason, and nothing in Redis."""
-    message = usage_error_of(run(online, "send", vod_id, "--how", "both"))
+    message = usage_error_of(run(online, "send", vod_id, "--how", "incr"))
     assert message == f"Invalid value for 'VOD_ID': {reason}"
     assert client.keys() == []
 

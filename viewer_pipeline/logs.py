@@ -21,6 +21,7 @@ from viewer_pipeline.text_formatting import escape_invisible
 from viewer_pipeline.time_formatting import format_timestamp
 
 PACKAGE_LOGGER = "viewer_pipeline"  # of all loggers of this package
+LOGGERS_WITH_HANDLERS = {PACKAGE_LOGGER, "dagster", "dagster-webserver"}  # in processes in which Dagster logs its own
 RUN_FIELDS = {"run_id": "run_id", "job_name": "job", "step_key": "step"}  # Dagster's name: ours
 _NEEDS_QUOTES = re.compile(r'[\s"=\\]|[^\x20-\x7e]|^$')
 
@@ -87,6 +88,19 @@ def configure_package_logging(settings: Settings) -> None:
     log = logging.getLogger(PACKAGE_LOGGER)
     log.setLevel(settings.log_level.upper())
     log.addHandler(make_stderr_handler(settings))
+    configure_root_logging(settings)
+
+
+def configure_root_logging(settings: Settings) -> None:
+    """Send warnings of other libraries to stderr, with LOG_FORMAT. For processes in which Dagster logs its own.
+
+    Dagster calls `logging.warning`, e.g. when PostgreSQL is away. That gives a root logger without a handler one of
+    Python's, which from then on prints all lines a second time, in its own format.
+    """
+    handler = make_stderr_handler(settings)
+    handler.addFilter(lambda record: record.name.partition(".")[0] not in LOGGERS_WITH_HANDLERS)
+    level = max(getattr(logging, settings.log_level.upper()), logging.WARNING)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

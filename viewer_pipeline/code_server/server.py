@@ -14,7 +14,7 @@ from dagster._grpc.__generated__ import dagster_api_pb2
 
 from viewer_pipeline.code_server.fork_server import can_fork_runs, replace_fork_server, start_fork_server
 from viewer_pipeline.code_server.process_lifetime import end_with_fork_server, end_with_starting_process
-from viewer_pipeline.logs import configure_package_logging
+from viewer_pipeline.logs import configure_package_logging, configure_root_logging
 from viewer_pipeline.orchestration.settings_resource import LOADED
 
 
@@ -51,6 +51,7 @@ def _execute_run(target: Callable[..., None], *args: Any) -> None:
     """Execute a run in its process, which ends with those that report the run as failed when they do not see it."""
     end_with_fork_server()
     end_with_starting_process()
+    configure_root_logging(LOADED)
     target(*args)
 
 

@@ -37,6 +37,7 @@ class RejectRecorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rejections", daemon=True)
         self._examples: defaultdict[str, set[bytes]] = defaultdict(set)  # digests by reason
+        self._last_subjects = dict[str, str]()  # by reason
         self._open: Counter[str] = Counter()  # since the last cut
         self._segments: list[RejectedSegment] = []
         self._is_holder = False
@@ -58,6 +59,7 @@ class RejectRecorder:
         """Count so many equal messages, and queue one of them as an example if it is among the first of its reason."""
         with self._lock:
             self._open[reject.reason] += messages
+            self._last_subjects[reject.reason] = reject.subject
             examples = self._examples[reject.reason]
             if len(examples) < MAX_ROWS_PER_REASON and reject.digest not in examples:
                 examples.add(reject.digest)
@@ -109,7 +111,5 @@ class RejectRecorder:
         written = set(map(id, segments))
         with self._lock:
             self._segments = [segment for segment in self._segments if id(segment) not in written]
-        for reject in rejects:
-            log.warning(event("message_rejected", source=reject.source, subject=reject.subject, reason=reject.reason))
         for reason, number in sum((segment.messages for segment in segments), Counter[str]()).items():
-            log.warning(event("messages_rejected", messages=number, reason=reason))
+            log.warning(event("messages_rejected", messages=number, reason=reason, example=self._last_subjects[reason]))

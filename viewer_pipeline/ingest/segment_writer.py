@@ -70,17 +70,18 @@ class SegmentWriter:
         """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt."""
         buffer = self.buffer
         try:
-            self.fold_buffered_segments()
+            has_written = self.fold_buffered_segments()
             if buffer.open_views or buffer.unsequenced or buffer.segments or self._cut_due:
                 self.cut_message_arrival.expect_cut_message(self.publish_cut())
-                self._cut_due = False
+                self._cut_due, has_written = False, True
         except TransientError as error:
             self.record_refusal(error)
             return False
         except LeaseLost:
             self.on_lease_lost()
             return True
-        self._clear_refusal()
+        if has_written:
+            self._clear_refusal()
         self._stats.in_memory = buffer.view_count()
         return True
 
@@ -88,14 +89,16 @@ class SegmentWriter:
         """End the open segment in Redis; return its number. Raises TransientError, LeaseLost, KeySpaceChanged."""
         return self.scripts.publish_cut(self.key_space, self.lease.fencing_token, self.buffer.last_cut)
 
-    def fold_buffered_segments(self) -> None:
+    def fold_buffered_segments(self) -> bool:
         """Fold all segments, once a cut was received: the first one on a connection may add to the last segment.
 
-        Raises TransientError, LeaseLost.
+        Returns whether there was one. Raises TransientError, LeaseLost.
         """
+        has_segments = bool(self.buffer.segments and self.buffer.numbered)
         while self.buffer.segments and self.buffer.numbered:
             self._fold_segment(self.buffer.segments[0])
             self.buffer.segments.pop(0)
+        return has_segments
 
     def hand_over_lease(self) -> None:
         """Release the lease to a worker that stands by, and has received what was missed here.

@@ -47,7 +47,7 @@ def webserver_arguments(settings: Settings, workspace: Path, host: str, port: in
     """Return the Python arguments that start the UI. It has no login: everyone who can reach it has full control."""
     options = ["-h", host, "-p", str(port), "-w", str(workspace)]
     log_options = _log_options(settings, "--dagster-log-level")  # its --log-level logs each request
-    return ["-m", "dagster_webserver", *options, *log_options]
+    return ["-m", "viewer_pipeline.orchestration.webserver", *options, *log_options]
 
 
 def write_workspace_file(settings: Settings, code_server_host: str, code_server_port: int) -> Path:

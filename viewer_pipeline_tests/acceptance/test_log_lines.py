@@ -6,11 +6,14 @@ Fields, one line for each flush, and decisions with LOG_LEVEL=debug.
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from viewer_pipeline_tests.support.otlp_server import attributes, collecting
-from viewer_pipeline_tests.support.stack import up, variables
+from viewer_pipeline_tests.support.stack import Stack, up, variables
 from viewer_pipeline_tests.support.waiting import wait_until
 
 
@@ -18,6 +21,15 @@ def own_lines(log: Path) -> list[dict[str, Any]]:
     """Return our lines of a log; those of Dagster begin with another field."""
     lines = log.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.startswith('{"time": ') and line.endswith("\n")]
+
+
+def stop_postgres_until(condition: Callable[[], bool], stack: Stack) -> None:
+    """Stop the embedded PostgreSQL until the condition is true; `up` is paused meanwhile, which would start it."""
+    postgres = int((stack.home / "postgres" / "postmaster.pid").read_text().split()[0])
+    stack.process.send_signal(signal.SIGSTOP)
+    os.kill(postgres, signal.SIGINT)
+    wait_until(condition, 120, "its clients notice")
+    stack.process.send_signal(signal.SIGCONT)
 
 
 def test_lines_of_up(tmp_path: Path) -> None:
@@ -60,5 +72,14 @@ def test_lines_of_up(tmp_path: Path) -> None:
         assert levels == {"info"}
 
         stack.run("send", "vod_1", "--count", "4")
+        daemon = stack.home / "daemon.log"
+        stop_postgres_until(lambda: "Retrying failed database connection" in daemon.read_text(), stack)
+        wait_until(lambda: lines("daemon_lock_retaken"), 120, "PostgreSQL is back")
+        before = len(daemon.read_text().splitlines())
+        wait_until(lambda: len(daemon.read_text().splitlines()) > before + 1, 120, "lines of the daemon after that")
         stack.stop()
+        of_daemon = daemon.read_text().splitlines()
+        assert "Retrying failed database connection" in daemon.read_text()
+        assert [line for line in of_daemon if not line.startswith("{")] == []
+        assert len(of_daemon) == len(set(of_daemon))
     assert sum(line["views"] for line in own_lines(stack.log) if line["event"] == "flush_committed") == 7

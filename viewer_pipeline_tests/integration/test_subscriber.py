@@ -13,8 +13,10 @@ import redis
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.reject_recorder import MAX_ROWS_PER_REASON
 from viewer_pipeline.ingest.subscription import Subscription
+from viewer_pipeline.logs import Event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
+from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -117,6 +119,30 @@ def test_refused_writes_keep_messages_in_memory(listen: Listen, world: World) ->
         wait_until(lambda: world.counters() == {"a": 201}, 20, "what was received meanwhile")
 
 
+def test_folds_are_not_resumed_by_an_attempt_that_has_nothing_to_write(
+    redis_url: str, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While Redis does not answer, `/health` and the log keep its refusal, also where no view waits."""
+    caplog.set_level("INFO", "viewer_pipeline.subscriber")
+    with (
+        Proxy.of(redis_url, 0) as proxy,
+        SubscriberThread(Settings(database_url=database_url, redis_url=proxy.url(redis_url))) as running,
+    ):
+        writer, stats = running.subscriber.writer, running.stats
+        running.freeze()
+        assert writer.try_to_fold_and_cut()  # ends what the last renewal of the lease has begun
+        proxy.blackhole()
+        writer.acquire_or_renew_lease()
+        assert stats.refusal_reason
+        writer.try_to_fold_and_cut()
+        assert stats.refusal_reason
+        assert "folding_resumed" not in caplog.text
+        proxy.heal()
+        running.thaw()
+        wait_until(lambda: not stats.refusal_reason, 30, "Redis accepts folds")
+        assert "folding_resumed" in caplog.text
+
+
 def test_refused_views_are_recorded_each_time(listen: Listen, world: World) -> None:
     """Of a counter that cannot be raised: all its views, not only the first ones."""
     world.client.lpush(PREFIX + "list", "x")
@@ -131,8 +157,8 @@ def test_refused_views_are_recorded_each_time(listen: Listen, world: World) -> N
     assert world.rows("SELECT sum(value::int) FROM viewer.rejected") == [(15,)]
 
 
-def test_invalid_messages_are_rejected(listen: Listen, world: World) -> None:
-    """Each with its reason, beside valid ones; a limited number of each reason is stored."""
+def test_invalid_messages_are_rejected(listen: Listen, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Each with its reason, beside valid ones; a limited number of each reason is stored. Each is logged once."""
     bad = [b"no json", b"[1]", b'{"vodId": 5, "count": 1}', b'{"vodId": "a", "count": 1.5}', b"\xff", b""]
     with listen() as made:
         for payload in [*bad, *(b"junk %d" % n for n in range(3 * MAX_ROWS_PER_REASON))]:
@@ -147,6 +173,13 @@ def test_invalid_messages_are_rejected(listen: Listen, world: World) -> None:
         "vodId is not text": 1,
         "count is not a positive integer": 1,
     }
+    events = [record.msg for record in caplog.records if record.name == "viewer_pipeline.rejections"]
+    lines = [logged_event.fields for logged_event in events if isinstance(logged_event, Event)]
+    logged = Counter[str]()
+    for line in lines:
+        logged[line["reason"]] += line["messages"]
+    assert logged == made.stats.rejected
+    assert {line["example"] for line in lines} >= {"[1]", '{"vodId": 5, "count": 1}', '{"vodId": "a", "count": 1.5}'}
 
 
 def test_unraisable_counters_are_rejected(listen: Listen, world: World) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline.logs import EventRecord, LineFormatter, configure_stderr_logging, event
+from viewer_pipeline.logs import (
+    EventRecord,
+    LineFormatter,
+    configure_package_logging,
+    configure_stderr_logging,
+    event,
+)
 from viewer_pipeline.settings import Settings
 
 URL = "postgresql://user:Geheim7@host:5432/db"
@@ -22,9 +28,12 @@ def _loggers_as_before() -> Iterator[None]:
     handlers, level, factory = root.handlers[:], root.level, logging.getLogRecordFactory()
     # An earlier run in this process has set levels: Dagster does, for its own logger and for managed ones.
     levels = {logger: logger.level for logger in map(logging.getLogger, ("viewer_pipeline", "dagster"))}
+    handlers_of = {logger: logger.handlers[:] for logger in levels}
     for logger in levels:
         logger.setLevel(logging.NOTSET)
     yield
+    for logger, its_handlers in handlers_of.items():
+        logger.handlers[:] = its_handlers
     for logger, before in levels.items():
         logger.setLevel(before)
     root.handlers[:], root.level = handlers, level
@@ -54,11 +63,11 @@ def test_text_line() -> None:
 )
 def test_one_event_is_one_line(value: str) -> None:
     """A value from a producer cannot forge a line, nor change how a terminal shows it."""
-    message = record(event("message_rejected", subject=value))
+    message = record(event("messages_rejected", example=value))
     line, in_json = (LineFormatter(log_format).format(message) for log_format in ("text", "json"))
     assert line.isprintable()
     assert in_json.isprintable()
-    assert json.loads(line.partition(" subject=")[2]) == json.loads(in_json)["subject"] == value
+    assert json.loads(line.partition(" example=")[2]) == json.loads(in_json)["example"] == value
 
 
 def test_json_line() -> None:
@@ -127,3 +136,22 @@ def test_level(level: str, own: int, others: int, capsys: pytest.CaptureFixture[
             logging.getLogger(logger).log(number, event("started"))
     loggers = [json.loads(line)["logger"] for line in capsys.readouterr().err.splitlines()]
     assert loggers == ["viewer_pipeline.a"] * own + ["redis.connection"] * others
+
+
+def test_lines_beside_those_of_dagster(capsys: pytest.CaptureFixture[str]) -> None:
+    """Dagster calls `logging.warning`, which must not print lines a second time, nor in another format."""
+    own, of_dagster, root = map(logging.getLogger, ("viewer_pipeline.a", "dagster.daemon", ""))
+    root.handlers.clear()  # those of pytest: without one, `logging.warning` adds one
+    logging.getLogger("dagster").addHandler(logging.NullHandler())
+    configure_package_logging(Settings(log_format="json"))
+    logging.warning("Retrying failed %s", "connection")  # noqa: LOG015 - as Dagster does
+    own.warning(event("started"))
+    of_dagster.error("of dagster")
+    logging.getLogger("redis").warning("of redis")
+    logging.getLogger("redis").info("routine")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["logger"], line["event"]) for line in lines] == [
+        ("root", "Retrying failed connection"),
+        ("viewer_pipeline.a", "started"),
+        ("redis", "of redis"),
+    ]

@@ -49,7 +49,7 @@ MEANINGS = {
     "folding_left_to_other_worker": "Redis answers again, and another worker folds.",
     "folding_refused": "The worker receives messages, and Redis accepts no folds now; they are kept in memory and tried"
     " again.",
-    "folding_resumed": "Redis accepts folds again.",
+    "folding_resumed": "Redis has accepted a fold, or the end of a segment, again.",
     "fork_server_unavailable": "Each run imports everything itself, which takes 2 s of CPU"
     " ([troubleshooting](../how-to/troubleshooting.md)).",
     "future_timestamps_moved": "The daemon moved timestamps of Dagster that are in the future to now"
@@ -64,8 +64,8 @@ MEANINGS = {
     " it missed.",
     "ledger_identity_unreadable": "The worker cannot read from PostgreSQL which ledger it belongs to; it tries again.",
     "listening": "The worker is subscribed, holds the lease and folds.",
-    "message_rejected": "An example of a rejected message, recorded in `viewer.rejected`.",
-    "messages_rejected": "So many messages were rejected for this reason.",
+    "messages_rejected": "So many messages were rejected for this reason; `example`: the last of them. More examples"
+    " are in `viewer.rejected`.",
     "next_run_queued": "The next run continues, because counters remain.",
     "not_listening": "The subscription is lost or could not be made; the worker subscribes again.",
     "nothing_committed": "A run committed no views, because it found none.",
@@ -94,6 +94,9 @@ MEANINGS = {
     "server_ended": "An embedded server ended, and is restarted. `log`: its file.",
     "server_restarted": "It accepts connections again.",
     "server_start_failed": "An embedded server does not start; it is tried again.",
+    "setting_differs_from_running_up": "The environment of a command sets what the `up` of the same `VIEWER_HOME` has"
+    " otherwise; the command uses `value`. If it is the URL of a server, it uses no settings of that `up`"
+    " ([several terminals](../operations.md#several-terminals)).",
     "standing_by": "The worker is subscribed; another worker folds, or none can yet.",
     "dagster_storage_opened": "Where this process has Dagster's storage.",
     "subscriber_failed": "The subscriber raised an unexpected error; the worker ends, with exit status 1.",

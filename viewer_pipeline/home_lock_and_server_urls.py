@@ -13,7 +13,8 @@ from typing import IO, Any
 from viewer_pipeline.errors import EmbeddedServerError
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
-ADDRESSES, STARTING = "addresses", "is_starting"  # in SERVERS_FILE: process -> (host, port); until all were started
+# In SERVERS_FILE: process -> (host, port); until all were started; name -> value of the settings of `up`, as text.
+ADDRESSES, STARTING, SETTINGS = "addresses", "is_starting", "settings"
 SERVER_LOGS = {"database_url": "postgres.log", "redis_url": "redis.log"}  # of embedded servers, by their setting
 LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
@@ -55,7 +56,8 @@ def is_home_directory_locked(home: Path) -> bool:
 def read_settings_of_running_up(home: Path) -> dict[str, Any]:
     """Return what a running `up` has written into this directory for other commands; nothing before it did.
 
-    By their names, the settings that it has chosen itself: URLs and ports of its servers. And ADDRESSES, STARTING.
+    By their names, the settings that it has chosen itself: URLs and ports of its servers. And ADDRESSES, STARTING,
+    SETTINGS.
     """
     if is_home_directory_locked(home):
         with suppress(OSError, json.JSONDecodeError):  # `up` is still starting

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.env_file import ENV_FILE, read_env_file
 from viewer_pipeline.errors import NoServer, SettingsError
-from viewer_pipeline.home_lock_and_server_urls import is_home_directory_locked, read_settings_of_running_up
+from viewer_pipeline.home_lock_and_server_urls import SETTINGS, is_home_directory_locked, read_settings_of_running_up
 from viewer_pipeline.postgres_url import PostgresUrl
 from viewer_pipeline.redis_names import DEFAULT_PREFIX, check_redis_names
 from viewer_pipeline.redis_url import RedisUrl
@@ -252,8 +252,11 @@ class Settings(BaseSettings):
     def _require_url(self, name: str, url: str | None, form: str) -> str:
         if url is None:
             home = self.viewer_home.absolute()
+            if own := read_settings_of_running_up(home).get(SETTINGS, {}).get(name.lower()):
+                message = f"`up` of VIEWER_HOME={home} uses your server {own}, and {name} is not set here"
+                raise NoServer(message, f"set {name} as for `up`; passwords are not passed on")
             if is_home_directory_locked(home):
-                message = f"`up` of VIEWER_HOME={home} is starting, or uses a server of yours, and {name} is not set"
+                message = f"`up` of VIEWER_HOME={home} is starting, and {name} is not set"
                 raise NoServer(message, f"try again in some seconds, or set {name}={form}")
             message = f"nothing runs for VIEWER_HOME={home}, and {name} is not set"
             raise NoServer(message, f"start `{command_to_type('up')}` for this VIEWER_HOME, or set {name}={form}")
@@ -312,8 +315,8 @@ class Settings(BaseSettings):
 SETTING_NAMES = [name.upper() for name in Settings.model_fields]
 
 
-def load_settings() -> Settings:
-    """Read the environment, and `.env` in the working directory.
+def load_settings(**given: str) -> Settings:
+    """Read the environment, and `.env` in the working directory. `given`: values that take precedence over both.
 
     Raises SettingsError, which names each unusable variable with its value and what is expected.
     """
@@ -321,7 +324,7 @@ def load_settings() -> Settings:
         if is_child_process():
             return _parse(*(variable for variable in os.environ.items() if variable[0].upper() in SETTING_NAMES))
         read_env_file(SETTING_NAMES, os.environ)  # refuses lines that pydantic skips
-        return Settings()
+        return Settings(**given)  # type: ignore[arg-type] # text, which is parsed as that of a variable is
     except UnicodeDecodeError:
         raise SettingsError("the file .env in the working directory is not UTF-8") from None
     except OSError as error:
@@ -334,14 +337,6 @@ def load_settings() -> Settings:
 def _parse(*_variables: tuple[str, str]) -> Settings:
     """Read the environment alone. Once, until one of the variables changes: a run needs its settings in four places."""
     return Settings(_env_file=None)
-
-
-def load_settings_and_find_servers() -> Settings:
-    """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME."""
-    settings = load_settings()
-    unset = [name for name in ("database_url", "redis_url", "dagster_ui_url") if getattr(settings, name) is None]
-    chosen = read_settings_of_running_up(settings.viewer_home) if unset else {}
-    return settings.copy_unvalidated(**{name: chosen[name] for name in unset if name in chosen})
 
 
 def environment_without_settings() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The settings of a command: those of the environment, and the servers that `up` runs where no URL is set."""
+"""The settings of a command: those of the environment; what it does not set is that of the running `up`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import logging
 from importlib.util import find_spec
 
 from viewer_pipeline.logs import configure_stderr_logging, event
-from viewer_pipeline.settings import Settings, is_child_process, load_settings_and_find_servers, unknown_variables
+from viewer_pipeline.settings import Settings, is_child_process, unknown_variables
+from viewer_pipeline.settings_of_running_up import find_differences_from_running_up, load_settings_and_find_servers
 
 log = logging.getLogger("viewer_pipeline.cli")
 
 
 def load_settings_with_running_servers(*, warn: bool = True) -> Settings:
-    """Read the settings. A URL that is not set becomes that of the server which `up` runs on this VIEWER_HOME.
+    """Read the settings. What is not set becomes what the `up` on this VIEWER_HOME uses.
 
-    `warn`: log what has no effect in them.
+    `warn`: log what has no effect in them, and what differs from that `up`.
     """
     settings = load_settings_and_find_servers()
     if warn:
         warn_of_ineffective_settings(settings)
+        warn_of_differences_from_running_up()
     return settings
 
 
@@ -27,6 +29,7 @@ def load_service_settings() -> Settings:
     settings = load_settings_with_running_servers(warn=False)
     configure_stderr_logging(settings)
     warn_of_ineffective_settings(settings)
+    warn_of_differences_from_running_up()
     return settings
 
 
@@ -47,6 +50,19 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
         log.warning(event("otel_not_installed", remedy="install viewer-pipeline[otel], or unset the endpoint"))
     if ignored := settings.ignored_redis_parameters():
         log.info(event("redis_url_parameters_ignored", ignored=", ".join(ignored)))
+
+
+def warn_of_differences_from_running_up() -> None:
+    """Log the settings that this environment has and that the running `up` of this VIEWER_HOME has otherwise."""
+    for difference in find_differences_from_running_up():
+        log.warning(
+            event(
+                "setting_differs_from_running_up",
+                variable=difference.variable,
+                value=difference.value,
+                value_of_running_up=difference.value_of_running_up,
+            )
+        )
 
 
 def _is_otel_installed() -> bool:

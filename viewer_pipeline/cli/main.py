@@ -31,7 +31,7 @@ from viewer_pipeline.cli.up import up
 from viewer_pipeline.cli.worker import worker
 from viewer_pipeline.errors import PostgresUnavailable, RedisUnavailable, SettingsError, ViewerPipelineError
 from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
-from viewer_pipeline.settings import load_settings_and_find_servers
+from viewer_pipeline.settings_of_running_up import load_settings_and_find_servers
 
 # As `--help` lists them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {

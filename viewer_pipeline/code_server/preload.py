@@ -19,7 +19,7 @@ from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.orchestration.flush_job import flush_views
 from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.storage_engine import close_idle_connections
-from viewer_pipeline.settings import load_settings_and_find_servers
+from viewer_pipeline.settings_of_running_up import load_settings_and_find_servers
 from viewer_pipeline.stores.postgres import open_connection
 
 # What Dagster and our modules import only when it is needed.

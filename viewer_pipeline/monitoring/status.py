@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
+from zoneinfo import ZoneInfo
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
@@ -54,7 +55,7 @@ class LedgerReading(NamedTuple):
 class PipelineStatus:
     """One reading. A server that cannot be read has an error instead of a value. `checks`: by name.
 
-    `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet.
+    `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet. `zone`: of times in text.
     """
 
     redis: ProbeResult[RedisReading]
@@ -62,6 +63,7 @@ class PipelineStatus:
     checks: dict[str, CheckResult]
     stall_reasons: list[str]
     up_is_starting: bool
+    zone: ZoneInfo
 
     @property
     def failures(self) -> dict[str, ProbeResult[Any]]:
@@ -126,7 +128,7 @@ class StatusReader:
         reasons: list[str] = []
         if redis.value is not None and ledger.value is not None and not up_is_starting:
             reasons = stall_reasons(ledger.value.flushes, redis.value.pending.vods, checks, probes.settings)
-        return PipelineStatus(redis, ledger, checks, reasons, up_is_starting)
+        return PipelineStatus(redis, ledger, checks, reasons, up_is_starting, probes.settings.history_timezone)
 
     def _read_redis(self) -> RedisReading:
         store = self._probes.store

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC
 from io import StringIO
+from zoneinfo import ZoneInfo
 
 from rich import box
 from rich.console import Console
@@ -44,7 +44,7 @@ def render_status(status: PipelineStatus, width: int) -> str:
     lines = [wrap(f"{name:<{LABEL}}", redact_text(text), width) for name, text in _lines(status)]
     if status.ledger.value is not None:
         flushes = status.ledger.value.flushes
-        lines += ["", _flush_table(flushes, width) if flushes else "no flush yet"]
+        lines += ["", _flush_table(flushes, status.zone, width) if flushes else "no flush yet"]
     if status.stall_reasons:
         first, *reasons = status.stall_reasons
         label = label_of_reasons(status.redis.value.pending if status.redis.value else None, status.checks)
@@ -53,11 +53,12 @@ def render_status(status: PipelineStatus, width: int) -> str:
     return "\n".join(lines)
 
 
-def _flush_table(flushes: Sequence[RecentFlush], width: int) -> str:
+def _flush_table(flushes: Sequence[RecentFlush], zone: ZoneInfo, width: int) -> str:
     numbers = (Column(name, justify="right") for name in ("counters", "views", "batches"))
-    table = Table(Column("flush", justify="right"), "mode", "taken at (UTC)", *numbers, box=box.SIMPLE, show_edge=False)
+    taken_at = f"taken at ({zone.key})"
+    table = Table(Column("flush", justify="right"), "mode", taken_at, *numbers, box=box.SIMPLE, show_edge=False)
     for flush in flushes:
-        taken_at = flush.taken_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        taken_at = flush.taken_at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(*map(str, (flush.seq, flush.mode, taken_at, flush.counters, flush.views, flush.batches)))
     output = StringIO()
     Console(file=output, width=width).print(table)

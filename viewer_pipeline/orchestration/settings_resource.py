@@ -5,9 +5,10 @@ The resource has no Dagster config, so the UI shows its description and no URL.
 
 import dagster as dg
 
-from viewer_pipeline.settings import Settings, load_settings, load_settings_and_find_servers
+from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings_of_running_up import load_settings_and_find_servers
 
-LOADED = load_settings()  # intervals, crons and partitions are fixed when the definitions load
+LOADED = load_settings_and_find_servers()  # intervals, crons and partitions are fixed when the definitions load
 
 SettingsResource = dg.ResourceParam[Settings]
 

@@ -33,7 +33,7 @@ from viewer_pipeline.orchestration.storage_engine import (
     is_known_table,
     is_schema_complete,
 )
-from viewer_pipeline.settings import load_settings_and_find_servers
+from viewer_pipeline.settings_of_running_up import load_settings_and_find_servers
 
 TABLES = {
     name: table.columns.keys()

@@ -14,9 +14,16 @@ from viewer_pipeline.flush.adoption import AdoptionMode, adopt_pipeline
 from viewer_pipeline.flush.ledger import require_standby_support, require_target
 from viewer_pipeline.flush.marker_ownership import register_pipeline_if_reachable
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.home_lock_and_server_urls import ADDRESSES, SERVERS_FILE, STARTING, lock_home_directory
+from viewer_pipeline.home_lock_and_server_urls import (
+    ADDRESSES,
+    SERVERS_FILE,
+    SETTINGS,
+    STARTING,
+    lock_home_directory,
+)
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings_of_running_up import record_settings
 from viewer_pipeline.stack.daemon_lock import DaemonLock
 from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterProcesses
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
@@ -204,11 +211,11 @@ class Stack:
         self.settings = self.settings.copy_unvalidated(**updates)
 
     def _write_servers_file(self, dagster: DagsterProcesses, *, is_starting: bool) -> None:
-        """Write the settings that differ from the given ones and the addresses of processes, for other commands."""
+        """Write the settings, those that differ from the given ones, and addresses of processes, for other commands."""
         given, settings = self._given_settings, self.settings
         chosen = {name: value for name, value in settings if value != getattr(given, name)}
         addresses = {"worker": (settings.health_check_host, settings.health_check_port), **dagster.addresses}
-        content = {**chosen, ADDRESSES: addresses, STARTING: is_starting}
+        content = {**chosen, ADDRESSES: addresses, STARTING: is_starting, SETTINGS: record_settings(given)}
         write_private(self._home / SERVERS_FILE, json.dumps(content))
 
     def _find_wanted_port(self, service: Service) -> int:

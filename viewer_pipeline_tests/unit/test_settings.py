@@ -451,7 +451,10 @@ def test_a_required_url_that_is_missing() -> None:
 def test_a_required_url_while_up_starts(tmp_path: Path) -> None:
     """Something runs, so the remedy is not to start it."""
     settings = Settings(viewer_home=tmp_path)
-    with lock_home_directory(tmp_path), pytest.raises(SettingsError, match="is starting, or uses a server") as error:
+    with (
+        lock_home_directory(tmp_path),
+        pytest.raises(SettingsError, match="is starting, and REDIS_URL is not set") as error,
+    ):
         settings.require_redis_url()
     assert error.value.remedy == "try again in some seconds, or set REDIS_URL=redis://host:port/0"
     with pytest.raises(SettingsError, match="nothing runs for VIEWER_HOME="):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.settings import load_settings
 from viewer_pipeline.sql_identifiers import MAX_BYTES
 
 
@@ -38,8 +37,7 @@ def grants(target: str | None, role: str, as_json: bool) -> None:
     from viewer_pipeline.cli.grants.role_grants import build_grants, render_sql_and_redis_acl
     from viewer_pipeline.target.table import TargetNames
 
-    settings = load_settings()
-    warn_of_ineffective_settings(settings)
+    settings = load_settings_with_running_servers()
     if target is not None:
         settings = settings.copy_unvalidated(target_table=target)
     try:

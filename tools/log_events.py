@@ -97,6 +97,8 @@ MEANINGS = {
     "setting_differs_from_running_up": "The environment of a command sets what the `up` of the same `VIEWER_HOME` has"
     " otherwise; the command uses `value`. If it is the URL of a server, it uses no settings of that `up`"
     " ([several terminals](../operations.md#several-terminals)).",
+    "setting_lost": "A setting that workers or runs had before is at its default now"
+    " ([lost settings](../operations.md#settings-that-were-lost)).",
     "standing_by": "The worker is subscribed; another worker folds, or none can yet.",
     "dagster_storage_opened": "Where this process has Dagster's storage.",
     "subscriber_failed": "The subscriber raised an unexpected error; the worker ends, with exit status 1.",

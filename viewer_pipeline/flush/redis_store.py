@@ -195,6 +195,11 @@ class RedisStore(CounterReader):
         with redis_errors(self.url):
             self._client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
 
+    def write_subscriber_field(self, field: str, value: bytes) -> None:
+        """Set a field of the subscriber's hash."""
+        with redis_errors(self.url):
+            self._client.hset(self.names.subscriber, field, value)
+
     def advance_sweep(self, part: SweepPart) -> bool:
         """Store that this part is committed and settled; return False if another run has moved the position since.
 

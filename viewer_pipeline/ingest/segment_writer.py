@@ -7,6 +7,7 @@ import logging
 import time
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
+from viewer_pipeline.flush.recorded_settings import record_settings, remedy_of_lost_settings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
@@ -48,6 +49,7 @@ class SegmentWriter:
         self.key_space = ""
         self.pipeline_refused = False  # the counters belong to another ledger
         self.sweep_due = False
+        self._settings, self._settings_unrecorded = settings, False
         self._last_lease: tuple[str, int] | None = None  # outcome and term of the last attempt
         self._cut_due = False  # also without views: workers that subscribed meanwhile become complete by it
         self._channel = settings.pubsub_channel
@@ -151,18 +153,26 @@ class SegmentWriter:
         if result.outcome == "acquired":
             self.buffer.mark_if_predates_lease()
             self._stats.takeovers += 1
-            self.sweep_due = True
+            self.sweep_due = self._settings_unrecorded = True
         if self.lease.held and self.sweep_due:
             reason = "subscribed or took over; messages may have been missed before"
             self.store.request_sweep(reason)
             log.debug(event("sweep_requested", reason=reason))
             self.sweep_due = False
+        if self.lease.held and self._settings_unrecorded:
+            self._record_settings()
         if self.lease.held:
             self.shared_channel.check_if_due(self.key_space)
         else:  # it has nothing to fold
             self._clear_refusal()
             with contextlib.suppress(RedisRefusesWrites):  # standing by writes nothing, so a replica would not show
                 self.store.require_writes()
+
+    def _record_settings(self) -> None:
+        for name, value in record_settings(self.store, self._settings).items():
+            remedy = remedy_of_lost_settings({name: value})
+            log.warning(event("setting_lost", setting=name, recorded=value, remedy=remedy))
+        self._settings_unrecorded = False
 
     def _fold_segment(self, segment: Segment) -> None:
         views = segment.all_views()

@@ -39,6 +39,7 @@ class SubscriberState:
     parts: int = 0
     sweep: str = ""  # a request for a sweep: time (ns), a blank, the reason
     sweep_position: str = ""  # where a sweep continues that is under way (flush/sweep_position.py)
+    settings: str = ""  # in use, as JSON (flush/recorded_settings.py)
     until: str = ""  # a sentence where version 0.1.0 expects a number, so that it refuses to run
 
     @classmethod

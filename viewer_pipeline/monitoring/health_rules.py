@@ -11,9 +11,11 @@ from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.incidents import Incident, Kind
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.recorded_settings import find_lost_settings, remedy_of_lost_settings
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
 from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
@@ -28,6 +30,12 @@ INCIDENT_TOPICS: dict[Kind, str] = {  # of `viewer-pipeline docs`
     "postgres_rolled_back": "postgresql-rolled-back",
     "redis_emptied": "redis-emptied",
     "drift": "redis-emptied",
+}
+LOST_SETTINGS = {  # what the default does instead
+    "PUBSUB_MODE": "messages are added to counters that producers raise themselves, so views count twice",
+    "PUBSUB_CHANNEL": "messages of another channel are received",
+    "TARGET_TABLE": "views are not added to this table any more",
+    "REDIS_WAIT_REPLICAS": "a failover of Redis may bring counted views back",
 }
 RESTART_SECONDS = 60.0  # how long a restart is reported, which also reveals a server that restarts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run dies, the next one settles
@@ -250,6 +258,20 @@ def evaluate_history_timezone(change: TimezoneChange | None, zone: str) -> Check
     message = f"days were rolled up in another time zone: {change.message()}"
     details = {"days": len(change.days), "rolled_up_in": change.zones}
     return CheckResult("history_timezone", "degraded", message, details, change.remedy())
+
+
+def evaluate_lost_settings(recorded: dict[str, str], settings: Settings) -> CheckResult:
+    """Whether a setting that worker or runs had before is back at its default."""
+    lost = find_lost_settings(recorded, settings)
+    if not lost:
+        return CheckResult("lost_settings", "healthy", "no setting that was in use before is missing")
+    sentences = []
+    for name, value in lost.items():
+        now = getattr(settings, name.lower())
+        change = f"{name} is {'not set' if now is None else now}, and was {value} before"
+        sentences.append(change + (f": {LOST_SETTINGS[name]}" if name in LOST_SETTINGS else ""))
+    message = "; ".join(sentences)
+    return CheckResult("lost_settings", "degraded", message, {"recorded": lost}, remedy_of_lost_settings(lost))
 
 
 def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> CheckResult:

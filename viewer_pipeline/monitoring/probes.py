@@ -15,6 +15,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
+from viewer_pipeline.flush.recorded_settings import read_recorded_settings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
 from viewer_pipeline.history.ledger_days import read_ledger_days
@@ -38,6 +39,7 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_history_timezone,
     evaluate_incidents,
     evaluate_last_flush,
+    evaluate_lost_settings,
     evaluate_marker_against_ledger,
     evaluate_postgres,
     evaluate_redis,
@@ -95,6 +97,7 @@ class HealthProbes:
                 ("redis", "redis_memory"), self.check_redis, seconds, (), REACHABLE, self.remedy_of_embedded_redis
             ),
             ProbedChecks(("postgres",), self.check_postgres, seconds, (), REACHABLE, self.remedy_of_embedded_postgres),
+            ProbedChecks(("lost_settings",), self.check_lost_settings, seconds, ("redis",)),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
             ProbedChecks(
                 ("marker", "unsettled", "last_flush", "incidents", "rejected"), self.check_settling, seconds, both
@@ -161,6 +164,10 @@ class HealthProbes:
         pending, oldest = self.store.changed_set_size_and_oldest()
         age = round(seconds_since(oldest), 1) if oldest else None
         return [evaluate_freshness(pending, age, self.settings.freshness_limit_seconds)]
+
+    def check_lost_settings(self) -> list[CheckResult]:
+        """Compare the settings of this program with those that workers and runs have recorded."""
+        return [evaluate_lost_settings(read_recorded_settings(self.store), self.settings)]
 
     def check_settling(self) -> list[CheckResult]:
         """Compare the marker, which is read first, with the ledger."""

@@ -564,6 +564,24 @@ def test_a_change_of_the_time_zone_is_a_backfill(online: Environment, world: Wor
     assert expected in wrong.stderr
 
 
+def test_settings_that_were_exported_once(online: Environment, world: World) -> None:
+    """`status` names them when they are missing, until the change is confirmed."""
+    exported = {**online, "TOTALS_CHANNEL": "totals", "REDIS_WAIT_AOF": "0"}
+    world.send("a", 5)
+    assert run(exported, "flush").returncode == 0
+    check = json.loads(run(online, "status", "--json").stdout)["checks"]["lost_settings"]
+    assert check["status"] == "degraded"
+    assert check["message"] == "TOTALS_CHANNEL is view_count_totals, and was totals before"
+    assert "put TOTALS_CHANNEL=totals into `.env`" in check["remedy"]
+    assert json.loads(run(exported, "status", "--json").stdout)["checks"]["lost_settings"]["status"] == "healthy"
+    wrong = run(online, "acknowledge", "--settings", "drift")
+    assert usage_error_of(wrong) == "--settings closes no incident, so it takes no KIND"
+    confirmed = run(online, "acknowledge", "--settings")
+    assert confirmed.stdout == "removed from the recorded settings: TOTALS_CHANNEL=totals\n"
+    assert json_of(run(online, "acknowledge", "--settings", "--json")) == {"removed": {}}
+    assert json.loads(run(online, "status", "--json").stdout)["checks"]["lost_settings"]["status"] == "healthy"
+
+
 def test_a_database_that_does_not_own_the_counters(
     online: Environment, world: World, postgres_server: Postgres
 ) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 
 CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
-    "settings": {"settings": "a misspelled setting has no effect, nor has one of two that contradict each other"},
+    "settings": {
+        "settings": "a misspelled setting has no effect, nor has one of two that contradict each other",
+        "lost_settings": "without a setting that was exported before, views count twice or do not reach your table",
+    },
     "PostgreSQL": {
         "postgres": "flushes are committed in it",
         "postgres_version": "other versions are not tested",

@@ -23,6 +23,7 @@ from viewer_pipeline.time_formatting import format_age, seconds_since
 RECENT_SECONDS = 60.0  # a younger flush: nothing has stalled
 
 Results = Mapping[str, CheckResult]
+Label = Literal["idle", "waiting", "stalled", "never ran"]
 
 
 def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Results, settings: Settings) -> list[str]:
@@ -39,23 +40,30 @@ def stall_reasons(flushes: Sequence[RecentFlush], pending_vods: int, checks: Res
     return [f"nothing was persisted {since}:", *reasons]
 
 
-def label_of_reasons(pending: PendingViews | None, checks: Results) -> Literal["idle", "waiting", "stalled"]:
+def label_of_reasons(pending: PendingViews | None, checks: Results) -> Label:
     """Return `idle` or `waiting` where flushes are possible, and nothing is pending or only what arrived recently.
 
-    `pending`: None where Redis cannot be read.
+    `never ran`: nothing is wrong but that Dagster was not started yet. `pending`: None where Redis cannot be read.
     """
-    if worst_status(checks.values()) == "unhealthy" or _obstacles(checks):
+    if worst_status(checks.values()) == "unhealthy":
+        return "stalled"
+    if _never_ran(checks):
+        return "never ran"
+    if _obstacles(checks):
         return "stalled"
     if pending is None or not pending.vods:
         return "idle"
     return "stalled" if pending.age > RECENT_SECONDS else "waiting"
 
 
+def _never_ran(checks: Results) -> bool:
+    return checks[daemon_check_name(COORDINATOR)].message == NEVER_RAN
+
+
 def _obstacles(checks: Results) -> list[str]:
     """Return what prevents flushes from being launched or from succeeding."""
-    coordinator = checks[daemon_check_name(COORDINATOR)]
-    if coordinator.message == NEVER_RAN:
-        return [f"{NEVER_RAN}: {coordinator.remedy}"]
+    if _never_ran(checks):
+        return [f"{NEVER_RAN}: {checks[daemon_check_name(COORDINATOR)].remedy}"]
     others = (checks[name] for name in ("sensor", "sweep", "flush_runs"))
     daemons = failing_daemons(checks, (COORDINATOR, *LAUNCHERS))
     failing = [f"Dagster's daemon {name}".rstrip() + f": {message}" for name, message in daemons]

@@ -38,10 +38,10 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3
 
 
 def lines_of(settings: Settings) -> dict[str, str]:
-    """Return the printed lines by the word they begin with; `idle`, `waiting` or `stalled` has all its lines."""
+    """Return the printed lines by the word they begin with; the one of a stall has all its lines."""
     output = render_status(read_status(settings), UNLIMITED).splitlines()
     lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
-    for label in {"idle", "waiting", "stalled"} & lines.keys():
+    for label in {"idle", "waiting", "stalled", "never ran"} & lines.keys():
         start = next(number for number, line in enumerate(output) if line.startswith(label))
         lines[label] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
     return lines
@@ -132,10 +132,22 @@ def test_status_where_dagster_never_ran(dagster_settings: Settings, world: World
     lines = lines_of(dagster_settings)
     assert lines["pending"].startswith("5 views of 1 announced VOD, the oldest announced ")
     assert lines["daemons"] == "Dagster has never run on this database"
+    assert lines["stalled"].startswith("nothing was persisted so far:")  # the view is older than the limit
     reasons = stall_reasons_of(dagster_settings)
     assert reasons[0] == "Dagster has never run on this database: start Dagster's daemon, or `viewer-pipeline up`"
     assert "no worker listens to view_count_updates: start `viewer-pipeline worker`" in reasons
     assert lines["subscriber"].startswith("no worker listens: messages that are published now are missed")
+
+
+def test_the_first_status(dagster_settings: Settings, client: redis.Redis) -> None:
+    """Nothing is wrong but that nothing was started yet, also while a first view waits."""
+    for _ in range(2):
+        lines = lines_of(dagster_settings)
+        assert lines["never ran"].startswith(
+            "nothing was persisted so far:\nDagster has never run on this database: start"
+        )
+        assert not {"stalled", "waiting", "idle"} & lines.keys()
+        client.zadd("viewer:changed", {"a": round(time.time() * 1000)})
 
 
 def remedies_of(settings: Settings) -> dict[str, list[str]]:
@@ -188,13 +200,13 @@ def test_status_during_the_start_of_up(home_of_up: Settings) -> None:
     """It is no stall, and there is nothing to start."""
     lines = lines_of(home_of_up)
     assert lines["up"] == "is starting: not all of its processes run yet"
-    assert not {"stalled", "waiting", "idle"} & lines.keys()
+    assert not {"stalled", "waiting", "idle", "never ran"} & lines.keys()
     assert remedies_of(home_of_up) == {}
     assert read_status(home_of_up).to_dict()["up_is_starting"]
     write_servers_file(home_of_up, is_starting=False)
     lines = lines_of(home_of_up)
     assert "up" not in lines
-    assert "Dagster has never run" in lines["stalled"]
+    assert "Dagster has never run" in lines["never ran"]
     assert not read_status(home_of_up).to_dict()["up_is_starting"]
 
 

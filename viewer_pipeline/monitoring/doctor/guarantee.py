@@ -168,7 +168,10 @@ def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[F
             FaultGuarantee(pending, fault_of_pending, "unknown", refused, INFO),
         ]
     if not replicas:
-        empty = "no replica is connected: it is an empty one, from which nothing is subtracted"
+        empty = (
+            "no replica is connected, so it is an empty one, from which nothing is subtracted; a replica that is added"
+            " later, or that INFO does not show, is not covered without REDIS_WAIT_REPLICAS=1"
+        )
         alone = "no replica is connected: they are lost"
         return [
             FaultGuarantee(name, fault, "exact", empty),

@@ -36,6 +36,7 @@ LOST_SETTINGS = {  # what the default does instead
     "PUBSUB_CHANNEL": "messages of another channel are received",
     "TARGET_TABLE": "views are not added to this table any more",
     "REDIS_WAIT_REPLICAS": "a failover of Redis may bring counted views back",
+    "POSTGRES_WAIT_STANDBYS": "a failover of PostgreSQL may lose flushes that are settled",
 }
 RESTART_SECONDS = 60.0  # how long a restart is reported, which also reveals a server that restarts again and again
 UNSETTLED_SECONDS = 60.0  # settling follows a commit within a second; if a run dies, the next one settles

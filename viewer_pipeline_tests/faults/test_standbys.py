@@ -17,7 +17,9 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
+from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import (
     MarkerMoved,
     NotReplicated,
@@ -35,11 +37,13 @@ from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.doctor.postgres_checks import check_postgres_server
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline_tests.support.worker_process import WorkerProcess
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 SHORT, LONG = StandbyWait(1, timeout_ms=300), StandbyWait(1, timeout_ms=60_000)
@@ -363,6 +367,29 @@ def test_a_role_that_may_not_see_standbys_is_refused(postgres_pair: PostgresPair
         connection.execute(f"REVOKE EXECUTE ON {FUNCTION} FROM PUBLIC")
         with pytest.raises(SettingsError, match="does not report what it has on disk: permission denied for f"):
             require_standby_support(settings)
+
+
+def test_commands_refuse_at_the_start(
+    postgres_pair: PostgresPair, behind: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`flush` and `up` with a sentence and a remedy; a worker logs it, and continues to write messages into Redis."""
+    behind.send_many(3)
+    with role_of(postgres_pair, "GRANT viewer TO narrow") as url:  # `up` migrates as the owner
+        variables = {"POSTGRES_WAIT_STANDBYS": "1", "DATABASE_URL": url, "REDIS_URL": behind.stores.redis.url}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        for command in (["flush"], ["up"]):
+            monkeypatch.setenv("VIEWER_HOME", str(tmp_path / command[0]))
+            monkeypatch.setenv("HEALTH_CHECK_PORT", str(find_free_port()))
+            refused = CliRunner().invoke(main, command)
+            assert refused.exit_code == 2, refused.output
+            assert 'GRANT pg_monitor TO "narrow"' in refused.output
+        with WorkerProcess(tmp_path, url, behind.stores.redis.url, POSTGRES_WAIT_STANDBYS="1") as worker:
+            wait_until(lambda: worker.has_logged("flushes_impossible"), 60, "the worker reports it")
+            worker.wait_until_ready()
+            worker.stop()
+        assert "stays in Redis" in worker.last_event()["last_flush"]
+    assert (behind.counters(), behind.seqs()) == (dict(behind.sent), [])
 
 
 def test_what_is_not_refused_at_the_start(postgres_pair: PostgresPair) -> None:

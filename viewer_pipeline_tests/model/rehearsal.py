@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,6 +29,7 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.model.values import Step, World
@@ -93,12 +94,17 @@ class Gate:
 class Actor:
     """One run of the real flush on a thread of its own."""
 
-    def __init__(self, number: int, cut: int, vods: int, servers: Servers, gate: Gate) -> None:
-        self.number, self._gate = number, gate
+    def __init__(
+        self, number: int, cut: int, vods: int, servers: Servers, gate: Gate, *, replicate: Callable[[], None]
+    ) -> None:
+        self.number, self._gate, self.replicate = number, gate, replicate
         self.unexpected: BaseException | None = None
         redis = servers.stores.redis
         self.ledger_url = servers.stores.ledger.url
-        self._stores = Stores(HeldRedis(redis._client, redis.url, self), HeldLedger(servers.stores.ledger.url, self))
+        self._stores = Stores(
+            HeldRedis(redis._client, redis.url, self),
+            HeldLedger(servers.stores.ledger.url, self, servers.stores.ledger.standby_wait),
+        )
         ids = tuple(f"v{vod}" for vod in range(vods))
         self._request = FlushRequest(f"run {number}", "ids", ids, batch_size=1, flush_max_counters=cut)
         self.thread = threading.Thread(target=self._run, name=f"run {number}", daemon=True)
@@ -175,8 +181,8 @@ class HeldLedger(Ledger):
 
     actors: dict[int, Actor] = {}  # noqa: RUF012 - emptied by each rehearsal
 
-    def __init__(self, url: str, actor: Actor) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, actor: Actor, standby_wait: StandbyWait) -> None:
+        super().__init__(url, standby_wait=standby_wait)
         self._actor = actor
 
     @contextmanager
@@ -185,6 +191,18 @@ class HeldLedger(Ledger):
         with super().connect(any_server=any_server, new=new) as connection:
             self.actors[id(connection)] = self._actor
             yield connection
+
+    def require_standbys(self, connection: psycopg.Connection) -> None:
+        """The model makes no such call: its standby is always connected."""
+
+    def wait_for_standbys(self, connection: psycopg.Connection, seq: int, flush_id: Any) -> None:
+        """Wait, then let the standby of the model, which is the dump, have what this server has."""
+        if not self.standby_wait.required:
+            return
+        with self._actor.call("standby"):
+            if not ledger_reads.read_commit_state(connection, str(flush_id)).committed:
+                raise MarkerMoved(f"PostgreSQL has lost flush {seq}")
+            self._actor.replicate()
 
     def has_committed(self, flush_id: Any) -> bool:
         """Wait, then call, unless the model makes no such call."""
@@ -284,7 +302,8 @@ class Rehearsal:
             self._actors[int(number)].thread.join(SECONDS)
         else:
             if int(number) not in self._actors:
-                actor = Actor(int(number), after.runs[int(number)].cut, self._vods, self.servers, self._gate)
+                cut = after.runs[int(number)].cut
+                actor = Actor(int(number), cut, self._vods, self.servers, self._gate, replicate=self._replicate)
                 self._actors[int(number)] = actor
                 actor.thread.start()
             call = step.call.rstrip("0123456789 ") if step.call.startswith("settle") else step.call
@@ -307,12 +326,15 @@ class Rehearsal:
                     pipe.hset(MARKER, mapping=marker)
                     pipe.execute()
             case "dump":
-                self._dump = {table: self.servers.rows(f"SELECT * FROM viewer.{table}") for table in TABLES}
+                self._replicate()
             case _:
                 self._roll_back()
 
     def _read_redis(self) -> tuple[dict[str, int], Any]:
         return self.servers.counters(), self.servers.client.hgetall(MARKER)
+
+    def _replicate(self) -> None:
+        self._dump = {table: self.servers.rows(f"SELECT * FROM viewer.{table}") for table in TABLES}
 
     def _roll_back(self) -> None:
         with psycopg.connect(self.servers.stores.ledger.url) as connection:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 
 import pytest
 
+from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline_tests.model.design import CODE
 from viewer_pipeline_tests.model.explore import walk
 from viewer_pipeline_tests.model.rehearsal import Rehearsal, expected
@@ -23,6 +25,7 @@ KINDS = {
     "emptied": Left(sends=3, crashes=1, emptied=1),
     "restored": Left(sends=3, crashes=1, copies=1, restored=1),
     "rolled back": Left(sends=2, crashes=1, dumps=1, rolled_back=1),
+    "rolled back to what a standby has": Left(sends=2, crashes=1, rolled_back=1),
 }
 TABLES = ("flush", "flush_batch", "vod_view_counts")
 
@@ -31,10 +34,11 @@ TABLES = ("flush", "flush_batch", "vod_view_counts")
 @pytest.mark.parametrize("kind", KINDS)
 def test_code_and_model_end_in_the_same_state(world: World, kind: str) -> None:
     """Counters, marker, ledger and totals, along random traces of two and three runs."""
-    chance = random.Random(kind)
+    chance, with_standby = random.Random(kind), "standby" in kind
+    world.stores.ledger.standby_wait = StandbyWait(int(with_standby))
     for number in range(TRACES // len(KINDS)):
         first = start(2, 2 + number % 2, KINDS[kind], numbered=True)
-        path = walk(first, CODE, Bounds(pipelined=False), chance)
+        path = walk(first, replace(CODE, standby=with_standby), Bounds(pipelined=False), chance)
         trace = "\n".join([kind, *(str(step) for step, _ in path)])
         rehearsal = Rehearsal(world, first)
         try:

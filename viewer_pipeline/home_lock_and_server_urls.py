@@ -78,4 +78,5 @@ def remedy_of_embedded_server(home: Path, setting: str, url: str | None) -> str:
     if url is None or read_settings_of_running_up(home).get(setting) != url:
         return ""
     log = home.absolute() / SERVER_LOGS[setting]
-    return f"none if it is back within a minute: `up` restarts it when it ends; else read {log}"
+    hangs = "if it hangs, check whether its process is stopped or waits for a disk, or end it"
+    return f"none if it ended: `up` restarts it within a minute; {hangs}; its log is {log}"

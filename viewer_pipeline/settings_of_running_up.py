@@ -99,8 +99,8 @@ def _find_url_differences(
     differences = []
     for name, url in _texts(settings, names).items() if recorded else ():
         here = url and redact_url(url)
-        found = running.get(name)
-        there = redact_url(found) if found else recorded.get(name)
+        own = running.get(name)
+        there = redact_url(own) if own else recorded.get(name)
         if here != there and (here or or_missing):
             differences.append(SettingDifference(name.upper(), here or NOT_SET, there or NOT_SET))
     return differences

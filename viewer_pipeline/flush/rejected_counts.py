@@ -19,6 +19,8 @@ from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
 
+EXAMPLE_REASONS, EXAMPLE_CHARACTERS = 3, 60
+
 
 class RejectedCount(NamedTuple):
     """How many inputs of a source (`message` or `counter`) were rejected for a reason."""
@@ -40,11 +42,22 @@ class RejectedSegment:
     messages: Counter[str]
 
 
+class RejectedExample(NamedTuple):
+    """The begin of a message, or the id of a counter, that was rejected, and the reason."""
+
+    subject: str
+    reason: str
+
+
 class RejectedSummary(NamedTuple):
-    """All rejected inputs, those of most inputs first; and how long ago the last was counted, None if there is none."""
+    """All rejected inputs, those of most inputs first; and how long ago the last was counted, None if there is none.
+
+    `examples`: one for each of the reasons of the last ones.
+    """
 
     counts: list[RejectedCount]
     last_seconds: float | None
+    examples: tuple[RejectedExample, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -64,11 +77,15 @@ def count_rejected_messages(connection: psycopg.Connection, segments: Sequence[R
         connection.execute(SQL["set_counted_through"], {"channel": channel, "number": max(last, counted_through)})
 
 
-def read_rejected_summary(connection: psycopg.Connection) -> RejectedSummary:
-    """Return what was rejected so far."""
+def read_rejected_summary(connection: psycopg.Connection, examples_of_last_seconds: float = 0.0) -> RejectedSummary:
+    """Return what was rejected so far, with examples if something was in the last seconds."""
     rows = connection.execute(SQL["rejected_counts"]).fetchall()
-    ages = [age for *_, age in rows]
-    return RejectedSummary([RejectedCount(*row[:3]) for row in rows], min(ages, default=None))
+    last_seconds = min((age for *_, age in rows), default=None)
+    examples: tuple[RejectedExample, ...] = ()
+    if last_seconds is not None and last_seconds < examples_of_last_seconds:
+        parameters = {"seconds": examples_of_last_seconds, "reasons": EXAMPLE_REASONS, "length": EXAMPLE_CHARACTERS}
+        examples = tuple(RejectedExample(*row) for row in connection.execute(SQL["rejected_examples"], parameters))
+    return RejectedSummary([RejectedCount(*row[:3]) for row in rows], last_seconds, examples)
 
 
 def report_newly_rejected(connection: psycopg.Connection, run_id: str) -> list[RejectedCount]:

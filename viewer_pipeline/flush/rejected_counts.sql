@@ -20,6 +20,21 @@ ON CONFLICT (source, reason) DO UPDATE SET inputs = c.inputs + excluded.inputs, 
 SELECT source, reason, inputs, extract(epoch FROM clock_timestamp() - counted_at)::float8
 FROM viewer.rejected_count ORDER BY inputs DESC, source, reason
 
+-- name: rejected_examples
+-- The newest of up to 1000 examples, for each of the last reasons of which an input was counted in these seconds.
+SELECT left(example.subject, %(length)s), last.reason
+FROM (
+    SELECT source, reason, counted_at FROM viewer.rejected_count
+    WHERE counted_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+    ORDER BY counted_at DESC LIMIT %(reasons)s
+) AS last CROSS JOIN LATERAL (
+    SELECT subject FROM (
+        SELECT subject, seen_at FROM viewer.rejected AS r
+        WHERE r.source = last.source AND r.reason = last.reason LIMIT 1000
+    ) AS few ORDER BY seen_at DESC LIMIT 1
+) AS example
+ORDER BY last.counted_at DESC
+
 -- name: report_newly_rejected
 -- What was rejected since another run asked; the same again for the same run.
 UPDATE viewer.rejected_count

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from viewer_pipeline.errors import ViewerPipelineError
@@ -28,6 +28,10 @@ class ProbeResult(Generic[T]):
     value: T | None
     error: str = ""
     remedy: str = ""
+
+    def with_better_remedy(self, find: Callable[[], str]) -> ProbeResult[T]:
+        """Return a failed result with the remedy that `find` returns, unless that is empty."""
+        return replace(self, remedy=find() or self.remedy) if self.value is None else self
 
 
 class BoundedProbe(Generic[T]):

@@ -164,6 +164,19 @@ def relate_last_flush_to_dagster(results: Sequence[CheckResult], limit_seconds: 
     return [_without_successor(result, causes[0], limit_seconds) if causes else result for result in results]
 
 
+def drop_outdated_skip_reasons(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """Return the results; a tick that is older than the oldest pending view has not skipped because of it."""
+    pending_seconds = next((r.details.get("oldest_pending_seconds") for r in results if r.name == "freshness"), None)
+    return [_without_outdated_skip_reason(result, pending_seconds) for result in results]
+
+
+def _without_outdated_skip_reason(result: CheckResult, pending_seconds: float | None) -> CheckResult:
+    age = result.details.get("seconds_since_tick")
+    if pending_seconds is None or age is None or age < pending_seconds or "skip_reason" not in result.details:
+        return result
+    return replace(result, details={name: value for name, value in result.details.items() if name != "skip_reason"})
+
+
 def _without_successor(result: CheckResult, cause: str, limit_seconds: float) -> CheckResult:
     age = result.details.get("seconds_since_flush") if result.name == "last_flush" and result.passed else None
     if age is None or age <= limit_seconds:

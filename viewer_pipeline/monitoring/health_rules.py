@@ -17,7 +17,7 @@ from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.text_formatting import escape_invisible, pluralize
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
 REVISION = "0011"  # of the schema, at least; a test compares it with the migrations
@@ -54,7 +54,10 @@ EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configur
 INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints all rights it needs"
 WORKER = f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
 MIGRATE = f"run `{command_to_type('migrate')}`"
-REJECTED = f"examples are in the table viewer.rejected; see `{command_to_type('docs producers')}`"
+REJECTED = (
+    "none to end this: it ends by itself an hour after the last rejected input; to find the producer, see"
+    f" `{command_to_type('docs producers')}`, and more examples in the table viewer.rejected"
+)
 REASONS = f"`{command_to_type('status')}` shows the reasons"
 RESTARTED = "none if it was meant to; if it restarts again and again, its log has the reason"
 CLOCKS = f"set the clocks of all machines, e.g. by NTP; see `{command_to_type('docs clock-changes')}`"
@@ -203,13 +206,15 @@ def evaluate_last_flush(last: LastFlush, age_seconds: float | None) -> CheckResu
 def evaluate_rejected(rejected: RejectedSummary) -> CheckResult:
     """Whether no input was rejected lately."""
     last_seconds = None if rejected.last_seconds is None else round(tolerate_clock_skew(rejected.last_seconds), 1)
-    details = {"rejected_inputs": rejected.inputs, "seconds_since_last": last_seconds}
+    details: dict[str, Any] = {"rejected_inputs": rejected.inputs, "seconds_since_last": last_seconds}
     if last_seconds is None:
         return CheckResult("rejected", "healthy", "no input was rejected yet", details)
     if future := evaluate_future_timestamp("rejected", "the last rejected input", last_seconds, details):
         return future
     message = f"{describe_rejected(rejected.counts)}; the last one {format_age(last_seconds)}"
     if last_seconds < REJECTED_SECONDS:
+        examples = [f"{escape_invisible(each.subject)} ({each.reason})" for each in rejected.examples]
+        message += f"; for example {', '.join(examples)}" if examples else ""
         return CheckResult("rejected", "degraded", message, details, REJECTED)
     return CheckResult("rejected", "healthy", message, details)
 

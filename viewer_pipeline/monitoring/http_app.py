@@ -10,7 +10,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
@@ -39,9 +39,9 @@ def build_health_app(
     """
     checks, samples, html = SharedCall(run_checks), SharedCall(metrics.render_text), SharedCall(page.html)
 
-    async def ping(_request: Request) -> Response:
+    async def ping(request: Request) -> Response:
         """Answer 200 while the process serves. Runs on the event loop, so it needs no free thread."""
-        return JSONResponse(_body("healthy"))
+        return _json(request, _body("healthy"), 200)
 
     async def health(request: Request) -> Response:
         """Answer 503 where views are not received or not persisted, or where the worker is stopping."""
@@ -58,7 +58,9 @@ def build_health_app(
         """Answer 200 whatever the status is: the page tells it."""
         return HTMLResponse(await html.result(), headers=PAGE_HEADERS)
 
-    routes = [Route("/", show_page), Route("/ping", ping), Route("/health", health), Route("/metrics", show_metrics)]
+    routes = [Route("/", show_page)]
+    for path, endpoint in (("/ping", ping), ("/health", health), ("/metrics", show_metrics)):
+        routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
     app = Starlette(routes=routes + [_file_route(name, kind) for name, kind in PAGE_FILES.items()])
     app.router.redirect_slashes = False  # an unknown path is 404
     return app
@@ -74,10 +76,10 @@ def _file_route(name: str, media_type: str) -> Route:
 
 
 def _json(request: Request, body: dict[str, Any], status_code: int) -> Response:
-    """Return compact JSON to programs, indented to browsers."""
-    if "text/html" not in request.headers.get("accept", ""):
-        return JSONResponse(body, status_code=status_code)
-    return Response(orjson.dumps(body, option=orjson.OPT_INDENT_2), status_code, media_type="application/json")
+    """Return one line of JSON to programs, several to browsers."""
+    indent = orjson.OPT_INDENT_2 if "text/html" in request.headers.get("accept", "") else 0
+    text = orjson.dumps(body, option=indent | orjson.OPT_APPEND_NEWLINE)
+    return Response(text, status_code, media_type="application/json")
 
 
 def _body(status: str) -> dict[str, Any]:

@@ -29,11 +29,13 @@ from viewer_pipeline.monitoring.dagster_rules import (
     DAGSTER_CHECKS,
     START,
     DagsterDeadlines,
+    drop_outdated_skip_reasons,
     evaluate_dagster,
     relate_last_flush_to_dagster,
 )
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.health_rules import (
+    REJECTED_SECONDS,
     degrade_if_restarted,
     evaluate_freshness,
     evaluate_history_timezone,
@@ -117,7 +119,8 @@ class HealthProbes:
 
     def relate(self, results: Sequence[CheckResult]) -> list[CheckResult]:
         """Return the results of all checks; some depend on those of several probes."""
-        return relate_last_flush_to_dagster(results, self.settings.freshness_limit_seconds)
+        related = relate_last_flush_to_dagster(results, self.settings.freshness_limit_seconds)
+        return drop_outdated_skip_reasons(related)
 
     def check_redis(self) -> list[CheckResult]:
         """Measure a round trip, test a write, and read role and memory."""
@@ -177,7 +180,7 @@ class HealthProbes:
             refusal = find_refusal(self.store, self.ledger, connection)
             position = marker or Marker(last.seq, last.batches, last.batches)
             unsettled, *ages = fetch_one(connection, SQL["flush_ages"], seq=position.seq, batch=position.batch)
-            incidents, rejected = open_incidents(connection), read_rejected_summary(connection)
+            incidents, rejected = open_incidents(connection), read_rejected_summary(connection, REJECTED_SECONDS)
         unsettled_age, last_age = (None if age is None else round_age(age) for age in ages)
         return [
             evaluate_marker_against_ledger(marker, last, str(refusal or "")),

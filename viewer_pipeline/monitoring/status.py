@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
@@ -29,8 +29,6 @@ from viewer_pipeline.time_formatting import format_timestamp
 MAX_FLUSHES = 5
 STATUS_SECONDS = 5.0  # time limit of each check
 TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs; a server that is down is noticed long before
-
-T = TypeVar("T")
 
 
 class RedisReading(NamedTuple):
@@ -122,8 +120,9 @@ class StatusReader:
         self._redis.start_if_due()
         self._ledger.start_if_due()
         checks = {result.name: result for result in self._checks.run_in_parallel()}
-        redis = _with_remedy(self._redis.wait_for_result(STATUS_SECONDS), probes.remedy_of_embedded_redis)
-        ledger = _with_remedy(self._ledger.wait_for_result(self._totals_seconds), probes.remedy_of_embedded_postgres)
+        redis = self._redis.wait_for_result(STATUS_SECONDS).with_better_remedy(probes.remedy_of_embedded_redis)
+        ledger = self._ledger.wait_for_result(self._totals_seconds)
+        ledger = ledger.with_better_remedy(probes.remedy_of_embedded_postgres)
         up_is_starting = is_up_starting(probes.settings.viewer_home)
         reasons: list[str] = []
         if redis.value is not None and ledger.value is not None and not up_is_starting:
@@ -149,13 +148,6 @@ def read_status(settings: Settings) -> PipelineStatus:
     """Read the status once. Raises SettingsError."""
     with StatusReader.open(settings, TOTALS_SECONDS) as reader:
         return reader.read()
-
-
-def _with_remedy(result: ProbeResult[T], find_better_remedy: Callable[[], str]) -> ProbeResult[T]:
-    """Return a failed result with a better remedy, where there is one."""
-    if result.value is None and (remedy := find_better_remedy()):
-        return replace(result, remedy=remedy)
-    return result
 
 
 def _redis_to_dict(reading: RedisReading) -> dict[str, Any]:

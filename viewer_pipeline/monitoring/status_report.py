@@ -14,10 +14,11 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_row_types import RecentFlush
 from viewer_pipeline.flush.rejected_counts import describe_rejected
 from viewer_pipeline.flush.sweep_position import SweepPosition
-from viewer_pipeline.monitoring.dagster_rules import DAEMONS, DAGSTER_CHECKS, daemon_check_name, failing_daemons
+from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name, failing_daemons
 from viewer_pipeline.monitoring.health_rules import REASONS
 from viewer_pipeline.monitoring.pending_views import PendingViews
 from viewer_pipeline.monitoring.stall_reasons import label_of_reasons
+from viewer_pipeline.monitoring.startup import STARTED_LAST, STARTING, status_of_whole
 from viewer_pipeline.monitoring.status import PipelineStatus
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
@@ -32,8 +33,11 @@ REMAINING = (
     "freshness",
     "unsettled",
     "last_flush",
+    "history_timezone",
     "single_daemon",
+    "shared_channel",
 )  # shown only where something is wrong
+LINES = {"flush_runs": "runs", **{daemon_check_name(name): "daemons" for name in DAEMONS}}  # of checks with other names
 
 
 def render_status(status: PipelineStatus, width: int) -> str:
@@ -41,7 +45,7 @@ def render_status(status: PipelineStatus, width: int) -> str:
 
     Below what fails is what to do.
     """
-    lines = [wrap(f"{name:<{LABEL}}", redact_text(text), width) for name, text in _lines(status)]
+    lines = [wrap(f"{name:<{LABEL - 1}} ", redact_text(text), width) for name, text in _lines(status)]
     if status.ledger.value is not None:
         flushes = status.ledger.value.flushes
         lines += ["", _flush_table(flushes, status.zone, width) if flushes else "no flush yet"]
@@ -67,8 +71,7 @@ def _flush_table(flushes: Sequence[RecentFlush], zone: ZoneInfo, width: int) -> 
 
 def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     """Yield (name, text) of each line above the table; of a server that cannot be read its error instead."""
-    if status.up_is_starting:
-        yield "up", "is starting: not all of its processes run yet"
+    yield "status", _headline(status)
     for server, failure in status.failures.items():
         yield SERVERS[server], failure.error
         if failure.remedy:
@@ -81,7 +84,10 @@ def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     if ledger is not None:
         yield "persisted", views_of_vods(ledger.summary.persisted, ledger.summary.vods)
         yield "parked", views_of_vods(ledger.summary.parked, ledger.summary.parked_vods)
-        yield "rejected", describe_rejected(ledger.rejected)
+        is_reported = checks["rejected"].status in ("degraded", "unhealthy")
+        yield "rejected", checks["rejected"].message if is_reported else describe_rejected(ledger.rejected)
+        if is_reported:
+            yield from _remedies(status, "rejected")
     if redis is not None and ledger is not None:
         yield "marker", _describe_marker(status)
         yield from _remedies(status, "marker")
@@ -89,6 +95,17 @@ def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
             yield "incidents", checks["incidents"].message
             yield from _remedies(status, "incidents")
     yield from _check_lines(status)
+
+
+def _headline(status: PipelineStatus) -> str:
+    """Return the status of the whole, and the lines below that are the reason."""
+    if status.failures:
+        return f"unhealthy: {' and '.join(SERVERS[name] for name in status.failures)} cannot be read"
+    worst = status_of_whole(status.checks.values(), up_is_starting=status.up_is_starting)
+    if worst == "starting":
+        return f"starting: {STARTING}"
+    names = [LINES.get(name, name) for name, check in status.checks.items() if check.status == worst != "healthy"]
+    return f"{worst}: {', '.join(dict.fromkeys(names))}" if names else worst
 
 
 def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
@@ -118,7 +135,7 @@ def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
 
 def _remedies(status: PipelineStatus, *names: str) -> Iterator[tuple[str, str]]:
     """Yield a line for each remedy of these checks; none for what a starting `up` has not started yet."""
-    if status.up_is_starting and not {"subscriber", *DAGSTER_CHECKS}.isdisjoint(names):
+    if status.up_is_starting and not STARTED_LAST.isdisjoint(names):
         return
     in_this_report = "the reasons are below" if status.stall_reasons else ""
     for remedy in dict.fromkeys(status.checks[name].remedy for name in names if not status.checks[name].passed):

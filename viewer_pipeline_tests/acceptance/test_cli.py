@@ -222,9 +222,9 @@ def test_an_embedded_server_that_is_down(environment: Environment, words: str, u
     with lock_home_directory(home):
         message = error_of(run(environment, *words.split()), 1)
         assert (
-            f"remedy: none if it is back within a minute: `up` restarts it when it ends; else read {home / log}"
-            in message
-        )
+            "remedy: none if it ended: `up` restarts it within a minute; if it hangs, check whether its process is"
+            f" stopped or waits for a disk, or end it; its log is {home / log}"
+        ) in message
         assert str(home) not in error_of(run({**environment, url.upper(): urls[url] + "1"}, *words.split()), 1)
 
 

@@ -69,7 +69,9 @@ def test_status_without_redis(flushed: Environment) -> None:
     """What PostgreSQL holds is shown, with the error of Redis; exit status 1, and no password."""
     done = run(without_redis(flushed), "status")
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith("Redis      Redis does not answer: redis://:***@")
+    assert done.stdout.startswith(
+        "status     unhealthy: Redis cannot be read\nRedis      Redis does not answer: redis://:***@"
+    )
     assert PERSISTED in done.stdout
     assert "     1   sweep   " in done.stdout
     assert "pending" not in done.stdout
@@ -84,7 +86,7 @@ def test_status_without_postgres(flushed: Environment) -> None:
     down = {**flushed, "DATABASE_URL": f"postgresql://me:s3cret@{LOOPBACK}:{find_free_port()}/x"}
     done = run(down, "status")
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith("PostgreSQL PostgreSQL is unavailable: ")
+    assert "\nPostgreSQL PostgreSQL is unavailable: " in done.stdout
     assert "pending    3 views of 1 announced VOD" in done.stdout
     assert "subscriber no worker listens" in done.stdout
     assert "s3cret" not in done.stdout
@@ -106,7 +108,11 @@ def test_status_without_both(flushed: Environment) -> None:
     """Two errors, and nothing that is not known."""
     done = run({**without_redis(flushed), "DATABASE_URL": f"postgresql://{LOOPBACK}:{find_free_port()}/x"}, "status")
     assert done.returncode == 1
-    assert [line[:11].strip() for line in done.stdout.splitlines() if line[:11].strip()] == ["Redis", "PostgreSQL"]
+    assert [line[:11].strip() for line in done.stdout.splitlines() if line[:11].strip()] == [
+        "status",
+        "Redis",
+        "PostgreSQL",
+    ]
 
 
 @contextmanager

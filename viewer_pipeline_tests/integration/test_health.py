@@ -93,7 +93,15 @@ def test_stopping(http: HttpWorld) -> None:
     assert http.request("/ping").status == 200
 
 
-@pytest.mark.parametrize("path", ["/health/", "/healthz", "/status.html", "/metrics/x", "/docs", "/%2e%2e/health"])
+@pytest.mark.parametrize("path", ["/ping/", "/health/", "/metrics/"])
+def test_a_slash_at_the_end_is_no_other_path(http: HttpWorld, path: str) -> None:
+    """Monitors and people add one."""
+    http.start()
+    assert http.request(path).status == 200
+    assert http.request(path).headers["content-type"] == http.request(path.rstrip("/")).headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/health/x", "/healthz", "/status.html", "/metrics/x", "/docs", "/%2e%2e/health"])
 def test_unknown_paths(http: HttpWorld, path: str) -> None:
     """404."""
     http.start()
@@ -116,7 +124,9 @@ def test_health_is_indented_for_browsers(http: HttpWorld) -> None:
     line, lines = http.request("/health"), http.request("/health", accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert (line.status, lines.status) == (503, 503)
     assert lines.headers["content-type"] == line.headers["content-type"] == "application/json"
-    assert line.body.count("\n") == 0
+    assert line.body.endswith("}\n")
+    assert line.body.count("\n") == 1
+    assert lines.body.endswith("}\n")
     assert lines.body.splitlines()[1] == '  "status": "unhealthy",'
     assert lines.json()["checks"] == line.json()["checks"]
 

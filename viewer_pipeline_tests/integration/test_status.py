@@ -122,7 +122,17 @@ def test_status_after_a_flush(dagster_settings: Settings, world: World, client: 
     assert "stalled" not in lines
     assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
     assert lines["persisted"] == "5 views of 1 VOD"
+    assert re.fullmatch(
+        r"3 counters: 2 value is not an integer; 1 value is negative; the last one \d+ s ago; for example"
+        r" (bad|worse) \(value is not an integer\), less \(value is negative\)",
+        lines["rejected"],
+    )
+    assert lines["status"] == "degraded: rejected, subscriber"  # its lease has no subscription
+    assert remedies_of(dagster_settings)["rejected"][0].startswith("none to end this: it ends by itself an hour after")
+    world.execute("UPDATE viewer.rejected_count SET counted_at = counted_at - interval '61 min'")
+    lines = lines_of(dagster_settings)
     assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
+    assert "rejected" not in lines["status"]
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 
 
@@ -199,13 +209,13 @@ def write_servers_file(settings: Settings, *, is_starting: bool) -> None:
 def test_status_during_the_start_of_up(home_of_up: Settings) -> None:
     """It is no stall, and there is nothing to start."""
     lines = lines_of(home_of_up)
-    assert lines["up"] == "is starting: not all of its processes run yet"
+    assert lines["status"] == "starting: not all processes of `up` run yet"
     assert not {"stalled", "waiting", "idle", "never ran"} & lines.keys()
     assert remedies_of(home_of_up) == {}
     assert read_status(home_of_up).to_dict()["up_is_starting"]
     write_servers_file(home_of_up, is_starting=False)
     lines = lines_of(home_of_up)
-    assert "up" not in lines
+    assert lines["status"] == "degraded: daemons, sensor, sweep, subscriber"
     assert "Dagster has never run" in lines["never ran"]
     assert not read_status(home_of_up).to_dict()["up_is_starting"]
 
@@ -218,7 +228,7 @@ def test_embedded_server_that_fails(home_of_up: Settings, setting: str, server: 
     """The remedy names its log, in the check as well; that of a server of the user does not."""
     url = {"redis_url": f"redis://{LOOPBACK}:1/0", "database_url": f"postgresql://me@{LOOPBACK}:1/x"}[setting]
     fails = home_of_up.copy_unvalidated(**{setting: url})
-    expected = f"`up` restarts it when it ends; else read {home_of_up.viewer_home / log}"
+    expected = f"or waits for a disk, or end it; its log is {home_of_up.viewer_home / log}"
     status = read_status(fails)
     assert expected not in status.failures[server].remedy
     assert "correct host and port" in status.failures[server].remedy
@@ -277,6 +287,39 @@ def test_stall_reason_is_the_interval_of_the_sensor(dagster_settings: Settings, 
     """Nothing is wrong."""
     world.send("a", 5, announce=True)
     assert "1 VOD pending until the sensor ticks, every 30 s" in stall_reasons_of(dagster_settings)
+
+
+def test_skip_reasons_that_are_older_than_the_pending_views(
+    well: DagsterWorld, dagster_settings: Settings, client: redis.Redis
+) -> None:
+    """The reason "no VOD was announced" of a tick before the announcement is not why it is pending."""
+    client.zadd("viewer:changed", {"a": round((time.time() - 10) * 1000)})
+    well.tick(SENSOR, 3, skip="a flush is running")
+    reasons = "\n".join(stall_reasons_of(dagster_settings))
+    assert "a flush is running" in reasons
+    assert "no key vod:views:* holds views" not in reasons  # of the sweep, 20 s ago
+    status = read_status(dagster_settings)
+    assert "skip_reason" not in status.checks["sweep"].details
+    assert status.checks["sensor"].details["skip_reason"] == "a flush is running"
+    client.zadd("viewer:changed", {"a": round((time.time() - 100) * 1000)})
+    assert "no key vod:views:* holds views" in "\n".join(stall_reasons_of(dagster_settings))
+
+
+@pytest.mark.usefixtures("well")
+def test_headline(dagster_settings: Settings, world: World, client: redis.Redis) -> None:
+    """The status of the whole, and the lines that are the reason: what /health has as well."""
+    with SubscriberThread(dagster_settings):
+        wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
+        assert lines_of(dagster_settings)["status"] == "healthy"
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        lines = lines_of(dagster_settings)
+        client.config_set("maxmemory-policy", "noeviction")
+        assert lines["status"] == "degraded: redis_memory"
+        assert "evicts counters" in next(text for name, text in lines.items() if name.startswith("redis_mem"))
+        world.execute(
+            "INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('postgres_rolled_back', 'm', 'r', 0)"
+        )
+        assert lines_of(dagster_settings)["status"] == "unhealthy: incidents"
 
 
 @pytest.mark.usefixtures("well")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
@@ -16,6 +18,7 @@ import redis
 
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, STARTING, lock_home_directory
 from viewer_pipeline.monitoring import bounded_probe
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status_page import page as status_page
@@ -289,6 +292,41 @@ def test_redis_that_hangs(http: HttpWorld, world: World, client: redis.Redis) ->
     assert "Pending views unknown" in text
     assert "Persisted views 12" in text
     wait_until(lambda: "Pending views 0" in read_page(http).text, 30, "it healed")
+
+
+def test_remedy_of_an_embedded_server_that_hangs(http: HttpWorld, client: redis.Redis, tmp_path: Path) -> None:
+    """It is the same from the first page on, also while the check is older than the hang."""
+    http.hangs = True
+    with lock_home_directory(tmp_path):
+        (tmp_path / SERVERS_FILE).write_text(json.dumps({"redis_url": http.settings.redis_url, STARTING: False}))
+        http.start(viewer_home=tmp_path)
+        assert "Pending views 0" in read_page(http).text
+        client.client_pause(5000)
+        first = read_page(http).text
+        assert "Redis cannot be read" in first
+        for text in first, read_page(http).text:
+            assert text.count("Remedy: none if it ended: up restarts it within a minute; if it hangs") == 1
+        client.client_unpause()
+
+
+def test_start_of_up(dagster: DagsterWorld, http: HttpWorld, tmp_path: Path, world: World) -> None:
+    """What `up` has not started yet is no problem with a remedy; anything else is."""
+    well(dagster)
+    dagster.beat_all(600)
+    http.stats.enter_state("starting")
+    with lock_home_directory(tmp_path):
+        http.start(viewer_home=tmp_path)
+        page = read_page(http)
+        assert "Viewer Pipeline starting As of" in page.text
+        assert "Starting Not all processes of up run yet." in page.text
+        assert "Remedy" not in page.text
+        world.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('drift', 'm', 'r', 7)")
+        wait_until(lambda: "Viewer Pipeline degraded As of" in read_page(http).text, 30, "the incident")
+        assert read_page(http).text.count("Remedy") == 1
+        (tmp_path / SERVERS_FILE).write_text(json.dumps({STARTING: False}))
+        text = read_page(http).text
+    assert "Starting Not all" not in text
+    assert "daemons: degraded no heartbeat for 10 min Remedy: start Dagster's daemon, or viewer-pipeline up" in text
 
 
 def test_many_viewers_of_a_redis_that_hangs(http: HttpWorld, client: redis.Redis) -> None:

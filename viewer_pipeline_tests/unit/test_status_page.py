@@ -17,6 +17,7 @@ from viewer_pipeline.monitoring.status_page.buckets import BUCKET_SECONDS, BUCKE
 from viewer_pipeline.monitoring.status_page.charts import MIN_BARS, flushes_chart
 from viewer_pipeline.monitoring.status_page.grouped_checks import ALL_DAEMONS, group_checks
 from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
+from viewer_pipeline.monitoring.status_page.rendering import _render_prose
 
 
 def test_bars_are_scaled_to_the_highest() -> None:
@@ -60,6 +61,19 @@ def test_few_flushes_are_narrow_bars() -> None:
 def test_numbers(value: float, text: str) -> None:
     """Thousands have separators; small numbers two decimals."""
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("run `viewer-pipeline up`, or `x`", "run <code>viewer-pipeline up</code>, or <code>x</code>"),
+        ("`<b>` & ` redis://:pw@host", "<code>&lt;b&gt;</code> &amp; ` redis://:***@host"),
+        ("a\u202eb\n", "a\\u202eb\\n"),
+    ],
+)
+def test_prose(text: str, html: str) -> None:
+    """What is in backticks is code; everything is escaped, and passwords are masked."""
+    assert str(_render_prose(text)) == html
 
 
 def daemons(status: Status = "healthy") -> list[CheckResult]:

@@ -10,6 +10,7 @@ from viewer_pipeline.checks import STATUSES, CheckResult, Status
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 
 DAEMON_CHECKS = frozenset(map(daemon_check_name, DAEMONS))
+DAEMONS_GROUP = "daemons"  # the name of one result for all of them
 ALL_DAEMONS = f"all {len(DAEMONS)} daemons of Dagster are running"
 
 
@@ -45,9 +46,9 @@ def _merge_daemons(results: Sequence[CheckResult]) -> list[CheckResult]:
         return [*results]
     worst = max(daemons, key=lambda result: STATUSES.index(result.status))
     if worst.passed:
-        merged = CheckResult("daemons", "healthy", ALL_DAEMONS)
+        merged = CheckResult(DAEMONS_GROUP, "healthy", ALL_DAEMONS)
     elif len({result.message for result in daemons}) == 1:
-        merged = replace(worst, name="daemons")
+        merged = replace(worst, name=DAEMONS_GROUP)
     else:
         return [*results]
     first = results.index(daemons[0])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
-from viewer_pipeline.checks import CheckResult, Status, worst_status
+from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.home_lock_and_server_urls import is_up_starting, remedy_of_embedded_server
 from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
+from viewer_pipeline.monitoring.startup import status_of_whole
 from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
 from viewer_pipeline.monitoring.status_page.postgres_reading import PostgresReader, PostgresReading
 from viewer_pipeline.settings import Settings
@@ -24,12 +27,16 @@ CACHE_SECONDS = 2.0  # any number of viewers costs the servers one reading in th
 
 @dataclass(frozen=True)
 class StatusReading:
-    """Everything on the page. A server that cannot be read has an error instead of a value."""
+    """Everything on the page. A server that cannot be read has an error instead of a value.
+
+    `up_is_starting`: an `up` with this VIEWER_HOME has not started all its processes yet.
+    """
 
     checks: list[CheckResult]
     redis: ProbeResult[PendingViews]
     postgres: ProbeResult[PostgresReading]
     oldest_pending_by_bucket: dict[int, float]
+    up_is_starting: bool = False
 
     @property
     def failures(self) -> dict[str, ProbeResult[Any]]:
@@ -44,9 +51,9 @@ class StatusReading:
         return {name: checks[name] for name in self.failures if name in checks and checks[name].status == "unhealthy"}
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Status | Literal["starting"]:
         """That of the worst check; unhealthy where a server cannot be read."""
-        return "unhealthy" if self.failures else worst_status(self.checks)
+        return "unhealthy" if self.failures else status_of_whole(self.checks, up_is_starting=self.up_is_starting)
 
 
 class StatusPage:
@@ -88,5 +95,11 @@ class StatusPage:
         self._redis.start_if_due()
         self._postgres.start_if_due()
         checks = self._run_checks(0.0 if self._checks_are_behind else WATCH_SECONDS + 1)
-        redis, postgres = self._redis.wait_for_result(HEALTH_SECONDS), self._postgres.wait_for_result(HEALTH_SECONDS)
-        return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket)
+        redis = self._redis.wait_for_result(HEALTH_SECONDS).with_better_remedy(partial(self._find_remedy, "redis_url"))
+        postgres = self._postgres.wait_for_result(HEALTH_SECONDS)
+        postgres = postgres.with_better_remedy(partial(self._find_remedy, "database_url"))
+        is_starting = is_up_starting(self._settings.viewer_home)
+        return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket, is_starting)
+
+    def _find_remedy(self, setting: str) -> str:
+        return remedy_of_embedded_server(self._settings.viewer_home, setting, getattr(self._settings, setting))

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.history.days import today
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.health_rules import INCIDENT_TOPICS, INCIDENTS
+from viewer_pipeline.monitoring.startup import STARTING, is_about_to_start
 from viewer_pipeline.monitoring.status_page.bar_chart import count_noun, format_number
 from viewer_pipeline.monitoring.status_page.charts import build_charts
-from viewer_pipeline.monitoring.status_page.grouped_checks import group_checks
+from viewer_pipeline.monitoring.status_page.grouped_checks import (
+    DAEMON_CHECKS,
+    DAEMONS_GROUP,
+    GroupedChecks,
+    group_checks,
+)
 from viewer_pipeline.monitoring.status_page.stall import find_stall
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
 TABLE_FLUSHES = 12
 
+_CODE = re.compile("`([^`]+)`")
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -53,6 +60,8 @@ def render_page(reading: StatusReading, settings: Settings) -> str:
         incidents=INCIDENTS,
         incident_topics=INCIDENT_TOPICS,
         command_to_type=command_to_type,
+        starting=STARTING.capitalize(),
+        is_about_to_start=partial(_is_about_to_start, up_is_starting=reading.up_is_starting),
     )
     return html
 
@@ -74,7 +83,7 @@ def _template(zone: ZoneInfo) -> Template:
         "duration": format_duration,
         "moment": lambda moment: moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S %Z"),
         "time": partial(_time_or_date, zone),
-        "redact": redact_text,
+        "prose": _render_prose,
     }
     environment.tests["run_id"] = lambda text: _RUN_ID.fullmatch(str(text)) is not None
     return environment.get_template("status.html")
@@ -84,6 +93,16 @@ def _time_or_date(zone: ZoneInfo, moment: datetime) -> str:
     """Return the time, with the date if that is not today's."""
     moment = moment.astimezone(zone)
     return moment.strftime("%H:%M:%S" if moment.date() == today(zone) else "%Y-%m-%d %H:%M:%S")
+
+
+def _is_about_to_start(group: GroupedChecks, *, up_is_starting: bool) -> bool:
+    names = (DAEMON_CHECKS if name == DAEMONS_GROUP else {name} for name in group.names)
+    return all(is_about_to_start(name, up_is_starting=up_is_starting) for each in names for name in each)
+
+
+def _render_prose(text: str) -> Markup:
+    """Return a message or remedy as HTML: without passwords, escaped, with what is in backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(escape_invisible(redact_text(text))))))  # noqa: S704 - escaped
 
 
 def _show_invisible(value: object) -> object:

@@ -26,18 +26,9 @@ from viewer_pipeline.time_formatting import format_age, seconds_since
 
 LABEL = 11  # characters in front of each text
 SERVERS = {"redis": "Redis", "postgres": "PostgreSQL"}
-REMAINING = (
-    "redis",
-    "redis_memory",
-    "postgres",
-    "freshness",
-    "unsettled",
-    "last_flush",
-    "history_timezone",
-    "single_daemon",
-    "shared_channel",
-)  # shown only where something is wrong
-LINES = {"flush_runs": "runs", **{daemon_check_name(name): "daemons" for name in DAEMONS}}  # of checks with other names
+DAEMON_CHECKS = tuple(map(daemon_check_name, DAEMONS))
+WITH_LINES = {"marker", "incidents", "rejected", "subscriber", "flush_runs", "sensor", "sweep", *DAEMON_CHECKS}
+LINES = {"flush_runs": "runs", **dict.fromkeys(DAEMON_CHECKS, "daemons")}  # of checks with other names
 
 
 def render_status(status: PipelineStatus, width: int) -> str:
@@ -115,9 +106,10 @@ def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     own.
     """
     checks = status.checks
-    for name in REMAINING:
-        if checks[name].status not in ("healthy", "unknown") and name.partition("_")[0] not in status.failures:
-            yield name, checks[name].message
+    for name, check in checks.items():
+        is_failing = name not in WITH_LINES and check.status not in ("healthy", "unknown")
+        if is_failing and name.partition("_")[0] not in status.failures:
+            yield name, check.message
             yield from _remedies(status, name)
     if checks["subscriber"].status != "unknown":
         yield "subscriber", checks["subscriber"].message
@@ -125,7 +117,7 @@ def _check_lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     if checks["flush_runs"].status != "unknown":
         for number, text in enumerate(_summarise_daemons(checks)):
             yield "" if number else "daemons", text
-        yield from _remedies(status, *map(daemon_check_name, DAEMONS))
+        yield from _remedies(status, *DAEMON_CHECKS)
         for name in ("sensor", "sweep"):
             yield name, checks[name].message if status.stall_reasons else _with_skip_reason(checks[name])
             yield from _remedies(status, name)

@@ -173,12 +173,21 @@ def project(podman: Podman, tmp_path: Path) -> Iterator[PodmanProject]:
         project.end()
 
 
-def unhealthy_checks(port: int) -> dict[str, str]:
-    """Return the checks of /health that are not healthy, and their messages; printed, so that a failure shows them."""
-    checks = requests.get(f"http://127.0.0.1:{port}/health", timeout=30).json()["checks"]
-    unhealthy = {name: str(check["message"]) for name, check in checks.items() if check["status"] != "healthy"}
-    print(unhealthy)
-    return unhealthy
+def wait_until_healthy(port: int) -> None:
+    """Wait until all checks of /health are healthy. Raises AssertionError with those that are not."""
+    unhealthy = dict[str, str]()
+
+    def is_healthy() -> bool:
+        checks = requests.get(f"http://127.0.0.1:{port}/health", timeout=30).json()["checks"]
+        unhealthy.clear()
+        unhealthy.update({name: str(each["message"]) for name, each in checks.items() if each["status"] != "healthy"})
+        return not unhealthy
+
+    try:
+        wait_until(is_healthy, 120, "/health is healthy")
+    except AssertionError as error:
+        error.add_note(str(unhealthy))
+        raise
 
 
 @pytest.mark.skipif(COMPOSE_REASON is not None, reason=str(COMPOSE_REASON))
@@ -206,7 +215,7 @@ def test_compose_keeps_every_view(
         project.wait_for(role)
         limit = project.compose["services"][role]["mem_limit"]
         assert_least_privileges(probe(podman, project.container(role)), limit, "/var/lib/viewer-pipeline", "/tmp")
-    wait_until(lambda: unhealthy_checks(project.ports["3003"]) == {}, 120, "/health is healthy")
+    wait_until_healthy(project.ports["3003"])
     assert requests.get(f"http://127.0.0.1:{project.ports['3000']}/server_info", timeout=30).status_code == 200
     send("vod_1", 3)
     project.execute("worker", "viewer-pipeline", "send", "vod_2")  # a message that carries a view

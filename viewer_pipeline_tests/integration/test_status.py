@@ -149,6 +149,26 @@ def test_status_where_dagster_never_ran(dagster_settings: Settings, world: World
     assert lines["subscriber"].startswith("no worker listens: messages that are published now are missed")
 
 
+@pytest.mark.usefixtures("well")
+def test_lost_settings_and_the_time_zone(dagster_settings: Settings, client: redis.Redis, world: World) -> None:
+    """Each has a line with its remedy, and a blank between its name and the message."""
+    with SubscriberThread(dagster_settings):
+        wait_until(lambda: read_status(dagster_settings).checks["subscriber"].passed, 30, "a worker listens")
+        client.hset("viewer:subscriber", "settings", '{"TARGET_TABLE":"Vod"}')
+        world.send("a", 5)
+        world.flush()
+        world.execute(
+            "INSERT INTO viewer.daily_rollup (day, last_flush, vods, views, starts_at, ends_at, time_zone)"
+            " VALUES (current_date, 0, 0, 0, now() - interval '3 hours', now() + interval '21 hours', 'Asia/Tokyo')"
+        )
+        output = render_status(read_status(dagster_settings), UNLIMITED)
+        remedies = remedies_of(dagster_settings)
+    assert "\nlost_settings TARGET_TABLE is not set, and was Vod before: " in f"\n{output}"
+    assert "\nhistory_timezone days were rolled up in another time zone: " in output
+    assert any("put TARGET_TABLE=Vod into `.env`" in remedy for texts in remedies.values() for remedy in texts)
+    assert any("backfill" in remedy for texts in remedies.values() for remedy in texts)
+
+
 def test_the_first_status(dagster_settings: Settings, client: redis.Redis) -> None:
     """Nothing is wrong but that nothing was started yet, also while a first view waits."""
     for _ in range(2):

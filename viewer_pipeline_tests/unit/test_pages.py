@@ -36,6 +36,7 @@ OTHERS = {
     "PATH",
     "POSTGRES_PASSWORD",
     "PYTHON",
+    "PYTHON_IMAGE",  # an argument of the build
     "REDIS_DIRECTORY",
     "SSL_CERT_FILE",
     "STATE_MACHINE_EXAMPLES",

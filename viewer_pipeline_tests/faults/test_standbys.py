@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import signal
@@ -39,6 +40,7 @@ from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
+from viewer_pipeline.stores.named_queries import fetch_one
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.failover import PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
@@ -50,6 +52,7 @@ SHORT, LONG = StandbyWait(1, timeout_ms=300), StandbyWait(1, timeout_ms=60_000)
 ROUNDS = int(os.environ.get("VIEWER_TEST_WAITS", "1"))  # that are measured, after one that is not
 COUNTERS = int(os.environ.get("VIEWER_TEST_COUNTERS", "300"))
 SENDER = "SELECT pid FROM pg_stat_replication WHERE application_name = 'walreceiver'"
+WAL_PAGE, WAL_PAGE_HEADER = 8192, 24  # bytes
 RECEIVER = "SELECT pid FROM pg_stat_wal_receiver"
 FUNCTION = "FUNCTION pg_catalog.pg_current_wal_flush_lsn()"
 
@@ -150,6 +153,24 @@ def test_what_was_sent_to_a_standby_is_not_on_its_disk(postgres_pair: PostgresPa
         with pytest.raises(NotReplicated, match="0 of 1 standby had flush 1"):
             world.flush()
     waiting(world, LONG).flush()
+    world.assert_all_persisted()
+
+
+def test_the_wal_ends_at_the_end_of_a_page(postgres_pair: PostgresPair, behind: World) -> None:
+    """The next record will begin behind the header of the next page. No standby has that before there is a record."""
+    behind.send_many(3)
+    behind.flush_unsettled()
+    end = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
+    has_all = "SELECT flush_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication"
+    with administrator(postgres_pair) as connection:
+        for number in itertools.count():
+            length = 40 + 8 * (number % 50)
+            connection.execute("SELECT pg_logical_emit_message(false, '', repeat('x', %s))", [length])
+            if fetch_one(connection, end)[0] % WAL_PAGE == WAL_PAGE_HEADER:
+                break
+        wait_until(lambda: fetch_one(connection, has_all)[0], 30, "the standby has all")
+    world = waiting(behind, StandbyWait(1, timeout_ms=3000))
+    assert world.flush().notes.settled_before == 2
     world.assert_all_persisted()
 
 

@@ -172,6 +172,12 @@ def test_standby(settings: Settings, servers_home: Path) -> None:
             connected = "SELECT FROM pg_stat_replication WHERE state = 'streaming'"
             wait_until(lambda: connection.execute(connected).fetchone() is not None, 30, "the standby")
             assert derive(behind)["postgres_failover"].reason.startswith("1 standby without")
+            waits = {number: behind.copy_unvalidated(postgres_wait_standbys=number) for number in (1, 2)}
+            assert derive(waits[1])["postgres_failover"].reason.startswith("POSTGRES_WAIT_STANDBYS=1, and 1 standby: ")
+            assert [holds_of(waits[number], "postgres_failover") for number in waits] == [
+                {"postgres_failover": "exact"},
+                {"postgres_failover": "unknown"},
+            ]
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
             named = "SHOW synchronous_standby_names"

@@ -39,7 +39,8 @@ MEANINGS = {
     "first_day_not_read": "PostgreSQL did not answer when the definitions were loaded; `daily_views` begins at this day"
     " until the next load.",
     "flush_committed": "A run has committed, settled and verified its flushes. `seq`: the number of the last one in the"
-    " ledger; `seconds`: reading, adding up, committing and settling, without the time of Dagster between the steps;"
+    " ledger; `work_seconds`: reading, adding up, committing and settling, without the time of Dagster between the"
+    " steps;"
     " `rejected`: since the previous run;"
     " `parked`: views of these flushes that your own table cannot take yet; `remaining`: left to the next run.",
     "flush_superseded": "Another run committed first (or, with `recovered`, an earlier attempt of this step): the"
@@ -73,9 +74,12 @@ MEANINGS = {
     " ([traces](../how-to/traces.md)).",
     "parked_views_counted": "Parked views were counted, because their rows take them now.",
     "parked_views_refused": "Your own table refused parked views again.",
+    "port_replaced": "A port of `up` is taken; the message names the process that has it, the port used instead, and"
+    " how to choose one ([ports](../how-to/ports.md)). Logged with `LOG_FORMAT=json`.",
     "preload_failed": "The fork server could not import everything; runs do it themselves, and report the error.",
     "probe_failed": "A probe of `/health` raised an unexpected error.",
     "process_ended": "A process of `up` ended, and is restarted. `log`: its file; none: it logs to the foreground.",
+    "progress": "What `up` does at a start or stop, with `LOG_FORMAT=json`; else its message is a line of text.",
     "pruned": "A retention job has pruned, or with `dry_run` would have; with its metadata.",
     "pruning_stopped": "Old days of the ledger are kept, for this reason ([retention](../how-to/retention.md)).",
     "reading_discarded": "Redis was emptied or fell back while a run read it: the counters are read again.",
@@ -111,10 +115,11 @@ MEANINGS = {
     "tick_skipped": "A tick of a sensor or schedule launched nothing, for this reason.",
     "totals_not_published": "Redis did not take the new totals on `TOTALS_CHANNEL`; counts are not concerned.",
     "trace_not_exported": "The trace of a run was not taken; the run is not concerned ([traces](../how-to/traces.md)).",
-    "transaction_committed": "A run has committed one flush; `seconds`: the transaction.",
+    "transaction_committed": "A run has committed one flush; `transaction_seconds`: the duration of its transaction.",
     "unknown_names_in_env_file": "Names in `.env` that are not settings.",
     "unknown_setting": "A variable that is not a setting, and resembles one.",
     "unsubscribed": "During a stop: the messages on their way are received, and folded.",
+    "up_started": "All processes of `up` run, at these addresses. With `LOG_FORMAT=json`, in place of the banner.",
     "views_dropped": "A worker that stands by dropped received views: too many wait for the holder of the lease, which"
     " receives them as well.",
     "worker_stopped": "The last line of a worker: `error` if Redis did not take `lost_views`, `warning` if views were"

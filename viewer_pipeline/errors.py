@@ -139,5 +139,9 @@ class BadCounts(ViewerPipelineError):
     """Nothing was imported"""
 
 
+class HomeInUse(ViewerPipelineError):
+    """Another `up` uses this directory"""
+
+
 class EmbeddedServerError(ViewerPipelineError):
     """An embedded server could not be started"""

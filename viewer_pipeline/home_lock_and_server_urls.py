@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from viewer_pipeline.errors import EmbeddedServerError
+from viewer_pipeline.errors import HomeInUse
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
 # In SERVERS_FILE: process -> (host, port); until all were started; name -> value of the settings of `up`, as text.
@@ -20,7 +20,7 @@ LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
 
 def lock_home_directory(home: Path) -> IO[str]:
-    """Lock this directory until the returned file is closed. Raises EmbeddedServerError if another process holds it."""
+    """Lock this directory until the returned file is closed. Raises HomeInUse if another process holds it."""
     handle = (home / LOCK_FILE).open("a+")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -32,8 +32,8 @@ def lock_home_directory(home: Path) -> IO[str]:
                 handle.seek(0)
                 holder = handle.read()
                 handle.close()
-                message = f"VIEWER_HOME={home} is in use by process {holder}; stop it, or set VIEWER_HOME"
-                raise EmbeddedServerError(message) from None
+                message = f"VIEWER_HOME={home} is in use by process {holder}"
+                raise HomeInUse(message, "stop it, or choose another directory with VIEWER_HOME") from None
         time.sleep(0.05)
     handle.truncate(0)
     handle.write(str(os.getpid()))

@@ -71,8 +71,9 @@ class MeasuredUp:
         return bool(self.client.pubsub_numsub(CHANNEL)[0][1])
 
     def has_started(self) -> bool:
-        """Whether `up` has printed its banner, the last step of a start."""
-        return self.process.log is not None and "Dagster UI " in self.process.log.read_text(errors="replace")
+        """Whether `up` has printed its banner or the event in its place, the last step of a start."""
+        text = self.process.log.read_text(errors="replace") if self.process.log is not None else ""
+        return "Dagster UI " in text or '"event": "up_started"' in text
 
     def is_idle(self) -> bool:
         """Whether no run is queued or active. Raises EmbeddedServerError if a run has failed."""

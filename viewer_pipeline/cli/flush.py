@@ -10,7 +10,7 @@ from viewer_pipeline.cli.command_settings import load_settings_with_running_serv
 from viewer_pipeline.cli.option_types import VOD_ID
 from viewer_pipeline.cli.output import json_option
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.text_formatting import pluralize
+from viewer_pipeline.text_formatting import escape_invisible, pluralize
 
 
 @click.command()
@@ -35,6 +35,9 @@ def flush(mode: str, vod_ids: tuple[str, ...], as_json: bool) -> None:
     from viewer_pipeline.orchestration.dagster_instance import open_instance
     from viewer_pipeline.orchestration.flush_ops import FlushMode
 
+    if unknown := _find_unknown(settings, sorted(set(vod_ids))):
+        names = ", ".join(map(escape_invisible, unknown))
+        click.echo(f"VODs without a counter in Redis and a total in PostgreSQL: {names}", err=True)
     with open_instance(settings) as instance:
         results = []
         for result in run_flushes(instance, settings, FlushMode[mode], vod_ids=vod_ids, trigger="command line"):
@@ -48,6 +51,19 @@ def _describe_run(run_id: str, stats: dict[str, Any]) -> str:
     views, counters = pluralize(stats["views"], "view"), pluralize(stats["counters"], "counter")
     flushes = pluralize(stats["flushes"], "flush")
     return f"run {run_id}: {views} of {counters} in {flushes}, {stats['rejected']} rejected; {stats['notes']}"
+
+
+def _find_unknown(settings: Settings, vod_ids: list[str]) -> list[str]:
+    """Return those of these VODs that have neither a counter nor a total: their ids may be misspelled."""
+    from viewer_pipeline.flush.ledger_reads import totals
+    from viewer_pipeline.flush.stores import Stores
+
+    if not vod_ids:
+        return []
+    with Stores.open(settings) as stores, stores.ledger.connect() as connection:
+        counters = stores.redis.values([vod_id.encode() for vod_id in vod_ids])
+        known = totals(connection, vod_ids)
+    return [vod_id for vod_id, value in zip(vod_ids, counters, strict=True) if value is None and vod_id not in known]
 
 
 def _require_usable_redis_and_target(settings: Settings) -> None:

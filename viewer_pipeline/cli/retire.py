@@ -24,12 +24,13 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.flush.redis_store import RedisStore
     from viewer_pipeline.flush.retirement import retire_pipeline
-    from viewer_pipeline.stores.redis import connect
+    from viewer_pipeline.stores.redis import connect, require_reply
 
     if not prefix:
         raise click.BadParameter("empty; expected the counter prefix of a pipeline", param_hint="'PREFIX'")
     settings = load_settings_with_running_servers()
     ledger = Ledger.of(settings) if keep_counters else None
+    require_reply(settings.require_redis_url())
     with connect(settings.require_redis_url()) as client:
         retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
     text = f"retired {prefix!r}" if retired else f"no pipeline with the prefix {prefix!r} is known to this Redis"

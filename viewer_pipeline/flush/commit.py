@@ -161,7 +161,7 @@ def _commit_and_settle(
             settler.add(flush, fetch_totals)
             committed.append((flush, rows, seconds))
             size = {"counters": len(rows), "batches": len(flush.batches)}
-            log.debug(event("transaction_committed", seq=flush.seq, **size, seconds=round(seconds, 3)))
+            log.debug(event("transaction_committed", seq=flush.seq, **size, transaction_seconds=round(seconds, 3)))
             base, after = flush.seq, flush.flush_id
     return _Attempt(
         tuple(

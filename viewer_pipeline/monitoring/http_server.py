@@ -21,6 +21,7 @@ from viewer_pipeline.monitoring.http_app import build_health_app
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status_page.page import StatusPage
+from viewer_pipeline.port_listeners import describe_listener
 from viewer_pipeline.settings import Settings
 
 BACKLOG = 128
@@ -93,12 +94,15 @@ def _bind_socket(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both_families)
     except OSError as error:
-        raise SettingsError(_describe_bind_error(error, host, port)) from None
+        raise _explain_bind_error(error, host, port) from None
 
 
-def _describe_bind_error(error: OSError, host: str, port: int) -> str:
+def _explain_bind_error(error: OSError, host: str, port: int) -> SettingsError:
     if error.errno == errno.EADDRINUSE:
-        return f"HEALTH_CHECK_PORT={port}: is in use on {host}; stop what listens there, or choose another port"
+        message = f"HEALTH_CHECK_PORT={port}: {describe_listener(port)} listens on this port of {host}"
+        return SettingsError(message, "stop it, or choose another port with HEALTH_CHECK_PORT")
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"HEALTH_CHECK_HOST={host!r}: this machine has no such address"
-    return f"HEALTH_CHECK_PORT={port}: {error.strerror}"
+        message = f"HEALTH_CHECK_HOST={host!r}: this machine has no such address"
+        return SettingsError(message, "set an address of this machine, or 0.0.0.0 for all of them")
+    remedy = "choose a port above 1023 with HEALTH_CHECK_PORT" if error.errno == errno.EACCES else ""
+    return SettingsError(f"HEALTH_CHECK_PORT={port}: {error.strerror}", remedy)

@@ -24,7 +24,7 @@ def log_committed(log: Logger, report: RunReport, state: StateAfterRun) -> None:
             views=report.views,
             counters=report.counters,
             batches=report.batches,
-            seconds=round(report.seconds, 3),
+            work_seconds=round(report.seconds, 3),
             rejected=rejected,
             parked=state.parked.views,
             remaining=report.remaining,

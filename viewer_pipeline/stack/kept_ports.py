@@ -10,7 +10,8 @@ from pathlib import Path
 
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.files import write_atomically_if_changed
-from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, describe_listener, is_port_taken
+from viewer_pipeline.port_listeners import describe_listener
+from viewer_pipeline.stack.ports import LOOPBACK, PortReservations, is_port_taken
 
 PORTS_FILE = "ports.json"  # in VIEWER_HOME: service -> port
 END_SECONDS = 3.0  # until the processes of an `up` that was killed have closed their ports

@@ -6,11 +6,8 @@ import errno
 import ipaddress
 import socket
 import sys
-from contextlib import suppress
-from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-LISTENING = "0A"  # in /proc/net/tcp
 
 
 def is_port_taken(port: int, host: str = LOOPBACK) -> bool:
@@ -37,27 +34,6 @@ def find_free_port(preferred: int | None = None) -> int:
 def find_free_port_from(first: int, host: str = LOOPBACK) -> int:
     """Return the lowest port from `first` on at which nothing listens; any that is free if there is none."""
     return next((port for port in range(first, 65536) if not is_port_taken(port, host)), None) or find_free_port()
-
-
-def describe_listener(port: int) -> str:
-    """Return name and id of the process that listens on this port, as far as this user may see it. Linux only."""
-    inodes = _listening_inodes(port)
-    for process in Path("/proc").glob("[0-9]*") if inodes else ():
-        with suppress(OSError):  # it has ended, or belongs to another user
-            if any(str(descriptor.readlink()) in inodes for descriptor in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
-    return "another process"
-
-
-def _listening_inodes(port: int) -> set[str]:
-    inodes = set[str]()
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                _, local, _, state, *fields = line.split()
-                if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{fields[5]}]")
-    return inodes
 
 
 class PortReservations:

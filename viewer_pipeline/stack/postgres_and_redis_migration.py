@@ -16,6 +16,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.migrations.migrate import current_revision, migrate_all
 from viewer_pipeline.monitoring.dagster_tables import read_heartbeats, read_running_runs
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.redis import require_reply
 
 LAST_OF_0_1_0 = "0007"  # revision of the schema
 SILENT_SECONDS = 45.0  # a running daemon records a heartbeat every 30 s
@@ -56,6 +57,7 @@ def migrate_postgres_and_redis(
         return MigrationResult(before, after, redis_moved=False)
     with Stores.open(settings) as stores:
         try:
+            require_reply(settings.redis_url)
             return MigrationResult(before, after, upgrade_redis(stores))
         except RedisUnavailable as error:
             if before != after:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import textwrap
 from collections.abc import Callable
 
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.adoption import AdoptionMode
+from viewer_pipeline.logs import event
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, format_http_url
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
+
+log = logging.getLogger("viewer_pipeline.up")
 
 LABEL, WIDTH = 13, 80  # characters of the banner: a label, and a line
 
@@ -41,13 +45,38 @@ def run_stack_until_signal(
     try:
         stack.start(on_progress)
         started = True
-        on_progress(_banner(stack, owns_postgres=settings.database_url is None))
+        if settings.log_format == "json":
+            _log_addresses(stack)
+        else:
+            on_progress(_banner(stack, owns_postgres=settings.database_url is None))
         stack.restart_ended_until(stop)
         on_progress("stopping; press Ctrl-C again to stop at once")
     finally:
         status = stack.stop(on_progress)
     if status:
+        on_progress("stopped; the worker failed, the reason is above")
         raise SystemExit(1)
+    on_progress("stopped")
+
+
+def _log_addresses(stack: Stack) -> None:
+    """Log what the banner has: with LOG_FORMAT=json, each line is JSON."""
+    settings, ui_address = stack.settings, stack.ui_address
+    assert ui_address is not None, "`up` has a UI"
+    worker = format_http_url(settings.health_check_host, settings.health_check_port)
+    log.info(
+        event(
+            "up_started",
+            dagster_ui=format_http_url(*ui_address),
+            status_page=f"{worker}/",
+            health=f"{worker}/health",
+            postgres=settings.database_url,
+            redis=settings.redis_url,
+            home=settings.viewer_home.absolute(),
+        )
+    )
+    for text in stack.port_warnings:
+        log.warning(event("port_replaced", message=text))
 
 
 def _banner(stack: Stack, *, owns_postgres: bool) -> str:

@@ -69,6 +69,12 @@ def _pool(url: RedisUrl, options: dict[str, Any]) -> redis.ConnectionPool:
     return redis.ConnectionPool(SSLConnection if url.tls else Connection, host=host, port=port, **options)
 
 
+def require_reply(url: str) -> None:
+    """Check that Redis replies, before work that waits longer for each reply. Raises RedisUnavailable, RedisFailed."""
+    with connect(url, seconds=START_SECONDS, retries=0) as client, redis_errors(url):
+        client.ping()
+
+
 @contextmanager
 def redis_errors(url: str) -> Iterator[None]:
     """Raise redis-py's errors as ours: what may be retried, and what needs a person."""

@@ -41,6 +41,10 @@ def test_lines_of_up(tmp_path: Path) -> None:
     ):
         stack.wait_for_ui()
 
+        (started,) = [line for line in own_lines(stack.log) if line["event"] == "up_started"]
+        assert started["home"] == str(stack.home)
+        assert ":***@" in started["postgres"]
+
         def lines(name: str, log: Path | None = None) -> list[dict[str, Any]]:
             return [line for line in own_lines(log or stack.log) if line["event"] == name]
 
@@ -82,4 +86,8 @@ def test_lines_of_up(tmp_path: Path) -> None:
         assert "Retrying failed database connection" in daemon.read_text()
         assert [line for line in of_daemon if not line.startswith("{")] == []
         assert len(of_daemon) == len(set(of_daemon))
+    foreground_lines = stack.log.read_text().splitlines()
+    assert [line for line in foreground_lines if not line.startswith("{")] == []
+    last = json.loads(foreground_lines[-1])
+    assert (last["event"], last["message"]) == ("progress", "stopped")
     assert sum(line["views"] for line in own_lines(stack.log) if line["event"] == "flush_committed") == 7

@@ -38,3 +38,4 @@ def test_commands_use_the_settings_of_the_running_up(tmp_path: Path) -> None:
         flushed = run(other, "flush")
         assert (flushed.returncode, persisted()) == (0, 4)
         stack.stop()
+    assert stack.log.read_text().splitlines()[-1] == "stopped"

@@ -102,8 +102,11 @@ def test_up_runs_the_whole_stack(tmp_path: Path) -> None:
 
             second = stack.run("up")
             assert (second.returncode, second.stdout) == (1, "")
-            assert second.stderr.startswith("error: ")
-            assert f"VIEWER_HOME={home} is in use by process {stack.process.pid}" in second.stderr
+            assert second.stderr == (
+                "error: Another `up` uses this directory:"
+                f" VIEWER_HOME={home} is in use by process {stack.process.pid}\n"
+                "remedy: stop it, or choose another directory with VIEWER_HOME\n"
+            )
             assert read_settings_of_running_up(home) == {**urls, STARTING: False}
 
             kill_the_code_server(stack, urls)

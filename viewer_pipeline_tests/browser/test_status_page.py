@@ -96,7 +96,7 @@ def test_light_and_dark(page: Page, busy: HttpWorld, screenshots: Path, scheme: 
     expect(page.locator("header .status")).to_have_text("healthy")
     expect(page.get_by_role("img", name="Views per minute: highest")).to_be_visible()
     expect(page.get_by_role("img", name="Lag: highest")).to_be_visible()
-    expect(page.get_by_role("img", name="Seconds of the last flushes")).to_be_visible()
+    expect(page.get_by_role("img", name="Seconds to commit of the last flushes")).to_be_visible()
     expect(page.locator("section", has_text="Last flushes").get_by_role("link").first).to_be_visible()
     assert page.evaluate("getComputedStyle(document.querySelector('rect')).fill") != "rgb(0, 0, 0)"
     assert float(page.evaluate(LOWEST_CONTRAST)) >= 4.5

@@ -140,8 +140,10 @@ def test_headers_have_no_versions(http: HttpWorld) -> None:
 def test_port_in_use(http: HttpWorld) -> None:
     """An error before anything is started, with the setting and its value."""
     http.start()
-    with pytest.raises(SettingsError, match=rf"HEALTH_CHECK_PORT={http.port}: is in use on 127\.0\.0\.1"):
+    listener = rf"HEALTH_CHECK_PORT={http.port}: .+ listens on this port of 127\.0\.0\.1"
+    with pytest.raises(SettingsError, match=listener) as error:
         HttpWorld(http.settings.copy_unvalidated()).start(health_check_port=http.port)
+    assert error.value.remedy == "stop it, or choose another port with HEALTH_CHECK_PORT"
     with pytest.raises(SettingsError, match=r"HEALTH_CHECK_HOST='no\.such\.host\.invalid'"):
         HttpWorld(http.settings).start(health_check_host="no.such.host.invalid")
 

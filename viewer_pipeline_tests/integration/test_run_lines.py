@@ -49,7 +49,7 @@ def test_lines_of_a_run(
     world.send("a", 5)
     run_id, logged = run_flush(LOG_FORMAT="json", LOG_LEVEL=level)
     assert [text.partition(" ")[0] for text in logged] == ["counters_read", "flush_committed"]
-    assert "seq=1 flushes=1 views=5 counters=1 batches=1 seconds=" in logged[1]
+    assert "seq=1 flushes=1 views=5 counters=1 batches=1 work_seconds=" in logged[1]
     lines = json_lines(capfd)
     assert len(lines) == number
     if lines:
@@ -60,7 +60,7 @@ def test_lines_of_a_run(
             **of_run, "event": "counters_read", "step": "view_counts.drain_counters",
             "counters": 1, "mode": "sweep", "base": 0,
         }  # fmt: skip
-        assert 0 < committed.pop("seconds") < 600
+        assert 0 < committed.pop("work_seconds") < 600
         assert committed == {
             **of_run, "event": "flush_committed", "step": "view_counts.verify_consistency",
             "seq": 1, "flushes": 1, "views": 5, "counters": 1, "batches": 1, "rejected": 0, "parked": 0,

@@ -19,7 +19,7 @@ from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.warm import run
 
 COMMAND = [sys.executable, "-m", "viewer_pipeline.cli"]
-BANNER = r"Dagster UI +(http://[^\s/]+)"
+BANNER = r'(?:Dagster UI +|"dagster_ui": ")(http://[^\s/"]+)'
 
 
 def variables(directory: Path, **settings: str) -> dict[str, str]:

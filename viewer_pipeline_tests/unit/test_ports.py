@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from viewer_pipeline.errors import SettingsError
+from viewer_pipeline.port_listeners import describe_listener
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.kept_ports import PORTS_FILE, KeptPorts, Service
 from viewer_pipeline.stack.port_choice import UI, reserve_ui_port
 from viewer_pipeline.stack.ports import (
     LOOPBACK,
     PortReservations,
-    describe_listener,
     find_free_port,
     format_http_url,
     is_port_taken,

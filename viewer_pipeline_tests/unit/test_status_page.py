@@ -47,9 +47,9 @@ def test_few_flushes_are_narrow_bars() -> None:
     flush = RecentFlush(1234, "changed", now, now + timedelta(seconds=2), 1, 5000, 1, "run")
     chart = flushes_chart([flush])
     assert (len(chart.bars), chart.first, chart.last) == (MIN_BARS, "", "flush 1,234")
-    assert (
-        chart.summary
-        == "Seconds of the last flushes: highest flush 1,234, 5,000 views: 2 s; last flush 1,234, 5,000 views: 2 s"
+    assert chart.summary == (
+        "Seconds to commit of the last flushes: highest flush 1,234, 5,000 views: 2 s;"
+        " last flush 1,234, 5,000 views: 2 s"
     )
     full = flushes_chart([flush] * MIN_BARS)
     assert (len(full.bars), full.first, flushes_chart([]).is_empty) == (MIN_BARS, "flush 1,234", True)

@@ -66,4 +66,4 @@ def flushes_chart(flushes: list[RecentFlush]) -> BarChart:
     if len(bars) < MIN_BARS:  # else one flush would be a bar as wide as the chart
         bars, first = [Bar(None, "")] * (MIN_BARS - len(bars)) + bars, ""
     note = "from reading the counters to the commit, with the time of Dagster between the steps"
-    return BarChart("Seconds of the last flushes", note, "s", bars, first, last, NO_FLUSH)
+    return BarChart("Seconds to commit of the last flushes", note, "s", bars, first, last, NO_FLUSH)

@@ -57,6 +57,7 @@ MORE_ON_SETTINGS = {
     "history_timezone": "[Days in your time zone](../how-to/backfills.md#days-in-your-time-zone)",
     "ledger_retention_days": "[Retention](../how-to/retention.md)",
     "alert_webhook_url": "[Alerts](../how-to/alerts.md)",
+    "redis_without_marker": "[Held views](../how-to/held-views.md)",
     "redis_wait_replicas": "[How to choose](../how-to/redis-durability.md)",
     "postgres_wait_standbys": "[How to choose](../how-to/postgresql-failover.md)",
     "batch_size": "[Tuning](../tuning.md)",
@@ -77,6 +78,7 @@ MORE_ON_SETTINGS = {
 MORE_ON_COMMANDS = {
     "backfill": "[Backfills](../how-to/backfills.md)",
     "parked": "[Parked views](../how-to/own-table.md#parked-views)",
+    "held": "[Held views](../how-to/held-views.md)",
     "doctor": "[Findings](../how-to/doctor.md)",
     "grants": "[Least privilege](../how-to/least-privilege.md)",
     "reconcile": "[Reconcile](../how-to/reconcile.md)",

@@ -123,6 +123,10 @@ class CannotUndo(ViewerPipelineError):
     """Nothing was undone"""
 
 
+class CannotDecide(ViewerPipelineError):
+    """Nothing was counted or dropped"""
+
+
 class CannotAdopt(ViewerPipelineError):
     """Nothing was changed"""
 

@@ -32,6 +32,7 @@ from viewer_pipeline.setting_types import (
     PubSubMode,
     RedisName,
     RedisServerUrl,
+    RedisWithoutMarker,
     TableName,
     TimeZone,
 )
@@ -118,6 +119,11 @@ class Settings(BaseSettings):
     )
     postgres_wait_timeout_ms: int = Field(
         10_000, ge=1, le=600_000, description="how long a run waits for them before it fails; a later run continues"
+    )
+    redis_without_marker: RedisWithoutMarker = Field(
+        "hold",
+        description="what happens to views in a Redis that has lost its marker and that may have been counted before:"
+        " `hold` them until somebody decides, or `count` them again",
     )
     batch_size: int = Field(
         100, ge=1, le=5000, description="counters in a batch: bounds how long one script blocks Redis"

@@ -19,6 +19,7 @@ from viewer_pipeline.cli.doctor import doctor
 from viewer_pipeline.cli.flush import flush
 from viewer_pipeline.cli.grants.command import grants
 from viewer_pipeline.cli.healthcheck import healthcheck
+from viewer_pipeline.cli.held import held
 from viewer_pipeline.cli.migrate import migrate
 from viewer_pipeline.cli.output import describe_error
 from viewer_pipeline.cli.parked import parked
@@ -37,7 +38,7 @@ from viewer_pipeline.settings_of_running_up import load_settings_and_find_server
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "On one machine": (up, demo, send),
     "Watch, look up": (status, doctor, docs),
-    "Flush, compare, repair": (flush, backfill, reconcile, baseline, parked, acknowledge),
+    "Flush, compare, repair": (flush, backfill, reconcile, baseline, parked, held, acknowledge),
     "Install, upgrade, move": (migrate, grants, adopt, retire),
     "Services, for containers and systemd": (worker, code_server, daemon, webserver, healthcheck),
     "Measure": (bench, soak),

@@ -77,8 +77,10 @@ class Candidates:
         """Return the position as it is stored, where this run begins, and why it does not continue there if so."""
         request, stored = (value or b"" for value in scanner.subscriber_fields(["sweep", "sweep_position"]))
         server, epoch, ledger = scanner.server_run_id(), self._marker.epoch, self._marker.ledger
-        server = server if server == self._server else ""  # the connections lead to two servers
-        begin = SweepPosition(0, int(scanner.now().timestamp() * 1000), server, epoch, ledger, request)
+        hold, now_ms = self._marker.hold, int(scanner.now().timestamp() * 1000)
+        if server != self._server:  # the connections lead to two servers: not all counters may be among these keys
+            server, hold = "", ""
+        begin = SweepPosition(0, now_ms, server, epoch, ledger, request, hold)
         if not stored:
             return stored, begin, ""
         position = SweepPosition.parse(stored)

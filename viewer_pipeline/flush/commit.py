@@ -16,10 +16,11 @@ import psycopg
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate, cut_into_flushes
 from viewer_pipeline.flush.drain import Snapshot, drain
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.held_views import split_frame
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
-from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
+from viewer_pipeline.flush.ledger_row_types import HOLD, Flush, FlushRow
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import record_new_rejects
 from viewer_pipeline.flush.run_notes import RunNotes
@@ -151,9 +152,10 @@ def _commit_and_settle(
     """Commit every slice of the frame; stop as soon as another run was first."""
     base, after, complete, superseded_seconds = snapshot.base, snapshot.after, True, 0.0
     committed = list[tuple[Flush, pd.DataFrame, float]]()
+    parts = _parts(connection, snapshot, aggregated.frame)
     with step.of(Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id)) as settler:
-        for rows in cut_into_flushes(aggregated.frame, snapshot.request.flush_max_counters):
-            flush = plan_flush(snapshot, base, after, rows)
+        for mode, rows in parts:
+            flush = plan_flush(snapshot, base, after, rows, mode)
             fetch_totals, seconds = _commit(stores.ledger, connection, flush)
             if fetch_totals is None:
                 complete, superseded_seconds = False, seconds
@@ -174,6 +176,18 @@ def _commit_and_settle(
     )
 
 
+def _parts(
+    connection: psycopg.Connection, snapshot: Snapshot, frame: pd.DataFrame
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Cut the frame into flushes, each with its mode. Views that may have been counted before come last, to be held."""
+    size, mode = snapshot.request.flush_max_counters, snapshot.request.mode
+    if not snapshot.may_have_been_counted:
+        return ((mode, rows) for rows in cut_into_flushes(frame, size))
+    split = split_frame(connection, frame)
+    parts = (mode, split.new), (HOLD, split.held)
+    return ((mode, rows) for mode, part in parts for rows in cut_into_flushes(part, size))
+
+
 def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tuple[FetchTotals | None, float]:
     """Commit one flush; return how to fetch its totals, None if another run was first, and the seconds it took."""
     started = time.perf_counter()
@@ -181,11 +195,11 @@ def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tup
     return fetch_totals, time.perf_counter() - started
 
 
-def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame) -> Flush:
+def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame, mode: str) -> Flush:
     """Return the flush that commits these rows of the frame: the number after `base`, cut into batches."""
     request, taken_at, epoch = snapshot.request, snapshot.taken_at, snapshot.marker.epoch
     timeline = snapshot.marker.timeline
-    flush = Flush(base + 1, base, uuid4(), request.run_id, request.mode, taken_at, (), after, epoch, timeline)
+    flush = Flush(base + 1, base, uuid4(), request.run_id, mode, taken_at, (), after, epoch, timeline)
     return flush.with_counters(rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size)
 
 

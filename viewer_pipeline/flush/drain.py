@@ -28,6 +28,7 @@ from viewer_pipeline.logs import event
 
 log = logging.getLogger("viewer_pipeline.drain")
 
+SWEEP_REASON = "Redis had lost its marker"
 DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
 
 
@@ -45,6 +46,11 @@ class Snapshot:
     progress: Progress
     notes: RunNotes
     seconds: float
+
+    @property
+    def may_have_been_counted(self) -> bool:
+        """Whether views of these counters may have been counted before, and are to be held then (rule R16)."""
+        return bool(self.marker.hold) and self.request.redis_without_marker == "hold"
 
     @property
     def announced_before(self) -> float:
@@ -90,6 +96,9 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         return None
     progress = candidates.progress
     notes += RunNotes(sweep_restarted=progress.sweep_restarted)
+    marker = marker._replace(hold=marker.hold or now.hold)
+    if marker.hold and request.mode != "sweep":  # only a sweep reads all that may have been counted before
+        stores.redis.request_sweep_unless_requested(SWEEP_REASON)
     taken_at, seconds = stores.redis.now(), time.perf_counter() - started
     return Snapshot(request, base, last.flush_id, marker, readings, taken_at, oldest, progress, notes, seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from viewer_pipeline.setting_types import RedisWithoutMarker
 from viewer_pipeline.settings import RUN_COUNTERS
 
 Mode = Literal["changed", "sweep", "ids"]
@@ -22,3 +23,4 @@ class FlushRequest:
     run_max_counters: int = RUN_COUNTERS
     announced_before: float | None = None
     parked_retention_days: int | None = None
+    redis_without_marker: RedisWithoutMarker = "hold"

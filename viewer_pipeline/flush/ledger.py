@@ -16,7 +16,7 @@ from viewer_pipeline.errors import PostgresRefusesWrites, TransientError
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity, read_identity
 from viewer_pipeline.flush.ledger_reads import read_commit_state
-from viewer_pipeline.flush.ledger_row_types import Flush, Upsert
+from viewer_pipeline.flush.ledger_row_types import HOLD, Flush, Upsert
 from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline.logs import event
 from viewer_pipeline.postgres_url import PostgresUrl
@@ -96,11 +96,9 @@ class Ledger:
         PostgresUnavailable or PostgresRefusesWrites: the next attempt finds its flush in the ledger, or does not.
         """
         try:
-            return (
-                self._commit(connection, flush)
-                if upsert is None
-                else transaction.commit_flush(connection, flush, upsert)
-            )
+            if upsert is not None:
+                return transaction.commit_flush(connection, flush, upsert)
+            return self._commit(connection, flush)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if self.has_committed(flush.flush_id):
                 log.warning(event("commit_reply_lost", seq=flush.seq, reason=first_line(error)))
@@ -147,6 +145,8 @@ class Ledger:
 
     def _commit(self, connection: psycopg.Connection, flush: Flush) -> FetchTotals | None:
         """Try the common case first: every row takes its views."""
+        if flush.mode == HOLD:
+            return transaction.commit_flush(connection, flush, transaction.hold_views)
         target = self.target(connection)
         if target is None:
             return transaction.commit_to_totals(connection, flush)

@@ -11,6 +11,7 @@ from viewer_pipeline.flush.ledger_row_types import (
     Batch,
     BatchDigest,
     FlushRow,
+    HeldSummary,
     LastFlush,
     RecentFlush,
     StoredViewsSummary,
@@ -18,6 +19,8 @@ from viewer_pipeline.flush.ledger_row_types import (
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 
 SQL = named_queries(__name__)
+
+MAX_HELD = 10_000  # rows
 
 
 class CommitState(NamedTuple):
@@ -95,6 +98,12 @@ def last_reading(connection: psycopg.Connection, through: int) -> datetime | Non
 def stored_views_summary(connection: psycopg.Connection) -> StoredViewsSummary:
     """Return how much is persisted, parked and rejected."""
     return StoredViewsSummary(*fetch_one(connection, SQL["stored_views_summary"]))
+
+
+def held_summary(connection: psycopg.Connection) -> HeldSummary:
+    """Return what is held, of the first MAX_HELD rows."""
+    vods, views, age_seconds = fetch_one(connection, SQL["held_summary"], limit=MAX_HELD)
+    return HeldSummary(vods, int(views), age_seconds, vods == MAX_HELD)
 
 
 def totals(connection: psycopg.Connection, vod_ids: list[str]) -> dict[str, int]:

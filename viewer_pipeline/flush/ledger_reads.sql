@@ -13,12 +13,12 @@ FROM viewer.timeline() AS t (timeline)
 LEFT JOIN (SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1) AS f ON TRUE
 
 -- name: read_batches_after
--- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis: they come without
--- counters, so the marker advances and nothing is subtracted. With the timeline that they were read in (rule R17).
+-- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis, and held
+-- views are subtracted already when they are counted: these come without counters, so the marker advances and nothing is subtracted. With the timeline that they were read in (rule R17).
 SELECT
     b.seq, b.batch, f.batches, f.taken_at,
-    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.vod_ids END,
-    CASE WHEN starts_with(f.mode, 'reconcile') THEN '{}' ELSE b.deltas END,
+    CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.vod_ids END,
+    CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.deltas END,
     f.epoch, f.flush_id::text,
     (SELECT viewer.timeline())
 FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
@@ -28,16 +28,16 @@ LIMIT %(limit)s
 
 -- name: flushes_of_run
 -- The flushes of a run above a flush, in order; without the adjustments of `reconcile` by the same run.
-SELECT seq, counters, views, batches FROM viewer.flush
+SELECT seq, counters, views, batches, mode FROM viewer.flush
 WHERE seq > %(base)s AND run_id = %(run_id)s AND NOT starts_with(mode, 'reconcile')
 ORDER BY seq
 
 -- name: sum_batches
 -- Counters, views and batches of some flushes, as their batches have them.
-SELECT b.seq, sum(cardinality(b.vod_ids)), sum((SELECT sum(delta) FROM unnest(b.deltas) AS delta)), count(*)
-FROM viewer.flush_batch AS b
+SELECT b.seq, sum(cardinality(b.vod_ids)), sum((SELECT sum(delta) FROM unnest(b.deltas) AS delta)), count(*), f.mode
+FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
 WHERE b.seq = ANY(%(seqs)s)
-GROUP BY b.seq
+GROUP BY b.seq, f.mode
 
 -- name: batch_digests
 -- Number of ids and a digest of each batch of some flushes, in order. NULL, which no batch holds, reads as a separator.
@@ -97,3 +97,8 @@ SELECT
 -- name: totals
 -- The totals of some VODs.
 SELECT vod_id, view_count FROM viewer.vod_view_counts WHERE vod_id = ANY(%(vod_ids)s)
+
+-- name: held_summary
+-- Of the first held rows, since there may be a million: their number, their views, and the age of the oldest in seconds.
+SELECT count(*), coalesce(sum(views), 0), extract(epoch FROM clock_timestamp() - min(held_at))::float8
+FROM (SELECT views, held_at FROM viewer.held LIMIT %(limit)s) AS first_rows

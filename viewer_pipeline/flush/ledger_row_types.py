@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import psycopg
 
 from viewer_pipeline.target.add_or_park import FetchTotals
+
+HOLD: Final = "hold"  # the mode of a flush whose views go to `viewer.held`, not to the totals
+COUNT_HELD: Final = (
+    "count_held"  # of a flush that moves held views to the totals; they are subtracted from Redis already
+)
 
 
 class Batch(NamedTuple):
@@ -24,10 +29,11 @@ class Batch(NamedTuple):
     deltas: Sequence[int]
     epoch: str = ""  # of the marker when the counters were read
     flush_id: str = ""
+    skipped_views: bool = False  # whether it had views before it was skipped
 
     def skipped(self) -> Batch:
         """Return the batch without counters: it advances the marker and subtracts nothing."""
-        return self._replace(vod_ids=[], deltas=[])
+        return self._replace(vod_ids=[], deltas=[], skipped_views=bool(self.vod_ids))
 
 
 class LastFlush(NamedTuple):
@@ -85,12 +91,18 @@ Upsert = Callable[[psycopg.Connection, Flush], FetchTotals]
 
 
 class FlushRow(NamedTuple):
-    """One row of `viewer.flush`."""
+    """One row of `viewer.flush`, or what its batches say of it."""
 
     seq: int
     counters: int
     views: int
     batches: int
+    mode: str
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its views are held, and not in the totals."""
+        return self.mode == HOLD
 
 
 class BatchDigest(NamedTuple):
@@ -110,6 +122,15 @@ class StoredViewsSummary(NamedTuple):
     parked_vods: int
     parked: int
     rejected: int
+
+
+class HeldSummary(NamedTuple):
+    """What is held (rule R16). `age_seconds`: of the oldest; None where nothing is held."""
+
+    vods: int
+    views: int
+    age_seconds: float | None
+    is_lower_bound: bool  # whether more is held than was read
 
 
 class RecentFlush(NamedTuple):

@@ -10,7 +10,7 @@ from viewer_pipeline.flush.ledger_row_types import Batch
 from viewer_pipeline.stores.redis import as_text
 
 # Of the hash, in the order in which the scripts return them.
-MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing", "timeline")
+MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing", "timeline", "hold")
 MAX_SEQ = 2**53  # Lua's numbers are exact up to here
 
 
@@ -31,6 +31,9 @@ class Marker(NamedTuple):
     # it had been restored from a backup. (0, 0): none.
     missing_flushes: tuple[int, int] = (0, 0)
     timeline: str = ""  # of PostgreSQL, when the run that began last had read its ledger
+    # The flush (and batch) at which views came in that may have been counted before; empty if none did. Removed by a
+    # sweep that began after that (rule R16).
+    hold: str = ""
 
     def at(self, batch: Batch) -> Marker:
         """Return the marker after this batch was subtracted."""
@@ -39,7 +42,8 @@ class Marker(NamedTuple):
 
 def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
     """Return the marker from the values of MARKER_FIELDS; None if there is none. Raises MarkerUnreadable."""
-    numbers, (epoch, flush_id, ledger), missing, timeline = fields[:3], map(as_text, fields[3:6]), fields[6], fields[7]
+    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(as_text, fields[3:6]), fields[6]
+    timeline, hold = map(as_text, fields[7:])
     if all(field is None for field in numbers):
         return None
     try:
@@ -49,4 +53,4 @@ def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
         raise MarkerUnreadable(f"flush, batch, batches, missing = {[*numbers, missing]!r}") from None
     if seq > MAX_SEQ:
         raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
-    return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through), as_text(timeline))
+    return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through), timeline, hold)

@@ -166,7 +166,9 @@ class RedisStore(CounterReader):
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
         missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
-        return [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix), deltas, missing, marker.timeline]
+        hold = f"{batch.seq}.{batch.number}" if batch.skipped_views else ""
+        at: list[str | int] = [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix)]
+        return [*at, deltas, missing, marker.timeline, hold]
 
     def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
         """Add VODs to the changed set, announced now, and return how many; those that are in it keep their time."""
@@ -200,13 +202,19 @@ class RedisStore(CounterReader):
         with redis_errors(self.url):
             self._client.hset(self.names.subscriber, field, value)
 
+    def request_sweep_unless_requested(self, reason: str) -> None:
+        """Request a sweep, unless one is requested already: a newer request is not fulfilled by a sweep under way."""
+        with redis_errors(self.url):
+            self._client.hsetnx(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
+
     def advance_sweep(self, part: SweepPart) -> bool:
         """Store that this part is committed and settled; return False if another run has moved the position since.
 
-        After the last part, remove the request that the pass fulfils; a newer one stays.
+        After the last part, remove the request that the pass fulfils; a newer one stays. Remove `hold` of the marker as
+        well, if it is the same as when the pass began (rule R16).
         """
         begin, end = part.begin, b"" if part.is_last else part.end.encode()
-        arguments: list[str | bytes | int] = [begin.ledger, begin.epoch, part.stored, end, begin.request]
+        arguments: list[str | bytes | int] = [begin.ledger, begin.epoch, part.stored, end, begin.request, begin.hold]
         return bool(self.run_script(ADVANCE_SWEEP, [self.names.subscriber, self.names.marker], arguments))
 
     def publish_totals(self, messages: Iterable[bytes]) -> None:

@@ -20,7 +20,7 @@ ON CONFLICT (mode, outcome) DO UPDATE SET
 SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.run_metrics ORDER BY mode, outcome
 
 -- name: flushes_since
--- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile`,
+-- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile` and what is held,
 -- which are no views and may be negative.
 SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_seq), max(last_committed_at)
 FROM (
@@ -30,7 +30,7 @@ FROM (
     UNION ALL
     SELECT mode, flushes, counters, views, last_seq, last_committed_at FROM viewer.pruned_flushes WHERE %(seq)s = 0
 ) AS totals (mode, flushes, counters, views, last_seq, last_committed_at)
-WHERE NOT starts_with(mode, 'reconcile')
+WHERE viewer.counts_views(mode)
 GROUP BY mode ORDER BY mode
 
 -- name: pruned_through

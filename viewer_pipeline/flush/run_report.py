@@ -27,7 +27,7 @@ class CommittedFlush:
     @cached_property  # a run's report, log lines and metadata sum the deltas of all flushes again and again
     def row(self) -> FlushRow:
         """Its row of the ledger, as it was intended."""
-        return FlushRow(self.flush.seq, self.flush.counters, self.flush.views, len(self.flush.batches))
+        return FlushRow(self.flush.seq, self.flush.counters, self.flush.views, len(self.flush.batches), self.flush.mode)
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,17 @@ class RunReport:
     @property
     def counters(self) -> int:
         """Number of persisted counters."""
-        return sum(flush.counters for flush in self.flushes)
+        return sum(flush.counters for flush in self.flushes if not flush.is_held)
 
     @property
     def views(self) -> int:
         """Number of persisted views."""
-        return sum(flush.views for flush in self.flushes)
+        return sum(flush.views for flush in self.flushes if not flush.is_held)
+
+    @property
+    def held_views(self) -> int:
+        """Number of views that went to `viewer.held` (rule R16)."""
+        return sum(flush.views for flush in self.flushes if flush.is_held)
 
     @property
     def batches(self) -> int:

@@ -13,14 +13,15 @@ from typing import NamedTuple, Self
 from viewer_pipeline.stores.redis import as_text
 
 CURSOR_BITS = 64
-_parse = re.compile(rb"([0-9]{1,20}) ([0-9]{1,14}) (\S+) (\S+) (\S+) ?(.*)", re.DOTALL).fullmatch
+NO_HOLD = "-"
+_parse = re.compile(rb"([0-9]{1,20}) ([0-9]{1,14}) (\S+) (\S+) (\S+) (\S+) ?(.*)", re.DOTALL).fullmatch
 
 
 class SweepPosition(NamedTuple):
     """All counters before `cursor` that existed when the pass began were committed and settled since.
 
-    Valid for one process of Redis, because the order of SCAN is another in each, and for one epoch and ledger of the
-    marker. A position is true on its own, whichever run stores it, and when.
+    Valid for one process of Redis, because the order of SCAN is another in each, and for one epoch, ledger and
+    `hold` of the marker. A position is true on its own, whichever run stores it, and when.
     """
 
     cursor: int  # 0: the beginning of a pass
@@ -29,18 +30,21 @@ class SweepPosition(NamedTuple):
     epoch: str
     ledger: str
     request: bytes = b""  # the request for a sweep that the pass fulfils, as it was when the pass began; empty if none
+    hold: str = ""  # of the marker
 
     @classmethod
     def parse(cls, raw: bytes) -> Self | None:
         """Return the position from the field of the hash; None for anything else."""
         if not (match := _parse(raw)) or not 0 < (cursor := int(match[1])) < 2**CURSOR_BITS:
             return None
-        server, epoch, ledger = map(as_text, match.group(3, 4, 5))
-        return cls(cursor, int(match[2]), server, epoch, ledger, match[6])
+        server, epoch, ledger, hold = map(as_text, match.group(3, 4, 5, 6))
+        return cls(cursor, int(match[2]), server, epoch, ledger, match[7], "" if hold == NO_HOLD else hold)
 
     def encode(self) -> bytes:
         """Return the field of the hash."""
-        numbers_and_names = f"{self.cursor} {self.began_ms} {self.server} {self.epoch} {self.ledger} "
+        numbers_and_names = (
+            f"{self.cursor} {self.began_ms} {self.server} {self.epoch} {self.ledger} {self.hold or NO_HOLD} "
+        )
         return numbers_and_names.encode() + self.request
 
     def invalid_reason(self, now: SweepPosition) -> str:
@@ -51,6 +55,8 @@ class SweepPosition(NamedTuple):
             return "Redis was emptied since"
         if self.ledger != now.ledger:
             return "the counters were given to another ledger since"
+        if self.hold != now.hold:
+            return "Redis fell back to another state since"
         return ""
 
     @property

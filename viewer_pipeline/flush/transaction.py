@@ -79,6 +79,12 @@ def add_to_totals_parking(connection: psycopg.Connection, flush: Flush) -> Fetch
     return _upsert_totals(connection, SQL["upsert_totals_parking"], {"seq": flush.seq})
 
 
+def hold_views(connection: psycopg.Connection, flush: Flush) -> FetchTotals:
+    """Add the views of a flush to `viewer.held`, and nothing to the totals (rule R16)."""
+    connection.execute(SQL["hold_views"], {"epoch": flush.epoch, "seq": flush.seq})
+    return dict
+
+
 def _upsert_totals(connection: psycopg.Connection, query: str, parameters: dict[str, object]) -> FetchTotals:
     rows = connection.execute(query, parameters, binary=True)
     return lambda: dict(rows.fetchall())

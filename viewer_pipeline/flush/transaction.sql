@@ -87,3 +87,12 @@ WITH due AS (
         updated_at = excluded.updated_at
 )
 SELECT vod_id, view_count FROM counted
+
+-- name: hold_views
+-- Hold the views of the batches of a flush. Sorted, so that two transactions lock rows in the same order.
+INSERT INTO viewer.held AS h (epoch, vod_id, views, last_flush)
+SELECT %(epoch)s, c.vod_id, c.delta, %(seq)s
+FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+WHERE b.seq = %(seq)s
+ORDER BY c.vod_id COLLATE "C"
+ON CONFLICT (epoch, vod_id) DO UPDATE SET views = h.views + excluded.views, last_flush = excluded.last_flush

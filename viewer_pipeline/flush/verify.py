@@ -26,7 +26,8 @@ def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
         intended = thread.submit(_digests, report, separator)
         digests = batch_digests(connection, [committed.flush.seq for committed in report.committed], separator)
         recovered = sum_batches(connection, [row.seq for row in report.recovered]) if report.recovered else []
-        behind = find_totals_behind_their_flush(connection, report.seqs)
+        seqs = [flush.seq for flush in report.flushes if not flush.is_held]
+        behind = find_totals_behind_their_flush(connection, seqs)
     return [
         _ledger_equals_frame(report, intended.result(), digests, recovered),
         _redis_is_settled(stores.redis.marker(), report),
@@ -63,8 +64,8 @@ def _ledger_equals_frame(
     message = ", ".join(
         (
             pluralize(report.batches, "batch"),
-            pluralize(report.counters, "counter"),
-            pluralize(report.views, "view"),
+            pluralize(sum(flush.counters for flush in report.flushes), "counter"),
+            pluralize(sum(flush.views for flush in report.flushes), "view"),
         )
     )
     if report.recovered:

@@ -15,7 +15,7 @@ FROM viewer.flush AS f
 JOIN viewer.flush_batch AS b USING (seq)
 CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
 WHERE f.taken_at >= %(starts_at)s AND f.taken_at < %(ends_at)s
-    AND f.seq <= %(through)s AND NOT starts_with(f.mode, 'reconcile')
+    AND f.seq <= %(through)s AND viewer.counts_views(f.mode)
 GROUP BY 1, 2
 
 -- name: record_rollup
@@ -29,7 +29,7 @@ LEFT JOIN (
     SELECT (%(days)s::date[])[width_bucket(taken_at, %(starts)s::timestamptz[])] AS day, max(seq) AS last_flush
     FROM viewer.flush
     WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s
-        AND seq <= %(through)s AND NOT starts_with(mode, 'reconcile')
+        AND seq <= %(through)s AND viewer.counts_views(mode)
     GROUP BY 1
 ) AS l USING (day)
 LEFT JOIN (
@@ -63,7 +63,7 @@ CROSS JOIN LATERAL (
         count(*) AS flushes, sum(f.views) FILTER (WHERE f.seq <= r.last_flush) AS views,
         count(*) FILTER (WHERE f.seq > r.last_flush) AS late_flushes
     FROM viewer.flush AS f
-    WHERE f.taken_at >= r.starts_at AND f.taken_at < r.ends_at AND NOT starts_with(f.mode, 'reconcile')
+    WHERE f.taken_at >= r.starts_at AND f.taken_at < r.ends_at AND viewer.counts_views(f.mode)
 ) AS l
 WHERE r.day >= %(start)s AND r.day < %(end)s
 ORDER BY r.day
@@ -80,7 +80,7 @@ SELECT vod_id, views FROM viewer.daily_views WHERE day = %(day)s ORDER BY views 
 -- Return the views of a day by the number of the hour, from 1, in which their counters were read.
 SELECT width_bucket(taken_at, %(hours)s::timestamptz[]), sum(views)
 FROM viewer.flush
-WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND NOT starts_with(mode, 'reconcile')
+WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND viewer.counts_views(mode)
 GROUP BY 1
 
 -- name: find_windows_to_roll_up
@@ -89,7 +89,7 @@ SELECT f.day
 FROM (
     SELECT (%(days)s::date[])[width_bucket(taken_at, %(starts)s::timestamptz[])] AS day, max(seq) AS last_flush
     FROM viewer.flush
-    WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND NOT starts_with(mode, 'reconcile')
+    WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND viewer.counts_views(mode)
     GROUP BY 1
 ) AS f
 LEFT JOIN viewer.daily_rollup AS r USING (day)

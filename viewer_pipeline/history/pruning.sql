@@ -1,6 +1,6 @@
 -- name: first_flush
 -- Return when the first flush of the ledger read its counters. Repairs are no views.
-SELECT min(taken_at) FROM viewer.flush WHERE NOT starts_with(mode, 'reconcile')
+SELECT min(taken_at) FROM viewer.flush WHERE viewer.counts_views(mode)
 
 -- name: ledger_days
 -- Return the days that have flushes: their number, the last flush, the last flush that is rolled up, and whether the
@@ -10,7 +10,7 @@ SELECT
 FROM (
     SELECT (%(days)s::date[])[width_bucket(taken_at, %(starts)s::timestamptz[])] AS day, seq, batches, views
     FROM viewer.flush
-    WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND NOT starts_with(mode, 'reconcile')
+    WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND viewer.counts_views(mode)
 ) AS f
 CROSS JOIN viewer.ledger_kept AS k
 LEFT JOIN viewer.daily_rollup AS r USING (day)

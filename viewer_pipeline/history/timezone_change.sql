@@ -7,7 +7,7 @@ ORDER BY r.day
 -- name: first_and_last_flush
 -- Return when the first and the last flush of a period read their counters. Repairs are no views.
 SELECT min(taken_at), max(taken_at) FROM viewer.flush
-WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND NOT starts_with(mode, 'reconcile')
+WHERE taken_at >= %(starts_at)s AND taken_at < %(ends_at)s AND viewer.counts_views(mode)
 
 -- name: delete_daily_views
 -- Delete the views of days that have other bounds.

@@ -5,7 +5,7 @@
 SELECT
     (SELECT coalesce(sum(views), 0) FROM viewer.daily_rollup) + (
         SELECT coalesce(sum(views), 0) FROM viewer.flush
-        WHERE seq > (SELECT coalesce(max(last_flush), 0) FROM viewer.daily_rollup) AND NOT starts_with(mode, 'reconcile')
+        WHERE seq > (SELECT coalesce(max(last_flush), 0) FROM viewer.daily_rollup) AND viewer.counts_views(mode)
     ),
     CASE
         WHEN estimate < %(counted_vods)s THEN (SELECT count(*) FROM viewer.vod_view_counts)

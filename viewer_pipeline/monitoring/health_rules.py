@@ -9,7 +9,7 @@ from typing import Any
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.incidents import Incident, Kind
-from viewer_pipeline.flush.ledger_row_types import LastFlush
+from viewer_pipeline.flush.ledger_row_types import HeldSummary, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.recorded_settings import find_lost_settings, remedy_of_lost_settings
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
@@ -17,10 +17,10 @@ from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
-from viewer_pipeline.text_formatting import escape_invisible, pluralize
+from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
-REVISION = "0011"  # of the schema, at least; a test compares it with the migrations
+REVISION = "0012"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
     "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
     "redis_emptied": "Redis was emptied or replaced",
@@ -57,6 +57,10 @@ MIGRATE = f"run `{command_to_type('migrate')}`"
 REJECTED = (
     "none to end this: it ends by itself an hour after the last rejected input; to find the producer, see"
     f" `{command_to_type('docs producers')}`, and more examples in the table viewer.rejected"
+)
+HELD = (
+    f"run `{command_to_type('held count')}` if Redis had been emptied, `{command_to_type('held drop')}` if"
+    f" it was restored from an old copy; see `{command_to_type('docs held-views')}`"
 )
 REASONS = f"`{command_to_type('status')}` shows the reasons"
 RESTARTED = "none if it was meant to; if it restarts again and again, its log has the reason"
@@ -151,6 +155,21 @@ def describe_incident(incident: Incident) -> str:
     views = f", {pluralize(incident.views, 'view')}" if incident.views else ""
     age = format_age(seconds_since(incident.last_seen))
     return f"{INCIDENTS[incident.kind]} {age} (run {incident.run_id[:8]}{views})"
+
+
+def evaluate_held(held: HeldSummary, holds: bool) -> CheckResult:
+    """Whether views wait for a decision. `holds`: a run that reads views now may hold them, until a sweep is done."""
+    details = {"held_vods": held.vods, "held_views": held.views, "holds": holds}
+    if held.age_seconds is None:
+        message = "nothing is held"
+        message += "; Redis had lost its marker, and a sweep has not read all its counters yet" if holds else ""
+        return CheckResult("held", "healthy", message, details)
+    at_least = "at least " if held.is_lower_bound else ""
+    message = (
+        f"{at_least}{views_of_vods(held.views, held.vods)} may have been counted before, and are held:"
+        f" Redis had lost its marker {format_age(tolerate_clock_skew(held.age_seconds))}"
+    )
+    return CheckResult("held", "degraded", message, details, HELD)
 
 
 def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:

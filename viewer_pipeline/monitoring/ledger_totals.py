@@ -10,7 +10,8 @@ import psycopg
 
 from viewer_pipeline.flush.incidents import Kind, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import last_flush
+from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
+from viewer_pipeline.flush.ledger_row_types import HeldSummary
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.run_metrics import (
     RunMetric,
@@ -37,6 +38,7 @@ class LedgerReading(NamedTuple):
     totals: LedgerTotals  # the next reading adds to them
     recorded: list[RunMetric]
     rejected: list[RejectedCount]
+    held: HeldSummary
     incidents: list[Kind]  # that are open
 
 
@@ -52,8 +54,9 @@ class LedgerTotalsReader:
         with self._ledger.connect() as connection:
             self.add_new(connection)
             recorded, rejected = read_run_metrics(connection), read_rejected_summary(connection).counts
+            held = held_summary(connection)
             incidents = [incident.kind for incident in open_incidents(connection)]
-        return LedgerReading(self._totals, recorded, rejected, incidents)
+        return LedgerReading(self._totals, recorded, rejected, held, incidents)
 
     def add_new(self, connection: psycopg.Connection) -> LedgerTotals:
         """Add what was committed since the last call, and return the totals."""

@@ -49,6 +49,9 @@ METRIC_FAMILIES: dict[str, MetricFamily] = {
             "incidents",
             "1 for a kind of incident that is not acknowledged",
         ),
+        MetricFamily(
+            "viewer_held_views", "gauge", (), "views", "Held views, of the first 10 000 VODs: they wait for a decision"
+        ),
         # From Redis, now.
         MetricFamily("viewer_pending_counters", "gauge", (), "counters", "VODs in the changed set"),
         MetricFamily(

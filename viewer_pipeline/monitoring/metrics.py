@@ -112,6 +112,7 @@ def ledger_samples(reading: LedgerReading) -> Samples:
         "viewer_flush_seconds": {(metric.mode,): metric for metric in committed},
         "viewer_drift_views_total": {(metric.mode,): metric.drift for metric in committed},
         "viewer_rejected_inputs_total": {(row.source, row.reason): row.inputs for row in reading.rejected},
+        "viewer_held_views": {(): reading.held.views},
         "viewer_open_incidents": {(kind,): float(kind in reading.incidents) for kind in KINDS},
     }
 

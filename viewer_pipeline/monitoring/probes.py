@@ -12,7 +12,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.errors import SessionUnusable, ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import last_flush
+from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.recorded_settings import read_recorded_settings
@@ -38,6 +38,7 @@ from viewer_pipeline.monitoring.health_rules import (
     REJECTED_SECONDS,
     degrade_if_restarted,
     evaluate_freshness,
+    evaluate_held,
     evaluate_history_timezone,
     evaluate_incidents,
     evaluate_last_flush,
@@ -102,7 +103,10 @@ class HealthProbes:
             ProbedChecks(("lost_settings",), self.check_lost_settings, seconds, ("redis",)),
             ProbedChecks(("freshness",), self.check_freshness, seconds, ("redis",)),
             ProbedChecks(
-                ("marker", "unsettled", "last_flush", "incidents", "rejected"), self.check_settling, seconds, both
+                ("marker", "unsettled", "last_flush", "incidents", "rejected", "held"),
+                self.check_settling,
+                seconds,
+                both,
             ),
             ProbedChecks(("history_timezone",), self.check_history_timezone, seconds, ("postgres",)),
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
@@ -181,6 +185,7 @@ class HealthProbes:
             position = marker or Marker(last.seq, last.batches, last.batches)
             unsettled, *ages = fetch_one(connection, SQL["flush_ages"], seq=position.seq, batch=position.batch)
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection, REJECTED_SECONDS)
+            held = held_summary(connection)
         unsettled_age, last_age = (None if age is None else round_age(age) for age in ages)
         return [
             evaluate_marker_against_ledger(marker, last, str(refusal or "")),
@@ -188,6 +193,7 @@ class HealthProbes:
             evaluate_last_flush(last, last_age),
             evaluate_incidents(incidents),
             evaluate_rejected(rejected),
+            evaluate_held(held, bool(marker and marker.hold)),
         ]
 
     def check_history_timezone(self) -> list[CheckResult]:

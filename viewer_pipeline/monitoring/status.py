@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
 from viewer_pipeline.flush.incidents import Incident, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_reads import last_flush, recent_flushes, stored_views_summary
-from viewer_pipeline.flush.ledger_row_types import LastFlush, RecentFlush, StoredViewsSummary
+from viewer_pipeline.flush.ledger_reads import held_summary, last_flush, recent_flushes, stored_views_summary
+from viewer_pipeline.flush.ledger_row_types import HeldSummary, LastFlush, RecentFlush, StoredViewsSummary
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.sweep_position import SweepPosition
@@ -45,6 +45,7 @@ class LedgerReading(NamedTuple):
     last_flush: LastFlush
     summary: StoredViewsSummary
     rejected: list[RejectedCount]
+    held: HeldSummary
     incidents: list[Incident]
     flushes: list[RecentFlush]
 
@@ -139,6 +140,7 @@ class StatusReader:
                 last_flush=last_flush(connection),
                 summary=stored_views_summary(connection),
                 rejected=read_rejected_summary(connection).counts,
+                held=held_summary(connection),
                 incidents=open_incidents(connection),
                 flushes=recent_flushes(connection, MAX_FLUSHES),
             )
@@ -169,6 +171,8 @@ def _ledger_to_dict(reading: LedgerReading) -> dict[str, Any]:
         "last_flush": reading.last_flush.seq,
         **reading.summary._asdict(),
         "rejected_by_reason": sum((Counter({count.reason: count.inputs}) for count in reading.rejected), Counter()),
+        "held_vods": reading.held.vods,
+        "held_views": reading.held.views,
         "incidents": [_incident_to_dict(incident) for incident in reading.incidents],
         "flushes": [_flush_to_dict(flush) for flush in reading.flushes],
     }

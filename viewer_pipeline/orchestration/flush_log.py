@@ -27,6 +27,7 @@ def log_committed(log: Logger, report: RunReport, state: StateAfterRun) -> None:
             work_seconds=round(report.seconds, 3),
             rejected=rejected,
             parked=state.parked.views,
+            held=report.held_views,
             remaining=report.remaining,
             mode=report.snapshot.request.mode,
         )

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.rejected_counts import RejectedCount, describe_rejected
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.history.view_totals import ViewTotals
 from viewer_pipeline.orchestration.ui_metadata import round_percent, round_seconds, to_table_metadata
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.target.parked_views import ParkedViews
+from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import seconds_since
 
 TOP_VODS = 10
@@ -44,7 +46,7 @@ def metadata_of_run(
 ) -> dict[str, Any]:
     """Return the metadata of a run."""
     stats = run_stats(report, state, verify_seconds)
-    sentences = [*report.notes.sentences(), *filter(None, [state.rejected_sentence])]
+    sentences = [*report.notes.sentences(), *filter(None, [_held_sentence(report), state.rejected_sentence])]
     return {
         "added_views": report.views,
         **_views_per_minute(report, state.previous, settings.sensor_interval_seconds),
@@ -64,6 +66,13 @@ def metadata_of_run(
     }
 
 
+def _held_sentence(report: RunReport) -> str:
+    if not report.held_views:
+        return ""
+    command = command_to_type("held")
+    return f"{pluralize(report.held_views, 'view')} may have been counted before, and are held; see `{command}`"
+
+
 def run_stats(report: RunReport, state: StateAfterRun, verify_seconds: float) -> dict[str, Any]:
     """Return every number of a run, as `viewer-pipeline flush --json` prints them."""
     snapshot, notes = report.snapshot, report.notes
@@ -74,6 +83,7 @@ def run_stats(report: RunReport, state: StateAfterRun, verify_seconds: float) ->
         "flushes": len(report.seqs),
         "batches": report.batches,
         "parked": state.parked.views,
+        "held": report.held_views,
         "unparked": report.unparked.views,
         "rejected": sum(count.inputs for count in state.rejected),
         "drift": notes.drift,

@@ -91,6 +91,7 @@ def drain_counters(
         run_max_counters=settings.run_max_counters,
         announced_before=config.announced_before,
         parked_retention_days=settings.parked_retention_days,
+        redis_without_marker=settings.redis_without_marker,
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)

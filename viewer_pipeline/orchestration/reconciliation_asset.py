@@ -21,6 +21,7 @@ MAX_RUN_SECONDS = 3600  # longer than a flush, since it reads everything
 
 CHECK_DESCRIPTIONS = {
     "totals_equal_history": "Every total equals baseline + daily views + ledger, less parked views.",
+    "held_views_are_accounted_for": "What flushes have held is in viewer.held, or somebody decided about it.",
     "target_equals_totals": "Every count of the target table equals its total. Only with TARGET_EXCLUSIVE=true.",
     "marker_follows_ledger": "The marker in Redis exists, and is neither ahead of nor behind the ledger.",
     "counters_are_counts": "No counter in Redis has a value, type or id that cannot be counted.",

@@ -22,7 +22,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.totals_channel import publish_totals
 from viewer_pipeline.target.add_or_park import FetchTotals
 
-AdjustmentMode = Literal["reconcile", "reconcile_target"]
+AdjustmentMode = Literal["reconcile", "reconcile_target", "count_held"]
 MAX_ATTEMPTS = 20  # how often it reads again because another flush committed first
 
 

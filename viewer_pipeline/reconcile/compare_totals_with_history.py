@@ -1,4 +1,7 @@
-"""Totals against history: total - baseline + parked + discarded = daily views of pruned days + the ledger."""
+"""Totals against history: total - baseline + parked + discarded = daily views of pruned days + the ledger.
+
+The ledger without what its flushes have held (rule R16), of which the sum alone is compared.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 from viewer_pipeline.flush.counter_validation import MAX_COUNT
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
+from viewer_pipeline.reconcile.held_views import held_by_ledger
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import open_snapshot
 
@@ -74,6 +78,10 @@ def compare_totals(url: str, report: DifferenceReport) -> SnapshotPoint:
             row, shortfall = _Row(*columns), _Shortfall(point.pruned, absent, present)
             if shortfall.differs(row):
                 report.add(_difference(row, shortfall))
+        by_flushes, by_rows = held_by_ledger(connection)
+    if by_flushes != by_rows:
+        message = "views of flushes that held them are neither in viewer.held nor decided"
+        report.add(Difference("held", "", by_flushes, by_rows, message))
     if point.pruned and not shortfall.is_explained:
         message = "the views that retention pruned are not the missing ones; which VODs they belong to is not known"
         report.add(Difference("pruned", "", point.pruned, shortfall.absent + shortfall.present, message))

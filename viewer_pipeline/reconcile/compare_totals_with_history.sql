@@ -9,7 +9,7 @@ WITH part AS (
         NULL::numeric AS parked, NULL::numeric AS discarded
     FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-    WHERE NOT starts_with(f.mode, 'reconcile')
+    WHERE viewer.counts_views(f.mode)
         AND (
             f.taken_at >= (SELECT from_at FROM viewer.ledger_kept)
             OR f.seq > (

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, Self
 
-Kind = Literal["total", "pruned", "target", "marker", "counter", "parked"]
-KINDS: tuple[Kind, ...] = ("total", "pruned", "target", "marker", "counter", "parked")
+Kind = Literal["total", "pruned", "held", "target", "marker", "counter", "parked"]
+KINDS: tuple[Kind, ...] = ("total", "pruned", "held", "target", "marker", "counter", "parked")
 MAX_IN_MEMORY = 100  # differences
 MAX_REPORTS = 30
 DAY_SECONDS = 86_400  # longer than any reconciliation takes

@@ -32,6 +32,7 @@ from viewer_pipeline.time_formatting import format_timestamp
 
 CHECKS: dict[str, tuple[Kind, ...]] = {
     "totals_equal_history": ("total", "pruned"),
+    "held_views_are_accounted_for": ("held",),
     "target_equals_totals": ("target",),
     "marker_follows_ledger": ("marker",),
     "counters_are_counts": ("counter",),

@@ -9,7 +9,7 @@ WITH due AS (
     SELECT c.vod_id COLLATE "C" AS vod_id, sum(c.delta) AS views
     FROM viewer.flush AS f JOIN viewer.flush_batch AS b USING (seq)
     CROSS JOIN unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-    WHERE f.seq > %(seq)s AND NOT starts_with(f.mode, 'reconcile') AND c.vod_id = ANY(%(vod_ids)s)
+    WHERE f.seq > %(seq)s AND viewer.counts_views(f.mode) AND c.vod_id = ANY(%(vod_ids)s)
     GROUP BY c.vod_id COLLATE "C"
 ), discarded AS (
     SELECT subject COLLATE "C" AS vod_id, sum(value::numeric) AS views FROM viewer.rejected

@@ -11,6 +11,8 @@ TABLE_PRIVILEGES: dict[str, tuple[str, ...]] = {
     "daily_views": ("SELECT", "INSERT", "DELETE"),
     "flush": ("SELECT", "INSERT", "DELETE"),
     "flush_batch": ("SELECT", "INSERT", "DELETE"),
+    "held": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "held_decision": ("SELECT", "INSERT", "UPDATE"),
     "run_metrics": ("SELECT", "INSERT", "UPDATE"),
     "incident": ("SELECT", "INSERT", "UPDATE"),
     "ledger": ("SELECT",),

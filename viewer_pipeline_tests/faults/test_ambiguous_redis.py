@@ -310,6 +310,8 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "now": lambda store: store.now(),
     "changed_set_size_and_oldest": lambda store: store.changed_set_size_and_oldest(),
     "request_sweep": lambda store: store.request_sweep("test"),
+    "request_sweep_unless_requested": lambda store: store.request_sweep_unless_requested("test"),
+    "write_subscriber_field": lambda store: store.write_subscriber_field("settings", b"{}"),
     "require_writes": lambda store: store.require_writes(),
     "sweep_request": lambda store: store.sweep_request(),
     "advance_sweep": lambda store: store.advance_sweep(SweepPart(b"", SOME_POSITION, SOME_POSITION)),

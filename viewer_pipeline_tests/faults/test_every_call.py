@@ -21,6 +21,7 @@ from viewer_pipeline.flush.flush_request import Mode
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.redis_names import MARKER
 from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.totals_statements import UPSERT, forced
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
@@ -95,11 +96,43 @@ class Scene:
         assert (marker.seq, marker.batch) == world.rows("SELECT seq, batches FROM viewer.flush ORDER BY seq DESC")[0]
 
 
+class HoldingScene(Scene):
+    """Redis was restored from a copy without its marker: its counters hold new views, and views that were counted."""
+
+    def _fill(self) -> None:
+        world = self.world
+        world.send_many(5)
+        world.flush()
+        for vod_id, views in world.sent.items():
+            world.client.set(PREFIX + vod_id, views)
+        self._counted_before = world.sent.copy()
+        world.client.delete(MARKER)
+        for number in range(7):
+            world.send(f"vod{number:04d}", number + 1, announce=True)
+
+    def assert_whole(self) -> None:
+        """Assert that every view is persisted once, and all that was found twice is held: all is settled."""
+        world = self.world
+        assert Counter(world.counters()) == Counter()
+        assert Counter(world.totals()) + world.held() == world.sent + self._counted_before
+        assert Counter(world.totals()) <= world.sent
+        marker = world.marker()
+        assert marker is not None
+        assert (marker.seq, marker.batch) == world.rows("SELECT seq, batches FROM viewer.flush ORDER BY seq DESC")[0]
+
+
 @pytest.fixture
 def scene(stores: Stores) -> Iterator[Scene]:
     """The state, prepared."""
     with ConnectedWorld(stores) as world:
         yield Scene(world)
+
+
+@pytest.fixture
+def holding_scene(stores: Stores) -> Iterator[HoldingScene]:
+    """The state, prepared."""
+    with ConnectedWorld(stores) as world:
+        yield HoldingScene(world)
 
 
 def run(stores: Stores, mode: Mode) -> None:
@@ -164,6 +197,32 @@ def test_a_flush_is_killed_at_every_call(
     scene: Scene, mode: Mode, part: int, tmp_path: Path, add_to_summary: Callable[[str], None]
 ) -> None:
     """Wherever it dies, the next flush completes every count, and no total ever falls or is too high."""
+    points = kill_at_every_call(scene, mode, part, tmp_path, add_to_summary)
+    assert {"postgres COMMIT", "postgres insert_flush", "redis EVALSHA begin"} <= {p.call for p in points}
+
+
+@pytest.mark.usefixtures("_short_scans")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_flush_that_holds_is_killed_at_every_call(
+    holding_scene: HoldingScene, part: int, tmp_path: Path, add_to_summary: Callable[[str], None]
+) -> None:
+    """Wherever it dies, no view counts twice and none is lost (rule R16)."""
+    points = kill_at_every_call(holding_scene, "sweep", part, tmp_path, add_to_summary)
+    assert {"postgres hold_views", "postgres views_counted_before"} <= {p.call for p in points}
+    assert hold_of(holding_scene.world) == ""
+
+
+def hold_of(world: World) -> str:
+    """Return `hold` of the marker."""
+    marker = world.stores.redis.marker()
+    assert marker is not None
+    return marker.hold
+
+
+def kill_at_every_call(
+    scene: Scene, mode: Mode, part: int, tmp_path: Path, add_to_summary: Callable[[str], None]
+) -> list[Point]:
+    """Kill a run at each of its points, and complete it; return the points."""
     started, world = seconds_used(), scene.world
     scene.restore()
     points = points_of_a_run(world.stores, mode, tmp_path)
@@ -186,5 +245,5 @@ def test_a_flush_is_killed_at_every_call(
     wall, cpu = (now - then for now, then in zip(seconds_used(), started, strict=True))
     calls = len({point[:2] for point in points})
     tried = f"part {part + 1} of {PARTS} of {len(points)} crash points of {calls} calls"
-    add_to_summary(f"{mode}: {tried} in {wall:.0f} s, {cpu:.0f} s of them ours")
-    assert {"postgres COMMIT", "postgres insert_flush", "redis EVALSHA begin"} <= {p.call for p in points}
+    add_to_summary(f"{type(scene).__name__}, {mode}: {tried} in {wall:.0f} s, {cpu:.0f} s of them ours")
+    return points

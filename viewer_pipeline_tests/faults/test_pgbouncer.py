@@ -240,7 +240,9 @@ def test_the_commands(
     world.send_many(2)
     behind(world, pgbouncer).flush()
     status = run("status")
-    assert (status["persisted"], status["settled"]) == (21, True)
+    assert (status["persisted"], status["held_views"], status["settled"]) == (15, 6, True)
+    assert run("held", "count")["decided"] == {"vods": 2, "views": 6}
+    world.assert_all_persisted()
     assert status["checks"]["daemon_sensor"]["message"] == "no heartbeat was ever recorded"  # in tables that exist
     assert [incident["kind"] for incident in status["incidents"]] == ["redis_emptied"]
     assert run("acknowledge") == {"acknowledged": 1}

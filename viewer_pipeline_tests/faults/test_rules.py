@@ -108,7 +108,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
     first, second = world.drain(), world.drain()
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
-        planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame)
+        planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame, "sweep")
         assert transaction.claim_flush_number(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(bulk_upsert(world.stores, *second)))
         thread.start()
@@ -294,7 +294,7 @@ def test_r8_unknown_outcome_then_the_same_snapshot_again(world: World, monkeypat
         with pytest.raises(PostgresUnavailable):
             bulk_upsert(world.stores, *planned)
     done = bulk_upsert(world.stores, *planned)
-    assert (done.committed, done.recovered) == ([], [FlushRow(1, 3, 9, 2)])
+    assert (done.committed, done.recovered) == ([], [FlushRow(1, 3, 9, 2, "sweep")])
     assert done.notes.superseded == 0  # by nobody else
     world.assert_all_persisted()
 

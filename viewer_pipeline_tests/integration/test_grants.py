@@ -12,6 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -58,6 +60,9 @@ from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status import read_status
 from viewer_pipeline.orchestration.dagster_instance import open_instance
 from viewer_pipeline.orchestration.flush_ops import FlushMode
+from viewer_pipeline.reconcile import held_views
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
+from viewer_pipeline.reconcile.held_views import count_held, drop_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -122,13 +127,13 @@ def narrow(
 
 
 def flush_once(
-    narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "", **limits: int
+    narrow: Narrow, client: redis.Redis, mode: Mode = "sweep", meanwhile: str = "", **limits: Any
 ) -> RunReport:
     """Run a whole flush, as the ops do; a view of `meanwhile` comes in after the counters were read."""
     url = narrow.settings.require_redis_url()
     stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
     request = FlushRequest(run_id=uuid4().hex, mode=mode, batch_size=2, flush_max_counters=4)
-    snapshot = drain(stores, replace(request, **limits))  # type: ignore[arg-type]
+    snapshot = drain(stores, replace(request, **limits))
     if meanwhile:
         narrow.owner.send(meanwhile)
     done = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
@@ -152,6 +157,7 @@ def do_everything(narrow: Narrow) -> None:
         evaluate_sweep_need(Stores(RedisStore(client, "redis://", PREFIX), narrow.ledger))
         assert flush_once(narrow, client).unparked == (1, 2)
         compare(narrow, client, known)
+        hold_and_decide(narrow, client)
     assert owner.target()[late] == 2
     run_bookkeeping(narrow, ghost, bad)
 
@@ -165,6 +171,32 @@ def compare(narrow: Narrow, client: redis.Redis, known: str) -> None:
     stores = Stores(RedisStore(client, narrow.settings.require_redis_url(), PREFIX), narrow.ledger)
     request = ReconcileRequest(uuid4().hex, narrow.settings.viewer_home, repair=True, exclusive=True)
     assert reconcile(stores, request).repaired["total"] == 1
+
+
+def hold_and_decide(narrow: Narrow, client: redis.Redis) -> None:
+    """Lose the marker twice; count what is held, then drop it. Twice, so that rows are added and changed."""
+    url = narrow.settings.require_redis_url()
+    stores = Stores(RedisStore(client, url, PREFIX), narrow.ledger)
+    vod_ids = [f"held{number} {os.urandom(4).hex()}" for number in range(2)]
+    narrow.owner.add_vods(*vod_ids)
+    for vod_id in vod_ids:
+        narrow.owner.send(vod_id, 2)
+    flush_once(narrow, client)
+    for decision in ("count", "drop"):
+        narrow.owner.client.delete("viewer:settled")
+        for vod_id in (*vod_ids, *vod_ids):
+            narrow.owner.send(vod_id, 1)
+            flush_once(narrow, client, "ids", vod_ids=(vod_id,))
+        with narrow.ledger.connect() as connection:
+            (held,) = held_by_epoch(connection)
+            assert (held.vods, held.views) == (2, 4)
+            if decision == "count":
+                adjuster = Adjuster(stores, connection, uuid4().hex, 2)
+                assert count_held(adjuster, narrow.ledger.target(connection), held.epoch, 1) == (2, 4)
+            else:
+                with patch.object(held_views, "DROP_ROWS", 1):
+                    assert drop_held(connection, held.epoch) == (2, 4)
+            acknowledge(connection, ["redis_emptied"])
 
 
 def run_bookkeeping(narrow: Narrow, ghost: str, bad: str) -> None:

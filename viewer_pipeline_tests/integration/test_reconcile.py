@@ -34,7 +34,7 @@ from viewer_pipeline_tests.support.ledger_world import History
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-NO_DIFFERENCES = {"total": 0, "pruned": 0, "target": 0, "marker": 0, "counter": 0, "parked": 0}
+NO_DIFFERENCES = {"total": 0, "pruned": 0, "held": 0, "target": 0, "marker": 0, "counter": 0, "parked": 0}
 
 
 @pytest.fixture

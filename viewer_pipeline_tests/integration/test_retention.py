@@ -191,7 +191,8 @@ def test_prune_ledger_while_flushes_commit(world: World, history: History) -> No
         flushes = 0
         while not (done.is_set() and flushes > 10):
             world.send_many(6)
-            flushes += len(world.flush().seqs)
+            # Redis has no marker beside this ledger: what comes in may look as if it had been counted.
+            flushes += len(world.flush(redis_without_marker="count").seqs)
         return flushes
 
     with ThreadPoolExecutor(1) as pool:

@@ -41,6 +41,8 @@ def begin(redis: Redis, run: Run, epoch: int, design: Design) -> Begun:
     if redis.marker is None:
         by = run.after.by if run.after else 0
         made = Marker(last[0], last[1], last[1], epoch if design.epoch else 1, line if design.line else 0, by)
+        if last[0] and design.hold:
+            made = made._replace(hold=(last[0], 0))
         return Begun(redis._replace(marker=made), made, made=True, other=False)
     if not design.line or redis.marker.line == line:
         return Begun(redis, redis.marker, made=False, other=False)
@@ -59,11 +61,17 @@ def subtract(redis: Redis, batch: Batch, design: Design) -> Redis:
     return redis._replace(counters=put(redis.counters, batch.vod, left))
 
 
-def move(redis: Redis, batch: Batch, known: Marker = Marker()) -> Redis:  # noqa: B008 - frozen
-    """Advance the marker to a batch; keep the sender's record of flushes that its ledger has lost."""
+def move(redis: Redis, batch: Batch, known: Marker, design: Design) -> Redis:
+    """Advance the marker to a batch; keep the sender's record of flushes that its ledger has lost.
+
+    The views of a batch that is skipped may be in these counters.
+    """
     assert redis.marker is not None
     missing = known.missing if any(known.missing) else redis.marker.missing
-    at = redis.marker._replace(seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by, missing=missing)
+    hold = redis.marker.hold
+    if design.hold and design.epoch and design.broken != "R16-skip" and batch.epoch != redis.marker.epoch:
+        hold = (batch.seq, batch.number)
+    at = redis.marker._replace(hold=hold, seq=batch.seq, batch=batch.number, of=batch.of, by=batch.by, missing=missing)
     return redis._replace(marker=at)
 
 
@@ -83,7 +91,7 @@ def settle(redis: Redis, batch: Batch, known: Marker, line: int, design: Design)
         return "subtracted", redis
     if (batch.seq, batch.number) <= (marker.seq, marker.batch):
         return "subtracted", redis
-    return "subtracted", move(redis, batch, known)
+    return "subtracted", move(redis, batch, known, design)
 
 
 def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> bool:
@@ -93,6 +101,16 @@ def _follows(batch: Batch, marker: Marker, known: Marker, design: Design) -> boo
         same = batch.seq == marker.seq and batch.number == marker.batch + 1
         return same or (batch.seq > marker.seq and batch.number == 1 and marker.batch == marker.of)
     return (marker.seq, marker.batch) == (known.seq, known.batch)
+
+
+def end_hold(redis: Redis, run: Run, design: Design) -> Redis:
+    """Remove `hold` from the marker, if it is that which the run had seen before it read the first counter."""
+    marker = redis.marker
+    if marker is None:
+        return redis
+    if design.broken != "R16-end" and (marker.epoch != run.marker.epoch or marker.hold != run.hold):
+        return redis
+    return redis._replace(marker=marker._replace(hold=(0, 0)))
 
 
 # --- PostgreSQL ---
@@ -135,8 +153,8 @@ def commit(postgres: Postgres, run: Run, flush: Flush, design: Design) -> Postgr
 
 
 def add_to_totals(postgres: Postgres, flush: Flush) -> Postgres:
-    """Add the batches of a flush to the totals."""
-    totals = postgres.totals
+    """Add the batches of a flush to the totals, or to what is held."""
+    views = postgres.held if flush.held else postgres.totals
     for batch in flush.batches:
-        totals = put(totals, batch.vod, totals[batch.vod] + batch.delta)
-    return postgres._replace(totals=totals)
+        views = put(views, batch.vod, views[batch.vod] + batch.delta)
+    return postgres._replace(held=views) if flush.held else postgres._replace(totals=views)

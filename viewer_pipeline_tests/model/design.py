@@ -19,6 +19,8 @@ RULES = {
     "R7": "commit views that no replica has",
     "R8": "repeat a COMMIT whose reply was lost",
     "R11": "commit although Redis refuses writes",
+    "R16-skip": "do not hold what is found behind a batch that was skipped",
+    "R16-end": "end what is held although Redis fell back after the run had begun",
     "R18": "settle a flush that no standby has",
     "R18-earlier": "settle what an earlier run left before a standby has it",
     "ADR2": "accept the first batch of any later flush after a complete one",
@@ -40,6 +42,9 @@ class Design:
     history: a marker has the id of its flush, and the numbers of the flushes that its ledger had lost; a run is
         refused if the ledger has another flush under that number, or one of the lost ones.
     after: a commit is refused as superseded if the flush that was the newest when the run began is gone.
+    hold: R16: a marker that is created where the ledger has flushes is marked, and so is one that skips a batch of
+        another epoch. Until a run that began afterwards has committed and settled all counters, each run holds of
+        every counter as many views as were ever counted of that VOD.
     wait: R7: the counters that were read are on the replica before they are committed.
     standby: R18: the standby of PostgreSQL (in the model: the dump) has a flush before it is settled.
     broken: the rule of RULES that is broken, if any.
@@ -50,6 +55,7 @@ class Design:
     line: bool = True
     history: bool = True
     after: bool = True
+    hold: bool = True
     wait: bool = False
     standby: bool = False
     broken: str = ""
@@ -58,4 +64,4 @@ class Design:
 # The design of the code: test_rehearsal.py compares both. A measure that the code takes belongs here as well. The code
 # detects another server by its connection, which the disasters of the rehearsal do not break.
 CODE = Design(recheck="position")
-BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False)  # the first design
+BEFORE = Design(epoch=False, recheck="", line=False, history=False, after=False, hold=False)  # the first design

@@ -116,7 +116,7 @@ def successors(world: World, design: Design, bounds: Bounds) -> Iterator[tuple[S
 
 def _disasters(world: World, design: Design) -> Iterator[tuple[Step, World]]:
     left, redis = world.left, world.redis
-    if left.copies and redis != world.copy and redis.marker is not None:  # a copy without a marker: see `law`
+    if left.copies and redis != world.copy and (redis.marker is not None or design.hold):
         yield Step("disaster", "copy"), world._replace(copy=redis, left=left._replace(copies=left.copies - 1))
     if left.dumps and world.postgres != world.dump:
         after = world._replace(dump=world.postgres, left=left._replace(dumps=left.dumps - 1))

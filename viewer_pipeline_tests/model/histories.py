@@ -73,7 +73,8 @@ def sends(at: float, lower: Views, upper: Views, after: World) -> Iterator[Line]
 
 def read(kind: str, begin: float, end: float, redis: World, postgres: World) -> Line:
     """Return a read of the counters in one state, and of the totals in the same or a later one."""
-    persisted, pending = by_vod(postgres.postgres.totals), by_vod(redis.redis.counters)
+    stored = zip(postgres.postgres.totals, postgres.postgres.held, strict=True)  # after an emptied Redis, all are new
+    persisted, pending = by_vod(tuple(map(sum, stored))), by_vod(redis.redis.counters)
     return {"type": kind, "begin": begin, "end": end, "persisted": persisted, "pending": pending}
 
 

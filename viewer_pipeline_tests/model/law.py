@@ -2,12 +2,13 @@
 
 `pending` are the counters minus everything that the ledger holds beyond the marker. For each VOD, while no run lives,
 
-    lower <= totals + pending <= upper <= sent
+    lower <= totals + held + pending    and    totals + pending <= upper <= sent
 
-and at any time, for a reader that adds PostgreSQL and Redis, totals + counter >= lower. Without a disaster, all of
-these equal `sent`. A disaster lowers `lower` by the loss that is allowed. If no run is alive that remembers the state
-before the disaster, the remaining views are known, and both bounds become that number (with R7 exactly): afterwards
-nothing more may be lost or reappear. A view that is counted twice is never allowed. Allowed losses, per VOD:
+and at any time, for a reader that adds PostgreSQL (with what is held) and Redis, totals + held + counter >= lower.
+Without a disaster, all of these equal `sent`. A disaster lowers `lower` by the loss that is allowed. If no run is alive
+that remembers the state before the disaster, the remaining views are known, and both bounds become that number (with R7
+exactly): afterwards nothing more may be lost or reappear. A view that is counted twice is never allowed. Allowed
+losses, per VOD:
 
 - Redis emptied: the pending views. Views that were committed, or read by a run that commits them later, are kept.
 - Redis restored or failed over to an older copy: the views that arrived since the copy was made. Without R7, some of
@@ -18,9 +19,8 @@ nothing more may be lost or reappear. A view that is counted twice is never allo
 - PostgreSQL rolled back: the views of the lost flushes. Those that were not settled are counted again. With R18
   nothing: what the older state lacks was not settled.
 
-One disaster is left out, because the protocol cannot tell it from an emptied Redis: a Redis that falls back to a copy
-without a marker (from before the first run, or between being emptied and the next run) counts views again that were
-committed from those counters since then. `explore` makes no such copy; a test shows the effect.
+Held views (R16) are views that may have been counted before: they count for `lower`, and not for `upper`. What the next
+run will hold does not count for `upper` either.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def excuse(after: World, views: Views, design: Design) -> World:
     if any(_remembers(run) for run in after.runs):
         return after._replace(lower=lower, upper=after.sent)
     alone = pending(after.redis, after.postgres, design)
-    left = tuple(t + max(n, 0) for t, n in zip(after.postgres.totals, alone, strict=True))
+    left = tuple(t + max(n, 0) for t, n in zip(_stored(after.postgres), alone, strict=True))
     if any(not low <= n <= sent for low, n, sent in zip(lower, left, after.sent, strict=True)):
         return after._replace(lower=lower, upper=after.sent)  # violated already: the next state without a run shows it
     drift = (0 if design.wait else min(n, 0) for n in alone)
@@ -95,22 +95,39 @@ def _remembers(run: Run) -> bool:
 
 def violation(world: World, design: Design) -> str:
     """Return the violation of the law in this state; "" if there is none."""
-    totals = world.postgres.totals
+    stored, totals = _stored(world.postgres), world.postgres.totals
     for vod in range(len(world.sent)):
-        if totals[vod] + world.redis.counters[vod] < world.lower[vod]:
+        if stored[vod] + world.redis.counters[vod] < world.lower[vod]:
             return f"a reader misses views of VOD {vod}: {_summary(world)}"
     if world.redis.refuses and world.postgres.ledger:
         return f"committed although Redis refuses to be lowered: {_summary(world)}"
     if any(run != ENDED for run in world.runs):
         return ""
+    holds = _will_hold(world, design)
     for vod, alone in enumerate(pending(world.redis, world.postgres, design)):
-        if totals[vod] + max(alone, 0) > world.upper[vod]:
+        left = max(alone, 0)
+        if totals[vod] + left - min(left, stored[vod] if holds else 0) > world.upper[vod]:
             return f"doubled views of VOD {vod}: {_summary(world)}"
-        if totals[vod] + max(alone, 0) < world.lower[vod]:
+        if stored[vod] + left < world.lower[vod]:
             return f"lost views of VOD {vod}: {_summary(world)}"
     return ""
 
 
+def _stored(postgres: Postgres) -> Views:
+    return tuple(map(sum, zip(postgres.totals, postgres.held, strict=True)))
+
+
+def _will_hold(world: World, design: Design) -> bool:
+    """Whether the next run holds views."""
+    marker, last = world.redis.marker, last_flush(world.postgres)
+    if not design.hold or not last[0]:
+        return False
+    if marker is None or any(marker.hold):
+        return True
+    return any(batch.epoch != marker.epoch for batch in read_batches_after(world.postgres, marker, last[0]))
+
+
 def _summary(world: World) -> str:
     totals, (counters, marker, *_) = world.postgres.totals, world.redis
-    return f"sent {world.sent}, totals {totals}, counters {counters}, {marker}; {world.lower} to {world.upper}"
+    stored = f"totals {totals}, held {world.postgres.held}"
+    return f"sent {world.sent}, {stored}, counters {counters}, {marker}; {world.lower} to {world.upper}"

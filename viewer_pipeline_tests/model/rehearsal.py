@@ -17,6 +17,7 @@ from viewer_pipeline.flush import (
     commit,
     counter_reader,
     drain,
+    held_views,
     ledger_reads,
     marker_ownership,
     redis_store,
@@ -38,7 +39,7 @@ from viewer_pipeline_tests.support.world import PREFIX
 from viewer_pipeline_tests.support.world import World as Servers
 
 SECONDS = 60  # until a call that is missing, or that the model does not make, is a failure
-TABLES = ("flush", "flush_batch", "vod_view_counts")
+TABLES = ("flush", "flush_batch", "vod_view_counts", "held")
 
 
 class Gate:
@@ -247,7 +248,8 @@ class Rehearsal:
         ledger = servers.identity.key
         ((timeline,),) = servers.rows("SELECT viewer.timeline()")
         at: dict[Any, Any] = {"flush": 0, "batch": 0, "batches": 0, "epoch": "first", "ledger": ledger, "format": 2}
-        servers.client.hset(MARKER, mapping=at | {"timeline": timeline})
+        if first.redis.marker is not None:
+            servers.client.hset(MARKER, mapping=at | {"timeline": timeline})
         self._copy = self._read_redis()
         self._dump: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
 
@@ -257,6 +259,7 @@ class Rehearsal:
         with (
             patch.object(drain, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
             patch.object(settle, "read_batches_after", _held(ledger_reads.read_batches_after, "list")),
+            patch.object(commit, "split_frame", _held(held_views.split_frame, "read counted")),
             patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),
             patch.object(drain, "require_undiverged_history", lambda *_: None),
             patch.object(settle, "require_undiverged_history", lambda *_: None),
@@ -280,15 +283,16 @@ class Rehearsal:
                         raise actor.unexpected
 
     def end(self) -> tuple[Any, ...]:
-        """Return counters, marker, ledger and totals of the servers."""
+        """Return counters, marker, ledger, totals and held views of the servers."""
         counters, marker = self.servers.counters(), self.servers.marker()
-        totals = self.servers.totals()
+        totals, held = self.servers.totals(), self.servers.held()
         rows = self.servers.rows("SELECT seq, batch, vod_ids[1], deltas[1] FROM viewer.flush_batch ORDER BY 1, 2")
         return (
             tuple(counters.get(f"v{vod}", 0) for vod in range(self._vods)),
             marker and tuple(marker)[:3],
             [(seq, batch, int(vod_id[1:]), delta) for seq, batch, vod_id, delta in rows],
             tuple(totals.get(f"v{vod}", 0) for vod in range(self._vods)),
+            tuple(held[f"v{vod}"] for vod in range(self._vods)),
         )
 
     def _make(self, step: Step, after: World) -> None:
@@ -323,7 +327,8 @@ class Rehearsal:
                     pipe.flushall()
                     for vod_id, views in counters.items():
                         pipe.set(PREFIX + vod_id, views)
-                    pipe.hset(MARKER, mapping=marker)
+                    if marker:
+                        pipe.hset(MARKER, mapping=marker)
                     pipe.execute()
             case "dump":
                 self._replicate()
@@ -346,7 +351,8 @@ class Rehearsal:
 
 
 def expected(world: World) -> tuple[Any, ...]:
-    """Return counters, marker, ledger and totals of the model."""
+    """Return counters, marker, ledger, totals and held views of the model."""
     marker = world.redis.marker
     rows = [(b.seq, b.number, b.vod, b.delta) for flush in world.postgres.ledger for b in flush.batches]
-    return world.redis.counters, marker and tuple(marker)[:3], rows, world.postgres.totals
+    postgres = world.postgres
+    return world.redis.counters, marker and tuple(marker)[:3], rows, postgres.totals, postgres.held

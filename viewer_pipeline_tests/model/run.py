@@ -16,6 +16,7 @@ class Bounds(NamedTuple):
     cuts: tuple[int, ...] = (1, 2)  # counters in one transaction
     pipelined: bool = True  # scripts after a refused one may have been sent already
     between_runs: bool = False  # one run at a time; disasters only between runs
+    sweeps: bool = True  # runs read all counters by name, so that they may end what is held
 
 
 Steps = Iterator[tuple[str, World, Run]]
@@ -26,7 +27,7 @@ def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # n
     """Yield (label, world, run) for each call that the main thread of a run can make next."""
     if run.at == "read ledger" and not run.cut:
         for cut in bounds.cuts:
-            yield from _read_ledger(world, run._replace(cut=cut), design)
+            yield from _read_ledger(world, run._replace(cut=cut, sweeps=bounds.sweeps), design)
     elif run.at == "read ledger":
         yield from _read_ledger(world, run, design)
     elif run.at == "begin":
@@ -46,6 +47,10 @@ def steps(world: World, run: Run, design: Design, bounds: Bounds) -> Steps:  # n
         yield from _read(world, run, design)
     elif run.at == "check":
         yield from _check(world, run, design)
+    elif run.at == "read counted":
+        yield "read counted", world, _split(world, run)
+    elif run.at == "end hold":
+        yield "end hold", world._replace(redis=calls.end_hold(world.redis, run, design)), ENDED
     elif run.at == "commit":
         yield from _commit(world, run, design)
     elif run.at == "totals":  # R1 broken
@@ -78,10 +83,15 @@ def advance(run: Run) -> Run:
         settling = Settling("settle", run.marker, run.committed.seq, batches, own=True)
         return run._replace(at="commit" if run.rows else "wait", settler=settling, committed=None)
     if run.at == "wait":
-        return ENDED
+        return _end(run)
     if run.at == "again":
-        return Run(cut=run.cut, tries=run.tries - 1, number=run.number)
+        return Run(cut=run.cut, tries=run.tries - 1, number=run.number, sweeps=run.sweeps)
     return run
+
+
+def _end(run: Run) -> Run:
+    """All counters are committed and settled: none of them holds views any more that may have been counted before."""
+    return run._replace(at="end hold") if run.sweeps and any(run.hold) else ENDED
 
 
 # --- drain ---
@@ -133,7 +143,7 @@ def _drain(run: Run, marker: Marker, life: int, design: Design) -> Run:
 
 
 def _settled(run: Run, marker: Marker, design: Design) -> Run:
-    run = run._replace(at="read", settling=None, marker=marker)
+    run = run._replace(at="read", settling=None, marker=marker, hold=marker.hold)
     return _rows(run, design) if design.broken == "R3-order" else run
 
 
@@ -148,11 +158,25 @@ def _read(world: World, run: Run, design: Design) -> Steps:
 
 def _rows(run: Run, design: Design) -> Run:
     """Aggregate: leave out empty counters."""
-    rows = tuple((vod, views) for vod, views in enumerate(run.read) if views > 0)
+    rows = tuple((vod, views, False) for vod, views in enumerate(run.read) if views > 0)
     run = run._replace(rows=rows if run.tries else (), read=())
     if design.recheck or design.wait or design.broken == "R6-late":
         return run._replace(at="check")
-    return run._replace(at="commit") if run.rows else ENDED
+    return _begin_commits(run)
+
+
+def _begin_commits(run: Run) -> Run:
+    if not run.rows:
+        return _end(run) if run.tries else ENDED
+    return run._replace(at="read counted" if any(run.marker.hold) else "commit")
+
+
+def _split(world: World, run: Run) -> Run:
+    """Hold of each counter as many views as were ever counted; commit new views first."""
+    counted = [sum(views) for views in zip(world.postgres.totals, world.postgres.held, strict=True)]
+    held = [(vod, min(delta, counted[vod]), True) for vod, delta, _ in run.rows]
+    new = [(vod, delta - views, False) for (vod, delta, _), (_, views, _) in zip(run.rows, held, strict=True)]
+    return run._replace(at="commit", rows=tuple(row for row in (*new, *held) if row[1]))
 
 
 def _check(world: World, run: Run, design: Design) -> Steps:
@@ -169,20 +193,23 @@ def _check(world: World, run: Run, design: Design) -> Steps:
     if discard:
         yield "check", after, advance(run._replace(at="again"))
     else:
-        yield "check", after, run._replace(at="commit") if run.rows else ENDED
+        if design.hold and marker is not None and any(marker.hold):
+            run = run._replace(marker=run.marker._replace(hold=marker.hold))
+        yield "check", after, _begin_commits(run)
 
 
 # --- commit ---
 
 
 def _commit(world: World, run: Run, design: Design) -> Steps:
-    rows, rest = run.rows[: run.cut], run.rows[run.cut :]
+    part = [row for row in run.rows if row[2] == run.rows[0][2]]
+    rows, rest = run.rows[: min(run.cut, len(part))], run.rows[min(run.cut, len(part)) :]
     seq = max(run.base, calls.last_flush(world.postgres)[0] if design.broken == "R3-unique" else 0) + 1
     batches = tuple(
         Batch(seq, number, len(rows), vod, delta, run.marker.epoch if design.epoch else 1, 10 * run.number + run.tries)
-        for number, (vod, delta) in enumerate(rows, 1)
+        for number, (vod, delta, _) in enumerate(rows, 1)
     )
-    flush = Flush(seq, batches, by=10 * run.number + run.tries)
+    flush = Flush(seq, batches, by=10 * run.number + run.tries, held=rows[0][2])
     postgres = calls.commit(world.postgres, run, flush, design)
     if postgres is None:
         yield "commit", world, advance(run._replace(at="again"))
@@ -221,7 +248,7 @@ def settling_steps(
         gone = gone or (marker is not None and calls.other_history(world.postgres, marker, design))
         yield "read marker", world, "failed" if gone or marker is None else Settling("list", marker, now.through)
     elif now.at == "move":
-        yield "move", world._replace(redis=calls.move(world.redis, now.due[0], now.known)), _sent(now)
+        yield "move", world._replace(redis=calls.move(world.redis, now.due[0], now.known, design)), _sent(now)
     elif design.standby and not now.replicated and design.broken != ("R18" if now.own else "R18-earlier"):
         if now.due[-1] in (batch for flush in world.postgres.ledger for batch in flush.batches):
             yield "standby", world._replace(dump=world.postgres), now._replace(replicated=True)

@@ -74,7 +74,8 @@ def assert_rejected(exploration: Exploration) -> None:
     assert kind in exploration.kinds(explored.path)
 
 
-@pytest.mark.parametrize("rule", RULES)
+# A history counts what is held as persisted: it does not show whether that is right.
+@pytest.mark.parametrize("rule", [rule for rule in RULES if not rule.startswith("R16")])
 def test_an_execution_with_a_broken_rule_is_rejected(tmp_path: Path, rule: str) -> None:
     """As the law rejects it."""
     design = replace(design_with(rule), broken=rule)

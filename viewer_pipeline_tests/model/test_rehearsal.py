@@ -14,9 +14,9 @@ import pytest
 from viewer_pipeline.flush.standby_wait import StandbyWait
 from viewer_pipeline_tests.model.design import CODE
 from viewer_pipeline_tests.model.explore import walk
-from viewer_pipeline_tests.model.rehearsal import Rehearsal, expected
+from viewer_pipeline_tests.model.rehearsal import TABLES, Rehearsal, expected
 from viewer_pipeline_tests.model.run import Bounds
-from viewer_pipeline_tests.model.values import Left, start
+from viewer_pipeline_tests.model.values import FIRST, Left, start
 from viewer_pipeline_tests.support.world import World
 
 TRACES = int(os.environ.get("MODEL_TRACES", "120"))
@@ -24,10 +24,10 @@ KINDS = {
     "calm": Left(sends=3, crashes=1, lost_replies=1, resent=1),
     "emptied": Left(sends=3, crashes=1, emptied=1),
     "restored": Left(sends=3, crashes=1, copies=1, restored=1),
+    "restored without a marker": Left(sends=2, crashes=1, restored=2),
     "rolled back": Left(sends=2, crashes=1, dumps=1, rolled_back=1),
     "rolled back to what a standby has": Left(sends=2, crashes=1, rolled_back=1),
 }
-TABLES = ("flush", "flush_batch", "vod_view_counts")
 
 
 @pytest.mark.timeout(1800)
@@ -37,8 +37,9 @@ def test_code_and_model_end_in_the_same_state(world: World, kind: str) -> None:
     chance, with_standby = random.Random(kind), "standby" in kind
     world.stores.ledger.standby_wait = StandbyWait(int(with_standby))
     for number in range(TRACES // len(KINDS)):
-        first = start(2, 2 + number % 2, KINDS[kind], numbered=True)
-        path = walk(first, replace(CODE, standby=with_standby), Bounds(pipelined=False), chance)
+        marker = None if kind == "restored without a marker" else FIRST
+        first = start(2, 2 + number % 2, KINDS[kind], numbered=True, marker=marker)
+        path = walk(first, replace(CODE, standby=with_standby), Bounds(pipelined=False, sweeps=False), chance)
         trace = "\n".join([kind, *(str(step) for step, _ in path)])
         rehearsal = Rehearsal(world, first)
         try:

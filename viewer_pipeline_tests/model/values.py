@@ -17,6 +17,7 @@ class Marker(NamedTuple):
     line: int = 0
     by: int = 0  # distinguishes flushes with the same number
     missing: tuple[int, int] = (0, 0)  # flushes that the ledger had lost when Redis was last settled
+    hold: tuple[int, int] = (0, 0)  # where views came in that may have been counted before; (0, 0): none did
 
 
 class Batch(NamedTuple):
@@ -37,6 +38,7 @@ class Flush(NamedTuple):
     seq: int
     batches: tuple[Batch, ...]
     by: int = 0  # distinguishes flushes if runs are numbered
+    held: bool = False  # its views are held, and not in the totals
 
 
 class Redis(NamedTuple):
@@ -51,11 +53,12 @@ class Redis(NamedTuple):
 
 
 class Postgres(NamedTuple):
-    """Ledger and totals, which change together."""
+    """Ledger, totals and held views, which change together."""
 
     ledger: tuple[Flush, ...]
     totals: Views
     line: int = 0  # its history: a new one after it was rolled back
+    held: Views = ()  # views that may have been counted before
 
 
 class Settling(NamedTuple):
@@ -83,12 +86,14 @@ class Run(NamedTuple):
     line: int = 0
     instead: int = -1  # the line in the marker that begin may replace
     read: Views = ()
-    rows: tuple[tuple[int, int], ...] = ()  # not committed yet: (vod, delta)
+    rows: tuple[tuple[int, int, bool], ...] = ()  # not committed yet: (vod, delta, whether it is to be held)
     settling: Settling | None = None  # before the read
     settler: Settling | Literal["failed"] | None = None  # beside the transactions
     committed: Flush | None = None  # and not passed to the settler yet
     tries: int = 2  # commits that it may still try; superseded at the last one, it drains and ends
     number: int = 0  # of the run, if runs are numbered
+    sweeps: bool = True  # it may remove `hold` from the marker
+    hold: tuple[int, int] = (0, 0)  # of the marker, before the first counter was read
 
 
 ENDED = Run("ended")
@@ -143,7 +148,7 @@ def start(
 ) -> World:
     """Return a world where each VOD has one view in Redis."""
     ones, zeros = (1,) * vods, (0,) * vods
-    redis, postgres = Redis(ones, marker, ones, refuses=refuses), Postgres((), zeros)
+    redis, postgres = Redis(ones, marker, ones, refuses=refuses), Postgres((), zeros, held=zeros)
     return World(
         redis,
         postgres,

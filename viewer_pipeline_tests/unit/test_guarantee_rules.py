@@ -203,3 +203,11 @@ def test_json() -> None:
         "reason": "2 workers receive every message, and another one takes over within 10 s",
         "remedy": "",
     }
+
+
+@pytest.mark.parametrize(("policy", "is_exact"), [("hold", True), ("count", False)])
+def test_views_of_a_copy_without_a_marker(policy: str, is_exact: bool) -> None:
+    """They count twice only if that was decided in advance."""
+    fault = derive({}, redis_without_marker=policy)["older_copies"]
+    assert ("nothing counts twice" in fault.reason) == is_exact
+    assert (fault.remedy == "REDIS_WITHOUT_MARKER=hold") != is_exact

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from viewer_pipeline.flush.ledger_row_types import HeldSummary
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.monitoring.ledger_totals import LedgerReading, LedgerTotals
 from viewer_pipeline.monitoring.metric_families import METRIC_FAMILIES
@@ -42,7 +43,7 @@ def test_no_metric_is_mentioned_that_does_not_exist() -> None:
 def test_every_metric_has_samples() -> None:
     """No metric is declared without a sample, and no sample comes without a declaration."""
     servers: Samples = {f"viewer_{name}_up": {} for name in ("redis", "postgres", "dagster")}
-    reading = LedgerReading(LedgerTotals(), [], [], [])
+    reading = LedgerReading(LedgerTotals(), [], [], HeldSummary(0, 0, None, False), [])
     samples = (
         worker_samples(SubscriberStats())
         | pending_samples(PendingViews(0, 0, 0, 0))

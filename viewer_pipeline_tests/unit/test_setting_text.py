@@ -25,6 +25,7 @@ ACCEPTED = {
     "HISTORY_TIMEZONE": "Europe/Berlin",
     "REDIS_WAIT_AOF": "1",
     "PUBSUB_MODE": "announce",
+    "REDIS_WITHOUT_MARKER": "count",
     "SWEEP_CRON": "*/5 * * * *",
     "LOG_LEVEL": "debug",
     "LOG_FORMAT": "json",

@@ -42,7 +42,7 @@ def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Ite
     yield f"GRANT USAGE ON SCHEMA viewer TO {name};"
     for table, privileges in TABLE_PRIVILEGES.items():
         yield f"GRANT {', '.join(privileges)} ON viewer.{table} TO {name};"
-    yield f"GRANT EXECUTE ON FUNCTION viewer.timeline() TO {name};"
+    yield f"GRANT EXECUTE ON FUNCTION viewer.timeline(), viewer.counts_views(text) TO {name};"
     if settings.postgres_wait_standbys:
         yield f"GRANT pg_read_all_stats TO {name};"
     if settings.dagster_database_url is None:  # to create its tables, and for those of another role

@@ -1,7 +1,8 @@
 -- advance_sweep: store how far a sweep has come; after its last part, remove the request that it fulfils, unless a newer
 -- one came in. Safe to repeat.
 -- KEYS: subscriber, marker.  ARGV: ledger; epoch; the position as the run read it, empty if there was none; the position
---       that it has come to, empty after the last part; the request when the pass began, empty if there was none.
+--       that it has come to, empty after the last part; the request when the pass began, empty if there was none; `hold` of
+--       the marker when the pass began, empty if there was none.
 -- Returns 1 if the position is stored, by this call or an earlier one; 0 if another run has moved it since, or the marker
 -- has another ledger or epoch by now.
 local at = redis.call('HMGET', KEYS[2], 'ledger', 'epoch')
@@ -11,6 +12,10 @@ end
 -- This run has read the last part, and knows that all before it was read since the request: wherever the position is.
 if ARGV[4] == '' and redis.call('HGET', KEYS[1], 'sweep') == ARGV[5] then
     redis.call('HDEL', KEYS[1], 'sweep')
+end
+-- All that was in the counters when `hold` was set is in flushes by now.
+if ARGV[4] == '' and ARGV[6] ~= '' and redis.call('HGET', KEYS[2], 'hold') == ARGV[6] then
+    redis.call('HDEL', KEYS[2], 'hold')
 end
 local stored = redis.call('HGET', KEYS[1], 'sweep_position') or ''
 if stored ~= ARGV[3] then

@@ -5,6 +5,7 @@
 --       marker before it read that, after a '='; empty if none.
 -- Returns {made, fields of the marker}; made is 1 if there was no marker, or if no run has recorded that yet
 -- (`unreported`): the run that created it may have died, or never received the reply.
+-- A marker that is made where the ledger has flushes gets `hold`: its number, until a sweep has read all counters (R16).
 -- If the marker has a third timeline, that stays: the ledger must be read again, as PostgreSQL may have lost flushes since.
 -- Refused: {-1, reason, detail}; then nothing was written.
 -- A Redis that refuses writes refuses the run here, before anything is committed.
@@ -27,7 +28,7 @@ local made = redis.call('HSETNX', KEYS[1], 'flush', ARGV[2])
 if made == 1 then
     redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'batches', ARGV[3], 'flush_id', ARGV[4], 'epoch', ARGV[5])
     if ARGV[2] ~= '0' then
-        redis.call('HSET', KEYS[1], 'unreported', 1)
+        redis.call('HSET', KEYS[1], 'unreported', 1, 'hold', ARGV[2])
     end
 end
 if made == 1 or '=' .. (redis.call('HGET', KEYS[1], 'timeline') or '') == ARGV[10] then

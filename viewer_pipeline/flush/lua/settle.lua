@@ -2,7 +2,8 @@
 -- KEYS: marker, changed set, then the batch's counters.
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
---       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger.
+--       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger;
+--       what `hold` becomes if this batch is skipped although it has views, empty otherwise.
 -- Returns {outcome, drift, fields of the marker, ...}: outcome 1 subtracted, 0 already done, -1 refused (marker unchanged);
 --         drift as text (views missing from counters); the marker; then the ids of the counters that lacked views.
 local function reply(outcome, drift)
@@ -34,9 +35,9 @@ if (at[6] or '') ~= ARGV[13] then
 end
 local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}
 -- Whether every counter holds exactly its delta, as most do: one comparison of texts. If a counter is missing, concat
--- fails, and `held` is its error message.
-local _, held = pcall(table.concat, values, ' ')
-local all_equal = #KEYS > 2 and held == ARGV[11]
+-- fails, and `joined` is its error message.
+local _, joined = pcall(table.concat, values, ' ')
+local all_equal = #KEYS > 2 and joined == ARGV[11]
 local deltas = {}
 if not all_equal then
     for delta in string.gmatch(ARGV[11], '%d+') do
@@ -53,6 +54,10 @@ end
 redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[3], 'flush_id', ARGV[4])
 if ARGV[12] ~= '' then
     redis.call('HSET', KEYS[1], 'missing', ARGV[12])
+end
+-- The views of a batch that is skipped may be in these counters.
+if ARGV[14] ~= '' then
+    redis.call('HSET', KEYS[1], 'hold', ARGV[14])
 end
 local id_start = tonumber(ARGV[10]) + 1
 -- Delete counters in which nothing is left, and their members of the changed set, if there is one.

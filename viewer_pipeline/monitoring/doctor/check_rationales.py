@@ -40,6 +40,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "history_timezone": "days of two time zones overlap or leave a gap, so none is rolled up before a backfill",
         "unsettled": "readers who add counters and totals count unsettled views twice",
         "incidents": "views may be lost",
+        "held": "held views are in no total until somebody decides what they are",
         "clone_detection": "it distinguishes a restored or cloned database from the original",
         "timeline": "it shows a run that PostgreSQL may have lost what the run has committed",
         "keyspace": "a sweep scans all keys, counters or not",

@@ -72,13 +72,17 @@ def derive_guarantee(results: Iterable[CheckResult], settings: Settings) -> list
         _of_postgres_crash(postgres),
         _of_postgres_failover(postgres, details.get("timeline", {}).get("timeline"), settings),
         *_of_target(settings),
-        FaultGuarantee(
-            "older_copies",
-            "Redis loses all its data, or one of the servers is restored from a backup",
-            "not exact",
-            "what the copy lacks is lost, and reported as an incident; nothing counts twice",
-        ),
+        _of_older_copies(settings),
     ]
+
+
+def _of_older_copies(settings: Settings) -> FaultGuarantee:
+    fault = "Redis loses all its data, or one of the servers is restored from a backup"
+    lost = "what the copy lacks is lost, and reported as an incident"
+    if settings.redis_without_marker == "hold":
+        return FaultGuarantee("older_copies", fault, "not exact", f"{lost}; nothing counts twice")
+    twice = f"{lost}. REDIS_WITHOUT_MARKER=count: views in a copy of Redis without its marker count twice"
+    return FaultGuarantee("older_copies", fault, "not exact", twice, "REDIS_WITHOUT_MARKER=hold")
 
 
 def _of_worker(subscriber: dict[str, Any], settings: Settings) -> FaultGuarantee:

@@ -6,7 +6,7 @@ FROM (
     WHERE taken_at >= to_timestamp(%(start)s)
     ORDER BY taken_at DESC LIMIT %(limit)s
 ) AS flushes
-WHERE NOT starts_with(mode, 'reconcile')
+WHERE viewer.counts_views(mode)
 GROUP BY 1
 
 -- name: first_parked_by_reason

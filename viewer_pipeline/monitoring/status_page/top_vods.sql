@@ -11,7 +11,7 @@ FROM (
     FROM (
         SELECT seq, taken_at, counters FROM viewer.flush
         WHERE seq > %(last_flush)s AND taken_at >= %(starts_at)s
-            AND NOT starts_with(mode, 'reconcile')
+            AND viewer.counts_views(mode)
         ORDER BY seq LIMIT 1000
     ) AS since
 ) AS flushes

@@ -1,0 +1,33 @@
+"""The command `held`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import click
+
+from viewer_pipeline.cli.command_settings import load_settings_with_running_servers, require_responding_servers
+from viewer_pipeline.cli.option_types import NamedArgument
+from viewer_pipeline.cli.output import echo_result, json_option
+
+
+@click.command()
+@click.argument("decision", cls=NamedArgument, type=click.Choice(["count", "drop"]), required=False)
+@click.option("--epoch", metavar="EPOCH", help="Decide about this occasion only, as `held` shows it.")
+@json_option
+def held(decision: Literal["count", "drop"] | None, epoch: str | None, as_json: bool) -> None:
+    """Show held views, or decide about them.
+
+    Redis had lost its marker, and these views may have been counted before. count: Redis had been emptied, they are
+    new. drop: Redis was restored from an old copy, they are in the totals.
+    """
+    from viewer_pipeline.cli.held_decision import decide_about_held, print_held
+
+    if epoch is not None and decision is None:
+        raise click.UsageError("--epoch goes with `count` or `drop`")
+    settings = load_settings_with_running_servers()
+    if decision == "count":
+        require_responding_servers(settings)
+    report = decide_about_held(settings, decision, epoch)
+    echo_result(report.to_dict(), partial(print_held, report), as_json=as_json)

@@ -1,0 +1,368 @@
+"""Held views (rule R16): a Redis that has lost its marker, because it was emptied or restored from an old copy."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from viewer_pipeline.cli.main import main
+from viewer_pipeline.flush import commit, counter_reader, transaction
+from viewer_pipeline.flush.drain import SWEEP_REASON
+from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.reconcile import held_views
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
+from viewer_pipeline.reconcile.held_views import Decided, count_held, drop_held, held_by_epoch
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
+from viewer_pipeline_tests.support.dying import Died
+from viewer_pipeline_tests.support.world import PREFIX, World
+
+MARKER = "viewer:settled"
+
+
+def copy_of(world: World) -> dict[bytes, Any]:
+    """Return all keys of Redis."""
+    keys: Any = world.client.keys("*")
+    return {key: world.client.dump(key) for key in keys}
+
+
+def restore(world: World, copy: dict[bytes, Any], *, marker: bool = True) -> None:
+    """Let Redis fall back to a copy."""
+    world.client.flushall()
+    for key, value in copy.items():
+        if marker or key != MARKER.encode():
+            world.client.restore(key, 0, value)
+
+
+def hold(world: World) -> str:
+    """Return the mark of the marker."""
+    marker = world.stores.redis.marker()
+    assert marker is not None
+    return marker.hold
+
+
+def epochs(world: World) -> list[tuple[int, int]]:
+    """Return VODs and views of each epoch that is held."""
+    with world.stores.ledger.connect() as connection:
+        return [(row.vods, row.views) for row in held_by_epoch(connection)]
+
+
+def decide(world: World, decision: str, number: int = 0, size: int = 3) -> Decided:
+    """Count or drop what is held of an epoch."""
+    with world.stores.ledger.connect() as connection:
+        epoch = held_by_epoch(connection)[number].epoch
+        if decision == "drop":
+            return drop_held(connection, epoch)
+        adjuster = Adjuster(world.stores, connection, uuid4().hex, 2)
+        return count_held(adjuster, world.stores.ledger.target(connection), epoch, size)
+
+
+def assert_reconciled(world: World, tmp_path: Any) -> None:
+    """Assert that a reconciliation finds no difference."""
+    result = reconcile(world.stores, ReconcileRequest("reconcile", tmp_path / "reports", repair=True))
+    assert (result.first_differences, result.flushes) == ([], [])
+
+
+@pytest.fixture
+def _short_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each SCAN return few keys, so that a sweep over few counters has parts."""
+    monkeypatch.setattr(counter_reader, "SCAN_COUNT", 2)
+
+
+@pytest.fixture
+def restored(world: World) -> World:
+    """Redis was restored from a copy of before its first run: its counters hold views that were counted."""
+    world.send_many(5)
+    copy = copy_of(world)
+    world.flush()
+    restore(world, copy)
+    return world
+
+
+def test_views_of_an_old_copy_are_not_counted_again(restored: World, tmp_path: Any) -> None:
+    """They are held, in flushes that are settled and verified like others, until they are dropped."""
+    done = restored.flush()
+    assert (done.views, done.counters, done.held_views) == (0, 0, 15)
+    assert [check for check in verify(restored.stores, done) if not check.passed] == []
+    assert restored.counters() == {}
+    assert restored.totals() == dict(restored.sent)
+    assert restored.held() == restored.sent
+    assert_reconciled(restored, tmp_path)
+    assert decide(restored, "drop") == (5, 15)
+    restored.assert_all_persisted()
+    assert_reconciled(restored, tmp_path)
+
+
+def test_more_views_than_were_counted_are_new(restored: World) -> None:
+    """Of each VOD only as many are held as were ever counted; VODs that were never counted are not held at all."""
+    restored.send("vod0001", 4)
+    restored.send("new", 2)
+    done = restored.flush()
+    assert (done.views, done.held_views) == (6, 15)
+    assert restored.totals() == dict(restored.sent)
+
+
+def test_views_in_an_emptied_redis_are_counted_by_hand(world: World, tmp_path: Any) -> None:
+    """Nobody can tell them from those of a copy: they are held, and counted flush by flush."""
+    world.send_many(5)
+    world.flush()
+    world.client.flushall()
+    world.send_many(5, 2)
+    world.flush()
+    assert world.held() == {f"vod{number:04d}": 2 for number in range(5)}
+    world.assert_all_persisted()
+    assert decide(world, "count") == (5, 10)
+    assert not world.held()
+    world.assert_all_persisted()
+    marker, seqs = world.marker(), world.seqs()
+    assert marker is not None
+    assert marker.seq == seqs[-1]
+    assert_reconciled(world, tmp_path)
+    world.send_many(5)
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_the_setting_counts_them_as_before(restored: World) -> None:
+    """REDIS_WITHOUT_MARKER=count: right for a Redis that is only ever emptied."""
+    restored.flush(redis_without_marker="count")
+    assert restored.totals() == {vod_id: 2 * views for vod_id, views in restored.sent.items()}
+    assert not restored.held()
+    assert hold(restored) == ""
+
+
+@pytest.mark.usefixtures("_short_scans")
+def test_only_a_whole_sweep_ends_it(restored: World) -> None:
+    """Runs of other modes, and parts of a sweep, hold; the last part of a pass that began afterwards ends it."""
+    for number in range(30):
+        restored.send(f"more {number}")
+    restored.client.zadd(restored.stores.redis.names.changed, {"vod0000": 1})
+    restored.flush("changed")
+    assert restored.held() == {"vod0000": 3}
+    restored.flush("ids", vod_ids=("vod0001",))
+    assert restored.held() == {"vod0000": 3, "vod0001": 3}
+    assert hold(restored) == "2"
+    requested: Any = restored.client.hget("viewer:subscriber", "sweep")
+    assert requested.decode().endswith(SWEEP_REASON)
+    runs = restored.flush_in_parts(10)
+    assert len(runs) > 1
+    assert hold(restored) == ""
+    assert not restored.client.hexists("viewer:subscriber", "sweep")
+    assert restored.held() == {f"vod{number:04d}": 3 for number in range(5)}
+    assert restored.totals() == dict(restored.sent)
+    restored.send_many(5)
+    restored.flush()
+    assert restored.totals() == dict(restored.sent)
+
+
+@pytest.mark.usefixtures("_short_scans")
+def test_a_sweep_that_began_before_does_not_end_it(world: World) -> None:
+    """What it had read was in another state of Redis. The position is that of the copy, and the process is the same."""
+    for number in range(30):
+        world.send(f"vod{number:04d}", 2)
+    world.flush(run_max_counters=10)
+    assert world.stores.redis.sweep_position()
+    copy = copy_of(world)  # in the middle of a pass
+    world.client.delete(MARKER)
+    world.flush()  # of another epoch: the copy does not know its flushes
+    world.assert_all_persisted()
+    restore(world, copy)
+    done = world.flush(run_max_counters=5)
+    assert done.snapshot.progress.sweep_restarted == "Redis fell back to another state since"
+    assert done.notes.skipped_views
+    assert hold(world)
+    world.flush_in_parts(10)
+    assert hold(world) == ""
+    assert world.totals() == dict(world.sent)
+
+
+def test_a_sweep_over_the_keys_of_another_server_does_not_end_it(
+    restored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have missed counters."""
+    names = iter(["one", "another"] * 2)
+    monkeypatch.setattr(RedisStore, "server_run_id", lambda _: next(names))
+    assert restored.flush().snapshot.progress.part is not None
+    assert hold(restored)
+    monkeypatch.undo()
+    restored.flush()
+    assert hold(restored) == ""
+
+
+def test_views_behind_a_skipped_flush_are_held(world: World) -> None:
+    """The marker of an old copy skips the flushes of another epoch, whose views the copy may hold as well."""
+    world.send_many(5)
+    world.flush()
+    world.send_many(5, 4)
+    copy = copy_of(world)
+    world.client.delete(MARKER)
+    world.flush()  # flushes of another epoch: 3 views of each VOD held, 1 counted
+    assert world.held() == {f"vod{number:04d}": 3 for number in range(5)}
+    restore(world, copy)
+    done = world.flush()
+    assert done.notes.skipped_views == 20
+    assert epochs(world) == [(5, 15), (5, 20)]
+    assert decide(world, "count") == (5, 15)
+    assert decide(world, "drop") == (5, 20)
+    world.assert_all_persisted()
+
+
+def test_a_late_call_ends_nothing_of_another_epoch(restored: World) -> None:
+    """The script that ends it compares epoch and mark."""
+    done = restored.flush()
+    part = done.snapshot.progress.part
+    assert part is not None
+    restored.client.delete(MARKER)
+    restored.send_many(5)
+    restored.flush("ids", vod_ids=("vod0000",))
+    mark = hold(restored)
+    assert mark
+    assert not restored.stores.redis.advance_sweep(part)
+    assert hold(restored) == mark
+
+
+def test_a_run_that_dies_between_new_and_held_views(restored: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New views are committed first: the next run knows them, and holds no more than may have been counted."""
+    restored.send_many(5, 4)
+    committed, modes = commit._commit, set[str]()
+
+    def die_between(ledger: Any, connection: Any, flush: Any) -> Any:
+        modes.add(flush.mode)
+        if len(modes) > 1:
+            raise Died
+        return committed(ledger, connection, flush)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "_commit", die_between)
+        with pytest.raises(Died):
+            restored.flush()
+    restored.flush()
+    assert restored.totals() == dict(restored.sent)
+    assert restored.held() == {f"vod{number:04d}": 3 for number in range(5)}
+
+
+def test_two_runs_hold_the_same_views_once(restored: World) -> None:
+    """One commits, the other drains again."""
+    restored.send_many(5, 1)
+    planned = restored.drain()
+    restored.flush()
+    done = commit.bulk_upsert(restored.stores, *planned)
+    assert done.notes.superseded == 1
+    assert restored.held() == {f"vod{number:04d}": 3 for number in range(5)}
+    assert restored.totals() == dict(restored.sent)
+
+
+def test_two_processes_count_beside_flushes(world: World) -> None:
+    """Each held view is counted once, whichever process takes it."""
+    world.send_many(40)
+    world.flush()
+    world.client.flushall()
+    world.send_many(40, 2)
+    world.flush()
+    with ThreadPoolExecutor(3) as pool:
+        counts = [pool.submit(decide, world, "count", 0, 2) for _ in range(2)]
+        for number in range(5):
+            world.send(f"vod{number:04d}", 7)
+            world.flush()
+        done = [count.result() for count in counts]
+    assert sum(part.views for part in done) == 80
+    world.flush()
+    assert not world.held()
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_counting_dies(world: World, monkeypatch: pytest.MonkeyPatch, *, inside: bool) -> None:
+    """Inside its transaction nothing has moved; a second attempt continues."""
+    world.send_many(5)
+    world.flush()
+    world.client.flushall()
+    world.send_many(5, 2)
+    world.flush()
+    add, calls = transaction.add_to_totals_parking, iter(range(9))
+
+    def die(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            if inside:
+                add(*arguments)
+            raise Died
+        return add(*arguments)
+
+    monkeypatch.setattr(held_views, "add_to_totals_parking", die)
+    with pytest.raises(Died):
+        decide(world, "count", 0, 2)
+    world.assert_all_persisted()
+    assert world.held().total() == 6
+    world.flush()
+    assert decide(world, "count", 0, 2) == (3, 6)
+    world.assert_all_persisted()
+
+
+def test_daily_views_have_what_was_counted(world: World, tmp_path: Any) -> None:
+    """Not what is held; what is counted by hand belongs to the day on which that happens."""
+    world.send_many(5)
+    world.flush()
+    world.client.flushall()
+    world.send_many(5, 2)
+    world.flush()
+    assert sum(views for (views,) in world.rows("SELECT views FROM viewer.flush WHERE viewer.counts_views(mode)")) == 15
+    decide(world, "count")
+    assert sum(views for (views,) in world.rows("SELECT views FROM viewer.flush WHERE viewer.counts_views(mode)")) == 25
+    assert_reconciled(world, tmp_path)
+
+
+def test_reconcile_reports_held_views_that_are_gone(restored: World, tmp_path: Any) -> None:
+    """Somebody deletes rows of viewer.held by hand."""
+    restored.flush()
+    restored.execute("DELETE FROM viewer.held WHERE vod_id = 'vod0001'")
+    result = reconcile(restored.stores, ReconcileRequest("reconcile", tmp_path / "reports"))
+    differences = [(each.kind, each.expected, each.actual) for each in result.first_differences]
+    assert differences == [("held", 15, 12)]
+
+
+def test_the_command(restored: World, monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> None:
+    """It shows what is held, and wants to know of which occasion where there are several."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+    def run(*arguments: str, status: int = 0) -> str:
+        result = CliRunner().invoke(main, ["held", *arguments])
+        assert result.exit_code == status, result.output
+        return result.output
+
+    assert run() == "held: 0 views of 0 VODs\n"
+    assert run("count") == "counted 0 views of 0 VODs\nheld: 0 views of 0 VODs\n"
+    restored.flush()
+    assert run().startswith("held: 15 views of 5 VODs\n")
+    restored.client.delete(MARKER)
+    restored.send_many(5, 1)
+    restored.flush()
+    first, second = [
+        row[0] for row in restored.rows("SELECT epoch FROM viewer.held GROUP BY epoch ORDER BY min(held_at)")
+    ]
+    assert f"Redis had lost its marker 2 times; name one: --epoch {first} or {second}" in run("drop", status=1)
+    assert "no views of epoch 'x' are held" in run("drop", "--epoch", "x", status=1)
+    assert run("drop", "--epoch", first).startswith("dropped 15 views of 5 VODs\nheld: 5 views of 5 VODs\n")
+    assert run("count").startswith("counted 5 views of 5 VODs\nheld: 0 views of 0 VODs\n")
+    restored.assert_all_persisted()
+    decisions = restored.rows("SELECT epoch, decision, vods, views FROM viewer.held_decision ORDER BY decided_at")
+    assert decisions == [(first, "drop", 5, 15), (second, "count", 5, 5)]
+    assert "--epoch goes with" in run("--epoch", first, status=2)
+
+
+def test_ids_that_no_counter_should_have(world: World) -> None:
+    """The split compares ids as PostgreSQL stores them."""
+    ids = ["a b", "ü", "'; DROP TABLE", "{tag}", "x" * 200, "%s"]
+    for vod_id in ids:
+        world.client.incrby(f"{PREFIX}{vod_id}".encode(), 2)
+        world.sent[vod_id] += 2
+    copy = copy_of(world)
+    world.flush()
+    restore(world, copy)
+    world.flush()
+    assert world.totals() == dict(world.sent)
+    assert world.held() == world.sent

@@ -13,8 +13,9 @@ from typing import IO, Any
 from viewer_pipeline.errors import HomeInUse
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
-# In SERVERS_FILE: process -> (host, port); until all were started; name -> value of the settings of `up`, as text.
-ADDRESSES, STARTING, SETTINGS = "addresses", "is_starting", "settings"
+# In SERVERS_FILE: process -> (host, port); until all were started; Unix time of the start; name -> value, as text, of
+# the settings of `up`.
+ADDRESSES, STARTING, STARTED_AT, SETTINGS = "addresses", "is_starting", "started_at", "settings"
 SERVER_LOGS = {"database_url": "postgres.log", "redis_url": "redis.log"}  # of embedded servers, by their setting
 LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
 
@@ -57,7 +58,7 @@ def read_settings_of_running_up(home: Path) -> dict[str, Any]:
     """Return what a running `up` has written into this directory for other commands; nothing before it did.
 
     By their names, the settings that it has chosen itself: URLs and ports of its servers. And ADDRESSES, STARTING,
-    SETTINGS.
+    STARTED_AT, SETTINGS.
     """
     if is_home_directory_locked(home):
         with suppress(OSError, json.JSONDecodeError):  # `up` is still starting
@@ -68,6 +69,11 @@ def read_settings_of_running_up(home: Path) -> dict[str, Any]:
 def is_up_starting(home: Path) -> bool:
     """Whether an `up` runs in this directory that has not started all its processes yet."""
     return is_home_directory_locked(home) and bool(read_settings_of_running_up(home).get(STARTING, True))
+
+
+def seconds_since_start_of_up(home: Path) -> float:
+    """Return the age of the `up` that runs in this directory; infinite where none runs."""
+    return time.time() - float(read_settings_of_running_up(home).get(STARTED_AT, "-inf"))
 
 
 def remedy_of_embedded_server(home: Path, setting: str, url: str | None) -> str:

@@ -17,12 +17,12 @@ from viewer_pipeline.flush.ledger_row_types import HeldSummary, LastFlush, Recen
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.rejected_counts import RejectedCount, read_rejected_summary
 from viewer_pipeline.flush.sweep_position import SweepPosition
-from viewer_pipeline.home_lock_and_server_urls import is_up_starting
 from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.stall_reasons import stall_reasons
+from viewer_pipeline.monitoring.startup import is_starting
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
@@ -124,7 +124,7 @@ class StatusReader:
         redis = self._redis.wait_for_result(STATUS_SECONDS).with_better_remedy(probes.remedy_of_embedded_redis)
         ledger = self._ledger.wait_for_result(self._totals_seconds)
         ledger = ledger.with_better_remedy(probes.remedy_of_embedded_postgres)
-        up_is_starting = is_up_starting(probes.settings.viewer_home)
+        up_is_starting = is_starting(probes.settings.viewer_home, checks.values())
         reasons: list[str] = []
         if redis.value is not None and ledger.value is not None and not up_is_starting:
             reasons = stall_reasons(ledger.value.flushes, redis.value.pending.vods, checks, probes.settings)

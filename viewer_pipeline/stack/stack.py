@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import IO
 
@@ -18,6 +19,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
     ADDRESSES,
     SERVERS_FILE,
     SETTINGS,
+    STARTED_AT,
     STARTING,
     lock_home_directory,
 )
@@ -74,6 +76,7 @@ class Stack:
         self._adopt = adopt
         self.ui_address: tuple[str, int] | None = None
         self._lock: IO[str] | None = None
+        self._started_at = 0.0
         self._daemon_lock: DaemonLock | None = None
         self._owns_postgres = settings.database_url is None and settings.dagster_database_url is None
         self._servers: list[PostgresServer | RedisServer] = []
@@ -88,6 +91,7 @@ class Stack:
     def start(self, on_progress: Callable[[str], None]) -> None:
         """Start everything. Raises ViewerPipelineError, after stopping what was started."""
         self._lock = lock_home_directory(self._home)
+        self._started_at = time.time()
         try:
             self._start_embedded_servers(on_progress)
             require_durability_support(self.settings)
@@ -215,7 +219,8 @@ class Stack:
         given, settings = self._given_settings, self.settings
         chosen = {name: value for name, value in settings if value != getattr(given, name)}
         addresses = {"worker": (settings.health_check_host, settings.health_check_port), **dagster.addresses}
-        content = {**chosen, ADDRESSES: addresses, STARTING: is_starting, SETTINGS: record_settings(given)}
+        state = {ADDRESSES: addresses, STARTING: is_starting, STARTED_AT: self._started_at}
+        content = {**chosen, **state, SETTINGS: record_settings(given)}
         write_private(self._home / SERVERS_FILE, json.dumps(content))
 
     def _find_wanted_port(self, service: Service) -> int:

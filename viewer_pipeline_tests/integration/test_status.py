@@ -13,7 +13,13 @@ import psycopg
 import pytest
 import redis
 
-from viewer_pipeline.home_lock_and_server_urls import SERVER_LOGS, SERVERS_FILE, STARTING, lock_home_directory
+from viewer_pipeline.home_lock_and_server_urls import (
+    SERVER_LOGS,
+    SERVERS_FILE,
+    STARTED_AT,
+    STARTING,
+    lock_home_directory,
+)
 from viewer_pipeline.monitoring.bounded_probe import MIN_INTERVAL_SECONDS
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
@@ -220,10 +226,12 @@ def home_of_up(dagster_settings: Settings, tmp_path: Path) -> Iterator[Settings]
         yield settings
 
 
-def write_servers_file(settings: Settings, *, is_starting: bool) -> None:
+def write_servers_file(settings: Settings, *, is_starting: bool, started_at: float = 0.0) -> None:
     """Write the file as `up` does."""
     urls = {name: getattr(settings, name) for name in SERVER_LOGS}
-    (settings.viewer_home / SERVERS_FILE).write_text(json.dumps({**urls, STARTING: is_starting}))
+    (settings.viewer_home / SERVERS_FILE).write_text(
+        json.dumps({**urls, STARTING: is_starting, STARTED_AT: started_at})
+    )
 
 
 def test_status_during_the_start_of_up(home_of_up: Settings) -> None:
@@ -233,6 +241,8 @@ def test_status_during_the_start_of_up(home_of_up: Settings) -> None:
     assert not {"stalled", "waiting", "idle", "never ran"} & lines.keys()
     assert remedies_of(home_of_up) == {}
     assert read_status(home_of_up).to_dict()["up_is_starting"]
+    write_servers_file(home_of_up, is_starting=False, started_at=time.time())
+    assert lines_of(home_of_up)["status"] == "starting: not all processes of `up` run yet"  # Dagster has not reported
     write_servers_file(home_of_up, is_starting=False)
     lines = lines_of(home_of_up)
     assert lines["status"] == "degraded: daemons, sensor, sweep, subscriber"

@@ -18,7 +18,7 @@ import redis
 
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.run_notes import RunNotes
-from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, STARTING, lock_home_directory
+from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, STARTED_AT, STARTING, lock_home_directory
 from viewer_pipeline.monitoring import bounded_probe
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.status_page import page as status_page
@@ -323,7 +323,9 @@ def test_start_of_up(dagster: DagsterWorld, http: HttpWorld, tmp_path: Path, wor
         world.execute("INSERT INTO viewer.incident (kind, message, run_id, views) VALUES ('drift', 'm', 'r', 7)")
         wait_until(lambda: "Viewer Pipeline degraded As of" in read_page(http).text, 30, "the incident")
         assert read_page(http).text.count("Remedy") == 1
-        (tmp_path / SERVERS_FILE).write_text(json.dumps({STARTING: False}))
+        (tmp_path / SERVERS_FILE).write_text(json.dumps({STARTING: False, STARTED_AT: time.time() - 60}))
+        assert "Starting Not all" in read_page(http).text  # Dagster's daemon has no heartbeat of this start yet
+        (tmp_path / SERVERS_FILE).write_text(json.dumps({STARTING: False, STARTED_AT: time.time() - 121}))
         text = read_page(http).text
     assert "Starting Not all" not in text
     assert "daemons: degraded no heartbeat for 10 min Remedy: start Dagster's daemon, or viewer-pipeline up" in text

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.home_lock_and_server_urls import is_up_starting, remedy_of_embedded_server
+from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
 from viewer_pipeline.monitoring.bounded_probe import BoundedProbe, ProbeResult
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS
 from viewer_pipeline.monitoring.health_change_log import WATCH_SECONDS
 from viewer_pipeline.monitoring.pending_views import PendingViews, read_pending_views
-from viewer_pipeline.monitoring.startup import status_of_whole
+from viewer_pipeline.monitoring.startup import is_starting, status_of_whole
 from viewer_pipeline.monitoring.status_page.oldest_pending import OldestPendingHistory
 from viewer_pipeline.monitoring.status_page.postgres_reading import PostgresReader, PostgresReading
 from viewer_pipeline.settings import Settings
@@ -98,8 +98,8 @@ class StatusPage:
         redis = self._redis.wait_for_result(HEALTH_SECONDS).with_better_remedy(partial(self._find_remedy, "redis_url"))
         postgres = self._postgres.wait_for_result(HEALTH_SECONDS)
         postgres = postgres.with_better_remedy(partial(self._find_remedy, "database_url"))
-        is_starting = is_up_starting(self._settings.viewer_home)
-        return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket, is_starting)
+        up_is_starting = is_starting(self._settings.viewer_home, checks)
+        return StatusReading(checks, redis, postgres, self._oldest_pending.seconds_by_bucket, up_is_starting)
 
     def _find_remedy(self, setting: str) -> str:
         return remedy_of_embedded_server(self._settings.viewer_home, setting, getattr(self._settings, setting))

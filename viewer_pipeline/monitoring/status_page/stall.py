@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from viewer_pipeline.checks import Status
-from viewer_pipeline.home_lock_and_server_urls import is_up_starting
 from viewer_pipeline.monitoring.dagster_rules import DAGSTER_CHECKS
 from viewer_pipeline.monitoring.stall_reasons import label_of_reasons, stall_reasons
 from viewer_pipeline.settings import Settings
@@ -31,7 +30,7 @@ def find_stall(reading: StatusReading, settings: Settings) -> Stall | None:
     checks = {check.name: check for check in reading.checks}
     if pending is None or stored is None or not checks.keys() >= NEEDED_CHECKS:  # a worker that stops has no checks
         return None
-    if is_up_starting(settings.viewer_home):
+    if reading.up_is_starting:
         return None
     sentences = stall_reasons(stored.flushes, pending.vods, checks, settings)
     if not sentences:

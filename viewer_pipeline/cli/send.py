@@ -32,12 +32,17 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
 
     Exit status 1 if nobody received a message that carries views: they are lost.
     """
+    from viewer_pipeline.ingest.messages import MAX_MESSAGE_COUNT
+
     settings = load_settings_with_running_servers()
     is_counted_by_producers = settings.pubsub_mode == "announce"
     how = how or ("both" if is_counted_by_producers else "publish")
     if how == "both" and not is_counted_by_producers:
         message = "with PUBSUB_MODE=increment each view would count twice, by the message and in the counter;"
         raise click.BadParameter(f"{message} choose publish or incr", param_hint="'--how'")
+    if how == "publish" and not is_counted_by_producers and count > MAX_MESSAGE_COUNT:
+        message = f"{count} is more than the {MAX_MESSAGE_COUNT} views that a message can carry; choose --how incr"
+        raise click.BadParameter(message, param_hint="'--count'")
     sent = send_views(settings, vod_id, count, how)
     is_lost = how == "publish" and not is_counted_by_producers and not sent["subscribers"]
     if is_lost:

@@ -48,9 +48,8 @@ def settle_through(
 ) -> SettledThrough:
     """Subtract what the ledger holds beyond the marker, through flush `through`, once standbys have it (rule R18).
 
-    Batches of another epoch are skipped: they were read from a Redis that was emptied since, or Redis was settled by
-    another ledger, so its counters hold other views. Raises MarkerMoved if the marker vanished, or if other runs keep
-    moving it; NotReplicated if standbys do not have it in time.
+    Raises MarkerMoved if the marker vanished, or if other runs keep moving it; NotReplicated if standbys do not have it
+    in time.
     """
     refusals, batches, notes = 0, 0, RunNotes()
     if marker.seq < through:
@@ -62,8 +61,7 @@ def settle_through(
         if timeline != marker.timeline:
             raise MarkerMoved(f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {marker.timeline}")
         ledger.wait_for_standbys(connection, due[-1].seq, due[-1].flush_id)
-        ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in due]
-        moved, page_notes = settle_batches(redis, marker, ours)
+        moved, page_notes = settle_batches(redis, marker, due)
         notes += page_notes
         if moved is None:
             refusals += 1
@@ -72,14 +70,17 @@ def settle_through(
                 raise MarkerMoved(f"at {moved} while settling flushes up to {through}")
         else:
             batches += len(due)
-            skipped = sum(sum(batch.deltas) for batch in due if batch.epoch != marker.epoch)
-            notes += RunNotes(skipped_views=skipped)
         marker = moved
 
 
 def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) -> tuple[Marker | None, RunNotes]:
-    """Settle batches that follow `marker`; return where it stands then, None if one was refused."""
-    settled = redis.settle(marker, batches)
+    """Settle batches that follow `marker`; return where it stands then, None if one was refused.
+
+    Batches of another epoch are skipped: they were read from a Redis that was emptied since, or Redis was settled by
+    another ledger, so its counters hold other views.
+    """
+    ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in batches]
+    settled = redis.settle(marker, ours)
     seq, number = settled.marker.seq if settled.marker else None, len(batches)
     log.debug(
         event(
@@ -93,7 +94,10 @@ def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) 
     )
     drifted = tuple(map(as_text, settled.drifted))
     notes = RunNotes(settled_already=settled.already, drift=settled.drift, drifted=drifted)
-    return None if settled.refused else settled.marker, notes
+    if settled.refused:
+        return None, notes
+    skipped = sum(sum(batch.deltas) for batch in batches if batch.epoch != marker.epoch)
+    return settled.marker, notes + RunNotes(skipped_views=skipped)
 
 
 def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before: Marker) -> Marker | None:

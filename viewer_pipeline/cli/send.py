@@ -41,7 +41,7 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
         message = "with PUBSUB_MODE=increment each view would count twice, by the message and in the counter;"
         raise click.BadParameter(f"{message} choose publish or incr", param_hint="'--how'")
     if how == "publish" and not is_counted_by_producers and count > MAX_MESSAGE_COUNT:
-        message = f"{count} is more than the {MAX_MESSAGE_COUNT} views that a message can carry; choose --how incr"
+        message = f"{count} is more than a message can carry, which is {MAX_MESSAGE_COUNT}; choose --how incr"
         raise click.BadParameter(message, param_hint="'--count'")
     sent = send_views(settings, vod_id, count, how)
     is_lost = how == "publish" and not is_counted_by_producers and not sent["subscribers"]

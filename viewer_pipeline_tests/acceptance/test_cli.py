@@ -362,7 +362,7 @@ def test_send_refuses_to_count_twice(online: Environment, client: redis.Redis) -
     message = usage_error_of(run(online, "send", "a", "--how", "both"))
     assert message.startswith("Invalid value for '--how': with PUBSUB_MODE=increment each view would count twice")
     message = usage_error_of(run(online, "send", "a", "--count", "1000001"))
-    assert message.startswith("Invalid value for '--count': 1000001 is more than the 1000000 views that a message can")
+    assert message.startswith("Invalid value for '--count': 1000001 is more than a message can carry, which is 1000000")
     assert client.keys() == []
 
 

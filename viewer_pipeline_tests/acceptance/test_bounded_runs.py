@@ -20,7 +20,10 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 VODS = 8_000
 LIMIT = 1000  # a sweep reads up to a page of SCAN more
 SECONDS = 240
-TRIGGERS = "SELECT value FROM dagster.run_tags WHERE key = 'viewer/trigger' ORDER BY id"
+TRIGGERS = """
+SELECT t.value FROM dagster.run_tags AS t JOIN dagster.runs AS r USING (run_id)
+WHERE t.key = 'viewer/trigger' AND r.pipeline_name = 'flush_views' ORDER BY t.id
+"""
 STARTED = "SELECT run_id FROM dagster.runs WHERE status = 'STARTED'"
 
 
@@ -46,7 +49,7 @@ def is_worked_off(world: World) -> bool:
 
 
 def triggers(world: World) -> list[str]:
-    """Return the triggers of all runs."""
+    """Return the triggers of all flush runs."""
     return [trigger for (trigger,) in world.rows(TRIGGERS)]
 
 

@@ -46,6 +46,7 @@ JSON_COMMANDS = frozenset(
         "doctor",
         "flush",
         "grants",
+        "held",
         "migrate",
         "parked",
         "reconcile",
@@ -445,6 +446,8 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
         "parked": 0,
         "rejected": 0,
         "rejected_by_reason": {},
+        "held_vods": 0,
+        "held_views": 0,
         "flushes": [],
     }
 
@@ -464,6 +467,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     after = counts(json_of(run(online, "status", "--json")))
     (flush,) = after.pop("flushes")
     marker = after["marker"]
+    assert marker.pop("hold") == ""
     assert (len(marker.pop("epoch")), len(marker.pop("flush_id")), marker.pop("missing_flushes")) == (32, 36, [0, 0])
     assert marker.pop("ledger").count("/") == marker.pop("timeline").count("/") - 1 == 2
     assert after == {
@@ -482,6 +486,8 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
         "parked": 10,
         "rejected": 1,
         "rejected_by_reason": {"value is not an integer": 1},
+        "held_vods": 0,
+        "held_views": 0,
     }
     assert (flush["seq"], flush["mode"], flush["counters"], flush["views"]) == (1, "sweep", 3, 22)
     assert flush["run_id"] == flushed["run_id"]
@@ -491,6 +497,23 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert f"persisted  {FULL + 12} views of 3 VODs" in people.stdout
     assert "parked     10 views of 1 VOD" in people.stdout
     assert "rejected   1 counter: 1 value is not an integer" in people.stdout
+
+
+def test_held_views_are_shown_and_counted(online: Environment, client: redis.Redis) -> None:
+    """Redis was emptied: what came in since is held, and counted by the command (docs/how-to/held-views.md)."""
+    client.set(PREFIX + "a", 5)
+    assert run(online, "flush").returncode == 0
+    client.flushall()
+    client.set(PREFIX + "a", 3)
+    client.set(PREFIX + "b", 2)
+    stats = json_of(run(online, "flush", "--json"))["stats"]
+    assert (stats["views"], stats["held"], stats["flushes"]) == (2, 3, 2)
+    shown = json_of(run(online, "held", "--json"))
+    assert (shown["decision"], shown["vods"], shown["views"], len(shown["epochs"])) == (None, 1, 3, 1)
+    assert "held       3 views of 1 VOD may have been counted before" in run(online, "status").stdout
+    assert json_of(run(online, "held", "count", "--json"))["decided"] == {"vods": 1, "views": 3}
+    assert rows(online, "SELECT vod_id, view_count FROM viewer.vod_view_counts ORDER BY 1") == [("a", 8), ("b", 2)]
+    assert run(online, "held").stdout == "held: 0 views of 0 VODs\n"
 
 
 def test_flush_with_nothing_to_do(online: Environment, client: redis.Redis) -> None:

@@ -98,10 +98,10 @@ def test_the_page_has_every_column(world: World, table: str) -> None:
 
 
 def test_the_page_has_every_field_of_the_marker(world: World) -> None:
-    """Two of them are there after a disaster only."""
+    """Three of them are there after a disaster only."""
     world.send("vod_1")
     world.flush()
     fields: Any = world.client.hkeys("viewer:settled")
     rows = section("The marker").splitlines()
     listed = {name for row in rows if row.startswith("| `") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert listed - {"missing", "unreported"} == {field.decode() for field in fields}
+    assert listed - {"missing", "unreported", "hold"} == {field.decode() for field in fields}

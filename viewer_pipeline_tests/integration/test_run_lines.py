@@ -63,7 +63,7 @@ def test_lines_of_a_run(
         assert 0 < committed.pop("work_seconds") < 600
         assert committed == {
             **of_run, "event": "flush_committed", "step": "view_counts.verify_consistency",
-            "seq": 1, "flushes": 1, "views": 5, "counters": 1, "batches": 1, "rejected": 0, "parked": 0,
+            "seq": 1, "flushes": 1, "views": 5, "counters": 1, "batches": 1, "rejected": 0, "parked": 0, "held": 0,
             "remaining": 0, "mode": "sweep",
         }  # fmt: skip
 

@@ -499,7 +499,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert "rejected   1 counter: 1 value is not an integer" in people.stdout
 
 
-def test_held_views_are_shown_and_counted(online: Environment, client: redis.Redis) -> None:
+def test_held_views_are_reported_and_counted(online: Environment, client: redis.Redis) -> None:
     """Redis was emptied: what came in since is held, and counted by the command (docs/how-to/held-views.md)."""
     client.set(PREFIX + "a", 5)
     assert run(online, "flush").returncode == 0
@@ -508,8 +508,8 @@ def test_held_views_are_shown_and_counted(online: Environment, client: redis.Red
     client.set(PREFIX + "b", 2)
     stats = json_of(run(online, "flush", "--json"))["stats"]
     assert (stats["views"], stats["held"], stats["flushes"]) == (2, 3, 2)
-    shown = json_of(run(online, "held", "--json"))
-    assert (shown["decision"], shown["vods"], shown["views"], len(shown["epochs"])) == (None, 1, 3, 1)
+    report = json_of(run(online, "held", "--json"))
+    assert (report["decision"], report["vods"], report["views"], len(report["epochs"])) == (None, 1, 3, 1)
     assert "held       3 views of 1 VOD may have been counted before" in run(online, "status").stdout
     assert json_of(run(online, "held", "count", "--json"))["decided"] == {"vods": 1, "views": 3}
     assert rows(online, "SELECT vod_id, view_count FROM viewer.vod_view_counts ORDER BY 1") == [("a", 8), ("b", 2)]

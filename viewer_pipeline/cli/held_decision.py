@@ -16,7 +16,7 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import Decided, HeldEpoch, count_held, drop_held, held_by_epoch
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.text_formatting import views_of_vods
+from viewer_pipeline.text_formatting import escape_invisible, views_of_vods
 from viewer_pipeline.time_formatting import format_timestamp
 
 Decision = Literal["count", "drop"]
@@ -61,8 +61,9 @@ def _choose(held: Sequence[HeldEpoch], epoch: str | None) -> str | None:
     if epoch is not None and epoch not in epochs:
         raise CannotDecide(f"no views of epoch {epoch!r} are held; `held` shows those that are")
     if epoch is None and len(epochs) > 1:
-        raise CannotDecide(f"Redis had lost its marker {len(epochs)} times; name one: --epoch {' or '.join(epochs)}")
-    return epoch or next(iter(epochs), None)
+        names = escape_invisible(" or ".join(epochs))
+        raise CannotDecide(f"Redis had lost its marker {len(epochs)} times; name one: --epoch {names}")
+    return epoch if epoch is not None else next(iter(epochs), None)
 
 
 def _count(settings: Settings, epoch: str) -> Decided:
@@ -82,5 +83,7 @@ def print_held(report: HeldReport) -> None:
     if report.held:
         table = Table("epoch", Column("VODs", justify="right"), Column("views", justify="right"), "since (UTC)")
         for epoch in report.held:
-            table.add_row(epoch.epoch, str(epoch.vods), str(epoch.views), f"{epoch.since:%Y-%m-%d %H:%M}")
+            table.add_row(
+                escape_invisible(epoch.epoch), str(epoch.vods), str(epoch.views), f"{epoch.since:%Y-%m-%d %H:%M}"
+            )
         console.print(table)

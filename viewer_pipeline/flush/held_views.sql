@@ -3,7 +3,7 @@
 -- discarded or held. Without VODs that have none.
 SELECT vod_id, least(sum(views), 9223372036854775807)::bigint
 FROM (
-    SELECT vod_id, (view_count - baseline)::numeric FROM viewer.vod_view_counts WHERE vod_id = ANY(%(vod_ids)s)
+    SELECT vod_id, view_count::numeric - baseline FROM viewer.vod_view_counts WHERE vod_id = ANY(%(vod_ids)s)
     UNION ALL
     SELECT vod_id, views FROM viewer.parked WHERE vod_id = ANY(%(vod_ids)s)
     UNION ALL

@@ -47,11 +47,16 @@ def read_batches_after(
 ) -> tuple[list[Batch], str]:
     """Return at most `limit` batches after (seq, batch), through flush `through`, in settling order.
 
-    Also the timeline that they were read in, empty if there are none.
+    Also the timeline that they were read in, empty if there are none. If retention has deleted flushes that the marker
+    has not passed, which happens where Redis fell back to a very old copy, the first batch `holds`.
     """
     parameters = {"seq": seq, "batch": batch, "through": through, "limit": limit}
     rows = connection.execute(SQL["read_batches_after"], parameters).fetchall()
-    return [Batch(*row[:-1]) for row in rows], rows[0][-1] if rows else ""
+    if not rows:
+        return [], ""
+    first, *others = (Batch(*row[:-2]) for row in rows)
+    timeline, are_deleted = rows[0][-2:]
+    return [first._replace(holds=are_deleted), *others], timeline
 
 
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:

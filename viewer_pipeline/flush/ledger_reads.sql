@@ -13,14 +13,15 @@ FROM viewer.timeline() AS t (timeline)
 LEFT JOIN (SELECT seq, batches, flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1) AS f ON TRUE
 
 -- name: read_batches_after
--- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis, and held
--- views are subtracted already when they are counted: these come without counters, so the marker advances and nothing is subtracted. With the timeline that they were read in (rule R17).
+-- Batches after the marker up to a flush, in settling order. Those of `reconcile` never were in Redis, and held views are
+-- subtracted already when they are counted: these come without counters, so the marker advances and nothing is subtracted.
+-- With the timeline that they were read in (rule R17), and whether retention has deleted flushes after the marker (R16).
 SELECT
     b.seq, b.batch, f.batches, f.taken_at,
     CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.vod_ids END,
     CASE WHEN starts_with(f.mode, 'reconcile') OR f.mode = 'count_held' THEN '{}' ELSE b.deltas END,
     f.epoch, f.flush_id::text,
-    (SELECT viewer.timeline())
+    (SELECT viewer.timeline()), (SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes) > %(seq)s
 FROM viewer.flush_batch AS b JOIN viewer.flush AS f USING (seq)
 WHERE (b.seq, b.batch) > (%(seq)s, %(batch)s) AND b.seq <= %(through)s
 ORDER BY b.seq, b.batch

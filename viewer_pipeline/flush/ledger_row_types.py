@@ -29,11 +29,11 @@ class Batch(NamedTuple):
     deltas: Sequence[int]
     epoch: str = ""  # of the marker when the counters were read
     flush_id: str = ""
-    skipped_views: bool = False  # whether it had views before it was skipped
+    holds: bool = False  # whether counters may hold views that were counted, once the marker is here (rule R16)
 
     def skipped(self) -> Batch:
         """Return the batch without counters: it advances the marker and subtracts nothing."""
-        return self._replace(vod_ids=[], deltas=[], skipped_views=bool(self.vod_ids))
+        return self._replace(vod_ids=[], deltas=[], holds=self.holds or bool(self.vod_ids))
 
 
 class LastFlush(NamedTuple):

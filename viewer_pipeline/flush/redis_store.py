@@ -166,7 +166,7 @@ class RedisStore(CounterReader):
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
         missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
-        hold = f"{batch.seq}.{batch.number}" if batch.skipped_views else ""
+        hold = f"{batch.seq}.{batch.number}.{uuid4().hex}" if batch.holds else ""  # unique: a copy may bring it back
         at: list[str | int] = [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix)]
         return [*at, deltas, missing, marker.timeline, hold]
 

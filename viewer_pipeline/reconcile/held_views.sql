@@ -3,23 +3,33 @@
 SELECT epoch, count(*), sum(views), min(held_at) FROM viewer.held GROUP BY epoch ORDER BY min(held_at), epoch
 
 -- name: held_page
--- The first held VODs of an epoch, and their views.
-SELECT vod_id, views FROM viewer.held WHERE epoch = %(epoch)s ORDER BY vod_id LIMIT %(limit)s
+-- The first held VODs of an epoch, and as many of their views as one flush can count.
+SELECT vod_id, least(views, 9223372036854775807)::bigint FROM viewer.held WHERE epoch = %(epoch)s ORDER BY vod_id LIMIT %(limit)s
 
 -- name: take_counted
--- Remove what a flush counts, and record the decision. Returns how many rows were as the flush has them.
-WITH removed AS (
-    DELETE FROM viewer.held AS h
-    USING viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
-    WHERE b.seq = %(seq)s AND h.epoch = %(epoch)s AND h.vod_id = c.vod_id COLLATE "C" AND h.views = c.delta
-    RETURNING h.views
+-- Remove what a flush counts, and record the decision. Returns how many rows were as the flush has them. Of more views than
+-- bigint holds the rest stays, for the next flush.
+WITH counted AS (
+    SELECT c.vod_id COLLATE "C" AS vod_id, c.delta
+    FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
+    WHERE b.seq = %(seq)s
+), removed AS (
+    DELETE FROM viewer.held AS h USING counted AS c
+    WHERE h.epoch = %(epoch)s AND h.vod_id = c.vod_id AND h.views = c.delta
+    RETURNING c.delta
+), lowered AS (
+    UPDATE viewer.held AS h SET views = h.views - c.delta FROM counted AS c
+    WHERE h.epoch = %(epoch)s AND h.vod_id = c.vod_id AND h.views > c.delta AND c.delta = 9223372036854775807
+    RETURNING c.delta
+), decided AS (
+    SELECT delta FROM removed UNION ALL SELECT delta FROM lowered
 ), recorded AS (
     INSERT INTO viewer.held_decision AS d (epoch, decision, vods, views)
-    SELECT %(epoch)s, 'count', count(*), coalesce(sum(views), 0) FROM removed
+    SELECT %(epoch)s, 'count', count(*), coalesce(sum(delta), 0) FROM decided
     ON CONFLICT (epoch, decision) DO UPDATE SET
         vods = d.vods + excluded.vods, views = d.views + excluded.views, decided_at = excluded.decided_at
 )
-SELECT count(*) FROM removed
+SELECT count(*) FROM decided
 
 -- name: drop_held
 -- Drop a page of what is held, and record the decision. Returns numbers of VODs and views.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from typing import Any
 from uuid import uuid4
 
@@ -11,14 +12,18 @@ from click.testing import CliRunner
 
 from viewer_pipeline.cli.main import main
 from viewer_pipeline.flush import commit, counter_reader, transaction
+from viewer_pipeline.flush.counter_validation import MAX_COUNT, MAX_ID_CHARACTERS
 from viewer_pipeline.flush.drain import SWEEP_REASON
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.history.pruning import prune_ledger
 from viewer_pipeline.reconcile import held_views
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import Decided, count_held, drop_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
+from viewer_pipeline.target.parked_views import discard_parked
 from viewer_pipeline_tests.support.dying import Died
+from viewer_pipeline_tests.support.ledger_world import ONE, History
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 MARKER = "viewer:settled"
@@ -225,6 +230,94 @@ def test_a_late_call_ends_nothing_of_another_epoch(restored: World) -> None:
     assert hold(restored) == mark
 
 
+def test_a_late_call_ends_nothing_of_a_later_fall_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis falls back twice behind the same flush, to two copies: each occasion has its own mark."""
+    world.send("first")
+    world.flush()
+    world.send("vod", 3)
+    earlier = copy_of(world)
+    world.send("vod", 5)
+    later = copy_of(world)
+    world.client.delete(MARKER)
+    world.flush()  # of another epoch
+    restore(world, earlier)
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisStore, "advance_sweep", lambda *_: False)  # it is late
+        part = world.flush().snapshot.progress.part
+    assert part is not None
+    restore(world, later)
+    world.drain()
+    world.stores.redis.advance_sweep(part)
+    world.flush()
+    assert world.totals() == dict(world.sent)
+    assert world.held() == {"vod": 8}
+
+
+def test_flushes_that_retention_has_deleted(world: World) -> None:
+    """Redis falls back to a copy with its marker that is older than the ledger: what is in it may have been counted."""
+    world.send("first")
+    world.flush()
+    world.send_many(5)
+    copy = copy_of(world)
+    world.flush()
+    world.send("last")
+    world.flush()
+    history, today = History(world), world.rows("SELECT max(taken_at) FROM viewer.flush")[0][0].astimezone(UTC).date()
+    history.roll_up(today, today + ONE)
+    assert history.call(prune_ledger, today + ONE * 2, world.stores.redis.marker(), 60, history.zone).flushes == 3
+    restore(world, copy)
+    world.flush()
+    assert world.totals() == dict(world.sent)
+    assert world.held() == {f"vod{number:04d}": 3 for number in range(5)}
+    assert hold(world) == ""
+
+
+def test_more_held_views_than_bigint_holds(world: World) -> None:
+    """They stop no run. Two flushes count them, and what no total takes is parked."""
+    for _ in range(2):
+        world.client.delete(MARKER)
+        world.client.set(f"{PREFIX}many", MAX_COUNT)
+        world.flush("ids", vod_ids=("many",))
+    world.client.set(f"{PREFIX}many", 1)
+    world.send("new")
+    world.flush()
+    assert world.totals() == {"many": MAX_COUNT, "new": 1}
+    assert world.held() == {"many": MAX_COUNT + 1}
+    assert decide(world, "count") == (2, MAX_COUNT + 1)
+    assert not world.held()
+    assert world.parked() == {"many": MAX_COUNT + 1}
+
+
+def test_more_counted_views_than_bigint_holds(world: World) -> None:
+    """A total whose baseline is negative has more views than it shows."""
+    world.send("vod", 5)
+    copy = copy_of(world)
+    world.flush()
+    world.execute("UPDATE viewer.vod_view_counts SET baseline = -10, view_count = %s", MAX_COUNT)
+    restore(world, copy)
+    world.flush()
+    assert world.held() == {"vod": 5}
+
+
+def test_discarded_views(world: World) -> None:
+    """They were counted before as well, also those of the longest id."""
+    vod_id = "x" * MAX_ID_CHARACTERS
+    world.client.set(PREFIX + vod_id, 5)
+    copy = copy_of(world)
+    world.flush()
+    world.execute("DELETE FROM viewer.vod_view_counts")
+    parked = (
+        "INSERT INTO viewer.parked (vod_id, views, reason, last_flush, updated_at) VALUES (%s, 5, 'test', 1, now())"
+    )
+    world.execute(parked, vod_id)
+    with world.stores.ledger.connect() as connection:
+        assert discard_parked(connection, vod_id, "test") == 5
+    restore(world, copy)
+    world.flush()
+    assert world.totals() == {}
+    assert world.held() == {vod_id: 5}
+
+
 def test_a_run_that_dies_between_new_and_held_views(restored: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """New views are committed first: the next run knows them, and holds no more than may have been counted."""
     restored.send_many(5, 4)
@@ -345,7 +438,12 @@ def test_the_command(restored: World, monkeypatch: pytest.MonkeyPatch, database_
         row[0] for row in restored.rows("SELECT epoch FROM viewer.held GROUP BY epoch ORDER BY min(held_at)")
     ]
     assert f"Redis had lost its marker 2 times; name one: --epoch {first} or {second}" in run("drop", status=1)
-    assert "no views of epoch 'x' are held" in run("drop", "--epoch", "x", status=1)
+    for unknown in ("x", ""):
+        assert f"no views of epoch '{unknown}' are held" in run("drop", "--epoch", unknown, status=1)
+    restored.execute("UPDATE viewer.held SET epoch = E'\\x1b[31m' WHERE epoch = %s AND vod_id = 'vod0000'", second)
+    assert "\\x1b[31m" in run()
+    assert "\\x1b[31m" in run("drop", status=1)
+    restored.execute("UPDATE viewer.held SET epoch = %s WHERE epoch = E'\\x1b[31m'", second)
     assert run("drop", "--epoch", first).startswith("dropped 15 views of 5 VODs\nheld: 5 views of 5 VODs\n")
     assert run("count").startswith("counted 5 views of 5 VODs\nheld: 0 views of 0 VODs\n")
     restored.assert_all_persisted()

@@ -108,8 +108,8 @@ class World:
 
     def held(self) -> Counter[str]:
         """Held views."""
-        rows = self.rows("SELECT vod_id, sum(views)::bigint FROM viewer.held GROUP BY vod_id")
-        return Counter(dict(rows))
+        rows = self.rows("SELECT vod_id, sum(views) FROM viewer.held GROUP BY vod_id")
+        return Counter({vod_id: int(views) for vod_id, views in rows})
 
     def parked(self) -> dict[str, int]:
         """Parked views."""

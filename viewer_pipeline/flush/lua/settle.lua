@@ -3,7 +3,8 @@
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
 --       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger;
---       what `hold` becomes if this batch is skipped although it has views, empty otherwise.
+--       what `hold` becomes, empty if it stays: if this batch is skipped although it has views, or if the ledger lacks
+--       flushes before it that Redis has not settled.
 -- Returns {outcome, drift, fields of the marker, ...}: outcome 1 subtracted, 0 already done, -1 refused (marker unchanged);
 --         drift as text (views missing from counters); the marker; then the ids of the counters that lacked views.
 local function reply(outcome, drift)
@@ -55,7 +56,7 @@ redis.call('HSET', KEYS[1], 'flush', ARGV[1], 'batch', ARGV[2], 'batches', ARGV[
 if ARGV[12] ~= '' then
     redis.call('HSET', KEYS[1], 'missing', ARGV[12])
 end
--- The views of a batch that is skipped may be in these counters.
+-- The views of such flushes may be in these counters.
 if ARGV[14] ~= '' then
     redis.call('HSET', KEYS[1], 'hold', ARGV[14])
 end

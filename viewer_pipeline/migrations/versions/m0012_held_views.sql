@@ -1,9 +1,9 @@
 -- name: upgrade
--- One row for each VOD and epoch; a row leaves when an operator has decided.
+-- One row for each VOD and epoch; a row leaves when an operator has decided. The sum of `views` may be over bigint.
 CREATE TABLE viewer.held (
     epoch text NOT NULL,
     vod_id text COLLATE "C" NOT NULL,
-    views bigint NOT NULL CHECK (views > 0),
+    views numeric NOT NULL CHECK (views > 0),
     last_flush bigint NOT NULL,
     held_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (epoch, vod_id)

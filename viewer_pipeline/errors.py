@@ -147,5 +147,9 @@ class HomeInUse(ViewerPipelineError):
     """Another `up` uses this directory"""
 
 
+class UpRunsDagster(ViewerPipelineError):
+    """`up` runs the code server, the daemon and the UI itself, and a second one would break them"""
+
+
 class EmbeddedServerError(ViewerPipelineError):
     """An embedded server could not be started"""

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from viewer_pipeline.errors import HomeInUse
+from viewer_pipeline.command_to_type import command_to_type
+from viewer_pipeline.errors import HomeInUse, UpRunsDagster
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
 # In SERVERS_FILE: process -> (host, port); until all were started; Unix time of the start; name -> value, as text, of
@@ -52,6 +53,19 @@ def is_home_directory_locked(home: Path) -> bool:
     except OSError:  # there is no such directory
         pass
     return False
+
+
+def require_no_up_in_home_directory(home: Path) -> None:
+    """Check that no `up` runs here: a process of Dagster would replace its workspace file and fail its runs.
+
+    Raises UpRunsDagster.
+    """
+    if is_home_directory_locked(home):
+        worker = f"for an additional worker, run `{command_to_type('worker')}`"
+        raise UpRunsDagster(
+            f"it runs for VIEWER_HOME={home.absolute()}",
+            f"stop it, or choose another directory with VIEWER_HOME; {worker}",
+        )
 
 
 def read_settings_of_running_up(home: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import click
 
 from viewer_pipeline.cli.command_settings import load_service_settings
 from viewer_pipeline.cli.option_types import PORT, parse_host_and_port
+from viewer_pipeline.home_lock_and_server_urls import require_no_up_in_home_directory
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.dagster_command_lines import CODE_SERVER_PORT, UI_PORT
 from viewer_pipeline.stack.ports import LOOPBACK
 
@@ -29,7 +31,7 @@ def code_server(host: str, port: int) -> None:
 
     Exactly one; `up` starts it.
     """
-    settings = load_service_settings()
+    settings = _load_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_code_server
 
     exec_code_server(settings, host, port)
@@ -42,7 +44,7 @@ def daemon(code_server: tuple[str, int]) -> None:
 
     Exactly one; `up` starts it.
     """
-    settings = load_service_settings()
+    settings = _load_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_daemon
 
     exec_daemon(settings, code_server)
@@ -59,7 +61,14 @@ def webserver(host: str, port: int, code_server: tuple[str, int]) -> None:
 
     `up` starts it.
     """
-    settings = load_service_settings()
+    settings = _load_settings()
     from viewer_pipeline.stack.dagster_command_lines import exec_webserver
 
     exec_webserver(settings, code_server, host, port)
+
+
+def _load_settings() -> Settings:
+    """Read the settings of a process that must not run beside `up`. Raises UpRunsDagster."""
+    settings = load_service_settings()
+    require_no_up_in_home_directory(settings.viewer_home)
+    return settings

@@ -37,6 +37,10 @@ MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 
 START = f"start Dagster's daemon, or `{command_to_type('up')}`"
 AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
+FAILED_TICK = (
+    "none if it passes: the next tick tries again; else see the tick under *Automation* in Dagster's UI, and the log of"
+    " the code server, which must run"
+)
 RESTART = f"{CLOCKS}; then restart Dagster's daemon"
 ONE_DAEMON = (
     f"stop all but one; on other machines run `{command_to_type('worker')}`,"
@@ -245,7 +249,7 @@ def _evaluate_tick(
         return CheckResult(name, worse, f"{subject} has not ticked for {format_duration(age)}", details, START)
     if tick.status == "FAILURE":
         message = f"the last tick of {subject}, {format_age(age)}, failed: {tick.message}"
-        return CheckResult(name, worse if late else "degraded", message, details, AUTOMATION)
+        return CheckResult(name, worse if late else "degraded", message, details, FAILED_TICK)
     return CheckResult(name, "healthy", f"{subject} runs; last tick {format_age(age)}", details)
 
 

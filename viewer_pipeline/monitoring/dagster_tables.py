@@ -143,10 +143,11 @@ def _read_tables(settings: Settings, read: Callable[[psycopg.Connection], T]) ->
 def own_or_innermost_error(error: dict[str, Any]) -> str:
     """Return the first line of an error that Dagster stored, without a password.
 
-    Of a chain, it is the first error of ours, whose text is written for operators, else the innermost.
+    Of a chain, it is the first error of ours, whose text is written for operators, else the innermost. Errors of gRPC
+    do not count: their first line has no reason, and Dagster's error above them has one.
     """
     chain = [error]
-    while cause := chain[-1].get("cause"):
+    while (cause := chain[-1].get("cause")) and not str(cause.get("message")).startswith("grpc."):
         chain.append(cause)
     messages = [str(link.get("message") or link.get("cls_name") or "unknown error").strip() for link in chain]
     message = next((message for message in messages if _OUR_ERROR.match(message)), messages[-1])

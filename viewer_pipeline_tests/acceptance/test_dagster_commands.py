@@ -18,7 +18,7 @@ import pytest
 
 from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
 from viewer_pipeline.stack.ports import find_free_port
-from viewer_pipeline_tests.support import warm
+from viewer_pipeline_tests.support import stack, warm
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 from viewer_pipeline_tests.support.world import World
 
@@ -148,6 +148,23 @@ def test_development_in_a_checkout(command: list[str], checkout: Path, world: Wo
         wait_until(lambda: succeeded(world), 180, f"a run succeeds; see {log}")
     world.assert_all_persisted()
     assert "dagster_storage_opened place=" in log.read_text()
+
+
+@pytest.mark.parametrize("command", ["code-server", "daemon", "webserver"])
+def test_services_beside_up(command: str, tmp_path: Path) -> None:
+    """They refuse, because they would replace the address of the code server that the daemon of `up` reads again."""
+    own = stack.variables(tmp_path)
+    home = Path(own["VIEWER_HOME"])
+    home.mkdir()
+    workspace = home / "dagster" / "workspace.yaml"
+    with lock_home_directory(home):
+        refused = subprocess.run(
+            [*stack.COMMAND, command], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: `up` runs the code server, the daemon and the UI itself")
+    assert f"it runs for VIEWER_HOME={home}\nremedy: stop it, or choose another directory" in refused.stderr
+    assert not workspace.exists()
 
 
 def test_an_existing_deployment(tmp_path: Path, world: World, redis_url: str) -> None:

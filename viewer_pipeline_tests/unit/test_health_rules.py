@@ -230,6 +230,7 @@ def test_tick_that_failed() -> None:
     results = evaluated(dagster(sensor=instigator(4, "FAILURE", "Redis does not answer", evaluated_ago=9)))
     assert failing(results) == {"sensor": "degraded"}
     assert results["sensor"].message == "the last tick of the sensor, 4 s ago, failed: Redis does not answer"
+    assert results["sensor"].remedy.startswith("none if it passes: the next tick tries again;")  # it is not stopped
 
 
 def test_ticks_that_keep_failing() -> None:
@@ -494,6 +495,9 @@ def test_error_message_of_dagster() -> None:
     cause = {"message": "KeyError: 'a'\nmore", "cause": None}
     assert own_or_innermost_error({"message": "outer", "cause": cause}) == "KeyError: 'a'"
     assert own_or_innermost_error({"message": None, "cls_name": "Odd"}) == "Odd"
+    grpc = {"message": "grpc._channel._InactiveRpcError: <_InactiveRpcError of RPC that terminated with:\n\tstatus"}
+    unreachable = {"message": "Unreachable: no user code server\n", "cause": grpc}
+    assert own_or_innermost_error({"message": "outer", "cause": unreachable}) == "Unreachable: no user code server"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from viewer_pipeline.cli.id_columns import id_column
 from viewer_pipeline.target.parked_views import ParkedByReason, ParkedViews, ParkedVod
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 
@@ -55,9 +56,10 @@ def print_parked(report: ParkedReport) -> None:
     for part in report.by_reason:
         reasons.add_row(part.reason, str(part.vods), str(part.views), f"{part.oldest_at:%Y-%m-%d %H:%M}")
     console.print(reasons)
-    largest = Table("VOD", *_number_columns("views"), "reason", "since (UTC)", title="most views")
-    for vod in report.largest:
-        largest.add_row(escape_invisible(vod.vod_id), str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
+    ids = [escape_invisible(vod.vod_id) for vod in report.largest]
+    largest = Table(id_column("VOD", ids), *_number_columns("views"), "reason", "since (UTC)", title="most views")
+    for vod_id, vod in zip(ids, report.largest, strict=True):
+        largest.add_row(vod_id, str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
     console.print(largest)
 
 

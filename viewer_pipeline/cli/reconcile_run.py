@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from viewer_pipeline.cli.id_columns import id_column
 from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import reconciliation
@@ -68,8 +69,9 @@ def print_reconcile_result(result: ReconcileResult) -> None:
         console.print(f"{'note':<8} {note}")
     if result.first_differences:
         counts = (Column(name, justify="right") for name in ("expected", "actual"))
-        table = Table("kind", "VOD", *counts, "message")
-        for difference in result.first_differences[:MAX_ROWS]:
+        differences = result.first_differences[:MAX_ROWS]
+        table = Table("kind", id_column("VOD", [difference.subject for difference in differences]), *counts, "message")
+        for difference in differences:
             cells = ("" if count is None else str(count) for count in (difference.expected, difference.actual))
             table.add_row(difference.kind, difference.subject, *cells, difference.message)
         console.print(table)

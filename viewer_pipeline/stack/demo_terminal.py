@@ -31,7 +31,7 @@ class DemoProgressBars(Progress):
 
 def print_demo_report(report: DemoReport) -> None:
     """Print the most viewed VODs and whether every view was persisted once, on stdout."""
-    console = Console()
+    console = Console(soft_wrap=True)  # the last line stays one line, for people who search for it
     numbers = (Column(name, justify="right") for name in ("sent", "persisted"))
     table = Table("VOD", *numbers, title=f"the {MAX_ROWS} most viewed of {pluralize(len(report.sent), 'VOD')}")
     for vod_id, sent in Counter(report.sent).most_common(MAX_ROWS):

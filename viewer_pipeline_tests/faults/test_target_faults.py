@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
+from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.target.table import TargetNames
 from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
-from viewer_pipeline_tests.support.calls import Killer, in_child
+from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, client_of_threads, in_child, watching
 from viewer_pipeline_tests.support.streamix import TargetWorld
-from viewer_pipeline_tests.support.world import ConnectedWorld, World
+from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
 INT4 = 2**31 - 1
 VIDEO = TargetNames.parse("viewer.video", "id", "n")  # in our schema, so that the scene saves and restores it
@@ -63,6 +69,86 @@ def scene(stores: Stores) -> Iterator[TargetScene]:
     """The state, prepared."""
     with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
         yield TargetScene(world)
+
+
+class HeldScene(Scene):
+    """Held views of a table with most rows, views that came since, and a flush that is committed, not settled."""
+
+    def _fill(self) -> None:
+        world = self.world
+        world.execute("CREATE TABLE viewer.video (id text PRIMARY KEY, n integer)")
+        world.execute("INSERT INTO viewer.video SELECT 'vod000' || n, 0 FROM generate_series(0, 6) AS n")
+        world.execute("INSERT INTO viewer.video VALUES ('full', %s)", INT4 - 6)
+        for _ in range(2):
+            world.send_many(5, 2)
+            world.send("full", 3)
+            world.send("ghost", 1)
+            world.flush()
+            world.client.delete(world.stores.redis.names.marker)
+        assert world.held() == {**{f"vod{number:04d}": 2 for number in range(5)}, "full": 3, "ghost": 1}
+        world.flush()  # nothing is held any more
+        world.send_many(3, 5)
+        world.flush_unsettled()
+
+    def assert_whole(self) -> None:
+        """Assert that all held views are in table and totals, or parked."""
+        world = self.world
+        world.assert_conserved()
+        assert not world.held()
+        assert world.parked() == {"ghost": 2}
+        counts = {f"vod{number:04d}": 0 for number in range(7)} | world.totals()
+        assert dict(world.rows("SELECT id, n FROM viewer.video")) == counts | {"full": INT4}
+        assert world.rows("SELECT sum(vods), sum(views) FROM viewer.held_decision") == [(7, 14)]
+
+
+def count_all_held(stores: Stores) -> None:
+    """Count what is held, on connections of its own."""
+    with client_of_threads(stores.redis.url) as client, stores.ledger.connect() as connection:
+        own = Stores(RedisStore(client, stores.redis.url, PREFIX), stores.ledger)
+        adjuster = Adjuster(own, connection, uuid4().hex, 2)
+        for held in held_by_epoch(connection):
+            count_held(adjuster, own.ledger.target(connection), held.epoch, 3)
+
+
+def test_counting_held_views_is_killed_at_every_call(
+    stores: Stores, tmp_path: Path, add_to_summary: Callable[[str], None]
+) -> None:
+    """Wherever it dies, the next one counts the rest, each view once (rule R16)."""
+    with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
+        scene, recorder, recorded = HeldScene(world), Recorder(), tmp_path / "points"
+
+        def record() -> None:
+            with watching(recorder):
+                count_all_held(world.stores)
+            recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
+
+        def count_until(point: Point) -> None:
+            with watching(Killer(point)):
+                count_all_held(world.stores)
+
+        scene.restore()
+        assert in_child(record, tmp_path / "report") == 0
+        world.flush()
+        scene.assert_whole()
+        points = [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]
+        assert {"postgres take_counted", "postgres COMMIT", "postgres add_range_to_totals"} <= {
+            point.call for point in points
+        }
+        for point in points:
+            scene.restore()
+            assert in_child(partial(count_until, point), tmp_path / "report") == -9, point
+            try:
+                scene.assert_nothing_fell(scene.totals)
+                world.send("vod0001", 10, announce=True)
+                if points.index(point) % 2:
+                    world.flush()  # before the rest is counted, or after it
+                count_all_held(world.stores)
+                world.flush()
+                scene.assert_whole()
+            except AssertionError as error:
+                error.add_note(f"killed: {point}")
+                raise
+    add_to_summary(f"held views: {len(points)} crash points of {len({point[:2] for point in points})} calls")
 
 
 def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary: Callable[[str], None]) -> None:

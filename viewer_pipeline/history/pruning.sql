@@ -22,7 +22,7 @@ UPDATE viewer.ledger_kept SET from_day = %(day)s, from_at = greatest(from_at, %(
 
 -- name: prune_ledger
 -- Delete a chunk of settled flushes of pruned days, and add them to pruned_flushes. Never deletes a repair, which has no
--- other record, nor the newest flush, whose number the next one follows. Returns numbers of flushes, batches and views.
+-- other record, nor the newest flush, whose number the next one follows. Flushes that held views are in no roll-up. Returns numbers of flushes, batches and views.
 WITH old AS MATERIALIZED (
     SELECT f.seq, sum(f.batches) OVER (ORDER BY f.taken_at, f.seq) - f.batches AS batches_before
     FROM (
@@ -31,7 +31,8 @@ WITH old AS MATERIALIZED (
         JOIN viewer.daily_rollup AS r ON f.taken_at >= r.starts_at AND f.taken_at < r.ends_at
         CROSS JOIN viewer.ledger_kept AS k
         WHERE f.taken_at < k.from_at AND r.day < k.from_day
-            AND f.seq <= r.last_flush AND f.seq <= %(settled)s AND NOT starts_with(f.mode, 'reconcile')
+            AND (f.seq <= r.last_flush OR f.mode = 'hold') AND f.seq <= %(settled)s
+            AND NOT starts_with(f.mode, 'reconcile')
             AND f.seq < (SELECT max(seq) FROM viewer.flush)
         ORDER BY f.taken_at, f.seq LIMIT %(flushes)s
     ) AS f

@@ -272,6 +272,21 @@ def test_flushes_that_retention_has_deleted(world: World) -> None:
     assert hold(world) == ""
 
 
+def test_retention_deletes_flushes_that_held_views(restored: World, tmp_path: Any) -> None:
+    """Also those that are the last of their day, which no roll-up has."""
+    restored.flush()
+    restored.send("last")
+    restored.flush("ids", vod_ids=("last",))
+    restored.execute("UPDATE viewer.flush SET taken_at = taken_at - interval '1 day' WHERE mode <> 'ids'")
+    history, today = History(restored), restored.rows("SELECT max(taken_at) FROM viewer.flush")[0][0].date()
+    history.roll_up(today - ONE, today + ONE)
+    history.call(prune_ledger, today, restored.stores.redis.marker(), 60, history.zone)
+    assert restored.rows("SELECT mode FROM viewer.flush") == [("ids",)]
+    assert_reconciled(restored, tmp_path)
+    decide(restored, "count")
+    assert_reconciled(restored, tmp_path)
+
+
 def test_more_held_views_than_bigint_holds(world: World) -> None:
     """They stop no run. Two flushes count them, and what no total takes is parked."""
     for _ in range(2):

@@ -19,8 +19,8 @@ from viewer_pipeline.cli.output import echo_result, json_option
 def held(decision: Literal["count", "drop"] | None, epoch: str | None, as_json: bool) -> None:
     """Show held views, or decide about them.
 
-    Redis had lost its marker, and these views may have been counted before. count: Redis had been emptied, they are
-    new. drop: Redis was restored from an old copy, they are in the totals.
+    Redis had lost its marker, or fell back to an old copy, and these views may have been counted before. count: Redis
+    had been emptied, they are new. drop: Redis was restored from an old copy, they are in the totals.
     """
     from viewer_pipeline.cli.held_decision import decide_about_held, print_held
 

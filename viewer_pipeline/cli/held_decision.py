@@ -62,7 +62,7 @@ def _choose(held: Sequence[HeldEpoch], epoch: str | None) -> str | None:
         raise CannotDecide(f"no views of epoch {epoch!r} are held; `held` shows those that are")
     if epoch is None and len(epochs) > 1:
         names = escape_invisible(" or ".join(epochs))
-        raise CannotDecide(f"Redis had lost its marker {len(epochs)} times; name one: --epoch {names}")
+        raise CannotDecide(f"there are {len(epochs)} occasions, each with an epoch; name one: --epoch {names}")
     return epoch if epoch is not None else next(iter(epochs), None)
 
 

@@ -58,6 +58,7 @@ REJECTED = (
     "none to end this: it ends by itself an hour after the last rejected input; to find the producer, see"
     f" `{command_to_type('docs producers')}`, and more examples in the table viewer.rejected"
 )
+HELD_CAUSE = "Redis had lost its marker, or fell back to an old copy"
 HELD = (
     f"run `{command_to_type('held count')}` if Redis had been emptied, `{command_to_type('held drop')}` if"
     f" it was restored from an old copy; see `{command_to_type('docs held-views')}`"
@@ -162,12 +163,12 @@ def evaluate_held(held: HeldSummary, holds: bool) -> CheckResult:
     details = {"held_vods": held.vods, "held_views": held.views, "holds": holds}
     if held.age_seconds is None:
         message = "nothing is held"
-        message += "; Redis had lost its marker, and a sweep has not read all its counters yet" if holds else ""
+        message += f"; {HELD_CAUSE}, and a sweep has not read all its counters yet" if holds else ""
         return CheckResult("held", "healthy", message, details)
     at_least = "at least " if held.is_lower_bound else ""
     message = (
         f"{at_least}{views_of_vods(held.views, held.vods)} may have been counted before, and are held:"
-        f" Redis had lost its marker {format_age(tolerate_clock_skew(held.age_seconds))}"
+        f" {HELD_CAUSE}, {format_age(tolerate_clock_skew(held.age_seconds))}"
     )
     return CheckResult("held", "degraded", message, details, HELD)
 

@@ -452,7 +452,7 @@ def test_the_command(restored: World, monkeypatch: pytest.MonkeyPatch, database_
     first, second = [
         row[0] for row in restored.rows("SELECT epoch FROM viewer.held GROUP BY epoch ORDER BY min(held_at)")
     ]
-    assert f"Redis had lost its marker 2 times; name one: --epoch {first} or {second}" in run("drop", status=1)
+    assert f"there are 2 occasions, each with an epoch; name one: --epoch {first} or {second}" in run("drop", status=1)
     for unknown in ("x", ""):
         assert f"no views of epoch '{unknown}' are held" in run("drop", "--epoch", unknown, status=1)
     restored.execute("UPDATE viewer.held SET epoch = E'\\x1b[31m' WHERE epoch = %s AND vod_id = 'vod0000'", second)

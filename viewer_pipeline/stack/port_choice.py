@@ -37,13 +37,13 @@ def reserve_health_port(settings: Settings, ports: KeptPorts, *, has_embedded_se
 
 
 def reserve_ui_port(settings: Settings, ports: KeptPorts, host: str, port: int | None) -> tuple[Settings, int]:
-    """Return the port of the UI, and the settings with its URL unless they have one.
+    """Return the port of the UI, and the settings with its URL unless they have one. The next start has it, too.
 
     Raises SettingsError if `port` is taken.
     """
     if port is None:
         port = ports.reserve(UI, host)
     else:
-        ports.reserve_exactly(UI_OPTION, port, host)
+        ports.keep(UI, port, ports.reserve_exactly(UI_OPTION, port, host))
     updates: dict[str, Any] = {} if settings.dagster_ui_url else {"dagster_ui_url": format_http_url(host, port)}
     return settings.copy_unvalidated(**updates), port

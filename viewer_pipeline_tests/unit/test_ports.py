@@ -99,13 +99,14 @@ def ports(tmp_path: Path) -> Iterator[KeptPorts]:
     ports.release()
 
 
-def test_a_port_that_was_chosen_is_not_kept(ports: KeptPorts, tmp_path: Path) -> None:
-    """`--ui-port` holds for one start, and the URL of the UI follows it; a DAGSTER_UI_URL that is set stays."""
+def test_a_port_that_was_chosen_is_kept(ports: KeptPorts, tmp_path: Path) -> None:
+    """The next start has that of `--ui-port`, and the URL of the UI follows it; a DAGSTER_UI_URL that is set stays."""
     port = find_free_port()
     settings, used = reserve_ui_port(Settings(_env_file=None), ports, "0.0.0.0", port)
     assert (used, settings.dagster_ui_url) == (port, f"http://{LOOPBACK}:{port}")
-    assert not (tmp_path / PORTS_FILE).exists()
-    assert ports.find_wanted(UI) == UI.usual_port
+    assert json.loads((tmp_path / PORTS_FILE).read_text()) == {UI.key: port}
+    assert KeptPorts(tmp_path).find_wanted(UI) == port
+    assert ports.warnings == []
     own_url = Settings(_env_file=None, dagster_ui_url="https://dagster.example.com")
     assert reserve_ui_port(own_url, ports, LOOPBACK, find_free_port())[0] == own_url
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.home_lock_and_server_urls import SETTINGS, read_settings_of_running_up
 from viewer_pipeline.redaction import redact_url
 from viewer_pipeline.settings import Settings, is_child_process, load_settings
@@ -84,6 +85,14 @@ def find_differences_from_running_up() -> list[SettingDifference]:
             if name in recorded and value != recorded[name]
         ),
     ]
+
+
+def remedy_of_missing_worker(settings: Settings) -> str:
+    """Return what to do where no worker receives messages. An `up` of this VIEWER_HOME restarts its own."""
+    running = read_settings_of_running_up(settings.viewer_home)
+    if running and not _find_url_differences(settings, running, ("redis_url",)):
+        return "none: `up` starts its worker again within seconds"
+    return f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
 
 
 def _texts(settings: Settings, names: tuple[str, ...] | list[str]) -> dict[str, str | None]:

@@ -9,9 +9,9 @@ import click
 from viewer_pipeline.cli.command_settings import load_settings_with_running_servers
 from viewer_pipeline.cli.option_types import VOD_ID, Number
 from viewer_pipeline.cli.output import echo_result, json_option
-from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import NotReceived
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings_of_running_up import remedy_of_missing_worker
 from viewer_pipeline.text_formatting import escape_invisible, pluralize
 
 MAX_VIEWS = 1_000_000_000
@@ -48,7 +48,7 @@ def send(vod_id: str, count: int, how: str | None, as_json: bool) -> None:
     if is_lost:
         message = f"no worker is subscribed to {settings.pubsub_channel}, and Redis keeps no messages: "
         message += f"{pluralize(count, 'view')} of {escape_invisible(vod_id)} {'is' if count == 1 else 'are'} lost"
-        raise NotReceived(message, f"start `{command_to_type('up')}` or `{command_to_type('worker')}`, and send again")
+        raise NotReceived(message, f"{remedy_of_missing_worker(settings)}; then send again")
     views = f"{pluralize(count, 'view')} of {escape_invisible(vod_id)}"
     text = f"sent {views} by {how}{_describe_receivers(sent, is_counted_by_producers=is_counted_by_producers)}"
     echo_result(sent, text, as_json=as_json)

@@ -8,10 +8,11 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest.other_pipelines_on_channel import REMEDY
 from viewer_pipeline.ingest.subscriber_redis_hash import SubscriberState
-from viewer_pipeline.monitoring.health_rules import WORKER, evaluate_future_timestamp
+from viewer_pipeline.monitoring.health_rules import evaluate_future_timestamp
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.setting_types import PubSubMode
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.settings_of_running_up import remedy_of_missing_worker
 from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew
 
@@ -31,7 +32,7 @@ def check_subscribers(store: RedisStore, settings: Settings) -> list[CheckResult
     channel = settings.pubsub_channel
     subscribers = read_subscribers(store, channel)
     shared = evaluate_shared_channel(subscribers, channel, settings.pubsub_mode)
-    return [evaluate_lease(subscribers, channel), shared]
+    return [evaluate_lease(subscribers, channel, remedy_of_missing_worker(settings)), shared]
 
 
 def read_subscribers(store: RedisStore, channel: str) -> Subscribers:
@@ -47,8 +48,8 @@ def read_subscribers(store: RedisStore, channel: str) -> Subscribers:
     return Subscribers(holder, silent, workers, others, min(others, max(0, counting - workers)))
 
 
-def evaluate_lease(subscribers: Subscribers, channel: str) -> CheckResult:
-    """Whether a worker receives what is published now. Pure."""
+def evaluate_lease(subscribers: Subscribers, channel: str, remedy: str) -> CheckResult:
+    """Whether a worker receives what is published now. `remedy`: where none does. Pure."""
     details = {
         "holder": subscribers.holder or None,
         "seconds_since_message": subscribers.seconds_since_message,
@@ -65,8 +66,8 @@ def evaluate_lease(subscribers: Subscribers, channel: str) -> CheckResult:
     if holder and subscribers.workers:
         return CheckResult("subscriber", "healthy", message, details)
     if holder:
-        message += "; but no worker is subscribed to the cuts: it died, or lost its connection, a moment ago"
-    return CheckResult("subscriber", "degraded", message, details, WORKER)
+        message += "; but no worker is subscribed: it died, or lost its connection, a moment ago"
+    return CheckResult("subscriber", "degraded", message, details, remedy)
 
 
 def evaluate_shared_channel(subscribers: Subscribers, channel: str, mode: PubSubMode) -> CheckResult:

@@ -52,7 +52,6 @@ READ_WRITE = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only
 WRITES = "the message has the reason: check memory, disk, replicas and the log of Redis"
 EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
 INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints all rights it needs"
-WORKER = f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
 MIGRATE = f"run `{command_to_type('migrate')}`"
 REJECTED = (
     "none to end this: it ends by itself an hour after the last rejected input; to find the producer, see"

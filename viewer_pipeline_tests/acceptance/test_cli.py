@@ -353,7 +353,7 @@ def test_send_that_nobody_receives(online: Environment, client: redis.Redis) -> 
     assert message == (
         "error: Nobody received the message: no worker is subscribed to view_count_updates, and Redis keeps no"
         " messages: 2 views of a\\x1b are lost\n"
-        "remedy: start `viewer-pipeline up` or `viewer-pipeline worker`, and send again\n"
+        "remedy: start `viewer-pipeline worker` or `viewer-pipeline up`; then send again\n"
     )
     assert client.keys() == []
 

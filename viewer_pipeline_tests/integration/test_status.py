@@ -16,6 +16,7 @@ import redis
 from viewer_pipeline.home_lock_and_server_urls import (
     SERVER_LOGS,
     SERVERS_FILE,
+    SETTINGS,
     STARTED_AT,
     STARTING,
     lock_home_directory,
@@ -365,7 +366,22 @@ def test_lease_of_a_worker_without_subscription(dagster_settings: Settings) -> N
     """It died a moment ago, and its lease has not expired yet."""
     check = read_status(dagster_settings).checks["subscriber"]
     assert (check.status, check.details["holder"]) == ("degraded", "host:7")
-    assert "no worker is subscribed to the cuts" in check.message
+    assert "no worker is subscribed: it died" in check.message
+    assert check.remedy == "start `viewer-pipeline worker` or `viewer-pipeline up`"
+
+
+@pytest.mark.usefixtures("well")
+def test_worker_of_a_running_up_that_died(dagster_settings: Settings, tmp_path: Path) -> None:
+    """That `up` starts another one, if it uses this Redis."""
+    settings = dagster_settings.copy_unvalidated(viewer_home=tmp_path)
+    with lock_home_directory(tmp_path):
+        for url, remedy in (
+            (settings.redis_url, "none: `up` starts its worker again within seconds"),
+            ("redis://other:6379/0", "start `viewer-pipeline worker` or `viewer-pipeline up`"),
+        ):
+            servers = {STARTING: False, SETTINGS: {"redis_url": url}}
+            (tmp_path / SERVERS_FILE).write_text(json.dumps(servers))
+            assert read_status(settings).checks["subscriber"].remedy == remedy
 
 
 def test_status_without_the_storage_of_dagster(dagster_settings: Settings) -> None:

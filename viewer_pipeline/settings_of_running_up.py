@@ -91,7 +91,7 @@ def remedy_of_missing_worker(settings: Settings) -> str:
     """Return what to do where no worker receives messages. An `up` of this VIEWER_HOME restarts its own."""
     running = read_settings_of_running_up(settings.viewer_home)
     if running and not _find_url_differences(settings, running, ("redis_url",)):
-        return "none: `up` starts its worker again within seconds"
+        return "none if it ended: `up` starts its worker again within seconds; if it hangs, end it"
     return f"start `{command_to_type('worker')}` or `{command_to_type('up')}`"
 
 

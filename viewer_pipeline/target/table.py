@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import TargetUnusable
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import TableName, parse_column, parse_table, quoted
@@ -140,9 +141,12 @@ def find_target(connection: psycopg.Connection, names: TargetNames) -> Target:
     try:
         row = connection.execute(SQL["describe_target"], parameters).fetchone()
     except pg.InsufficientPrivilege as error:
-        raise TargetUnusable(f"TARGET_TABLE={str(names.table)!r}: {str(error).strip()}") from error
+        raise TargetUnusable(f"TARGET_TABLE={names.table}: {str(error).strip()}") from error
     if row is None:
-        raise TargetUnusable(f"TARGET_TABLE={str(names.table)!r}: there is no such table{_where(connection, names)}")
+        raise TargetUnusable(
+            f"TARGET_TABLE={names.table}: there is no such table{_where(connection, names)}",
+            f"create the table, or correct TARGET_TABLE; see `{command_to_type('docs own-table')}`",
+        )
     description = _Description(*row)
     if problems := list(_problems(description, names)):
         raise TargetUnusable("; ".join(problems))

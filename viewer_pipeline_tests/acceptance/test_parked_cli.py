@@ -97,6 +97,8 @@ def test_up_refuses_a_table_that_cannot_be_used(counting_into_vod: Environment, 
     port = str(find_free_port())  # with one's own servers, the usual one must be free
     done = run({**counting_into_vod, "TARGET_TABLE": "public.Video", "HEALTH_CHECK_PORT": port}, "up")
     assert done.returncode == 2
-    assert "there is no such table" in done.stderr.splitlines()[-1]
+    message, remedy = done.stderr.splitlines()[-2:]
+    assert 'TARGET_TABLE="public"."Video": there is no such table' in message
+    assert remedy == "remedy: create the table, or correct TARGET_TABLE; see `viewer-pipeline docs own-table`"
     assert "Traceback" not in done.stderr
     assert vods.seqs() == []

@@ -245,6 +245,7 @@ def test_missing_schema(settings: Settings, world: World) -> None:
     assert text_of(results, "postgres") == "unhealthy: the schema `viewer` is missing"
     assert results["postgres"].remedy == "run `viewer-pipeline migrate`"
     assert "there is no such table" in text_of(results, "target")
+    assert results["target"].remedy.startswith("create the table, or correct TARGET_TABLE;")
     assert results["marker"].status == results["clone_detection"].status == "unknown"
     assert "parked" not in results
 

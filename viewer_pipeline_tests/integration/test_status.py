@@ -376,7 +376,7 @@ def test_worker_of_a_running_up_that_died(dagster_settings: Settings, tmp_path: 
     settings = dagster_settings.copy_unvalidated(viewer_home=tmp_path)
     with lock_home_directory(tmp_path):
         for url, remedy in (
-            (settings.redis_url, "none: `up` starts its worker again within seconds"),
+            (settings.redis_url, "none if it ended: `up` starts its worker again within seconds; if it hangs, end it"),
             ("redis://other:6379/0", "start `viewer-pipeline worker` or `viewer-pipeline up`"),
         ):
             servers = {STARTING: False, SETTINGS: {"redis_url": url}}

@@ -331,7 +331,7 @@ def test_an_edit_while_a_flush_waits(vods: TargetWorld, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("ddl", "expected"),
     [
-        ("", r"TARGET_TABLE='\"video\"': there is no such table on the search_path \(viewer, public\)"),
+        ("", r'TARGET_TABLE="video": there is no such table on the search_path \(viewer, public\)'),
         ("CREATE VIEW public.video AS SELECT 'a'::text AS id, 1 AS n", r"expected a table, not a view"),
         ("CREATE TABLE public.video (n integer)", r'TARGET_ID_COLUMN="id": "public"."video" has no such column'),
         ("CREATE TABLE public.video (id text PRIMARY KEY)", r'"n": "public"."video" has no such column'),
@@ -364,8 +364,10 @@ def test_quotes_around_schema_and_table(world_of: MakeWorld) -> None:
     world.send("a", 1)
     with pytest.raises(
         TargetUnusable, match="no such table, whose own name has a dot; without quotes around all of it"
-    ):
+    ) as refused:
         world.flush()
+    remedy = "create the table, or correct TARGET_TABLE; see `viewer-pipeline docs own-table`"
+    assert refused.value.remedy == remedy
 
 
 def test_a_collation_that_takes_ids_for_equal(vods: TargetWorld) -> None:

@@ -39,7 +39,7 @@ def _check_table(ledger: Ledger, connection: psycopg.Connection) -> list[CheckRe
         target = ledger.target(connection)
     except TargetUnusable as error:
         remedy = f"correct what the message names; for rights, run what `{command_to_type('grants')}` prints"
-        return [CheckResult("target", "unhealthy", str(error), remedy=remedy)]
+        return [CheckResult("target", "unhealthy", str(error), remedy=error.remedy or remedy)]
     assert target is not None, "names were given"
     message = f"{target.sql_name}: ids are {target.id_type}, counts {target.count_type}"
     return [CheckResult("target", "healthy", message), evaluate_column_room(target, _largest_count(connection, target))]

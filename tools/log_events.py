@@ -79,6 +79,7 @@ MEANINGS = {
     "preload_failed": "The fork server could not import everything; runs do it themselves, and report the error.",
     "probe_failed": "A probe of `/health` raised an unexpected error.",
     "process_ended": "A process of `up` ended, and is restarted. `log`: its file; none: it logs to the foreground.",
+    "process_restarted": "A process of `up` that had ended was started again.",
     "progress": "What `up` does at a start or stop, with `LOG_FORMAT=json`; else its message is a line of text.",
     "pruned": "A retention job has pruned, or with `dry_run` would have; with its metadata.",
     "pruning_stopped": "Old days of the ledger are kept, for this reason ([retention](../how-to/retention.md)).",

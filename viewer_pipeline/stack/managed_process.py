@@ -161,6 +161,7 @@ class RestartedProcess(Generic[P]):
             except Exception:  # the process is restarted anyway
                 log.exception(event("restart_cleanup_failed", name=self.process.name))
             self.process.start()
+            log.info(event("process_restarted", name=self.process.name))
             self.started_at, self.restart_at = now, 0.0
             return True
         return False

@@ -1,11 +1,14 @@
-"""Rotation of the log of a managed process."""
+"""The log of a managed process: its rotation, and the lines about its restarts."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
-from viewer_pipeline.stack.managed_process import ManagedProcess, rotate_log
+import pytest
+
+from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess, rotate_log
 from viewer_pipeline_tests.support.waiting import wait_until
 
 # One write for each line: with PYTHONUNBUFFERED print makes two, and the log might be rotated between them.
@@ -28,3 +31,18 @@ def test_rotate_keeps_one_previous_log(tmp_path: Path) -> None:
         assert log.read_bytes()[:1] == b"x"  # and no hole of zeros before it
     finally:
         process.stop()
+
+
+def test_a_restart_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator reads that a process ended, and that it is back."""
+    caplog.set_level(logging.INFO, "viewer_pipeline.stack")
+    restarted = RestartedProcess(ManagedProcess("short", [sys.executable, "-c", "raise SystemExit(3)"]), pause=0.0)
+    restarted.process.start()
+    try:
+        wait_until(restarted.restart_if_ended, 30, "the restart")
+    finally:
+        restarted.process.stop()
+    assert [record.getMessage() for record in caplog.records] == [
+        "process_ended name=short status=3 log=None",
+        "process_restarted name=short",
+    ]

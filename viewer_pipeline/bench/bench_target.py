@@ -44,7 +44,7 @@ def bench_target(request: FlushRequest, rows: int, counters: int, *, runs: int) 
     flushed_ids = sorted(random.Random(7).sample(ids, counters))  # noqa: S311 - the same ones each time
     raws, flushes, upserts, waits = [], [], [], []
     with bench_servers(set_target_table=True) as servers:
-        _create_filled_table(servers, ids)
+        create_filled_table(servers, ids)
         for run in range(runs + 1):
             deltas = [(number * 7 + run) % 500 + 1 for number in range(counters)]
             raws.append(time_raw_write(servers.database_url, flushed_ids, deltas, SQL["update_raw"]))
@@ -69,7 +69,8 @@ def create_vod_table(connection: psycopg.Connection) -> None:
     connection.execute(SQL["create_vod_index"])
 
 
-def _create_filled_table(servers: BenchServers, ids: list[str]) -> None:
+def create_filled_table(servers: BenchServers, ids: list[str]) -> None:
+    """Create that table with a row for each id, as after autovacuum."""
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         create_vod_table(connection)
         for rows in chunks(ids, BATCH_ROWS):

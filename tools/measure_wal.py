@@ -1,7 +1,7 @@
 """Measure the write-ahead log of flushes that view a small part of many VODs: `python -m tools.measure_wal`.
 
 After a checkpoint, the first change of each page is logged with the whole page. If few VODs of a large table are viewed
-in an interval, most changes are such first ones, so a counter takes far more than where all VODs are viewed. The numbers
+in an interval, most changes are such first ones, so a counter takes far more than where all VODs are viewed. Numbers
 of docs/sizing.md are from here. It takes a minute, on temporary servers.
 """
 

@@ -230,6 +230,14 @@ def test_counters_that_hold_no_number(settings: Settings, client: redis.Redis) -
     assert f"{PREFIX}text value is not an integer" in text
 
 
+def test_one_counter_without_a_fault(settings: Settings, client: redis.Redis) -> None:
+    """The messages are right for one as for many."""
+    client.set(f"{PREFIX}a", 1)
+    results = run_doctor_checks(settings)
+    assert text_of(results, "expiring_counters") == "healthy: no counter expires (1 read)"
+    assert text_of(results, "counter_values") == "healthy: every counter holds a number (1 read)"
+
+
 def test_cost_of_a_sweep(settings: Settings, client: redis.Redis) -> None:
     """The scan covers all keys, and most of them are no counters."""
     client.mset({f"vod:session:{number}": 1 for number in range(2500)})

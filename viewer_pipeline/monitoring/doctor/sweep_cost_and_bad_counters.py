@@ -110,7 +110,7 @@ def _evaluate_expiring(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
         message = f"{number} of {pluralize(read, 'counter')} with an expiry, e.g. {examples}"
         remedy = "let producers set no expiry on counters; PERSIST those that have one"
         return CheckResult("expiring_counters", "unhealthy", message, details, remedy)
-    return CheckResult("expiring_counters", "healthy", f"none of {pluralize(read, 'counter')} expires", details)
+    return CheckResult("expiring_counters", "healthy", f"no counter expires ({read} read)", details)
 
 
 def _evaluate_invalid(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
@@ -122,4 +122,4 @@ def _evaluate_invalid(keyspace: KeyspaceSample, prefix: str) -> CheckResult:
         message = f"{number} of {pluralize(read, 'key')} without a count, e.g. {examples}"
         remedy = "repair or delete them, or choose a COUNTER_PREFIX that no other keys have"
         return CheckResult("counter_values", "degraded", message, details, remedy)
-    return CheckResult("counter_values", "healthy", f"all of {pluralize(read, 'counter')} hold a number", details)
+    return CheckResult("counter_values", "healthy", f"every counter holds a number ({read} read)", details)

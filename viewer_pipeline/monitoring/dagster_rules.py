@@ -151,7 +151,7 @@ def evaluate_flush_runs(runs: list[FlushRun], waiting: WaitingRun | None, clock:
     if future := evaluate_future_timestamp("flush_runs", "the end of the last flush run", age, details):
         return future
     if last.success:
-        return CheckResult("flush_runs", "healthy", "the last flush run succeeded", details)
+        return CheckResult("flush_runs", "healthy", f"the last flush run succeeded {format_age(age)}", details)
     failures = next((number for number, run in enumerate(runs) if run.success), len(runs))
     status: Status = "unhealthy" if failures >= MAX_FAILURES else "degraded"
     subject = "the last flush run failed" if failures == 1 else f"the last {failures} flush runs failed"

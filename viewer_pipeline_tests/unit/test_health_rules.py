@@ -322,7 +322,7 @@ def runs(*outcomes: bool) -> list[FlushRun]:
     ("outcomes", "status", "message"),
     [
         ([], "healthy", "no flush run has ended yet"),
-        ([True, False, False], "healthy", "the last flush run succeeded"),
+        ([True, False, False], "healthy", "the last flush run succeeded 0 s ago"),
         ([False, True, False], "degraded", "the last flush run failed: error"),
         ([False, False, True], "degraded", "the last 2 flush runs failed: error"),
         ([False, False], "degraded", "the last 2 flush runs failed: error"),

@@ -33,7 +33,7 @@ JOBS = {
     "flush_views": "viewer.vod_view_counts IN SHARE MODE",
     "roll_up_days": "viewer.daily_views IN ACCESS EXCLUSIVE MODE",
     "reconcile": "viewer.daily_views IN ACCESS EXCLUSIVE MODE",
-    "prune_ledger_days": "viewer.daily_rollup IN ACCESS EXCLUSIVE MODE",
+    "prune_ledger_days": "viewer.ledger_kept IN SHARE MODE",
     "prune_rejected_and_parked": "viewer.rejected IN ACCESS EXCLUSIVE MODE",
     "prune_run_history": "dagster.asset_check_executions IN ACCESS EXCLUSIVE MODE",
 }

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +19,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 
-from viewer_pipeline.cli.main import main
 from viewer_pipeline.errors import (
     MarkerMoved,
     NotReplicated,
@@ -402,9 +401,11 @@ def test_commands_refuse_at_the_start(
         for command in (["flush"], ["up"]):
             monkeypatch.setenv("VIEWER_HOME", str(tmp_path / command[0]))
             monkeypatch.setenv("HEALTH_CHECK_PORT", str(find_free_port()))
-            refused = CliRunner().invoke(main, command)
-            assert refused.exit_code == 2, refused.output
-            assert 'GRANT pg_monitor TO "narrow"' in refused.output
+            # In this process, `up` would leave its signal handlers to other tests.
+            program = [sys.executable, "-m", "viewer_pipeline.cli", *command]
+            refused = subprocess.run(program, capture_output=True, text=True, check=False)
+            assert refused.returncode == 2, refused.stderr
+            assert 'GRANT pg_monitor TO "narrow"' in refused.stderr.replace("\n", " ")
         with WorkerProcess(tmp_path, url, behind.stores.redis.url, POSTGRES_WAIT_STANDBYS="1") as worker:
             wait_until(lambda: worker.has_logged("flushes_impossible"), 60, "the worker reports it")
             worker.wait_until_ready()

@@ -41,7 +41,7 @@ def test_ended_children_count() -> None:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdout.readline()
-        assert process_tree.sum_cpu_seconds(os.getpid()) - before >= 0.29  # 0.3, less an error of rounding
+        assert process_tree.sum_cpu_seconds(os.getpid()) - before > 0.285  # 0.3, less two errors of rounding
         assert process_tree.sum_pss_mb([child.pid]) > 1
         assert process_tree.find_by_command(process_tree.read_descendants(os.getpid()), "process_time") == [child.pid]
         child.stdin.close()

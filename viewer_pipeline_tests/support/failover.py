@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import redis
 
 from viewer_pipeline.migrations.migrate import migrate
@@ -90,9 +91,14 @@ def replication(client: redis.Redis) -> dict[str, Any]:
 
 
 class PostgresPair:
-    """A primary and its hot standby, behind a proxy. `stop` ends all of them. `throw_away`: they sync nothing."""
+    """A primary and its hot standby, behind a proxy. `stop` ends all of them. `throw_away`: they sync nothing.
+
+    Skips the test where this PostgreSQL has no program that copies a primary.
+    """
 
     def __init__(self, directory: Path, *, throw_away: bool = True) -> None:
+        if not (find_postgres_bin_directory() / "pg_basebackup").exists():
+            pytest.skip("no pg_basebackup beside this PostgreSQL, so it can have no standby")
         self._directory, self._throw_away = directory, throw_away
         self.primary = PostgresServer(directory / "one", throw_away=throw_away)
         self.standby = self.primary  # until the copy is made

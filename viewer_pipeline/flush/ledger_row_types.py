@@ -13,9 +13,7 @@ import psycopg
 from viewer_pipeline.target.add_or_park import FetchTotals
 
 HOLD: Final = "hold"  # the mode of a flush whose views go to `viewer.held`, not to the totals
-COUNT_HELD: Final = (
-    "count_held"  # of a flush that moves held views to the totals; they are subtracted from Redis already
-)
+COUNT_HELD: Final = "count_held"  # of one that moves held views to the totals; Redis was lowered by them before
 
 
 class Batch(NamedTuple):

@@ -31,8 +31,8 @@ class Marker(NamedTuple):
     # it had been restored from a backup. (0, 0): none.
     missing_flushes: tuple[int, int] = (0, 0)
     timeline: str = ""  # of PostgreSQL, when the run that began last had read its ledger
-    # The flush (and batch) at which views came in that may have been counted before; empty if none did. Removed by a
-    # sweep that began after that (rule R16).
+    # The name of the occasion on which views came in that may have been counted before; empty if none did. Removed by
+    # a sweep that began after that (rule R16).
     hold: str = ""
 
     def at(self, batch: Batch) -> Marker:

@@ -194,8 +194,7 @@ class RedisStore(CounterReader):
 
     def request_sweep(self, reason: str) -> None:
         """Request a sweep of the sensor at its next tick, because announcements may have been missed."""
-        with redis_errors(self.url):
-            self._client.hset(self.names.subscriber, "sweep", f"{time.time_ns()} {reason}")
+        self.write_subscriber_field("sweep", f"{time.time_ns()} {reason}".encode())
 
     def write_subscriber_field(self, field: str, value: bytes) -> None:
         """Set a field of the subscriber's hash."""

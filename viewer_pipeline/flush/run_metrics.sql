@@ -20,8 +20,8 @@ ON CONFLICT (mode, outcome) DO UPDATE SET
 SELECT mode, outcome, count, seconds, buckets, drift FROM viewer.run_metrics ORDER BY mode, outcome
 
 -- name: flushes_since
--- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile` and what is held,
--- which are no views and may be negative.
+-- Totals above a flush, by mode; from 0 including what retention deleted. Without the adjustments of `reconcile`, which are
+-- no views and may be negative, and without what is held.
 SELECT mode, sum(flushes)::bigint, sum(counters), sum(views), max(last_seq), max(last_committed_at)
 FROM (
     SELECT mode, count(*), sum(counters), sum(views), max(seq), max(committed_at)

@@ -58,7 +58,7 @@ class StandbyWait:
         return self.standbys > 0
 
     def require_support(self, connection: psycopg.Connection, url: str) -> None:
-        """Raise SettingsError if this role cannot see the standbys of this server."""
+        """Raise SettingsError if this role cannot see the standbys of this server; on one, PostgresRefusesWrites."""
         if self.required:
             self._read(connection, url)
 
@@ -70,8 +70,6 @@ class StandbyWait:
         if not self.required:
             return
         reading = self._read(connection, url)
-        if reading.in_recovery:
-            raise PostgresRefusesWrites(f"{redact_text(url)}: {IN_RECOVERY}")
         if reading.connected < self.standbys:
             raise NotReplicated(f"{self.setting}: {pluralize(reading.connected, 'standby')} connected")
 
@@ -87,8 +85,6 @@ class StandbyWait:
         deadline, position, pause = time.monotonic() + self.timeout_ms / 1000, None, FIRST_PAUSE
         while True:
             reading = self._read(connection, url, flush_id, position)
-            if reading.in_recovery:
-                raise PostgresRefusesWrites(f"{redact_text(url)}: {IN_RECOVERY}")
             if not reading.has_flush:
                 raise MarkerMoved(f"PostgreSQL has lost flush {seq}: {redact_text(url)} leads to a server without it")
             if reading.confirmed >= self.standbys:
@@ -126,4 +122,6 @@ class StandbyWait:
             raise SettingsError(
                 f"{where} shows its standbys to members of {RIGHT} only, and {role} is none", f"GRANT {RIGHT} TO {role}"
             )
+        if reading.in_recovery:
+            raise PostgresRefusesWrites(f"{redact_text(url)}: {IN_RECOVERY}")
         return reading

@@ -22,7 +22,8 @@ UPDATE viewer.ledger_kept SET from_day = %(day)s, from_at = greatest(from_at, %(
 
 -- name: prune_ledger
 -- Delete a chunk of settled flushes of pruned days, and add them to pruned_flushes. Never deletes a repair, which has no
--- other record, nor the newest flush, whose number the next one follows. Flushes that held views are in no roll-up. Returns numbers of flushes, batches and views.
+-- other record, nor the newest flush, whose number the next one follows. Flushes that held views are in no roll-up. Returns
+-- numbers of flushes, batches and views.
 WITH old AS MATERIALIZED (
     SELECT f.seq, sum(f.batches) OVER (ORDER BY f.taken_at, f.seq) - f.batches AS batches_before
     FROM (

@@ -53,9 +53,9 @@ def postgres_errors(url: str, subject: str = "") -> Iterator[None]:
 
 
 def _is_schema_missing(error: psycopg.Error) -> bool:
-    """Whether the schema is missing or too old. Another function may be one that a trigger of the user's calls."""
+    """Whether the schema is missing or too old. A function elsewhere may be one that a trigger of the user's calls."""
     if isinstance(error, pg.UndefinedFunction):
-        return "viewer.timeline" in first_line(error)
+        return " viewer." in first_line(error)
     return isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn))
 
 

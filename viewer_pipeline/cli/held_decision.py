@@ -8,8 +8,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
+from viewer_pipeline.cli.table_columns import number_columns
 from viewer_pipeline.errors import CannotDecide
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
@@ -81,7 +82,7 @@ def print_held(report: HeldReport) -> None:
     stats = report.to_dict()
     console.print(f"held: {views_of_vods(stats['views'], stats['vods'])}")
     if report.held:
-        table = Table("epoch", Column("VODs", justify="right"), Column("views", justify="right"), "since (UTC)")
+        table = Table("epoch", *number_columns("VODs", "views"), "since (UTC)")
         for epoch in report.held:
             table.add_row(
                 escape_invisible(epoch.epoch), str(epoch.vods), str(epoch.views), f"{epoch.since:%Y-%m-%d %H:%M}"

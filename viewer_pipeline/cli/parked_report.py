@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from viewer_pipeline.cli.id_columns import id_column
+from viewer_pipeline.cli.table_columns import id_column, number_columns
 from viewer_pipeline.target.parked_views import ParkedByReason, ParkedViews, ParkedVod
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 
@@ -52,16 +52,12 @@ def print_parked(report: ParkedReport) -> None:
     console.print(f"parked: {views_of_vods(report.total.views, report.total.vods)}")
     if not report.by_reason:
         return
-    reasons = Table("reason", *_number_columns("VODs", "views"), "oldest (UTC)")
+    reasons = Table("reason", *number_columns("VODs", "views"), "oldest (UTC)")
     for part in report.by_reason:
         reasons.add_row(part.reason, str(part.vods), str(part.views), f"{part.oldest_at:%Y-%m-%d %H:%M}")
     console.print(reasons)
     ids = [escape_invisible(vod.vod_id) for vod in report.largest]
-    largest = Table(id_column("VOD", ids), *_number_columns("views"), "reason", "since (UTC)", title="most views")
+    largest = Table(id_column("VOD", ids), *number_columns("views"), "reason", "since (UTC)", title="most views")
     for vod_id, vod in zip(ids, report.largest, strict=True):
         largest.add_row(vod_id, str(vod.views), vod.reason, f"{vod.first_seen_at:%Y-%m-%d %H:%M}")
     console.print(largest)
-
-
-def _number_columns(*headings: str) -> list[Column]:
-    return [Column(heading, justify="right") for heading in headings]

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
-from viewer_pipeline.cli.id_columns import id_column
+from viewer_pipeline.cli.table_columns import id_column, number_columns
 from viewer_pipeline.flush.ledger_row_types import Flush
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile import reconciliation
@@ -68,7 +68,7 @@ def print_reconcile_result(result: ReconcileResult) -> None:
     for note in result.notes:
         console.print(f"{'note':<8} {note}")
     if result.first_differences:
-        counts = (Column(name, justify="right") for name in ("expected", "actual"))
+        counts = number_columns("expected", "actual")
         differences = result.first_differences[:MAX_ROWS]
         table = Table("kind", id_column("VOD", [difference.subject for difference in differences]), *counts, "message")
         for difference in differences:

@@ -11,19 +11,15 @@ import pytest
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline_tests.support.failover import PostgresPair
+from viewer_pipeline_tests.support.failover import PostgresPair, started
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 
 @pytest.fixture
 def postgres_pair(servers_home: Path) -> Iterator[PostgresPair]:
     """Return a primary and its standby behind one address."""
-    made = PostgresPair(servers_home)
-    try:
-        made.start()
+    with started(PostgresPair(servers_home)) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline.stores.redis_reconnect_on_refusal import demotion_counter_of
 from viewer_pipeline_tests.support.check_results import by_name
-from viewer_pipeline_tests.support.failover import RedisPair, replication
+from viewer_pipeline_tests.support.failover import RedisPair, replication, started
 from viewer_pipeline_tests.support.subscribers import CHANNEL, PIPELINE_MESSAGES, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess, publish
@@ -45,12 +45,8 @@ VIEWS = 60
 @pytest.fixture
 def pair(servers_home: Path) -> Iterator[RedisPair]:
     """Return a pair behind one address."""
-    made = RedisPair(servers_home)
-    try:
-        made.start()
+    with started(RedisPair(servers_home)) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

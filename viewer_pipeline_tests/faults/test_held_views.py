@@ -78,6 +78,15 @@ def _short_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counter_reader, "SCAN_COUNT", 2)
 
 
+def hold_new_views(world: World, vods: int) -> None:
+    """Count 3 views of each VOD, empty Redis, and let a flush hold 2 new ones."""
+    world.send_many(vods)
+    world.flush()
+    world.client.flushall()
+    world.send_many(vods, 2)
+    world.flush()
+
+
 @pytest.fixture
 def restored(world: World) -> World:
     """Redis was restored from a copy of before its first run: its counters hold views that were counted."""
@@ -113,11 +122,7 @@ def test_more_views_than_were_counted_are_new(restored: World) -> None:
 
 def test_views_in_an_emptied_redis_are_counted_by_hand(world: World, tmp_path: Any) -> None:
     """Nobody can tell them from those of a copy: they are held, and counted flush by flush."""
-    world.send_many(5)
-    world.flush()
-    world.client.flushall()
-    world.send_many(5, 2)
-    world.flush()
+    hold_new_views(world, 5)
     assert world.held() == {f"vod{number:04d}": 2 for number in range(5)}
     world.assert_all_persisted()
     assert decide(world, "count") == (5, 10)
@@ -366,11 +371,7 @@ def test_two_runs_hold_the_same_views_once(restored: World) -> None:
 
 def test_two_processes_count_beside_flushes(world: World) -> None:
     """Each held view is counted once, whichever process takes it."""
-    world.send_many(40)
-    world.flush()
-    world.client.flushall()
-    world.send_many(40, 2)
-    world.flush()
+    hold_new_views(world, 40)
     with ThreadPoolExecutor(3) as pool:
         counts = [pool.submit(decide, world, "count", 0, 2) for _ in range(2)]
         for number in range(5):
@@ -386,11 +387,7 @@ def test_two_processes_count_beside_flushes(world: World) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_counting_dies(world: World, monkeypatch: pytest.MonkeyPatch, *, inside: bool) -> None:
     """Inside its transaction nothing has moved; a second attempt continues."""
-    world.send_many(5)
-    world.flush()
-    world.client.flushall()
-    world.send_many(5, 2)
-    world.flush()
+    hold_new_views(world, 5)
     add, calls = transaction.add_to_totals_parking, iter(range(9))
 
     def die(*arguments: Any) -> Any:
@@ -412,11 +409,7 @@ def test_counting_dies(world: World, monkeypatch: pytest.MonkeyPatch, *, inside:
 
 def test_daily_views_have_what_was_counted(world: World, tmp_path: Any) -> None:
     """Not what is held; what is counted by hand belongs to the day on which that happens."""
-    world.send_many(5)
-    world.flush()
-    world.client.flushall()
-    world.send_many(5, 2)
-    world.flush()
+    hold_new_views(world, 5)
     assert sum(views for (views,) in world.rows("SELECT views FROM viewer.flush WHERE viewer.counts_views(mode)")) == 15
     decide(world, "count")
     assert sum(views for (views,) in world.rows("SELECT views FROM viewer.flush WHERE viewer.counts_views(mode)")) == 25

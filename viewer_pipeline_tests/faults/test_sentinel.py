@@ -27,6 +27,7 @@ from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.claims import identity_of
+from viewer_pipeline_tests.support.failover import started
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -121,12 +122,8 @@ class Watched:
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
     """Return a monitored pair."""
-    made = Watched(tmp_path)
-    try:
-        made.start()
+    with started(Watched(tmp_path)) as made:
         yield made
-    finally:
-        made.stop()
 
 
 def test_a_flush_follows_a_failover(watched: Watched, world: World) -> None:

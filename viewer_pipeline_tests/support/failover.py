@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pytest
@@ -21,6 +22,29 @@ from viewer_pipeline_tests.support.proxy import LOOPBACK, Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 
 FAILOVER_SECONDS = 30
+
+
+class Servers(Protocol):
+    """Servers that belong together."""
+
+    def start(self) -> None:
+        """Start all."""
+
+    def stop(self) -> None:
+        """Stop those that run."""
+
+
+S = TypeVar("S", bound=Servers)
+
+
+@contextmanager
+def started(servers: S) -> Iterator[S]:
+    """Start servers, and stop them at the end, also if not all of them started."""
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
 
 
 class RedisPair:

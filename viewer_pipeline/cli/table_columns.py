@@ -1,4 +1,4 @@
-"""Columns of tables in a terminal that show ids: an id is copied into the next command, so none is cut off."""
+"""Columns of tables in a terminal: numbers, and ids, none of which is cut off: it is copied into the next command."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def id_column(heading: str, ids: Collection[str]) -> Column:
     """Return a column that shows every id completely: on one line, unless some are very long."""
     longest = max(map(len, ids), default=0)
     return Column(heading, no_wrap=longest <= LONGEST_ID_ON_ONE_LINE, overflow="fold")
+
+
+def number_columns(*headings: str) -> list[Column]:
+    """Return columns of numbers, aligned at their last digits."""
+    return [Column(heading, justify="right") for heading in headings]

@@ -62,6 +62,8 @@ from viewer_pipeline.stack.postgres_server import NAME, PostgresServer  # noqa: 
 from viewer_pipeline.stack.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.stores.redis import connect  # noqa: E402
 from viewer_pipeline.target.table import TargetNames  # noqa: E402
+from viewer_pipeline_tests.support.cluster import RedisCluster  # noqa: E402
+from viewer_pipeline_tests.support.failover import started  # noqa: E402
 from viewer_pipeline_tests.support.servers import (  # noqa: E402
     NamedPostgres,
     Postgres,
@@ -247,6 +249,20 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of the empty Redis."""
     with connect(redis_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_of_session(pytestconfig: pytest.Config) -> Iterator[RedisCluster]:
+    """One Redis Cluster for the session, of three primaries with a replica each."""
+    with started(RedisCluster(pytestconfig.stash[_SCRATCH] / "cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def redis_cluster(redis_cluster_of_session: RedisCluster) -> RedisCluster:
+    """An empty Redis Cluster: three primaries with a replica each."""
+    redis_cluster_of_session.reset()
+    return redis_cluster_of_session
 
 
 @pytest.fixture

@@ -26,8 +26,6 @@ MEANINGS = {
     "check_failed": "A check of the run failed; `rows` are those concerned.",
     "clock_set_back": "The clock was set back; the daemon restarts itself"
     " ([clock changes](../how-to/clock-changes.md)).",
-    "code_server_unreachable": "The daemon or the UI cannot reach the code server; it connects as soon as that runs."
-    " Logged at most once a minute.",
     "commit_reply_lost": "The reply to a COMMIT was lost; the flush was looked up, and is committed.",
     "comparing": "A reconciliation has reached this part.",
     "counters_read": "A run has read the counters; what it commits gets numbers above `base`.",
@@ -59,6 +57,7 @@ MEANINGS = {
     " ([clock changes](../how-to/clock-changes.md)).",
     "health_changed": "The status of checks of `/health` changed, with its level; `debug` for those that are"
     " unknown while another one fails.",
+    "hold_not_cleared": "In a cluster: a marker keeps `hold` after a sweep, because its shard did not answer.",
     "incidents_not_recorded": "Incidents could not be written to PostgreSQL; the next attempt of the step does.",
     "input_rejected": "Messages and counters were rejected since the previous run, by reason.",
     "last_flush_decided": "Whether a worker that stops flushes, and why.",

@@ -20,13 +20,14 @@ OLD_MARKER, OLD_SUBSCRIBER, OLD_CHANGED = MARKER, SUBSCRIBER, CHANGED
 
 
 class RedisNames(NamedTuple):
-    """The keys of one pipeline. `cuts`: the prefix of its channel for cuts."""
+    """The keys of one pipeline. `cuts`: the prefix of its channel for cuts. `tag`: ends all keys in a cluster."""
 
     prefix: str
     marker: str
     changed: str
     subscriber: str
     cuts: str
+    tag: str = ""
 
     @classmethod
     def of(cls, prefix: str) -> Self:
@@ -35,6 +36,26 @@ class RedisNames(NamedTuple):
             return cls(prefix, MARKER, CHANGED, SUBSCRIBER, CUTS)
         ending = escape_braces(prefix)
         return cls(prefix, f"{MARKER}:{ending}", f"{CHANGED}:{ending}", f"{SUBSCRIBER}:{ending}", f"{CUTS}{ending}:")
+
+    def with_tag(self, tag: str) -> Self:
+        """Return the same names with this hash tag, such as `{viewer}`: a cluster keeps them in one slot."""
+        keys = (f"{key}:{tag}" for key in (self.marker, self.changed, self.subscriber))
+        return self._replace(tag=f":{tag}", **dict(zip(("marker", "changed", "subscriber"), keys, strict=True)))
+
+    @property
+    def registry(self) -> str:
+        """The key of the registry of all pipelines of this Redis."""
+        return REGISTRY_KEY + self.tag
+
+    @property
+    def old_marker(self) -> str:
+        """The key of the marker of version 0.1.0, which made no keys in a cluster."""
+        return OLD_MARKER + self.tag
+
+    @property
+    def old_subscriber(self) -> str:
+        """The key of the subscriber of version 0.1.0."""
+        return OLD_SUBSCRIBER + self.tag
 
     @property
     def pipeline_keys(self) -> tuple[str, str, str]:
@@ -47,7 +68,7 @@ class RedisNames(NamedTuple):
 
     def registration_keys(self) -> tuple[str, ...]:
         """Return the keys that a script reads and writes to enter this pipeline in the registry."""
-        return REGISTRY_KEY, OLD_MARKER, OLD_SUBSCRIBER, self.marker, self.subscriber
+        return self.registry, self.old_marker, self.old_subscriber, self.marker, self.subscriber
 
 
 def escape_braces(prefix: str) -> str:

@@ -16,8 +16,9 @@ from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.redaction import is_secret
 from viewer_pipeline.redis_url_values import PARAMETERS, SENTINEL_PARAMETERS, TLS_PARAMETERS
 
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 EXPECTED = f"expected a URL that starts with {' or '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
+EXPECTED_CLUSTER = "expected redis+cluster://host:port,host:port without a database: a cluster has none but 0"
 EXPECTED_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 ALIASES = {"virtual_host": "db", "database": "db", "tls": "ssl"}
 # Parameters of connection pools, retries, and replies as text, by client. Any value is accepted: we have none, or ours.
@@ -41,7 +42,8 @@ INSTEAD = {  # parameters of other clients that would change what is counted, or
 }
 
 _URL = re.compile(
-    r"(?P<scheme>redis(?P<tls>s?)(?P<sentinel>\+sentinel)?|unix)://(?:(?P<login>[^/?]*)@)?(?P<address>[^/?@]*)"
+    r"(?P<scheme>redis(?P<tls>s?)(?:(?P<sentinel>\+sentinel)|(?P<cluster>\+cluster))?|unix)://"
+    r"(?:(?P<login>[^/?]*)@)?(?P<address>[^/?@]*)"
     r"(?P<path>/[^?]*)?(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
@@ -54,9 +56,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 class RedisUrl:
     """A parsed URL. `ignored`: names of parameters that are accepted and do nothing."""
 
-    addresses: tuple[tuple[str, int], ...]  # host and port of Redis, or of each Sentinel; none for a Unix socket
+    # Host and port of Redis, of each Sentinel, or of some nodes of a cluster; none for a Unix socket
+    addresses: tuple[tuple[str, int], ...]
     socket_path: str
     service: str  # that the Sentinels monitor; empty without them
+    cluster: bool  # whether Redis is in cluster mode
     tls: bool
     parameters: Mapping[str, Any] = field(repr=False)  # redis-py's: db, username, password, client_name, ssl_*
     sentinel_parameters: Mapping[str, Any] = field(repr=False)  # redis-py's for the Sentinels: their login
@@ -74,14 +78,16 @@ class RedisUrl:
         written = _split_query(query)
         if "@" in path or ("@" in query and not all(map(_is_known, written))):
             raise ValueError("expected @, / and ? in user, password and parameters to be written as %40, %2F and %3F")
-        sentinel, tls = bool(match["sentinel"]), bool(match["tls"])
+        sentinel, cluster, tls = bool(match["sentinel"]), bool(match["cluster"]), bool(match["tls"])
         socket_path, service, database = _parse_socket_service_and_database(match)
-        addresses = tuple(_addresses(match["address"], sentinel=sentinel)) if not socket_path else ()
+        addresses = tuple(_addresses(match["address"], sentinel=sentinel, cluster=cluster)) if not socket_path else ()
         values: dict[str, Any] = {"db": int(database)} if database else {}
         for name, text in written.items():
             value = _parse_value(name, text, tls=tls, sentinel=sentinel)
             if values.setdefault(ALIASES.get(name, name), value) != value:
                 raise ValueError(f"{name}={text!r}: expected one {ALIASES.get(name, name)}, not two that differ")
+        if cluster and values.get("db"):
+            raise ValueError(f"db={values['db']}: {EXPECTED_CLUSTER}")
         if "ssl_keyfile" in values and "ssl_certfile" not in values:
             raise ValueError("ssl_keyfile: expected ssl_certfile with it")
         if "ssl_certfile" in values:
@@ -91,6 +97,7 @@ class RedisUrl:
             addresses,
             socket_path,
             service,
+            cluster,
             tls,
             {**parameters, **_login(match["login"], values)},
             {name.removeprefix("sentinel_"): values[name] for name in SENTINEL_PARAMETERS if name in values},
@@ -123,11 +130,14 @@ def _parse_socket_service_and_database(match: re.Match[str]) -> tuple[str, str, 
     return "", "", number[1]
 
 
-def _addresses(text: str, *, sentinel: bool) -> list[tuple[str, int]]:
+def _addresses(text: str, *, sentinel: bool, cluster: bool) -> list[tuple[str, int]]:
     """Return hosts and ports. Raises ValueError, also for a name that cannot be looked up."""
     hosts = [_HOST.fullmatch(host) for host in text.split(",")]
-    if len(hosts) > 1 and not sentinel:
-        raise ValueError("expected one host; several only in redis+sentinel://host:port,host:port/service")
+    if len(hosts) > 1 and not (sentinel or cluster):
+        raise ValueError(
+            "expected one host; several only in redis+sentinel://host:port,host:port/service"
+            " and redis+cluster://host:port,host:port"
+        )
     addresses = []
     for host in hosts:
         name = unquote(host["v6"] or host["name"] or "localhost") if host else ""
@@ -189,3 +199,9 @@ def _login(login: str | None, values: Mapping[str, Any]) -> dict[str, str]:
     user, _, password = (login or "").partition(":")
     written = {"username": unquote(user), "password": unquote(password)}
     return {name: text or values.get(name, "") for name, text in written.items() if text or values.get(name)}
+
+
+def is_cluster_url(url: str) -> bool:
+    """Whether a URL names a Redis in cluster mode."""
+    match = _URL.fullmatch(url)
+    return match is not None and bool(match["cluster"])

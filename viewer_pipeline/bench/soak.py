@@ -22,7 +22,7 @@ from viewer_pipeline.bench.soak_history import SoakHistory
 from viewer_pipeline.bench.soak_producer import send_views_until_stopped
 from viewer_pipeline.bench.stored_views import StoredViews, StoredViewsReader, read_stored_views
 from viewer_pipeline.errors import ViewerPipelineError
-from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.redis_names import DEFAULT_PREFIX
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.stack import Stack
@@ -272,7 +272,7 @@ class _SoakRun:
         stored = read_stored_views(settings)
         with connect(settings[0].require_redis_url()) as client:
             for each in settings:
-                RedisStore.of(client, each).request_sweep("soak: end of the run")
+                open_store(client, each).request_sweep("soak: end of the run")
         return stored
 
     def _report(self, sent: Counter[str], stored: StoredViews | None) -> SoakReport:

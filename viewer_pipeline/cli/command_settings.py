@@ -79,11 +79,11 @@ def require_responding_servers(settings: Settings) -> None:
     """
     from viewer_pipeline.flush.ledger import Ledger
     from viewer_pipeline.flush.ledger_reads import last_flush
-    from viewer_pipeline.flush.redis_store import RedisStore
+    from viewer_pipeline.flush.open_store import open_store
     from viewer_pipeline.stores.redis import START_SECONDS, connect
 
     settings.require_database_url()  # reported first
     with connect(settings.require_redis_url(), seconds=START_SECONDS, retries=1) as client:
-        RedisStore.of(client, settings).changed_set_size_and_oldest()
+        open_store(client, settings).changed_set_size_and_oldest()
     with Ledger.of(settings).connect(any_server=True) as connection:
         last_flush(connection)

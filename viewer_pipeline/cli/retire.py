@@ -22,7 +22,7 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     The one with this counter PREFIX, in the Redis of REDIS_URL. It must have no counters left.
     """
     from viewer_pipeline.flush.ledger import Ledger
-    from viewer_pipeline.flush.redis_store import RedisStore
+    from viewer_pipeline.flush.open_store import open_store
     from viewer_pipeline.flush.retirement import retire_pipeline
     from viewer_pipeline.stores.redis import connect, require_reply
 
@@ -32,6 +32,6 @@ def retire(prefix: str, keep_counters: bool, as_json: bool) -> None:
     ledger = Ledger.of(settings) if keep_counters else None
     require_reply(settings.require_redis_url())
     with connect(settings.require_redis_url()) as client:
-        retired = retire_pipeline(RedisStore.of(client, settings), prefix, settled_by=ledger)
+        retired = retire_pipeline(open_store(client, settings), prefix, settled_by=ledger)
     text = f"retired {prefix!r}" if retired else f"no pipeline with the prefix {prefix!r} is known to this Redis"
     echo_result({"prefix": prefix, "retired": retired}, text, as_json=as_json)

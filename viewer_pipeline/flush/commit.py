@@ -7,25 +7,24 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import pandas as pd
 import psycopg
 
-from viewer_pipeline.flush.aggregate import Aggregate, aggregate, cut_into_flushes
-from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.aggregate import Aggregate, aggregate
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import FlushRequest
-from viewer_pipeline.flush.held_views import split_frame
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
-from viewer_pipeline.flush.ledger_row_types import HOLD, Flush, FlushRow
+from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import record_new_rejects
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 from viewer_pipeline.target.add_or_park import FetchTotals
@@ -66,7 +65,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     part = snapshot.progress.part
     is_swept = part is not None and part.is_last
     unparked = _apply_and_prune_parked(stores.ledger, request.parked_retention_days) if is_swept else NO_VIEWS
-    stores.redis.remove_from_changed_set(snapshot.marker.ledger, aggregated.idle, aggregated.rejected)
+    snapshot.clean_changed_set(stores, aggregated)
     remaining = _store_progress(stores.redis, snapshot) if attempts[-1].complete else 0
     _steps.pop(first, None)
     return RunReport(
@@ -152,10 +151,10 @@ def _commit_and_settle(
     """Commit every slice of the frame; stop as soon as another run was first."""
     base, after, complete, superseded_seconds = snapshot.base, snapshot.after, True, 0.0
     committed = list[tuple[Flush, pd.DataFrame, float]]()
-    parts = _parts(connection, snapshot, aggregated.frame)
-    with step.of(Settler(stores.redis, stores.ledger, snapshot.marker, snapshot.request.run_id)) as settler:
+    parts = snapshot.parts(connection, aggregated.frame)
+    with step.of(snapshot.settler(stores)) as settler:
         for mode, rows in parts:
-            flush = plan_flush(snapshot, base, after, rows, mode)
+            flush = snapshot.plan_flush(base, after, rows, mode)
             fetch_totals, seconds = _commit(stores.ledger, connection, flush)
             if fetch_totals is None:
                 complete, superseded_seconds = False, seconds
@@ -176,31 +175,11 @@ def _commit_and_settle(
     )
 
 
-def _parts(
-    connection: psycopg.Connection, snapshot: Snapshot, frame: pd.DataFrame
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Cut the frame into flushes, each with its mode. Views that may have been counted before come last, to be held."""
-    size, mode = snapshot.request.flush_max_counters, snapshot.request.mode
-    if not snapshot.may_have_been_counted:
-        return ((mode, rows) for rows in cut_into_flushes(frame, size))
-    split = split_frame(connection, frame)
-    parts = (mode, split.new), (HOLD, split.held)
-    return ((mode, rows) for mode, part in parts for rows in cut_into_flushes(part, size))
-
-
 def _commit(ledger: Ledger, connection: psycopg.Connection, flush: Flush) -> tuple[FetchTotals | None, float]:
     """Commit one flush; return how to fetch its totals, None if another run was first, and the seconds it took."""
     started = time.perf_counter()
     fetch_totals = ledger.commit(connection, flush)
     return fetch_totals, time.perf_counter() - started
-
-
-def plan_flush(snapshot: Snapshot, base: int, after: UUID | None, rows: pd.DataFrame, mode: str) -> Flush:
-    """Return the flush that commits these rows of the frame: the number after `base`, cut into batches."""
-    request, taken_at, epoch = snapshot.request, snapshot.taken_at, snapshot.marker.epoch
-    timeline = snapshot.marker.timeline
-    flush = Flush(base + 1, base, uuid4(), request.run_id, mode, taken_at, (), after, epoch, timeline)
-    return flush.with_counters(rows["vod_id"].tolist(), rows["delta"].tolist(), request.batch_size)
 
 
 def _recovered(

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from viewer_pipeline.flush.ledger_row_types import Batch
+
 HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
 OID_INT8, OID_TEXT = 20, 25
 
-_row = struct.Struct(">hiqii").pack  # 4 fields; length and value of seq; length and value of batch
+_row = struct.Struct(">hiqii").pack  # number of fields; length and value of seq; length and value of batch
+_shard = struct.Struct(">ihi").pack  # length and value of shard; length of epoch
 _array = struct.Struct(">iiiiii").pack  # field length, dimensions, has nulls, element type, elements, lower bound
 _ARRAY_HEADER_BYTES = 20
 _INT8_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
@@ -27,6 +30,22 @@ def encode_batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int
     parts = [HEADER]
     for seq, batch, vod_ids, deltas in rows:
         parts += (_row(4, 8, seq, 4, batch), _text_array(vod_ids), _int8_array(deltas))
+    parts.append(TRAILER)
+    return b"".join(parts)
+
+
+def encode_rows_of_shards(batches: Iterable[Batch]) -> bytes:
+    """Return (seq, batch, vod_ids, deltas, shard, epoch) rows as COPY data, header and trailer included."""
+    parts = [HEADER]
+    for batch in batches:
+        epoch = batch.epoch.encode()
+        parts += (
+            _row(6, 8, batch.seq, 4, batch.number),
+            _text_array(batch.vod_ids),
+            _int8_array(batch.deltas),
+            _shard(2, batch.shard, len(epoch)),
+            epoch,
+        )
     parts.append(TRAILER)
     return b"".join(parts)
 

@@ -11,7 +11,7 @@ import redis
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.flush.readings import Readings
-from viewer_pipeline.redis_names import REGISTRY_KEY, RedisNames
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.stores.cancellation_between_statements import raise_if_canceled
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import as_text, redis_errors
@@ -47,7 +47,8 @@ class CounterReader:
     def __init__(self, client: redis.Redis, url: str, prefix: str) -> None:
         self._client = client
         self.url = url
-        self.names = RedisNames.of(prefix)
+        self.layout = Layout.of(url, prefix)
+        self.names = self.layout.names
         self.prefix_text = prefix
         self.prefix = prefix.encode()
         self._pattern = counter_pattern(prefix)
@@ -205,8 +206,8 @@ class CounterReader:
     def known_pipelines(self) -> list[Pipeline]:
         """Return all pipelines in the registry of this Redis, by prefix."""
         with redis_errors(self.url):
-            prefixes: Any = self._client.hkeys(REGISTRY_KEY)
-            values: Any = self._client.hmget(REGISTRY_KEY, prefixes) if prefixes else []
+            prefixes: Any = self._client.hkeys(self.names.registry)
+            values: Any = self._client.hmget(self.names.registry, prefixes) if prefixes else []
         pipelines = []
         for prefix, value in zip(prefixes, values, strict=True):
             ledger, _, place = as_text(value).partition(" ")

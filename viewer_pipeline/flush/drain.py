@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID
 
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
-from viewer_pipeline.flush.candidates import Candidates, Progress
+from viewer_pipeline.flush.candidates import Candidates
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
@@ -19,10 +16,11 @@ from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_history
-from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import settle_through
+from viewer_pipeline.flush.shard_drain import drain_shards
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.logs import event
 
@@ -32,32 +30,6 @@ SWEEP_REASON = "Redis had lost its marker"
 DRAIN_TRIES = 3  # how often a run reads again because Redis was emptied or fell back meanwhile
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The counters as they were read, once everything through flush `base` was settled. Equal only to itself."""
-
-    request: FlushRequest
-    base: int
-    after: UUID | None  # the newest flush of the ledger at that time
-    marker: Marker
-    readings: Readings
-    taken_at: datetime
-    oldest: datetime | None  # when the oldest pending VOD was announced
-    progress: Progress
-    notes: RunNotes
-    seconds: float
-
-    @property
-    def may_have_been_counted(self) -> bool:
-        """Whether views of these counters may have been counted before, and are to be held then (rule R16)."""
-        return bool(self.marker.hold) and self.request.redis_without_marker == "hold"
-
-    @property
-    def announced_before(self) -> float:
-        """The Unix time before which VODs were announced that runs read until none of them is left."""
-        return self.request.announced_before or self.taken_at.timestamp()
-
-
 def drain(stores: Stores, request: FlushRequest) -> Snapshot:
     """Settle what earlier runs left, then read the counters.
 
@@ -65,6 +37,8 @@ def drain(stores: Stores, request: FlushRequest) -> Snapshot:
     (rules R3, R6). Redis has accepted a write before anything can be committed (R11), and has made durable what was
     read, if that is configured (R7). All of it on one connection.
     """
+    if stores.redis.layout.cluster:
+        return drain_shards(stores, request)
     for tries in range(1, DRAIN_TRIES + 1):
         if snapshot := _drain_once(stores, request):
             return snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
@@ -57,6 +58,34 @@ def read_batches_after(
     first, *others = (Batch(*row[:-2]) for row in rows)
     timeline, are_deleted = rows[0][-2:]
     return [first._replace(holds=are_deleted), *others], timeline
+
+
+def read_batches_of_shards_after(
+    connection: psycopg.Connection, positions: Mapping[int, tuple[int, int]], through: int, limit: int
+) -> tuple[list[Batch], str]:
+    """Return at most `limit` batches of the shards of a cluster, through flush `through`.
+
+    `positions`: flush and batch of the marker of each shard. In settling order within a shard, with the timeline that
+    they were read in. The first batch of a shard `holds` if retention has deleted flushes after its marker.
+    """
+    parameters = {
+        "shards": list(positions),
+        "seqs": [seq for seq, _ in positions.values()],
+        "batches": [batch for _, batch in positions.values()],
+        "through": through,
+        "limit": limit,
+    }
+    batches, timeline, seen = list[Batch](), "", set[int]()
+    for *row, shard, at, are_deleted in connection.execute(SQL["read_batches_of_shards_after"], parameters):
+        batches.append(Batch(*row)._replace(holds=are_deleted and shard not in seen, shard=shard))
+        seen.add(shard)
+        timeline = at
+    return batches, timeline
+
+
+def pruned_through(connection: psycopg.Connection) -> int:
+    """Return the last flush that retention has deleted; 0 if it has deleted none."""
+    return int(fetch_one(connection, SQL["pruned_through"])[0])
 
 
 def flushes_of_run(connection: psycopg.Connection, run_id: str, base: int) -> list[FlushRow]:

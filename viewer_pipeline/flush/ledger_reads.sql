@@ -27,6 +27,28 @@ WHERE (b.seq, b.batch) > (%(seq)s, %(batch)s) AND b.seq <= %(through)s
 ORDER BY b.seq, b.batch
 LIMIT %(limit)s
 
+-- name: read_batches_of_shards_after
+-- The same in a cluster: of each shard, batches after its marker up to a flush, in settling order. A shard has no batch of a
+-- repair or of counted held views: these were never in its counters, or subtracted before.
+SELECT
+    b.seq, b.batch, f.batches, f.taken_at, b.vod_ids, b.deltas, b.epoch, f.flush_id::text, b.shard,
+    (SELECT viewer.timeline()), (SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes) > m.seq
+FROM unnest(%(shards)s::smallint[], %(seqs)s::bigint[], %(batches)s::integer[]) AS m (shard, seq, batch)
+CROSS JOIN LATERAL (
+    SELECT seq, batch, vod_ids, deltas, epoch, shard
+    FROM viewer.flush_batch
+    WHERE shard > 0 AND shard = m.shard AND (seq, batch) > (m.seq, m.batch) AND seq <= %(through)s
+    ORDER BY seq, batch
+    LIMIT %(limit)s
+) AS b
+JOIN viewer.flush AS f ON f.seq = b.seq
+ORDER BY b.shard, b.seq, b.batch
+LIMIT %(limit)s
+
+-- name: pruned_through
+-- The last flush that retention has deleted; 0 if it has deleted none.
+SELECT coalesce(max(last_seq), 0) FROM viewer.pruned_flushes
+
 -- name: flushes_of_run
 -- The flushes of a run above a flush, in order; without the adjustments of `reconcile` by the same run.
 SELECT seq, counters, views, batches, mode FROM viewer.flush

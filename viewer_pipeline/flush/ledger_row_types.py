@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 
+from viewer_pipeline.layout import SINGLE_SHARD
 from viewer_pipeline.target.add_or_park import FetchTotals
 
 HOLD: Final = "hold"  # the mode of a flush whose views go to `viewer.held`, not to the totals
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     epoch: str = ""  # of the marker when the counters were read
     flush_id: str = ""
     holds: bool = False  # whether counters may hold views that were counted, once the marker is here (rule R16)
+    shard: int = SINGLE_SHARD  # that all its counters belong to
 
     def skipped(self) -> Batch:
         """Return the batch without counters: it advances the marker and subtracts nothing."""
@@ -62,6 +64,30 @@ class Flush:
     after: UUID | None = None
     epoch: str = ""
     timeline: str = ""
+
+    def with_shards(
+        self,
+        vod_ids: Sequence[str],
+        deltas: Sequence[int],
+        slices: Sequence[tuple[slice, int]],
+        epochs: Mapping[int, str],
+    ) -> Flush:
+        """Return the flush with these counters of a cluster: a batch for each slice of one shard, and its epoch."""
+        batches = [
+            Batch(
+                self.seq,
+                number,
+                len(slices),
+                self.taken_at,
+                vod_ids[rows],
+                deltas[rows],
+                epochs[shard],
+                str(self.flush_id),
+                shard=shard,
+            )
+            for number, (rows, shard) in enumerate(slices, 1)
+        ]
+        return replace(self, batches=batches)
 
     def with_counters(self, vod_ids: Sequence[str], deltas: Sequence[int], batch_size: int) -> Flush:
         """Return the flush with these counters, cut into batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import psycopg
@@ -10,11 +11,11 @@ from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
+from viewer_pipeline.flush.ledger_reads import pruned_through
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
-from viewer_pipeline.redis_names import OLD_MARKER, OLD_SUBSCRIBER
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import START_SECONDS, connect
@@ -62,7 +63,9 @@ def find_refusal(redis: RedisStore, ledger: Ledger, connection: psycopg.Connecti
     """Return the error with which a run would be refused now; None if it would not. Writes nothing."""
     names, identity = redis.names, ledger.identity(connection)
     own, *old = redis.read_hashes(
-        (names.marker, ("format", "seq")), (OLD_MARKER, ("format", "seq")), (OLD_SUBSCRIBER, ("format", "id"))
+        (names.marker, ("format", "seq")),
+        (names.old_marker, ("format", "seq")),
+        (names.old_subscriber, ("format", "id")),
     )
     known = redis.known_pipelines()
     new = names.prefix not in {entry.prefix for entry in known}
@@ -129,3 +132,34 @@ def require_undiverged_history(
             f" up to flush {marker.seq} ({marker.flush_id}): that is another copy of this database, or PostgreSQL lost"
             f" flushes in a failover; {ADOPT}"
         )
+
+
+def require_undiverged_shards(connection: psycopg.Connection, markers: Sequence[Marker], place: str) -> dict[int, int]:
+    """Raise PipelineRefused if shards were settled by a copy of this ledger with another history (rule R20).
+
+    Returns, for the number of each marker whose flush the ledger lacks, the newest flush before it.
+    """
+    distinct = {(marker.seq, marker.flush_id) for marker in markers if marker.flush_id}
+    newest_before, pruned = dict[int, int](), pruned_through(connection) if distinct else 0
+    parameters: dict[str, object] = {
+        "seqs": [seq for seq, _ in distinct],
+        "flush_ids": [flush_id for _, flush_id in distinct],
+    }
+    for seq, flush_id, newest, newest_id in connection.execute(SQL["newest_flushes_through"], parameters):
+        if newest == seq and newest_id != flush_id:
+            raise _diverged(seq, newest_id, place)
+        if newest is not None and newest != seq and seq > pruned:
+            newest_before[seq] = newest
+    ranges = {marker.missing_flushes for marker in markers if any(marker.missing_flushes)}
+    if ranges:
+        parameters = {"afters": [after for after, _ in ranges], "throughs": [through for _, through in ranges]}
+        if row := connection.execute(SQL["flush_that_was_missing"], parameters).fetchone():
+            raise _diverged(row[0], row[1], place)
+    return newest_before
+
+
+def _diverged(seq: int, flush_id: str, place: str) -> PipelineRefused:
+    return PipelineRefused(
+        f"flush {seq} of {place} ({flush_id}) is not in the history of the database that has settled shards of Redis:"
+        f" that is another copy of this database, or PostgreSQL lost flushes in a failover; {ADOPT}"
+    )

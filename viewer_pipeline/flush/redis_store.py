@@ -14,7 +14,7 @@ import redis
 from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterReader
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
-from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.sweep_position import SweepPart
@@ -23,13 +23,15 @@ from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, redis_errors
 from viewer_pipeline.stores.redis_durability_wait import Durability
+from viewer_pipeline.text_formatting import pluralize
 
 PIPELINE_SCRIPTS = 50
 PIPELINE_MESSAGES = 100  # of a few kB each
 DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
 BEGIN = Script.load("flush/claim", "flush/marker", "flush/begin")
-CONFIRM, SETTLE = Script.load("flush/marker", "flush/confirm"), Script.load("flush/marker", "flush/settle")
+CONFIRM = Script.load("flush/marker", "flush/confirm")
+SETTLE = Script.load("flush/all_keys_together", "flush/marker", "flush/settle")
 DISCARD, ADVANCE_SWEEP = Script.load("flush/discard"), Script.load("flush/advance_sweep")
 REGISTER = Script.load("flush/claim", "flush/register")
 
@@ -133,6 +135,13 @@ class RedisStore(CounterReader):
         if old is not None and form is None:
             raise refusal(self.prefix_text, NO_LEDGER, b"old", b"")
         return parse_marker(fields)
+
+    def find_unsettled(self, newest: FlushRow, flushes: Sequence[Flush]) -> list[str]:  # noqa: ARG002 - of a cluster
+        """Return why Redis is not settled through the newest of these flushes, in words; nothing if it is."""
+        marker = self.marker()
+        if marker is not None and (marker.seq, marker.batch) >= (newest.seq, newest.batches):
+            return []
+        return [f"marker {marker}, flush {newest.seq} has {pluralize(newest.batches, 'batch')}"]
 
     def settle(self, marker: Marker, batches: Sequence[Batch]) -> Settled:
         """Subtract these batches, the first of which follows `marker`, each once and in order.

@@ -21,6 +21,9 @@ class RunNotes:
     redis_emptied: bool = False  # Redis had no marker although the ledger has flushes
     postgres_rolled_back: bool = False  # the marker was ahead of the ledger
     skipped_views: int = 0  # views of flushes that were read from another Redis than this one
+    excluded_shards: int = 0  # of a cluster: left to the next run, because they did not answer
+    exclusion: str = ""  # why, of one of them
+    unsettled_shards: int = 0  # of a cluster: committed, and to be settled by the next run, because they did not answer
     superseded: int = 0  # how often another run committed first
     sweep_restarted: str = ""  # why a sweep began again although it had a position
     unpublished: int = 0  # flushes whose totals were not published, or not all
@@ -50,6 +53,10 @@ class RunNotes:
             f"counters held {pluralize(self.drift, 'view')} less than they should: another program lowered"
             f" {names}": self.drift,
             f"the sweep began again at the first key: {self.sweep_restarted}": self.sweep_restarted,
+            f"{pluralize(self.excluded_shards, 'shard')} did not answer and was left to the next run:"
+            f" {self.exclusion}": self.excluded_shards,
+            f"{pluralize(self.unsettled_shards, 'shard')} did not answer after the commit: the next run subtracts what"
+            " is in the ledger": self.unsettled_shards,
             f"another run committed first, {pluralize(self.superseded, 'time')}; drained again": self.superseded,
             f"totals of {pluralize(self.unpublished, 'flush')} were not published:"
             f" {self.publish_error}": self.unpublished,

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import pandas as pd
 
-from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.ledger_row_types import Flush, FlushRow
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.target.parked_views import NO_VIEWS, ParkedViews
 from viewer_pipeline.text_formatting import pluralize
 

@@ -73,13 +73,18 @@ def settle_through(
         marker = moved
 
 
+def skip_other_epochs(batch: Batch, marker: Marker) -> Batch:
+    """Return a batch as it is settled: without counters if it was read under another epoch than that of the marker."""
+    return batch if batch.epoch == marker.epoch else batch.skipped()
+
+
 def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) -> tuple[Marker | None, RunNotes]:
     """Settle batches that follow `marker`; return where it stands then, None if one was refused.
 
     Batches of another epoch are skipped: they were read from a Redis that was emptied since, or Redis was settled by
     another ledger, so its counters hold other views.
     """
-    ours = [batch if batch.epoch == marker.epoch else batch.skipped() for batch in batches]
+    ours = [skip_other_epochs(batch, marker) for batch in batches]
     settled = redis.settle(marker, ours)
     seq, number = settled.marker.seq if settled.marker else None, len(batches)
     log.debug(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from viewer_pipeline.flush.ledger import Ledger
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -27,4 +28,4 @@ class Stores:
             connect(settings.require_redis_url()) as client,
             Ledger.of(settings).keeping_connections() as ledger,
         ):
-            yield cls(RedisStore.of(client, settings), ledger)
+            yield cls(open_store(client, settings), ledger)

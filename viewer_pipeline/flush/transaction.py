@@ -8,6 +8,7 @@ import psycopg
 from psycopg import errors as pg
 
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, Upsert
+from viewer_pipeline.layout import SINGLE_SHARD
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.target.add_or_park import FetchTotals
 
@@ -43,10 +44,15 @@ def claim_flush_number(connection: psycopg.Connection, flush: Flush) -> bool:
 
 def copy_batches(connection: psycopg.Connection, batches: Sequence[Batch]) -> None:
     """Copy the batches into the ledger."""
-    from viewer_pipeline.flush.copy_format import encode_batch_rows  # noqa: PLC0415 - numpy, which the worker does not need
+    from viewer_pipeline.flush import copy_format  # noqa: PLC0415 - numpy, which the worker does not need
 
-    with connection.cursor() as cursor, cursor.copy(SQL["copy_batches"]) as copy:
-        copy.write(encode_batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches))
+    if batches and batches[0].shard != SINGLE_SHARD:
+        query, rows = "copy_batches_of_shards", copy_format.encode_rows_of_shards(batches)
+    else:
+        rows = copy_format.encode_batch_rows((b.seq, b.number, b.vod_ids, b.deltas) for b in batches)
+        query = "copy_batches"
+    with connection.cursor() as cursor, cursor.copy(SQL[query]) as copy:
+        copy.write(rows)
 
 
 def add_to_totals_fast(connection: psycopg.Connection, flush: Flush, parked: Sequence[str] = ()) -> FetchTotals:
@@ -61,8 +67,8 @@ def merge_into_totals(connection: psycopg.Connection, flush: Flush, parked: Sequ
     parameters = {
         "seq": flush.seq,
         "batches": len(flush.batches),
-        "first": flush.batches[0].vod_ids[0],
-        "last": flush.batches[-1].vod_ids[-1],
+        "first": min(batch.vod_ids[0] for batch in flush.batches),  # in order within a batch
+        "last": max(batch.vod_ids[-1] for batch in flush.batches),
         "parked": list(parked),
     }
     rows = connection.execute(SQL["merge_totals"], parameters, prepare=False, binary=True)  # planned for these bounds

@@ -15,6 +15,10 @@ RETURNING seq
 -- The batches of a flush.
 COPY viewer.flush_batch (seq, batch, vod_ids, deltas) FROM STDIN (FORMAT BINARY)
 
+-- name: copy_batches_of_shards
+-- The same for a flush of a cluster: each batch with its shard, and the epoch of that shard's marker.
+COPY viewer.flush_batch (seq, batch, vod_ids, deltas, shard, epoch) FROM STDIN (FORMAT BINARY)
+
 -- name: follow_index_of_totals
 -- For the rest of this transaction: MERGE finds totals by their index and locks them in the order of their ids, as
 -- upsert_totals does. The cost is that of an index in memory: by default, all totals would be read to find one in fifty.
@@ -91,7 +95,7 @@ SELECT vod_id, view_count FROM counted
 -- name: hold_views
 -- Hold the views of the batches of a flush. Sorted, so that two transactions lock rows in the same order.
 INSERT INTO viewer.held AS h (epoch, vod_id, views, last_flush)
-SELECT %(epoch)s, c.vod_id, c.delta, %(seq)s
+SELECT coalesce(b.epoch, %(epoch)s), c.vod_id, c.delta, %(seq)s
 FROM viewer.flush_batch AS b, unnest(b.vod_ids, b.deltas) AS c (vod_id, delta)
 WHERE b.seq = %(seq)s
 ORDER BY c.vod_id COLLATE "C"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
+
+import pandas as pd
 
 from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.flush.ledger_reads import batch_digests, find_totals_behind_their_flush, sum_batches
 from viewer_pipeline.flush.ledger_row_types import BatchDigest, FlushRow
-from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.run_report import CommittedFlush, RunReport
 from viewer_pipeline.flush.stores import Stores
@@ -30,7 +32,7 @@ def verify(stores: Stores, report: RunReport) -> list[CheckResult]:
         behind = find_totals_behind_their_flush(connection, seqs)
     return [
         _ledger_equals_frame(report, intended.result(), digests, recovered),
-        _redis_is_settled(stores.redis.marker(), report),
+        _redis_is_settled(stores.redis, report),
         CheckResult.of_rows(
             "totals_carry_the_flush",
             [f"{vod_id}: total of flush {last}, not {seq}" for seq, vod_id, last in behind],
@@ -76,14 +78,16 @@ def _ledger_equals_frame(
 
 def _digests(report: RunReport, separator: str) -> set[BatchDigest]:
     """Digest the frame again, so that a fault in cutting or copying batches shows."""
-    size = report.snapshot.request.batch_size
-    return {digest for committed in report.committed for digest in _digests_of_flush(committed, size, separator)}
+    cut = report.snapshot.batch_rows
+    return {digest for committed in report.committed for digest in _digests_of_flush(committed, cut, separator)}
 
 
-def _digests_of_flush(committed: CommittedFlush, batch_size: int, separator: str) -> Iterator[BatchDigest]:
+def _digests_of_flush(
+    committed: CommittedFlush, cut: Callable[[pd.DataFrame], Sequence[slice]], separator: str
+) -> Iterator[BatchDigest]:
     columns = committed.frame["vod_id"].tolist(), committed.frame["delta"].tolist()
-    for number, start in enumerate(range(0, len(committed.frame), batch_size), 1):
-        vod_ids, deltas = (column[start : start + batch_size] for column in columns)
+    for number, rows in enumerate(cut(committed.frame), 1):
+        vod_ids, deltas = (column[rows] for column in columns)
         text = separator.join([*vod_ids, " ".join(map(str, deltas))])
         yield BatchDigest(committed.flush.seq, number, len(vod_ids), hashlib.sha256(text.encode()).digest())
 
@@ -97,10 +101,9 @@ def _drift_message(notes: RunNotes) -> str:
     )
 
 
-def _redis_is_settled(marker: Marker | None, report: RunReport) -> CheckResult:
+def _redis_is_settled(redis: RedisStore, report: RunReport) -> CheckResult:
     if not report.flushes:
         return CheckResult("redis_is_settled", "healthy", "nothing was committed, nothing to settle")
     last = report.flushes[-1]
-    settled = marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches)
-    failing = [] if settled else [f"marker {marker}, flush {last.seq} has {pluralize(last.batches, 'batch')}"]
+    failing = redis.find_unsettled(last, [committed.flush for committed in report.committed])
     return CheckResult.of_rows("redis_is_settled", failing, f"settled through flush {last.seq}")

@@ -7,8 +7,8 @@ import logging
 import time
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import record_settings, remedy_of_lost_settings
-from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
@@ -36,7 +36,7 @@ class SegmentWriter:
 
     def __init__(self, settings: Settings, rejections: RejectRecorder, stats: SubscriberStats) -> None:
         self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
-        self.store = RedisStore.of(self.client, settings)
+        self.store = open_store(self.client, settings)
         increment = settings.pubsub_mode == "increment"
         self.scripts = SubscriberScripts(self.store, increment=increment)
         self.ledger = LedgerIdentityLookup(settings)

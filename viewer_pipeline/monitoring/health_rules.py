@@ -20,7 +20,7 @@ from viewer_pipeline.stores.postgres import IN_RECOVERY
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
 from viewer_pipeline.time_formatting import format_age, format_duration, seconds_since, tolerate_clock_skew
 
-REVISION = "0012"  # of the schema, at least; a test compares it with the migrations
+REVISION = "0013"  # of the schema, at least; a test compares it with the migrations
 INCIDENTS: dict[Kind, str] = {
     "postgres_rolled_back": "PostgreSQL was rolled back, e.g. restored from a backup",
     "redis_emptied": "Redis was emptied or replaced",

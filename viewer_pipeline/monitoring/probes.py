@@ -15,8 +15,8 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import read_recorded_settings
-from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
 from viewer_pipeline.history.ledger_days import read_ledger_days
 from viewer_pipeline.history.timezone_change import find_timezone_change
@@ -83,7 +83,7 @@ class HealthProbes:
         self.ledger = ledger or Ledger.of(settings)
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
-        self.store = RedisStore.of(self.client, settings)
+        self.store = open_store(self.client, settings)
         self._daemon_ids = DaemonIds()
         self._started = time.monotonic()
 

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from viewer_pipeline.flush import commit, drain, verify
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
-from viewer_pipeline.flush.drain import Snapshot
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
@@ -18,6 +17,7 @@ from viewer_pipeline.flush.recorded_settings import record_settings
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.verify import CHECKS
 from viewer_pipeline.history.view_totals import read_view_totals
 from viewer_pipeline.logs import event

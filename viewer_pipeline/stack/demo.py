@@ -16,7 +16,7 @@ import redis
 from viewer_pipeline.errors import EmbeddedServerError
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import recent_flushes, stored_views_summary, totals
-from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.orchestration.dagster_instance import count_flush_runs, open_instance
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.stack import Stack
@@ -103,7 +103,7 @@ def run_demo(
 class _DemoTraffic:
     def __init__(self, settings: Settings, client: redis.Redis, views: int, vods: int) -> None:
         self._settings, self._client = settings, client
-        self._store, self._ledger = RedisStore.of(client, settings), Ledger.of(settings)
+        self._store, self._ledger = open_store(client, settings), Ledger.of(settings)
         generator = random.Random(20_000)  # noqa: S311 - the same demo every time
         ids = [f"vod_{number:03d}" for number in range(1, vods + 1)]
         self._views = generator.choices(ids, weights=[1 / (rank + 5) for rank in range(vods)], k=views)

@@ -24,9 +24,10 @@ class _NamesItself(AbstractConnection):
 def name_connections_where_allowed(client: redis.Redis) -> None:
     """Make all connections of a client send their name, and work without CLIENT SETNAME."""
     pool = client.connection_pool
-    pool.connection_class = _naming(pool.connection_class)
+    pool.connection_class = naming(pool.connection_class)
 
 
 @functools.cache
-def _naming(base: type[AbstractConnection]) -> type[AbstractConnection]:
+def naming(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return this class of connections with the name sent where that is allowed."""
     return type(f"Naming{base.__name__}", (_NamesItself, base), {})

@@ -18,11 +18,12 @@ from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
 from viewer_pipeline.redaction import redact_text, redact_url
-from viewer_pipeline.redis_url import RedisUrl
+from viewer_pipeline.redis_url import RedisUrl, is_cluster_url
+from viewer_pipeline.stores.cluster_map import home_client
 from viewer_pipeline.stores.command_packer import CommandPacker
 from viewer_pipeline.stores.known_errors import find_known_error
 from viewer_pipeline.stores.known_redis_errors import REDIS_ERRORS
-from viewer_pipeline.stores.optional_redis_client_name import name_connections_where_allowed
+from viewer_pipeline.stores.optional_redis_client_name import name_connections_where_allowed, naming
 from viewer_pipeline.stores.redis_reconnect_on_refusal import is_write_refusal, leave_servers_that_refuse_writes
 from viewer_pipeline.stores.sentinel import sentinel_client
 
@@ -30,7 +31,7 @@ CLIENT_NAME = "viewer-pipeline"
 COMMAND_SECONDS = 5.0  # time-out of a reply
 START_SECONDS = 3.0  # time-out at the start of a process, and of connecting
 _PACKER = CommandPacker()
-_OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED)\b")
+_OUT_OF_REACH = re.compile(r"\b(LOADING|BUSY|CLUSTERDOWN|UNKILLABLE|UNBLOCKED|ASK|TRYAGAIN)\b")
 
 
 def connect(url: str, *, seconds: float | None = None, retries: int = 3) -> redis.Redis:
@@ -56,8 +57,11 @@ def connect(url: str, *, seconds: float | None = None, retries: int = 3) -> redi
         "health_check_interval": 30,
         "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=retries),
     }
-    client = sentinel_client(parsed, options) if parsed.service else redis.Redis.from_pool(_pool(parsed, options))
-    name_connections_where_allowed(client)
+    if parsed.cluster:
+        client = home_client(parsed.addresses, naming(SSLConnection if parsed.tls else Connection), options)
+    else:
+        client = sentinel_client(parsed, options) if parsed.service else redis.Redis.from_pool(_pool(parsed, options))
+        name_connections_where_allowed(client)
     leave_servers_that_refuse_writes(client)
     return client
 
@@ -81,7 +85,7 @@ def redis_errors(url: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise _as_ours(error, redact_text(url)) from error
+        raise as_ours(error, url) from error
 
 
 def as_text(raw: bytes | None) -> str:
@@ -89,11 +93,15 @@ def as_text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "backslashreplace")
 
 
-def _as_ours(error: RedisError, where: str) -> Exception:
+def as_ours(error: RedisError, url: str) -> Exception:
+    """Return an error of redis-py, of the Redis at this URL, as ours."""
+    where = redact_text(url)
     line = str(error).partition("\n")[0]
     message = f"{where}: {line}"
     if is_write_refusal(error):
         return RedisRefusesWrites(message)
+    if is_cluster_url(url) and line.startswith("MOVED"):
+        return RedisUnavailable(message)
     if (known := find_known_error(REDIS_ERRORS, line)) is not None:
         return known[0].build_error(where, redact_text(line), known[1])
     if isinstance(error, (AuthenticationError, AuthorizationError)):

@@ -40,6 +40,11 @@ class Durability:
         """The time of a wait beyond that of other commands."""
         return self.timeout_ms / 1000 if self.required else 0.0
 
+    def commands(self) -> list[tuple[tuple[str | int, ...], int]]:
+        """Return the commands that wait, each with the number that its reply must reach."""
+        waits = [(("WAIT", self.replicas, self.timeout_ms), self.replicas)] if self.replicas else []
+        return [*waits, *([(("WAITAOF", 1, 0, self.timeout_ms), 1)] if self.aof else [])]
+
     def wait_until_durable(self, client: redis.Redis, url: str) -> None:
         """Wait until everything that this client's only connection has written is durable.
 

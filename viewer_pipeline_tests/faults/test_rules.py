@@ -108,7 +108,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
     first, second = world.drain(), world.drain()
     outcome: list[Any] = []
     with psycopg.connect(world.stores.ledger.url) as connection:
-        planned = commit.plan_flush(first[0], first[0].base, None, first[1].frame, "sweep")
+        planned = first[0].plan_flush(first[0].base, None, first[1].frame, "sweep")
         assert transaction.claim_flush_number(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(bulk_upsert(world.stores, *second)))
         thread.start()

@@ -12,10 +12,11 @@ from viewer_pipeline.errors import PostgresUnavailable
 from viewer_pipeline.flush import transaction
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
-from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.incidents import Kind, acknowledge, open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.stores.cancellation_between_statements import cancel_between_statements
 from viewer_pipeline_tests.support.world import PREFIX, World

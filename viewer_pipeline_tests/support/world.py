@@ -16,13 +16,14 @@ import redis
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.counter_validation import counter_pattern
-from viewer_pipeline.flush.drain import Snapshot, drain
+from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import FlushRequest, Mode
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.settle import Settler
+from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline_tests.support.claims import identity_of
 

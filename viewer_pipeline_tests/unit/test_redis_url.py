@@ -18,7 +18,7 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.cli.command_settings import warn_of_ineffective_settings
 from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.monitoring.doctor.settings_contradictions import evaluate_settings
-from viewer_pipeline.redis_url import ALIASES, IGNORED, INSTEAD, RedisUrl
+from viewer_pipeline.redis_url import ALIASES, IGNORED, INSTEAD, RedisUrl, is_cluster_url
 from viewer_pipeline.redis_url_values import PARAMETERS, SENTINEL_PARAMETERS, TLS_PARAMETERS
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stores.redis import connect
@@ -172,6 +172,9 @@ def test_the_check_of_certificates(text: str, value: str) -> None:
             "expected @, / and ? in user, password and parameters to be written as %40, %2F an",
         ),
         ("redis://one,two", "expected one host; several only in redis+sentinel://host:port,host:port/service"),
+        ("redis+cluster://host/1", "db=1: expected redis+cluster://host:port,host:port without a database: a cluster"),
+        ("redis+cluster://host?db=2", "db=2: expected redis+cluster://host:port,host:port without a database"),
+        ("redis+cluster://host?sentinel_password=x", "sentinel_password='***': expected redis+sentinel:// with it"),
         ("redis://a..b", "expected a host name or an address, and a port between 1 and 65535 if any"),
         ("redis://" + "a" * 64, "expected a host name or an address, and a port between 1 and 65535 if any"),
         ("redis://a%00b", "expected a host name or an address, and a port between 1 and 65535 if any"),
@@ -192,6 +195,18 @@ def test_refused_urls(url: str, expected: str) -> None:
     assert message.startswith(expected)
     assert "secret" not in message
     assert "cret" not in message
+
+
+def test_cluster() -> None:
+    """Several nodes of it, or its configuration endpoint; it has one database."""
+    url = RedisUrl.of("rediss+cluster://ann:word@one,two:7001/0?socket_timeout=2")
+    assert (url.cluster, url.tls, url.addresses) == (True, True, (("one", 6379), ("two", 7001)))
+    assert url.parameters == {"db": 0, "username": "ann", "password": "word"}
+    assert [is_cluster_url(text) for text in ("redis+cluster://host", "redis://host", "cluster")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_misspelled_parameter() -> None:

@@ -70,6 +70,7 @@ URL = "postgresql://user:word@host:5432/views"
 EXPECTS_POSTGRES = "expected a URL that starts with postgresql:// or postgres://"
 EXPECTS_REDIS = (
     "expected a URL that starts with redis:// or rediss:// or unix:// or redis+sentinel:// or rediss+sentinel://"
+    " or redis+cluster:// or rediss+cluster://"
 )
 EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 EXPECTS_TIME_ZONE = "expected the IANA name of a time zone, such as"

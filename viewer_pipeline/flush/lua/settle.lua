@@ -1,5 +1,6 @@
 -- settle: subtract one committed batch from its counters and advance the marker, both or neither. Safe to repeat.
--- KEYS: marker, changed set, then the batch's counters.
+-- Begins with `all_keys_together` or `one_slot`, which say where the changed set is.
+-- KEYS: marker, the changed set if it is in the same place, then the batch's counters.
 -- ARGV: flush, batch, batches: the batch to settle; its flush id; flush, batch, epoch, ledger: where the marker stands
 --       before it; the time (ms) the counters were read; length of the counter prefix; the deltas, separated by blanks;
 --       flushes that the ledger lacks, as `after through`, empty if none: stored in the marker; the timeline of the ledger;
@@ -34,18 +35,18 @@ end
 if (at[6] or '') ~= ARGV[13] then
     return reply(-1, 0)
 end
-local values = #KEYS > 2 and redis.call('MGET', unpack(KEYS, 3)) or {}
+local values = #KEYS >= FIRST and redis.call('MGET', unpack(KEYS, FIRST)) or {}
 -- Whether every counter holds exactly its delta, as most do: one comparison of texts. If a counter is missing, concat
 -- fails, and `joined` is its error message.
 local _, joined = pcall(table.concat, values, ' ')
-local all_equal = #KEYS > 2 and joined == ARGV[11]
+local all_equal = #KEYS >= FIRST and joined == ARGV[11]
 local deltas = {}
 if not all_equal then
     for delta in string.gmatch(ARGV[11], '%d+') do
         deltas[#deltas + 1] = delta
     end
-    if #deltas ~= #KEYS - 2 then
-        return redis.error_reply('settle: ' .. #deltas .. ' deltas for ' .. (#KEYS - 2) .. ' counters')
+    if #deltas ~= #KEYS - FIRST + 1 then
+        return redis.error_reply('settle: ' .. #deltas .. ' deltas for ' .. (#KEYS - FIRST + 1) .. ' counters')
     end
 end
 
@@ -64,25 +65,25 @@ local id_start = tonumber(ARGV[10]) + 1
 -- Delete counters in which nothing is left, and their members of the changed set, if there is one.
 local function delete_from(keys, first)
     redis.call('DEL', unpack(keys, first))
-    if redis.pcall('ZCARD', KEYS[2]) ~= 0 then
+    if CHANGED and redis.pcall('ZCARD', CHANGED) ~= 0 then
         local ids = {}
         for i = first, #keys do
             ids[#ids + 1] = string.sub(keys[i], id_start)
         end
-        redis.pcall('ZREM', KEYS[2], unpack(ids))
+        redis.pcall('ZREM', CHANGED, unpack(ids))
     end
 end
 if all_equal then
-    delete_from(KEYS, 3)
+    delete_from(KEYS, FIRST)
     return reply(1, 0)
 end
 local drift = 0
 local drifted = {}
 local zero = {}
-for i = 3, #KEYS do
-    local delta = deltas[i - 2]
+for i = FIRST, #KEYS do
+    local delta = deltas[i - FIRST + 1]
     local left = 0
-    if values[i - 2] ~= delta then
+    if values[i - FIRST + 1] ~= delta then
         left = redis.pcall('DECRBY', KEYS[i], delta)
     end
     if type(left) == 'table' then
@@ -91,7 +92,9 @@ for i = 3, #KEYS do
         drifted[#drifted + 1] = string.sub(KEYS[i], id_start)
     elseif left > 0 then
         -- New views came in since the counters were read: none of them is older than that.
-        redis.pcall('ZADD', KEYS[2], 'XX', 'GT', ARGV[9], string.sub(KEYS[i], id_start))
+        if CHANGED then
+            redis.pcall('ZADD', CHANGED, 'XX', 'GT', ARGV[9], string.sub(KEYS[i], id_start))
+        end
     else
         zero[#zero + 1] = KEYS[i]
         if left < 0 then

@@ -1,0 +1,436 @@
+"""One pipeline's Redis in cluster mode: each shard has a marker of its own, and all else is in the home slot.
+
+What belongs to no shard (changed set, lease, registry, position of a sweep) is used as on a single Redis, over a client
+of the node that serves the home slot. The marker of the home slot stands for the pipeline: its ledger and its epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import redis
+
+from viewer_pipeline.errors import MarkerUnreadable, NotDurable, RedisFailed
+from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterPage
+from viewer_pipeline.flush.ledger_identity import LedgerIdentity
+from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
+from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
+from viewer_pipeline.flush.pipeline_refusal import refusal
+from viewer_pipeline.flush.redis_store import REGISTER, RedisStore
+from viewer_pipeline.flush.sweep_position import CURSOR_BITS, SweepPart
+from viewer_pipeline.layout import SHARDS, slot_of_shard
+from viewer_pipeline.logs import event
+from viewer_pipeline.stores.chunks import chunks
+from viewer_pipeline.stores.cluster_map import Address, cluster_map_of
+from viewer_pipeline.stores.cluster_nodes import LOST, REDIRECTIONS, ClusterNodes, Command, Reply, ScriptCall
+from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
+from viewer_pipeline.stores.redis import Script, as_ours, as_text, redis_errors
+
+log = logging.getLogger("viewer_pipeline.cluster")
+
+DRAIN = Script.load("flush/claim", "flush/marker", "flush/drain")
+SETTLE_SHARD = Script.load("flush/one_slot", "flush/marker", "flush/settle")
+PREPARED = Script.load("flush/prepared")
+REMOVE_ANNOUNCED, CLEAR_HOLD = Script.load("flush/remove_announced"), Script.load("flush/clear_hold")
+DRAIN_COUNT = 500  # counters of a shard in one call
+PAGE_SIZE = 2_000  # settling scripts in memory
+CURSOR_MASK = 2**CURSOR_BITS - 1
+
+
+class BeginOfDrain(NamedTuple):
+    """The run, and the end of the ledger at which markers are made that are missing, with this epoch."""
+
+    run_id: str
+    last: LastFlush
+    ledger: LedgerIdentity  # as the registry has it
+    epoch: str
+
+
+class ShardReading(NamedTuple):
+    """What a script has read in one shard at one moment. `raw_values[i]`: of `ids[i]`."""
+
+    marker: Marker
+    is_new: bool  # whether the script made the marker
+    ids: list[bytes]
+    raw_values: list[bytes | None]
+
+
+class DrainedShards(NamedTuple):
+    """The shards that answered, and why the others did not."""
+
+    readings: dict[int, ShardReading]
+    excluded: dict[int, str]
+
+
+class SettledShards(NamedTuple):
+    """The result of settling: where each marker stands now.
+
+    `refused`: shards whose marker was elsewhere than expected, with that marker (None: gone). `unreached`: shards that
+    did not answer, with the reason.
+    """
+
+    markers: dict[int, Marker]
+    refused: dict[int, Marker | None]
+    unreached: dict[int, str]
+    already: int
+    drift: int
+    drifted: list[bytes]
+
+
+class ClusterStore(RedisStore):
+    """The counters, the changed set and the markers of one pipeline in a Redis Cluster."""
+
+    _nodes: ClusterNodes | None = None
+
+    @property
+    def nodes(self) -> ClusterNodes:
+        """Connections to all nodes. They are made again when they break."""
+        if self._nodes is None:
+            self._nodes = ClusterNodes(cluster_map_of(self._client))
+        return self._nodes
+
+    @contextmanager
+    def on_one_connection(self, *, only_names: bool = False) -> Iterator[ClusterStore]:
+        """Open the same store with a new map of the slots, over connections to the nodes that are never made again."""
+        with redis_errors(self.url):
+            cluster_map_of(self._client).refresh()
+        seconds, slots = self.durability.seconds, cluster_map_of(self._client)
+        with (
+            non_reconnecting_client(self._client, seconds) as client,
+            ClusterNodes.opened(slots, once=True, extra_seconds=seconds) as nodes,
+        ):
+            if not only_names:
+                self.durability.require_support(client, self.url)
+            store = copy(self)
+            store._client, store._nodes = client, nodes  # noqa: SLF001 - a copy of this store
+            yield store
+
+    # The registry, and the markers.
+
+    def register(self, identity: LedgerIdentity) -> str:
+        """Enter this pipeline in the registry; return the ledger as the registry has it. Raises PipelineRefused."""
+        arguments = [self.prefix_text, identity.key, identity.place]
+        outcome, *rest = self.run_script(REGISTER, self.names.registration_keys(), arguments)
+        if outcome < 0:
+            raise refusal(self.prefix_text, identity, *rest)
+        return bytes(rest[0]).decode()
+
+    def drain_shards(
+        self, ids: Mapping[int, Sequence[bytes]], begin: BeginOfDrain, seen_timelines: Mapping[int, str]
+    ) -> DrainedShards:
+        """Read the counters of these ids by shard, each with its marker as of the same moment (rule R12).
+
+        `seen_timelines`: of markers, as they were seen before the end of the ledger was read. Follows no redirection: a
+        shard that does not answer, or whose marker moved between two calls, is excluded (rule R13). Raises
+        PipelineRefused, MarkerUnreadable.
+        """
+        run_id, last, ledger, epoch = begin
+        calls, shards, pages = list[ScriptCall](), list[int](), list[tuple[bytes, ...]]()
+        at: list[str | bytes | int] = [
+            run_id,
+            last.seq,
+            last.batches,
+            str(last.flush_id or ""),
+            epoch,
+            ledger.key,
+            ledger.place,
+            last.timeline,
+        ]
+        for shard, raws in ids.items():
+            seen = seen_timelines.get(shard)
+            arguments = [*at, "" if seen is None else f"={seen}"]
+            marker_key = self.layout.marker_key(shard)
+            for page in chunks(raws, DRAIN_COUNT) if raws else [()]:
+                keys: list[str | bytes] = [marker_key, *(self.prefix + raw for raw in page)]
+                calls.append(ScriptCall(slot_of_shard(shard), keys, arguments))
+                shards.append(shard)
+                pages.append(page)
+        readings, excluded = dict[int, ShardReading](), dict[int, str]()
+        for shard, page, reply in zip(shards, pages, self.nodes.run_script(DRAIN, calls), strict=True):
+            if isinstance(reply, redis.RedisError):
+                excluded[shard] = _exclusion(reply, self.url)
+                continue
+            made, *fields = reply
+            if made < 0:
+                raise refusal(self.prefix_text, ledger, *fields)
+            reading = readings.get(shard) or self._begin_reading(shard, fields, is_new=bool(made))
+            if reading.marker != parse_marker(fields[: len(MARKER_FIELDS)]):
+                excluded[shard] = "another run settled it during the read"
+            reading.ids.extend(page)
+            reading.raw_values.extend(fields[len(MARKER_FIELDS) :])
+            readings[shard] = reading
+        for shard in excluded:
+            readings.pop(shard, None)
+        return DrainedShards(readings, excluded)
+
+    def _begin_reading(self, shard: int, fields: Sequence[bytes | None], *, is_new: bool) -> ShardReading:
+        marker = parse_marker(fields[: len(MARKER_FIELDS)])
+        if marker is None:
+            key = self.layout.marker_key(shard)
+            raise MarkerUnreadable(f"{key}: {fields!r}; delete the key if nothing else uses it")
+        return ShardReading(marker, is_new, [], [])
+
+    def prepared(self) -> tuple[str, int]:
+        """Return the timeline for which all shards have a marker, and the highest number that any of them had then."""
+        timeline, floor = self.hash_fields(self.names.marker, ("prepared", "floor"))
+        return as_text(timeline), int(floor or 0)
+
+    def set_prepared(self, timeline: str, floor: int) -> None:
+        """Record that all shards have a marker with this timeline, and the highest number that any of them has."""
+        self.run_script(PREPARED, [self.names.marker], [timeline, floor])
+
+    def find_unsettled(self, newest: FlushRow, flushes: Sequence[Flush]) -> list[str]:  # noqa: ARG002 - of one marker
+        """Return the shards whose marker stands before their last batch of these flushes, in words."""
+        last = {batch.shard: batch for flush in flushes for batch in flush.batches}
+        markers = self.shard_markers(last)
+        return [
+            f"shard {shard}: marker {marker}, flush {last[shard].seq} has batch {last[shard].number}"
+            for shard, marker in markers.items()
+            if marker is None or marker[:2] < (last[shard].seq, last[shard].number)
+        ]
+
+    def shard_markers(self, shards: Iterable[int] = SHARDS) -> dict[int, Marker | None]:
+        """Return the markers of these shards; None where there is none. Raises RedisUnavailable."""
+        wanted = list(shards)
+        commands = [
+            Command(slot_of_shard(shard), ("HMGET", self.layout.marker_key(shard), *MARKER_FIELDS)) for shard in wanted
+        ]
+        with redis_errors(self.url):
+            replies = _values(self.nodes.run_following(commands))
+        return {shard: parse_marker(fields) for shard, fields in zip(wanted, replies, strict=True)}
+
+    def wait_until_shards_durable(self) -> dict[Address, str]:
+        """Wait at each node that was read from until what was read is durable (rule R7).
+
+        Returns the nodes whose connection broke, with the reason. Raises NotDurable on a time-out.
+        """
+        broken = dict[Address, str]()
+        if not self.durability.required:
+            return broken
+        for address in self.nodes.reached:
+            for command, enough in self.durability.commands():
+                (reply,) = self.nodes.run_at(address, command)
+                if isinstance(reply, (*LOST, *REDIRECTIONS)):
+                    broken[address] = _exclusion(reply, self.url)
+                    break
+                with redis_errors(self.url):
+                    (reply,) = _values([reply])
+                if (count := reply[0] if isinstance(reply, list) else reply) < enough:
+                    raise NotDurable(
+                        f"{' '.join(map(str, command))}: {count} of {enough} acknowledged at {address[0]}:{address[1]}"
+                    )
+        return broken
+
+    def settle_shards(self, markers: Mapping[int, Marker], batches: Sequence[Batch]) -> SettledShards:
+        """Subtract these batches, of each shard the first of which follows its marker, each once and in order.
+
+        Follows redirections, and repeats what got lost: the script is safe to repeat.
+        """
+        result = SettledShards(dict(markers), {}, {}, 0, 0, [])
+        already = drift = 0
+        by_shard = dict[int, list[Batch]]()
+        for batch in batches:
+            by_shard.setdefault(batch.shard, []).append(batch)
+        rounds = max(map(len, by_shard.values()), default=0)
+        for number in range(rounds):  # a batch of a shard is sent once the one before it is settled (rule R5)
+            due = [
+                listed[number]
+                for shard, listed in by_shard.items()
+                if number < len(listed) and shard not in result.refused and shard not in result.unreached
+            ]
+            for page in chunks(due, PAGE_SIZE):
+                calls = [self._settle_call(result.markers[batch.shard], batch) for batch in page]
+                for batch, reply in zip(page, self.nodes.run_script_following(SETTLE_SHARD, calls), strict=True):
+                    if isinstance(reply, (*LOST, *REDIRECTIONS)):
+                        result.unreached[batch.shard] = _exclusion(reply, self.url)
+                        continue
+                    with redis_errors(self.url):
+                        ((outcome, missing, *rest),) = _values([reply])
+                    at = parse_marker(rest[: len(MARKER_FIELDS)])
+                    if outcome == -1 or at is None:
+                        result.refused[batch.shard] = at
+                        continue
+                    result.markers[batch.shard] = result.markers[batch.shard].at(batch)._replace(hold=at.hold)
+                    already += outcome == 0
+                    drift += int(missing)
+                    result.drifted.extend(rest[len(MARKER_FIELDS) :])
+        return result._replace(already=already, drift=drift)
+
+    def _settle_call(self, marker: Marker, batch: Batch) -> ScriptCall:
+        keys = [self.layout.marker_key(batch.shard), *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
+        return ScriptCall(slot_of_shard(batch.shard), keys, self._settle_arguments(marker, batch))
+
+    def clear_holds(self, ledger: str, holds: Mapping[int, tuple[str, str]]) -> None:
+        """Remove `hold` from the markers of these shards, each with epoch and `hold` as a sweep saw them before."""
+        calls = [
+            ScriptCall(slot_of_shard(shard), [self.layout.marker_key(shard)], [ledger, *seen])
+            for shard, seen in holds.items()
+        ]
+        for reply in self.nodes.run_script_following(CLEAR_HOLD, calls):
+            if isinstance(reply, redis.RedisError):
+                log.warning(event("hold_not_cleared", reason=reply))
+
+    def advance_sweep(self, part: SweepPart) -> bool:
+        """As on a single Redis; after the last part, remove `hold` of each marker that had it when the pass began."""
+        holds = self.holds() if part.is_last and part.begin.hold else {}
+        stored = super().advance_sweep(part._replace(begin=part.begin._replace(hold="")))
+        if holds and holds_digest(holds) == part.begin.hold:
+            self.clear_holds(part.begin.ledger, holds)
+        return stored
+
+    def holds(self) -> dict[int, tuple[str, str]]:
+        """Return epoch and `hold` of each shard whose marker has `hold`."""
+        markers = self.shard_markers()
+        return {shard: (m.epoch, m.hold) for shard, m in markers.items() if m is not None and m.hold}
+
+    # Counters and the changed set.
+
+    def values(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        """Return the counters of these ids; None where a key is missing or no string. Not as of one moment."""
+        by_shard = dict[int, list[int]]()
+        for at, raw in enumerate(ids):
+            by_shard.setdefault(self.layout.shard_of(self.prefix + raw), []).append(at)
+        commands = [
+            Command(slot_of_shard(shard), ("MGET", *(self.prefix + ids[at] for at in positions)))
+            for shard, positions in by_shard.items()
+        ]
+        with redis_errors(self.url):
+            replies = _values(self.nodes.run_following(commands))
+        values: list[bytes | None] = [None] * len(ids)
+        for positions, reply in zip(by_shard.values(), replies, strict=True):
+            for at, value in zip(positions, reply, strict=True):
+                values[at] = value
+        return values
+
+    def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the type of each key of these ids; "none" where there is none."""
+        types = dict[bytes, str]()
+        for page in chunks(ids, READ_COUNT):
+            types.update(zip(page, (kind.decode() for kind in self._of_each_counter("TYPE", page)), strict=True))
+        return types
+
+    def seconds_to_live(self, ids: Iterable[bytes]) -> list[int]:
+        """Return the TTL of each counter: -1 where it does not expire, -2 where there is none."""
+        return self._of_each_counter("TTL", list(ids))
+
+    def _of_each_counter(self, command: str, ids: Sequence[bytes]) -> list[Any]:
+        keys = [self.prefix + raw for raw in ids]
+        commands = [Command(slot_of_shard(self.layout.shard_of(key)), (command, key)) for key in keys]
+        with redis_errors(self.url):
+            return _values(self.nodes.run_following(commands))
+
+    def count_keys(self) -> int:
+        """Return the number of keys of all nodes, whatever their names."""
+        return sum(int(count) for count in self._at_each_node("DBSIZE"))
+
+    def _at_each_node(self, *command: str) -> list[Any]:
+        with redis_errors(self.url):
+            return [_values(self.nodes.run_at(node, command))[0] for node in self.nodes.map.nodes()]
+
+    def server_run_id(self) -> str:
+        """Return a name for this set of processes and the slots of each; empty if a node does not tell its own.
+
+        `cluster/<nodes>/<digest>`. A pass of a sweep is complete only if it stays the same: else keys that migrate may
+        be at a node that was scanned before.
+        """
+        digest = hashlib.sha256(repr(self.nodes.map.owners()).encode())
+        for info in self._at_each_node("INFO", "server"):
+            fields = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
+            if not (run_id := fields.get(b"run_id")):
+                return ""
+            digest.update(run_id)
+        return f"cluster/{len(self.nodes.map.nodes())}/{digest.hexdigest()[:32]}"
+
+    def scan_counters(self) -> Iterator[list[bytes]]:
+        """Yield, per SCAN call over all keys of all nodes, the raw ids of the counters in it; ids may come twice."""
+        cut, cursor = len(self.prefix), -1
+        while cursor != 0:
+            cursor, keys = self._scan(max(cursor, 0), SCAN_COUNT)
+            yield [key[cut:] for key in keys]
+
+    def scan_page(self, cursor: int, count: int) -> CounterPage:
+        """Return the counters among about `count` keys of one node after `cursor`, which may be of another cluster."""
+        before = self.now()
+        after, keys = self._scan(cursor, count)
+        seconds = max(0.0, (self.now() - before).total_seconds())
+        ids = [key[len(self.prefix) :] for key in keys]
+        return CounterPage(after, ids, self.values(ids) if ids else [], seconds)
+
+    def scan_ahead(self, cursor: int, limit: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield, per SCAN call over the keys after `cursor`, its own cursor and the raw ids of the counters in it."""
+        cut, more = len(self.prefix), True
+        while more:
+            cursor, keys = self._scan(cursor, SCAN_COUNT)
+            limit -= len(keys)
+            more = cursor != 0 and limit > 0
+            yield cursor, [key[cut:] for key in keys]
+
+    def _scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """Scan a page of one node after another. The cursor is that of the node, and above it the node's number."""
+        nodes = self.nodes.map.nodes()
+        number = cursor >> CURSOR_BITS
+        if number >= len(nodes):
+            number, cursor = 0, 0
+        command = ("SCAN", cursor & CURSOR_MASK, "MATCH", self._pattern, "COUNT", count)
+        with redis_errors(self.url):
+            ((after, keys),) = _values(self.nodes.run_at(nodes[number], command))
+        after = int(after)
+        if after == 0:
+            number = (number + 1) % len(nodes)
+        return (number << CURSOR_BITS) + after, keys
+
+    def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
+        """Add VODs to the changed set, announced now by the clock of Redis, and return how many."""
+        now_ms, added = _milliseconds(self.now()), 0
+        for page in chunks(vod_ids, SCAN_COUNT):
+            with redis_errors(self.url):
+                try:
+                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), nx=True)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise
+                    return 0  # another program took the name: sweeps find all counters
+            added += new
+        return added
+
+    def remove_announced_until(self, read_at: datetime, ids: Iterable[bytes | str]) -> None:
+        """Remove ids from the changed set that nobody has announced after this time of the home node."""
+        for page in chunks(ids, READ_COUNT):
+            self.run_script(REMOVE_ANNOUNCED, [self.names.changed], [_milliseconds(read_at), *page])
+
+
+def holds_digest(holds: Mapping[int, tuple[str, str]]) -> str:
+    """Return a name for the `hold` of all shards; empty if none has it."""
+    return hashlib.sha256(repr(sorted(holds.items())).encode()).hexdigest()[:32] if holds else ""
+
+
+def new_epoch() -> str:
+    """Return a name for markers that are made now."""
+    return uuid4().hex
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _values(replies: Sequence[Reply]) -> list[Any]:
+    """Return the replies; raise the first that is an error."""
+    for reply in replies:
+        if isinstance(reply, redis.RedisError):
+            raise reply
+    return list(replies)
+
+
+def _exclusion(error: redis.RedisError, url: str) -> str:
+    """Return why a shard is left to the next run. Raises what no later run would overcome."""
+    ours = as_ours(error, url)
+    if not isinstance(error, (*LOST, *REDIRECTIONS)) and isinstance(ours, RedisFailed):
+        raise ours from error
+    return str(ours)

@@ -1,0 +1,86 @@
+"""Layout: which keys are in one place of Redis, and so can change together. Pure; nothing else knows this mapping.
+
+A *shard* is the counters that one script may touch, with the marker that records how far they were lowered: all of a
+single Redis, one hash slot of a cluster. A *stream* is a numbering of flushes. There is one, with all shards.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple, Self
+
+from viewer_pipeline.redis_names import MARKER, RedisNames
+from viewer_pipeline.redis_url import is_cluster_url
+
+SINGLE_SHARD = 0  # of a single Redis; those of a cluster are 1 .. 16384: slot + 1
+SLOTS = 16384
+SHARDS = range(1, SLOTS + 1)
+STREAM = 0
+HOME_TAG = "{viewer}"  # hash tag of the keys that belong to no shard: one slot has them all
+
+
+class Layout(NamedTuple):
+    """The places of one pipeline's keys."""
+
+    names: RedisNames
+    cluster: bool
+
+    @classmethod
+    def of(cls, redis_url: str, prefix: str) -> Self:
+        """Return the layout in the Redis of this URL, for a counter prefix."""
+        names, cluster = RedisNames.of(prefix), is_cluster_url(redis_url)
+        return cls(names.with_tag(HOME_TAG) if cluster else names, cluster)
+
+    def shard_of(self, counter: bytes) -> int:
+        """Return the shard of a counter, by its whole key: an id may hold a hash tag."""
+        return key_slot(counter) + 1 if self.cluster else SINGLE_SHARD
+
+    def shards_of_ids(self, vod_ids: Sequence[str]) -> list[int]:
+        """Return the shard of the counter of each id, in a cluster."""
+        prefix = self.names.prefix
+        return [key_slot((prefix + vod_id).encode()) + 1 for vod_id in vod_ids]
+
+    def marker_key(self, shard: int) -> str:
+        """Return the key of the marker of a shard: in its slot."""
+        if shard == SINGLE_SHARD:
+            return self.names.marker
+        return f"{self.names.marker.removesuffix(self.names.tag)}:{{{slot_tags()[shard - 1]}}}"
+
+    @property
+    def all_markers(self) -> str:
+        """The pattern of the keys of all markers, as an ACL has it."""
+        return f"{MARKER}*"
+
+
+def key_slot(key: bytes) -> int:
+    """Return the hash slot of a key, as the specification of Redis Cluster has it: that of its hash tag if it has one.
+
+    redis-py has the same function, in a package whose import takes a tenth of a second.
+    """
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1) if start >= 0 else -1
+    return crc_hqx(key[start + 1 : end] if end > start + 1 else key, 0) % SLOTS
+
+
+HOME_SLOT = key_slot(HOME_TAG.encode())
+
+
+def slot_of_shard(shard: int) -> int:
+    """Return the slot of a shard of a cluster."""
+    return shard - 1
+
+
+@cache
+def slot_tags() -> Sequence[str]:
+    """Return, for each slot, the shortest decimal number that hashes to it. Takes 0.1 s once."""
+    tags, number, missing = [""] * SLOTS, 0, SLOTS
+    while missing:
+        text = str(number)
+        slot = key_slot(text.encode())
+        if not tags[slot]:
+            tags[slot] = text
+            missing -= 1
+        number += 1
+    return tags

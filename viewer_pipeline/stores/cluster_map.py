@@ -1,0 +1,155 @@
+"""Which node of a cluster serves which slot: as any node says that answers, and again whenever a node redirects."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.exceptions import MovedError
+from redis.retry import Retry
+
+from viewer_pipeline.layout import HOME_SLOT, SLOTS
+
+MAP_SECONDS = 1.0  # time-out of each node; then the next one is tried
+_CLUSTER_MAP = "cluster_map"
+
+Address = tuple[str, int]  # host and port
+
+
+class NoOwner(redis.ConnectionError):
+    """No node serves a slot, as far as any node says. It may come back."""
+
+
+class ClusterMap:
+    """The owner of each slot. Shared by all connections of a client; thread-safe."""
+
+    def __init__(
+        self, seeds: Sequence[Address], connection_class: type[AbstractConnection], options: Mapping[str, Any]
+    ) -> None:
+        """`seeds`: some nodes of the cluster, or its configuration endpoint. `options`: of the connections to them."""
+        self.connection_class, self.options = connection_class, dict(options)
+        waits = {name: min(options[name], MAP_SECONDS) for name in ("socket_timeout", "socket_connect_timeout")}
+        self._options = {**options, **waits, "retry": Retry(NoBackoff(), 0)}
+        self._seeds, self._owners = list(seeds), list[Address | None]()
+        self._lock = threading.Lock()
+
+    def owner(self, slot: int) -> Address:
+        """Return the node that serves a slot. Raises NoOwner, and the errors of the driver."""
+        owners = self._owners or self.refresh()
+        if (owner := owners[slot]) is None and (owner := self.refresh()[slot]) is None:
+            raise NoOwner(f"no node of the cluster serves slot {slot}")
+        return owner
+
+    def owners(self) -> Sequence[Address | None]:
+        """Return the owner of each slot, as it was known last."""
+        return self._owners or self.refresh()
+
+    def nodes(self) -> list[Address]:
+        """Return all nodes that serve slots, in a fixed order."""
+        return sorted({owner for owner in self.owners() if owner is not None})
+
+    def refresh(self, hint: Address | None = None) -> Sequence[Address | None]:
+        """Query the nodes until one knows an owner for every slot; the best answer counts otherwise.
+
+        `hint`: queried first, because a redirection named it. Raises the last error if no node answers.
+        """
+        with self._lock:
+            known = dict.fromkeys([*([hint] if hint else []), *filter(None, self._owners), *self._seeds])
+            best, error = list[Address | None](), redis.RedisError("no node of the cluster is known")
+            for address in known:
+                try:
+                    owners = self._query(address)
+                except redis.RedisError as raised:
+                    error = raised
+                    continue
+                if not best or owners.count(None) < best.count(None):
+                    best = owners
+                if None not in best:
+                    break
+            if not best:
+                raise error
+            self._owners = best
+            return best
+
+    def _query(self, address: Address) -> list[Address | None]:
+        """Return the owner of each slot as this node knows it."""
+        connection: Any = connection_to(address, self.connection_class, self._options)
+        try:
+            connection.connect()
+            connection.send_command("CLUSTER", "SLOTS")
+            ranges = connection.read_response()
+        finally:
+            connection.disconnect()
+        return _owners(ranges, address)
+
+
+def connection_to(
+    address: Address, connection_class: type[AbstractConnection], options: Mapping[str, Any]
+) -> AbstractConnection:
+    """Return a connection to a node, not connected yet."""
+    make: Any = connection_class
+    connection: AbstractConnection = make(host=address[0], port=address[1], **options)
+    return connection
+
+
+def _owners(ranges: Iterable[Sequence[Any]], queried: Address) -> list[Address | None]:
+    """Return the owner of each slot from the reply to CLUSTER SLOTS. A node without a host name is the queried one."""
+    owners: list[Address | None] = [None] * SLOTS
+    for first, last, (host, port, *_), *_ in ranges:
+        name = (host or b"").decode()
+        owner = (name if name not in ("", "?") else queried[0], int(port))
+        owners[first : last + 1] = [owner] * (last + 1 - first)
+    return owners
+
+
+class _HomeConnection(AbstractConnection):
+    """Connects to the node that serves the keys of the pipeline which belong to no shard, wherever that is now."""
+
+    def __init__(self, *args: Any, cluster_map: ClusterMap, **kwargs: Any) -> None:
+        self._map = cluster_map
+        self.host, self.port = "", 0
+        super().__init__(*args, **kwargs)
+
+    def _connect(self) -> Any:
+        self.host, self.port = self._map.owner(HOME_SLOT)
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call, safe-super]  # so in redis-py
+        except OSError:
+            self._map.refresh()  # for the next attempt: another node may serve the slot by now
+            raise
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().read_response(*args, **kwargs)
+        except MovedError as error:
+            # Nothing was executed: as if the connection had not been made.
+            self.disconnect()  # type: ignore[no-untyped-call]
+            self._map.refresh((error.host, error.port))
+            raise redis.ConnectionError(f"the slot has moved: {error}") from error
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._map.refresh()  # it may have failed over
+            raise
+
+
+def home_client(seeds: Sequence[Address], connection_class: Any, options: dict[str, Any]) -> redis.Redis:
+    """Return a client of the node that serves the keys of the pipeline which belong to no shard."""
+    cluster_map = ClusterMap(seeds, connection_class, options)
+    return redis.Redis.from_pool(
+        redis.ConnectionPool(_home_class(connection_class), cluster_map=cluster_map, **options)
+    )
+
+
+def cluster_map_of(client: redis.Redis) -> ClusterMap:
+    """Return the map of such a client."""
+    cluster_map: ClusterMap = client.connection_pool.connection_kwargs[_CLUSTER_MAP]
+    return cluster_map
+
+
+@functools.cache
+def _home_class(base: type[AbstractConnection]) -> type[AbstractConnection]:
+    return type(f"Home{base.__name__}", (_HomeConnection, base), {})

@@ -26,6 +26,8 @@ MEANINGS = {
     "check_failed": "A check of the run failed; `rows` are those concerned.",
     "clock_set_back": "The clock was set back; the daemon restarts itself"
     " ([clock changes](../how-to/clock-changes.md)).",
+    "code_server_unreachable": "The daemon or the UI cannot reach the code server; it connects as soon as that runs."
+    " Logged at most once a minute.",
     "commit_reply_lost": "The reply to a COMMIT was lost; the flush was looked up, and is committed.",
     "comparing": "A reconciliation has reached this part.",
     "counters_read": "A run has read the counters; what it commits gets numbers above `base`.",

@@ -17,7 +17,9 @@ from dagster._daemon.cli import main as run_daemon
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import configure_package_logging, event
 from viewer_pipeline.orchestration.dagster_instance import open_instance
+from viewer_pipeline.orchestration.exit_with_error import exit_with_error
 from viewer_pipeline.orchestration.future_timestamps import move_or_delete_future_timestamps
+from viewer_pipeline.orchestration.unreachable_code_server import log_unreachable_code_server_in_one_line
 from viewer_pipeline.settings import load_settings
 
 log = logging.getLogger("viewer_pipeline.daemon")
@@ -30,11 +32,12 @@ def main() -> None:
     """Run Dagster's daemon with the arguments of this process."""
     settings = load_settings()
     configure_package_logging(settings)
+    log_unreachable_code_server_in_one_line()
     try:
         with open_instance(settings) as instance:
             moved = move_or_delete_future_timestamps(settings, instance, time.time())
     except ViewerPipelineError as error:
-        sys.exit(f"error: {error}")
+        exit_with_error(error)
     if any(moved):
         log.warning(event("future_timestamps_moved", **moved._asdict()))
     Thread(target=_restart_when_clock_is_set_back, name="clock", daemon=True).start()

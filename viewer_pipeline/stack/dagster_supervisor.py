@@ -26,6 +26,7 @@ from viewer_pipeline.code_server.process_lifetime import ON_LINUX
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.logs import configure_package_logging
+from viewer_pipeline.orchestration.exit_with_error import exit_with_error
 from viewer_pipeline.settings import Settings, load_settings
 from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs
 from viewer_pipeline.stack.forked_process import ForkedProcess, fork_and_call
@@ -140,7 +141,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, supervisor.request_stop)
         supervisor.run()
     except ViewerPipelineError as error:
-        sys.exit(f"error: {error}")
+        exit_with_error(error)
     except BaseException as error:
         if _is_interrupt(error):
             sys.exit(128 + signal.SIGTERM)

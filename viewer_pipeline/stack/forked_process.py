@@ -15,6 +15,7 @@ from pathlib import Path
 from viewer_pipeline.code_server.process_lifetime import end_with_forking_process, set_process_name
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.logs import PACKAGE_LOGGER
+from viewer_pipeline.orchestration.exit_with_error import exit_with_error
 
 
 class ForkedProcess:
@@ -82,7 +83,7 @@ def fork_and_call(function: Callable[[], None]) -> int:
     try:
         function()
     except ViewerPipelineError as error:
-        sys.exit(f"error: {error}")
+        exit_with_error(error)
     except Exception:  # noqa: BLE001 - the process ends
         traceback.print_exc()
         sys.exit(1)

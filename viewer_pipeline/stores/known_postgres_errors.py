@@ -212,6 +212,13 @@ CONNECT_ERRORS = (
 # With their SQLSTATE. Triggers and conditions of the user's table can fail in the same way as statements of ours.
 STATEMENT_ERRORS = (
     KnownError(
+        "no schema has been selected to create in",
+        PostgresFailed,
+        "the schema for Dagster's tables is missing",
+        f"run `{command_to_type('migrate')}`",
+        ("3F000",),
+    ),
+    KnownError(
         "unrecognized configuration parameter|invalid value for parameter|parameter .* cannot be (?:set|changed)",
         PostgresFailed,
         "a configuration parameter is unknown, or cannot have this value",

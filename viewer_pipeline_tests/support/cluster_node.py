@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +67,8 @@ class ClusterNode:
         self.port = port
         self.directory = home / name
         self.directory.mkdir(parents=True)
-        self.client = self._connect(REPLY_SECONDS)
-        self._probe = self._connect(2)
+        self.client = self._connect()
+        self.promoted_at = -math.inf  # monotonic; in this process
         self._paused_process = 0  # its process id while it is paused
         options = {
             "bind": LOOPBACK,
@@ -102,6 +104,7 @@ class ClusterNode:
     def launch(self) -> None:
         """Start the process. `wait_until_ready` waits for it."""
         self._process.start()
+        self.promoted_at = -math.inf
 
     def wait_until_ready(self) -> None:
         """Wait until it has loaded its data. Raises AssertionError with its log if it ends before."""
@@ -111,12 +114,11 @@ class ClusterNode:
         """Kill it (SIGKILL), also if it is paused: what it did not write to a file is lost."""
         self._process.stop()  # with the signal KILL
         self._paused_process = 0
-        for client in (self.client, self._probe):
-            client.close()
+        self.client.close()
 
     def pause(self) -> None:
         """Pause the process (SIGSTOP). Its connections stay open."""
-        self._paused_process = int(self._probe.info("server")["process_id"])
+        self._paused_process = int(self.client.info("server")["process_id"])
         os.kill(self._paused_process, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -131,37 +133,84 @@ class ClusterNode:
 
     def records(self) -> list[NodeRecord]:
         """Return what this node knows of all nodes. Raises RedisError."""
-        return [NodeRecord.parse(line) for line in self._probe_lines("CLUSTER", "NODES")]
+        return [NodeRecord.parse(line) for line in self._lines("CLUSTER", "NODES")]
+
+    def node_id(self) -> str:
+        """Return its id in the cluster, which `reset` changes."""
+        return os.fsdecode(self.command("CLUSTER", "MYID"))
 
     def own_record(self) -> NodeRecord:
         """Return what this node knows of itself."""
         return next(record for record in self.records() if record.port == self.port)
 
+    def knows(self, node_id: str) -> bool:
+        """Whether it is connected to this node."""
+        return any(record.node_id == node_id and not record.problems for record in self.records())
+
+    def settings(self) -> dict[str, str]:
+        """Return its settings, except of whom it is the replica: CLUSTER REPLICATE sets that."""
+        settings = self.client.config_get("*").items()
+        return {str(name): str(value) for name, value in settings if name not in {"slaveof", "replicaof"}}
+
     def cluster_state(self) -> str:
         """Return `ok` or `fail`, as this node sees the cluster."""
-        return dict(line.split(":", 1) for line in self._probe_lines("CLUSTER", "INFO"))["cluster_state"]
+        return dict(line.split(":", 1) for line in self._lines("CLUSTER", "INFO"))["cluster_state"]
 
     def replication(self) -> dict[str, Any]:
         """Return the section `replication` of INFO."""
-        return dict(self._probe.info("replication"))
+        return dict(self.client.info("replication"))
 
-    def remove_data(self) -> None:
-        """Remove the files of its data, not its place in the cluster. It must not run."""
+    def leave(self) -> None:
+        """Let it know no other node, and have neither data nor slots."""
+        with suppress(redis.ReadOnlyError):  # a replica: leaving empties it
+            self.client.flushall()
+        self.command("CLUSTER", "RESET", "HARD")
+
+    def copy_data(self, target: Path) -> None:
+        """Copy the files of its data, as of now, into a new directory."""
+        if self.client.config_get("appendonly") == {"appendonly": "yes"}:
+            wait_until(self._rewrites_no_file, REPLY_SECONDS, f"{self} has written its file")
+            self._copy_files(self.directory, target)
+        else:
+            self.client.save()
+            self._copy_files(self.directory, target)
+            self._remove_files(lambda path: path.name != NODES_FILE)  # it would load them
+
+    def replace_data(self, copy: Path | None) -> None:
+        """Replace the files of its data by a copy, or remove them; not its place in the cluster. It must not run."""
         assert not self.is_running, f"{self} runs"
-        for path in self.directory.iterdir():
-            if path.name != NODES_FILE:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._remove_files(lambda path: path.name != NODES_FILE)
+        if copy is not None:
+            self._copy_files(copy, self.directory)
 
-    def _probe_lines(self, *words: str) -> list[str]:
-        execute: Any = self._probe.execute_command
-        return os.fsdecode(execute(*words)).splitlines()
+    def remove_all(self) -> None:
+        """Remove its data and its place in the cluster. It must not run."""
+        assert not self.is_running, f"{self} runs"
+        self._remove_files(lambda _: True)
+
+    def _remove_files(self, is_removed: Callable[[Path], bool]) -> None:
+        for path in filter(is_removed, list(self.directory.iterdir())):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @staticmethod
+    def _copy_files(source: Path, target: Path) -> None:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(NODES_FILE), dirs_exist_ok=True)
+
+    def _rewrites_no_file(self) -> bool:
+        state = self.client.info("persistence")
+        return not (state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
 
     def _is_ready(self) -> bool:
         assert self._process.exit_status() is None, f"{self} has ended\n{self._process.log_tail()}"
         try:
-            return not self._probe.info("persistence")["loading"]
+            return not self.client.info("persistence")["loading"]
         except (redis.ConnectionError, redis.TimeoutError):
             return False
 
-    def _connect(self, seconds: float) -> redis.Redis:
-        return redis.Redis(LOOPBACK, self.port, protocol=2, socket_timeout=seconds, retry=Retry(NoBackoff(), 0))
+    def _lines(self, *words: str) -> list[str]:
+        return os.fsdecode(self.command(*words)).splitlines()
+
+    def _connect(self) -> redis.Redis:
+        """Return a client that reports an error at once, instead of trying again."""
+        no_retry = Retry(NoBackoff(), 0)
+        return redis.Redis(LOOPBACK, self.port, protocol=2, socket_timeout=REPLY_SECONDS, retry=no_retry)

@@ -113,6 +113,7 @@ STATEMENTS = [
     ("42501", "permission denied for table Vod", 'role "me" lacks a right (permission denied for table Vod)'),
     ("42501", "keine Berechtigung für Schema viewer", 'role "me" lacks a right (keine Berechtigung'),
     ("42501", "must be owner of table flush", 'role "me" is not the owner of table flush'),
+    ("3F000", "no schema has been selected to create in", "the schema for Dagster's tables is missing (no schema"),
     ("42704", 'unrecognized configuration parameter "foo"', "a configuration parameter is unknown"),
     ("55P02", 'parameter "log_connections" cannot be set after connection start', "a configuration parameter is"),
     ("53100", "could not extend file", "its disk is full"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -92,9 +93,18 @@ def exec_webserver(settings: Settings, code_server_address: tuple[str, int], hos
 
 
 def _exec_python(settings: Settings, python_arguments: list[str]) -> NoReturn:
+    heed_interrupts()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *python_arguments], settings.child_process_environment())  # noqa: S606 - no shell is wanted
+
+
+def heed_interrupts() -> None:
+    """Have SIGINT end this process and its children again, also where a shell started it with `&` in a script.
+
+    Such a shell has them ignore it, and Dagster does with SIGTERM what is done with SIGINT.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _log_options(settings: Settings, level_option: str = "--log-level") -> list[str]:

@@ -28,7 +28,7 @@ from viewer_pipeline.files import write_atomically_if_changed
 from viewer_pipeline.logs import configure_package_logging
 from viewer_pipeline.orchestration.exit_with_error import exit_with_error
 from viewer_pipeline.settings import Settings, load_settings
-from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs
+from viewer_pipeline.stack.dagster_command_lines import fail_orphaned_runs, heed_interrupts
 from viewer_pipeline.stack.forked_process import ForkedProcess, fork_and_call
 from viewer_pipeline.stack.managed_process import RestartedProcess
 
@@ -136,6 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings()
     configure_package_logging(settings)
+    heed_interrupts()
     try:
         supervisor = _Supervisor(settings, options.commands, owns_database=options.own_database)
         signal.signal(signal.SIGTERM, supervisor.request_stop)

@@ -170,14 +170,16 @@ def test_services_beside_up(command: str, tmp_path: Path) -> None:
 
 @contextmanager
 def service(own: dict[str, str], name: str, *options: str) -> Iterator[Path]:
-    """Run a service until the block ends; yield its log."""
+    """Run a service as a script does with `&`, until the block ends; then stop it with SIGTERM. Yield its log."""
     log = Path(own["HOME"], f"{name}.log")
     with log.open("wb") as output:
-        command = [*stack.COMMAND, name, *options]
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *stack.COMMAND, name, *options]
         process = subprocess.Popen(command, env=own, cwd=own["HOME"], stdout=output, stderr=subprocess.STDOUT)
     with process:
         try:
             yield log
+            process.terminate()
+            process.wait(60)
         finally:
             process.kill()
 

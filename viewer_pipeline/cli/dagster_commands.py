@@ -32,8 +32,10 @@ def code_server(host: str, port: int) -> None:
     Exactly one; `up` starts it.
     """
     settings = _load_settings()
+    from viewer_pipeline.stack.daemon_lock import require_no_up_on_servers
     from viewer_pipeline.stack.dagster_command_lines import exec_code_server
 
+    require_no_up_on_servers(settings)
     exec_code_server(settings, host, port)
 
 
@@ -45,8 +47,10 @@ def daemon(code_server: tuple[str, int]) -> None:
     Exactly one; `up` starts it.
     """
     settings = _load_settings()
+    from viewer_pipeline.stack.daemon_lock import require_no_up_on_servers
     from viewer_pipeline.stack.dagster_command_lines import exec_daemon
 
+    require_no_up_on_servers(settings)
     exec_daemon(settings, code_server)
 
 

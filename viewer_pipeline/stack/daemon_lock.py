@@ -6,13 +6,13 @@ import logging
 import os
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 
 import psycopg
 
 from viewer_pipeline.command_to_type import command_to_type
-from viewer_pipeline.errors import DaemonRuns, SessionUnusable
+from viewer_pipeline.errors import DaemonRuns, SessionUnusable, TransientError
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
@@ -50,9 +50,7 @@ class DaemonLock:
         with postgres_errors(self._text_of_url, DAGSTER_STORAGE):
             holder = self._take()
         if holder:
-            raise DaemonRuns(
-                f"{holder}; stop it first. For an additional worker, run `{command_to_type('worker')}` here"
-            )
+            raise _build_refusal(holder)
         self._thread.start()
 
     def release(self) -> None:
@@ -74,9 +72,7 @@ class DaemonLock:
                 unless_taken.pop_all()
                 self._connection = connection
                 return ""
-            parameters = {"lock_class": LOCK_CLASS, "name": f"{SESSION_NAME}%"}
-            holder = connection.execute(SQL["holder"], parameters).fetchone()
-        return _describe_holder(*holder) if holder else ""
+            return _find_holder(connection)
 
     def _keep_held(self) -> None:
         last = ""
@@ -104,6 +100,31 @@ class DaemonLock:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def require_no_up_on_servers(settings: Settings) -> None:
+    """Check that no `up` runs on these servers, of any VIEWER_HOME or machine. Raises DaemonRuns.
+
+    An `up` through a pooler is not known, and none while PostgreSQL does not answer. A daemon that
+    is not part of an `up` holds no lock, so that two may overlap while one replaces the other.
+    """
+    url = settings.require_dagster_database_url()
+    with suppress(TransientError), postgres_errors(url, DAGSTER_STORAGE):
+        with open_connection(settings.dagster_storage_url(), REPLY_SECONDS) as connection:
+            holder = _find_holder(connection)
+        if holder:
+            raise _build_refusal(holder)
+
+
+def _find_holder(connection: psycopg.Connection) -> str:
+    """Return who holds the lock; empty if nobody does."""
+    parameters = {"lock_class": LOCK_CLASS, "name": f"{SESSION_NAME}%"}
+    holder = connection.execute(SQL["holder"], parameters).fetchone()
+    return _describe_holder(*holder) if holder else ""
+
+
+def _build_refusal(holder: str) -> DaemonRuns:
+    return DaemonRuns(holder, f"stop it first; for an additional worker, run `{command_to_type('worker')}` here")
 
 
 def _describe_holder(name: str, started: datetime | None, address: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
+from viewer_pipeline_tests.support.warm import run
 
 CHANNEL, VIEW = "view_count_updates", '{"vodId":"vod_1","count":1}'
 
@@ -51,8 +53,12 @@ def test_two_daemons(tmp_path: Path, database_url: str, redis_url: str) -> None:
         )
         assert refused.returncode == 1
         assert f"viewer-pipeline up, process {stack.process.pid} on " in refused.stderr
-        assert "For an additional worker, run `viewer-pipeline worker` here" in refused.stderr
+        assert "; for an additional worker, run `viewer-pipeline worker` here" in refused.stderr
         assert "migrating" not in refused.stdout
+        for service in ("daemon", "code-server"):
+            refused = run(beside, service)
+            assert refused.returncode == 1
+            assert f"viewer-pipeline up, process {stack.process.pid} on " in refused.stderr
         assert not processes_with(second["HOME"])
         wait_until(lambda: check_of(stack, "daemon_sensor")["status"] == "healthy", 60, "a heartbeat")
         stack.process.kill()
@@ -62,10 +68,10 @@ def test_two_daemons(tmp_path: Path, database_url: str, redis_url: str) -> None:
         wait_until(lambda: totals(database_url) == [("vod_1", 1)], 150, "a flush")
         assert check_of(stack, "single_daemon")["status"] == "healthy"
 
-        workspace = Path(second["VIEWER_HOME"], "dagster", "workspace.yaml").read_text()
-        port = workspace.partition("port: ")[2].split()[0]
-        command = [*COMMAND, "daemon", "--code-server", f"127.0.0.1:{port}"]
-        with subprocess.Popen(command, env=beside, cwd=beside["HOME"], stdout=subprocess.DEVNULL) as daemon:
+        directory = Path(second["VIEWER_HOME"], "dagster")  # a daemon of Dagster's own command, which knows no lock
+        command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(directory / "workspace.yaml")]
+        own = {**beside, "DAGSTER_HOME": str(directory)}
+        with subprocess.Popen(command, env=own, cwd=beside["HOME"], stdout=subprocess.DEVNULL) as daemon:
             try:
                 wait_until(lambda: check_of(stack, "single_daemon")["status"] == "degraded", 150, "two daemons")
                 client.publish(CHANNEL, VIEW)

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from viewer_pipeline.errors import DaemonRuns, PostgresRefusesConnections
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import daemon_lock
-from viewer_pipeline.stack.daemon_lock import LOCK_CLASS, SESSION_NAME, DaemonLock
+from viewer_pipeline.stack.daemon_lock import LOCK_CLASS, SESSION_NAME, DaemonLock, require_no_up_on_servers
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.proxy import Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -57,7 +57,9 @@ def test_second_lock_is_refused(settings: Settings) -> None:
     try:
         with pytest.raises(DaemonRuns, match=rf"{SESSION_NAME}, process {os.getpid()} on \S+ since 20\S+Z") as refused:
             second.acquire()
-        assert "run `viewer-pipeline worker` here" in str(refused.value)
+        assert "run `viewer-pipeline worker` here" in refused.value.remedy
+        with pytest.raises(DaemonRuns, match=rf"{SESSION_NAME}, process {os.getpid()} on "):
+            require_no_up_on_servers(settings)
     finally:
         first.release()
         second.release()

@@ -26,7 +26,9 @@ log = logging.getLogger("viewer_pipeline.subscriber")
 REFUSED_SECONDS = 0.5  # until the next attempt to fold where Redis refused one
 RECONNECT_SECONDS = (0.1, 5.0)  # first and longest pause while attempts to subscribe fail
 SUBSCRIBED: tuple[State, ...] = ("listening", "standby")
-MAX_IDS = 200_000  # in memory, about 50 MB: more waits in Redis, which cuts the connection in the end
+# In memory, about 50 MB. While folds are refused, more waits in Redis, which closes the connection in the end. Then the
+# holder reads at once what waits in front of the next cut: at most Redis's client-output-buffer-limit for pubsub.
+MAX_IDS = 200_000
 
 
 class Subscriber:
@@ -105,7 +107,8 @@ class Subscriber:
             if self._make_room():
                 writer.receiver.buffer_messages(subscription.read_messages(FOLD_SECONDS))
             writer.cut_message_arrival.raise_if_cut_did_not_arrive(subscription, self._buffer.last_cut)
-            self._failover.raise_if_demoted_and_replaced()
+            self._failover.raise_if_on_other_server(subscription)
+            self._failover.raise_if_demoted_and_replaced(subscription)
             now = time.monotonic()
             if self._lease.held and now >= self._write_due:
                 self._write_due = now + (FOLD_SECONDS if writer.try_to_fold_and_cut() else REFUSED_SECONDS)
@@ -118,7 +121,7 @@ class Subscriber:
             self._lease.make_due()
         if self._lease.is_due():
             self.writer.acquire_or_renew_lease()
-            self._failover.raise_if_on_other_server()
+            self._failover.check_location()
 
     def _report_lease_state(self) -> None:
         """Enter the state that the lease implies; log a change."""

@@ -40,7 +40,7 @@ class Subscription:
         self._last_received = time.monotonic()
         self._pinged: float | None = None  # when a PING was sent that has no reply yet
         self._confirmed = 0  # channels
-        self.echoed = 0  # the number of the last `send_numbered_ping` that was answered
+        self._numbered_pings = self._answered = 0  # sent, and the last one whose reply was read
         self._early: list[Message] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
@@ -58,9 +58,18 @@ class Subscription:
         """Unsubscribe from one channel; messages on their way still arrive. Raises SubscriptionLost."""
         self._send("UNSUBSCRIBE", channel)
 
-    def send_numbered_ping(self, number: int) -> None:
-        """Let the server echo a number, behind all messages that it has for us by then. Raises SubscriptionLost."""
-        self._send("PING", str(number))
+    def send_numbered_ping(self) -> int:
+        """Send a PING, which the server answers behind all messages that it has for us by then; return its number.
+
+        Raises SubscriptionLost.
+        """
+        self._numbered_pings += 1
+        self._send("PING", str(self._numbered_pings))
+        return self._numbered_pings
+
+    def is_answered(self, ping: int) -> bool:
+        """Whether the reply to this PING was read, and so all messages before it."""
+        return self._answered >= ping
 
     def close(self) -> None:
         """Close the connection."""
@@ -87,7 +96,7 @@ class Subscription:
             elif reply[0] == b"subscribe":
                 self._confirmed += 1
             elif reply[0] == b"pong" and reply[1]:
-                self.echoed = int(reply[1])
+                self._answered = int(reply[1])
 
     def _read_bytes(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting
@@ -134,13 +143,13 @@ class CutMessageArrivalCheck:
     def __init__(self) -> None:
         self._number = 0  # of the expected cut; 0: none
         self._due = 0.0
-        self._pinged = False
+        self._ping = 0  # 0: none
         self._folded: int | None = None
 
     def expect_cut_message(self, number: int) -> None:
         """Expect this cut, which was published since the subscription began, unless another is expected."""
         if not self._number:
-            self._number, self._due, self._pinged = number, time.monotonic() + GRACE_SECONDS, False
+            self._number, self._due, self._ping = number, time.monotonic() + GRACE_SECONDS, 0
 
     def expect_cut_message_of_folded_segment(self, number: int) -> None:
         """Expect the cut of this segment, where the holder of the lease folded it since the last call."""
@@ -154,10 +163,9 @@ class CutMessageArrivalCheck:
             return
         if last_cut >= self._number:
             self._number = 0
-        elif self._pinged:
-            if subscription.echoed == self._number:
+        elif self._ping:
+            if subscription.is_answered(self._ping):
                 reason = f"the subscription is on another server than the commands: no cut {self._number} arrived"
                 raise SubscriptionLost("moved", reason)
         elif time.monotonic() >= self._due:
-            subscription.send_numbered_ping(self._number)
-            self._pinged = True
+            self._ping = subscription.send_numbered_ping()

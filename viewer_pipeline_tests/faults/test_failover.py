@@ -249,9 +249,9 @@ def test_backlog_is_not_taken_for_another_server(
     monkeypatch.setattr("viewer_pipeline.ingest.subscription.READ_BYTES", 1 << 10)  # so that it is always behind
     pings, ping = list[int](), Subscription.send_numbered_ping
 
-    def counted_ping(subscription: Subscription, number: int) -> None:
-        pings.append(number)
-        ping(subscription, number)
+    def counted_ping(subscription: Subscription) -> int:
+        pings.append(ping(subscription))
+        return pings[-1]
 
     monkeypatch.setattr(Subscription, "send_numbered_ping", counted_ping)
     for _ in range(50):

@@ -17,6 +17,7 @@ from viewer_pipeline.flush.counter_validation import counter_pattern
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.ingest import lease
 from viewer_pipeline.ingest import subscriber as subscriber_module
+from viewer_pipeline.ingest import subscription as subscription_module
 from viewer_pipeline.ingest.subscriber_scripts import CUT, FOLD, LEASE
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.redis_server import RedisServer
@@ -283,33 +284,76 @@ def test_slow_subscriber_is_dropped_by_redis(start: Start, world: World) -> None
     assert all(counted[vod_id] <= sent[vod_id] for vod_id in counted)
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["with a standby", "alone"])
+def test_closed_subscription_with_a_backlog(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch, *, alone: bool
+) -> None:
+    """Redis closed it, and the holder has still to read most of it: it reads all; a standby counts the rest."""
+    monkeypatch.setattr(subscription_module, "READ_BYTES", 128)  # a read is about one message,
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # and comes with an attempt to renew the lease
+    holder = start()
+    connection = clients(world.client, "pubsub")[0]["id"]
+    workers = [holder] if alone else [holder, start()]
+    publish(world.client, "before")
+    wait_until(lambda: world.counters() == {"before": 1}, 20, "the first message")
+    holder.freeze()
+    for number in range(500):
+        publish(world.client, f"waits{number}")
+    world.client.client_kill_filter(_id=connection)
+    for number in range(100):
+        publish(world.client, f"after{number}")
+    holder.thaw()
+    wait_until(lambda: holder.stats.losses.total() == 1, 60, "the loss noticed")
+    assert holder.stats.losses == {"closed": 1}
+    wait_until(lambda: {made.state for made in workers} <= {"listening", "standby"}, HEALED_SECONDS, "healed")
+    publish(world.client, "last")
+    wait_until(lambda: "last" in world.counters(), HEALED_SECONDS, "the last one")
+    received = {f"waits{number}" for number in range(500)} | {"before", "last"}
+    assert set(world.counters()) == received | (set() if alone else {f"after{number}" for number in range(100)})
+    assert set(world.counters().values()) == {1}
+
+
 def test_memory_is_bounded(start: Start, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far more ids than may be in memory, faster than they are folded, for holder and standby."""
+    """More ids than may be in memory, while Redis refuses folds: the holder stops reading, a standby starts over."""
     limit, sent = 2_000, 60_000
     monkeypatch.setattr(subscriber_module, "MAX_IDS", limit)
-    monkeypatch.setattr(subscriber_module, "READ_BYTES", 1 << 16, raising=False)
+    monkeypatch.setattr(subscription_module, "READ_BYTES", 1 << 16)
+    read = subscription_module.READ_BYTES // len(message("0"))  # ids that one read returns at most
     holder, standby = start(), start()
-    most: Counter[str] = Counter()
-    for name, made in (("holder", holder), ("standby", standby)):
-        buffer, count = made.subscriber.writer.buffer, made.subscriber.writer.receiver._buffer_views
-
-        def counting(payloads: list[bytes], *, name: str = name, buffer: Any = buffer, count: Any = count) -> None:
-            count(payloads)
-            most[name] = max(most[name], buffer.entry_count())
-
-        made.subscriber.writer.receiver._buffer_views = counting  # type: ignore[method-assign]
-    with world.client.pipeline(transaction=False) as pipeline:
-        for at in range(0, sent, 3_000):
-            for number in range(at, at + 3_000):
-                pipeline.publish(CHANNEL, message(str(number)))
-            pipeline.execute()
-    wait_until(lambda: holder.stats.folded_views == sent, 60, "all folded")
-    wait_until(lambda: standby.stats.received == sent, 60, "all received by the standby")
-    assert counters(world.client) == {str(number): 1 for number in range(sent)}
-    # A read, and what Redis delivers before the next cut, come on top of the limit.
-    assert limit < most["holder"] < sent / 2
-    assert most["standby"] < sent / 2
+    publish(world.client, "before")
+    wait_until(lambda: world.counters() == {"before": 1}, 20, "the first message")
+    most = {"holder": largest_buffer(holder), "standby": largest_buffer(standby)}
+    world.client.config_set("maxmemory", 1)
+    try:
+        with world.client.pipeline(transaction=False) as pipeline:
+            for at in range(0, sent, 3_000):
+                for number in range(at, at + 3_000):
+                    pipeline.publish(CHANNEL, message(str(number)))
+                pipeline.execute()
+        wait_until(lambda: standby.stats.received == sent + 1, 60, "all received by the standby")
+        wait_until(lambda: holder.subscriber.writer.buffer.entry_count() >= limit, 60, "the limit of the holder")
+        assert {name: limit <= largest() <= limit + read for name, largest in most.items()} == dict.fromkeys(most, True)
+    finally:
+        world.client.config_set("maxmemory", 0)
+    wait_until(lambda: holder.stats.folded_views == sent + 1, 60, "all folded")
+    assert world.counters() == {str(number): 1 for number in range(sent)} | {"before": 1}
+    assert standby.stats.dropped_views > sent - limit - read
+    assert (holder.stats.losses, standby.stats.losses) == ({}, {})
     assert holder.subscriber.writer.buffer.view_count() == 0
+
+
+def largest_buffer(made: SubscriberThread) -> Callable[[], int]:
+    """Return what tells how many entries the worker has had in memory at most, from now on."""
+    receiver, buffer, most = made.subscriber.writer.receiver, made.subscriber.writer.buffer, 0
+    receive = receiver.buffer_messages
+
+    def counting(messages: list[subscription_module.Message]) -> None:
+        nonlocal most
+        receive(messages)
+        most = max(most, buffer.entry_count())
+
+    receiver.buffer_messages = counting  # type: ignore[method-assign]
+    return lambda: most
 
 
 HOSTILE: list[tuple[bytes, str]] = [
@@ -446,6 +490,7 @@ def test_random_disturbances_count_nothing_twice(start: Start, world: World, red
     doubled = {v: (views, publisher.sent[v]) for v, views in counted.items() if views > publisher.sent[v]}
     assert doubled == {}
     assert sum(counted.values()) > 0  # how much is missed where nobody listens is a matter of chance
+    assert [running.stats.losses["moved"] for running in made] == [0, 0, 0]  # there is one server
     if whole:
         assert made[0].stats.losses == {}
         assert counted == publisher.sent

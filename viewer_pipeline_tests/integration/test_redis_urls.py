@@ -7,10 +7,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import select
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 import redis
+from redis.connection import SSLConnection
 
 from viewer_pipeline.errors import (
     RedisFailed,
@@ -169,8 +172,17 @@ def _certificate_parameters(certificate: Certificate) -> str:
     return f"&ssl_certfile={certificate.certificate}&ssl_keyfile={certificate.key}"
 
 
-def test_sentinels_over_tls(secured: Secured) -> None:
-    """With `rediss+sentinel` they are spoken to as Redis is."""
+def test_sentinels_over_tls(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `rediss+sentinel` they are spoken to as Redis is, also where a server's session tickets arrive at once."""
+    connect_only = SSLConnection._connect
+
+    def connect_and_await_tickets(connection: SSLConnection) -> Any:
+        socket = connect_only(connection)  # type: ignore[no-untyped-call]  # so in redis-py
+        if socket.version() == "TLSv1.3":
+            wait_until(lambda: select([socket], [], [], 0)[0], 20, "session tickets")
+        return socket
+
+    monkeypatch.setattr(SSLConnection, "_connect", connect_and_await_tickets)
     port = find_free_port()
     login = f'sentinel auth-user views "{USER}"\nsentinel auth-pass views "{PASSWORD}"'
     sentinel = secured.run(

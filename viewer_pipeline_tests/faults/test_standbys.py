@@ -41,7 +41,7 @@ from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
 from viewer_pipeline.stores.named_queries import fetch_one
 from viewer_pipeline_tests.support.check_results import by_name
-from viewer_pipeline_tests.support.failover import PostgresPair
+from viewer_pipeline_tests.support.failover import STANDBY_REPORTS, PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.worker_process import WorkerProcess
@@ -308,7 +308,7 @@ def test_without_a_standby_nothing_is_committed(postgres_pair: PostgresPair, beh
             world.flush()
         assert (world.seqs(), world.counters()) == ([], dict(world.sent))
         postgres_pair.standby.start()
-        wait_until(lambda: connection.execute(SENDER).fetchone() is not None, 60, "the standby is back")
+        wait_until(lambda: connection.execute(STANDBY_REPORTS).fetchone() is not None, 60, "the standby is back")
     world.flush()
     world.assert_all_persisted()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
-import pytest
 import redis
 
 from viewer_pipeline.migrations.migrate import migrate
@@ -22,6 +21,7 @@ from viewer_pipeline_tests.support.proxy import LOOPBACK, Proxy
 from viewer_pipeline_tests.support.waiting import wait_until
 
 FAILOVER_SECONDS = 30
+STANDBY_REPORTS = "SELECT pid FROM pg_stat_replication WHERE replay_lsn IS NOT NULL"
 
 
 class Servers(Protocol):
@@ -115,14 +115,9 @@ def replication(client: redis.Redis) -> dict[str, Any]:
 
 
 class PostgresPair:
-    """A primary and its hot standby, behind a proxy. `stop` ends all of them. `throw_away`: they sync nothing.
-
-    Skips the test where this PostgreSQL has no program that copies a primary.
-    """
+    """A primary and its hot standby, behind a proxy. `stop` ends all of them. `throw_away`: they sync nothing."""
 
     def __init__(self, directory: Path, *, throw_away: bool = True) -> None:
-        if not (find_postgres_bin_directory() / "pg_basebackup").exists():
-            pytest.skip("no pg_basebackup beside this PostgreSQL, so it can have no standby")
         self._directory, self._throw_away = directory, throw_away
         self.primary = PostgresServer(directory / "one", throw_away=throw_away)
         self.standby = self.primary  # until the copy is made
@@ -134,13 +129,15 @@ class PostgresPair:
         return self.proxy.url(self.primary.url)
 
     def start(self) -> None:
-        """Start all, with a migrated database."""
+        """Start all, with a migrated database, and wait until the standby reports what it has."""
         self.proxy.__enter__()
         self.primary.start()
         migrate(self.primary.url, with_dagster=False)
         self.lead_to(self.primary)
         self.standby = self.copy("two")
         self.standby.start()
+        with psycopg.connect(self.primary.url_of_database("postgres"), autocommit=True) as connection:
+            wait_until(lambda: connection.execute(STANDBY_REPORTS).fetchone(), FAILOVER_SECONDS, "a standby")
 
     def lead_to(self, server: PostgresServer) -> None:
         """Let new connections to the address reach this server; existing ones stay where they are."""
@@ -205,12 +202,15 @@ class PostgresPair:
             standby.directory,
             "-d",
             self.primary.url_of_database("postgres"),
-            "-R",
             "-c",
             "fast",
         ]
         done = run_as_user(standby._user, [find_postgres_bin_directory() / "pg_basebackup", *options])
         assert done.returncode == 0, done.stderr
+        # Not by the option -R of a program that may be newer than the server: it writes what an older server rejects.
+        with (standby.directory / "postgresql.auto.conf").open("a") as configuration:
+            configuration.write(f"primary_conninfo = '{self.primary.url_of_database('postgres')}'\n")
+        (standby.directory / "standby.signal").touch()
         return standby
 
     @staticmethod

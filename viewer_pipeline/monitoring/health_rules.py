@@ -239,11 +239,11 @@ def evaluate_rejected(rejected: RejectedSummary) -> CheckResult:
 
 
 def evaluate_freshness(pending_vods: int, oldest_pending_seconds: float | None, limit_seconds: float) -> CheckResult:
-    """Whether the oldest pending view is younger than the limit; its age is None where nothing is pending."""
+    """Whether the oldest pending view is younger than the limit; its age is None where nothing announced is pending."""
     age = oldest_pending_seconds
     details = {"pending_vods": pending_vods, "oldest_pending_seconds": age, "limit_seconds": limit_seconds}
     if age is None:
-        return CheckResult("freshness", "healthy", "nothing is pending", details)
+        return CheckResult("freshness", "healthy", "nothing announced is pending", details)
     if future := evaluate_future_timestamp("freshness", "the oldest announcement", age, details):
         return future
     message = f"{pluralize(pending_vods, 'VOD')} pending, the oldest for {format_duration(age)}"

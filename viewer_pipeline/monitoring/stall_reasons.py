@@ -91,5 +91,12 @@ def _missing_input(pending_vods: int, checks: Results, settings: Settings) -> li
     if not pending_vods:
         silent = subscriber.get("seconds_since_message")
         last = "no message was received yet" if silent is None else f"the last message came {format_age(silent)}"
-        reasons.append(f"nothing is pending: no VOD is announced, and {last}")
+        reasons.append(f"{_unannounced_counters(checks)}: no VOD is announced, and {last}")
     return reasons
+
+
+def _unannounced_counters(checks: Results) -> str:
+    if any("seconds_since_tick" in checks[name].details for name in ("sensor", "sweep")):
+        return "nothing is pending"
+    doctor = command_to_type("doctor")
+    return f"only a sweep reads counters that no message announced, and none has run yet (`{doctor}` counts them)"

@@ -365,7 +365,7 @@ def test_freshness(http: HttpWorld, client: redis.Redis) -> None:
     assert (code, status) == (503, "unhealthy")
     assert re.fullmatch(r"2 VODs pending, the oldest for \d+ days: no flush has taken them within 5 min", message)
     client.delete("viewer:changed")
-    wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing is pending"), 30, "it healed")
+    wait_until(lambda: http.check("freshness") == (200, "healthy", "nothing announced is pending"), 30, "it healed")
 
 
 @pytest.mark.parametrize(

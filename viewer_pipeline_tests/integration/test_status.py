@@ -187,6 +187,21 @@ def test_the_first_status(dagster_settings: Settings, client: redis.Redis) -> No
         client.zadd("viewer:changed", {"a": round(time.time() * 1000)})
 
 
+def test_counters_before_the_first_sweep(
+    dagster: DagsterWorld, dagster_settings: Settings, client: redis.Redis
+) -> None:
+    """A counter that no message announced: what is pending is not known before Dagster has read the counters."""
+    client.set(f"{PREFIX}a", 7)
+    assert lines_of(dagster_settings)["pending"] == "0 views of 0 announced VODs"
+    assert stall_reasons_of(dagster_settings)[-1] == (
+        "only a sweep reads counters that no message announced, and none has run yet (`viewer-pipeline doctor` counts"
+        " them): no VOD is announced, and no message was received yet"
+    )
+    dagster.register()
+    dagster.tick(SWEEP, 3, skip="no key vod:views:* holds views: nothing to flush")
+    assert stall_reasons_of(dagster_settings)[-1].startswith("nothing is pending: no VOD is announced, ")
+
+
 def remedies_of(settings: Settings) -> dict[str, list[str]]:
     """Return the remedies by the label above them."""
     remedies, label = dict[str, list[str]](), ""

@@ -80,7 +80,7 @@ def test_pending_and_persisted(http: HttpWorld, world: World) -> None:
     world.send("c", 7, announce=True)
     http.start()
     text = read_page(http).text
-    assert re.search(r"Pending views 7 in Redis, not yet in PostgreSQL, of 1 VOD", text)
+    assert re.search(r"Pending views 7 in Redis, not yet in PostgreSQL, of 1 announced VOD", text)
     assert re.search(r"Oldest pending view \d+ days waits for the next flush", text)  # the score that the test wrote
     assert "Persisted views 1,234 in PostgreSQL" in text
     assert re.search(r"Last flush \d s ago number 1, mode sweep, 1,234 views", text)

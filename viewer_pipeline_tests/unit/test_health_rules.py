@@ -431,7 +431,7 @@ def test_subscriber_reports_the_age_of_the_last_message() -> None:
 
 def test_freshness() -> None:
     """The age of the oldest pending view against its limit."""
-    assert evaluate_freshness(0, None, 300).message == "nothing is pending"
+    assert evaluate_freshness(0, None, 300).message == "nothing announced is pending"
     details = {"pending_vods": 2, "oldest_pending_seconds": 300, "limit_seconds": 300}
     expected = CheckResult("freshness", "healthy", "2 VODs pending, the oldest for 5 min", details)
     assert evaluate_freshness(2, 300, 300) == expected

@@ -60,7 +60,7 @@ class FailoverWatch:
         if self._unnumbered_until is None or before != self._demotion_counter.demotions:
             self._unnumbered_until = now + GRACE_SECONDS
         if self._have_all_views_a_number() or now >= self._unnumbered_until:
-            self._leave_when_answered(subscription, "the server of the subscription is not the primary any more")
+            self._leave_after_reply(subscription, "the server of the subscription is not the primary any more")
 
     def check_location(self) -> None:
         """Count checks that do not find the subscription, by its own channel, on the server of the commands.
@@ -80,18 +80,18 @@ class FailoverWatch:
     def raise_if_on_other_server(self, subscription: Subscription) -> None:
         """Leave a server that is not the one of the commands. Raises SubscriptionLost."""
         if self._was_here and self._missing >= MAX_MISSING and self._have_all_views_a_number():
-            self._leave_when_answered(subscription, "the subscription is on another server than the commands")
+            self._leave_after_reply(subscription, "the subscription is on another server than the commands")
 
     def _have_all_views_a_number(self) -> bool:
         return self._buffer.numbered or not self._buffer.view_count()
 
-    def _leave_when_answered(self, subscription: Subscription, reason: str) -> None:
+    def _leave_after_reply(self, subscription: Subscription, reason: str) -> None:
         """End it once the server has answered a PING, so that it has missed nothing.
 
         Else the server may have closed it long ago, with more to read than was read by now: that is a loss.
         """
         if not self._ping:
             self._ping = subscription.send_numbered_ping()
-        elif subscription.is_answered(self._ping):
+        elif subscription.has_reply_to(self._ping):
             self._moved = True
             raise SubscriptionLost("moved", reason)

@@ -40,7 +40,7 @@ class Subscription:
         self._last_received = time.monotonic()
         self._pinged: float | None = None  # when a PING was sent that has no reply yet
         self._confirmed = 0  # channels
-        self._numbered_pings = self._answered = 0  # sent, and the last one whose reply was read
+        self._numbered_pings = self._replied = 0  # sent, and the last one whose reply was read
         self._early: list[Message] = []  # messages that came before the last confirmation
 
     def open(self) -> None:
@@ -67,9 +67,9 @@ class Subscription:
         self._send("PING", str(self._numbered_pings))
         return self._numbered_pings
 
-    def is_answered(self, ping: int) -> bool:
+    def has_reply_to(self, ping: int) -> bool:
         """Whether the reply to this PING was read, and so all messages before it."""
-        return self._answered >= ping
+        return self._replied >= ping
 
     def close(self) -> None:
         """Close the connection."""
@@ -96,7 +96,7 @@ class Subscription:
             elif reply[0] == b"subscribe":
                 self._confirmed += 1
             elif reply[0] == b"pong" and reply[1]:
-                self._answered = int(reply[1])
+                self._replied = int(reply[1])
 
     def _read_bytes(self, timeout: float) -> bytes:
         socket = self._connection._sock  # noqa: SLF001 - redis-py has no public way to read what is waiting
@@ -164,7 +164,7 @@ class CutMessageArrivalCheck:
         if last_cut >= self._number:
             self._number = 0
         elif self._ping:
-            if subscription.is_answered(self._ping):
+            if subscription.has_reply_to(self._ping):
                 reason = f"the subscription is on another server than the commands: no cut {self._number} arrived"
                 raise SubscriptionLost("moved", reason)
         elif time.monotonic() >= self._due:

@@ -343,7 +343,7 @@ def test_memory_is_bounded(start: Start, world: World, monkeypatch: pytest.Monke
 
 
 def largest_buffer(made: SubscriberThread) -> Callable[[], int]:
-    """Return what tells how many entries the worker has had in memory at most, from now on."""
+    """Return what reports how many entries the worker has had in memory at most, from now on."""
     receiver, buffer, most = made.subscriber.writer.receiver, made.subscriber.writer.buffer, 0
     receive = receiver.buffer_messages
 

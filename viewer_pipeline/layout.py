@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple, Self
 
-from viewer_pipeline.redis_names import MARKER, RedisNames
+from viewer_pipeline.redis_names import RedisNames
 from viewer_pipeline.redis_url import is_cluster_url
 
 SINGLE_SHARD = 0  # of a single Redis; those of a cluster are 1 .. 16384: slot + 1
@@ -49,9 +49,9 @@ class Layout(NamedTuple):
         return f"{self.names.marker.removesuffix(self.names.tag)}:{{{slot_tags()[shard - 1]}}}"
 
     @property
-    def all_markers(self) -> str:
-        """The pattern of the keys of all markers, as an ACL has it."""
-        return f"{MARKER}*"
+    def marker_beginning(self) -> str:
+        """The beginning of the keys of all markers of this pipeline, and of no other key."""
+        return self.names.marker.removesuffix(HOME_TAG) + "{" if self.cluster else self.names.marker
 
 
 def key_slot(key: bytes) -> int:

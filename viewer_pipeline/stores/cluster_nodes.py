@@ -134,7 +134,8 @@ class ClusterNodes:
     def _run_at_target(self, script: Script, call: ScriptCall, reply: AskError) -> Reply:
         """Run one call at the node to which its slot is migrating."""
         eval_ = ("EVAL", script.source, len(call.keys), *call.keys, *call.arguments)
-        return self.run_at((reply.host, reply.port), ("ASKING",), eval_)[1]
+        admitted, reply = self.run_at((reply.host, reply.port), ("ASKING",), eval_)
+        return admitted if isinstance(admitted, redis.ResponseError) else reply
 
     def _run_at_owners(
         self, slots: Sequence[int], words: Sequence[tuple[str | bytes | int, ...]], script: Script | None = None

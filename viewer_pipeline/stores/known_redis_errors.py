@@ -41,6 +41,18 @@ REDIS_ERRORS = (
         "correct the number at the end of REDIS_URL, or raise `databases` in Redis",
     ),
     KnownError(
+        r"^MOVED\b|don't hash to the same slot",
+        RedisRefusesConnections,
+        "this Redis is in cluster mode",
+        "write redis+cluster:// in place of redis:// into REDIS_URL, without a number of a database",
+    ),
+    KnownError(
+        "cluster support disabled|unknown command 'CLUSTER'",
+        RedisRefusesConnections,
+        "this Redis is not in cluster mode",
+        "write redis:// in place of redis+cluster:// into REDIS_URL",
+    ),
+    KnownError(
         "[Hh]ostname mismatch|certificate is not valid for|doesn't match",
         RedisRefusesConnections,
         "the certificate of the server is for another host name",
@@ -87,6 +99,18 @@ REDIS_ERRORS = (
         RedisUnavailable,
         "the Sentinels name no primary",
         "none during a failover; else correct hosts and service in REDIS_URL, and check the Sentinels",
+    ),
+    KnownError(
+        "Hash slot not served|The cluster is down|no node of the cluster serves",
+        RedisUnavailable,
+        "some slots of the cluster have no primary",
+        "none during a failover; else start the nodes that are down, see `redis-cli --cluster check`",
+    ),
+    KnownError(
+        "Multiple keys request during rehashing|the slot has moved",
+        RedisUnavailable,
+        "slots of the cluster are moving to other nodes",
+        "none: the next attempt continues",
     ),
     KnownError(
         "Timeout connecting|No route to host|Network is unreachable|timed out",

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, AuthorizationError, NoScriptError, RedisError
+from redis.exceptions import AskError, AuthenticationError, AuthorizationError, NoScriptError, RedisError
 from redis.retry import Retry
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, RedisUnavailable, SettingsError
@@ -97,11 +97,11 @@ def as_ours(error: RedisError, url: str) -> Exception:
     """Return an error of redis-py, of the Redis at this URL, as ours."""
     where = redact_text(url)
     line = str(error).partition("\n")[0]
+    if isinstance(error, AskError):  # or MovedError; redis-py removes the word
+        line = f"the slot has moved: {line}" if is_cluster_url(url) else f"MOVED {line}"
     message = f"{where}: {line}"
     if is_write_refusal(error):
         return RedisRefusesWrites(message)
-    if is_cluster_url(url) and line.startswith("MOVED"):
-        return RedisUnavailable(message)
     if (known := find_known_error(REDIS_ERRORS, line)) is not None:
         return known[0].build_error(where, redact_text(line), known[1])
     if isinstance(error, (AuthenticationError, AuthorizationError)):

@@ -63,3 +63,10 @@ REDIS_COMMANDS: tuple[str, ...] = (
     "zrange",
     "zrem",
 )
+
+# Besides those, of a Redis in cluster mode.
+CLUSTER_COMMANDS: tuple[str, ...] = (
+    "asking",
+    "cluster|slots",
+    "zscore",
+)

@@ -10,10 +10,15 @@ import pytest
 import redis
 
 from viewer_pipeline.errors import RedisFailed, RedisRefusesConnections, RedisUnavailable, ViewerPipelineError
-from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.open_store import open_store
+from viewer_pipeline.layout import HOME_SLOT, key_slot
+from viewer_pipeline.redis_names import MARKER
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.world import PREFIX
+from viewer_pipeline_tests.support.cluster import RedisCluster
+
+MARKER_SLOT = key_slot(MARKER.encode())
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def names(client: redis.Redis, redis_url: str) -> Iterator[dict[str, str]]:
 def error_of_reading(url: str) -> ViewerPipelineError:
     """Read the marker as a run does; return the error."""
     with connect(url, seconds=2, retries=0) as client, pytest.raises(ViewerPipelineError) as raised:
-        RedisStore(client, url, PREFIX).marker()
+        open_store(client, Settings(redis_url=url)).marker()
     assert "s3cret" not in f"{raised.value} {raised.value.remedy}"
     return raised.value
 
@@ -90,3 +95,37 @@ def test_a_silent_server() -> None:
         raised = error_of_reading(f"rediss://{LOOPBACK}:{port}/0")
     assert "no answer from the host of the URL" in str(raised)
     assert "check that the server uses TLS on this port" in raised.remedy
+
+
+def test_a_cluster_that_the_url_does_not_name(redis_cluster: RedisCluster) -> None:
+    """Its nodes redirect most commands."""
+    other = next(node for node in redis_cluster.primaries() if node != redis_cluster.node_of_slot(MARKER_SLOT))
+    raised = error_of_reading(other.url)
+    assert type(raised) is RedisRefusesConnections
+    assert f"{other.url}: this Redis is in cluster mode (MOVED {MARKER_SLOT} " in str(raised)
+    assert "write redis+cluster:// in place of redis://" in raised.remedy
+
+
+def test_a_redis_that_is_no_cluster(redis_url: str) -> None:
+    """Although the URL is that of one."""
+    url = redis_url.replace("redis://", "redis+cluster://")
+    raised = error_of_reading(url)
+    assert type(raised) is RedisRefusesConnections
+    assert f"{url}: this Redis is not in cluster mode" in str(raised)
+    assert raised.remedy == "write redis:// in place of redis+cluster:// into REDIS_URL"
+
+
+def test_no_node_of_a_cluster_listens() -> None:
+    """All seeds are tried."""
+    raised = error_of_reading(f"redis+cluster://{LOOPBACK}:{find_free_port()},{LOOPBACK}:{find_free_port()}")
+    assert type(raised) is RedisUnavailable
+    assert "nothing listens there (Error 111 connecting to" in str(raised)
+
+
+def test_a_slot_that_no_node_serves(redis_cluster: RedisCluster) -> None:
+    """As after the loss of a node."""
+    for node in redis_cluster.nodes:
+        node.command("CLUSTER", "DELSLOTS", HOME_SLOT)
+    raised = error_of_reading(redis_cluster.url)
+    assert type(raised) is RedisUnavailable
+    assert "some slots of the cluster have no primary" in str(raised)

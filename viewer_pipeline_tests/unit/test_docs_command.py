@@ -56,7 +56,7 @@ def test_unknown_topic(topic: str) -> None:
 def test_topics_complete() -> None:
     """The shell offers the topics that begin with what was typed."""
     completed = ShellComplete(main, {}, "viewer-pipeline", "").get_completions(["docs"], "red")
-    assert [item.value for item in completed] == ["redis-durability", "redis-emptied"]
+    assert [item.value for item in completed] == ["redis-cluster", "redis-durability", "redis-emptied"]
 
 
 def test_page_on_a_terminal(tmp_path: Path) -> None:

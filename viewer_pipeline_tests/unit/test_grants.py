@@ -104,3 +104,22 @@ def test_keys_and_channels_follow_the_settings() -> None:
         "&out",
         r"&viewer:cuts:my?\[views\]\*::*",
     ]
+
+
+def test_a_cluster() -> None:
+    """Its keys have hash tags, each shard has a marker, and the lines are for each node."""
+    grants = of(redis_url="redis+cluster://:s3cret@one:6379,two:6379")
+    words = grants.redis.split(" ")
+    assert [word for word in words if word.startswith("~")] == [
+        "~vod:views:*",
+        "~viewer:changed:{viewer}",
+        "~viewer:settled:{viewer}",
+        "~viewer:subscriber:{viewer}",
+        "~viewer:pipelines:{viewer}",
+        "~viewer:settled:{*",
+    ]
+    commands = {word for word in words if word.startswith("+")} - set(of().redis.split(" "))
+    assert commands == {"+asking", "+cluster|slots", "+zscore"}
+    assert "redis-cli of each node\n" in render_sql_and_redis_acl(grants)
+    shop = acl_line("narrow", Settings(redis_url="redis+cluster://one", counter_prefix="shop{1}:"))
+    assert "~viewer:settled:shop%7B1%7D::{*" in shop.split(" ")

@@ -30,6 +30,26 @@ TEXTS: list[tuple[type[redis.RedisError], str, type[ViewerPipelineError], str]] 
         RedisFailed,
         "this user lacks a right",
     ),
+    (redis.exceptions.MovedError, "13437 127.0.0.1:7001", RedisRefusesConnections, "this Redis is in cluster mode"),
+    (
+        redis.exceptions.ClusterCrossSlotError,
+        "Keys in request don't hash to the same slot",
+        RedisRefusesConnections,
+        "this Redis is in cluster mode",
+    ),
+    (
+        redis.ResponseError,
+        "This instance has cluster support disabled",
+        RedisRefusesConnections,
+        "this Redis is not in cluster mode",
+    ),
+    (redis.exceptions.ClusterDownError, "Hash slot not served", RedisUnavailable, "some slots of the cluster have no"),
+    (
+        redis.exceptions.TryAgainError,
+        "Multiple keys request during rehashing of slot",
+        RedisUnavailable,
+        "slots of the cluster are moving to other nodes",
+    ),
     (redis.ResponseError, "DB index is out of range", RedisRefusesConnections, "this Redis has no database with"),
     (
         redis.ConnectionError,
@@ -103,6 +123,12 @@ def test_known_errors(
     assert type(raised.value) is ours
     assert f": redis://me:***@db:1/0: {sentence}" in str(raised.value)
     assert raised.value.remedy
+
+
+def test_a_redirection_inside_a_cluster() -> None:
+    """It is no reason to change the URL: the next attempt finds the node."""
+    with pytest.raises(RedisUnavailable, match="slots of the cluster are moving"), redis_errors("redis+cluster://db:1"):
+        raise redis.exceptions.MovedError("13437 127.0.0.1:7001")
 
 
 def test_every_row_describes_some_text() -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 
 from viewer_pipeline.flush.counter_validation import counter_pattern
-from viewer_pipeline.redis_names import RedisNames, presence_channel
+from viewer_pipeline.layout import Layout
+from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.stores.table_privileges_and_redis_commands import REDIS_COMMANDS
+from viewer_pipeline.stores.table_privileges_and_redis_commands import CLUSTER_COMMANDS, REDIS_COMMANDS
 
 PASSWORD = "<SHA-256>"  # noqa: S105 - not 64 hexadecimal digits: Redis refuses the line until a digest is put there
 
 
 def acl_line(user: str, settings: Settings, password_sha256: str = PASSWORD) -> str:
     """Return the line for the prompt of redis-cli, or a file that it reads; the digest is hexadecimal."""
-    names = RedisNames.of(settings.counter_prefix)
+    layout = Layout.of(settings.redis_url or "", settings.counter_prefix)
+    names = layout.names
     ours = dict.fromkeys([*names.pipeline_keys, *names.registration_keys()])
     keys = [f"~{_acl_pattern(counter_pattern(names.prefix))}", *(f"~{_exact_pattern(key)}" for key in ours)]
+    if layout.cluster:
+        keys.append(f"~{_exact_pattern(layout.marker_beginning)}*")
     listened = (settings.pubsub_channel, presence_channel(settings.pubsub_channel), settings.totals_channel)
     channels = [*(f"&{_exact_pattern(channel)}" for channel in listened), f"&{_exact_pattern(names.cuts)}*"]
     rights = ["on", f"#{password_sha256}", "resetkeys", *keys, "resetchannels", *channels, "-@all"]
@@ -31,8 +35,10 @@ def needed_commands(settings: Settings) -> list[str]:
         needed.append("wait")
     if settings.redis_wait_aof:
         needed.append("waitaof")
-    if settings.redis_url is not None and RedisUrl.of(settings.redis_url).database:
-        needed.append("select")
+    if settings.redis_url is not None:
+        url = RedisUrl.of(settings.redis_url)
+        needed += CLUSTER_COMMANDS if url.cluster else ()
+        needed += ("select",) if url.database else ()
     return sorted(needed)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from viewer_pipeline.cli.grants import acl
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.postgres_url import PostgresUrl
+from viewer_pipeline.redis_url import is_cluster_url
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.sql_identifiers import TableName, quoted
 from viewer_pipeline.stores.table_privileges_and_redis_commands import TABLE_PRIVILEGES
@@ -25,12 +26,14 @@ class Grants:
     sql: list[str]
     redis: str
     notes: list[str]
+    cluster: bool  # whether Redis is in cluster mode: each of its nodes needs the lines
 
 
 def build_grants(settings: Settings, role: str, target: TargetNames | None) -> Grants:
     """Return the rights that a role needs under these settings."""
     sql = list(_sql_lines(settings, role, target))
-    return Grants(role, sql, acl.acl_line(role, settings), _notes(settings, target))
+    cluster = is_cluster_url(settings.redis_url or "")
+    return Grants(role, sql, acl.acl_line(role, settings), _notes(settings, target), cluster)
 
 
 def _sql_lines(settings: Settings, role: str, target: TargetNames | None) -> Iterator[str]:
@@ -98,7 +101,8 @@ def render_sql_and_redis_acl(grants: Grants) -> str:
         *grants.sql,
     ]
     redis = [
-        "# Redis: at the prompt of redis-cli (a shell would take & and * for its own).",
+        f"# Redis: at the prompt of redis-cli{' of each node' if grants.cluster else ''}",
+        "# (a shell would take & and * for its own).",
         "# Afterwards ACL SAVE or CONFIG REWRITE. Where",
         f"# {acl.PASSWORD} stands, put the output of `printf %s password | sha256sum`.",
         grants.redis,

@@ -27,8 +27,10 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.time_formatting import format_timestamp
 
 MAX_FLUSHES = 5
-STATUS_SECONDS = 5.0  # time limit of each check
-TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs; a server that is down is noticed long before
+STATUS_SECONDS = 1.5  # time limit of each check, and of both readings where a server does not answer
+REDIS_SECONDS = 1.3  # time limit of a Redis command; shorter, so that the check reports its error
+TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs, of a PostgreSQL that answers
+LIVE_TOTALS_SECONDS = 5.0  # the same, where it is read again and again
 
 
 class RedisReading(NamedTuple):
@@ -107,11 +109,14 @@ class StatusReader:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings, totals_seconds: float = STATUS_SECONDS) -> Iterator[StatusReader]:
-        """Open a reader. `totals_seconds`: time limit of the reading of PostgreSQL. Raises SettingsError."""
+    def open(cls, settings: Settings, totals_seconds: float = LIVE_TOTALS_SECONDS) -> Iterator[StatusReader]:
+        """Open a reader. `totals_seconds`: time limit of the reading of a PostgreSQL that answers.
+
+        Raises SettingsError.
+        """
         with (
             Ledger.of(settings).keeping_connections() as ledger,
-            closing(HealthProbes(settings, STATUS_SECONDS, ledger=ledger)) as probes,
+            closing(HealthProbes(settings, REDIS_SECONDS, ledger=ledger)) as probes,
         ):
             yield cls(probes, totals_seconds)
 
@@ -121,9 +126,10 @@ class StatusReader:
         self._redis.start_if_due()
         self._ledger.start_if_due()
         checks = {result.name: result for result in self._checks.run_in_parallel()}
-        redis = self._redis.wait_for_result(STATUS_SECONDS).with_better_remedy(probes.remedy_of_embedded_redis)
-        ledger = self._ledger.wait_for_result(self._totals_seconds)
-        ledger = ledger.with_better_remedy(probes.remedy_of_embedded_postgres)
+        redis = self._redis.wait_for_result(STATUS_SECONDS).with_better_remedy(lambda: checks["redis"].remedy)
+        is_postgres_reachable = "round_trip_ms" in checks["postgres"].details
+        seconds = self._totals_seconds if is_postgres_reachable else STATUS_SECONDS
+        ledger = self._ledger.wait_for_result(seconds).with_better_remedy(lambda: checks["postgres"].remedy)
         up_is_starting = is_starting(probes.settings.viewer_home, checks.values())
         reasons: list[str] = []
         if redis.value is not None and ledger.value is not None and not up_is_starting:

@@ -69,7 +69,12 @@ def test_two_daemons(tmp_path: Path, database_url: str, redis_url: str) -> None:
         assert check_of(stack, "single_daemon")["status"] == "healthy"
 
         directory = Path(second["VIEWER_HOME"], "dagster")  # a daemon of Dagster's own command, which knows no lock
-        command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(directory / "workspace.yaml")]
+        command = [
+            str(Path(sys.executable).with_name("dagster-daemon")),
+            "run",
+            "-w",
+            str(directory / "workspace.yaml"),
+        ]
         own = {**beside, "DAGSTER_HOME": str(directory)}
         with subprocess.Popen(command, env=own, cwd=beside["HOME"], stdout=subprocess.DEVNULL) as daemon:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
 from viewer_pipeline.monitoring.bounded_probe import MIN_INTERVAL_SECONDS
 from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
+from viewer_pipeline.monitoring.probes import REACHABLE
 from viewer_pipeline.monitoring.status import StatusReader, read_status
 from viewer_pipeline.monitoring.status_report import LABEL, render_status
 from viewer_pipeline.settings import Settings
@@ -282,6 +284,18 @@ def test_embedded_server_that_fails(home_of_up: Settings, setting: str, server: 
     status = read_status(fails)
     assert expected in status.failures[server].remedy
     assert expected in status.checks[server].remedy
+
+
+def test_postgres_that_accepts_connections_and_hangs(home_of_up: Settings) -> None:
+    """The status comes at once, with what is in Redis, although the client would wait for 5 s for a connection."""
+    with socket.create_server((LOOPBACK, 0)) as hanging:
+        url = f"postgresql://me@{LOOPBACK}:{hanging.getsockname()[1]}/x"
+        started = time.monotonic()
+        status = read_status(home_of_up.copy_unvalidated(database_url=url))
+        assert time.monotonic() - started < 4
+    assert status.failures.keys() == {"postgres"}
+    assert status.failures["postgres"].error.startswith("no answer for 1.5 s")
+    assert status.failures["postgres"].remedy == REACHABLE
 
 
 def test_status_without_heartbeats(well: DagsterWorld, dagster_settings: Settings) -> None:

@@ -50,12 +50,9 @@ class KeptPorts:
 
     def reserve_exactly(self, setting: str, port: int, host: str) -> int:
         """Reserve this port, and keep nothing. Raises SettingsError, which names the setting, if it is taken."""
-        _wait_until_closed(port, host)
+        require_free_port(setting, port, host)
         if self._reservations.reserve(port, host) != port:
-            raise SettingsError(
-                f"{setting}={port}: {describe_listener(port)} listens on this port",
-                f"stop it, or choose another port with {setting}",
-            )
+            raise _build_refusal(setting, port)
         return port
 
     def keep(self, service: Service, wanted: int, used: int) -> int:
@@ -77,6 +74,20 @@ class KeptPorts:
     def release(self) -> None:
         """End the reservations."""
         self._reservations.release()
+
+
+def require_free_port(setting: str, port: int, host: str) -> None:
+    """Check that nothing listens on this port. Raises SettingsError, which names the setting."""
+    _wait_until_closed(port, host)
+    if is_port_taken(port, host):
+        raise _build_refusal(setting, port)
+
+
+def _build_refusal(setting: str, port: int) -> SettingsError:
+    return SettingsError(
+        f"{setting}={port}: {describe_listener(port)} listens on this port",
+        f"stop it, or choose another port with {setting}",
+    )
 
 
 def _read_ports(file: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import postgres_server, redis_server
 from viewer_pipeline.stack.dagster_command_lines import UI_PORT
-from viewer_pipeline.stack.kept_ports import KeptPorts, Service
+from viewer_pipeline.stack.kept_ports import KeptPorts, Service, require_free_port
 from viewer_pipeline.stack.ports import format_http_url
 
 UI_OPTION, HEALTH_SETTING = "--ui-port", "HEALTH_CHECK_PORT"
@@ -21,6 +21,14 @@ HEALTH = Service(
 )
 POSTGRES = Service("postgres", "PostgreSQL", postgres_server.DEFAULT_PORT, "for a server of your own, set DATABASE_URL")
 REDIS = Service("redis", "Redis", redis_server.DEFAULT_PORT, "for a server of your own, set REDIS_URL")
+
+
+def require_free_chosen_ports(settings: Settings, ui_host: str, ui_port: int | None) -> None:
+    """Check that nothing listens on HEALTH_CHECK_PORT and `ui_port`, as far as they are set. Raises SettingsError."""
+    if "health_check_port" in settings.model_fields_set:
+        require_free_port(HEALTH_SETTING, settings.health_check_port, settings.health_check_host)
+    if ui_port is not None:
+        require_free_port(UI_OPTION, ui_port, ui_host)
 
 
 def reserve_health_port(settings: Settings, ports: KeptPorts, *, has_embedded_servers: bool) -> Settings:

@@ -31,7 +31,13 @@ from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterPr
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
 from viewer_pipeline.stack.kept_ports import KeptPorts, Service
 from viewer_pipeline.stack.managed_process import ManagedProcess, RestartedProcess, rotate_log
-from viewer_pipeline.stack.port_choice import POSTGRES, REDIS, reserve_health_port, reserve_ui_port
+from viewer_pipeline.stack.port_choice import (
+    POSTGRES,
+    REDIS,
+    require_free_chosen_ports,
+    reserve_health_port,
+    reserve_ui_port,
+)
 from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
 from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 from viewer_pipeline.stack.postgres_server import PostgresServer
@@ -196,6 +202,8 @@ class Stack:
             self.ui_address = self._ui_host, port
 
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
+        if self.settings.database_url is None or self.settings.redis_url is None:  # an error comes before their start
+            require_free_chosen_ports(self.settings, self._ui_host, self._ui_port)
         updates: dict[str, str] = {}
 
         def start(setting: str, service: Service, server: PostgresServer | RedisServer) -> None:

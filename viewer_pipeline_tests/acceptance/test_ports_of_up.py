@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from viewer_pipeline.home_lock_and_server_urls import read_settings_of_running_up
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.kept_ports import PORTS_FILE
@@ -91,9 +93,13 @@ def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None
         assert f"Not healthy: nothing runs for VIEWER_HOME={home}" in ended.stderr
 
 
-def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str, redis_url: str) -> None:
-    """The error names the option or setting, the process that has the port, and what to do."""
-    environment = variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)
+@pytest.mark.parametrize("has_own_servers", [True, False])
+def test_a_port_that_was_set_is_never_replaced(
+    tmp_path: Path, database_url: str, redis_url: str, *, has_own_servers: bool
+) -> None:
+    """The error names the option or setting, the process that has the port, and what to do. No server is started."""
+    urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url} if has_own_servers else {}
+    environment = variables(tmp_path, **urls)
     with listening() as port:
         for variables_of_port, arguments, name in (
             ({"HEALTH_CHECK_PORT": str(port)}, [], "HEALTH_CHECK_PORT"),
@@ -101,6 +107,7 @@ def test_a_port_that_was_set_is_never_replaced(tmp_path: Path, database_url: str
         ):
             refused = run_up(environment | variables_of_port, *arguments)
             assert (refused.returncode, refused.stdout) == (2, "")
+            assert "starting" not in refused.stderr
             assert f"{name}={port}: {LISTENER} listens on this port" in refused.stderr
             assert f"remedy: stop it, or choose another port with {name}" in refused.stderr
 

@@ -95,10 +95,15 @@ def report_newly_rejected(connection: psycopg.Connection, run_id: str) -> list[R
 
 
 def describe_rejected(counts: Iterable[RejectedCount]) -> str:
-    """Return e.g. `123 messages and 1 counter: 120 not JSON; 3 not an object; 1 value is negative`."""
-    by_source, reasons = Counter[str](), []
-    for source, reason, inputs in counts:
-        by_source[source] += inputs
-        reasons.append(f"{inputs} {reason}")
-    texts = [pluralize(number, source) for source, number in sorted(by_source.items(), reverse=True)]
-    return f"{' and '.join(texts)}: {'; '.join(reasons)}" if texts else "none"
+    """Return e.g. `123 messages (not JSON: 120, not an object: 3) and 1 counter (value is negative)`; `none`."""
+    by_source: dict[str, list[RejectedCount]] = {}
+    for count in counts:
+        by_source.setdefault(count.source, []).append(count)
+    texts = [_describe_source(source, of_source) for source, of_source in sorted(by_source.items(), reverse=True)]
+    return " and ".join(texts) or "none"
+
+
+def _describe_source(source: str, counts: list[RejectedCount]) -> str:
+    first, *others = counts
+    reasons = ", ".join(f"{count.reason}: {count.inputs}" for count in counts) if others else first.reason
+    return f"{pluralize(sum(count.inputs for count in counts), source)} ({reasons})"

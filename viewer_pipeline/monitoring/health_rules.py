@@ -53,10 +53,7 @@ WRITES = "the message has the reason: check memory, disk, replicas and the log o
 EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
 INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints all rights it needs"
 MIGRATE = f"run `{command_to_type('migrate')}`"
-REJECTED = (
-    "none to end this: it ends by itself an hour after the last rejected input; to find the producer, see"
-    f" `{command_to_type('docs producers')}`, and more examples in the table viewer.rejected"
-)
+REJECTED = f"find the producer, see `{command_to_type('docs producers')}`; this report ends an hour after the last one"
 HELD_CAUSE = "Redis had lost its marker, or fell back to an old copy"
 HELD = (
     f"run `{command_to_type('held count')}` if Redis had been emptied, `{command_to_type('held drop')}` if"

@@ -496,7 +496,7 @@ def test_flush_and_status(online: Environment, client: redis.Redis) -> None:
     assert people.returncode == 0
     assert f"persisted  {FULL + 12} views of 3 VODs" in people.stdout
     assert "parked     10 views of 1 VOD" in people.stdout
-    assert "rejected   1 counter: 1 value is not an integer" in people.stdout
+    assert "rejected   1 counter (value is not an integer)" in people.stdout
 
 
 def test_held_views_are_reported_and_counted(online: Environment, client: redis.Redis) -> None:

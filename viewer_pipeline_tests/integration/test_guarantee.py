@@ -171,9 +171,11 @@ def test_standby(settings: Settings, servers_home: Path) -> None:
         with psycopg.connect(pair.primary.url_of_database("postgres"), autocommit=True) as connection:
             connected = "SELECT FROM pg_stat_replication WHERE state = 'streaming'"
             wait_until(lambda: connection.execute(connected).fetchone() is not None, 30, "the standby")
-            assert derive(behind)["postgres_failover"].reason.startswith("1 standby without")
+            assert derive(behind)["postgres_failover"].reason.startswith("with 1 standby and no")
             waits = {number: behind.copy_unvalidated(postgres_wait_standbys=number) for number in (1, 2)}
-            assert derive(waits[1])["postgres_failover"].reason.startswith("POSTGRES_WAIT_STANDBYS=1, and 1 standby: ")
+            assert derive(waits[1])["postgres_failover"].reason.startswith(
+                "with POSTGRES_WAIT_STANDBYS=1 and 1 standby, "
+            )
             assert [holds_of(waits[number], "postgres_failover") for number in waits] == [
                 {"postgres_failover": "exact"},
                 {"postgres_failover": "unknown"},

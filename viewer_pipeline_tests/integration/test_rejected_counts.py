@@ -9,6 +9,7 @@ from viewer_pipeline.flush.rejected_counts import (
     RejectedCount,
     RejectedSegment,
     count_rejected_messages,
+    describe_rejected,
     read_rejected_summary,
     report_newly_rejected,
 )
@@ -35,6 +36,18 @@ def publish_123(world: World) -> None:
         world.client.publish(CHANNEL, "no json" if number < 100 else f"no json {number}")
 
 
+def test_descriptions() -> None:
+    """A number stands at each reason only if there are several; messages come first."""
+    negative, object_expected = (
+        RejectedCount("counter", "value is negative", 1),
+        RejectedCount("message", "no object", 3),
+    )
+    assert describe_rejected([]) == "none"
+    assert describe_rejected([negative]) == "1 counter (value is negative)"
+    texts = "126 messages (not JSON: 123, no object: 3) and 1 counter (value is negative)"
+    assert describe_rejected([NOT_JSON, object_expected, negative]) == texts
+
+
 def test_every_rejected_message_counts(dagster: DagsterWorld, dagster_settings: Settings, world: World) -> None:
     """In `status`, in the metadata and the notes of the next run, and no more in the run after it; examples are few."""
     with SubscriberThread(dagster_settings):
@@ -43,11 +56,11 @@ def test_every_rejected_message_counts(dagster: DagsterWorld, dagster_settings: 
     status = read_status(dagster_settings)
     assert (status.to_dict()["rejected"], status.to_dict()["rejected_by_reason"]) == (123, {"not JSON": 123})
     assert status.checks["rejected"].status == "degraded"
-    assert status.checks["rejected"].message.startswith("123 messages: 123 not JSON; the last one ")
+    assert status.checks["rejected"].message.startswith("123 messages (not JSON); the last one ")
     runs = [run_flush(dagster.instance, dagster_settings, FlushMode.sweep, trigger="test").stats for _ in range(2)]
     assert [run["rejected"] for run in runs] == [123, 0]
     assert [run["notes"] for run in runs] == [
-        "rejected since the previous run: 123 messages: 123 not JSON",
+        "rejected since the previous run: 123 messages (not JSON)",
         "nothing out of the ordinary",
     ]
     assert len(world.rejected()) == 24

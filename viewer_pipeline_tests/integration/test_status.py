@@ -132,15 +132,16 @@ def test_status_after_a_flush(dagster_settings: Settings, world: World, client: 
     assert lines["sensor"].endswith("s ago, skipped: no VOD was announced since the last flush")
     assert lines["persisted"] == "5 views of 1 VOD"
     assert re.fullmatch(
-        r"3 counters: 2 value is not an integer; 1 value is negative; the last one \d+ s ago; for example"
+        r"3 counters \(value is not an integer: 2, value is negative: 1\); the last one \d+ s ago; for example"
         r" (bad|worse) \(value is not an integer\), less \(value is negative\)",
         lines["rejected"],
     )
     assert lines["status"] == "degraded: rejected, subscriber"  # its lease has no subscription
-    assert remedies_of(dagster_settings)["rejected"][0].startswith("none to end this: it ends by itself an hour after")
+    (remedy,) = remedies_of(dagster_settings)["rejected"]
+    assert remedy.endswith("; this report ends an hour after the last one")
     world.execute("UPDATE viewer.rejected_count SET counted_at = counted_at - interval '61 min'")
     lines = lines_of(dagster_settings)
-    assert lines["rejected"] == "3 counters: 2 value is not an integer; 1 value is negative"
+    assert lines["rejected"] == "3 counters (value is not an integer: 2, value is negative: 1)"
     assert "rejected" not in lines["status"]
     assert lines["marker"] == "flush 1, batch 1 of 1; the ledger's last flush is 1"
 

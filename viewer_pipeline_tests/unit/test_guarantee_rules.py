@@ -49,6 +49,7 @@ def test_durable_servers() -> None:
         "older_copies",
     }
     assert all(fault.reason for fault in guarantee.values())
+    assert not any(": " in fault.fault + fault.reason for fault in guarantee.values())  # one is between them
 
 
 def test_nothing_could_be_read() -> None:
@@ -71,8 +72,8 @@ def test_nothing_could_be_read() -> None:
 @pytest.mark.parametrize(
     ("name", "check", "details", "expected"),
     [
-        ("worker", "subscriber", {"workers": 1}, "not exact: PUBSUB_MODE=increment, and 1 worker: messages"),
-        ("worker", "subscriber", {"workers": 0}, "not exact: PUBSUB_MODE=increment, and 0 workers: messages are"),
+        ("worker", "subscriber", {"workers": 1}, "not exact: with PUBSUB_MODE=increment and 1 worker, messages"),
+        ("worker", "subscriber", {"workers": 0}, "not exact: with PUBSUB_MODE=increment and 0 workers, messages are"),
         (
             "redis_memory",
             "redis_memory",
@@ -84,13 +85,13 @@ def test_nothing_could_be_read() -> None:
             "redis_crash",
             "redis_persistence",
             {"appendfsync": "everysec"},
-            "not exact: appendfsync everysec: views of the",
+            "not exact: with appendfsync everysec, views of the",
         ),
         (
             "redis_crash",
             "redis_persistence",
             {"appendfsync": "no"},
-            "not exact: appendfsync no: views of half a minute",
+            "not exact: with appendfsync no, views of half a minute",
         ),
         (
             "redis_crash",
@@ -99,9 +100,19 @@ def test_nothing_could_be_read() -> None:
             "unknown: appendonly yes, and CON",
         ),
         ("redis_restart", "redis_persistence", {"appendfsync": "unknown", "save": None}, "exact: appendonly yes"),
-        ("redis_restart", "redis_persistence", {"appendonly": False, "save": "60 1"}, "exact: save 60 1: Redis writes"),
-        ("redis_crash", "redis_persistence", {"appendonly": False, "save": "60 1"}, "not exact: appendonly no: views"),
-        ("redis_restart", "redis_persistence", {"appendonly": False}, "not exact: appendonly no, and no snapshots"),
+        (
+            "redis_restart",
+            "redis_persistence",
+            {"appendonly": False, "save": "60 1"},
+            "exact: Redis writes a snapshot when it stops (save 60 1)",
+        ),
+        (
+            "redis_crash",
+            "redis_persistence",
+            {"appendonly": False, "save": "60 1"},
+            "not exact: with appendonly no, views",
+        ),
+        ("redis_restart", "redis_persistence", {"appendonly": False}, "not exact: with appendonly no and no snapshots"),
         (
             "redis_restart",
             "redis_persistence",
@@ -109,7 +120,12 @@ def test_nothing_could_be_read() -> None:
             "unknown: appendonly no, and CONFIG",
         ),
         ("redis_crash", "redis_persistence", {"appendonly": False, "save": None}, "unknown: appendonly no, and CONFIG"),
-        ("redis_failover_counted", "redis_durability", {}, "not exact: REDIS_WAIT_REPLICAS=0, and 1 replica: as many"),
+        (
+            "redis_failover_counted",
+            "redis_durability",
+            {},
+            "not exact: with REDIS_WAIT_REPLICAS=0 and 1 replica, as many",
+        ),
         (
             "redis_failover_counted",
             "redis_durability",
@@ -125,13 +141,13 @@ def test_nothing_could_be_read() -> None:
             "postgres_failover",
             "postgres_durability",
             {"synchronous_commit": "local"},
-            "not exact: synchronous_commit is local",
+            "not exact: with synchronous_commit = local",
         ),
         (
             "postgres_failover",
             "postgres_durability",
             {"synchronous_standby_names": ""},
-            "not exact: 1 standby without synchronous_standby_names",
+            "not exact: with 1 standby and no synchronous_standby_names",
         ),
         (
             "postgres_failover",
@@ -178,7 +194,7 @@ def test_standbys_that_flushes_wait_for() -> None:
     fault = derive(behind, postgres_wait_standbys=2)["postgres_failover"]
     assert (fault.holds, fault.reason) == (
         "exact",
-        "POSTGRES_WAIT_STANDBYS=2, and 2 standbys: what they have not confirmed is still in Redis",
+        "with POSTGRES_WAIT_STANDBYS=2 and 2 standbys, what they have not confirmed is still in Redis",
     )
     one_of_two = derive(behind, postgres_wait_standbys=1)["postgres_failover"]
     assert one_of_two.reason.endswith("; the one with the most WAL must take over")

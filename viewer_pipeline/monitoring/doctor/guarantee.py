@@ -31,7 +31,7 @@ class FaultGuarantee:
         name: for programs.
         fault: what happens, for people.
         holds: `exact`; `not exact`: the reason states what is lost; `unknown`: it could not be read.
-        reason: which reading makes it so.
+        reason: which reading makes it so. Without a colon, as one is between the fault and it.
         remedy: the setting that would change it; empty where there is none, or nothing to change.
 
     """
@@ -81,14 +81,14 @@ def _of_older_copies(settings: Settings) -> FaultGuarantee:
     lost = "what the copy lacks is lost, and reported as an incident"
     if settings.redis_without_marker == "hold":
         return FaultGuarantee("older_copies", fault, "not exact", f"{lost}; nothing counts twice")
-    twice = f"{lost}. REDIS_WITHOUT_MARKER=count: views in a copy of Redis without its marker count twice"
+    twice = f"{lost}; with REDIS_WITHOUT_MARKER=count, views in a copy of Redis without its marker count twice"
     return FaultGuarantee("older_copies", fault, "not exact", twice, "REDIS_WITHOUT_MARKER=hold")
 
 
 def _of_worker(subscriber: dict[str, Any], settings: Settings) -> FaultGuarantee:
     name, fault = "worker", "a worker dies or freezes"
     if settings.pubsub_mode == "announce":
-        reason = "PUBSUB_MODE=announce: producers count in Redis, so a lost message only delays a view"
+        reason = "with PUBSUB_MODE=announce, producers count in Redis, so a lost message only delays a view"
         return FaultGuarantee(name, fault, "exact", reason)
     workers = subscriber.get("workers")
     if workers is None:
@@ -97,7 +97,7 @@ def _of_worker(subscriber: dict[str, Any], settings: Settings) -> FaultGuarantee
         reason = f"{workers} workers receive every message, and another one takes over within 10 s"
         return FaultGuarantee(name, fault, "exact", reason)
     lost = "messages in its memory, and those published until one is back, are lost" if workers else "messages are lost"
-    reason = f"PUBSUB_MODE=increment, and {pluralize(workers, 'worker')}: {lost}; counters raised by INCR are not"
+    reason = f"with PUBSUB_MODE=increment and {pluralize(workers, 'worker')}, {lost}; counters raised by INCR are not"
     return FaultGuarantee(name, fault, "not exact", reason, "a second worker, or INCR with PUBSUB_MODE=announce")
 
 
@@ -106,13 +106,14 @@ def _of_full_memory(memory: dict[str, Any], counters: dict[str, Any]) -> FaultGu
     policy = memory.get("maxmemory_policy")
     if not policy:
         return _unread(name, fault, "redis_memory")
-    reason = f"maxmemory-policy {policy}"
     if policy.startswith("allkeys-"):
-        reason += ": counters are evicted with their views"
+        reason = f"maxmemory-policy {policy} evicts counters with their views"
         return FaultGuarantee(name, fault, "not exact", reason, "maxmemory-policy noeviction")
     if policy == "noeviction":
-        return FaultGuarantee(name, fault, "exact", f"{reason}: writes are refused, and producers get an error")
-    reason += " evicts only keys that expire"
+        return FaultGuarantee(
+            name, fault, "exact", f"with maxmemory-policy {policy}, writes are refused, and producers get an error"
+        )
+    reason = f"maxmemory-policy {policy} evicts only keys that expire"
     if expiring := counters.get("expiring"):
         reason += f", as {pluralize(expiring, 'counter')} with an expiry"
         return FaultGuarantee(name, fault, "not exact", reason, "no expiry on counters, or maxmemory-policy noeviction")
@@ -127,11 +128,11 @@ def _of_redis_restart(persistence: dict[str, Any]) -> FaultGuarantee:
         return FaultGuarantee(name, fault, "exact", "appendonly yes")
     save = persistence["save"]
     if save:
-        return FaultGuarantee(name, fault, "exact", f"save {save}: Redis writes a snapshot when it stops")
+        return FaultGuarantee(name, fault, "exact", f"Redis writes a snapshot when it stops (save {save})")
     if save is None:
         reason = "appendonly no, and CONFIG is refused, so it cannot be read whether Redis saves when it stops"
         return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
-    reason = "appendonly no, and no snapshots: pending views are lost"
+    reason = "with appendonly no and no snapshots, pending views are lost"
     return FaultGuarantee(name, fault, "not exact", reason, "appendonly yes")
 
 
@@ -141,18 +142,18 @@ def _of_redis_crash(persistence: dict[str, Any], settings: Settings) -> FaultGua
         return _unread(name, fault, "redis_persistence")
     if not persistence["appendonly"]:
         if persistence["save"] is None:
-            reason = "appendonly no, and CONFIG is refused: what this service keeps otherwise cannot be read"
+            reason = "appendonly no, and CONFIG is refused, so what this service keeps otherwise cannot be read"
             return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
-        reason = "appendonly no: views since the last snapshot are lost"
+        reason = "with appendonly no, views since the last snapshot are lost"
         return FaultGuarantee(name, fault, "not exact", reason, "appendonly yes, appendfsync always")
     fsync = persistence["appendfsync"]
     if fsync == "always":
-        return FaultGuarantee(name, fault, "exact", "appendonly yes, appendfsync always: each write is on disk")
+        return FaultGuarantee(name, fault, "exact", "each write is on disk (appendonly yes, appendfsync always)")
     if fsync not in ("everysec", "no"):
         reason = "appendonly yes, and CONFIG is refused, so appendfsync is unknown"
         return FaultGuarantee(name, fault, "unknown", reason, MANAGED)
     period = "the last second" if fsync == "everysec" else "half a minute"
-    reason = f"appendfsync {fsync}: views of {period} are lost"
+    reason = f"with appendfsync {fsync}, views of {period} are lost"
     if settings.redis_wait_aof:
         reason += ", but none that a flush has read (REDIS_WAIT_AOF=1)"
     return FaultGuarantee(name, fault, "not exact", reason, "appendfsync always")
@@ -160,8 +161,11 @@ def _of_redis_crash(persistence: dict[str, Any], settings: Settings) -> FaultGua
 
 def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[FaultGuarantee]:
     """Evaluate what flushes have counted, then what is still in Redis alone: no setting here protects that."""
-    name, fault = "redis_failover_counted", "another Redis takes over: views that a flush has counted"
-    pending, fault_of_pending = "redis_failover_pending", "another Redis takes over: views that no flush has counted"
+    name, fault = "redis_failover_counted", "another Redis takes over, for views that a flush has counted"
+    pending, fault_of_pending = (
+        "redis_failover_pending",
+        "another Redis takes over, for views that no flush has counted",
+    )
     if not durability.get("can_wait", False):
         return [_unread(name, fault, "redis_durability"), _unread(pending, fault_of_pending, "redis_durability")]
     replicas, waits = durability["connected_replicas"], settings.redis_wait_replicas
@@ -176,7 +180,7 @@ def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[F
             "no replica is connected, so it is an empty one, from which nothing is subtracted; a replica that is added"
             " later, or that INFO does not show, is not covered without REDIS_WAIT_REPLICAS=1"
         )
-        alone = "no replica is connected: they are lost"
+        alone = "no replica is connected, so they are lost"
         return [
             FaultGuarantee(name, fault, "exact", empty),
             FaultGuarantee(pending, fault_of_pending, "not exact", alone, "a replica, and REDIS_WAIT_REPLICAS=1"),
@@ -187,7 +191,7 @@ def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[F
             pending,
             fault_of_pending,
             "not exact",
-            "Redis replicates asynchronously: those that the replica lacks are lost",
+            "Redis replicates asynchronously, so those that the replica lacks are lost",
             "producers that WAIT, or a service that confirms a write once several machines have it",
         ),
     ]
@@ -197,11 +201,11 @@ def _of_counted_views(name: str, fault: str, replicas: int, waits: int) -> Fault
     connected = pluralize(replicas, "replica")
     if not waits:
         reason = (
-            f"REDIS_WAIT_REPLICAS=0, and {connected}: as many new views are lost as the replica lacks of those that a"
-            " flush has read"
+            f"with REDIS_WAIT_REPLICAS=0 and {connected}, as many new views are lost as the replica lacks of those that"
+            " a flush has read"
         )
         return FaultGuarantee(name, fault, "not exact", reason, f"REDIS_WAIT_REPLICAS={replicas}")
-    reason = f"REDIS_WAIT_REPLICAS={waits}, and {connected}: a flush counts only what they have acknowledged"
+    reason = f"with REDIS_WAIT_REPLICAS={waits} and {connected}, a flush counts only what they have acknowledged"
     if waits < replicas:
         reason += "; one that has not must not take over"
     return FaultGuarantee(name, fault, "exact", reason)
@@ -213,7 +217,7 @@ def _of_postgres_crash(durability: dict[str, Any]) -> FaultGuarantee:
         return _unread(name, fault, "postgres_durability")
     for setting in ("fsync", "full_page_writes"):
         if not durability[setting]:
-            reason = f"{setting} is off: the database may be destroyed"
+            reason = f"{setting} is off, so the database may be destroyed"
             return FaultGuarantee(name, fault, "not exact", reason, f"{setting} = on")
     reason = "fsync and full_page_writes are on; commits of the pipeline wait for the disk"
     return FaultGuarantee(name, fault, "exact", reason)
@@ -229,18 +233,18 @@ def _of_postgres_failover(durability: dict[str, Any], timeline: str | None, sett
         lost += ", and views of one that is being settled may count twice (the check timeline)"
     if waits := settings.postgres_wait_standbys:
         connected = pluralize(durability["standbys"], "standby")
-        reason = f"POSTGRES_WAIT_STANDBYS={waits}, and {connected}: what they have not confirmed is still in Redis"
+        reason = f"with POSTGRES_WAIT_STANDBYS={waits} and {connected}, what they have not confirmed is still in Redis"
         if waits < durability["standbys"]:
             reason += "; the one with the most WAL must take over"
         return FaultGuarantee(name, fault, "exact", reason)
     if names and commit == "local":
-        reason = f"synchronous_commit is local: commits do not wait for the standby, so {lost}"
+        reason = f"with synchronous_commit = local, commits do not wait for the standby, so {lost}"
         return FaultGuarantee(name, fault, "not exact", reason, "synchronous_commit = on")
     if names:
-        reason = f"synchronous_standby_names = {names}, synchronous_commit = {commit}: a standby has every commit"
+        reason = f"a standby has every commit (synchronous_standby_names = {names}, synchronous_commit = {commit})"
         return FaultGuarantee(name, fault, "exact", reason)
     if standbys := durability["standbys"]:
-        reason = f"{pluralize(standbys, 'standby')} without synchronous_standby_names: {lost}"
+        reason = f"with {pluralize(standbys, 'standby')} and no synchronous_standby_names, {lost}"
         return FaultGuarantee(name, fault, "not exact", reason, "POSTGRES_WAIT_STANDBYS, or synchronous_standby_names")
     reason = "no standby is connected; whether this service replicates the disk cannot be read"
     return FaultGuarantee(name, fault, "unknown", reason, f"synchronous_standby_names with a standby; or {MANAGED}")

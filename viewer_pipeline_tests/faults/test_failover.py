@@ -125,6 +125,9 @@ def test_subscriber_moves_to_the_new_primary(pair: RedisPair, running: Subscribe
     pair.demote()
     publish_and_receive(pair, running)
     wait_until(lambda: "refuses writes" in running.stats.refusal_reason, HEALED_SECONDS, "a refusal")
+    counter = demotion_counter_of(running.subscriber.writer.client)
+    refused = counter.demotions
+    wait_until(lambda: counter.demotions > refused + 2, HEALED_SECONDS, "more attempts")
     assert (running.state, running.stats.losses) == ("listening", {})
     publish_and_receive(pair, running)  # still there
     pair.lead_to_the_new()

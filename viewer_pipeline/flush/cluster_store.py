@@ -387,12 +387,12 @@ class ClusterStore(RedisStore):
         return (number << CURSOR_BITS) + after, keys
 
     def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
-        """Add VODs to the changed set, announced now by the clock of Redis, and return how many."""
+        """Add VODs to the changed set, all announced now by the clock of Redis, and return how many were not in it."""
         now_ms, added = _milliseconds(self.now()), 0
         for page in chunks(vod_ids, SCAN_COUNT):
             with redis_errors(self.url):
                 try:
-                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), nx=True)
+                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), gt=True)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise
@@ -401,7 +401,7 @@ class ClusterStore(RedisStore):
         return added
 
     def remove_announced_until(self, read_at: datetime, ids: Iterable[bytes | str]) -> None:
-        """Remove ids from the changed set that nobody has announced after this time of the home node."""
+        """Remove ids from the changed set that were announced before this time of the home node, and not since."""
         for page in chunks(ids, READ_COUNT):
             self.run_script(REMOVE_ANNOUNCED, [self.names.changed], [_milliseconds(read_at), *page])
 

@@ -30,6 +30,7 @@ class LeaseKeeper:
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._due = 0.0
         self._term = 0
+        self.node = ""  # of a cluster, at which this worker is subscribed; empty while it is not
 
     def is_due(self) -> bool:
         """Whether it is time for `acquire_or_renew`."""
@@ -47,15 +48,15 @@ class LeaseKeeper:
     def acquire_or_renew(self, key_space: str, buffer: SegmentBuffer, last_message: float | None) -> LeaseResult:
         """Renew the lease or try to acquire it. `renewed` means that no other worker held it since the last call.
 
-        Raises KeySpaceChanged; TransientError where Redis does not answer, or PostgreSQL has not told its ledger yet:
-        nothing changes then; PipelineRefused where the counters belong to another ledger.
+        Raises KeySpaceChanged, SubscribedElsewhere; TransientError where Redis does not answer, or PostgreSQL has not
+        told its ledger yet: nothing changes then; PipelineRefused where the counters belong to another ledger.
         """
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):
             known = self._term
             received = buffer.complete_after, int(1000 * (last_message or 0)), buffer.nothing_to_fold_through()
             token, ledger = self.fencing_token, self._ledger.identity
-            request = LeaseRequest(key_space, token, self._worker, known, *received, ledger)
+            request = LeaseRequest(key_space, token, self._worker, known, *received, ledger, self.node)
             result = self._scripts.acquire_or_renew_lease(request, LEASE_MS, GRACE_MS)
             self._term = result.term
             if result.outcome != "held_by_other":

@@ -10,6 +10,7 @@ from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, Transien
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import record_settings, remedy_of_lost_settings
 from viewer_pipeline.flush.rejects import Reject
+from viewer_pipeline.ingest.cluster_scripts import open_scripts
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.message_intake import MessageIntake
@@ -17,9 +18,9 @@ from viewer_pipeline.ingest.messages import parse_announcement, parse_view
 from viewer_pipeline.ingest.other_pipelines_on_channel import SharedChannelCheck
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
-from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscriberScripts
+from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscribedElsewhere
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
-from viewer_pipeline.ingest.subscription import CutMessageArrivalCheck
+from viewer_pipeline.ingest.subscription import CutMessageArrivalCheck, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
@@ -38,7 +39,7 @@ class SegmentWriter:
         self.client = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
         self.store = open_store(self.client, settings)
         increment = settings.pubsub_mode == "increment"
-        self.scripts = SubscriberScripts(self.store, increment=increment)
+        self.scripts = open_scripts(self.store, increment=increment)
         self.ledger = LedgerIdentityLookup(settings)
         self.lease = LeaseKeeper(self.scripts, self.ledger)
         self.buffer = SegmentBuffer()
@@ -56,10 +57,16 @@ class SegmentWriter:
         self._rejections, self._stats = rejections, stats
 
     def acquire_or_renew_lease(self) -> None:
-        """Renew the lease, or try to acquire it, and do what the outcome asks for. Raises KeySpaceChanged."""
+        """Renew the lease, or try to acquire it, and do what the outcome asks for.
+
+        Raises KeySpaceChanged; SubscriptionLost if it is at another node of the cluster than the lease.
+        """
         self.pipeline_refused = False
         try:
             self._acquire_or_renew_lease()
+        except SubscribedElsewhere as error:
+            self.client.connection_pool.disconnect()  # both begin with what the cluster says now
+            raise SubscriptionLost("moved", "the home slot has moved to another node") from error
         except TransientError as error:
             self.record_refusal(error)
         except PipelineRefused as error:

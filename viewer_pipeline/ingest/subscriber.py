@@ -19,6 +19,7 @@ from viewer_pipeline.ingest.subscriber_stats import State, SubscriberStats
 from viewer_pipeline.ingest.subscription import CutMessageArrivalCheck, Subscription, SubscriptionLost
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.cluster_map import share_cluster_map
 from viewer_pipeline.stores.redis import connect
 
 log = logging.getLogger("viewer_pipeline.subscriber")
@@ -45,6 +46,7 @@ class Subscriber:
         self._failover = FailoverWatch(writer)
         self._shutdown = SubscriberShutdown(writer, self._channel, stats)
         self._pubsub = connect(settings.require_redis_url(), seconds=COMMAND_TIMEOUT_SECONDS, retries=1)
+        share_cluster_map(writer.client, self._pubsub)
         self._write_due = 0.0
         self._stop = threading.Event()
 
@@ -65,6 +67,7 @@ class Subscriber:
                 # Closed before the pause below: nobody would read what Redis still delivers.
                 with closing(self._prepare_subscription()) as subscription:
                     subscription.open()
+                    self._lease.node = subscription.node
                     self._receive_and_fold(subscription)
             except (SubscriptionLost, KeySpaceChanged, ViewerPipelineError, redis.RedisError) as error:
                 if self._stats.state in SUBSCRIBED:
@@ -73,6 +76,7 @@ class Subscriber:
                 if not (isinstance(error, SubscriptionLost) and error.how == "moved"):  # else Redis answers
                     self._stop.wait(pause)
                     pause = min(pause * 2, longest)
+        self._lease.node = ""
         remaining = self._shutdown.fold_rest_and_release_lease()
         self.writer.ledger.request_stop()
         return remaining
@@ -96,7 +100,7 @@ class Subscriber:
             self._failover.begin_with_own_channel(cuts),
             *writer.shared_channel.presence_channels,
         ]
-        return Subscription(self._pubsub, channels)
+        return Subscription(self._pubsub, channels, cluster=writer.store.layout.cluster)
 
     def _receive_and_fold(self, subscription: Subscription) -> None:
         writer = self.writer
@@ -151,6 +155,7 @@ class Subscriber:
     def _on_subscription_lost(self, error: Exception) -> None:
         """Close the open segment. Logged once per change of state, not once per attempt."""
         stats, reason = self._stats, str(error) or "the key space in Redis has another id"
+        self._lease.node = ""
         if stats.state in SUBSCRIBED:
             stats.losses[error.how if isinstance(error, SubscriptionLost) else "error"] += 1
             stats.dropped_views += self._buffer.close_segment_of_lost_connection(is_holder=self._lease.held)

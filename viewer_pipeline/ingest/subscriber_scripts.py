@@ -23,11 +23,13 @@ from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import Script
 
-REFUSED, LEDGER_UNKNOWN = -2, -3  # outcomes of the lease
+REFUSED, LEDGER_UNKNOWN, ELSEWHERE = -2, -3, -4  # outcomes of the lease
 PART_COUNTERS = 500  # counters in one script: holds Redis for about 1 ms
 
-CUT, FOLD = Script.load("ingest/cut"), Script.load("ingest/fold")
-KEY_SPACE, LEASE = Script.load("flush/claim", "ingest/key_space"), Script.load("flush/claim", "ingest/lease")
+CUT = Script.load("ingest/single_node", "ingest/cut")
+FOLD = Script.load("ingest/segment_part", "ingest/fold")
+KEY_SPACE = Script.load("flush/claim", "ingest/key_space")
+LEASE = Script.load("flush/claim", "ingest/single_node", "ingest/lease")
 
 Part = list[tuple[str, int]]
 
@@ -38,6 +40,10 @@ class LeaseLost(Exception):
 
 class KeySpaceChanged(Exception):
     """The key space in Redis has another id."""
+
+
+class SubscribedElsewhere(Exception):
+    """The subscription is at another node of the cluster than the lease."""
 
 
 class LedgerUnknown(TransientError):
@@ -56,6 +62,7 @@ class LeaseRequest:
     last_message_ms: int = 0  # when it received its last message; 0: never
     empty_through: int = 0  # as the holder, it has nothing to fold up to this number
     ledger: LedgerIdentity = NO_LEDGER  # with an empty id while PostgreSQL has not answered
+    node: str = ""  # of a cluster, at which it is subscribed; empty while it is not
 
 
 class LeaseResult(NamedTuple):
@@ -75,7 +82,9 @@ class FoldResult(NamedTuple):
 
 
 class SubscriberScripts:
-    """Lease, cuts and folds of one pipeline in Redis."""
+    """Lease, cuts and folds of one pipeline in a single Redis."""
+
+    _cut, _lease = CUT, LEASE
 
     def __init__(self, store: RedisStore, *, increment: bool) -> None:
         self._store, self._increment = store, increment
@@ -106,7 +115,8 @@ class SubscriberScripts:
         """Acquire the lease if it is free or over, or renew it.
 
         A worker that has not received all that is left to fold waits for `grace_ms` longer, if there are others.
-        Raises KeySpaceChanged, LedgerUnknown; PipelineRefused where these counters are not this ledger's.
+        Raises KeySpaceChanged, LedgerUnknown, SubscribedElsewhere; PipelineRefused where these counters are not this
+        ledger's.
         """
         ledger = request.ledger
         arguments: list[str | int] = [
@@ -123,12 +133,15 @@ class SubscriberScripts:
             self._prefix,
             ledger.key if ledger.ledger_id else "",
             ledger.place,
+            request.node,
         ]
-        outcome, *rest = self._run(LEASE, arguments, [self._names.subscriber, *self._names.registration_keys()])
+        outcome, *rest = self._run(self._lease, arguments, [self._names.subscriber, *self._names.registration_keys()])
         if outcome == REFUSED:
             raise refusal(self._prefix, ledger, *rest)
         if outcome == LEDGER_UNKNOWN:
             raise LedgerUnknown(f"the counters {self._prefix}* and the database {ledger.place}")
+        if outcome == ELSEWHERE:
+            raise SubscribedElsewhere
         if outcome < 0:
             raise KeySpaceChanged
         folded, term, known = rest
@@ -137,7 +150,7 @@ class SubscriberScripts:
 
     def release_lease(self, fencing_token: str, key_space: str) -> None:
         """Release the lease, and notify the workers that stand by."""
-        self._run(LEASE, [fencing_token, 0, "", 0, self._names.cuts_channel(key_space)])
+        self._run(self._lease, [fencing_token, 0, "", 0, self._names.cuts_channel(key_space)])
 
     def publish_cut(self, key_space: str, fencing_token: str, last_cut: int) -> int:
         """End the open segment; return its number, which every worker receives together with how far folding got.
@@ -145,7 +158,7 @@ class SubscriberScripts:
         `last_cut` is the number of the last cut that this worker received. Raises LeaseLost, KeySpaceChanged.
         """
         channel = self._names.cuts_channel(key_space)
-        number = int(self._run(CUT, [key_space, channel, fencing_token, self._ledger, last_cut]))
+        number = int(self._run(self._cut, [key_space, channel, fencing_token, self._ledger, last_cut]))
         if number == 0:
             raise LeaseLost
         if number < 0:

@@ -32,10 +32,11 @@ class Subscription:
     redis-py's own PubSub returns one message a call, and reconnects without a notice: both are wrong here.
     """
 
-    def __init__(self, client: redis.Redis, channels: list[str]) -> None:
+    def __init__(self, client: redis.Redis, channels: list[str], *, cluster: bool = False) -> None:
         # In RESP2 messages are plain arrays; the rest of the connection (TLS, login) is redis-py's.
         self._connection: Any = client.connection_pool.make_connection()
-        self._channels = channels
+        self._channels, self._cluster = channels, cluster
+        self.node = ""  # of a cluster: the id of the node that it is connected to
         self._reader = hiredis.Reader()
         self._last_received = time.monotonic()
         self._pinged: float | None = None  # when a PING was sent that has no reply yet
@@ -49,6 +50,9 @@ class Subscription:
         Raises redis.RedisError, SubscriptionLost.
         """
         self._connection.connect()
+        if self._cluster:
+            self._connection.send_command("CLUSTER", "MYID", check_health=False)
+            self.node = self._connection.read_response().decode()
         self._connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
         self._last_received = time.monotonic()
         while self._confirmed < len(self._channels):

@@ -150,6 +150,12 @@ def cluster_map_of(client: redis.Redis) -> ClusterMap:
     return cluster_map
 
 
+def share_cluster_map(known_by: redis.Redis, client: redis.Redis) -> None:
+    """Let new connections of a client lead to the nodes that another one knows. Does nothing without a cluster."""
+    if _CLUSTER_MAP in known_by.connection_pool.connection_kwargs:
+        client.connection_pool.connection_kwargs[_CLUSTER_MAP] = cluster_map_of(known_by)
+
+
 @functools.cache
 def _home_class(base: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(f"Home{base.__name__}", (_HomeConnection, base), {})

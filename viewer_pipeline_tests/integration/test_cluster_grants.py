@@ -22,6 +22,8 @@ from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.table_privileges_and_redis_commands import CLUSTER_COMMANDS
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX
 
 USER, PASSWORD = "narrow", "s3cret"
@@ -74,6 +76,15 @@ def do_everything(world: ClusterWorld) -> None:
 def test_everything(narrow: ClusterWorld) -> None:
     """Nothing else is needed."""
     do_everything(narrow)
+
+
+def test_a_worker(narrow: ClusterWorld) -> None:
+    """It takes the lease and announces."""
+    store, ledger = narrow.stores.redis, narrow.stores.ledger
+    with SubscriberThread(Settings(database_url=ledger.url, redis_url=store.url, pubsub_mode="announce")) as worker:
+        wait_until(lambda: worker.state == "listening", 30, "it has the lease")
+        narrow.cluster.nodes[0].client.publish(CHANNEL, message("a"))
+        wait_until(lambda: store.changed_set_size_and_oldest()[0] == 1, 30, "announced")
 
 
 @pytest.mark.parametrize("command", CLUSTER_COMMANDS)

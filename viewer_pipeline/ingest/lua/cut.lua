@@ -1,4 +1,5 @@
 -- cut: end a segment of the channel. Its number is published, so that every subscriber cuts at the same message.
+-- Begins with `single_node` or `cluster_node`.
 -- KEYS: subscriber.  ARGV: id of the key space; the channel for cuts, which is named after it; fencing token; ledger;
 --       number of the last cut that the caller received.
 -- Returns the number; 0 where another worker holds the lease; -1 where the key space has another id.
@@ -14,7 +15,7 @@ if holder ~= token or (owner or '') ~= ledger then
     return 0
 end
 folded = tonumber(folded or 0)
-local number = string.format('%.0f', math.max(tonumber(cut or 0), folded, tonumber(last_received)) + 1)
+local number = string.format('%.0f', number_after(math.max(tonumber(cut or 0), folded, tonumber(last_received))))
 redis.call('HSET', KEYS[1], 'cut', number, 'id', key_space)
 redis.call('PUBLISH', channel, number .. string.format(' %.0f', folded))
 return tonumber(number)

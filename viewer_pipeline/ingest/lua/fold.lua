@@ -1,4 +1,4 @@
--- fold: write one part of a segment, once, whichever worker sends it and however often.
+-- fold: write one part of a segment, once, whichever worker sends it and however often. Of a single Redis.
 -- KEYS: subscriber, changed set, then counters.
 -- ARGV: fencing token; segment number; part; number of parts; time (ms); 1 where messages carry the views, else 0;
 --       length of the counter prefix; the views, separated by blanks; ledger.
@@ -11,19 +11,9 @@ local holder, folded, begun, written, begun_parts, owner =
 if holder ~= token or (owner or '') ~= ledger then
     return {-1}
 end
-local number, begun_number = tonumber(segment), tonumber(begun or 0)
--- A segment that was begun closes all before it: folding one of those would lose the record of the written parts.
-if number <= tonumber(folded or 0) or number < begun_number then
-    return {0}
-end
-if number == begun_number then
-    -- Parts are cut by a hash of the id, so the parts of two workers agree, but only if there are as many.
-    if begun_parts ~= parts then
-        return {-2, tonumber(begun_parts)}
-    end
-    if tonumber(part) <= tonumber(written) then
-        return {0}
-    end
+local reply = reply_unless_new(segment, part, parts, folded, begun, written, begun_parts)
+if reply then
+    return reply
 end
 -- First of all writes, because it can fail (out of memory, a replica): then nothing has been counted.
 redis.call('HSET', KEYS[1], 'segment', segment, 'part', part, 'parts', parts,
@@ -32,7 +22,7 @@ local views = {}
 for count in string.gmatch(counts, '%d+') do
     views[#views + 1] = count
 end
-local reply = {1}
+reply = {1}
 for i = 3, #KEYS do
     local raised = true
     if increment == '1' then

@@ -1,16 +1,18 @@
 -- lease: acquire, renew or release the right to fold. One fencing token for one term. Safe to repeat, however late.
+-- Begins with `claim`, and `single_node` or `cluster_node`.
 -- KEYS: subscriber, registry, marker and subscriber of version 0.1.0, marker and subscriber.
 -- ARGV: fencing token; duration (ms; 0 releases the lease); the worker, for people; time (ms) of the last message that it
 --       received, 0 if none; the channel for cuts; id of the key space; the newest term that the caller knows; the number
 --       above which it received every segment completely, empty if none; how much longer (ms) a worker that did not
 --       receive everything must wait, and how long it must have tried; the number up to which the holder has nothing to
---       fold; counter prefix; ledger, empty while it is unknown; place of its database.
+--       fold; counter prefix; ledger, empty while it is unknown; place of its database; the id of the node at which it is
+--       subscribed, empty if it is not, and without a cluster.
 -- Returns {outcome, folded, term, ledger}: outcome 2 renewed, 1 acquired, 0 held by another worker or released, -1 the
---         key space has another id, -3 the ledger must be known; folded: the last folded segment; term: the newest one;
---         ledger: as Redis knows it. Refused: {-2, reason, detail}.
+--         key space has another id, -3 the ledger must be known, -4 it is subscribed at another node than this one;
+--         folded: the last folded segment; term: the newest one; ledger: as Redis knows it. Refused: {-2, reason, detail}.
 -- Only Redis's clock decides when a lease is over, and only the speed of a takeover depends on it.
 local token, lease_ms, worker, last_message, channel, key_space, known_term, complete_after, grace_ms, empty_through,
-    prefix, own_ledger, own_place = unpack(ARGV)
+    prefix, own_ledger, own_place, node = unpack(ARGV)
 local holder, expires, folded, id, term, ledger, place, format, late, tried = unpack(redis.call('HMGET', KEYS[1],
     'holder', 'expires', 'folded', 'id', 'term', 'ledger', 'place', 'format', 'late', 'tried'))
 local now = now_ms()
@@ -22,6 +24,9 @@ if lease_ms == '0' then
         redis.call('PUBLISH', channel, 'released')
     end
     return {0, folded, term, ''}
+end
+if node ~= '' and node ~= own_node() then
+    return {-4, folded, term, ''}
 end
 if format and format ~= FORMAT then
     return {-2, 'format', format}

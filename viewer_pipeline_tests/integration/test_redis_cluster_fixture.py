@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from redis.exceptions import AskError, MovedError, TryAgainError
 from viewer_pipeline.stack.redis_server import find_executable_in_wheel
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_layout import PRIMARIES, SLOTS
-from viewer_pipeline_tests.support.cluster_view import NODE_TIMEOUT_MS
 from viewer_pipeline_tests.support.failover import started
 from viewer_pipeline_tests.support.waiting import processes_with, wait_until
 
@@ -239,26 +239,37 @@ def test_without_a_file_and_replicas(servers_home: Path) -> None:
     assert processes_with(servers_home) == {}
 
 
-def test_reset_undoes_everything(redis_cluster: RedisCluster) -> None:
-    """A failover, a killed and a paused node, migrated and open slots, settings, and counters."""
+def set_settings(cluster: RedisCluster) -> None:
+    """Change a setting of each node."""
+    for node in cluster.nodes:
+        node.client.config_set("maxmemory", "100mb")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write_counters,
+        set_settings,
+        lambda cluster: cluster.failover(cluster.nodes[0]),
+        lambda cluster: cluster.migrate_slot(SLOTS // 2, cluster.nodes[2]),
+        lambda cluster: cluster.open_slot(SLOTS // 2, cluster.nodes[2]),
+        lambda cluster: cluster.stop_replication(cluster.nodes[1]),
+        lambda cluster: cluster.nodes[4].kill(),
+        lambda cluster: cluster.nodes[0].pause(),
+    ],
+    ids=["counters", "settings", "failover", "migrated slot", "open slot", "stopped replication", "killed", "paused"],
+)
+def test_reset_undoes_a_change(redis_cluster: RedisCluster, change: Callable[[RedisCluster], object]) -> None:
+    """Nodes run with the roles, slots and settings of the start, and are empty."""
+    nodes = redis_cluster.nodes
+    before = [node.settings() for node in nodes]
+    change(redis_cluster)
+    redis_cluster.reset()
+    assert redis_cluster.primaries() == nodes[:PRIMARIES]
+    assert [redis_cluster.replica_of(node) for node in nodes[:PRIMARIES]] == nodes[PRIMARIES:]
+    assert redis_cluster.node_of_slot(SLOTS // 2) is nodes[1]
+    assert [node.own_record().open_slots for node in nodes] == [()] * len(nodes)
+    assert [node.client.dbsize() for node in nodes] == [0] * len(nodes)
+    assert [node.settings() for node in nodes] == before
     write_counters(redis_cluster)
-    redis_cluster.failover(redis_cluster.nodes[0])
-    redis_cluster.migrate_slot(SLOTS // 2, redis_cluster.nodes[2])
-    redis_cluster.open_slot(SLOTS - 1, redis_cluster.nodes[1])
-    redis_cluster.stop_replication(redis_cluster.nodes[2])
-    redis_cluster.kill(redis_cluster.nodes[4])
-    redis_cluster.nodes[2].client.config_set("maxmemory", "100mb")
-    redis_cluster.nodes[2].pause()
-    for _ in range(2):
-        redis_cluster.reset()
-        assert redis_cluster.primaries() == redis_cluster.nodes[:PRIMARIES]
-        assert [redis_cluster.replica_of(node) for node in redis_cluster.primaries()] == redis_cluster.nodes[PRIMARIES:]
-        assert redis_cluster.node_of_slot(SLOTS // 2) is redis_cluster.nodes[1]
-        assert redis_cluster.nodes[2].own_record().open_slots == ()
-        assert redis_cluster.key_count() == 0
-        for node in redis_cluster.nodes:
-            settings = node.settings()
-            assert (settings["maxmemory"], settings["masterauth"]) == ("0", "")
-            assert settings["cluster-node-timeout"] == str(NODE_TIMEOUT_MS)
-        write_counters(redis_cluster)
-        assert redis_cluster.counters(PREFIX) == COUNTERS
+    assert redis_cluster.counters(PREFIX) == COUNTERS

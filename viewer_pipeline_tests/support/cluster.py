@@ -142,7 +142,7 @@ class RedisCluster(ObservedCluster):
         }
 
     def kill(self, node: ClusterNode) -> None:
-        """Kill a node (SIGKILL). Its replica is promoted after some 6 s, or by `wait_for_promotion`."""
+        """Kill a node (SIGKILL). Its replica is promoted after some 8 s; `wait_for_promotion` hastens that."""
         node.kill()
 
     def restart(self, node: ClusterNode, *, empty: bool = False, copy: Path | None = None) -> None:

@@ -151,6 +151,7 @@ def test_a_slot_migrates_key_by_key(redis_cluster: RedisCluster) -> None:
     assert redis_cluster.counters(PREFIX) == dict.fromkeys(ids, 6)
     migration.finish(one_by_one=False)
     assert redis_cluster.node_of_slot(SLOT) is target
+    assert source.own_record().open_slots == target.own_record().open_slots == ()
     assert source.client.dbsize() == 0
     assert redis_cluster.counters(PREFIX) == dict.fromkeys(ids, 6)
     redis_cluster.migrate_slot(SLOT, source)
@@ -245,11 +246,18 @@ def set_settings(cluster: RedisCluster) -> None:
         node.client.config_set("maxmemory", "100mb")
 
 
+def add_user(cluster: RedisCluster) -> None:
+    """Add a user to each node."""
+    for node in cluster.nodes:
+        node.client.acl_setuser("reader", enabled=True, nopass=True)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         write_counters,
         set_settings,
+        add_user,
         lambda cluster: cluster.failover(cluster.nodes[0]),
         lambda cluster: cluster.migrate_slot(SLOTS // 2, cluster.nodes[2]),
         lambda cluster: cluster.open_slot(SLOTS // 2, cluster.nodes[2]),
@@ -257,10 +265,20 @@ def set_settings(cluster: RedisCluster) -> None:
         lambda cluster: cluster.nodes[4].kill(),
         lambda cluster: cluster.nodes[0].pause(),
     ],
-    ids=["counters", "settings", "failover", "migrated slot", "open slot", "stopped replication", "killed", "paused"],
+    ids=[
+        "counters",
+        "settings",
+        "user",
+        "failover",
+        "migrated",
+        "open slot",
+        "stopped replication",
+        "killed",
+        "paused",
+    ],
 )
 def test_reset_undoes_a_change(redis_cluster: RedisCluster, change: Callable[[RedisCluster], object]) -> None:
-    """Nodes run with the roles, slots and settings of the start, and are empty."""
+    """Nodes run with the roles, slots, settings and users of the start, and are empty."""
     nodes = redis_cluster.nodes
     before = [node.settings() for node in nodes]
     change(redis_cluster)
@@ -271,5 +289,6 @@ def test_reset_undoes_a_change(redis_cluster: RedisCluster, change: Callable[[Re
     assert [node.own_record().open_slots for node in nodes] == [()] * len(nodes)
     assert [node.client.dbsize() for node in nodes] == [0] * len(nodes)
     assert [node.settings() for node in nodes] == before
+    assert all(node.client.acl_users() == ["default"] for node in nodes)
     write_counters(redis_cluster)
     assert redis_cluster.counters(PREFIX) == COUNTERS

@@ -105,7 +105,7 @@ class RedisCluster(ObservedCluster):
         self._ports.release()
 
     def reset(self) -> None:
-        """Make it as after the start: all nodes run, with the settings, roles and slots of the start, and are empty."""
+        """Make it as after the start: all nodes run, with roles, slots, settings and users as then, and are empty."""
         self._close_clients()
         for node in self.nodes:
             if node.is_running and not node.is_responding:
@@ -114,9 +114,7 @@ class RedisCluster(ObservedCluster):
             self._restart_nodes()
             self._form()
         for node, settings in zip(self.nodes, self._settings, strict=True):
-            now = node.settings()
-            for name in (name for name in settings if settings[name] != now[name]):
-                node.client.config_set(name, settings[name])
+            node.restore(settings)
         for node in self.nodes[:PRIMARIES]:
             node.client.flushall()
         empty: Callable[[], bool] = lambda: not any(node.client.dbsize() for node in self.nodes)  # noqa: E731

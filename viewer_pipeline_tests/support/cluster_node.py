@@ -152,6 +152,15 @@ class ClusterNode:
         settings = self.client.config_get("*").items()
         return {str(name): str(value) for name, value in settings if name not in {"slaveof", "replicaof"}}
 
+    def restore(self, settings: Mapping[str, str]) -> None:
+        """Give it these settings again, and remove the users that were added."""
+        now = self.settings()
+        for name in (name for name in settings if settings[name] != now[name]):
+            self.client.config_set(name, settings[name])
+        for user in map(str, self.client.acl_users()):
+            if user != "default":
+                self.client.acl_deluser(user)
+
     def cluster_state(self) -> str:
         """Return `ok` or `fail`, as this node sees the cluster."""
         return dict(line.split(":", 1) for line in self._lines("CLUSTER", "INFO"))["cluster_state"]

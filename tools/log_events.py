@@ -81,7 +81,7 @@ MEANINGS = {
     " how to choose one ([ports](../how-to/ports.md)). Logged with `LOG_FORMAT=json`.",
     "preload_failed": "The fork server could not import everything; runs do it themselves, and report the error.",
     "probe_failed": "A probe of `/health` raised an unexpected error.",
-    "process_ended": "A process of `up` ended, and is restarted. `log`: its file; none: it logs to the foreground.",
+    "process_ended": "A process of `up` ended, and is restarted. `log`: its file, or `foreground`.",
     "process_restarted": "A process of `up` that had ended was started again.",
     "progress": "What `up` does at a start or stop, with `LOG_FORMAT=json`; else its message is a line of text.",
     "pruned": "A retention job has pruned, or with `dry_run` would have; with its metadata.",

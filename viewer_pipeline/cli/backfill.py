@@ -27,6 +27,10 @@ class Day(click.ParamType[date]):
         except ValueError:
             self.fail(f"{value!r}: expected a day as 2026-11-28", param, ctx)
 
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        """Return what is expected."""
+        return "Expected a day as 2026-11-28."
+
 
 @click.command()
 @click.argument("first", cls=NamedArgument, type=Day())

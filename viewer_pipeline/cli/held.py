@@ -13,14 +13,16 @@ from viewer_pipeline.cli.output import echo_result, json_option
 
 
 @click.command()
-@click.argument("decision", cls=NamedArgument, type=click.Choice(["count", "drop"]), required=False)
+@click.argument(
+    "decision", cls=NamedArgument, type=click.Choice(["count", "drop"]), metavar="[DECISION]", required=False
+)
 @click.option("--epoch", metavar="EPOCH", help="Decide about this occasion only, as `held` shows it.")
 @json_option
 def held(decision: Literal["count", "drop"] | None, epoch: str | None, as_json: bool) -> None:
     """Show held views, or decide about them.
 
-    Redis had lost its marker, or fell back to an old copy, and these views may have been counted before. count: Redis
-    had been emptied, they are new. drop: Redis was restored from an old copy, they are in the totals.
+    Redis had lost its marker, or fell back to an old copy, and these views may have been counted before. DECISION is
+    count (Redis had been emptied, they are new) or drop (Redis was restored from an old copy, they are in the totals).
     """
     from viewer_pipeline.cli.held_decision import decide_about_held, print_held
 

@@ -21,6 +21,7 @@ from viewer_pipeline.cli.grants.command import grants
 from viewer_pipeline.cli.healthcheck import healthcheck
 from viewer_pipeline.cli.held import held
 from viewer_pipeline.cli.migrate import migrate
+from viewer_pipeline.cli.option_types import NamedArgument
 from viewer_pipeline.cli.output import describe_error
 from viewer_pipeline.cli.parked import parked
 from viewer_pipeline.cli.reconcile import reconcile
@@ -49,11 +50,31 @@ SERVER_ERRORS: dict[type[ViewerPipelineError], str] = {  # -> the setting of its
 }
 
 
+@click.command("help", add_help_option=False)
+@click.argument("words", metavar="[COMMAND]...", nargs=-1, cls=NamedArgument)
+@click.pass_context
+def show_help(context: click.Context, words: tuple[str, ...]) -> None:
+    """Show what `--help` shows, of the program or of COMMAND."""
+    assert context.parent is not None, "it is a command of the program"
+    context = context.parent
+    for word in words:
+        if not isinstance(context.command, click.Group):
+            raise click.UsageError(f"{context.command_path} has no commands", context)
+        _, command, _ = context.command.resolve_command(context, [word])
+        assert command is not None, "else click has raised a usage error"
+        context = click.Context(command, parent=context, info_name=word)
+    click.echo(context.get_help())
+
+
 class MainGroup(click.Group):
     """Lists commands in sections. Prints errors of this package as a sentence and a remedy, with an exit status.
 
-    Works without standard streams.
+    Has `help`, which no list contains. Works without standard streams.
     """
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return the command of this name."""
+        return show_help if name == show_help.name else super().get_command(context, name)
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each purpose, with the first sentence of each command."""
@@ -91,6 +112,6 @@ def _remedy_of_running_up(error: ViewerPipelineError) -> str:
     commands=[command for commands in SECTIONS.values() for command in commands],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="viewer-pipeline")
+@click.version_option(None, "-V", "--version", package_name="viewer-pipeline")
 def main() -> None:
     """Carry view counts from Redis to PostgreSQL, in batches, exactly once."""

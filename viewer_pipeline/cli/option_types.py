@@ -48,6 +48,10 @@ class VodId(click.ParamType[str]):
             self.fail(reason, param, ctx)
         return value
 
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        """Return what is expected."""
+        return "Expected the id of a VOD, such as vod_123."
+
 
 PORT = Port(1, 65535)
 VOD_ID = VodId()

@@ -36,9 +36,9 @@ NEVER_RAN = "Dagster has never run on this database"
 MAX_FAILURES = 3  # flush runs in a row; fewer may be transient
 
 START = f"start Dagster's daemon, or `{command_to_type('up')}`"
-AUTOMATION = "look under *Automation* in Dagster's UI, and start it there if it is stopped"
+AUTOMATION = "look under Automation in Dagster's UI, and start it there if it is stopped"
 FAILED_TICK = (
-    "none if it passes: the next tick tries again; else see the tick under *Automation* in Dagster's UI, and the log of"
+    "none if it passes: the next tick tries again; else see the tick under Automation in Dagster's UI, and the log of"
     " the code server, which must run"
 )
 RESTART = f"{CLOCKS}; then restart Dagster's daemon"
@@ -48,7 +48,7 @@ ONE_DAEMON = (
 )
 DAEMON_ERROR = "none if it passes: Dagster reports an error for 5 min; else read the log of the daemon"
 RUN = "look at the run in Dagster's UI"
-QUEUE = "look under *Runs* in Dagster's UI; the logs of daemon and code server tell why it does not start"
+QUEUE = "look under Runs in Dagster's UI; the logs of daemon and code server tell why it does not start"
 
 
 def daemon_check_name(daemon: str) -> str:

@@ -10,7 +10,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from viewer_pipeline.checks import CheckResult, checks_to_dict, worst_status
@@ -58,10 +58,18 @@ def build_health_app(
         """Answer 200 whatever the status is: the page tells it."""
         return HTMLResponse(await html.result(), headers=PAGE_HEADERS)
 
+    endpoints = {"/ping": ping, "/health": health, "/metrics": show_metrics}
+    known_paths = ", ".join(["/", *sorted(endpoints)])
+
+    async def not_found(_request: Request, _error: Exception) -> Response:
+        """Answer 404 with the paths that exist."""
+        return PlainTextResponse(f"Not Found. There are {known_paths}\n", 404)
+
     routes = [Route("/", show_page)]
-    for path, endpoint in (("/ping", ping), ("/health", health), ("/metrics", show_metrics)):
+    for path, endpoint in endpoints.items():
         routes += [Route(path, endpoint), Route(f"{path}/", endpoint)]
-    app = Starlette(routes=routes + [_file_route(name, kind) for name, kind in PAGE_FILES.items()])
+    routes += [_file_route(name, kind) for name, kind in PAGE_FILES.items()]
+    app = Starlette(routes=routes, exception_handlers={404: not_found})
     app.router.redirect_slashes = False  # an unknown path is 404
     return app
 

@@ -25,7 +25,7 @@ _EXCEPTION_CLASS = re.compile(r"^[\w.]+: ")  # in front of the message
 def run_failure(context: dg.RunFailureSensorContext, settings: SettingsResource) -> None:
     """Log one line for each run that failed after its retries, and post it as JSON if `ALERT_WEBHOOK_URL` is set.
 
-    Also for backfills and for runs started with *Materialize*.
+    Also for backfills and for runs started with Materialize.
 
     A failed flush loses nothing: the next run flushes the views. Act if several fail in a row.
     """

@@ -152,7 +152,9 @@ class RestartedProcess(Generic[P]):
             if now - self.started_at > MAX_RESTART_SECONDS:
                 self.pause = MIN_RESTART_SECONDS
         elif not self.restart_at:
-            log.error(event("process_ended", name=self.process.name, status=status, log=self.process.log))
+            log.error(
+                event("process_ended", name=self.process.name, status=status, log=self.process.log or "foreground")
+            )
             self.restart_at = now + self.pause
             self.pause = min(self.pause * 2, MAX_RESTART_SECONDS)
         elif now >= self.restart_at:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import postgres_server, redis_server
+from viewer_pipeline.stack.command_with_home import command_with_home
 from viewer_pipeline.stack.dagster_command_lines import UI_PORT
 from viewer_pipeline.stack.kept_ports import KeptPorts, Service, require_free_port
 from viewer_pipeline.stack.ports import format_http_url
 
 UI_OPTION, HEALTH_SETTING = "--ui-port", "HEALTH_CHECK_PORT"
-UI = Service("ui", "Dagster's UI", UI_PORT, f"to choose: `{command_to_type(f'up {UI_OPTION} PORT')}`")
+UI = Service("ui", "Dagster's UI", UI_PORT, "")  # its remedy depends on VIEWER_HOME
 HEALTH = Service(
     "health",
     "the worker's /health",
@@ -50,7 +51,8 @@ def reserve_ui_port(settings: Settings, ports: KeptPorts, host: str, port: int |
     Raises SettingsError if `port` is taken.
     """
     if port is None:
-        port = ports.reserve(UI, host)
+        remedy = f"to choose: `{command_with_home(settings, f'up {UI_OPTION} PORT')}`"
+        port = ports.reserve(replace(UI, remedy=remedy), host)
     else:
         ports.keep(UI, port, ports.reserve_exactly(UI_OPTION, port, host))
     updates: dict[str, Any] = {} if settings.dagster_ui_url else {"dagster_ui_url": format_http_url(host, port)}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import textwrap
 from collections.abc import Callable
 
-from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.flush.adoption import AdoptionMode
 from viewer_pipeline.logs import event
 from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.command_with_home import command_with_home
 from viewer_pipeline.stack.ports import LOOPBACK, format_http_url
 from viewer_pipeline.stack.stack import Stack
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
@@ -83,9 +82,6 @@ def _banner(stack: Stack, *, owns_postgres: bool) -> str:
     settings, ui_address = stack.settings, stack.ui_address
     assert ui_address is not None, "`up` has a UI"
     password = " (password of PostgreSQL: postgres.password)" if owns_postgres else ""
-    home = (
-        f"VIEWER_HOME={shlex.quote(str(settings.viewer_home))} " if "viewer_home" in settings.model_fields_set else ""
-    )
     worker = format_http_url(settings.health_check_host, settings.health_check_port)
     rows = [
         ("Dagster UI", format_http_url(*ui_address)),
@@ -95,8 +91,8 @@ def _banner(stack: Stack, *, owns_postgres: bool) -> str:
         ("Redis", redact_text(settings.redis_url or "")),
         ("data, logs", f"{settings.viewer_home.absolute()}{password}"),
         ("", ""),
-        ("Send a view", home + command_to_type("send vod_123")),
-        ("Status", home + command_to_type("status")),
+        ("Send a view", command_with_home(settings, "send vod_123")),
+        ("Status", command_with_home(settings, "status")),
         ("Stop", "Ctrl-C"),
     ]
     warnings = [

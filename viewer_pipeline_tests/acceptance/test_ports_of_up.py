@@ -74,7 +74,7 @@ def test_ports_stay_the_same_and_taken_ones_are_reported(tmp_path: Path) -> None
                 assert ports[service] > port
                 assert f"Warning port {port} is in use by {LISTENER}: " in banner
                 assert f" has port {ports[service]}, also at the next start; " in banner
-            assert "up --ui-port PORT" in banner
+            assert f"to choose: `VIEWER_HOME={home} viewer-pipeline up --ui-port PORT`" in banner
             assert "HEALTH_CHECK_PORT" in banner
             chosen = read_settings_of_running_up(home)
             assert chosen["dagster_ui_url"] == f"http://{LOOPBACK}:{ports['ui']}"

@@ -43,6 +43,6 @@ def test_a_restart_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     finally:
         restarted.process.stop()
     assert [record.getMessage() for record in caplog.records] == [
-        "process_ended name=short status=3 log=None",
+        "process_ended name=short status=3 log=foreground",
         "process_restarted name=short",
     ]

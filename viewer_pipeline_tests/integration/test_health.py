@@ -103,9 +103,10 @@ def test_a_slash_at_the_end_is_no_other_path(http: HttpWorld, path: str) -> None
 
 @pytest.mark.parametrize("path", ["/health/x", "/healthz", "/status.html", "/metrics/x", "/docs", "/%2e%2e/health"])
 def test_unknown_paths(http: HttpWorld, path: str) -> None:
-    """404."""
+    """404, with the paths that exist."""
     http.start()
-    assert http.request(path).status == 404
+    response = http.request(path)
+    assert (response.status, response.body) == (404, "Not Found. There are /, /health, /metrics, /ping\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/status.js", "/health", "/ping", "/metrics"])

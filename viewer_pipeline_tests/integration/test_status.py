@@ -231,7 +231,7 @@ def test_remedies(well: DagsterWorld, dagster_settings: Settings, world: World, 
         "freshness": ["the reasons are below"],
         "subscriber": ["start `viewer-pipeline worker` or `viewer-pipeline up`"],
         "daemons": ["start Dagster's daemon, or `viewer-pipeline up`"],
-        "sensor": ["look under *Automation* in Dagster's UI, and start it there if it is stopped"],
+        "sensor": ["look under Automation in Dagster's UI, and start it there if it is stopped"],
         "runs": ["look at the run in Dagster's UI"],
     }
 

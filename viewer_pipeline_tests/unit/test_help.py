@@ -43,6 +43,31 @@ def test_a_page_fits(words: tuple[str, ...]) -> None:
     assert not NAMES_OF_TYPES.search(page), page
 
 
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_help_as_a_command(words: tuple[str, ...]) -> None:
+    """`help COMMAND` shows the same as `COMMAND --help`."""
+    result = CliRunner().invoke(main, ["help", *words], terminal_width=COLUMNS - 2, prog_name="viewer-pipeline")
+    assert (result.exit_code, result.output) == (0, help_of(*words))
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [("help nothing", "No such command 'nothing'."), ("help status x", "viewer-pipeline status has no commands")],
+)
+def test_help_of_no_command(words: str, error: str) -> None:
+    """A usage error."""
+    result = CliRunner().invoke(main, words.split(), prog_name="viewer-pipeline")
+    assert result.exit_code == 2
+    assert f"Error: {error}" in result.output
+
+
+def test_version() -> None:
+    """By both options."""
+    short, long = (CliRunner().invoke(main, [option], prog_name="viewer-pipeline") for option in ("-V", "--version"))
+    assert short.output == long.output
+    assert short.output.startswith("viewer-pipeline, version ")
+
+
 @pytest.mark.parametrize("words", GROUPS, ids=" ".join)
 def test_descriptions_are_not_truncated(words: tuple[str, ...]) -> None:
     """The first sentence of each command stands beside its name, on one line."""
@@ -61,6 +86,22 @@ def test_every_command_is_in_one_section() -> None:
     assert sorted(map(str, in_sections)) == sorted(main.commands)
     columns = [re.match(rf"  ({'|'.join(main.commands)}) +", line) for line in lines]
     assert {match.end() for match in columns if match} == {15}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("send", "Missing argument 'VOD_ID'. Expected the id of a VOD, such as vod_123."),
+        ("backfill", "Missing argument 'FIRST'. Expected a day as 2026-11-28."),
+        ("retire", "Missing argument 'PREFIX'. Expected the counter prefix of a pipeline, such as vod:views:"),
+        ("held maybe", "Invalid value for 'DECISION': 'maybe' is not one of 'count', 'drop'."),
+    ],
+)
+def test_errors_state_what_is_expected(words: str, error: str) -> None:
+    """Also where an argument is missing. The name is that of the usage."""
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 2
+    assert f"Error: {error}\n" in result.output
 
 
 @pytest.mark.parametrize(

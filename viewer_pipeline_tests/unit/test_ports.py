@@ -111,6 +111,18 @@ def test_a_port_that_was_chosen_is_kept(ports: KeptPorts, tmp_path: Path) -> Non
     assert reserve_ui_port(own_url, ports, LOOPBACK, find_free_port())[0] == own_url
 
 
+def test_the_command_that_chooses_a_port_is_for_this_home(ports: KeptPorts, tmp_path: Path) -> None:
+    """As it can be typed in any terminal; without the variable where it has its default."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        ports.keep(UI, server.getsockname()[1], server.getsockname()[1])
+        reserve_ui_port(Settings(_env_file=None), ports, LOOPBACK, None)
+        reserve_ui_port(Settings(_env_file=None, viewer_home=tmp_path / "a b"), ports, LOOPBACK, None)
+    assert [warning.rpartition("to choose: `")[2].partition("viewer-pipeline")[0] for warning in ports.warnings] == [
+        "",
+        f"VIEWER_HOME='{tmp_path}/a b' ",
+    ]
+
+
 def test_a_port_is_taken_on_one_address_only(ports: KeptPorts) -> None:
     """A server on another address does not take it; one on every address does, and is named."""
     with socket.create_server(("127.0.0.2", 0)) as server:

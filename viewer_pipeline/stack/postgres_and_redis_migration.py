@@ -47,9 +47,11 @@ def migrate_postgres_and_redis(
     if before is not None and before <= LAST_OF_0_1_0:
         if settings.redis_url is None:
             raise SettingsError("REDIS_URL is not set; the upgrade from version 0.1.0 needs the Redis that it used")
+        require_reply(settings.redis_url)
         if not exclusive:
             _require_no_run_of_old_version(settings)
             _wait_until_daemon_is_silent(settings, on_progress)
+            require_reply(settings.redis_url)
         with Stores.open(settings) as stores:
             require_upgradable(stores)
     before, after = migrate_all(settings)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -191,6 +194,22 @@ def test_redis_is_unreachable_before_the_upgrade(stored: Stored) -> None:
     assert stored.migrate().redis_moved
     stored.flush()
     assert stored.totals() == stored.expected["sent"]
+
+
+@only(SHOP)
+def test_redis_hangs_before_the_upgrade(stored: Stored) -> None:
+    """It accepts connections, and never replies: an error within seconds, and PostgreSQL is not migrated."""
+    (pid,) = stored.server.process.descendant_pids()
+    os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with pytest.raises(RedisUnavailable, match="does not answer"):
+            stored.migrate()
+        assert time.monotonic() - started < 10
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert stored.schema == BEFORE
+    assert stored.migrate().redis_moved
 
 
 @only(SHOP)

@@ -25,8 +25,8 @@ READINGS: dict[str, dict[str, Any]] = {
     },
 }
 ALONE = (
-    "no replica is connected: another Redis would start empty, and nothing is subtracted there; once there is a"
-    " replica, or if INFO does not show one that exists, set REDIS_WAIT_REPLICAS=1"
+    "no replica is connected, so it starts empty, and nothing is subtracted there; once there is a replica, or if"
+    " INFO does not show one that exists, set REDIS_WAIT_REPLICAS=1"
 )
 
 

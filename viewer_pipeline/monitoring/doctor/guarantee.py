@@ -177,8 +177,8 @@ def _of_redis_failover(durability: dict[str, Any], settings: Settings) -> list[F
         ]
     if not replicas:
         empty = (
-            "no replica is connected: another Redis would start empty, and nothing is subtracted there; once there is a"
-            " replica, or if INFO does not show one that exists, set REDIS_WAIT_REPLICAS=1"
+            "no replica is connected, so it starts empty, and nothing is subtracted there; once there is a replica, or"
+            " if INFO does not show one that exists, set REDIS_WAIT_REPLICAS=1"
         )
         alone = "no replica is connected, so they are lost"
         return [

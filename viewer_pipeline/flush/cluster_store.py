@@ -39,8 +39,11 @@ DRAIN = Script.load("flush/claim", "flush/marker", "flush/drain")
 SETTLE_SHARD = Script.load("flush/one_slot", "flush/marker", "flush/settle")
 PREPARED = Script.load("flush/prepared")
 REMOVE_ANNOUNCED, CLEAR_HOLD = Script.load("flush/remove_announced"), Script.load("flush/clear_hold")
+HOLD_OF = b"hold:"  # fields of the home marker, by shard
+HOLD_FIELD = MARKER_FIELDS.index("hold")
 DRAIN_COUNT = 500  # counters of a shard in one call
 PAGE_SIZE = 2_000  # settling scripts in memory
+FOREVER = 2**53  # ms
 CURSOR_MASK = 2**CURSOR_BITS - 1
 
 
@@ -58,6 +61,7 @@ class ShardReading(NamedTuple):
 
     marker: Marker
     is_new: bool  # whether the script made the marker
+    node: Address  # that was read
     ids: list[bytes]
     raw_values: list[bytes | None]
 
@@ -153,6 +157,7 @@ class ClusterStore(RedisStore):
                 shards.append(shard)
                 pages.append(page)
         readings, excluded = dict[int, ShardReading](), dict[int, str]()
+        owners = self.nodes.map.owners()
         for shard, page, reply in zip(shards, pages, self.nodes.run_script(DRAIN, calls), strict=True):
             if isinstance(reply, redis.RedisError):
                 excluded[shard] = _exclusion(reply, self.url)
@@ -160,8 +165,9 @@ class ClusterStore(RedisStore):
             made, *fields = reply
             if made < 0:
                 raise refusal(self.prefix_text, ledger, *fields)
-            reading = readings.get(shard) or self._begin_reading(shard, fields, is_new=bool(made))
-            if reading.marker != parse_marker(fields[: len(MARKER_FIELDS)]):
+            if (reading := readings.get(shard)) is None:
+                reading = self._begin_reading(shard, fields, owners, is_new=bool(made))
+            elif reading.marker != parse_marker(fields[: len(MARKER_FIELDS)]):
                 excluded[shard] = "another run settled it during the read"
             reading.ids.extend(page)
             reading.raw_values.extend(fields[len(MARKER_FIELDS) :])
@@ -170,12 +176,16 @@ class ClusterStore(RedisStore):
             readings.pop(shard, None)
         return DrainedShards(readings, excluded)
 
-    def _begin_reading(self, shard: int, fields: Sequence[bytes | None], *, is_new: bool) -> ShardReading:
+    def _begin_reading(
+        self, shard: int, fields: Sequence[bytes | None], owners: Sequence[Address | None], *, is_new: bool
+    ) -> ShardReading:
         marker = parse_marker(fields[: len(MARKER_FIELDS)])
         if marker is None:
             key = self.layout.marker_key(shard)
             raise MarkerUnreadable(f"{key}: {fields!r}; delete the key if nothing else uses it")
-        return ShardReading(marker, is_new, [], [])
+        node = owners[slot_of_shard(shard)]
+        assert node is not None  # it has replied
+        return ShardReading(marker, is_new, node, [], [])
 
     def prepared(self) -> tuple[str, int]:
         """Return the timeline for which all shards have a marker, and the highest number that any of them had then."""
@@ -206,27 +216,29 @@ class ClusterStore(RedisStore):
             replies = _values(self.nodes.run_following(commands))
         return {shard: parse_marker(fields) for shard, fields in zip(wanted, replies, strict=True)}
 
-    def wait_until_shards_durable(self) -> dict[Address, str]:
-        """Wait at each node that was read from until what was read is durable (rule R7).
+    def wait_until_shards_durable(self, readings: Mapping[int, ShardReading]) -> dict[int, str]:
+        """Wait at each node that was read from until what was read there is durable (rule R7).
 
-        Returns the nodes whose connection broke, with the reason. Raises NotDurable on a time-out.
+        Returns the shards of nodes whose connection broke since, with the reason: nobody knows whether what was read
+        there will last. Raises NotDurable on a time-out.
         """
-        broken = dict[Address, str]()
         if not self.durability.required:
-            return broken
-        for address in self.nodes.reached:
-            for command, enough in self.durability.commands():
-                (reply,) = self.nodes.run_at(address, command)
-                if isinstance(reply, (*LOST, *REDIRECTIONS)):
-                    broken[address] = _exclusion(reply, self.url)
-                    break
-                with redis_errors(self.url):
-                    (reply,) = _values([reply])
-                if (count := reply[0] if isinstance(reply, list) else reply) < enough:
-                    raise NotDurable(
-                        f"{' '.join(map(str, command))}: {count} of {enough} acknowledged at {address[0]}:{address[1]}"
-                    )
-        return broken
+            return {}
+        broken = {node: self._wait_at(node) for node in {reading.node for reading in readings.values()}}
+        return {shard: reason for shard, reading in readings.items() if (reason := broken[reading.node])}
+
+    def _wait_at(self, node: Address) -> str:
+        """Return why the connection broke; empty once all is durable that was read over it."""
+        for command, enough in self.durability.commands():
+            (reply,) = self.nodes.run_at(node, command)
+            if isinstance(reply, LOST):
+                return str(reply)
+            with redis_errors(self.url):
+                (reply,) = _values([reply])
+            if (count := reply[0] if isinstance(reply, list) else reply) < enough:
+                words = " ".join(map(str, command))
+                raise NotDurable(f"{words}: {count} of {enough} acknowledged at {node[0]}:{node[1]}")
+        return ""
 
     def settle_shards(self, markers: Mapping[int, Marker], batches: Sequence[Batch]) -> SettledShards:
         """Subtract these batches, of each shard the first of which follows its marker, each once and in order.
@@ -253,11 +265,11 @@ class ClusterStore(RedisStore):
                         continue
                     with redis_errors(self.url):
                         ((outcome, missing, *rest),) = _values([reply])
-                    at = parse_marker(rest[: len(MARKER_FIELDS)])
-                    if outcome == -1 or at is None:
-                        result.refused[batch.shard] = at
+                    if outcome == -1:
+                        result.refused[batch.shard] = parse_marker(rest[: len(MARKER_FIELDS)])
                         continue
-                    result.markers[batch.shard] = result.markers[batch.shard].at(batch)._replace(hold=at.hold)
+                    moved, hold = result.markers[batch.shard].at(batch), as_text(rest[HOLD_FIELD])
+                    result.markers[batch.shard] = moved if hold == moved.hold else moved._replace(hold=hold)
                     already += outcome == 0
                     drift += int(missing)
                     result.drifted.extend(rest[len(MARKER_FIELDS) :])
@@ -267,28 +279,44 @@ class ClusterStore(RedisStore):
         keys = [self.layout.marker_key(batch.shard), *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
         return ScriptCall(slot_of_shard(batch.shard), keys, self._settle_arguments(marker, batch))
 
-    def clear_holds(self, ledger: str, holds: Mapping[int, tuple[str, str]]) -> None:
-        """Remove `hold` from the markers of these shards, each with epoch and `hold` as a sweep saw them before."""
+    def holds(self) -> dict[int, str]:
+        """Return, for each shard whose marker was seen with `hold`, its epoch and that, separated by a blank."""
+        with redis_errors(self.url):
+            fields: Any = self._client.hgetall(self.names.marker)
+        return {
+            int(name.removeprefix(HOLD_OF)): as_text(value)
+            for name, value in fields.items()
+            if name.startswith(HOLD_OF)
+        }
+
+    def record_holds(self, markers: Mapping[int, Marker]) -> None:
+        """Record which of these markers have `hold`, so that the end of a sweep that begins later removes it."""
+        fields: Any = {
+            HOLD_OF + str(shard).encode(): hold_of(marker) for shard, marker in markers.items() if marker.hold
+        }
+        if fields:
+            with redis_errors(self.url):
+                self._client.hset(self.names.marker, mapping=fields)
+
+    def _clear_holds(self, ledger: str, holds: Mapping[int, str]) -> None:
         calls = [
-            ScriptCall(slot_of_shard(shard), [self.layout.marker_key(shard)], [ledger, *seen])
+            ScriptCall(slot_of_shard(shard), [self.layout.marker_key(shard)], [ledger, *seen.split(" ", 1)])
             for shard, seen in holds.items()
         ]
-        for reply in self.nodes.run_script_following(CLEAR_HOLD, calls):
+        for shard, reply in zip(holds, self.nodes.run_script_following(CLEAR_HOLD, calls), strict=True):
             if isinstance(reply, redis.RedisError):
-                log.warning(event("hold_not_cleared", reason=reply))
+                log.warning(event("hold_not_cleared", shard=shard, reason=reply))
+                continue
+            with redis_errors(self.url):
+                self._client.hdel(self.names.marker, HOLD_OF + str(shard).encode())
 
     def advance_sweep(self, part: SweepPart) -> bool:
         """As on a single Redis; after the last part, remove `hold` of each marker that had it when the pass began."""
         holds = self.holds() if part.is_last and part.begin.hold else {}
         stored = super().advance_sweep(part._replace(begin=part.begin._replace(hold="")))
         if holds and holds_digest(holds) == part.begin.hold:
-            self.clear_holds(part.begin.ledger, holds)
+            self._clear_holds(part.begin.ledger, holds)
         return stored
-
-    def holds(self) -> dict[int, tuple[str, str]]:
-        """Return epoch and `hold` of each shard whose marker has `hold`."""
-        markers = self.shard_markers()
-        return {shard: (m.epoch, m.hold) for shard, m in markers.items() if m is not None and m.hold}
 
     # Counters and the changed set.
 
@@ -400,13 +428,30 @@ class ClusterStore(RedisStore):
             added += new
         return added
 
+    def remove_from_changed_set_anyway(self, ids: Iterable[bytes]) -> None:
+        """Remove ids from the changed set, whenever they were announced."""
+        for page in chunks(ids, READ_COUNT):
+            self.run_script(REMOVE_ANNOUNCED, [self.names.changed], [FOREVER, *page])
+
     def remove_announced_until(self, read_at: datetime, ids: Iterable[bytes | str]) -> None:
         """Remove ids from the changed set that were announced before this time of the home node, and not since."""
         for page in chunks(ids, READ_COUNT):
             self.run_script(REMOVE_ANNOUNCED, [self.names.changed], [_milliseconds(read_at), *page])
 
 
-def holds_digest(holds: Mapping[int, tuple[str, str]]) -> str:
+def as_cluster(store: RedisStore) -> ClusterStore:
+    """Return the store of a cluster as such. Called only where the layout is that of a cluster."""
+    if not isinstance(store, ClusterStore):
+        raise TypeError("a single Redis has no shards")
+    return store
+
+
+def hold_of(marker: Marker) -> str:
+    """Return the epoch and `hold` of a marker, separated by a blank."""
+    return f"{marker.epoch} {marker.hold}"
+
+
+def holds_digest(holds: Mapping[int, str]) -> str:
     """Return a name for the `hold` of all shards; empty if none has it."""
     return hashlib.sha256(repr(sorted(holds.items())).encode()).hexdigest()[:32] if holds else ""
 

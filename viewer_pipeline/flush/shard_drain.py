@@ -3,104 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from uuid import UUID, uuid4
+from datetime import datetime
 
-import pandas as pd
 import psycopg
 
 from viewer_pipeline.errors import MarkerMoved
-from viewer_pipeline.flush.aggregate import Aggregate, cut_into_flushes
 from viewer_pipeline.flush.candidates import Candidates
-from viewer_pipeline.flush.cluster_store import BeginOfDrain, ClusterStore, ShardReading, holds_digest, new_epoch
+from viewer_pipeline.flush.cluster_store import (
+    BeginOfDrain,
+    ClusterStore,
+    ShardReading,
+    as_cluster,
+    hold_of,
+    holds_digest,
+    new_epoch,
+)
 from viewer_pipeline.flush.flush_request import FlushRequest
-from viewer_pipeline.flush.held_views import split_frame
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, pruned_through
-from viewer_pipeline.flush.ledger_row_types import HOLD, Batch, Flush, LastFlush
+from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_shards
-from viewer_pipeline.flush.readings import Readings
 from viewer_pipeline.flush.run_notes import RunNotes
-from viewer_pipeline.flush.settle import Settler
-from viewer_pipeline.flush.shard_settle import Markers, ShardSettler, settle_shards_through
+from viewer_pipeline.flush.shard_settle import Markers, settle_shards_through
+from viewer_pipeline.flush.shard_snapshot import ShardedSnapshot
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import SHARDS, Layout, slot_of_shard
+from viewer_pipeline.layout import SHARDS, Layout
 
+DRAIN_TRIES = 3  # how often a run begins again because PostgreSQL was restarted meanwhile
+SWEEP_REASON = "Redis had lost the marker of a shard"
 DRAIN_ROUNDS = 20  # how often shards are read again because the ledger grew, or had batches that were not settled
-
-
-@dataclass(frozen=True, eq=False)
-class ShardedSnapshot(Snapshot):
-    """The counters of a cluster as they were read, each shard at its own moment. `marker` is that of the home slot."""
-
-    layout: Layout
-    markers: Markers
-    read_from: datetime  # by the clock of the home node: nothing was read before
-
-    @property
-    def may_have_been_counted(self) -> bool:
-        """Whether views of some shard may have been counted before, and are to be held then (rule R16)."""
-        return self.request.redis_without_marker == "hold" and any(marker.hold for marker in self.markers.values())
-
-    def settler(self, stores: Stores) -> Settler:
-        """Return what settles the flushes of this snapshot."""
-        assert isinstance(stores.redis, ClusterStore)
-        return ShardSettler(stores.redis, stores.ledger, self.markers, self.marker, self.request.run_id)
-
-    def parts(self, connection: psycopg.Connection, frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Cut the frame into flushes, each with its mode, rows sorted by shard. Views to be held come last."""
-        sharded = frame.assign(shard=self.layout.shards_of_ids(frame["vod_id"].tolist()))
-        new, held = sharded, None
-        if self.may_have_been_counted:
-            is_held = sharded["shard"].isin([shard for shard, marker in self.markers.items() if marker.hold])
-            split = split_frame(connection, frame[is_held.to_numpy()])
-            shards = dict(zip(sharded["vod_id"], sharded["shard"], strict=True))
-            new = pd.concat([sharded[~is_held], split.new.assign(shard=split.new["vod_id"].map(shards))])
-            held = split.held.assign(shard=split.held["vod_id"].map(shards))
-        for mode, part in ((self.request.mode, new), (HOLD, held)):
-            if part is not None and len(part):
-                ordered = part.sort_values(["shard", "vod_id"], kind="stable", ignore_index=True)
-                for rows in cut_into_flushes(ordered, self.request.flush_max_counters):
-                    yield mode, rows
-
-    def plan_flush(self, base: int, after: UUID | None, rows: pd.DataFrame, mode: str) -> Flush:
-        """Return the flush that commits these rows: the number after `base`, in batches of one shard each."""
-        request, marker = self.request, self.marker
-        flush = Flush(
-            base + 1, base, uuid4(), request.run_id, mode, self.taken_at, (), after, marker.epoch, marker.timeline
-        )
-        epochs = {shard: marker.epoch for shard, marker in self.markers.items()}
-        return flush.with_shards(rows["vod_id"].tolist(), rows["delta"].tolist(), self._slices(rows), epochs)
-
-    def batch_rows(self, rows: pd.DataFrame) -> list[slice]:
-        """Return which rows of a flush are in each of its batches: none has counters of two shards."""
-        return [batch for batch, _ in self._slices(rows)]
-
-    def _slices(self, rows: pd.DataFrame) -> list[tuple[slice, int]]:
-        """Return the batches of these rows, and the shard of each."""
-        slices, start = list[tuple[slice, int]](), 0
-        for shard, same in groupby(rows["shard"].tolist()):
-            end = start + sum(1 for _ in same)
-            slices += [
-                (slice(at, min(at + self.request.batch_size, end)), shard)
-                for at in range(start, end, self.request.batch_size)
-            ]
-            start = end
-        return slices
-
-    def clean_changed_set(self, stores: Stores, aggregated: Aggregate) -> None:
-        """Remove all VODs that this run has read, unless they were announced again since."""
-        assert isinstance(stores.redis, ClusterStore)
-        read = [*aggregated.frame["vod_id"], *aggregated.idle]
-        stores.redis.remove_announced_until(self.read_from, read)
-        stores.redis.remove_announced_until(datetime.now(UTC) + timedelta(days=1), aggregated.rejected)
 
 
 @dataclass
@@ -113,7 +50,7 @@ class _Drain:
     request: FlushRequest
     identity: LedgerIdentity  # as the registry has it
     last: LastFlush
-    floor: int
+    floor: int = 0
     excluded: dict[int, str] = field(default_factory=dict)
     readings: dict[int, ShardReading] = field(default_factory=dict)
     emptied: bool = False
@@ -130,7 +67,7 @@ class _Drain:
         pending, seen = dict(ids), dict[int, str]()
         for _ in range(DRAIN_ROUNDS):
             drained = self.redis.drain_shards(pending, self._begin_of_drain(), seen)
-            self._exclude(drained.excluded)
+            self.exclude(drained.excluded)
             markers = {shard: reading.marker for shard, reading in drained.readings.items()}
             self.emptied |= self.last.seq > 0 and any(reading.is_new for reading in drained.readings.values())
             other = {
@@ -161,7 +98,18 @@ class _Drain:
     def _begin_of_drain(self) -> BeginOfDrain:
         return BeginOfDrain(self.request.run_id, self.last, self.identity, self.epoch)
 
-    def _exclude(self, excluded: Mapping[int, str]) -> None:
+    def run_notes(self) -> RunNotes:
+        """Return what the run is to report."""
+        return self.notes + RunNotes(
+            settled_before=self.settled_before,
+            redis_emptied=self.emptied,
+            postgres_rolled_back=self.rolled_back,
+            excluded_shards=len(self.excluded),
+            exclusion=next(iter(self.excluded.values()), ""),
+        )
+
+    def exclude(self, excluded: Mapping[int, str]) -> None:
+        """Leave these shards to the next run, each for its reason (rule R13)."""
         self.excluded.update(excluded)
         for shard in excluded:
             self.readings.pop(shard, None)
@@ -187,7 +135,7 @@ class _Drain:
         """Settle what the ledger has of these shards beyond their markers; return the shards that had something."""
         behind = {shard: marker for shard, marker in markers.items() if marker.seq <= self.last.seq}
         settled = settle_shards_through(self.redis, self.ledger, self.connection, behind, self.last.seq)
-        self._exclude(settled.unreached)
+        self.exclude(settled.unreached)
         self.settled_before += settled.batches
         self.notes += settled.notes
         moved = {shard for shard, marker in settled.markers.items() if marker != markers[shard]}
@@ -215,7 +163,7 @@ class _Drain:
             )
             for shard, marker in behind.items()
         ]
-        self._exclude(self.redis.settle_shards(behind, batches).unreached)
+        self.exclude(self.redis.settle_shards(behind, batches).unreached)
         return set(behind)
 
 
@@ -225,47 +173,50 @@ def drain_shards(stores: Stores, request: FlushRequest) -> Snapshot:
     Writes nothing but markers. A shard that does not answer, perhaps because it migrates, is left out: its counters
     are in Redis, and the next run takes them (rule R13).
     """
-    assert isinstance(stores.redis, ClusterStore)
+    for _ in range(DRAIN_TRIES):
+        if snapshot := _drain_once(stores, request):
+            return snapshot
+    raise MarkerMoved("the timeline of PostgreSQL changed while counters were read, again and again")
+
+
+def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
+    """Drain; None if PostgreSQL was restarted meanwhile, so that other shards may be ahead of the ledger."""
     started = time.perf_counter()
-    with stores.redis.on_one_connection() as redis, stores.ledger.connect() as connection:
+    with as_cluster(stores.redis).on_one_connection() as redis, stores.ledger.connect() as connection:
         stores.ledger.target(connection)  # before anything is written: the table may be unusable
         stores.ledger.require_standbys(connection)
         drain, home = _begin(redis, stores.ledger, connection, request)
+        timeline = drain.last.timeline
+        read_from = redis.now()  # before the changed set is: what is announced later stays in it
         _, oldest = redis.changed_set_size_and_oldest()
-        read_from = redis.now()
         holds = redis.holds() if request.mode == "sweep" else {}
         server = redis.server_run_id() if request.mode == "sweep" else ""
         candidates = Candidates(stores.redis, server, request, home._replace(hold=holds_digest(holds)))
         drain.read(_by_shard(redis.layout, candidates))
-        _exclude_broken(drain, redis)
-        readings = _readings(redis, drain)
-        taken_at = redis.now()
-        notes = drain.notes + RunNotes(
-            settled_before=drain.settled_before,
-            redis_emptied=drain.emptied,
-            postgres_rolled_back=drain.rolled_back,
-            excluded_shards=len(drain.excluded),
-            exclusion=next(iter(drain.excluded.values()), ""),
-            sweep_restarted=candidates.progress.sweep_restarted,
+        if drain.last.timeline != timeline:
+            return None
+        drain.exclude(redis.wait_until_shards_durable(drain.readings))
+        readings = redis.validated(
+            (reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids
         )
+        taken_at = redis.now()
+        notes = replace(drain.run_notes(), sweep_restarted=candidates.progress.sweep_restarted)
         record_incidents(connection, notes, request.run_id)
     markers = {shard: reading.marker for shard, reading in drain.readings.items()}
+    as_cluster(stores.redis).record_holds({s: m for s, m in markers.items() if m.hold and hold_of(m) != holds.get(s)})
     if request.mode != "sweep" and any(marker.hold for marker in markers.values()):
-        stores.redis.request_sweep_unless_requested("Redis had lost markers")
-    base = max([drain.last.seq, drain.floor, *(marker.seq for marker in markers.values())])
-    progress = replace(candidates.progress, part=None) if drain.excluded else candidates.progress
-    seconds = time.perf_counter() - started
+        stores.redis.request_sweep_unless_requested(SWEEP_REASON)
     return ShardedSnapshot(
         request,
-        base,
+        max([drain.last.seq, drain.floor, *(marker.seq for marker in markers.values())]),
         drain.last.flush_id,
-        home,
+        home._replace(timeline=timeline),
         readings,
         taken_at,
         oldest,
-        progress,
+        replace(candidates.progress, part=None) if drain.excluded else candidates.progress,
         notes,
-        seconds,
+        time.perf_counter() - started,
         redis.layout,
         markers,
         read_from,
@@ -277,23 +228,21 @@ def _begin(
 ) -> tuple[_Drain, Marker]:
     """Claim the prefix, and see to it that every shard has a marker of this timeline before anything is read.
 
-    So a marker that is missing later was lost, and no number is given again after PostgreSQL was rolled back: above all
-    of them is `floor`.
+    So a marker that is missing later was lost. And no number is given again after PostgreSQL was rolled back: it is
+    above the `floor`, the highest number of any marker (rule R6).
     """
     identity, last = ledger.identity(connection), last_flush(connection)
     _, home = redis.begin(request.run_id, last, identity)
     stored = identity._replace(system=home.ledger.split("/")[1])  # as the registry has it: it may be unknown there
-    drain = _Drain(redis, ledger, connection, request, stored, last, 0)
+    drain = _Drain(redis, ledger, connection, request, stored, last)
     prepared_for, drain.floor = redis.prepared()
     if prepared_for != last.timeline:
-        everything = _Drain(redis, ledger, connection, request, stored, last, 0)
-        everything.read(dict.fromkeys(SHARDS, ()))
-        drain.notes, drain.emptied, drain.rolled_back = everything.notes, everything.emptied, everything.rolled_back
-        drain.last, drain.settled_before = everything.last, everything.settled_before
-        drain.floor = max([drain.floor, *(reading.marker.seq for reading in everything.readings.values())])
-        if not everything.excluded:
+        drain.read(dict.fromkeys(SHARDS, ()))
+        drain.floor = max([drain.floor, *(reading.marker.seq for reading in drain.readings.values())])
+        if not drain.excluded:
             redis.set_prepared(drain.last.timeline, drain.floor)
-    return drain, home._replace(timeline=drain.last.timeline)
+        drain.readings, drain.excluded = {}, {}
+    return drain, home
 
 
 def _by_shard(layout: Layout, pages: Iterable[Sequence[bytes]]) -> dict[int, list[bytes]]:
@@ -303,18 +252,3 @@ def _by_shard(layout: Layout, pages: Iterable[Sequence[bytes]]) -> dict[int, lis
         for raw in page:
             by_shard.setdefault(layout.shard_of(layout.names.prefix.encode() + raw), {})[raw] = None
     return {shard: list(raws) for shard, raws in by_shard.items()}
-
-
-def _exclude_broken(drain: _Drain, redis: ClusterStore) -> None:
-    """Wait until what was read is durable; exclude the shards of nodes that broke meanwhile (rule R7)."""
-    broken = redis.wait_until_shards_durable()
-    owners = redis.nodes.map.owners()
-    for shard in list(drain.readings):
-        if (owner := owners[slot_of_shard(shard)]) in broken:
-            drain.excluded[shard] = broken[owner]
-            del drain.readings[shard]
-
-
-def _readings(redis: ClusterStore, drain: _Drain) -> Readings:
-    """Return the counters of all shards that were read."""
-    return redis.validated((reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids)

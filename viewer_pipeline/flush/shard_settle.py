@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import psycopg
@@ -135,11 +136,16 @@ class ShardSettler(Settler):
     """Settles the flushes of a run in a cluster. A shard that does not answer is left to the next run, and noted."""
 
     def __init__(
-        self, redis: ClusterStore, ledger: Ledger, markers: Mapping[int, Marker], home: Marker, run_id: str
+        self,
+        redis: ClusterStore,
+        ledger: Ledger,
+        markers: Mapping[int, Marker],
+        run_id: str,
+        announced_until: datetime | None,
     ) -> None:
-        """`home`: the marker of the pipeline."""
-        super().__init__(redis, ledger, home, run_id)
-        self._cluster, self._markers = redis, dict(markers)
+        """`announced_until`: settled VODs announced later stay in the changed set; None if that was empty."""
+        super().__init__(redis, ledger, Marker(0, 0, 0), run_id)
+        self._cluster, self._markers, self._announced_until = redis, dict(markers), announced_until
         self._unsettled_shards = set[int]()
 
     def _settle(self, flush: Flush) -> None:
@@ -155,6 +161,10 @@ class ShardSettler(Settler):
         self._leave(result.unreached)
         if result.refused:
             self._settle_from_ledger(result.refused, flush.seq)
+        if self._announced_until is not None:
+            settled = (batch for batch in batches if batch.shard not in self._unsettled_shards)
+            ids = [vod_id for batch in settled for vod_id in batch.vod_ids]
+            self._cluster.remove_announced_until(self._announced_until, ids)
 
     def _settle_from_ledger(self, refused: Mapping[int, Marker | None], through: int) -> None:
         """Continue where the markers of these shards stand now: another run settles them, too, or they were emptied."""

@@ -35,7 +35,7 @@ class ClusterMap:
         self.connection_class, self.options = connection_class, dict(options)
         waits = {name: min(options[name], MAP_SECONDS) for name in ("socket_timeout", "socket_connect_timeout")}
         self._options = {**options, **waits, "retry": Retry(NoBackoff(), 0)}
-        self._seeds, self._owners = list(seeds), list[Address | None]()
+        self._seeds, self._owners, self._nodes = list(seeds), list[Address | None](), list[Address]()
         self._lock = threading.Lock()
 
     def owner(self, slot: int) -> Address:
@@ -51,7 +51,8 @@ class ClusterMap:
 
     def nodes(self) -> list[Address]:
         """Return all nodes that serve slots, in a fixed order."""
-        return sorted({owner for owner in self.owners() if owner is not None})
+        self.owners()
+        return self._nodes
 
     def refresh(self, hint: Address | None = None) -> Sequence[Address | None]:
         """Query the nodes until one knows an owner for every slot; the best answer counts otherwise.
@@ -59,7 +60,7 @@ class ClusterMap:
         `hint`: queried first, because a redirection named it. Raises the last error if no node answers.
         """
         with self._lock:
-            known = dict.fromkeys([*([hint] if hint else []), *filter(None, self._owners), *self._seeds])
+            known = dict.fromkeys([*([hint] if hint else []), *self._nodes, *self._seeds])
             best, error = list[Address | None](), redis.RedisError("no node of the cluster is known")
             for address in known:
                 try:
@@ -73,7 +74,7 @@ class ClusterMap:
                     break
             if not best:
                 raise error
-            self._owners = best
+            self._owners, self._nodes = best, sorted({owner for owner in best if owner is not None})
             return best
 
     def _query(self, address: Address) -> list[Address | None]:

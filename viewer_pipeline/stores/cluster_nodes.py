@@ -74,11 +74,6 @@ class ClusterNodes:
                 connection.disconnect()  # type: ignore[no-untyped-call]  # so in redis-py
             self._connections.clear()
 
-    @property
-    def reached(self) -> list[Address]:
-        """The nodes with an open connection."""
-        return list(self._connections)
-
     def run(self, commands: Sequence[Command]) -> list[Reply]:
         """Send each command to the owner of its slot, and return the replies, in order. No redirection is followed."""
         return self._run_at_owners([command.slot for command in commands], [command.words for command in commands])
@@ -90,21 +85,21 @@ class ClusterNodes:
 
     def run_script_following(self, script: Script, calls: Sequence[ScriptCall]) -> list[Reply]:
         """As `run_script`; what was redirected, or got lost, is sent again. Only for scripts that may be repeated."""
-        replies = self.run_script(script, calls)
-        wait = FOLLOW_SECONDS
+        replies, wait = self.run_script(script, calls), FOLLOW_SECONDS
+        repeated = REDIRECTIONS if self._once else (*REDIRECTIONS, *LOST)
         for _ in range(FOLLOW_TRIES - 1):
-            left = [at for at, reply in enumerate(replies) if isinstance(reply, (*REDIRECTIONS, *LOST))]
+            left = [at for at, reply in enumerate(replies) if isinstance(reply, repeated)]
             if not left:
                 break
             migrating = [at for at in left if type(replies[at]) is AskError]
             for at in migrating:
                 replies[at] = self._run_at_target(script, calls[at], replies[at])
-            rest = [at for at in left if at not in set(migrating)]
+            rest = sorted(set(left) - set(migrating))
             if rest:
                 self._refresh(replies[rest[0]])
                 for at, reply in zip(rest, self.run_script(script, [calls[at] for at in rest]), strict=True):
                     replies[at] = reply
-            if any(isinstance(replies[at], (*REDIRECTIONS, *LOST)) for at in left):
+            if any(isinstance(replies[at], repeated) for at in left):
                 time.sleep(wait)
                 wait *= 2
         return replies

@@ -91,7 +91,10 @@ class SettledShards(NamedTuple):
 class ClusterStore(RedisStore):
     """The counters, the changed set and the markers of one pipeline in a Redis Cluster."""
 
-    _nodes: ClusterNodes | None = None
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._nodes: ClusterNodes | None = None
+        self.unscanned = dict[Address, str]()  # nodes that did not answer to SCAN, with the reason; shared by copies
 
     @property
     def nodes(self) -> ClusterNodes:
@@ -199,22 +202,31 @@ class ClusterStore(RedisStore):
     def find_unsettled(self, newest: FlushRow, flushes: Sequence[Flush]) -> list[str]:  # noqa: ARG002 - of one marker
         """Return the shards whose marker stands before their last batch of these flushes, in words."""
         last = {batch.shard: batch for flush in flushes for batch in flush.batches}
-        markers = self.shard_markers(last)
-        return [
-            f"shard {shard}: marker {marker}, flush {last[shard].seq} has batch {last[shard].number}"
-            for shard, marker in markers.items()
-            if marker is None or marker[:2] < (last[shard].seq, last[shard].number)
-        ]
+        failing = list[str]()
+        for shard, reply in self._query_markers(last).items():
+            if isinstance(reply, redis.RedisError):
+                failing.append(f"shard {shard}: {_exclusion(reply, self.url)}")
+                continue
+            marker = parse_marker(reply)
+            if marker is None or marker[:2] < (last[shard].seq, last[shard].number):
+                failing.append(
+                    f"shard {shard}: marker {marker}, flush {last[shard].seq} has batch {last[shard].number}"
+                )
+        return failing
 
     def shard_markers(self, shards: Iterable[int] = SHARDS) -> dict[int, Marker | None]:
         """Return the markers of these shards; None where there is none. Raises RedisUnavailable."""
+        replies = self._query_markers(shards)
+        with redis_errors(self.url):
+            _values(list(replies.values()))
+        return {shard: parse_marker(fields) for shard, fields in replies.items()}
+
+    def _query_markers(self, shards: Iterable[int]) -> dict[int, Reply]:
         wanted = list(shards)
         commands = [
             Command(slot_of_shard(shard), ("HMGET", self.layout.marker_key(shard), *MARKER_FIELDS)) for shard in wanted
         ]
-        with redis_errors(self.url):
-            replies = _values(self.nodes.run_following(commands))
-        return {shard: parse_marker(fields) for shard, fields in zip(wanted, replies, strict=True)}
+        return dict(zip(wanted, self.nodes.run_following(commands), strict=True))
 
     def wait_until_shards_durable(self, readings: Mapping[int, ShardReading]) -> dict[int, str]:
         """Wait at each node that was read from until what was read there is durable (rule R7).
@@ -355,12 +367,15 @@ class ClusterStore(RedisStore):
             return _values(self.nodes.run_following(commands))
 
     def count_keys(self) -> int:
-        """Return the number of keys of all nodes, whatever their names."""
-        return sum(int(count) for count in self._at_each_node("DBSIZE"))
+        """Return the number of keys of all nodes that answer, whatever their names."""
+        return sum(int(count) for count in self._at_each_node("DBSIZE") if not isinstance(count, redis.RedisError))
 
     def _at_each_node(self, *command: str) -> list[Any]:
+        """Return the reply of each node; of one that does not answer, the error."""
         with redis_errors(self.url):
-            return [_values(self.nodes.run_at(node, command))[0] for node in self.nodes.map.nodes()]
+            replies = [self.nodes.run_at(node, command)[0] for node in self.nodes.map.nodes()]
+            _values([reply for reply in replies if not isinstance(reply, LOST)])
+        return replies
 
     def server_run_id(self) -> str:
         """Return a name for this set of processes and the slots of each; empty if a node does not tell its own.
@@ -370,6 +385,8 @@ class ClusterStore(RedisStore):
         """
         digest = hashlib.sha256(repr(self.nodes.map.owners()).encode())
         for info in self._at_each_node("INFO", "server"):
+            if isinstance(info, redis.RedisError):
+                continue  # the pass is not complete without it
             fields = dict(line.split(b":", 1) for line in bytes(info).splitlines() if b":" in line)
             if not (run_id := fields.get(b"run_id")):
                 return ""
@@ -407,8 +424,12 @@ class ClusterStore(RedisStore):
         if number >= len(nodes):
             number, cursor = 0, 0
         command = ("SCAN", cursor & CURSOR_MASK, "MATCH", self._pattern, "COUNT", count)
+        (reply,) = self.nodes.run_at(nodes[number], command)
+        if isinstance(reply, LOST):
+            self.unscanned[nodes[number]] = str(reply)
+            reply = (0, [])
         with redis_errors(self.url):
-            ((after, keys),) = _values(self.nodes.run_at(nodes[number], command))
+            ((after, keys),) = _values([reply])
         after = int(after)
         if after == 0:
             number = (number + 1) % len(nodes)

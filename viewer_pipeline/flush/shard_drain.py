@@ -33,8 +33,9 @@ from viewer_pipeline.flush.shard_settle import Markers, settle_shards_through
 from viewer_pipeline.flush.shard_snapshot import ShardedSnapshot
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import SHARDS, Layout
+from viewer_pipeline.layout import SHARDS, Layout, slot_of_shard
 
+NOWHERE = ("", 0)
 DRAIN_TRIES = 3  # how often a run begins again because PostgreSQL was restarted meanwhile
 SWEEP_REASON = "Redis had lost the marker of a shard"
 DRAIN_ROUNDS = 20  # how often shards are read again because the ledger grew, or had batches that were not settled
@@ -182,6 +183,7 @@ def drain_shards(stores: Stores, request: FlushRequest) -> Snapshot:
 def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     """Drain; None if PostgreSQL was restarted meanwhile, so that other shards may be ahead of the ledger."""
     started = time.perf_counter()
+    as_cluster(stores.redis).unscanned.clear()
     with as_cluster(stores.redis).on_one_connection() as redis, stores.ledger.connect() as connection:
         stores.ledger.target(connection)  # before anything is written: the table may be unusable
         stores.ledger.require_standbys(connection)
@@ -196,6 +198,9 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         if drain.last.timeline != timeline:
             return None
         drain.exclude(redis.wait_until_shards_durable(drain.readings))
+        owners = redis.nodes.map.owners()
+        unscanned = {s: reason for s in SHARDS if (reason := redis.unscanned.get(owners[slot_of_shard(s)] or NOWHERE))}
+        drain.excluded |= unscanned
         readings = redis.validated(
             (reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids
         )

@@ -1,14 +1,26 @@
-"""Flushes on a real Redis Cluster."""
+"""Flushes on a real Redis Cluster: slots migrate, nodes die, fail over, fall back and are emptied meanwhile."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
+from viewer_pipeline.errors import NotDurable
+from viewer_pipeline.flush.aggregate import aggregate
+from viewer_pipeline.flush.cluster_store import ClusterStore, as_cluster
+from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.verify import verify
+from viewer_pipeline.layout import key_slot
+from viewer_pipeline.stores import cluster_nodes
+from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+
+VODS = 40
 
 
 @pytest.fixture
@@ -18,11 +30,31 @@ def cluster_world(redis_cluster: RedisCluster, database_url: str) -> Iterator[Cl
         yield world
 
 
+def slot_of(vod_id: str) -> int:
+    """Return the slot of a counter."""
+    return key_slot(f"vod:views:{vod_id}".encode())
+
+
+def ids_at(world: ClusterWorld, node: object) -> list[str]:
+    """Return the VODs whose counters are at this primary."""
+    return [vod_id for vod_id in world.sent if world.cluster.node_of_slot(slot_of(vod_id)) is node]
+
+
+def flush_until_settled(world: ClusterWorld, runs: int = 3) -> RunReport:
+    """Run flushes until nothing is pending."""
+    for _ in range(runs):
+        report = world.flush()
+        if not world.counters():
+            break
+    return report
+
+
 def test_flush(cluster_world: ClusterWorld) -> None:
     """Views of counters all over the slots are persisted once, by sweeps and by announcements."""
     world = cluster_world
-    world.send_many(40)
+    world.send_many(VODS)
     world.send("{vod0001}a", 5)
+    world.send("{vod0001}b", 6)
     report = world.flush()
     assert report.notes.sentences() == []
     assert [check.status for check in verify(world.stores, report)] == ["healthy"] * 4
@@ -33,14 +65,250 @@ def test_flush(cluster_world: ClusterWorld) -> None:
     assert report.views == 4
     world.assert_all_persisted()
     assert world.stores.redis.changed_set_size_and_oldest()[0] == 0
+    assert world.held() == Counter()
 
 
 def test_a_committed_flush_is_settled_by_the_next_run(cluster_world: ClusterWorld) -> None:
     """The run that committed it has died."""
     world = cluster_world
-    world.send_many(30)
+    world.send_many(VODS)
     world.flush_unsettled()
-    world.send_many(30, views=2)
+    world.send_many(VODS, views=2)
     report = world.flush()
-    assert report.notes.settled_before == 30
+    assert report.notes.settled_before == VODS
+    world.assert_all_persisted()
+
+
+def test_two_runs_read_the_same_counters(cluster_world: ClusterWorld) -> None:
+    """One commits first; the other is superseded, drains again and finds what came in since."""
+    world = cluster_world
+    world.send_many(VODS)
+    first, second = world.drain(), world.drain()
+    bulk_upsert(world.stores, *first)
+    world.send("vod0001", 7)
+    report = bulk_upsert(world.stores, *second)
+    assert (report.notes.superseded, report.views) == (1, 7)
+    world.assert_all_persisted()
+
+
+def test_a_slot_that_migrates_is_left_to_the_next_run(cluster_world: ClusterWorld) -> None:
+    """Half of its keys are at another node: what was not read does not count as zero, and gets no second marker."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    for number in range(4):
+        world.send(f"{{vod0001}}{number}", 5)  # by their whole keys in one slot
+    world.flush()
+    for number in range(4):
+        world.send(f"{{vod0001}}{number}", 5)
+    slot = slot_of("{vod0001}0")
+    source = cluster.node_of_slot(slot)
+    migration = cluster.open_slot(slot, next(node for node in cluster.primaries() if node is not source))
+    keys = [key for key in migration.remaining_keys() if key.startswith(b"vod:views:")]
+    migration.move(keys[:2])
+    world.send("vod0002", 1)
+    report = world.flush()
+    assert report.notes.excluded_shards == 1
+    assert report.views == 1
+    world.assert_conserved()
+    migration.move([key for key in migration.remaining_keys() if b"settled" in key])  # the marker before the rest
+    assert world.flush().notes.excluded_shards == 1
+    migration.finish()
+    assert world.flush().notes.sentences() == []
+    world.assert_all_persisted()
+    assert world.held() == Counter()
+
+
+def test_slots_move_between_commit_and_settling(cluster_world: ClusterWorld) -> None:
+    """The batches are settled where the slots are then, by the same run."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    snapshot = world.drain()
+    source, target = cluster.primaries()[:2]
+    for vod_id in ids_at(world, source)[:5]:
+        cluster.migrate_slot(slot_of(vod_id), target)
+    report = bulk_upsert(world.stores, *snapshot)
+    assert report.notes.sentences() == []
+    world.assert_all_persisted()
+
+
+def test_a_failover_between_read_and_settling(cluster_world: ClusterWorld) -> None:
+    """The new primary has all, and is settled; the run that had read at the old one continues."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    snapshot = world.drain()
+    cluster.failover(cluster.primaries()[0])
+    report = bulk_upsert(world.stores, *snapshot)
+    assert report.notes.unsettled_shards == 0
+    world.assert_all_persisted()
+
+
+def test_a_dead_node_holds_up_no_other(cluster_world: ClusterWorld) -> None:
+    """Its shards are left out, and taken once its replica was promoted. A pass of the sweep is not complete before."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    cluster.wait_until_replicated()
+    dead = cluster.primaries()[0]
+    there = ids_at(world, dead)
+    world.stores.redis.request_sweep("test")
+    cluster.kill(dead)
+    report = world.flush()
+    assert report.views == 2 * (VODS - len(there))
+    assert report.notes.excluded_shards
+    assert world.stores.redis.sweep_request() is not None
+    cluster.wait_for_promotion(dead)
+    world.flush()
+    world.assert_all_persisted()
+    assert world.stores.redis.sweep_request() is None
+
+
+def test_a_node_dies_between_commit_and_settling(cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had is left to the next run, and reported. A run waits some seconds for a failover."""
+    monkeypatch.setattr(cluster_nodes, "FOLLOW_TRIES", 2)
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    snapshot = world.drain()
+    cluster.wait_until_replicated()
+    dead = cluster.primaries()[1]
+    there = ids_at(world, dead)
+    cluster.kill(dead)
+    report = bulk_upsert(world.stores, *snapshot)
+    assert report.notes.unsettled_shards == len({slot_of(vod_id) for vod_id in there})
+    assert verify(world.stores, report)[1].status != "healthy"
+    cluster.wait_for_promotion(dead)
+    assert world.flush().notes.settled_before == report.notes.unsettled_shards
+    world.assert_all_persisted()
+
+
+def test_nothing_is_committed_that_no_replica_has(cluster_world: ClusterWorld) -> None:
+    """With REDIS_WAIT_REPLICAS, each node that was read from must acknowledge."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.stores.redis.durability = Durability(replicas=1, timeout_ms=200)
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS)
+    replica = cluster.replica_of(cluster.primaries()[2])
+    replica.pause()
+    with pytest.raises(NotDurable, match="0 of 1 acknowledged"):
+        world.drain()
+    replica.resume()
+    world.stores.redis.durability = Durability(replicas=1, timeout_ms=20_000)
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_connection_that_broke_before_its_replicas_acknowledged(
+    cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether what was read over it will last: its shards are left to the next run."""
+    world = cluster_world
+    world.stores.redis.durability = Durability(replicas=1, timeout_ms=20_000)
+    world.send_many(VODS)
+    victim = world.cluster.primaries()[1]
+    there = ids_at(world, victim)
+    wait = ClusterStore.wait_until_shards_durable
+
+    def break_first(store: ClusterStore, *arguments: object) -> dict[int, str]:
+        victim.client.client_kill_filter(_type="normal")
+        return wait(store, *arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(ClusterStore, "wait_until_shards_durable", break_first)
+    report = world.flush()
+    assert report.views == 3 * (VODS - len(there))
+    monkeypatch.undo()
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_node_that_was_emptied(cluster_world: ClusterWorld) -> None:
+    """Its markers are made again with `hold`: new views of VODs that were counted are held until a sweep's end."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    primary = cluster.primaries()[0]
+    there = ids_at(world, primary)
+    cluster.empty(primary)
+    world.send_many(VODS, views=2)
+    report = world.flush()
+    assert report.notes.redis_emptied
+    assert world.held() == Counter(dict.fromkeys(there, 2))
+    world.assert_all_persisted()
+    world.flush()  # a sweep that began after that
+    world.send_many(VODS, views=1)
+    world.flush()
+    assert world.held() == Counter(dict.fromkeys(there, 2))
+    world.assert_all_persisted()
+
+
+def test_a_node_that_was_emptied_between_commit_and_settling(cluster_world: ClusterWorld) -> None:
+    """The batch is skipped there: nothing is subtracted from counters that never had it."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.flush()
+    world.send_many(VODS, views=2)
+    world.flush_unsettled()
+    primary = cluster.primaries()[0]
+    cluster.empty(primary)
+    world.send_many(VODS, views=4)
+    flush_until_settled(world)
+    world.assert_all_persisted()
+
+
+def test_a_node_that_returns_from_an_old_copy(cluster_world: ClusterWorld) -> None:
+    """Its markers are behind the ledger, as those of a replica that was promoted too early."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.drain()
+    primary = cluster.primaries()[0]
+    copy = cluster.copy_data(primary)
+    world.flush()
+    world.send_many(VODS, views=2)
+    there = ids_at(world, primary)
+    cluster.kill(primary)
+    cluster.restart(primary, copy=copy)
+    world.sent.subtract(dict.fromkeys(there, 2))  # what came in after the copy is lost
+    flush_until_settled(world)
+    world.assert_all_persisted()
+    assert world.held() == Counter()
+
+
+def test_numbers_are_not_given_again_after_postgres_was_rolled_back(cluster_world: ClusterWorld) -> None:
+    """Although the run takes nothing from the shards whose markers are ahead of the ledger."""
+    world = cluster_world
+    world.send("vod0001", 3)
+    world.flush()
+    before = as_cluster(world.stores.redis)
+    for _ in range(3):
+        world.send("vod0002", 1)
+        world.flush()
+    lost = world.seqs()[-3:]
+    with psycopg.connect(world.stores.ledger.url) as connection:  # as a backup restored from before the last three
+        connection.execute("DELETE FROM viewer.flush_batch WHERE seq >= %s", [lost[0]])
+        connection.execute("DELETE FROM viewer.flush WHERE seq >= %s", [lost[0]])
+        connection.execute("UPDATE viewer.vod_view_counts SET view_count = view_count - 3 WHERE vod_id = 'vod0002'")
+    world.client.hset(before.names.marker, "prepared", "another timeline")  # PostgreSQL was restarted for that
+    world.sent["vod0002"] -= 3
+    world.send("vod0001", 5)
+    world.flush()
+    assert world.seqs()[-1] > lost[-1]
+    world.send("vod0002", 2)
+    world.flush()
+    world.assert_all_persisted()
+
+
+def test_a_failed_commit_leaves_everything(cluster_world: ClusterWorld) -> None:
+    """The snapshot is discarded, and the counters hold all views."""
+    world = cluster_world
+    world.send_many(VODS)
+    snapshot = world.drain()[0]
+    assert sum(aggregate(snapshot.readings).frame["delta"]) == 3 * VODS
+    world.assert_conserved()
+    world.flush()
     world.assert_all_persisted()

@@ -26,6 +26,10 @@ ADOPT = Script.load("flush/claim", "flush/adopt")
 ALIVE, REFUSED = -1, -2
 
 AdoptionMode = Literal["continue", "settle-newer", "from-here"]
+IN_A_CLUSTER = (
+    f"and `{command_to_type('adopt')}` gives no counters of a Redis Cluster to another database;"
+    f" `{command_to_type('docs redis-cluster')}` explains what to do instead"
+)
 PAGE = f"`{command_to_type('docs clones')}` explains each"
 
 
@@ -60,6 +64,8 @@ def adopt_pipeline(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
         if before is None:
             redis.register_pipeline(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
+        if redis.layout.cluster and not is_same_ledger(before, identity.key):
+            raise CannotAdopt(f"{before} has settled these counters, {IN_A_CLUSTER}")
         misfit = _misfit(connection, marker, identity, last)
         ours = is_same_ledger(before, identity.key)
         newer = last.seq - marker.seq if marker and not misfit and not ours else 0

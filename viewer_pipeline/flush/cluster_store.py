@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from viewer_pipeline.flush.sweep_position import CURSOR_BITS, SweepPart
 from viewer_pipeline.layout import SHARDS, slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.cluster_map import Address, cluster_map_of
+from viewer_pipeline.stores.cluster_map import Address, NoOwner, cluster_map_of
 from viewer_pipeline.stores.cluster_nodes import LOST, REDIRECTIONS, ClusterNodes, Command, Reply, ScriptCall
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, as_ours, as_text, redis_errors
@@ -119,7 +119,65 @@ class ClusterStore(RedisStore):
             store._client, store._nodes = client, nodes  # noqa: SLF001 - a copy of this store
             yield store
 
+    def require_all_nodes(self) -> None:
+        """Check that every slot is served by a node that answers. Raises RedisUnavailable."""
+        with redis_errors(self.url):
+            slots = self.nodes.map.refresh()
+            if missing := slots.count(None):
+                raise NoOwner(f"no node of the cluster serves {missing} of {len(slots)} slots")
+            _values([self.nodes.run_at(node, ("PING",))[0] for node in self.nodes.map.nodes()])
+
+    def leave_server(self) -> None:
+        """Close idle connections, and read again which node serves which slot."""
+        super().leave_server()
+        with suppress(redis.RedisError):
+            self.nodes.map.refresh()
+
+    @contextmanager
+    def node_clients(self) -> Iterator[dict[str, redis.Redis]]:
+        """Open a client of each node that serves slots, by host and port."""
+        cluster_map = self.nodes.map
+        with redis_errors(self.url):
+            nodes = cluster_map.nodes()
+        with ExitStack() as stack:
+            yield {
+                f"{host}:{port}": stack.enter_context(
+                    redis.Redis.from_pool(
+                        redis.ConnectionPool(cluster_map.connection_class, host=host, port=port, **cluster_map.options)
+                    )
+                )
+                for host, port in nodes
+            }
+
+    def unserved_slots(self) -> int:
+        """Return how many slots no node serves, as far as any node knew it last."""
+        return self.nodes.map.owners().count(None)
+
+    def require_writes(self) -> None:
+        """As on a single Redis, at each node: on the key of a marker there, which no sorted set has."""
+        first = {owner: slot for slot, owner in reversed(list(enumerate(self.nodes.map.owners()))) if owner}
+        commands = [
+            Command(slot, ("ZADD", self.layout.marker_key(slot + 1), "XX", 0, "")) for slot in sorted(first.values())
+        ]
+        replies = self.nodes.run_following(commands)
+        with redis_errors(self.url):
+            _values([reply for reply in replies if not str(reply).startswith("WRONGTYPE")])
+
+    def subscriber_counts(self, *channels: str) -> list[int]:
+        """Return the number of subscribers of each channel, at all nodes that answer: each knows its own only."""
+        totals = [0] * len(channels)
+        for reply in self._at_each_node("PUBSUB", "NUMSUB", *channels):
+            if not isinstance(reply, redis.RedisError):
+                totals = [total + int(count) for total, count in zip(totals, reply[1::2], strict=True)]
+        return totals
+
     # The registry, and the markers.
+
+    def delete_shard_markers(self) -> None:
+        """Delete the markers of all shards. Raises RedisUnavailable if one is out of reach; repeat it then."""
+        commands = [Command(slot_of_shard(shard), ("DEL", self.layout.marker_key(shard))) for shard in SHARDS]
+        with redis_errors(self.url):
+            _values(self.nodes.run_following(commands))
 
     def register(self, identity: LedgerIdentity) -> str:
         """Enter this pipeline in the registry; return the ledger as the registry has it. Raises PipelineRefused."""
@@ -221,6 +279,14 @@ class ClusterStore(RedisStore):
             _values(list(replies.values()))
         return {shard: parse_marker(fields) for shard, fields in replies.items()}
 
+    def readable_markers(self, shards: Iterable[int]) -> dict[int, Marker]:
+        """Return the markers of these shards, as far as there are any and their nodes answer."""
+        markers = dict[int, Marker]()
+        for shard, reply in self._query_markers(shards).items():
+            if not isinstance(reply, redis.RedisError) and (marker := parse_marker(reply)) is not None:
+                markers[shard] = marker
+        return markers
+
     def _query_markers(self, shards: Iterable[int]) -> dict[int, Reply]:
         wanted = list(shards)
         commands = [
@@ -300,6 +366,10 @@ class ClusterStore(RedisStore):
             for name, value in fields.items()
             if name.startswith(HOLD_OF)
         }
+
+    def has_hold(self, marker: Marker | None) -> bool:  # noqa: ARG002 - of the home slot
+        """Whether the marker of any shard was seen with `hold`."""
+        return bool(self.holds())
 
     def record_holds(self, markers: Mapping[int, Marker]) -> None:
         """Record which of these markers have `hold`, so that the end of a sweep that begins later removes it."""

@@ -14,6 +14,7 @@ from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import pruned_through
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.settings import Settings
@@ -33,7 +34,7 @@ def register_pipeline_if_reachable(settings: Settings) -> None:
         try:
             with ledger.connect(any_server=True) as connection:
                 identity = ledger.identity(connection)
-            RedisStore(client, url, settings.counter_prefix).register_pipeline(identity)
+            open_store(client, settings).register_pipeline(identity)
         except PipelineRefused:
             raise
         except ViewerPipelineError:

@@ -69,7 +69,28 @@ class RedisStore(CounterReader):
 
     def of_prefix(self, prefix: str) -> RedisStore:
         """Return the store of another pipeline on the same Redis."""
-        return RedisStore(self._client, self.url, prefix)
+        return type(self)(self._client, self.url, prefix)
+
+    def require_all_nodes(self) -> None:
+        """Check that all of this Redis answers, before work that must be complete. Raises RedisUnavailable."""
+        with redis_errors(self.url):
+            self._client.ping()
+
+    def leave_server(self) -> None:
+        """Close idle connections: the address may lead to another server by now."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
+
+    @contextmanager
+    def node_clients(self) -> Iterator[dict[str, redis.Redis]]:
+        """Open a client of each server that has counters, by its name; that of a single Redis is empty."""
+        yield {"": self._client}
+
+    def unserved_slots(self) -> int:
+        """Return how many slots of a cluster no node serves."""
+        return 0
+
+    def delete_shard_markers(self) -> None:
+        """Delete the markers of shards, which a single Redis does not have."""
 
     @contextmanager
     def on_one_connection(self, *, only_names: bool = False) -> Iterator[RedisStore]:
@@ -135,6 +156,10 @@ class RedisStore(CounterReader):
         if old is not None and form is None:
             raise refusal(self.prefix_text, NO_LEDGER, b"old", b"")
         return parse_marker(fields)
+
+    def has_hold(self, marker: Marker | None) -> bool:
+        """Whether views that are read now may have been counted before, and are held (rule R16)."""
+        return bool(marker and marker.hold)
 
     def find_unsettled(self, newest: FlushRow, flushes: Sequence[Flush]) -> list[str]:  # noqa: ARG002 - of a cluster
         """Return why Redis is not settled through the newest of these flushes, in words; nothing if it is."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from viewer_pipeline.errors import CannotAdopt
+from viewer_pipeline.errors import CannotAdopt, RedisUnavailable
 from viewer_pipeline.flush.adoption import ALIVE
+from viewer_pipeline.flush.all_shards import settle_all_shards
 from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import last_flush
@@ -24,6 +25,7 @@ def retire_pipeline(redis: RedisStore, prefix: str, *, settled_by: Ledger | None
     """
     store = redis.of_prefix(prefix)
     names = store.names
+    store.require_all_nodes()
     if settled_by is not None:
         _settle(store, settled_by)
     elif left := next((ids for ids in store.scan_counters() if ids), None):
@@ -35,13 +37,18 @@ def retire_pipeline(redis: RedisStore, prefix: str, *, settled_by: Ledger | None
     outcome, *rest = store.run_script(RETIRE, [*names.registration_keys(), names.changed], [prefix])
     if outcome == ALIVE:
         raise CannotAdopt(f"the worker {as_text(rest[0])} of {prefix!r} is alive; stop it")
+    store.delete_shard_markers()
     return bool(outcome)
 
 
 def _settle(store: RedisStore, ledger: Ledger) -> None:
     """Subtract from the counters what the ledger has committed."""
     with ledger.connect() as connection:
-        if read_own_marker(store, ledger, connection) is not None:
+        marker = read_own_marker(store, ledger, connection)
+        if marker is not None and store.layout.cluster:
+            if obstacle := settle_all_shards(store, ledger, connection, "retire").obstacle:
+                raise RedisUnavailable(obstacle)
+        elif marker is not None:
             last, marker, _ = ensure_marker(store, ledger, connection, "retire")
             settle_through(store, ledger, connection, marker, last.seq)
         elif last_flush(connection).seq:

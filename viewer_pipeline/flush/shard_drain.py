@@ -42,7 +42,7 @@ DRAIN_ROUNDS = 20  # how often shards are read again because the ledger grew, or
 
 
 @dataclass
-class _Drain:
+class Drain:
     """The state of one drain: which shards are read, at which end of the ledger."""
 
     redis: ClusterStore
@@ -187,7 +187,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     with as_cluster(stores.redis).on_one_connection() as redis, stores.ledger.connect() as connection:
         stores.ledger.target(connection)  # before anything is written: the table may be unusable
         stores.ledger.require_standbys(connection)
-        drain, home = _begin(redis, stores.ledger, connection, request)
+        drain, home = begin_drain(redis, stores.ledger, connection, request)
         timeline = drain.last.timeline
         read_from = redis.now()  # before the changed set is: what is announced later stays in it
         _, oldest = redis.changed_set_size_and_oldest()
@@ -228,9 +228,9 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
     )
 
 
-def _begin(
+def begin_drain(
     redis: ClusterStore, ledger: Ledger, connection: psycopg.Connection, request: FlushRequest
-) -> tuple[_Drain, Marker]:
+) -> tuple[Drain, Marker]:
     """Claim the prefix, and see to it that every shard has a marker of this timeline before anything is read.
 
     So a marker that is missing later was lost. And no number is given again after PostgreSQL was rolled back: it is
@@ -239,7 +239,7 @@ def _begin(
     identity, last = ledger.identity(connection), last_flush(connection)
     _, home = redis.begin(request.run_id, last, identity)
     stored = identity._replace(system=home.ledger.split("/")[1])  # as the registry has it: it may be unknown there
-    drain = _Drain(redis, ledger, connection, request, stored, last)
+    drain = Drain(redis, ledger, connection, request, stored, last)
     prepared_for, drain.floor = redis.prepared()
     if prepared_for != last.timeline:
         drain.read(dict.fromkeys(SHARDS, ()))

@@ -112,18 +112,26 @@ def _stop_reason(ledger_day: LedgerDay, settled: int, marker: Marker | None) -> 
 
 
 def prune_ledger(
-    connection: psycopg.Connection, before: date, marker: Marker | None, max_seconds: float, zone: ZoneInfo
+    connection: psycopg.Connection,
+    before: date,
+    marker: Marker | None,
+    max_seconds: float,
+    zone: ZoneInfo,
+    *,
+    keep_flush_of_marker: bool = False,
 ) -> Pruned:
     """Prune the ledger before `before` as far as possible, in chunks, for at most this time (and one chunk).
 
-    Raises HistoryTimezoneChanged like `plan_ledger_pruning`.
+    `keep_flush_of_marker`: although newer ones follow, because markers of shards are there. Raises
+    HistoryTimezoneChanged like `plan_ledger_pruning`.
     """
     with rollup_transaction(connection):
         plan = plan_ledger_pruning(connection, before, marker, zone)
         parameters = {"day": plan.before, "starts_at": start_of_day(plan.before, zone)}
         connection.execute(SQL["keep_ledger_from"], parameters)
     deadline, pruned = time.monotonic() + max_seconds, Pruned()
-    params = {"settled": plan.settled, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
+    last = plan.settled - 1 if keep_flush_of_marker else plan.settled
+    params = {"settled": last, "flushes": CHUNK_FLUSHES, "batches": CHUNK_BATCHES}
     while True:
         flushes, batches, views = fetch_one(connection, SQL["prune_ledger"], **params)
         pruned = Pruned(pruned.flushes + flushes, pruned.batches + batches, pruned.views + views)

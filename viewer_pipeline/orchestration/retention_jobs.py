@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.marker_ownership import read_own_marker
+from viewer_pipeline.flush.retention_position import read_retention_position
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.days import today
 from viewer_pipeline.history.pruning import (
@@ -53,7 +53,9 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
         Stores.open(settings) as stores,
         stores.ledger.connect() as connection,
     ):
-        marker = read_own_marker(stores.redis, stores.ledger, connection)
+        settle = None if config.dry_run else context.run_id
+        position = read_retention_position(stores, connection, settle)
+        marker = position.marker
         plan = plan_ledger_pruning(connection, limit, marker, zone)
         metadata = {
             "days": len(plan.days),
@@ -61,12 +63,16 @@ def prune_old_ledger(context: dg.OpExecutionContext, config: RetentionConfig, se
             "flushes": sum(day.flushes for day in plan.days),
             "batches": sum(day.batches for day in plan.days),
             "views": sum(day.views for day in plan.days),
-            "notes": plan.stop_reason or "no old day was kept",
+            "notes": position.obstacle or plan.stop_reason or "no old day was kept",
         }
-        if not config.dry_run:
-            metadata |= prune_ledger(connection, limit, marker, MAX_SECONDS, zone)._asdict()
-    if plan.stop_reason:
-        context.log.warning(event("pruning_stopped", reason=plan.stop_reason))
+        if position.obstacle:
+            metadata |= dict.fromkeys(("days", "flushes", "batches", "views"), 0)
+        elif not config.dry_run:
+            keep = stores.redis.layout.cluster
+            pruned = prune_ledger(connection, limit, marker, MAX_SECONDS, zone, keep_flush_of_marker=keep)
+            metadata |= pruned._asdict()
+    if reason := position.obstacle or plan.stop_reason:
+        context.log.warning(event("pruning_stopped", reason=reason))
     return _report(context, config, metadata)
 
 

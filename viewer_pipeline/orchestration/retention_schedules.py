@@ -6,7 +6,7 @@ import dagster as dg
 
 from viewer_pipeline.errors import HistoryTimezoneChanged
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.marker_ownership import read_own_marker
+from viewer_pipeline.flush.retention_position import read_retention_position
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.history.days import today
 from viewer_pipeline.history.pruning import count_old_parked, count_old_rejected, first_day_kept, plan_ledger_pruning
@@ -34,7 +34,7 @@ def prune_ledger_days_daily(settings: SettingsResource) -> dg.RunRequest | dg.Sk
     if not (days := settings.ledger_retention_days):
         return dg.SkipReason(NO_RETENTION_PERIOD)
     with Stores.open(settings) as stores, stores.ledger.connect() as connection:
-        marker = read_own_marker(stores.redis, stores.ledger, connection)
+        marker = read_retention_position(stores, connection).marker
         zone = settings.history_timezone
         try:
             plan = plan_ledger_pruning(connection, first_day_kept(today(zone), days), marker, zone)

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from viewer_pipeline.flush.all_shards import ensure_shard_markers
 from viewer_pipeline.flush.drain import ensure_marker
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_reads import last_flush
@@ -54,10 +55,7 @@ class Adjuster:
         """
         self.stores.ledger.require_standbys(self.connection)
         for _ in range(MAX_ATTEMPTS):
-            marker = self._marker()
-            last = last_flush(self.connection)
-            if marker and marker.timeline != last.timeline:
-                last, marker, _ = ensure_marker(self.stores.redis, self.stores.ledger, self.connection, self.run_id)
+            last, marker = self._position()
             deltas = plan()
             if not deltas:
                 return None
@@ -75,8 +73,17 @@ class Adjuster:
                 return None  # another process has committed this very adjustment
         raise StaleRead
 
-    def _marker(self) -> Marker | None:
-        return read_own_marker(self.stores.redis, self.stores.ledger, self.connection)
+    def _position(self) -> tuple[LastFlush, Marker | None]:
+        """Return the newest flush, and the marker of the same timeline that is furthest."""
+        redis, ledger = self.stores.redis, self.stores.ledger
+        if redis.layout.cluster:
+            last, marker, _ = ensure_shard_markers(redis, ledger, self.connection, self.run_id)
+            return last, marker
+        own = read_own_marker(redis, ledger, self.connection)
+        last = last_flush(self.connection)
+        if own and own.timeline != last.timeline:
+            last, own, _ = ensure_marker(redis, ledger, self.connection, self.run_id)
+        return last, own
 
     def _flush(
         self, mode: str, last: LastFlush, marker: Marker | None, deltas: Mapping[str, int], flush_id: UUID
@@ -88,11 +95,15 @@ class Adjuster:
         return flush.with_counters(ids, [deltas[vod_id] for vod_id in ids], self.batch_size)
 
     def _settle(self, flush: Flush, fetch_totals: FetchTotals) -> None:
-        """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it."""
-        if marker := self._marker():
-            settled = settle_through(self.stores.redis, self.stores.ledger, self.connection, marker, flush.seq)
+        """Advance the marker, also past unsettled flushes of other runs. If this process dies, the next run does it.
+
+        In a cluster there is nothing to do: an adjustment has no batch in any shard.
+        """
+        redis, ledger = self.stores.redis, self.stores.ledger
+        if not redis.layout.cluster and (marker := read_own_marker(redis, ledger, self.connection)):
+            settled = settle_through(redis, ledger, self.connection, marker, flush.seq)
             record_incidents(self.connection, settled.notes, self.run_id)
-        publish_totals(self.stores.redis, flush, fetch_totals)
+        publish_totals(redis, flush, fetch_totals)
 
     def _record_postgres_rollback(self) -> None:
         """Record once that the marker was ahead of the ledger."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from itertools import chain
 
-import psycopg
-
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import LastFlush
@@ -13,13 +11,11 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.flush.unsettled import Unsettled, UnsettledReader
 from viewer_pipeline.reconcile.difference_csv import Difference, DifferenceReport
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.text_formatting import pluralize
 from viewer_pipeline.time_formatting import format_age, tolerate_clock_skew
-
-SQL = named_queries(__name__)
 
 PAGE_SIZE = 10_000  # counters in memory
 UNSETTLED_SECONDS = 60.0  # a flush is settled within a second; after a crash, by the next run
@@ -34,19 +30,21 @@ def compare_marker(stores: Stores, report: DifferenceReport) -> None:
     with stores.ledger.connect() as connection:
         last = last_flush(connection)
         refusal = find_refusal(stores.redis, stores.ledger, connection)
-        if message := str(refusal or "") or _marker_error(connection, marker, last):
+        unsettled = UnsettledReader().read(stores.redis, connection, marker, last)
+        if message := str(refusal or "") or _marker_error(unsettled, marker, last):
             report.add(Difference("marker", "", last.seq, marker.seq if marker else None, message))
 
 
-def _marker_error(connection: psycopg.Connection, marker: Marker | None, last: LastFlush) -> str | None:
+def _marker_error(unsettled: Unsettled, marker: Marker | None, last: LastFlush) -> str | None:
     if marker is None:
         return "Redis has no marker: it was emptied or replaced" if last.seq else None
     if marker.seq > last.seq:
         return "the marker is ahead of the ledger: PostgreSQL was rolled back"
-    flushes, age = fetch_one(connection, SQL["oldest_unsettled"], seq=marker.seq, batch=marker.batch)
+    flushes, age, shards = unsettled
     if age is None or 0 <= tolerate_clock_skew(age) < UNSETTLED_SECONDS:
         return None
-    return f"{pluralize(flushes, 'flush')} committed and not settled, the oldest {format_age(age)}"
+    where = "" if shards is None else f" in {pluralize(shards, 'shard')}"
+    return f"{pluralize(flushes, 'flush')} committed and not settled{where}, the oldest {format_age(age)}"
 
 
 def report_invalid_counters(redis: RedisStore, report: DifferenceReport) -> None:

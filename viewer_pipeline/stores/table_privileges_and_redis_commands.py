@@ -69,5 +69,6 @@ CLUSTER_COMMANDS: tuple[str, ...] = (
     "asking",
     "cluster|myid",  # of the worker, also in its scripts
     "cluster|slots",
+    "hgetall",
     "zscore",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.command_to_type import command_to_type
@@ -15,6 +15,7 @@ from viewer_pipeline.flush.recorded_settings import find_lost_settings, remedy_o
 from viewer_pipeline.flush.rejected_counts import RejectedSummary, describe_rejected
 from viewer_pipeline.history.timezone_change import TimezoneChange
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.layout import SLOTS
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.postgres import IN_RECOVERY
 from viewer_pipeline.text_formatting import escape_invisible, pluralize, views_of_vods
@@ -50,6 +51,7 @@ PRIMARY = (
 POSTGRES_PRIMARY = "name the primary in DATABASE_URL"
 READ_WRITE = "ALTER ROLE or ALTER DATABASE … SET default_transaction_read_only = off"
 WRITES = "the message has the reason: check memory, disk, replicas and the log of Redis"
+NODE = "start the node, or promote its replica (CLUSTER FAILOVER); see `redis-cli --cluster check`"
 EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in the configuration file"
 INFO = f"allow this user the command INFO; `{command_to_type('grants')}` prints all rights it needs"
 MIGRATE = f"run `{command_to_type('migrate')}`"
@@ -64,15 +66,36 @@ RESTARTED = "none if it was meant to; if it restarts again and again, its log ha
 CLOCKS = f"set the clocks of all machines, e.g. by NTP; see `{command_to_type('docs clock-changes')}`"
 
 
-def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: str) -> CheckResult:
-    """Whether flushes can settle: Redis is a primary and accepts writes. `refusal`: the error of a test write."""
+class WriteRefusal(NamedTuple):
+    """The error of a write that changes nothing, and its remedy if it has one."""
+
+    message: str
+    remedy: str
+
+
+def evaluate_redis(info: dict[str, Any], round_trip_ms: float, refusal: WriteRefusal | None) -> CheckResult:
+    """Whether flushes can settle: Redis is a primary and accepts writes."""
     details = {"round_trip_ms": round_trip_ms}
     if info.get("role") == "slave":
         message = f"Redis refuses writes: it is a replica of {info.get('master_host')}:{info.get('master_port')}"
         return CheckResult("redis", "unhealthy", message, details, PRIMARY)
     if refusal:
-        return CheckResult("redis", "unhealthy", refusal, details, WRITES)
+        return CheckResult("redis", "unhealthy", refusal.message, details, refusal.remedy or WRITES)
     return CheckResult("redis", "healthy", f"answers in {round_trip_ms} ms and accepts writes", details)
+
+
+def evaluate_unreachable_node(error: str) -> CheckResult:
+    """Return the result of a node of a cluster that does not answer: others flush their counters all the same."""
+    message = f"does not answer ({error}); its counters wait until it does, or a replica was promoted"
+    return CheckResult("redis", "unhealthy", message, {}, NODE)
+
+
+def evaluate_slots(result: CheckResult, unserved: int) -> CheckResult:
+    """Return the result, unless no node serves some slots of a cluster."""
+    if not unserved:
+        return result
+    message = f"no node serves {unserved} of {SLOTS} slots of the cluster; their counters are out of reach"
+    return CheckResult("redis", "unhealthy", message, {**result.details, "unserved_slots": unserved}, NODE)
 
 
 def evaluate_redis_memory(info: dict[str, Any]) -> CheckResult:
@@ -296,15 +319,23 @@ def evaluate_lost_settings(recorded: dict[str, str], settings: Settings) -> Chec
     return CheckResult("lost_settings", "degraded", message, {"recorded": lost}, remedy_of_lost_settings(lost))
 
 
-def evaluate_unsettled(flushes: int, oldest_unsettled_seconds: float | None) -> CheckResult:
-    """Whether committed flushes are subtracted from Redis in time; the age is None where all are."""
+def evaluate_unsettled(
+    flushes: int, oldest_unsettled_seconds: float | None, unsettled_shards: int | None = None
+) -> CheckResult:
+    """Whether committed flushes are subtracted from Redis in time; the age is None where all are.
+
+    `unsettled_shards`: of a cluster, how many have some of them; a part of its shards was read.
+    """
     age = oldest_unsettled_seconds
-    details = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
+    details: dict[str, Any] = {"unsettled_flushes": flushes, "oldest_unsettled_seconds": age}
+    if unsettled_shards is not None:
+        details["unsettled_shards"] = unsettled_shards
     if not flushes or age is None:
         return CheckResult("unsettled", "healthy", "every flush is settled", details)
     if future := evaluate_future_timestamp("unsettled", "the commit of the oldest unsettled flush", age, details):
         return future
-    message = f"{pluralize(flushes, 'flush')} committed and not settled, the oldest for {format_duration(age)}"
+    where = "" if unsettled_shards is None else f" in {pluralize(unsettled_shards, 'shard')}"
+    message = f"{pluralize(flushes, 'flush')} committed and not settled{where}, the oldest for {format_duration(age)}"
     if age < UNSETTLED_SECONDS:
         return CheckResult("unsettled", "healthy", message, details)
     message = f"{message}: readers who add counters and totals count their views twice"

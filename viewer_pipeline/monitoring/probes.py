@@ -13,11 +13,11 @@ from viewer_pipeline.errors import SessionUnusable, ViewerPipelineError
 from viewer_pipeline.flush.incidents import open_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import held_summary, last_flush
-from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import find_refusal
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.recorded_settings import read_recorded_settings
 from viewer_pipeline.flush.rejected_counts import read_rejected_summary
+from viewer_pipeline.flush.unsettled import UnsettledReader
 from viewer_pipeline.history.ledger_days import read_ledger_days
 from viewer_pipeline.history.timezone_change import find_timezone_change
 from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
@@ -36,6 +36,7 @@ from viewer_pipeline.monitoring.dagster_rules import (
 from viewer_pipeline.monitoring.dagster_tables import read_dagster
 from viewer_pipeline.monitoring.health_rules import (
     REJECTED_SECONDS,
+    WriteRefusal,
     degrade_if_restarted,
     evaluate_freshness,
     evaluate_held,
@@ -48,13 +49,16 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_redis,
     evaluate_redis_memory,
     evaluate_rejected,
+    evaluate_slots,
     evaluate_subscriber,
+    evaluate_unreachable_node,
     evaluate_unsettled,
 )
+from viewer_pipeline.monitoring.nodes import worst_of_nodes
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
-from viewer_pipeline.stores.redis import connect, redis_errors
+from viewer_pipeline.stores.redis import as_ours, connect, redis_errors
 from viewer_pipeline.time_formatting import round_age, seconds_since
 
 SQL = named_queries(__name__)
@@ -84,7 +88,7 @@ class HealthProbes:
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
         self.store = open_store(self.client, settings)
-        self._daemon_ids = DaemonIds()
+        self._daemon_ids, self._unsettled = DaemonIds(), UnsettledReader()
         self._started = time.monotonic()
 
     def close(self) -> None:
@@ -132,21 +136,28 @@ class HealthProbes:
             started = time.perf_counter()
             self.client.ping()
             round_trip_ms = _milliseconds_since(started)
-            info = self.read_redis_info()
-        result = evaluate_redis(info, round_trip_ms, self._find_write_refusal())
-        if result.status == "healthy":
-            result = degrade_if_restarted(result, info.get("uptime_in_seconds"), self._process_uptime_seconds())
-        else:  # the address may lead to another server by now, also from a replica that accepts writes
-            self.client.connection_pool.disconnect(inuse_connections=False)
-        return [result, evaluate_redis_memory(info)]
+        infos, results = self._read_info_of_nodes()
+        refusal = None if results else self._find_write_refusal()
+        for node, info in infos.items():
+            result = evaluate_redis(info, round_trip_ms, refusal)
+            results[node] = degrade_if_restarted(result, info.get("uptime_in_seconds"), self._process_uptime_seconds())
+        result = evaluate_slots(worst_of_nodes(results), self.store.unserved_slots())
+        if result.status == "unhealthy":  # the address may lead to another server by now, also from a replica
+            self.store.leave_server()
+        return [result, worst_of_nodes({node: evaluate_redis_memory(info) for node, info in infos.items()})]
 
-    def read_redis_info(self) -> dict[str, Any]:
-        """Return what INFO reports; nothing where the user may not run it."""
-        try:
-            info: Any = self.client.info()
-        except redis.ResponseError:
-            return {}
-        return dict(info)
+    def _read_info_of_nodes(self) -> tuple[dict[str, dict[str, Any]], dict[str, CheckResult]]:
+        """Return what INFO reports, by node; and the results of nodes that do not answer, unless none does."""
+        infos, unreachable = dict[str, dict[str, Any]](), dict[str, CheckResult]()
+        with self.store.node_clients() as clients:
+            for node, client in clients.items():
+                try:
+                    infos[node] = read_redis_info(client)
+                except redis.RedisError as error:
+                    if len(unreachable) + 1 == len(clients):
+                        raise as_ours(error, self.redis_url) from error
+                    unreachable[node] = evaluate_unreachable_node(str(error))
+        return infos, unreachable
 
     def check_postgres(self) -> list[CheckResult]:
         """Measure a round trip, and read whether a flush could commit."""
@@ -182,18 +193,18 @@ class HealthProbes:
         with self.ledger.connect() as connection:  # the primary: a standby's ledger may lag behind the marker
             last = last_flush(connection)
             refusal = find_refusal(self.store, self.ledger, connection)
-            position = marker or Marker(last.seq, last.batches, last.batches)
-            unsettled, *ages = fetch_one(connection, SQL["flush_ages"], seq=position.seq, batch=position.batch)
+            unsettled = self._unsettled.read(self.store, connection, marker, last)
+            (last_age,) = fetch_one(connection, SQL["age_of_last_flush"])
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection, REJECTED_SECONDS)
             held = held_summary(connection)
-        unsettled_age, last_age = (None if age is None else round_age(age) for age in ages)
+        unsettled_age, last_age = (None if age is None else round_age(age) for age in (unsettled.age_seconds, last_age))
         return [
             evaluate_marker_against_ledger(marker, last, str(refusal or "")),
-            evaluate_unsettled(unsettled, unsettled_age),
+            evaluate_unsettled(unsettled.flushes, unsettled_age, unsettled.shards),
             evaluate_last_flush(last, last_age),
             evaluate_incidents(incidents),
             evaluate_rejected(rejected),
-            evaluate_held(held, bool(marker and marker.hold)),
+            evaluate_held(held, self.store.has_hold(marker)),
         ]
 
     def check_history_timezone(self) -> list[CheckResult]:
@@ -220,13 +231,22 @@ class HealthProbes:
     def _process_uptime_seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def _find_write_refusal(self) -> str:
-        """Return the error of a write that changes nothing, e.g. OOM, MISCONF, READONLY; empty where it is accepted."""
+    def _find_write_refusal(self) -> WriteRefusal | None:
+        """Return the error of a write that changes nothing, e.g. OOM, MISCONF, READONLY."""
         try:
             self.store.require_writes()
         except ViewerPipelineError as error:
-            return str(error)
-        return ""
+            return WriteRefusal(str(error), error.remedy)
+        return None
+
+
+def read_redis_info(client: redis.Redis) -> dict[str, Any]:
+    """Return what INFO reports; nothing where the user may not run it."""
+    try:
+        info: Any = client.info()
+    except redis.ResponseError:
+        return {}
+    return dict(info)
 
 
 def _milliseconds_since(started: float) -> float:

@@ -7,12 +7,8 @@ SELECT to_regclass('viewer.alembic_version') IS NOT NULL,
 -- The migration that ran last.
 SELECT version_num FROM viewer.alembic_version
 
--- name: flush_ages
--- Flushes beyond a position of the marker, the age of the oldest in seconds, and the age of the last flush of all.
-SELECT
-    count(*), extract(epoch FROM clock_timestamp() - min(committed_at))::float8,
-    (
-        SELECT extract(epoch FROM clock_timestamp() - committed_at)::float8 FROM viewer.flush ORDER BY seq DESC LIMIT 1
-    )
-FROM viewer.flush
-WHERE seq > %(seq)s OR (seq = %(seq)s AND batches > %(batch)s)
+-- name: age_of_last_flush
+-- The age of the last flush in seconds; NULL if there is none.
+SELECT (
+    SELECT extract(epoch FROM clock_timestamp() - committed_at)::float8 FROM viewer.flush ORDER BY seq DESC LIMIT 1
+)

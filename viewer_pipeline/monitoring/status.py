@@ -77,6 +77,8 @@ class PipelineStatus:
         """Whether the last flush is subtracted from Redis; None where one of the servers cannot be read."""
         if self.redis.value is None or self.ledger.value is None:
             return None
+        if (shards := self.checks["unsettled"].details.get("unsettled_shards")) is not None:
+            return not shards
         marker, last = self.redis.value.marker, self.ledger.value.last_flush
         return not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches))
 

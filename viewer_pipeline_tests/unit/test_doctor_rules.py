@@ -109,7 +109,7 @@ def test_postgres(name: str, changes: dict[str, Any], expected: str) -> None:
         ("redis_version", {"redis_version": "6.0.16"}, "unhealthy: redis 6.0.16, older than 6.2"),
         ("redis_version", {"server_name": "valkey", "valkey_version": "8.0.1"}, "healthy: valkey 8.0.1"),
         ("redis_version", {"redis_version": "10.0.0"}, "healthy: redis 10.0.0"),
-        ("redis_cluster", {"cluster_enabled": 1}, "unhealthy: cluster mode is on, which is not supported"),
+        ("redis_cluster", {"cluster_enabled": 1}, "unhealthy: cluster mode is on, and REDIS_URL begins with redis://"),
         (
             "redis_persistence",
             {"aof_enabled": 0, "rdb_last_bgsave_status": "err"},

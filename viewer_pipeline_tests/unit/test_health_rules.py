@@ -39,6 +39,7 @@ from viewer_pipeline.monitoring.dagster_tables import (
 )
 from viewer_pipeline.monitoring.health_rules import (
     REVISION,
+    WriteRefusal,
     degrade_if_restarted,
     evaluate_freshness,
     evaluate_last_flush,
@@ -368,11 +369,11 @@ def test_redis_memory(info: dict[str, Any], status: str, message: str) -> None:
 def test_redis_that_refuses_writes() -> None:
     """A replica by its role, also one that accepts writes; else with the error of the test write."""
     replica = {"role": "slave", "master_host": "a", "master_port": 1}
-    result = evaluate_redis(replica, 1.0, "")
+    result = evaluate_redis(replica, 1.0, None)
     assert (result.status, result.message) == ("unhealthy", "Redis refuses writes: it is a replica of a:1")
-    result = evaluate_redis({"role": "master"}, 1.0, "Redis refuses writes: OOM")
+    result = evaluate_redis({"role": "master"}, 1.0, WriteRefusal("Redis refuses writes: OOM", ""))
     assert (result.status, result.message) == ("unhealthy", "Redis refuses writes: OOM")
-    result = evaluate_redis({}, 1.0, "")
+    result = evaluate_redis({}, 1.0, None)
     assert result == CheckResult("redis", "healthy", "answers in 1.0 ms and accepts writes", {"round_trip_ms": 1.0})
 
 

@@ -29,7 +29,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "redis_version": "other versions are not tested",
         "redis_commands": "a flush or a worker fails at the first command that a proxy or rename-command has removed",
         "redis_latency": "draining and settling are round trips",
-        "redis_cluster": "a script may touch one hash slot only, so counters cannot be settled in a cluster",
+        "redis_cluster": "a cluster has a marker for each slot, and each command goes to the node of its slot",
         "redis_persistence": "pending views are in Redis alone; what it loses in a crash is lost",
         "redis_durability": "flushes wait for what REDIS_WAIT_* name, so this Redis must be able to confirm it",
     },

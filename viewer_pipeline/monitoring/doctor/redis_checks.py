@@ -15,7 +15,9 @@ from viewer_pipeline.checks import CheckResult
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import RedisFailed, RedisRefusesWrites, SettingsError
 from viewer_pipeline.monitoring.health_rules import INFO
-from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.monitoring.nodes import Weakness, worst_of_nodes
+from viewer_pipeline.monitoring.probes import HealthProbes, read_redis_info
+from viewer_pipeline.redis_url import is_cluster_url
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import redis_errors
 from viewer_pipeline.stores.redis_durability_wait import Durability
@@ -34,6 +36,16 @@ OLDEST = (6, 2)
 SLOW_MS = 10.0
 SEE_DURABILITY = f"see `{command_to_type('docs redis-durability')}`"
 DURABLE = f"set appendonly yes; {SEE_DURABILITY}"
+# What is guaranteed least, of nodes of a cluster whose results have the same status.
+WEAKNESSES: dict[str, Weakness] = {
+    "redis_latency": lambda details: details["latency_ms"],
+    "redis_persistence": lambda details: (
+        ("always", "everysec", "no").index(details["appendfsync"])
+        if details.get("appendfsync") in ("always", "everysec", "no")
+        else 3
+    ),
+    "redis_durability": lambda details: -(details["connected_replicas"] or 0),
+}
 LOST = {"always": "nothing", "everysec": "the views of the last second", "no": "the views of half a minute"}
 
 
@@ -52,23 +64,29 @@ class RedisReading:
 
 def check_redis_server(probes: HealthProbes) -> list[CheckResult]:
     """Read the server and evaluate it. Raises RedisUnavailable, RedisFailed."""
-    client, settings = probes.client, probes.settings
-    with redis_errors(probes.redis_url):
-        client.ping()  # connects
-        round_trips = []
-        for _ in range(ROUND_TRIPS):
-            started = time.perf_counter()
-            client.ping()
-            round_trips.append(time.perf_counter() - started)
-        info, config, wait_error = probes.read_redis_info(), _read_config(client), ""
+    with probes.store.node_clients() as clients, redis_errors(probes.redis_url):
+        by_node = {node: evaluate_server(_read(client, probes), probes.settings) for node, client in clients.items()}
+    names = [result.name for result in next(iter(by_node.values()))]
+    return [
+        worst_of_nodes({node: results[at] for node, results in by_node.items()}, WEAKNESSES.get(name, lambda _: 0))
+        for at, name in enumerate(names)
+    ]
+
+
+def _read(client: redis.Redis, probes: HealthProbes) -> RedisReading:
+    client.ping()  # connects
+    round_trips = []
+    for _ in range(ROUND_TRIPS):
+        started = time.perf_counter()
+        client.ping()
+        round_trips.append(time.perf_counter() - started)
+    info, config, wait_error = read_redis_info(client), _read_config(client), ""
     try:
-        Durability.of(settings).require_support(client, probes.redis_url)
+        Durability.of(probes.settings).require_support(client, probes.redis_url)
     except (SettingsError, RedisFailed, RedisRefusesWrites) as error:
         wait_error = str(error)
-    reading = RedisReading(
-        round(median(round_trips) * 1000, 2), info, config, wait_error, _read_missing_commands(client)
-    )
-    return evaluate_server(reading, settings)
+    latency_ms = round(median(round_trips) * 1000, 2)
+    return RedisReading(latency_ms, info, config, wait_error, _read_missing_commands(client))
 
 
 def _read_missing_commands(client: redis.Redis) -> tuple[str, ...] | None:
@@ -101,7 +119,7 @@ def evaluate_server(reading: RedisReading, settings: Settings) -> list[CheckResu
         return [
             *results,
             _evaluate_version(reading.info),
-            _evaluate_cluster(reading.info),
+            _evaluate_cluster(bool(reading.info.get("cluster_enabled")), is_cluster_url(settings.redis_url or "")),
             _evaluate_persistence(reading),
         ]
     names = ("redis_version", "redis_cluster", "redis_persistence")
@@ -139,11 +157,14 @@ def _evaluate_latency(latency_ms: float) -> CheckResult:
     return CheckResult("redis_latency", "healthy", message, details)
 
 
-def _evaluate_cluster(info: dict[str, Any]) -> CheckResult:
-    if info.get("cluster_enabled"):
-        remedy = "use a Redis that is not in cluster mode for the counters"
-        return CheckResult("redis_cluster", "unhealthy", "cluster mode is on, which is not supported", remedy=remedy)
-    return CheckResult("redis_cluster", "healthy", "cluster mode is off")
+def _evaluate_cluster(is_cluster: bool, url_is_of_cluster: bool) -> CheckResult:
+    """Evaluate whether the URL and the server agree."""
+    message = f"cluster mode is {'on' if is_cluster else 'off'}"
+    if is_cluster == url_is_of_cluster:
+        return CheckResult("redis_cluster", "healthy", message)
+    wrong, right = ("redis://", "redis+cluster://") if is_cluster else ("redis+cluster://", "redis://")
+    remedy = f"write {right} in place of {wrong} into REDIS_URL"
+    return CheckResult("redis_cluster", "unhealthy", f"{message}, and REDIS_URL begins with {wrong}", remedy=remedy)
 
 
 def _evaluate_persistence(reading: RedisReading) -> CheckResult:

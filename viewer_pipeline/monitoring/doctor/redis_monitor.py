@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Literal, NamedTuple
 
+from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.ingest.messages import InvalidMessage, parse_announcement, parse_view
-from viewer_pipeline.redis_names import RedisNames
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.redis_url import RedisUrl
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import as_text, connect, redis_errors
 
 COMMAND_SECONDS = 3.0
-POLL_SECONDS = 0.5
+POLL_SECONDS, POLL_SECONDS_OF_CLUSTER = 0.5, 0.02
 MAX_COMMANDS = 500_000  # Redis buffers what a MONITOR client has not read yet, so their number is limited, too
 
 LINE = re.compile(
@@ -46,25 +48,37 @@ def watch_views_with_monitor(settings: Settings, seconds: float) -> Iterator[Obs
     Ends after `seconds`, even if Redis hangs, or after MAX_COMMANDS. Raises RedisUnavailable; RedisFailed where this
     user may not run MONITOR.
     """
-    url, parser = settings.require_redis_url(), _MonitorLineParser(settings)
-    with redis_errors(url), connect(url, seconds=COMMAND_SECONDS, retries=0) as client, client.monitor() as monitor:
-        parser.database = RedisUrl.of(url).database
+    url = settings.require_redis_url()
+    with redis_errors(url), connect(url, seconds=COMMAND_SECONDS, retries=0) as client, ExitStack() as stack:
+        nodes = stack.enter_context(open_store(client, settings).node_clients())
+        monitors = [
+            stack.enter_context(node.monitor())  # type: ignore[no-untyped-call]  # so in redis-py
+            for node in nodes.values()
+        ]
+        parsers = [_MonitorLineParser(settings) for _ in monitors]
         started, commands = time.monotonic(), 0
         while (elapsed := time.monotonic() - started) < seconds and commands < MAX_COMMANDS:
-            if monitor.connection.can_read(timeout=min(POLL_SECONDS, seconds - elapsed)):
-                commands += 1
-                if views := parser.parse(monitor.connection.read_response()):
-                    yield views._replace(at=time.monotonic() - started)
+            is_idle = True
+            for monitor, parser in zip(monitors, parsers, strict=True):
+                if monitor.connection.can_read(timeout=0):
+                    is_idle, commands = False, commands + 1
+                    if views := parser.parse(monitor.connection.read_response()):
+                        yield views._replace(at=time.monotonic() - started)
+            if is_idle:
+                poll = POLL_SECONDS if len(monitors) == 1 else POLL_SECONDS_OF_CLUSTER
+                monitors[0].connection.can_read(timeout=min(poll, seconds - elapsed))
 
 
 class _MonitorLineParser:
     """Parses the lines of MONITOR. A script's own line comes before those of the commands that it executes."""
 
     def __init__(self, settings: Settings) -> None:
-        names = RedisNames.of(settings.counter_prefix)
-        self.database = 0
-        self._prefix, self._channel = names.prefix.encode(), settings.pubsub_channel.encode()
-        self._own_keys = {key.encode() for key in names.pipeline_keys}
+        url = settings.redis_url or ""
+        layout = Layout.of(url, settings.counter_prefix)
+        self.database = RedisUrl.of(url).database if url else 0
+        self._prefix, self._channel = layout.names.prefix.encode(), settings.pubsub_channel.encode()
+        self._own_keys = {key.encode() for key in layout.names.pipeline_keys}
+        self._own_beginning = layout.marker_beginning.encode()
         self._in_own_script = False
 
     def parse(self, line: bytes) -> ObservedViews | None:
@@ -75,7 +89,7 @@ class _MonitorLineParser:
         database, client = int(match[1]), match[2]
         name, *arguments = map(_unescape, WORD.findall(match[3]))
         if client != b"lua":
-            self._in_own_script = not self._own_keys.isdisjoint(arguments)
+            self._in_own_script = any(map(self._is_own_key, arguments))
         match name.upper(), arguments:
             case b"PUBLISH", [channel, payload] if channel == self._channel:
                 return _views_of_message(payload)
@@ -84,6 +98,9 @@ class _MonitorLineParser:
                 views = int(amount[0]) if amount and amount[0].isdigit() else 1
                 return ObservedViews(0.0, as_text(key.removeprefix(self._prefix)), views, source)
         return None
+
+    def _is_own_key(self, argument: bytes) -> bool:
+        return argument in self._own_keys or argument.startswith(self._own_beginning)
 
 
 def _views_of_message(payload: bytes) -> ObservedViews | None:

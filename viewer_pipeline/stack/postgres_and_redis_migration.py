@@ -51,7 +51,6 @@ def migrate_postgres_and_redis(
         if not exclusive:
             _require_no_run_of_old_version(settings)
             _wait_until_daemon_is_silent(settings, on_progress)
-            require_reply(settings.redis_url)
         with Stores.open(settings) as stores:
             require_upgradable(stores)
     before, after = migrate_all(settings)

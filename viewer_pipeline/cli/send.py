@@ -68,12 +68,13 @@ def send_views(settings: Settings, vod_id: str, count: int, how: str) -> dict[st
     """Send `count` views as a producer does: by `publish`, `incr`, or `both`. Raises RedisUnavailable, RedisFailed."""
     import orjson
 
+    from viewer_pipeline.flush.open_store import open_store
     from viewer_pipeline.stores.redis import connect, redis_errors
 
     url, subscribers = settings.require_redis_url(), 0
     with connect(url, seconds=REPLY_SECONDS, retries=0) as client, redis_errors(url):
         if how in ("incr", "both"):
-            client.incrby(settings.counter_prefix + vod_id, count)
+            open_store(client, settings).add_views(vod_id, count)
         if how in ("publish", "both"):
             subscribers = client.publish(settings.pubsub_channel, orjson.dumps({"vodId": vod_id, "count": count}))
     return {"vod_id": vod_id, "count": count, "how": how, "subscribers": subscribers}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import redis
+from redis.exceptions import MovedError
 
 from viewer_pipeline.errors import MarkerUnreadable, NotDurable, RedisFailed
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterPage
@@ -418,6 +419,17 @@ class ClusterStore(RedisStore):
             for at, value in zip(positions, reply, strict=True):
                 values[at] = value
         return values
+
+    def add_views(self, vod_id: str, views: int) -> None:
+        """Raise a counter as a producer does, at the node of its slot. Not to be repeated after a connection broke."""
+        key = self.prefix_text + vod_id
+        command = Command(slot_of_shard(self.layout.shard_of(key.encode())), ("INCRBY", key, views))
+        with redis_errors(self.url):
+            (reply,) = self.nodes.run([command])
+            if isinstance(reply, MovedError):  # nothing was executed
+                self.nodes.map.refresh((reply.host, reply.port))
+                (reply,) = self.nodes.run([command])
+            _values([reply])
 
     def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """Return the type of each key of these ids; "none" where there is none."""

@@ -250,6 +250,11 @@ class RedisStore(CounterReader):
         arguments: list[str | bytes | int] = [begin.ledger, begin.epoch, part.stored, end, begin.request, begin.hold]
         return bool(self.run_script(ADVANCE_SWEEP, [self.names.subscriber, self.names.marker], arguments))
 
+    def add_views(self, vod_id: str, views: int) -> None:
+        """Raise a counter as a producer does. Not to be repeated: it may have been raised although it raises."""
+        with redis_errors(self.url):
+            self._client.incrby(self.prefix_text + vod_id, views)
+
     def publish_totals(self, messages: Iterable[bytes]) -> None:
         """Publish on the channel of totals, in order. Although it raises, messages may go out, and twice."""
         for page in chunks(messages, PIPELINE_MESSAGES):

@@ -87,11 +87,11 @@ def test_a_worker(narrow: ClusterWorld) -> None:
         wait_until(lambda: store.changed_set_size_and_oldest()[0] == 1, 30, "announced")
 
 
-@pytest.mark.parametrize("command", CLUSTER_COMMANDS)
+@pytest.mark.parametrize("command", sorted({command.partition("|")[0] for command in CLUSTER_COMMANDS}))
 def test_no_right_is_superfluous(narrow: ClusterWorld, command: str) -> None:
     """Without it something fails that works with it."""
     for node in narrow.cluster.nodes:
-        node.command("ACL", "SETUSER", USER, f"-{command.partition('|')[0]}")
+        node.command("ACL", "SETUSER", USER, f"-{command}")
     with pytest.raises((RedisFailed, AssertionError)):
         do_everything(narrow)
 

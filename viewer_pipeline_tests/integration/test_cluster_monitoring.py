@@ -205,7 +205,7 @@ def test_producers_at_any_node(world: ClusterWorld, settings: Settings) -> None:
     producer.start()
     try:
         announce = settings.copy_unvalidated(pubsub_mode="announce")
-        result = by_name(run_doctor_checks(announce, watch_producers_seconds=2))["pubsub_mode"]
+        result = by_name(run_doctor_checks(announce, watch_producers_seconds=1))["pubsub_mode"]
     finally:
         stop.append(True)
         producer.join()

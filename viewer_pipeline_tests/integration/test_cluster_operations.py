@@ -25,7 +25,7 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.history.pruning import prune_ledger
 from viewer_pipeline.layout import HOME_SLOT, SHARDS
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
-from viewer_pipeline.reconcile.held_views import count_held, drop_held, held_by_epoch
+from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.cluster import RedisCluster
@@ -61,8 +61,8 @@ def node_without_home(world: ClusterWorld) -> ClusterNode:
     return next(node for node in world.cluster.primaries() if node is not home)
 
 
-def test_a_repair_between_two_flushes(world: ClusterWorld, tmp_path: Path) -> None:
-    """It follows the numbering, so that a run which read before it is superseded, and subtracts nothing from Redis."""
+def test_reconcile(world: ClusterWorld, tmp_path: Path) -> None:
+    """A repair supersedes a run that read before it, and subtracts nothing. What should be settled is a difference."""
     world.send_many(VODS)
     world.flush()
     world.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 5 WHERE vod_id < 'vod0004'")
@@ -72,48 +72,15 @@ def test_a_repair_between_two_flushes(world: ClusterWorld, tmp_path: Path) -> No
     assert (result.repaired["total"], result.remaining) == (4, 0)
     assert bulk_upsert(world.stores, snapshot, aggregated).notes.superseded == 1
     world.assert_all_persisted()
-    assert reconcile_once(world, tmp_path).remaining == 0
-
-
-def test_flushes_that_are_not_settled_are_a_difference(world: ClusterWorld, tmp_path: Path) -> None:
-    """Once they should be: as many shards are named as are behind."""
     world.send_many(VODS)
     world.flush_unsettled()
-    assert reconcile_once(world, tmp_path).differences["marker"] == 0
+    assert reconcile_once(world, tmp_path).remaining == 0
     world.execute("UPDATE viewer.flush SET committed_at = now() - interval '2 minutes'")
     (difference,) = reconcile_once(world, tmp_path).first_differences
     assert difference.kind == "marker"
     assert difference.message.startswith(f"8 flushes committed and not settled in {VODS} shards, the oldest 2 min")
     world.flush()
     assert reconcile_once(world, tmp_path).remaining == 0
-
-
-@pytest.mark.parametrize("decision", ["count", "drop"])
-def test_held_views_are_decided(world: ClusterWorld, decision: str) -> None:
-    """A node lost its data, and new views came in there: they are held, and an operator decides."""
-    world.send_many(VODS)
-    world.flush()
-    lost = node_without_home(world)
-    lost.client.flushall()
-    world.send_many(VODS)
-    world.flush()
-    held = world.held()
-    assert held
-    with world.stores.ledger.connect() as connection:
-        epochs = held_by_epoch(connection)
-        assert sum(epoch.views for epoch in epochs) == held.total()
-        adjuster = Adjuster(world.stores, connection, uuid4().hex, 2)
-        for epoch in epochs:
-            if decision == "count":
-                count_held(adjuster, None, epoch.epoch, 4)
-            else:
-                drop_held(connection, epoch.epoch)
-    if decision == "drop":
-        world.sent -= held
-    assert world.held() == Counter()
-    report = world.flush()
-    assert [check.status for check in verify(world.stores, report)] == ["healthy"] * 4
-    world.assert_all_persisted()
 
 
 @contextmanager
@@ -124,6 +91,27 @@ def short_time_out(world: ClusterWorld) -> Iterator[None]:
         world.stores = replace(stores, redis=ClusterStore(client, url, PREFIX))
         yield
     world.stores = stores
+
+
+def test_held_views_are_counted(world: ClusterWorld) -> None:
+    """A node lost its data, and new views came in there: they are held, and an operator decides."""
+    world.send_many(VODS)
+    world.flush()
+    node_without_home(world).client.flushall()
+    world.send_many(VODS)
+    world.flush()
+    held = world.held()
+    assert held
+    with world.stores.ledger.connect() as connection:
+        epochs = held_by_epoch(connection)
+        assert sum(epoch.views for epoch in epochs) == held.total()
+        adjuster = Adjuster(world.stores, connection, uuid4().hex, 2)
+        for epoch in epochs:
+            count_held(adjuster, None, epoch.epoch, 4)
+    assert world.held() == Counter()
+    report = world.flush()
+    assert [check.status for check in verify(world.stores, report)] == ["healthy"] * 4
+    world.assert_all_persisted()
 
 
 def old_flushes(world: ClusterWorld) -> History:
@@ -144,21 +132,6 @@ def prune(world: ClusterWorld) -> int:
             raise RedisUnavailable(obstacle)
         zone = History(world).zone
         return prune_ledger(connection, before, marker, 60, zone, keep_flush_of_marker=True).flushes
-
-
-def test_retention_advances_all_markers_first(world: ClusterWorld) -> None:
-    """Then no marker stands before a flush that is deleted, nor at one: nothing is held later."""
-    old_flushes(world)
-    world.send_many(VODS)
-    world.flush_unsettled()
-    newest = world.seqs()[-1]
-    assert prune(world) == 3
-    assert {marker and marker[:2] for marker in markers(world).values()} == {(newest, 2)}
-    world.send("often", 3)
-    report = world.flush()
-    assert report.notes.sentences() == []
-    world.assert_all_persisted()
-    assert world.held() == Counter()
 
 
 def test_retention_keeps_the_flush_that_markers_stand_at(world: ClusterWorld) -> None:
@@ -252,13 +225,18 @@ def test_a_repair_of_an_emptied_cluster(world: ClusterWorld, tmp_path: Path) -> 
 
 
 def test_retention_beside_a_run(world: ClusterWorld) -> None:
-    """A retention that settles between the read and the commit of a run does not disturb it."""
+    """It advances all markers, so none stands at a flush that is deleted; a run between read and commit continues."""
+    old_flushes(world)
     world.send_many(VODS)
     world.flush_unsettled()
+    newest = world.seqs()[-1]
     world.send_many(VODS, 2)
     snapshot, _ = world.drain()
-    with world.stores.ledger.connect() as connection:
-        assert read_retention_position(world.stores, connection, "prune").obstacle == ""
+    assert prune(world) == 3
+    assert {marker and marker[:2] for marker in markers(world).values()} == {(newest, 2)}
     report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert report.notes.unsettled_shards == 0
+    world.send("often", 3)
+    assert world.flush().notes.sentences() == []
     world.assert_all_persisted()
+    assert world.held() == Counter()

@@ -1,0 +1,72 @@
+"""`viewer-pipeline up` and other commands on a Redis Cluster and a PostgreSQL of one's own."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from viewer_pipeline.stack.ports import LOOPBACK, find_free_port
+from viewer_pipeline_tests.support.cluster import RedisCluster
+from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline_tests.support.waiting import wait_until
+
+PREFIX = "vod:views:"
+
+
+def totals(url: str) -> dict[str, int]:
+    """Return the persisted views by VOD; none before `up` has migrated."""
+    with psycopg.connect(url) as connection:
+        return dict(connection.execute("SELECT vod_id, view_count FROM viewer.vod_view_counts").fetchall())
+
+
+def json_of(stack: Stack, *arguments: str) -> dict[str, Any]:
+    """Run a command that succeeds; return what it prints."""
+    done = stack.run(*arguments, "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_url: str) -> None:
+    """Messages and counters become totals, also after a failover; status, doctor and reconcile find nothing wrong."""
+    port = find_free_port()
+    settings = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_cluster.url,
+        "PUBSUB_MODE": "announce",
+        "REDIS_WAIT_REPLICAS": "1",
+        "HEALTH_CHECK_PORT": str(port),
+    }
+    with up(variables(tmp_path, **settings)) as stack:
+        stack.wait_for_ui()
+        sent = json_of(stack, "send", "vod_1", "--count", "3")
+        assert sent == {"vod_id": "vod_1", "count": 3, "how": "both", "subscribers": 1}
+        wait_until(lambda: totals(database_url) == {"vod_1": 3}, 120, "the sensor launched a flush")
+
+        redis_cluster.failover(redis_cluster.primaries()[0])
+        expected = {"vod_1": 3}
+        for number in range(6):
+            json_of(stack, "send", f"late_{number}")
+            expected[f"late_{number}"] = 1
+        wait_until(lambda: totals(database_url) == expected, 120, "views that came after the failover")
+
+        stack.run("send", "unannounced", "--how", "incr")
+        json_of(stack, "flush")
+        assert totals(database_url) == expected | {"unannounced": 1}
+        status = json_of(stack, "status")
+        assert (status["persisted"], status["settled"], status["pending_views"]) == (10, True, 0)
+        checks = json.loads(stack.run("doctor", "--json").stdout)["checks"]
+        assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"postgres_durability"}
+        assert json_of(stack, "reconcile")["remaining"] == 0
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=30) as reply:
+            health = json.load(reply)["checks"]
+        assert health["redis"]["status"] in ("healthy", "degraded")  # degraded: a node has restarted
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=30) as reply:
+            assert b"viewer_redis_up 1.0" in reply.read()
+        stack.stop()
+    assert "Traceback" not in stack.log.read_text()
+    assert redis_cluster.counters(PREFIX) == {}

@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     )
     redis_url: RedisServerUrl | None = Field(
         None,
-        description="Redis: `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,host:port/service/db`",
+        description="Redis: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`"
+        " or `redis+cluster://host:port,host:port`",
     )
     target_table: TableName | None = Field(
         None,

@@ -27,8 +27,8 @@ def json_of(stack: Stack, *arguments: str) -> dict[str, Any]:
     """Run a command that succeeds; return what it prints."""
     done = stack.run(*arguments, "--json")
     assert done.returncode == 0, done.stderr + done.stdout
-    printed: dict[str, Any] = json.loads(done.stdout)
-    return printed
+    rendered: dict[str, Any] = json.loads(done.stdout)
+    return rendered
 
 
 def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_url: str) -> None:

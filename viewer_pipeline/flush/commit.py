@@ -15,6 +15,7 @@ import psycopg
 from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.drain import drain
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.garbage_collection import rare_collections
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import flushes_of_run
@@ -46,7 +47,7 @@ def bulk_upsert(stores: Stores, snapshot: Snapshot, aggregated: Aggregate) -> Ru
     first, request, base, superseded = snapshot, snapshot.request, snapshot.base, 0
     step = _steps.setdefault(snapshot, _StepNotes())
     attempts, recovered = list[_Attempt](), list[FlushRow]()
-    with stores.ledger.connect() as connection:
+    with rare_collections(), stores.ledger.connect() as connection:
         step.record_missed_incidents(connection, request.run_id)
         while superseded < SUPERSEDED_TRIES:
             # Outside the flush's transaction, which must not hold their locks.

@@ -11,6 +11,7 @@ from viewer_pipeline.stores.redis import as_text
 
 # Of the hash, in the order in which the scripts return them.
 MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing", "timeline", "hold")
+NONE_MISSING = (0, 0)
 MAX_SEQ = 2**53  # Lua's numbers are exact up to here
 
 
@@ -28,8 +29,8 @@ class Marker(NamedTuple):
     flush_id: str = ""
     ledger: str = ""
     # Flushes above the first number, through the second, that the ledger lacked when Redis was last settled, because
-    # it had been restored from a backup. (0, 0): none.
-    missing_flushes: tuple[int, int] = (0, 0)
+    # it had been restored from a backup.
+    missing_flushes: tuple[int, int] = NONE_MISSING
     timeline: str = ""  # of PostgreSQL, when the run that began last had read its ledger
     # The name of the occasion on which views came in that may have been counted before; empty if none did. Removed by
     # a sweep that began after that (rule R16).
@@ -42,15 +43,15 @@ class Marker(NamedTuple):
 
 def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
     """Return the marker from the values of MARKER_FIELDS; None if there is none. Raises MarkerUnreadable."""
-    numbers, (epoch, flush_id, ledger), missing = fields[:3], map(as_text, fields[3:6]), fields[6]
-    timeline, hold = map(as_text, fields[7:])
-    if all(field is None for field in numbers):
+    flush, number, batches, epoch, flush_id, ledger, missing, timeline, hold = fields
+    if flush is number is batches is None:
         return None
     try:
-        seq, batch, of = (int(field or b"") for field in numbers)
-        after, through = map(int, (missing or b"0 0").split())
+        seq, batch, of = int(flush or b""), int(number or b""), int(batches or b"")
+        after, through = map(int, missing.split()) if missing else NONE_MISSING
     except ValueError:
-        raise MarkerUnreadable(f"flush, batch, batches, missing = {[*numbers, missing]!r}") from None
+        raise MarkerUnreadable(f"flush, batch, batches, missing = {[flush, number, batches, missing]!r}") from None
     if seq > MAX_SEQ:
         raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
-    return Marker(seq, batch, of, epoch, flush_id, ledger, (after, through), timeline, hold)
+    names = as_text(epoch), as_text(flush_id), as_text(ledger)
+    return Marker(seq, batch, of, *names, (after, through), as_text(timeline), as_text(hold))

@@ -15,7 +15,7 @@ from viewer_pipeline.errors import MarkerUnreadable
 from viewer_pipeline.flush.counter_reader import READ_COUNT, SCAN_COUNT, CounterReader
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
-from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
+from viewer_pipeline.flush.marker import MARKER_FIELDS, NONE_MISSING, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.settings import Settings
@@ -199,7 +199,7 @@ class RedisStore(CounterReader):
         before = (marker.seq, marker.batch, marker.epoch, marker.ledger)
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
-        missing = "{} {}".format(*marker.missing_flushes) if any(marker.missing_flushes) else ""
+        missing = "{} {}".format(*marker.missing_flushes) if marker.missing_flushes != NONE_MISSING else ""
         hold = f"{batch.seq}.{batch.number}.{uuid4().hex}" if batch.holds else ""  # unique: a copy may bring it back
         at: list[str | int] = [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix)]
         return [*at, deltas, missing, marker.timeline, hold]

@@ -21,6 +21,7 @@ from viewer_pipeline.flush.cluster_store import (
     new_epoch,
 )
 from viewer_pipeline.flush.flush_request import FlushRequest
+from viewer_pipeline.flush.garbage_collection import rare_collections
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
@@ -174,9 +175,10 @@ def drain_shards(stores: Stores, request: FlushRequest) -> Snapshot:
     Writes nothing but markers. A shard that does not answer, perhaps because it migrates, is left out: its counters
     are in Redis, and the next run takes them (rule R13).
     """
-    for _ in range(DRAIN_TRIES):
-        if snapshot := _drain_once(stores, request):
-            return snapshot
+    with rare_collections():
+        for _ in range(DRAIN_TRIES):
+            if snapshot := _drain_once(stores, request):
+                return snapshot
     raise MarkerMoved("the timeline of PostgreSQL changed while counters were read, again and again")
 
 
@@ -251,9 +253,9 @@ def begin_drain(
 
 
 def _by_shard(layout: Layout, pages: Iterable[Sequence[bytes]]) -> dict[int, list[bytes]]:
-    """Group raw ids by shard, each once."""
-    by_shard = dict[int, dict[bytes, None]]()
+    """Group raw ids by shard. SCAN may return one twice: then it is read twice, and the last reading counts."""
+    by_shard, prefix, shard_of = dict[int, list[bytes]](), layout.names.prefix.encode(), layout.shard_of
     for page in pages:
         for raw in page:
-            by_shard.setdefault(layout.shard_of(layout.names.prefix.encode() + raw), {})[raw] = None
-    return {shard: list(raws) for shard, raws in by_shard.items()}
+            by_shard.setdefault(shard_of(prefix + raw), []).append(raw)
+    return by_shard

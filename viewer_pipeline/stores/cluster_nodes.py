@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
+import hiredis
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
@@ -188,7 +189,7 @@ class ClusterNodes:
             connection.send_command("SCRIPT", "LOAD", script.source, check_health=False)
             connection.read_response()
             self._loaded.add((address, script.sha))
-        packed = b"".join(part for command in words for part in connection.pack_command(*command))
+        packed = b"".join([hiredis.pack_command(command) for command in words])  # type: ignore[arg-type]  # any length
         connection.send_packed_command([packed], check_health=False)
 
     def _receive(self, address: Address, page: Sequence[int], replies: list[Reply]) -> redis.RedisError | None:

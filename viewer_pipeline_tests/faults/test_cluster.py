@@ -9,7 +9,6 @@ import psycopg
 import pytest
 
 from viewer_pipeline.errors import NotDurable
-from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.cluster_store import ClusterStore, as_cluster
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.run_report import RunReport
@@ -303,12 +302,74 @@ def test_numbers_are_not_given_again_after_postgres_was_rolled_back(cluster_worl
     world.assert_all_persisted()
 
 
-def test_a_failed_commit_leaves_everything(cluster_world: ClusterWorld) -> None:
-    """The snapshot is discarded, and the counters hold all views."""
+TIMELINE = "CREATE OR REPLACE FUNCTION viewer.timeline() RETURNS text LANGUAGE sql AS $$ SELECT 'another'::text $$"
+
+
+def lose_last_flush(world: ClusterWorld) -> None:
+    """Let PostgreSQL be as if a standby had taken over that lacked the last flush, of `vod0001` alone."""
+    ((seq, views),) = world.rows("SELECT seq, views FROM viewer.flush ORDER BY seq DESC LIMIT 1")
+    world.execute("DELETE FROM viewer.flush_batch WHERE seq = %s", seq)
+    world.execute("DELETE FROM viewer.flush WHERE seq = %s", seq)
+    world.execute("UPDATE viewer.vod_view_counts SET view_count = view_count - %s WHERE vod_id = 'vod0001'", views)
+    world.execute(TIMELINE)
+
+
+def test_postgres_loses_a_flush_before_it_is_settled(cluster_world: ClusterWorld) -> None:
+    """Another run begins and takes the number. The first one settles nothing, and the views are counted once."""
     world = cluster_world
-    world.send_many(VODS)
-    snapshot = world.drain()[0]
-    assert sum(aggregate(snapshot.readings).frame["delta"]) == 3 * VODS
-    world.assert_conserved()
+    world.send_many(3)
+    world.flush()
+    world.send("vod0001", 5)
+    first = world.flush_unsettled()
+    lose_last_flush(world)
+    world.send("vod0002", 7)
+    second = world.drain()
+    late = as_cluster(world.stores.redis)
+    markers = first.snapshot.markers  # type: ignore[attr-defined]  # of a cluster
+    result = late.settle_shards(markers, first.committed[0].flush.batches)
+    assert result.refused.keys() == markers.keys() & {batch.shard for batch in first.committed[0].flush.batches}
+    bulk_upsert(world.stores, *second)
     world.flush()
     world.assert_all_persisted()
+
+
+def test_postgres_loses_commits_before_this_one(cluster_world: ClusterWorld) -> None:
+    """The run that had read before that commits nothing, and drains again."""
+    world = cluster_world
+    world.send_many(3)
+    world.flush()
+    world.send("vod0001", 5)
+    snapshot = world.drain()
+    world.execute(TIMELINE)
+    report = bulk_upsert(world.stores, *snapshot)
+    assert report.notes.superseded == 1
+    world.assert_all_persisted()
+
+
+def test_retention_has_deleted_flushes_after_the_marker(cluster_world: ClusterWorld) -> None:
+    """A node returns from a copy that is older than the ledger: what it has may have been counted, and is held."""
+    world, cluster = cluster_world, cluster_world.cluster
+    world.send_many(VODS)
+    world.drain()
+    primary = cluster.primaries()[0]
+    copy = cluster.copy_data(primary)
+    for _ in range(2):
+        world.flush()
+        world.send_many(VODS)
+    there = ids_at(world, primary)
+    world.flush()
+    world.execute(
+        "INSERT INTO viewer.pruned_flushes (mode, flushes, counters, views, last_seq, last_committed_at)"
+        " SELECT 'sweep', count(*), sum(counters), sum(views), max(seq), max(committed_at)"
+        " FROM viewer.flush WHERE seq < %s",
+        world.seqs()[-1],
+    )
+    world.execute("DELETE FROM viewer.flush_batch WHERE seq < %s", world.seqs()[-1])
+    world.execute("DELETE FROM viewer.flush WHERE seq < %s", world.seqs()[-1])
+    cluster.kill(primary)
+    cluster.restart(primary, copy=copy)
+    flush_until_settled(world)
+    assert world.counters() == {}
+    assert world.totals() == dict(world.sent)
+    assert set(world.held()) <= set(there)
+    assert world.held()

@@ -40,7 +40,9 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.postgres_server import PostgresServer, find_postgres_bin_directory
 from viewer_pipeline.stores.named_queries import fetch_one
+from viewer_pipeline_tests.support import cluster_world
 from viewer_pipeline_tests.support.check_results import by_name
+from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.failover import STANDBY_REPORTS, PostgresPair
 from viewer_pipeline_tests.support.pgbouncer import PgBouncer
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -137,6 +139,27 @@ def test_a_flush_that_no_standby_has_stays_in_redis(postgres_pair: PostgresPair,
     settled = waiting(world, LONG).flush()
     assert (settled.notes.settled_before, world.seqs()) == (2, [1, 2])
     world.assert_all_persisted()
+
+
+def test_a_cluster_is_settled_once_a_standby_has_the_flush(
+    postgres_pair: PostgresPair, behind: World, redis_cluster: RedisCluster
+) -> None:
+    """Also what an earlier run left, before any counter of its shards is read."""
+    with cluster_world.opened(redis_cluster, behind.stores.ledger.url) as cluster:
+        stores = Stores(cluster.stores.redis, Ledger(behind.stores.ledger.url, standby_wait=SHORT))
+        world = cluster_world.ClusterWorld(stores, redis_cluster)
+        world.drain()  # makes all markers
+        world.send_many(3)
+        with frozen(postgres_pair):
+            with pytest.raises(NotReplicated, match="flush 1 on disk"):
+                world.flush()
+            assert world.counters() == dict(world.sent) == world.totals()
+            with pytest.raises(NotReplicated, match="flush 1 on disk"):
+                world.flush()
+            assert (world.seqs(), world.counters()) == ([1], dict(world.sent))
+        world.stores.ledger.standby_wait = LONG
+        assert world.flush().notes.settled_before == 3
+        world.assert_all_persisted()
 
 
 def test_what_was_sent_to_a_standby_is_not_on_its_disk(postgres_pair: PostgresPair, behind: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from viewer_pipeline.command_to_type import command_to_type
-from viewer_pipeline.errors import HomeInUse, UpRunsDagster
+from viewer_pipeline.errors import HomeInUse, SettingsError, UpRunsDagster
 
 LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
 # In SERVERS_FILE: process -> (host, port); until all were started; Unix time of the start; name -> value, as text, of
@@ -19,6 +20,18 @@ LOCK_FILE, SERVERS_FILE = "lock", "servers.json"
 ADDRESSES, STARTING, STARTED_AT, SETTINGS = "addresses", "is_starting", "started_at", "settings"
 SERVER_LOGS = {"database_url": "postgres.log", "redis_url": "redis.log"}  # of embedded servers, by their setting
 LOCK_SECONDS = 2.0  # other commands hold the lock for an instant, to test it
+
+
+def make_directory(path: Path, setting: str) -> None:
+    """Create a directory that a setting names, unless it exists. Raises SettingsError if it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else str(error.strerror)
+    if reason:
+        message = f"{setting}: the directory {path} cannot be written: {reason}"
+        raise SettingsError(message, f"name one with {setting} that this user can write")
 
 
 def lock_home_directory(home: Path) -> IO[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,19 +10,17 @@ import uvicorn
 from starlette.applications import Starlette
 
 from viewer_pipeline.checks import CheckResult
-from viewer_pipeline.errors import SettingsError
 from viewer_pipeline.home_lock_and_server_urls import is_up_starting
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.monitoring.bound_socket import bind_socket
 from viewer_pipeline.monitoring.check_runner import CheckRunner
 from viewer_pipeline.monitoring.health_change_log import HealthChangeLog
 from viewer_pipeline.monitoring.http_app import build_health_app
 from viewer_pipeline.monitoring.metrics import PrometheusMetrics
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status_page.page import StatusPage
-from viewer_pipeline.port_listeners import describe_listener
 from viewer_pipeline.settings import Settings
 
-BACKLOG = 128
 STOP_SECONDS = 2  # time limit of running requests at a stop
 STOPPING = CheckResult("subscriber", "unhealthy", "the worker is stopping, and folds the views in its memory")
 
@@ -34,7 +30,7 @@ class HealthServer:
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         """Bind. Raises SettingsError, which names the setting to change."""
-        self._socket = _bind_socket(host, port)
+        self._socket = bind_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -83,26 +79,3 @@ def start_health_server(settings: Settings, stats: SubscriberStats, is_stopping:
     server.start()
     watch.start()
     return server
-
-
-def _bind_socket(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise SettingsError(f"HEALTH_CHECK_HOST={host!r}: {error.strerror}") from None
-    both_families = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both_families)
-    except OSError as error:
-        raise _explain_bind_error(error, host, port) from None
-
-
-def _explain_bind_error(error: OSError, host: str, port: int) -> SettingsError:
-    if error.errno == errno.EADDRINUSE:
-        message = f"HEALTH_CHECK_PORT={port}: {describe_listener(port)} listens on this port of {host}"
-        return SettingsError(message, "stop it, or choose another port with HEALTH_CHECK_PORT")
-    if error.errno == errno.EADDRNOTAVAIL:
-        message = f"HEALTH_CHECK_HOST={host!r}: this machine has no such address"
-        return SettingsError(message, "set an address of this machine, or 0.0.0.0 for all of them")
-    remedy = "choose a port above 1023 with HEALTH_CHECK_PORT" if error.errno == errno.EACCES else ""
-    return SettingsError(f"HEALTH_CHECK_PORT={port}: {error.strerror}", remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from viewer_pipeline.monitoring.bound_socket import bind_socket
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack import postgres_server, redis_server
 from viewer_pipeline.stack.command_with_home import command_with_home
@@ -12,7 +13,7 @@ from viewer_pipeline.stack.dagster_command_lines import UI_PORT
 from viewer_pipeline.stack.kept_ports import KeptPorts, Service, require_free_port
 from viewer_pipeline.stack.ports import format_http_url
 
-UI_OPTION, HEALTH_SETTING = "--ui-port", "HEALTH_CHECK_PORT"
+UI_HOST_OPTION, UI_OPTION, HEALTH_SETTING = "--ui-host", "--ui-port", "HEALTH_CHECK_PORT"
 UI = Service("ui", "Dagster's UI", UI_PORT, "")  # its remedy depends on VIEWER_HOME
 HEALTH = Service(
     "health",
@@ -22,6 +23,12 @@ HEALTH = Service(
 )
 POSTGRES = Service("postgres", "PostgreSQL", postgres_server.DEFAULT_PORT, "for a server of your own, set DATABASE_URL")
 REDIS = Service("redis", "Redis", redis_server.DEFAULT_PORT, "for a server of your own, set REDIS_URL")
+
+
+def require_own_addresses(settings: Settings, ui_host: str) -> None:
+    """Check that HEALTH_CHECK_HOST and `ui_host` are addresses of this machine. Raises SettingsError."""
+    bind_socket(settings.health_check_host, 0).close()
+    bind_socket(ui_host, 0, UI_HOST_OPTION, UI_OPTION).close()
 
 
 def require_free_chosen_ports(settings: Settings, ui_host: str, ui_port: int | None) -> None:

@@ -22,6 +22,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
     STARTED_AT,
     STARTING,
     lock_home_directory,
+    make_directory,
 )
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
@@ -35,6 +36,7 @@ from viewer_pipeline.stack.port_choice import (
     POSTGRES,
     REDIS,
     require_free_chosen_ports,
+    require_own_addresses,
     reserve_health_port,
     reserve_ui_port,
 )
@@ -76,7 +78,7 @@ class Stack:
         self.settings = self._given_settings = settings
         self._has_ui, self._ui_host, self._ui_port = ui, ui_host, ui_port
         self._home = settings.viewer_home.absolute()
-        self._home.mkdir(parents=True, exist_ok=True)
+        make_directory(self._home, "VIEWER_HOME")
         self._ports = KeptPorts(self._home)
         self._throw_away, self._background = throw_away, background
         self._adopt = adopt
@@ -202,6 +204,7 @@ class Stack:
             self.ui_address = self._ui_host, port
 
     def _start_embedded_servers(self, on_progress: Callable[[str], None]) -> None:
+        require_own_addresses(self.settings, self._ui_host)
         if self.settings.database_url is None or self.settings.redis_url is None:  # an error comes before their start
             require_free_chosen_ports(self.settings, self._ui_host, self._ui_port)
         updates: dict[str, str] = {}

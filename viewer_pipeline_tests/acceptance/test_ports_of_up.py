@@ -112,6 +112,27 @@ def test_a_port_that_was_set_is_never_replaced(
             assert f"remedy: stop it, or choose another port with {name}" in refused.stderr
 
 
+def test_addresses_and_directories_that_cannot_be_used(tmp_path: Path) -> None:
+    """An error that names the setting or option, before anything is started."""
+    file = tmp_path / "file"
+    file.touch()
+    no_address = "this machine has no such address\nremedy: set an address of this machine, or 0.0.0.0 for all of them"
+    for changed, arguments, message in (
+        ({"HEALTH_CHECK_HOST": "203.0.113.1"}, [], f"HEALTH_CHECK_HOST='203.0.113.1': {no_address}"),
+        ({}, ["--ui-host", "203.0.113.1"], f"--ui-host='203.0.113.1': {no_address}"),
+        ({"VIEWER_HOME": str(file)}, [], f"VIEWER_HOME: the directory {file} cannot be written: Not a directory"),
+        (
+            {"VIEWER_HOME": str(file / "x")},
+            [],
+            f"VIEWER_HOME: the directory {file}/x cannot be written: Not a directory",
+        ),
+    ):
+        refused = run_up(variables(tmp_path, **changed), *arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"error: Settings are not usable: {message}\n")
+        assert "starting" not in refused.stderr
+
+
 def test_own_servers_never_get_another_health_port(tmp_path: Path, database_url: str, redis_url: str) -> None:
     """Monitoring watches the usual port, and would watch the process that has it."""
     environment = variables(tmp_path, DATABASE_URL=database_url, REDIS_URL=redis_url)

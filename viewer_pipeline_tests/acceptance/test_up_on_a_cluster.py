@@ -54,17 +54,22 @@ def test_the_whole_stack(tmp_path: Path, redis_cluster: RedisCluster, database_u
             expected[f"late_{number}"] = 1
         wait_until(lambda: totals(database_url) == expected, 120, "views that came after the failover")
 
-        stack.run("send", "unannounced", "--how", "incr")
+        json_of(stack, "send", "unannounced", "--how", "incr")
+        expected["unannounced"] = 1
+        wait_until(lambda: totals(database_url) == expected, 120, "the sensor's scan found it")
+        json_of(stack, "send", "by hand", "--how", "incr")
         json_of(stack, "flush")
-        assert totals(database_url) == expected | {"unannounced": 1}
+        assert totals(database_url) == expected | {"by hand": 1}
         status = json_of(stack, "status")
-        assert (status["persisted"], status["settled"], status["pending_views"]) == (10, True, 0)
+        assert (status["persisted"], status["settled"], status["pending_views"]) == (11, True, 0)
         checks = json.loads(stack.run("doctor", "--json").stdout)["checks"]
         assert {name for name, check in checks.items() if check["status"] == "unhealthy"} == {"postgres_durability"}
         assert json_of(stack, "reconcile")["remaining"] == 0
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=30) as reply:
             health = json.load(reply)["checks"]
         assert health["redis"]["status"] in ("healthy", "degraded")  # degraded: a node has restarted
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/", timeout=30) as page:
+            assert "3 nodes; " in page.read().decode()
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=30) as reply:
             assert b"viewer_redis_up 1.0" in reply.read()
         stack.stop()

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,8 +16,12 @@ from viewer_pipeline.cli.grants.acl import acl_line
 from viewer_pipeline.errors import RedisFailed
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.flush.open_store import open_store
+from viewer_pipeline.flush.retention_position import read_retention_position
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.layout import HOME_SLOT, Layout, key_slot
+from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
+from viewer_pipeline.monitoring.status import read_status
+from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, reconcile
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.table_privileges_and_redis_commands import CLUSTER_COMMANDS
@@ -85,6 +90,22 @@ def test_a_worker(narrow: ClusterWorld) -> None:
         wait_until(lambda: worker.state == "listening", 30, "it has the lease")
         narrow.cluster.nodes[0].client.publish(CHANNEL, message("a"))
         wait_until(lambda: store.changed_set_size_and_oldest()[0] == 1, 30, "announced")
+
+
+def test_checks_and_retention(narrow: ClusterWorld, tmp_path: Path) -> None:
+    """Doctor and status read each node, retention advances all markers, a repair is committed."""
+    narrow.send_many(10)
+    narrow.flush_unsettled()
+    store, ledger = narrow.stores.redis, narrow.stores.ledger
+    settings = Settings(database_url=ledger.url, redis_url=store.url, redis_wait_replicas=0, viewer_home=tmp_path)
+    with ledger.connect() as connection:
+        assert read_retention_position(narrow.stores, connection, "prune").obstacle == ""
+    results = [result for result in run_doctor_checks(settings) if result.name.startswith("redis")]
+    assert [result.message for result in results if result.status == "unhealthy"] == []
+    assert read_status(settings).failures == {}
+    narrow.execute("UPDATE viewer.vod_view_counts SET view_count = view_count + 1 WHERE vod_id = 'vod0001'")
+    assert reconcile(narrow.stores, ReconcileRequest("run", tmp_path, repair=True)).repaired["total"] == 1
+    narrow.assert_all_persisted()
 
 
 @pytest.mark.parametrize("command", sorted({command.partition("|")[0] for command in CLUSTER_COMMANDS}))

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import CannotAdopt, PipelineRefused, RedisUnavailable
 from viewer_pipeline.flush.adoption import adopt_pipeline
 from viewer_pipeline.flush.aggregate import aggregate
@@ -27,10 +28,12 @@ from viewer_pipeline.layout import HOME_SLOT, SHARDS
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
+from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
 from viewer_pipeline_tests.support.world import PREFIX
 
@@ -224,7 +227,7 @@ def test_a_repair_of_an_emptied_cluster(world: ClusterWorld, tmp_path: Path) -> 
     world.assert_all_persisted()
 
 
-def test_retention_beside_a_run(world: ClusterWorld) -> None:
+def test_retention_beside_a_run(world: ClusterWorld, dagster: DagsterWorld, dagster_settings: Settings) -> None:
     """It advances all markers, so none stands at a flush that is deleted; a run between read and commit continues."""
     old_flushes(world)
     world.send_many(VODS)
@@ -232,7 +235,11 @@ def test_retention_beside_a_run(world: ClusterWorld) -> None:
     newest = world.seqs()[-1]
     world.send_many(VODS, 2)
     snapshot, _ = world.drain()
-    assert prune(world) == 3
+    settings = dagster_settings.copy_unvalidated(redis_url=world.stores.redis.url)
+    job = defs.resolve_job_def("prune_ledger_days")
+    result = job.execute_in_process(instance=dagster.instance, resources={"settings": settings})
+    (event,) = [event for event in result.all_node_events if event.is_successful_output]
+    assert event.step_output_data.metadata["flushes"].value == 3
     assert {marker and marker[:2] for marker in markers(world).values()} == {(newest, 2)}
     report = bulk_upsert(world.stores, snapshot, aggregate(snapshot.readings))
     assert report.notes.unsettled_shards == 0

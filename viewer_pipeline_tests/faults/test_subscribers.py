@@ -466,8 +466,12 @@ def test_takeover_in_announce_mode_misses_no_vod(start: Start, world: World, red
 
 @pytest.mark.usefixtures("short_leases")
 @pytest.mark.parametrize("whole", [True, False], ids=["one stays whole", "all suffer"])
-def test_random_disturbances_count_nothing_twice(start: Start, world: World, redis_url: str, *, whole: bool) -> None:
+def test_random_disturbances_count_nothing_twice(
+    start: Start, world: World, redis_url: str, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
     """Connections are killed, leases expire and are stolen, subscribers are frozen, in any order."""
+    if whole:  # on a busy machine it may be slow to take the lease: one that has received less must not go first
+        monkeypatch.setattr(lease, "GRACE_MS", 60_000)
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)  # noqa: T201 - pytest shows it where the test fails
     chance = random.Random(seed)

@@ -47,6 +47,9 @@ docs: $(READY)    ## Renew the pages that are made from the code, then build all
 bench: $(READY)   ## Measure the speed, with a reference in the same run.
 	$(BIN)/viewer-pipeline bench all
 
+cluster-soak: $(READY)  ## Kill flushes of a Redis Cluster while slots move and primaries fail over; every view counts once.
+	$(BIN)/python -m tools.cluster_soak
+
 clean:            ## Remove .venv, dist, site and all caches.
 	rm -rf .venv .cache dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 

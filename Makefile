@@ -13,7 +13,7 @@ READY := .venv/.ready
 PEERS_VENV := .cache/peers
 PEERS_READY := $(PEERS_VENV)/.ready
 
-.PHONY: help demo run test lint format docs bench clean vocabulary prove soak peers browser matrix image-test package-test release-check release-image lock
+.PHONY: help demo run test lint format docs bench clean vocabulary prove soak cluster-soak cluster-bench peers browser matrix image-test package-test release-check release-image lock
 
 # Every day:
 
@@ -49,6 +49,9 @@ bench: $(READY)   ## Measure the speed, with a reference in the same run.
 
 cluster-soak: $(READY)  ## Kill flushes of a Redis Cluster while slots move and primaries fail over; every view counts once.
 	$(BIN)/python -m tools.cluster_soak
+
+cluster-bench: $(READY) ## Measure a flush of a Redis Cluster, in turn with one of a single Redis.
+	$(BIN)/python -m tools.measure_cluster
 
 clean:            ## Remove .venv, dist, site and all caches.
 	rm -rf .venv .cache dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -342,8 +342,9 @@ class ClusterStore(RedisStore):
                     if isinstance(reply, (*LOST, *REDIRECTIONS)):
                         result.unreached[batch.shard] = _exclusion(reply, self.url)
                         continue
-                    with redis_errors(self.url):
-                        ((outcome, missing, *rest),) = _values([reply])
+                    if isinstance(reply, redis.RedisError):
+                        raise as_ours(reply, self.url) from reply
+                    outcome, missing, *rest = reply
                     if outcome == -1:
                         result.refused[batch.shard] = parse_marker(rest[: len(MARKER_FIELDS)])
                         continue

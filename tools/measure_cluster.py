@@ -83,9 +83,9 @@ def main() -> int:
         with opened(counters) as (single, cluster):
             measure(single, counters), measure(cluster, counters)  # makes all rows and markers
             pairs = [(measure(single, counters), measure(cluster, counters)) for _ in range(options.rounds)]
-        ones, others = (list(column) for column in zip(*pairs, strict=True))
-        ratio = median(other.elapsed / one.elapsed for one, other in pairs)
-        line = f"{counters:>9} counters: {_line('single', ones)}; {_line('cluster', others)}; ratio {ratio:.2f}"
+        singles, clusters = (list(column) for column in zip(*pairs, strict=True))
+        ratio = median(second.elapsed / first.elapsed for first, second in pairs)
+        line = f"{counters:>9} counters: {_line('single', singles)}; {_line('cluster', clusters)}; ratio {ratio:.2f}"
         print(line, flush=True)  # noqa: T201 - a script
     return 0
 

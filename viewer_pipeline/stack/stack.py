@@ -51,6 +51,7 @@ log = logging.getLogger("viewer_pipeline.stack")
 
 POLL_SECONDS = 0.5  # how often it checks for processes that ended
 LOG_BYTES = 20_000_000  # of each log in VIEWER_HOME, and as much again for its predecessor
+SERVER_NAMES = {service.key: service.name for service in (POSTGRES, REDIS)}  # by the name of the process
 AFTER_WORKER_MS = 5000  # of the time for a stop, reserved for the code server and the embedded servers
 
 
@@ -179,7 +180,7 @@ class Stack:
         if self._daemon_lock is not None:
             self._daemon_lock.release()
         for server in reversed(self._servers):
-            on_progress(f"stopping {server.process.name}")
+            on_progress(f"stopping {SERVER_NAMES[server.process.name]}")
             server.stop()
         self._servers.clear()
         self._ports.release()

@@ -89,7 +89,7 @@ def test_supervisor_that_does_not_start(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "error: An embedded server could not be started: the code-server does not start" in result.stderr
-    assert "stopping postgres" in result.stderr
+    assert "stopping PostgreSQL" in result.stderr
 
 
 def test_stop_while_it_imports(tmp_path: Path) -> None:

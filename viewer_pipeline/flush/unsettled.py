@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import psycopg
@@ -23,8 +23,13 @@ FULL_SECONDS = 300.0  # after which all markers are read again: that takes 0.3 s
 
 
 class Unsettled(NamedTuple):
-    """Flushes that are committed and not settled, and the age of the oldest in seconds; `shards`: None without."""
+    """Flushes that are committed and not settled, and the age of the oldest in seconds.
 
+    `marker`: the marker; of a cluster, that of the shard that is furthest, among those that were read. `shards`: how
+    many of them have such flushes; None on a single Redis.
+    """
+
+    marker: Marker | None
     flushes: int
     age_seconds: float | None
     shards: int | None = None
@@ -42,7 +47,7 @@ class UnsettledReader:
         """Compare the ledger with the markers; `marker` was read before `last`. Shards out of reach are left out."""
         if not redis.layout.cluster:
             seq, batch = marker[:2] if marker else (last.seq, last.batches)
-            return Unsettled(*fetch_one(connection, SQL["beyond_marker"], seq=seq, batch=batch))
+            return Unsettled(marker, *fetch_one(connection, SQL["beyond_marker"], seq=seq, batch=batch))
         if time.monotonic() >= self._all_due_at:
             self._all_due_at = time.monotonic() + FULL_SECONDS
             return self._of_shards(redis, connection, SHARDS)
@@ -54,12 +59,20 @@ class UnsettledReader:
 
     def _of_shards(self, redis: RedisStore, connection: psycopg.Connection, shards: Iterable[int]) -> Unsettled:
         markers = as_cluster(redis).readable_markers(shards)
-        flushes, age, behind = fetch_one(
-            connection,
-            SQL["beyond_markers_of_shards"],
-            shards=list(markers),
-            seqs=[marker.seq for marker in markers.values()],
-            batches=[marker.batch for marker in markers.values()],
-        )
-        self._behind = set(behind or ())
-        return Unsettled(flushes, age, len(self._behind))
+        flushes, age, self._behind = find_beyond_markers(connection, markers)
+        furthest = max(markers.values(), key=lambda marker: marker[:2], default=None)
+        return Unsettled(furthest, flushes, age, len(self._behind))
+
+
+def find_beyond_markers(
+    connection: psycopg.Connection, markers: Mapping[int, Marker]
+) -> tuple[int, float | None, set[int]]:
+    """Return how many flushes have batches beyond the marker of a shard, the age of the oldest, and these shards."""
+    flushes, age, behind = fetch_one(
+        connection,
+        SQL["beyond_markers_of_shards"],
+        shards=list(markers),
+        seqs=[marker.seq for marker in markers.values()],
+        batches=[marker.batch for marker in markers.values()],
+    )
+    return flushes, age, set(behind or ())

@@ -199,7 +199,7 @@ class HealthProbes:
             held = held_summary(connection)
         unsettled_age, last_age = (None if age is None else round_age(age) for age in (unsettled.age_seconds, last_age))
         return [
-            evaluate_marker_against_ledger(marker, last, str(refusal or "")),
+            evaluate_marker_against_ledger(marker and unsettled.marker, last, str(refusal or "")),
             evaluate_unsettled(unsettled.flushes, unsettled_age, unsettled.shards),
             evaluate_last_flush(last, last_age),
             evaluate_incidents(incidents),

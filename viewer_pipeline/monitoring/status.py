@@ -77,10 +77,23 @@ class PipelineStatus:
         """Whether the last flush is subtracted from Redis; None where one of the servers cannot be read."""
         if self.redis.value is None or self.ledger.value is None:
             return None
-        if (shards := self.checks["unsettled"].details.get("unsettled_shards")) is not None:
+        if (shards := self.unsettled_shards) is not None:
             return not shards
         marker, last = self.redis.value.marker, self.ledger.value.last_flush
         return not last.seq or (marker is not None and (marker.seq, marker.batch) >= (last.seq, last.batches))
+
+    @property
+    def unsettled_shards(self) -> int | None:
+        """How many shards of a cluster have flushes that are not settled, of those that were read; None without."""
+        check = self.checks.get("unsettled")
+        return check.details.get("unsettled_shards") if check else None
+
+    def _cluster_to_dict(self) -> dict[str, Any]:
+        """Return what stands for the one marker of a single Redis."""
+        if self.unsettled_shards is None:
+            return {}
+        furthest = self.checks["marker"].details.get("marker_seq")
+        return {"marker": {"seq": furthest}, "unsettled_shards": self.unsettled_shards}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it; what cannot be read is left out."""
@@ -93,6 +106,7 @@ class PipelineStatus:
                 name: {"message": result.error, "remedy": result.remedy} for name, result in self.failures.items()
             },
             **(_redis_to_dict(self.redis.value) if self.redis.value else {}),
+            **self._cluster_to_dict(),
             "settled": self.is_last_flush_settled,
             **(_ledger_to_dict(self.ledger.value) if self.ledger.value else {}),
             "stall_reasons": self.stall_reasons,

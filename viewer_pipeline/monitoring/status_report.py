@@ -153,6 +153,9 @@ def _describe_marker(status: PipelineStatus) -> str:
     marker, check = status.redis.value.marker, status.checks["marker"]
     position = f"flush {marker.seq}, batch {marker.batch} of {marker.of}" if marker else "none"
     unsettled = "" if status.is_last_flush_settled else " (not settled)"
+    if (shards := status.unsettled_shards) is not None and marker:
+        position = "one for each slot of the cluster"
+        unsettled = f" (not settled in {pluralize(shards, 'shard')})" if shards else ""
     problem = "" if check.passed else f"; {check.message}"
     return f"{position}; the ledger's last flush is {status.ledger.value.last_flush.seq}{unsettled}{problem}"
 

@@ -19,6 +19,7 @@ from viewer_pipeline.monitoring.doctor.guarantee import derive_guarantee
 from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 from viewer_pipeline.monitoring.probes import HealthProbes
 from viewer_pipeline.monitoring.status import read_status
+from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.cluster import RedisCluster
@@ -84,6 +85,9 @@ def test_a_cluster_that_is_well(world: ClusterWorld, settings: Settings) -> None
     status = read_status(settings)
     assert (status.is_last_flush_settled, status.failures) == (True, {})
     assert status.to_dict()["pending_views"] == 3
+    assert status.to_dict()["marker"] == {"seq": 8}
+    text = render_status(status, 200)
+    assert "one for each slot of the cluster; the ledger's last flush is 8" in text
 
 
 def test_shards_that_are_behind(world: ClusterWorld, probes: HealthProbes) -> None:
@@ -97,7 +101,9 @@ def test_shards_that_are_behind(world: ClusterWorld, probes: HealthProbes) -> No
         assert unsettled.message.startswith(
             f"8 flushes committed and not settled in {VODS} shards, the oldest for 2 min"
         )
-    assert read_status(probes.settings).is_last_flush_settled is False
+    status = read_status(probes.settings)
+    assert status.is_last_flush_settled is False
+    assert f"the ledger's last flush is 8 (not settled in {VODS} shards)" in render_status(status, 200)
     world.flush()
     unsettled = by_name(probes.check_settling())["unsettled"]
     assert (unsettled.status, unsettled.details["unsettled_shards"]) == ("healthy", 0)

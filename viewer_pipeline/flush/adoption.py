@@ -9,6 +9,7 @@ import psycopg
 
 from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import CannotAdopt, MarkerMoved, PipelineRefused
+from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger_identity import UNKNOWN, LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, read_commit_state
@@ -18,6 +19,7 @@ from viewer_pipeline.flush.marker_ownership import is_same_ledger, require_undiv
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
+from viewer_pipeline.flush.shard_adoption import adopt_shards, read_shard_positions
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.stores.redis import Script, as_text
 from viewer_pipeline.text_formatting import pluralize
@@ -26,10 +28,6 @@ ADOPT = Script.load("flush/claim", "flush/adopt")
 ALIVE, REFUSED = -1, -2
 
 AdoptionMode = Literal["continue", "settle-newer", "from-here"]
-IN_A_CLUSTER = (
-    f"and `{command_to_type('adopt')}` gives no counters of a Redis Cluster to another database;"
-    f" `{command_to_type('docs redis-cluster')}` explains what to do instead"
-)
 PAGE = f"`{command_to_type('docs clones')}` explains each"
 
 
@@ -64,21 +62,27 @@ def adopt_pipeline(stores: Stores, mode: AdoptionMode = "continue") -> Adoption:
         if before is None:
             redis.register_pipeline(identity)
             return Adoption(prefix, None, identity.key, identity.place, True, False, last.seq)
-        if redis.layout.cluster and not is_same_ledger(before, identity.key):
-            raise CannotAdopt(f"{before} has settled these counters, {IN_A_CLUSTER}")
-        misfit = _misfit(connection, marker, identity, last)
         ours = is_same_ledger(before, identity.key)
-        newer = last.seq - marker.seq if marker and not misfit and not ours else 0
-        _require_mode_fits(mode, misfit, newer, marker)
+        shards = read_shard_positions(as_cluster(redis), connection, identity, last) if redis.layout.cluster else None
+        if shards:
+            misfit, newer = shards.misfit, shards.newer_flushes
+        else:
+            misfit = _misfit(connection, marker, identity, last)
+            newer = last.seq - marker.seq if marker and not misfit and not ours else 0
+        position = shards.furthest if shards else marker
+        _require_mode_fits(mode, misfit, newer, position)
         if ours and identity.system == UNKNOWN:
             identity = identity._replace(system=before.split("/")[1])  # a known one is kept
         consistent = prefix in entries and {before, *recorded} == {identity.key}  # else a run would be refused for ever
+        consistent &= not shards or shards.ledgers <= {identity.key}
         if ours and mode != "from-here" and consistent:
-            return Adoption(prefix, before, before, identity.place, False, False, marker.seq if marker else 0)
+            return Adoption(prefix, before, before, identity.place, False, False, position.seq if position else 0)
         _adopt(redis, identity, last, marker, from_here=mode == "from-here")
-        if marker and marker.seq > last.seq:
+        if shards:
+            adopt_shards(as_cluster(redis), shards, identity, last, from_here=mode == "from-here")
+        if position and position.seq > last.seq:
             record_incidents(connection, RunNotes(postgres_rolled_back=True), "adopt")
-    flush = last.seq if mode == "from-here" or not marker else marker.seq
+    flush = last.seq if mode == "from-here" or not position else position.seq
     return Adoption(prefix, before, identity.key, identity.place, True, mode == "from-here", flush)
 
 

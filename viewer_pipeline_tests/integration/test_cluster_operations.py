@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.errors import CannotAdopt, PipelineRefused, RedisUnavailable
+from viewer_pipeline.flush import adoption
 from viewer_pipeline.flush.adoption import adopt_pipeline
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.cluster_store import ClusterStore, as_cluster
 from viewer_pipeline.flush.commit import bulk_upsert
+from viewer_pipeline.flush.ledger_identity import UNKNOWN
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.retention_position import read_retention_position
 from viewer_pipeline.flush.retirement import retire_pipeline
@@ -35,10 +40,10 @@ from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld
 from viewer_pipeline_tests.support.ledger_world import ONE, History, at
+from viewer_pipeline_tests.support.servers import Postgres, copy_database
 from viewer_pipeline_tests.support.world import PREFIX
 
 VODS = 30
-FOREIGN = "other-ledger/7000000000000000000/16384"
 
 
 @pytest.fixture
@@ -187,29 +192,89 @@ def test_a_pipeline_is_retired_with_all_its_markers(world: ClusterWorld) -> None
     world.assert_all_persisted()
 
 
-def test_counters_of_another_database(world: ClusterWorld) -> None:
-    """A run is refused, and so is `adopt`. Without markers, what may have been counted before is held."""
+@pytest.fixture
+def copy_of(postgres_server: Postgres, redis_cluster: RedisCluster) -> Iterator[Callable[[ClusterWorld], ClusterWorld]]:
+    """Copy the database of a world, as a restored dump has it: on the same cluster, with another identity."""
+    name = "copy_" + os.urandom(6).hex()
+    with (
+        psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection,
+        ExitStack() as stack,
+    ):
+
+        def copy(world: ClusterWorld) -> ClusterWorld:
+            original = world.stores.ledger.url.rpartition("/")[2]
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [original])
+            copy_database(connection, name, original)
+            copied = stack.enter_context(opened(redis_cluster, postgres_server.url_of_database(name)))
+            copied.sent = Counter(world.sent)
+            return copied
+
+        yield copy
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def unknown_system(world: ClusterWorld) -> str:
+    """Return the ledger as a role knows it that may not read the system identifier."""
+    return world.identity._replace(system=UNKNOWN).key
+
+
+CopyOf = Callable[[ClusterWorld], ClusterWorld]
+
+
+def test_a_restored_dump_is_adopted(world: ClusterWorld, copy_of: CopyOf) -> None:
+    """Each shard continues where it was settled to. What a run that died had left is subtracted, once confirmed."""
     world.send_many(VODS)
     world.flush()
+    world.send_many(VODS)
+    world.flush_unsettled()
+    redis = as_cluster(world.stores.redis)
+    for key in (redis.names.marker, *(redis.layout.marker_key(shard) for shard in SHARDS[:9])):
+        world.client.hset(key, "ledger", unknown_system(world))
+    world.client.hset(redis.names.registry, PREFIX, f"{unknown_system(world)} elsewhere")
+    assert adopt_pipeline(world.stores).changed  # it records the system, which the role may read by now
     assert not adopt_pipeline(world.stores).changed
-    home = as_cluster(world.stores.redis)
-    with world.stores.ledger.connect() as connection:
-        place = world.stores.ledger.identity(connection).place
-    world.client.hset(home.names.registry, PREFIX, f"{FOREIGN} elsewhere")
-    for shard in SHARDS[:3]:
-        world.client.hset(home.layout.marker_key(shard), "ledger", FOREIGN)
-    world.client.hset(home.names.marker, "ledger", FOREIGN)
-    with pytest.raises(PipelineRefused, match=place):
+    assert {marker and marker.ledger for marker in markers(world).values()} == {world.identity.key}
+    copy = copy_of(world)
+    with pytest.raises(PipelineRefused, match="adopt"):
+        copy.flush()
+    with pytest.raises(CannotAdopt, match="8 flushes after flush 8"):
+        adopt_pipeline(copy.stores)
+    assert adopt_pipeline(copy.stores, "settle-newer").changed
+    assert not adopt_pipeline(copy.stores).changed
+    with pytest.raises(PipelineRefused):
         world.flush()
-    with pytest.raises(CannotAdopt, match="docs redis-cluster"):
-        adopt_pipeline(world.stores, "from-here")
-    world.send_many(VODS, 5)
-    for node in world.cluster.primaries():  # what that page describes
-        for key in node.client.scan_iter("viewer:*", 1000):
-            node.client.delete(key)
+    copy.send("vod0001", 1)
+    report = copy.flush()
+    assert report.notes.settled_before == VODS
+    copy.assert_all_persisted()
+    assert copy.held() == Counter()
+
+
+def test_an_older_dump_is_adopted_from_here(world: ClusterWorld, copy_of: CopyOf) -> None:
+    """Shards that were flushed since continue from its end, the others where they are. It may be repeated half-way."""
+    world.send_many(VODS)
     world.flush()
-    assert world.held() == Counter({f"vod{number:04d}": 3 for number in range(VODS)})
-    world.assert_all_persisted()
+    copy = copy_of(world)
+    for number in range(5):
+        world.send(f"vod{number:04d}", 10)
+    world.flush()
+    world.send_many(VODS, 1)
+    copy.sent = Counter(copy.totals()) + Counter(world.counters())
+    with pytest.raises(CannotAdopt, match="5 shards of Redis were settled up to a flush that this ledger does not con"):
+        adopt_pipeline(copy.stores)
+    with (
+        patch.object(adoption, "adopt_shards", side_effect=RedisUnavailable("it died")),
+        pytest.raises(RedisUnavailable),
+    ):
+        adopt_pipeline(copy.stores, "from-here")
+    with pytest.raises(PipelineRefused):
+        copy.flush()
+    assert adopt_pipeline(copy.stores, "from-here").from_here
+    with pytest.raises(CannotAdopt, match="omit"):
+        adopt_pipeline(copy.stores, "from-here")
+    assert copy.flush().notes.sentences() == []
+    copy.assert_all_persisted()
+    assert copy.held() == Counter()
 
 
 def test_a_repair_of_an_emptied_cluster(world: ClusterWorld, tmp_path: Path) -> None:

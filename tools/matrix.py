@@ -27,7 +27,17 @@ from viewer_pipeline.stack.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 # Fault tests that depend on the behaviour of a server. Tests that kill a process at every call take too long.
-FAULTS = ("rules", "exactness", "read_only_redis", "disasters", "durability", "crashes", "subscribers", "pgbouncer")
+FAULTS = (
+    "cluster",
+    "rules",
+    "exactness",
+    "read_only_redis",
+    "disasters",
+    "durability",
+    "crashes",
+    "subscribers",
+    "pgbouncer",
+)
 SHARE = ["viewer_pipeline_tests/integration", *(f"viewer_pipeline_tests/faults/test_{name}.py" for name in FAULTS)]
 DEBIAN = Path("/usr/lib/postgresql")
 

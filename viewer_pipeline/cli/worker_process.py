@@ -15,8 +15,6 @@ from viewer_pipeline.ingest.subscriber import Subscriber
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.logs import event
 from viewer_pipeline.monitoring.http_server import start_health_server
-from viewer_pipeline.redaction import redact_url
-from viewer_pipeline.redis_url import is_cluster_url
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stop_signals import StopRequest, install_stop_signal_handlers
 from viewer_pipeline.stores.redis_durability_wait import require_durability_support
@@ -34,9 +32,8 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     """Run until SIGTERM, SIGINT or SIGHUP, then stop in order; return the exit status.
 
     Raises SettingsError where HEALTH_CHECK_PORT is taken, where Redis cannot honour REDIS_WAIT_*, or belongs to
-    another pipeline; and for PUBSUB_MODE=increment in a cluster.
+    another pipeline.
     """
-    _require_supported_mode(settings)
     require_durability_support(settings)
     register_pipeline_if_reachable(settings)
     try:
@@ -47,15 +44,6 @@ def run_worker(settings: Settings, run_last_flush: WorkerLastFlush) -> int:
     worker = _Worker(settings, run_last_flush)
     install_stop_signal_handlers(worker.request_stop)
     return worker.run()
-
-
-def _require_supported_mode(settings: Settings) -> None:
-    url = settings.require_redis_url()
-    if settings.pubsub_mode == "increment" and is_cluster_url(url):
-        raise SettingsError(
-            f"PUBSUB_MODE='increment' with REDIS_URL={redact_url(url)!r}: the worker cannot raise counters in"
-            " a cluster. Let producers count (INCR) and set PUBSUB_MODE=announce, or use a single Redis"
-        )
 
 
 class _Worker:

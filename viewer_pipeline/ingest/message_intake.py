@@ -9,7 +9,7 @@ from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.messages import InvalidMessage
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
-from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
+from viewer_pipeline.ingest.segment_buffer import Cut, SegmentBuffer
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
 from viewer_pipeline.ingest.subscription import Message
 
@@ -66,7 +66,6 @@ class MessageIntake:
         if payload == b"released":
             self._lease.make_due_unless_held()
             return
-        number, _, folded = payload.partition(b" ")
-        if number.isdigit() and folded.isdigit():
-            self._rejections.on_cut(self.cuts.decode(), int(number), is_holder=self._lease.held)
-            self._stats.dropped_views += self._buffer.cut_open_segment(int(number), int(folded))
+        if (cut := Cut.parse(payload)) is not None:
+            self._rejections.on_cut(self.cuts.decode(), cut.number, is_holder=self._lease.held)
+            self._stats.dropped_views += self._buffer.receive_cut(cut, self._lease.node)

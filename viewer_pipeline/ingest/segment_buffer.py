@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+VOID = -1  # as the previous cut: what was received before this one is in no order that other workers know
+
+
+class Cut(NamedTuple):
+    """A cut as it is published. In a cluster with the cut before it at the same node, and the id of the node."""
+
+    number: int
+    folded: int  # the last folded segment
+    previous: int = 0  # number of a cut; 0: unknown; or VOID
+    node: str = ""
+
+    @classmethod
+    def parse(cls, message: bytes) -> Self | None:
+        """Return the cut that a message has; None if it has none."""
+        words = message.split(b" ")
+        number, folded, previous, node = (*words, b"0", b"")[:4] if len(words) in (2, 4) else (b"",) * 4
+        if not (number.isdigit() and folded.isdigit() and previous.removeprefix(b"-").isdigit()):
+            return None
+        return cls(int(number), int(folded), int(previous), node.decode("ascii", "replace"))
 
 
 @dataclass
@@ -39,6 +60,13 @@ class SegmentBuffer:
     open_views: Counter[str] = field(default_factory=Counter)  # of the open segment
     unsequenced: Counter[str] = field(default_factory=Counter)  # of earlier connections that broke before a cut
     segments: list[Segment] = field(default_factory=list)
+
+    def receive_cut(self, cut: Cut, node: str) -> int:  # noqa: ARG002 - of a cluster
+        """End the open segment; drop what is folded. Return how many views were dropped. `node`: of this worker."""
+        return self.cut_open_segment(cut.number, cut.folded)
+
+    def note_published(self, cut: Cut) -> None:
+        """Note a cut that this worker has published, and may not receive. Of a single Redis, all numbers are known."""
 
     def cut_open_segment(self, number: int, folded: int) -> int:
         """End the open segment; drop segments up to `folded`. Return how many views were dropped.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
 from viewer_pipeline.flush.open_store import open_store
@@ -15,6 +16,7 @@ from viewer_pipeline.ingest.lease import LeaseKeeper
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.message_intake import MessageIntake
 from viewer_pipeline.ingest.messages import parse_announcement, parse_view
+from viewer_pipeline.ingest.node_segment_buffer import NodeSegmentBuffer
 from viewer_pipeline.ingest.other_pipelines_on_channel import SharedChannelCheck
 from viewer_pipeline.ingest.reject_recorder import RejectRecorder
 from viewer_pipeline.ingest.segment_buffer import Segment, SegmentBuffer
@@ -42,7 +44,7 @@ class SegmentWriter:
         self.scripts = open_scripts(self.store, increment=increment)
         self.ledger = LedgerIdentityLookup(settings)
         self.lease = LeaseKeeper(self.scripts, self.ledger)
-        self.buffer = SegmentBuffer()
+        self.buffer = NodeSegmentBuffer() if increment and self.store.layout.cluster else SegmentBuffer()
         parse = parse_view if increment else parse_announcement
         self.receiver = MessageIntake(settings.pubsub_channel, self.buffer, self.lease, rejections, stats, parse=parse)
         self.shared_channel = SharedChannelCheck(self.scripts, settings)
@@ -63,10 +65,8 @@ class SegmentWriter:
         """
         self.pipeline_refused = False
         try:
-            self._acquire_or_renew_lease()
-        except SubscribedElsewhere as error:
-            self.client.connection_pool.disconnect()  # both begin with what the cluster says now
-            raise SubscriptionLost("moved", "the home slot has moved to another node") from error
+            with self._subscribed_at_home():
+                self._acquire_or_renew_lease()
         except TransientError as error:
             self.record_refusal(error)
         except PipelineRefused as error:
@@ -76,7 +76,10 @@ class SegmentWriter:
             self.record_refusal(error)
 
     def try_to_fold_and_cut(self) -> bool:
-        """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt."""
+        """Fold what is cut, cut what was received. False where Redis refuses it now: it is kept for another attempt.
+
+        Raises KeySpaceChanged; SubscriptionLost if it is at another node of the cluster than the lease.
+        """
         buffer = self.buffer
         try:
             has_written = self.fold_buffered_segments()
@@ -95,8 +98,15 @@ class SegmentWriter:
         return True
 
     def publish_cut(self) -> int:
-        """End the open segment in Redis; return its number. Raises TransientError, LeaseLost, KeySpaceChanged."""
-        return self.scripts.publish_cut(self.key_space, self.lease.fencing_token, self.buffer.last_cut)
+        """End the open segment in Redis; return its number.
+
+        Raises TransientError, LeaseLost, KeySpaceChanged; SubscriptionLost as `try_to_fold_and_cut` does.
+        """
+        with self._subscribed_at_home():
+            token, node = self.lease.fencing_token, self.lease.node
+            number = self.scripts.publish_cut(self.key_space, token, self.buffer.last_cut, node)
+        self.buffer.note_published(self.scripts.published)
+        return number
 
     def fold_buffered_segments(self) -> bool:
         """Fold all segments, once a cut was received: the first one on a connection may add to the last segment.
@@ -141,6 +151,15 @@ class SegmentWriter:
             log.warning(event("folding_refused", channel=self._channel, reason=error))
         self._stats.refusal_reason = str(error)
         self._stats.in_memory = self.buffer.view_count()
+
+    @contextlib.contextmanager
+    def _subscribed_at_home(self) -> Iterator[None]:
+        """Raise SubscriptionLost where the lease is at another node of the cluster than the subscription."""
+        try:
+            yield
+        except SubscribedElsewhere as error:
+            self.client.connection_pool.disconnect()  # both begin with what the cluster says now
+            raise SubscriptionLost("moved", "the home slot has moved to another node") from error
 
     def _clear_refusal(self) -> None:
         if self._stats.refusal_reason:

@@ -37,6 +37,8 @@ class SubscriberState:
     segment: int = 0  # the segment that was folded last, or is being folded: `part` of its `parts` are written
     part: int = 0
     parts: int = 0
+    node: str = ""  # of a cluster: the id of the node that published the last cut
+    node_since: int = 0  # when it published its first one (µs), for a second or more after those of another node; 0
     sweep: str = ""  # a request for a sweep: time (ns), a blank, the reason
     sweep_position: str = ""  # where a sweep continues that is under way (flush/sweep_position.py)
     settings: str = ""  # in use, as JSON (flush/recorded_settings.py)

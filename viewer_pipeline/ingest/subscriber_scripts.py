@@ -19,6 +19,7 @@ from viewer_pipeline.errors import TransientError
 from viewer_pipeline.flush.ledger_identity import NO_LEDGER, LedgerIdentity
 from viewer_pipeline.flush.pipeline_refusal import refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.ingest.segment_buffer import Cut
 from viewer_pipeline.redis_names import presence_channel
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.redis import Script
@@ -90,6 +91,7 @@ class SubscriberScripts:
         self._store, self._increment = store, increment
         self._names, self._prefix = store.names, store.prefix_text
         self._ledger = ""  # the ledger that the lease was acquired for
+        self.published = Cut(0, 0)  # the last cut of this worker
 
     def read_or_create_key_space_id(self, previous_id: str = "") -> str:
         """Return the id of this key space, the same for all its workers; create it if there is none.
@@ -152,25 +154,30 @@ class SubscriberScripts:
         """Release the lease, and notify the workers that stand by."""
         self._run(self._lease, [fencing_token, 0, "", 0, self._names.cuts_channel(key_space)])
 
-    def publish_cut(self, key_space: str, fencing_token: str, last_cut: int) -> int:
-        """End the open segment; return its number, which every worker receives together with how far folding got.
+    def publish_cut(self, key_space: str, fencing_token: str, last_cut: int, node: str = "") -> int:
+        """End the open segment; return the number of the cut, which every worker receives. `published` is the cut.
 
-        `last_cut` is the number of the last cut that this worker received. Raises LeaseLost, KeySpaceChanged.
+        `last_cut` is the number of the last cut that this worker received, `node` that of its subscription, as of the
+        lease. Raises LeaseLost, KeySpaceChanged, SubscribedElsewhere.
         """
         channel = self._names.cuts_channel(key_space)
-        number = int(self._run(self._cut, [key_space, channel, fencing_token, self._ledger, last_cut]))
-        if number == 0:
+        reply = self._run(self._cut, [key_space, channel, fencing_token, self._ledger, last_cut, node])
+        if reply == 0:
             raise LeaseLost
-        if number < 0:
+        if reply == ELSEWHERE:
+            raise SubscribedElsewhere
+        cut = None if isinstance(reply, int) else Cut.parse(bytes(reply))
+        if cut is None:
             raise KeySpaceChanged
-        return number
+        self.published = cut
+        return cut.number
 
     def fold_segment(self, fencing_token: str, segment: int, views: Counter[str], now_ms: int) -> FoldResult:
         """Raise the counters (where messages carry the views) and mark the VODs changed, once per segment.
 
         Raises LeaseLost; parts that were written by then stay written, and no worker writes them again.
         """
-        parts = split_by_id_hash(views, -(-len(views) // PART_COUNTERS) or 1)
+        parts = split_into_parts(views)
         written, refused, number = False, dict[str, str](), 0
         while number < len(parts):
             outcome, *rest = self._fold_part(fencing_token, segment, number + 1, parts, now_ms)
@@ -195,6 +202,11 @@ class SubscriberScripts:
 
     def _run(self, script: Script, arguments: Sequence[str | int], keys: Sequence[str] = ()) -> Any:
         return self._store.run_script(script, keys or [self._names.subscriber], arguments)
+
+
+def split_into_parts(views: Counter[str]) -> list[Part]:
+    """Return the parts of a segment, of about PART_COUNTERS each; one at least."""
+    return split_by_id_hash(views, -(-len(views) // PART_COUNTERS) or 1)
 
 
 def split_by_id_hash(views: Counter[str], part_count: int) -> list[Part]:

@@ -129,7 +129,9 @@ class SubscriberShutdown:
         lost_views = self._buffer.close_segment_of_lost_connection(is_holder=True)
         self._lost_views += lost_views
         self._stats.dropped_views += lost_views
-        self._stats.dropped_views += self._buffer.cut_open_segment(self._writer.publish_cut(), 0)
+        self._writer.publish_cut()
+        cut = self._writer.scripts.published
+        self._stats.dropped_views += self._buffer.receive_cut(cut._replace(folded=0), cut.node)
         self._writer.fold_buffered_segments()
 
     def _acquire_for_unique_views(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import redis
@@ -83,10 +84,11 @@ def test_everything(narrow: ClusterWorld) -> None:
     do_everything(narrow)
 
 
-def test_a_worker(narrow: ClusterWorld) -> None:
-    """It takes the lease and announces."""
+@pytest.mark.parametrize("mode", ["announce", "increment"])
+def test_a_worker(narrow: ClusterWorld, mode: Literal["announce", "increment"]) -> None:
+    """It takes the lease, counts and announces."""
     store, ledger = narrow.stores.redis, narrow.stores.ledger
-    with SubscriberThread(Settings(database_url=ledger.url, redis_url=store.url, pubsub_mode="announce")) as worker:
+    with SubscriberThread(Settings(database_url=ledger.url, redis_url=store.url, pubsub_mode=mode)) as worker:
         wait_until(lambda: worker.state == "listening", 30, "it has the lease")
         narrow.cluster.nodes[0].client.publish(CHANNEL, message("a"))
         wait_until(lambda: store.changed_set_size_and_oldest()[0] == 1, 30, "announced")

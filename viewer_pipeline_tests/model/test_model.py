@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from viewer_pipeline_tests.model import folding, owners, sweeping
+from viewer_pipeline_tests.model import cluster_folding, folding, owners, sweeping
 from viewer_pipeline_tests.model.design import BEFORE, CODE, RULES, Design
 from viewer_pipeline_tests.model.explore import Explored, explore
 from viewer_pipeline_tests.model.run import Bounds
@@ -192,6 +192,27 @@ def test_the_token_of_the_lease_only_saves_work() -> None:
 def test_a_broken_rule_of_folding_counts_twice(rule: str) -> None:
     """One at a time."""
     assert "was counted 2 times" in folding.explore(rule)[1]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*cluster_folding.SCENES, *(cluster_folding.LARGE if DEEP else ())])
+def test_no_message_has_two_numbers_in_a_cluster(name: str) -> None:
+    """Two nodes with orders of their own, a home slot that moves, lost connections."""
+    states, violation, trace = cluster_folding.explore(first=(cluster_folding.SCENES | cluster_folding.LARGE)[name])
+    assert (violation, trace) == ("", [])
+    assert states > 5_000
+
+
+def test_every_rule_of_cuts_in_a_cluster_has_a_counterexample() -> None:
+    """None is missing."""
+    assert cluster_folding.BROKEN.keys() == cluster_folding.RULES.keys()
+
+
+@pytest.mark.parametrize("rule", cluster_folding.RULES)
+def test_a_broken_rule_of_cuts_in_a_cluster_gives_two_numbers(rule: str) -> None:
+    """One at a time."""
+    scene = cluster_folding.SCENES[cluster_folding.BROKEN[rule]]
+    assert "numbers" in cluster_folding.explore(rule, scene)[1]
 
 
 @pytest.mark.parametrize("name", owners.SCENES)

@@ -68,6 +68,11 @@ class SubscriberThread:
         """The state of the subscriber."""
         return self.stats.state
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
     def start(self, seconds: float = 30) -> Self:
         """Start it and wait until it listens."""
         self.rejections.start()

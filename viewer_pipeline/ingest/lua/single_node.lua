@@ -6,3 +6,7 @@ end
 local function number_after(last)
     return last + 1
 end
+
+local function order_of_cut()
+    return ''
+end

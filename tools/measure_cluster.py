@@ -59,13 +59,13 @@ class Subject(NamedTuple):
     fill: Callable[[], None]
 
 
-def measure(subject: Subject, counters: int) -> Seconds:
+def measure(subject: Subject, counters: int, flush_max_counters: int = 10_000) -> Seconds:
     """Flush all counters once."""
     subject.fill()
     started_at, cpu = time.perf_counter(), time.process_time()
     with subject.stores.ledger.keeping_connections() as ledger:
         stores = replace(subject.stores, ledger=ledger)
-        snapshot = drain(stores, FlushRequest(uuid4().hex, "sweep", run_max_counters=10 * counters))
+        snapshot = drain(stores, _request(counters, flush_max_counters))
         drained = time.perf_counter() - started_at
         report = bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
     if report.views != VIEWS * counters:
@@ -78,16 +78,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make cluster-bench", description="A cluster and a single Redis, in turn.")
     parser.add_argument("--counters", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flush-max-counters", type=int, default=10_000, help="of the cluster")
     options = parser.parse_args()
     for counters in options.counters:
         with opened(counters) as (single, cluster):
-            measure(single, counters), measure(cluster, counters)  # makes all rows and markers
-            pairs = [(measure(single, counters), measure(cluster, counters)) for _ in range(options.rounds)]
+            sliced = options.flush_max_counters
+            measure(single, counters), measure(cluster, counters, sliced)  # makes all rows and markers
+            pairs = [(measure(single, counters), measure(cluster, counters, sliced)) for _ in range(options.rounds)]
         singles, clusters = (list(column) for column in zip(*pairs, strict=True))
         ratio = median(second.elapsed / first.elapsed for first, second in pairs)
         line = f"{counters:>9} counters: {_line('single', singles)}; {_line('cluster', clusters)}; ratio {ratio:.2f}"
         print(line, flush=True)  # noqa: T201 - a script
     return 0
+
+
+def _request(counters: int, flush_max_counters: int) -> FlushRequest:
+    run_max = 10 * counters
+    return FlushRequest(uuid4().hex, run_max_counters=run_max, flush_max_counters=flush_max_counters)
 
 
 def _line(name: str, measured: Sequence[Seconds]) -> str:

@@ -18,6 +18,7 @@ from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.world import World
 
 VODS = 40
 
@@ -373,3 +374,23 @@ def test_retention_has_deleted_flushes_after_the_marker(cluster_world: ClusterWo
     assert world.totals() == dict(world.sent)
     assert set(world.held()) <= set(there)
     assert world.held()
+
+
+@pytest.mark.parametrize("without_marker", ["hold", "count"])
+def test_a_ledger_of_a_single_redis_moves_to_a_cluster(
+    cluster_world: ClusterWorld, world: World, without_marker: str
+) -> None:
+    """Its markers are new where the ledger has flushes: views of known VODs are held, unless a setting prevents it."""
+    world.send_many(5)
+    world.flush()
+    moved = cluster_world
+    moved.sent = world.sent
+    moved.send_many(6, views=2)
+    moved.flush(redis_without_marker=without_marker)
+    assert moved.held() == Counter(dict.fromkeys(list(world.sent)[:5], 2) if without_marker == "hold" else {})
+    moved.assert_all_persisted()
+    moved.flush()  # a sweep that began with all markers
+    moved.send_many(6)
+    moved.flush()
+    assert moved.held().total() == (10 if without_marker == "hold" else 0)
+    moved.assert_all_persisted()

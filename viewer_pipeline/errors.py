@@ -81,7 +81,7 @@ class RedisFailed(ViewerPipelineError):
 
 
 class RedisRefusesConnections(RedisFailed):
-    """No connection to Redis as long as nobody changes something"""
+    """No connection to Redis, and trying again does not help"""
 
 
 class PostgresFailed(ViewerPipelineError):
@@ -89,7 +89,7 @@ class PostgresFailed(ViewerPipelineError):
 
 
 class PostgresRefusesConnections(PostgresFailed):
-    """No connection to PostgreSQL as long as nobody changes something"""
+    """No connection to PostgreSQL, and trying again does not help"""
 
 
 class PostgresDeniesRight(PostgresFailed):

@@ -41,7 +41,7 @@ class SettingDifference(NamedTuple):
     value_of_running_up: str
 
 
-def record_settings(settings: Settings) -> dict[str, str | None]:
+def settings_for_servers_file(settings: Settings) -> dict[str, str | None]:
     """Return what `up` records of its settings for other commands, as text; None for those without a value."""
     return _texts(settings, SHARED) | {name: url and redact_url(url) for name, url in _texts(settings, URLS).items()}
 

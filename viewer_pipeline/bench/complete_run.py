@@ -13,7 +13,7 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
-from viewer_pipeline.flush.recorded_settings import record_settings
+from viewer_pipeline.flush.recorded_settings import record_settings_in_redis
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.stores import Stores
@@ -87,7 +87,7 @@ def time_run(settings: Settings, request: FlushRequest, requested_at: float) -> 
 
     with Stores.open(settings) as stores:
         snapshot = drain.drain(stores, request)
-        record_settings(stores.redis, settings)
+        record_settings_in_redis(stores.redis, settings)
         end_step()
         aggregated = aggregate(snapshot.readings)
         end_step()

@@ -52,7 +52,7 @@ def read_recorded_settings(store: RedisStore) -> dict[str, str]:
     return {str(name): str(value) for name, value in recorded.items()} if isinstance(recorded, dict) else {}
 
 
-def record_settings(store: RedisStore, settings: Settings) -> dict[str, str]:
+def record_settings_in_redis(store: RedisStore, settings: Settings) -> dict[str, str]:
     """Add the settings in use to the record; return the lost ones, with their recorded values. Safe to repeat."""
     recorded, used = read_recorded_settings(store), settings_to_record(settings)
     kept = {name: value for name, value in recorded.items() if not _is_column_of_other_table(name, recorded, used)}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from viewer_pipeline.errors import PipelineRefused, RedisRefusesWrites, TransientError, ViewerPipelineError
 from viewer_pipeline.flush.open_store import open_store
-from viewer_pipeline.flush.recorded_settings import record_settings, remedy_of_lost_settings
+from viewer_pipeline.flush.recorded_settings import record_settings_in_redis, remedy_of_lost_settings
 from viewer_pipeline.flush.rejects import Reject
 from viewer_pipeline.ingest.cluster_scripts import open_scripts
 from viewer_pipeline.ingest.lease import LeaseKeeper
@@ -195,7 +195,7 @@ class SegmentWriter:
                 self.store.require_writes()
 
     def _record_settings(self) -> None:
-        for name, value in record_settings(self.store, self._settings).items():
+        for name, value in record_settings_in_redis(self.store, self._settings).items():
             remedy = remedy_of_lost_settings({name: value})
             log.warning(event("setting_lost", setting=name, recorded=value, remedy=remedy))
         self._settings_unrecorded = False

@@ -13,7 +13,7 @@ from viewer_pipeline.flush.aggregate import Aggregate, aggregate
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.ledger_reads import last_reading
 from viewer_pipeline.flush.most_viewed import most_viewed_vods
-from viewer_pipeline.flush.recorded_settings import record_settings
+from viewer_pipeline.flush.recorded_settings import record_settings_in_redis
 from viewer_pipeline.flush.rejected_counts import report_newly_rejected
 from viewer_pipeline.flush.run_metrics import record_run
 from viewer_pipeline.flush.run_report import RunReport
@@ -95,7 +95,7 @@ def drain_counters(
     )
     with handle_errors_and_cancellation(context):
         snapshot = drain.drain(stores, request)
-        record_settings(stores.redis, settings)
+        record_settings_in_redis(stores.redis, settings)
     context.log.info(event("counters_read", counters=snapshot.progress.read, mode=request.mode, base=snapshot.base))
     return snapshot
 

@@ -26,7 +26,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
 )
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
-from viewer_pipeline.settings_of_running_up import record_settings
+from viewer_pipeline.settings_of_running_up import settings_for_servers_file
 from viewer_pipeline.stack.daemon_lock import DaemonLock
 from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterProcesses
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
@@ -232,7 +232,7 @@ class Stack:
         chosen = {name: value for name, value in settings if value != getattr(given, name)}
         addresses = {"worker": (settings.health_check_host, settings.health_check_port), **dagster.addresses}
         state = {ADDRESSES: addresses, STARTING: is_starting, STARTED_AT: self._started_at}
-        content = {**chosen, **state, SETTINGS: record_settings(given)}
+        content = {**chosen, **state, SETTINGS: settings_for_servers_file(given)}
         write_private(self._home / SERVERS_FILE, json.dumps(content))
 
     def _find_wanted_port(self, service: Service) -> int:

@@ -10,7 +10,7 @@ import pytest
 from viewer_pipeline.definitions import defs
 from viewer_pipeline.flush.recorded_settings import (
     read_recorded_settings,
-    record_settings,
+    record_settings_in_redis,
     replace_recorded_settings,
 )
 from viewer_pipeline.monitoring.probes import HealthProbes
@@ -66,23 +66,23 @@ def test_a_worker_without_settings_of_the_one_before(
 def test_a_confirmed_change(world: World, exported: Settings, plain: Settings) -> None:
     """Nothing is reported afterwards, and a setting that is set later is recorded again."""
     store = world.stores.redis
-    assert record_settings(store, exported) == {}
-    assert record_settings(store, plain) == RECORD
+    assert record_settings_in_redis(store, exported) == {}
+    assert record_settings_in_redis(store, plain) == RECORD
     assert replace_recorded_settings(store, plain) == RECORD
     assert message_of(plain) == ""
-    assert record_settings(store, plain) == {}
-    assert record_settings(store, exported) == {}
+    assert record_settings_in_redis(store, plain) == {}
+    assert record_settings_in_redis(store, exported) == {}
     assert message_of(plain) != ""
 
 
 def test_another_table(world: World, exported: Settings) -> None:
     """It replaces the old one with its columns; nothing is lost."""
     store, first = world.stores.redis, exported.copy_unvalidated(target_count_column="views")
-    assert record_settings(store, first) == {}
+    assert record_settings_in_redis(store, first) == {}
     other = exported.copy_unvalidated(target_table="clip")
-    assert record_settings(store, other) == {}
+    assert record_settings_in_redis(store, other) == {}
     assert read_recorded_settings(store) == {"PUBSUB_MODE": "announce", "TARGET_TABLE": "clip"}
-    assert record_settings(store, other.copy_unvalidated(target_table=None)) == {"TARGET_TABLE": "clip"}
+    assert record_settings_in_redis(store, other.copy_unvalidated(target_table=None)) == {"TARGET_TABLE": "clip"}
 
 
 def test_a_run_records_its_settings(world: World, plain: Settings) -> None:
@@ -98,7 +98,7 @@ def test_a_run_records_its_settings(world: World, plain: Settings) -> None:
 
 def test_default_settings_write_nothing(world: World, plain: Settings) -> None:
     """Neither a key nor a field."""
-    assert record_settings(world.stores.redis, plain) == {}
+    assert record_settings_in_redis(world.stores.redis, plain) == {}
     assert world.client.keys() == []
     with SubscriberThread(plain):
         world.client.publish(CHANNEL, '{"vodId":"a","count":1}')
@@ -111,5 +111,5 @@ def test_a_record_that_is_none(world: World, exported: Settings, value: str) -> 
     """It stops nothing, and is replaced."""
     world.client.hset(SUBSCRIBER, "settings", value)
     assert message_of(exported) == ""
-    assert record_settings(world.stores.redis, exported) == {}
+    assert record_settings_in_redis(world.stores.redis, exported) == {}
     assert read_recorded_settings(world.stores.redis) == RECORD

@@ -19,7 +19,7 @@ from viewer_pipeline.settings_of_running_up import (
     SHARED,
     URLS,
     load_settings_and_find_servers,
-    record_settings,
+    settings_for_servers_file,
 )
 
 DATABASE, REDIS = "postgresql://viewer:w0rd@127.0.0.1:5432/viewer", "redis://127.0.0.1:6379/0"
@@ -47,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def write_servers_file(home: Path, chosen: dict[str, str], **given: str) -> None:
     """Write the file as `up` does. `chosen`: its own servers."""
     settings = Settings(_env_file=None, **given)  # type: ignore[arg-type] # text, as in the environment
-    (home / SERVERS_FILE).write_text(json.dumps({**chosen, SETTINGS: record_settings(settings)}))
+    (home / SERVERS_FILE).write_text(json.dumps({**chosen, SETTINGS: settings_for_servers_file(settings)}))
 
 
 def differences(caplog: pytest.LogCaptureFixture) -> list[str]:

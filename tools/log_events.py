@@ -38,6 +38,7 @@ MEANINGS = {
     "database_url_parameters_dropped": "Parameters of a database URL that are not known, by setting"
     " ([connection strings](../how-to/connection-strings.md)).",
     "days_rolled_up": "Days were rolled up in `daily_views`; `final`: unchanged, because their ledger was pruned.",
+    "env_file_lines_skipped": "Lines of `.env` that are not `NAME=value`, and name no setting.",
     "first_day_not_read": "PostgreSQL did not answer when the definitions were loaded; `daily_views` begins at this day"
     " until the next load.",
     "flush_committed": "A run has committed, settled and verified its flushes. `seq`: the number of the last one in the"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import date
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from croniter import croniter
@@ -91,6 +91,11 @@ def _parse_time_zone(value: object) -> object:
     raise ValueError(f"expected the IANA name of a time zone, such as {similar[0] if similar else 'Europe/Berlin'}")
 
 
+def _lower_level(value: object) -> object:
+    # Only a level: the message on anything else cites it as it was written.
+    return value.lower() if isinstance(value, str) and value.lower() in get_args(LowerCaseLevel) else value
+
+
 def _check_base_url(url: str) -> None:
     # It is shown in a page, without a login.
     if re.search(r"[@?#]", url):
@@ -109,7 +114,8 @@ ColumnName = Annotated[str, _accepted_by(parse_column)]
 CronExpression = Annotated[str, _accepted_by(_check_cron)]
 Day = Annotated[date, BeforeValidator(_require_date_first)]
 TimeZone = Annotated[ZoneInfo, BeforeValidator(_parse_time_zone)]
+LowerCaseLevel = Literal["debug", "info", "warning", "error"]
 PubSubMode = Literal["increment", "announce"]
 RedisWithoutMarker = Literal["hold", "count"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+LogLevel = Annotated[LowerCaseLevel, BeforeValidator(_lower_level)]
 LogFormat = Literal["text", "json"]

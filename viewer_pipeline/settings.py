@@ -177,7 +177,9 @@ class Settings(BaseSettings):
         " (default: ten times `BATCH_INTERVAL_MS`, at least 5 minutes)",
     )
     log_level: LogLevel = Field(
-        "info", description="`debug` (also decisions), `info`, `warning` or `error`; of other libraries only warnings"
+        "info",
+        description="`debug` (also decisions), `info`, `warning` or `error`, in any case;"
+        " of other libraries only warnings",
     )
     log_format: LogFormat = Field(
         "text", description="`text` (key=value) or `json`, one event a line; Dagster's own lines are always JSON"

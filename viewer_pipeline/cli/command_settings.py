@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 
+from viewer_pipeline.env_file import find_skipped_lines
 from viewer_pipeline.logs import configure_stderr_logging, event
 from viewer_pipeline.settings import Settings, is_child_process, unknown_variables
 from viewer_pipeline.settings_of_running_up import find_differences_from_running_up, load_settings_and_find_servers
@@ -34,9 +35,13 @@ def load_service_settings() -> Settings:
 
 
 def warn_of_ineffective_settings(settings: Settings) -> None:
-    """Log unknown variables and dropped parameters of URLs, once: a child process does not repeat its parent."""
+    """Log, once, skipped lines of `.env`, unknown variables and dropped parameters of URLs.
+
+    A child process does not repeat its parent.
+    """
     if is_child_process():
         return
+    warn_of_skipped_lines()
     unknown = unknown_variables()
     for variable in unknown:
         if variable.meant:
@@ -50,6 +55,12 @@ def warn_of_ineffective_settings(settings: Settings) -> None:
         log.warning(event("otel_not_installed", remedy="install viewer-pipeline[otel], or unset the endpoint"))
     if ignored := settings.ignored_redis_parameters():
         log.info(event("redis_url_parameters_ignored", ignored=", ".join(ignored)))
+
+
+def warn_of_skipped_lines() -> None:
+    """Log the lines of `.env` that set nothing, once; none of them names a setting, which would be an error."""
+    if lines := find_skipped_lines():
+        log.warning(event("env_file_lines_skipped", lines=", ".join(map(str, lines))))
 
 
 def warn_of_differences_from_running_up() -> None:

@@ -10,6 +10,7 @@ from viewer_pipeline.checks import checks_to_dict, worst_status
 from viewer_pipeline.cli.command_settings import (
     load_settings_with_running_servers,
     warn_of_differences_from_running_up,
+    warn_of_skipped_lines,
 )
 from viewer_pipeline.cli.option_types import Seconds
 from viewer_pipeline.cli.output import echo_result, json_option
@@ -34,6 +35,7 @@ def doctor(watch_producers: float | None, as_json: bool) -> None:
     from viewer_pipeline.monitoring.doctor.run_checks import run_doctor_checks
 
     settings = load_settings_with_running_servers(warn=False)
+    warn_of_skipped_lines()
     warn_of_differences_from_running_up()
     results = run_doctor_checks(settings, watch_producers or 0.0)
     guarantee, status = derive_guarantee(results, settings), worst_status(results)

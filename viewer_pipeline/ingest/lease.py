@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from viewer_pipeline.ingest.ledger_identity_lookup import LedgerIdentityLookup
 from viewer_pipeline.ingest.segment_buffer import SegmentBuffer
-from viewer_pipeline.ingest.subscriber_scripts import LeaseRequest, LeaseResult, SubscriberScripts
+from viewer_pipeline.ingest.subscriber_scripts import LeaseRequest, LeaseResult, LedgerUnknown, SubscriberScripts
 
 LEASE_MS = 6000  # a holder that does not renew the lease for so long loses it
 LEASE_SECONDS = 1.5  # between two attempts to renew or acquire it
@@ -57,7 +57,11 @@ class LeaseKeeper:
             received = buffer.complete_after, int(1000 * (last_message or 0)), buffer.nothing_to_fold_through()
             token, ledger = self.fencing_token, self._ledger.identity
             request = LeaseRequest(key_space, token, self._worker, known, *received, ledger, self.node)
-            result = self._scripts.acquire_or_renew_lease(request, LEASE_MS, GRACE_MS)
+            try:
+                result = self._scripts.acquire_or_renew_lease(request, LEASE_MS, GRACE_MS)
+            except LedgerUnknown:
+                self._ledger.require_readable()
+                raise
             self._term = result.term
             if result.outcome != "held_by_other":
                 break

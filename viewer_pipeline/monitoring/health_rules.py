@@ -204,7 +204,7 @@ def evaluate_subscriber(stats: SubscriberStats) -> CheckResult:
     }
     if stats.refusal_reason:
         message = f"received views stay in memory: {stats.refusal_reason}"
-        return CheckResult("subscriber", "unhealthy", message, details, "see the checks redis and marker")
+        return CheckResult("subscriber", "unhealthy", message, details, "see the checks redis, postgres and marker")
     match stats.state:
         case "listening":
             last = "no message yet" if silent is None else f"last message {format_duration(silent)} ago"

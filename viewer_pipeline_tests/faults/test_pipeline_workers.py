@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from viewer_pipeline.checks import CheckResult
+from viewer_pipeline.migrations.migrate import migrate
 from viewer_pipeline.monitoring.channel_subscribers import evaluate_shared_channel, read_subscribers
 from viewer_pipeline.monitoring.health_rules import evaluate_subscriber
 from viewer_pipeline.monitoring.probes import HealthProbes
@@ -147,6 +148,26 @@ def test_restarted_worker_folds_without_postgres(world: World, redis_url: str) -
             publish(world.client, CHANNEL, "a", 3)
             wait_until(lambda: again.stats.folded_views == 3, 20, "folded without PostgreSQL")
     assert count(world.client, "vod:views:a") == 3
+
+
+def test_first_worker_before_migrate(world: World, redis_url: str, postgres_server: Postgres) -> None:
+    """PostgreSQL answers, so the reason is the missing schema; views are folded as soon as it exists."""
+    name = "empty_" + os.urandom(6).hex()
+    with psycopg.connect(postgres_server.url_of_database("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        url = postgres_server.url_of_database(name)
+        with SubscriberThread(of(url, redis_url)) as first:
+            wait_until(lambda: "schema `viewer` is missing" in first.stats.refusal_reason, 20, "the reason")
+            publish(world.client, CHANNEL, "a", 4)
+            wait_until(lambda: first.stats.in_memory == 4, 20, "kept in memory")
+            result = evaluate_subscriber(first.stats)
+            assert result.status == "unhealthy"
+            assert "so it is not known whether these counters belong to it: The schema" in result.message
+            assert "has not answered" not in result.message
+            migrate(url, with_dagster=False)
+            wait_until(lambda: first.stats.folded_views == 4, 30, "folded once the schema exists")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert count(world.client, "vod:views:a") == 4
 
 
 def test_first_worker_waits_for_postgres(world: World, redis_url: str) -> None:

@@ -37,7 +37,7 @@ def ensure_shard_markers(
         drain, home = begin_drain(nodes, ledger, connection, FlushRequest(run_id))
     notes = drain.run_notes()
     record_incidents(connection, notes, run_id)
-    furthest = home._replace(seq=max(home.seq, drain.floor), timeline=drain.last.timeline)
+    furthest = home._replace(seq=drain.floor, timeline=drain.last.timeline)
     return drain.last, furthest, notes
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
@@ -463,8 +464,8 @@ class ClusterStore(RedisStore):
     def server_run_id(self) -> str:
         """Return a name for this set of processes and the slots of each; empty if a node does not tell its own.
 
-        `cluster/<nodes>/<digest>`. A pass of a sweep is complete only if it stays the same: else keys that migrate may
-        be at a node that was scanned before.
+        `cluster/<nodes>/<digest>`. A position is of one such set: else keys that migrate may be at a node that was
+        scanned before.
         """
         digest = hashlib.sha256(repr(self.nodes.map.owners()).encode())
         for info in self._at_each_node("INFO", "server"):
@@ -475,6 +476,30 @@ class ClusterStore(RedisStore):
                 return ""
             digest.update(run_id)
         return f"cluster/{len(self.nodes.map.nodes())}/{digest.hexdigest()[:32]}"
+
+    def slots_at_nodes(self) -> tuple[str, str]:
+        """Return a name for what each node says of its own slots; and why counters may migrate now, empty if not.
+
+        What SCAN returns of all nodes is complete only if nothing migrates before and after, and the name stays the
+        same. A slot that moves gives its new node a greater configuration epoch, so it does not become the same again.
+        """
+        digest, owners, obstacle = hashlib.sha256(), self.nodes.map.owners(), ""
+        slots = Counter(owner for owner in owners if owner)
+        if owners.count(None):
+            obstacle = "some slots of the cluster have no primary"
+        for node, reply in zip(self.nodes.map.nodes(), self._at_each_node("CLUSTER", "NODES"), strict=True):
+            place = f"{node[0]}:{node[1]}"
+            if isinstance(reply, redis.RedisError):
+                obstacle = f"{place} did not answer"
+                continue
+            own = next(fields for fields in map(str.split, as_text(reply).splitlines()) if "myself" in fields[2])
+            epoch, ranges = own[6], own[8:]
+            digest.update(repr((own[0], epoch, ranges)).encode())
+            if any(text.startswith("[") for text in ranges):
+                obstacle = f"a slot of {place} migrates"
+            elif sum(map(_slots_in, ranges)) != slots[node]:
+                obstacle = f"slots of {place} have moved"
+        return digest.hexdigest(), obstacle
 
     def scan_counters(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys of all nodes, the raw ids of the counters in it; ids may come twice."""
@@ -563,6 +588,12 @@ def holds_digest(holds: Mapping[int, str]) -> str:
 def new_epoch() -> str:
     """Return a name for markers that are made now."""
     return uuid4().hex
+
+
+def _slots_in(text: str) -> int:
+    """Return the number of slots in a range of CLUSTER NODES, such as 7 or 0-5460."""
+    first, _, last = text.partition("-")
+    return int(last or first) - int(first) + 1
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -82,7 +82,7 @@ class CounterReader:
         """Return the counters among about `count` keys after `cursor`, which may be of another Redis."""
         with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
             pipe.time()
-            pipe.scan(cursor, match=self._pattern, count=count)
+            pipe.scan(cursor if cursor < 2**64 else 0, match=self._pattern, count=count)
             pipe.time()
             before, (after, keys), now = pipe.execute()
         ids = [key[len(self.prefix) :] for key in keys]

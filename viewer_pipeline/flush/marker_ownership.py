@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 import psycopg
 
+from viewer_pipeline.command_to_type import command_to_type
 from viewer_pipeline.errors import PipelineRefused, ViewerPipelineError
 from viewer_pipeline.flush.counter_reader import Pipeline
 from viewer_pipeline.flush.ledger import Ledger
@@ -17,11 +18,14 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.open_store import open_store
 from viewer_pipeline.flush.pipeline_refusal import ADOPT, FORMAT, refusal
 from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.redis import START_SECONDS, connect
+from viewer_pipeline.text_formatting import pluralize
 
 SQL = named_queries(__name__)
+MAX_NAMED_KEYS = 20  # in the text of an error
 
 
 def register_pipeline_if_reachable(settings: Settings) -> None:
@@ -135,11 +139,14 @@ def require_undiverged_history(
         )
 
 
-def require_undiverged_shards(connection: psycopg.Connection, markers: Sequence[Marker], place: str) -> dict[int, int]:
+def require_undiverged_shards(
+    connection: psycopg.Connection, by_shard: Mapping[int, Marker], place: str, layout: Layout
+) -> dict[int, int]:
     """Raise PipelineRefused if shards were settled by a copy of this ledger with another history (rule R20).
 
     Returns, for the number of each marker whose flush the ledger lacks, the newest flush before it.
     """
+    markers = by_shard.values()
     distinct = {(marker.seq, marker.flush_id) for marker in markers if marker.flush_id}
     newest_before, pruned = dict[int, int](), pruned_through(connection) if distinct else 0
     parameters: dict[str, object] = {
@@ -148,19 +155,27 @@ def require_undiverged_shards(connection: psycopg.Connection, markers: Sequence[
     }
     for seq, flush_id, newest, newest_id in connection.execute(SQL["newest_flushes_through"], parameters):
         if newest == seq and newest_id != flush_id:
-            raise _diverged(seq, newest_id, place)
+            shards = [shard for shard, marker in by_shard.items() if marker[0] == seq and marker.flush_id == flush_id]
+            raise _diverged(seq, newest_id, place, [layout.marker_key(shard) for shard in shards])
         if newest is not None and newest != seq and seq > pruned:
             newest_before[seq] = newest
     ranges = {marker.missing_flushes for marker in markers if any(marker.missing_flushes)}
     if ranges:
         parameters = {"afters": [after for after, _ in ranges], "throughs": [through for _, through in ranges]}
         if row := connection.execute(SQL["flush_that_was_missing"], parameters).fetchone():
-            raise _diverged(row[0], row[1], place)
+            shards = [
+                shard
+                for shard, marker in by_shard.items()
+                if marker.missing_flushes[0] < row[0] <= marker.missing_flushes[1]
+            ]
+            raise _diverged(row[0], row[1], place, [layout.marker_key(shard) for shard in shards])
     return newest_before
 
 
-def _diverged(seq: int, flush_id: str, place: str) -> PipelineRefused:
+def _diverged(seq: int, flush_id: str, place: str, keys: Sequence[str]) -> PipelineRefused:
+    names = ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")
     return PipelineRefused(
-        f"flush {seq} of {place} ({flush_id}) is not in the history of the database that has settled shards of Redis:"
-        f" that is another copy of this database, or PostgreSQL lost flushes in a failover; {ADOPT}"
+        f"flush {seq} of {place} ({flush_id}) is not in the history of the database that has settled"
+        f" {pluralize(len(keys), 'shard')} of Redis: that is another copy of this database, or PostgreSQL lost flushes"
+        f" while a node was down; `{command_to_type('docs redis-cluster')}` says what to do with the markers: {names}"
     )

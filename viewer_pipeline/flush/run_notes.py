@@ -26,6 +26,7 @@ class RunNotes:
     unsettled_shards: int = 0  # of a cluster: committed, and to be settled by the next run, because they did not answer
     superseded: int = 0  # how often another run committed first
     sweep_restarted: str = ""  # why a sweep began again although it had a position
+    sweep_incomplete: str = ""  # why a sweep may have missed counters, and so fulfils no request
     unpublished: int = 0  # flushes whose totals were not published, or not all
     publish_error: str = ""
 
@@ -53,6 +54,8 @@ class RunNotes:
             f"counters held {pluralize(self.drift, 'view')} less than they should: another program lowered"
             f" {names}": self.drift,
             f"the sweep began again at the first key: {self.sweep_restarted}": self.sweep_restarted,
+            "the sweep may have missed counters, and so another one must follow:"
+            f" {self.sweep_incomplete}": self.sweep_incomplete,
             f"{pluralize(self.excluded_shards, 'shard')} did not answer and was left to the next run:"
             f" {self.exclusion}": self.excluded_shards,
             f"{pluralize(self.unsettled_shards, 'shard')} did not answer after the commit: the next run subtracts what"

@@ -83,7 +83,7 @@ class Drain:
                     continue
                 self.rolled_back = True
             newest_before = require_undiverged_shards(
-                self.connection, self._beyond_the_last(markers), self.identity.place
+                self.connection, self._beyond_the_last(markers), self.identity.place, self.redis.layout
             )
             markers = {shard: self._with_missing(marker, newest_before) for shard, marker in markers.items()}
             unsettled = self._settle(markers)
@@ -110,20 +110,27 @@ class Drain:
             exclusion=next(iter(self.excluded.values()), ""),
         )
 
+    def missed(self, slots_before: tuple[str, str]) -> str:
+        """Return why counters may be missing in what was scanned since; empty if all are there."""
+        if reason := next(filter(None, [*self.excluded.values(), *self.redis.unscanned.values(), slots_before[1]]), ""):
+            return reason
+        slots, obstacle = self.redis.slots_at_nodes()
+        return obstacle or ("slots have moved meanwhile" if slots != slots_before[0] else "")
+
     def exclude(self, excluded: Mapping[int, str]) -> None:
         """Leave these shards to the next run, each for its reason (rule R13)."""
         self.excluded.update(excluded)
         for shard in excluded:
             self.readings.pop(shard, None)
 
-    def _beyond_the_last(self, markers: Mapping[int, Marker]) -> list[Marker]:
+    def _beyond_the_last(self, markers: Mapping[int, Marker]) -> Markers:
         """Return the markers that do not simply stand at the newest flush of the ledger."""
         last = self.last.seq, str(self.last.flush_id or "")
-        return [
-            marker
-            for marker in markers.values()
+        return {
+            shard: marker
+            for shard, marker in markers.items()
             if (marker.seq, marker.flush_id) != last or any(marker.missing_flushes)
-        ]
+        }
 
     def _with_missing(self, marker: Marker, newest_before: Mapping[int, int]) -> Marker:
         """Return the marker with the flushes up to its own that the ledger lacks: PostgreSQL was rolled back."""
@@ -195,6 +202,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         _, oldest = redis.changed_set_size_and_oldest()
         holds = redis.holds() if request.mode == "sweep" else {}
         server = redis.server_run_id() if request.mode == "sweep" else ""
+        slots_before = redis.slots_at_nodes() if request.mode == "sweep" else ("", "")
         candidates = Candidates(stores.redis, server, request, home._replace(hold=holds_digest(holds)))
         drain.read(_by_shard(redis.layout, candidates))
         if drain.last.timeline != timeline:
@@ -206,8 +214,11 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         readings = redis.validated(
             (reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids
         )
-        taken_at = redis.now()
-        notes = replace(drain.run_notes(), sweep_restarted=candidates.progress.sweep_restarted)
+        taken_at, progress = redis.now(), candidates.progress
+        notes = replace(drain.run_notes(), sweep_restarted=progress.sweep_restarted)
+        if progress.part is not None and (missed := drain.missed(slots_before)):
+            progress = replace(progress, part=progress.part.incomplete())
+            notes = replace(notes, sweep_incomplete=missed)
         record_incidents(connection, notes, request.run_id)
     markers = {shard: reading.marker for shard, reading in drain.readings.items()}
     as_cluster(stores.redis).record_holds({s: m for s, m in markers.items() if m.hold and hold_of(m) != holds.get(s)})
@@ -221,7 +232,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         readings,
         taken_at,
         oldest,
-        replace(candidates.progress, part=None) if drain.excluded else candidates.progress,
+        progress,
         notes,
         time.perf_counter() - started,
         redis.layout,
@@ -236,13 +247,14 @@ def begin_drain(
     """Claim the prefix, and see to it that every shard has a marker of this timeline before anything is read.
 
     So a marker that is missing later was lost. And no number is given again after PostgreSQL was rolled back: it is
-    above the `floor`, the highest number of any marker (rule R6).
+    above the `floor`, the highest number of any marker (rule R6), also of that of the home slot.
     """
     identity, last = ledger.identity(connection), last_flush(connection)
     _, home = redis.begin(request.run_id, last, identity)
     stored = identity._replace(system=home.ledger.split("/")[1])  # as the registry has it: it may be unknown there
     drain = Drain(redis, ledger, connection, request, stored, last)
     prepared_for, drain.floor = redis.prepared()
+    drain.floor = max(drain.floor, home.seq)
     if prepared_for != last.timeline:
         drain.read(dict.fromkeys(SHARDS, ()))
         drain.floor = max([drain.floor, *(reading.marker.seq for reading in drain.readings.values())])

@@ -17,6 +17,7 @@ from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_shards
 from viewer_pipeline.flush.run_notes import RunNotes
 from viewer_pipeline.flush.settle import MARKER_TRIES, PAGE_SIZE, Settler, skip_other_epochs
+from viewer_pipeline.layout import Layout
 from viewer_pipeline.stores.redis import as_text
 
 Markers = dict[int, Marker]  # by shard
@@ -81,7 +82,7 @@ def settle_due(
     """Settle batches that follow these markers; batches of another epoch than that of the marker are skipped."""
     ours = [skip_other_epochs(batch, markers[batch.shard]) for batch in due]
     result = redis.settle_shards({batch.shard: markers[batch.shard] for batch in due}, ours)
-    moved = own_markers(connection, markers, result.refused)
+    moved = own_markers(redis.layout, connection, markers, result.refused)
     unfinished = result.refused.keys() | result.unreached.keys()
     skipped = sum(
         sum(batch.deltas)
@@ -99,7 +100,7 @@ def settle_due(
 
 
 def own_markers(
-    connection: psycopg.Connection, before: Mapping[int, Marker], after: Mapping[int, Marker | None]
+    layout: Layout, connection: psycopg.Connection, before: Mapping[int, Marker], after: Mapping[int, Marker | None]
 ) -> Markers:
     """Return the markers that stand in the place of others, as long as this run may settle on from them.
 
@@ -119,7 +120,7 @@ def own_markers(
                 f"PostgreSQL may have lost flushes: {marker.timeline} replaced timeline {before[shard].timeline}"
             )
         markers[shard] = marker
-    require_undiverged_shards(connection, list(markers.values()), "this database")
+    require_undiverged_shards(connection, markers, "this database", layout)
     return markers
 
 
@@ -169,7 +170,7 @@ class ShardSettler(Settler):
     def _settle_from_ledger(self, refused: Mapping[int, Marker | None], through: int) -> None:
         """Continue where the markers of these shards stand now: another run settles them, too, or they were emptied."""
         with self._ledger.connect() as connection:
-            markers = own_markers(connection, self._markers, refused)
+            markers = own_markers(self._cluster.layout, connection, self._markers, refused)
             settled = settle_shards_through(self._cluster, self._ledger, connection, markers, through)
         self.notes += settled.notes
         self._markers |= settled.markers

@@ -14,7 +14,9 @@ from viewer_pipeline.stores.redis import as_text
 
 CURSOR_BITS = 64
 NO_HOLD = "-"
-_parse = re.compile(rb"([0-9]{1,20}) ([0-9]{1,14}) (\S+) (\S+) (\S+) (\S+) ?(.*)", re.DOTALL).fullmatch
+INCOMPLETE = "incomplete"  # in place of `hold`: of a pass that has missed counters, and completes nothing at its end
+_nodes = re.compile(r"cluster/([0-9]{1,4})/").match
+_parse = re.compile(rb"([0-9]{1,25}) ([0-9]{1,14}) (\S+) (\S+) (\S+) (\S+) ?(.*)", re.DOTALL).fullmatch
 
 
 class SweepPosition(NamedTuple):
@@ -24,7 +26,7 @@ class SweepPosition(NamedTuple):
     `hold` of the marker. A position is true on its own, whichever run stores it, and when.
     """
 
-    cursor: int  # 0: the beginning of a pass
+    cursor: int  # 0: the beginning of a pass. In a cluster, the number of the node is above CURSOR_BITS
     began_ms: int  # by the clock of Redis
     server: str  # run_id of the process of Redis; empty if it is not known
     epoch: str
@@ -35,10 +37,12 @@ class SweepPosition(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes) -> Self | None:
         """Return the position from the field of the hash; None for anything else."""
-        if not (match := _parse(raw)) or not 0 < (cursor := int(match[1])) < 2**CURSOR_BITS:
+        if not (match := _parse(raw)):
             return None
         server, epoch, ledger, hold = map(as_text, match.group(3, 4, 5, 6))
-        return cls(cursor, int(match[2]), server, epoch, ledger, match[7], "" if hold == NO_HOLD else hold)
+        hold = "" if hold == NO_HOLD else hold
+        position = cls(int(match[1]), int(match[2]), server, epoch, ledger, match[7], hold)
+        return position if 0 < position.cursor < position.nodes << CURSOR_BITS else None
 
     def encode(self) -> bytes:
         """Return the field of the hash."""
@@ -55,9 +59,14 @@ class SweepPosition(NamedTuple):
             return "Redis was emptied since"
         if self.ledger != now.ledger:
             return "the counters were given to another ledger since"
-        if self.hold != now.hold:
+        if self.hold not in (now.hold, INCOMPLETE):
             return "Redis fell back to another state since"
         return ""
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes are scanned one after the other."""
+        return int(match[1]) if (match := _nodes(self.server)) else 1
 
     @property
     def began(self) -> datetime:
@@ -70,7 +79,9 @@ class SweepPosition(NamedTuple):
 
         SCAN increments its cursor from the highest bit to the lowest, so that it stays valid when the table grows.
         """
-        return int(f"{self.cursor:0{CURSOR_BITS}b}"[::-1], 2) / float(2**CURSOR_BITS)
+        node, cursor = divmod(self.cursor, 2**CURSOR_BITS)
+        scanned = int(f"{cursor:0{CURSOR_BITS}b}"[::-1], 2) / float(2**CURSOR_BITS)
+        return float(node + scanned) / self.nodes
 
 
 class SweepPart(NamedTuple):
@@ -82,6 +93,11 @@ class SweepPart(NamedTuple):
     stored: bytes
     begin: SweepPosition
     end: SweepPosition
+
+    def incomplete(self) -> SweepPart:
+        """Return the part of a pass that continues, and completes nothing: counters may have been missed."""
+        begin, end = (at._replace(request=b"", hold=INCOMPLETE) for at in (self.begin, self.end))
+        return self._replace(begin=begin, end=end)
 
     @property
     def is_last(self) -> bool:

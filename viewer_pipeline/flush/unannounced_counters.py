@@ -11,8 +11,8 @@ from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.counter_reader import SCAN_COUNT, CounterReader
 from viewer_pipeline.flush.readings import Readings
 
-_is_cursor = re.compile(r"[0-9]{1,20}").fullmatch
-MAX_CURSOR = 2**64 - 1
+_is_cursor = re.compile(r"[0-9]{1,25}").fullmatch
+MAX_CURSOR = 2**80 - 1  # of a cluster: with the number of the node above the 64 bits of its cursor
 
 
 @dataclass(frozen=True)

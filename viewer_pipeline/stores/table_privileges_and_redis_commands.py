@@ -68,6 +68,7 @@ REDIS_COMMANDS: tuple[str, ...] = (
 CLUSTER_COMMANDS: tuple[str, ...] = (
     "asking",
     "cluster|myid",  # of the worker, also in its scripts
+    "cluster|nodes",
     "cluster|slots",
     "hgetall",
     "zscore",

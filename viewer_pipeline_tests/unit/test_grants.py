@@ -119,7 +119,7 @@ def test_a_cluster() -> None:
         "~viewer:settled:{*",
     ]
     commands = {word for word in words if word.startswith("+")} - set(of().redis.split(" "))
-    assert commands == {"+asking", "+cluster|myid", "+cluster|slots", "+hgetall", "+zscore"}
+    assert commands == {"+asking", "+cluster|myid", "+cluster|nodes", "+cluster|slots", "+hgetall", "+zscore"}
     assert "redis-cli of each node\n" in render_sql_and_redis_acl(grants)
     shop = acl_line("narrow", Settings(redis_url="redis+cluster://one", counter_prefix="shop{1}:"))
     assert "~viewer:settled:shop%7B1%7D::{*" in shop.split(" ")

@@ -24,7 +24,8 @@ from viewer_pipeline.redaction import redact_text
 from viewer_pipeline.text_formatting import pluralize, views_of_vods, wrap
 from viewer_pipeline.time_formatting import format_age, seconds_since
 
-LABEL = 11  # characters in front of each text
+LABEL = 11  # least number of characters in front of each text; more where a check has a longer name
+REMEDY = "remedy"  # in place of a name: what to do about the line above
 SERVERS = {"redis": "Redis", "postgres": "PostgreSQL"}
 DAEMON_CHECKS = tuple(map(daemon_check_name, DAEMONS))
 WITH_LINES = {"marker", "incidents", "rejected", "subscriber", "flush_runs", "sensor", "sweep", *DAEMON_CHECKS}
@@ -34,17 +35,19 @@ LINES = {"flush_runs": "runs", **dict.fromkeys(DAEMON_CHECKS, "daemons")}  # of 
 def render_status(status: PipelineStatus, width: int) -> str:
     """Return one line for each subject, the last flushes, and the reasons of a stall, in lines of at most `width`.
 
-    Below what fails is what to do.
+    Below what fails is what to do; where several checks have the same remedy, only below the first of them.
     """
-    lines = [wrap(f"{name:<{LABEL - 1}} ", redact_text(text), width) for name, text in _lines(status)]
+    named_lines = list(_with_shared_remedies([*_lines(status)]))
+    label_width = max(LABEL, *(len(name) + 1 for name, _ in named_lines))
+    lines = [wrap(f"{name:<{label_width}}", redact_text(text), width) for name, text in named_lines]
     if status.ledger.value is not None:
         flushes = status.ledger.value.flushes
         lines += ["", _flush_table(flushes, status.zone, width) if flushes else "no flush yet"]
     if status.stall_reasons:
         first, *reasons = status.stall_reasons
         label = label_of_reasons(status.redis.value.pending if status.redis.value else None, status.checks)
-        lines += ["", wrap(f"{label:<{LABEL}}", redact_text(first), width)]
-        lines += [wrap(f"{'':<{LABEL}}- ", redact_text(reason), width) for reason in reasons]
+        lines += ["", wrap(f"{label:<{label_width}}", redact_text(first), width)]
+        lines += [wrap(f"{'':<{label_width}}- ", redact_text(reason), width) for reason in reasons]
     return "\n".join(lines)
 
 
@@ -61,12 +64,15 @@ def _flush_table(flushes: Sequence[RecentFlush], zone: ZoneInfo, width: int) -> 
 
 
 def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each line above the table; of a server that cannot be read its error instead."""
+    """Yield (name, text) of each line above the table, or (REMEDY, text).
+
+    Of a server that cannot be read its error instead.
+    """
     yield "status", _headline(status)
     for server, failure in status.failures.items():
         yield SERVERS[server], failure.error
         if failure.remedy:
-            yield "", f"remedy: {failure.remedy}"
+            yield REMEDY, failure.remedy
     redis, ledger, checks = status.redis.value, status.ledger.value, status.checks
     if redis is not None:
         yield "pending", _describe_pending(redis.pending)
@@ -86,6 +92,23 @@ def _lines(status: PipelineStatus) -> Iterator[tuple[str, str]]:
             yield "incidents", checks["incidents"].message
             yield from _remedies(status, "incidents")
     yield from _check_lines(status)
+
+
+def _with_shared_remedies(lines: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the lines with each remedy once, below the first line that has it, with the names of the others."""
+    names_by_remedy: dict[str, list[str]] = {}
+    current = ""
+    for name, text in lines:
+        if name == REMEDY:
+            names_by_remedy.setdefault(text, []).append(current)
+        else:
+            current = name or current
+    for name, text in lines:
+        if name != REMEDY:
+            yield name, text
+        elif names := names_by_remedy.pop(text, []):
+            others = f" (also for {', '.join(names[1:])})" if names[1:] else ""
+            yield "", f"remedy{others}: {text}"
 
 
 def _headline(status: PipelineStatus) -> str:
@@ -132,7 +155,7 @@ def _remedies(status: PipelineStatus, *names: str) -> Iterator[tuple[str, str]]:
     in_this_report = "the reasons are below" if status.stall_reasons else ""
     for remedy in dict.fromkeys(status.checks[name].remedy for name in names if not status.checks[name].passed):
         if text := in_this_report if remedy == REASONS else remedy:
-            yield "", f"remedy: {text}"
+            yield REMEDY, text
 
 
 def _describe_pending(pending: PendingViews) -> str:

@@ -27,7 +27,7 @@ from viewer_pipeline.monitoring.dagster_rules import DAEMONS, daemon_check_name
 from viewer_pipeline.monitoring.dagster_tables import SENSOR, SWEEP
 from viewer_pipeline.monitoring.probes import REACHABLE
 from viewer_pipeline.monitoring.status import StatusReader, read_status
-from viewer_pipeline.monitoring.status_report import LABEL, render_status
+from viewer_pipeline.monitoring.status_report import render_status
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.dagster_world import DagsterWorld, error_of
@@ -49,11 +49,17 @@ def listens(client: redis.Redis, *, left_ms: int = 6000, message_ago_ms: int = 3
 def lines_of(settings: Settings) -> dict[str, str]:
     """Return the printed lines by the word they begin with; the one of a stall has all its lines."""
     output = render_status(read_status(settings), UNLIMITED).splitlines()
-    lines = {line[:10].strip(): line[11:] for line in output if line[:10].strip()}
-    for label in {"idle", "waiting", "stalled", "never ran"} & lines.keys():
-        start = next(number for number, line in enumerate(output) if line.startswith(label))
-        lines[label] = "\n".join(line[11:].removeprefix("- ") for line in output[start:])
+    label = label_width(output)
+    lines = {line[:label].strip(): line[label:] for line in output if line[:label].strip()}
+    for heading in {"idle", "waiting", "stalled", "never ran"} & lines.keys():
+        start = next(number for number, line in enumerate(output) if line.startswith(heading))
+        lines[heading] = "\n".join(line[label:].removeprefix("- ") for line in output[start:])
     return lines
+
+
+def label_width(output: list[str]) -> int:
+    """Return how many characters are in front of each text."""
+    return len(output[0]) - len(output[0].removeprefix("status").lstrip())
 
 
 def stall_reasons_of(settings: Settings) -> list[str]:
@@ -173,7 +179,9 @@ def test_lost_settings_and_the_time_zone(dagster_settings: Settings, client: red
         )
         output = render_status(read_status(dagster_settings), UNLIMITED)
         remedies = remedies_of(dagster_settings)
-    assert "\nlost_settings TARGET_TABLE is not set, and was Vod before: " in f"\n{output}"
+    assert "\nlost_settings    TARGET_TABLE is not set, and was Vod before: " in f"\n{output}"
+    assert re.search(f"\nhistory_timezone .*\n{' ' * 17}remedy: ", output)
+    assert "\npersisted        5 views of 1 VOD\n" in output
     assert "\nhistory_timezone days were rolled up in another time zone: " in output
     assert any("put TARGET_TABLE=Vod into `.env`" in remedy for texts in remedies.values() for remedy in texts)
     assert any("backfill" in remedy for texts in remedies.values() for remedy in texts)
@@ -208,10 +216,12 @@ def test_counters_before_the_first_sweep(
 def remedies_of(settings: Settings) -> dict[str, list[str]]:
     """Return the remedies by the label above them."""
     remedies, label = dict[str, list[str]](), ""
-    for line in render_status(read_status(settings), UNLIMITED).splitlines():
-        label = line[:LABEL].strip() or label
-        if line[LABEL:].startswith("remedy: "):
-            remedies.setdefault(label, []).append(line[LABEL:].removeprefix("remedy: "))
+    output = render_status(read_status(settings), UNLIMITED).splitlines()
+    width = label_width(output)
+    for line in output:
+        label = line[:width].strip() or label
+        if line[width:].startswith("remedy"):
+            remedies.setdefault(label, []).append(line[width:].removeprefix("remedy: "))
     return remedies
 
 
@@ -234,6 +244,14 @@ def test_remedies(well: DagsterWorld, dagster_settings: Settings, world: World, 
         "sensor": ["look under Automation in Dagster's UI, and start it there if it is stopped"],
         "runs": ["look at the run in Dagster's UI"],
     }
+
+
+def test_a_remedy_of_several_checks(dagster_settings: Settings) -> None:
+    """Once, below the first of them, with the names of the others."""
+    start = "start Dagster's daemon, or `viewer-pipeline up`"
+    remedies = remedies_of(dagster_settings)
+    assert remedies["daemons"] == [f"remedy (also for sensor, sweep): {start}"]
+    assert not {"sensor", "sweep"} & remedies.keys()
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
         if marker is None:
             return Counter()
         rows = self.world.rows(
-            "SELECT v, d, epoch FROM viewer.flush_batch JOIN viewer.flush USING (seq),"
+            "SELECT v, d, f.epoch FROM viewer.flush_batch JOIN viewer.flush AS f USING (seq),"
             " unnest(vod_ids, deltas) AS c (v, d)"
             f" WHERE (seq, batch) > ({marker.seq}, {marker.batch})"
         )

@@ -19,6 +19,7 @@ MAP_SECONDS = 1.0  # time-out of each node; then the next one is tried
 _CLUSTER_MAP = "cluster_map"
 
 Address = tuple[str, int]  # host and port
+NO_HOST = ("", "?")  # in place of a host: a node that announces none
 
 
 class NoOwner(redis.ConnectionError):
@@ -99,11 +100,17 @@ def connection_to(
 
 
 def _owners(ranges: Iterable[Sequence[Any]], queried: Address) -> list[Address | None]:
-    """Return the owner of each slot from the reply to CLUSTER SLOTS. A node without a host name is the queried one."""
+    """Return the owner of each slot from the reply to CLUSTER SLOTS.
+
+    A node without the preferred kind of endpoint has that of its metadata, where there is one: its IP address if it has
+    no host name. If none is given, the host is that of the node that was queried.
+    """
     owners: list[Address | None] = [None] * SLOTS
-    for first, last, (host, port, *_), *_ in ranges:
-        name = (host or b"").decode()
-        owner = (name if name not in ("", "?") else queried[0], int(port))
+    for first, last, (host, port, *more), *_ in ranges:
+        metadata = more[1] if len(more) > 1 else []
+        others = dict(zip(metadata[::2], metadata[1::2], strict=True))
+        names = [name.decode() for name in (host, others.get(b"ip")) if name]
+        owner = (next((name for name in names if name not in NO_HOST), queried[0]), int(port))
         owners[first : last + 1] = [owner] * (last + 1 - first)
     return owners
 

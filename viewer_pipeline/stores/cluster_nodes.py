@@ -19,7 +19,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptErr
 from redis.retry import Retry
 
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.cluster_map import Address, ClusterMap, NoOwner, connection_to
+from viewer_pipeline.stores.cluster_map import NO_HOST, Address, ClusterMap, NoOwner, connection_to
 from viewer_pipeline.stores.redis import Script
 
 Reply = Any  # of Redis; or the exception that came in its place
@@ -123,7 +123,7 @@ class ClusterNodes:
             return self._run_at_nodes({address: list(range(len(commands)))}, commands)
 
     def _refresh(self, reply: Reply) -> None:
-        moved = (reply.host, reply.port) if type(reply) is MovedError else None
+        moved = (reply.host, reply.port) if type(reply) is MovedError and reply.host not in NO_HOST else None
         try:
             self.map.refresh(moved)
         except redis.RedisError:
@@ -132,7 +132,9 @@ class ClusterNodes:
     def _run_at_target(self, script: Script, call: ScriptCall, reply: AskError) -> Reply:
         """Run one call at the node to which its slot is migrating."""
         eval_ = ("EVAL", script.source, len(call.keys), *call.keys, *call.arguments)
-        admitted, reply = self.run_at((reply.host, reply.port), ("ASKING",), eval_)
+        owner = self.map.owners()[call.slot]
+        host = owner[0] if owner is not None and reply.host in NO_HOST else reply.host
+        admitted, reply = self.run_at((host, reply.port), ("ASKING",), eval_)
         return admitted if isinstance(admitted, redis.ResponseError) else reply
 
     def _run_at_owners(
@@ -160,6 +162,19 @@ class ClusterNodes:
         script: Script | None = None,
     ) -> list[Reply]:
         """Send the commands at these positions to each node, SENT_AHEAD at a time, so that all nodes work at once."""
+        try:
+            return self._send_and_receive(by_node, words, script)
+        except BaseException:  # a cancellation, for example: replies may be left that the next command would receive
+            for address in by_node:
+                self._break(address, redis.ConnectionError("the commands before were interrupted"))
+            raise
+
+    def _send_and_receive(
+        self,
+        by_node: dict[Address, list[int]],
+        words: Sequence[tuple[str | bytes | int, ...]],
+        script: Script | None,
+    ) -> list[Reply]:
         replies = list[Reply]([None] * len(words))
         rounds = {address: list(chunks(positions, SENT_AHEAD)) for address, positions in by_node.items()}
         failed = dict[Address, redis.RedisError]()

@@ -85,12 +85,15 @@ class ClusterNodes:
         return self._run_at_owners([call.slot for call in calls], words, script)
 
     def run_script_following(
-        self, script: Script, calls: Sequence[ScriptCall], tries: int = FOLLOW_TRIES
+        self, script: Script, calls: Sequence[ScriptCall], tries: int | None = None
     ) -> list[Reply]:
-        """As `run_script`; what was redirected, or got lost, is sent again. Only for scripts that may be repeated."""
+        """As `run_script`; what was redirected, or got lost, is sent again. Only for scripts that may be repeated.
+
+        `tries`: in place of FOLLOW_TRIES.
+        """
         replies, wait = self.run_script(script, calls), FOLLOW_SECONDS
         repeated = REDIRECTIONS if self._once else (*REDIRECTIONS, *LOST)
-        for _ in range(tries - 1):
+        for _ in range((tries or FOLLOW_TRIES) - 1):
             left = [at for at, reply in enumerate(replies) if isinstance(reply, repeated)]
             if not left:
                 break

@@ -30,7 +30,7 @@ from viewer_pipeline.flush.sweep_position import CURSOR_BITS, SweepPart
 from viewer_pipeline.layout import SHARDS, slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
-from viewer_pipeline.stores.cluster_map import Address, NoOwner, cluster_map_of
+from viewer_pipeline.stores.cluster_map import Address, NoOwner, OwnSlots, cluster_map_of
 from viewer_pipeline.stores.cluster_nodes import LOST, REDIRECTIONS, ClusterNodes, Command, Reply, ScriptCall
 from viewer_pipeline.stores.non_reconnecting_redis import non_reconnecting_client
 from viewer_pipeline.stores.redis import Script, as_ours, as_text, redis_errors
@@ -492,12 +492,14 @@ class ClusterStore(RedisStore):
             if isinstance(reply, redis.RedisError):
                 obstacle = f"{place} did not answer"
                 continue
-            own = next(fields for fields in map(str.split, as_text(reply).splitlines()) if "myself" in fields[2])
-            epoch, ranges = own[6], own[8:]
-            digest.update(repr((own[0], epoch, ranges)).encode())
-            if any(text.startswith("[") for text in ranges):
+            own = OwnSlots.parse(as_text(reply))
+            if own is None:
+                obstacle = f"{place} does not name its own slots"
+                continue
+            digest.update(own.name.encode())
+            if own.migrate:
                 obstacle = f"a slot of {place} migrates"
-            elif sum(map(_slots_in, ranges)) != slots[node]:
+            elif own.slots != slots[node]:
                 obstacle = f"slots of {place} have moved"
         return digest.hexdigest(), obstacle
 
@@ -588,12 +590,6 @@ def holds_digest(holds: Mapping[int, str]) -> str:
 def new_epoch() -> str:
     """Return a name for markers that are made now."""
     return uuid4().hex
-
-
-def _slots_in(text: str) -> int:
-    """Return the number of slots in a range of CLUSTER NODES, such as 7 or 0-5460."""
-    first, _, last = text.partition("-")
-    return int(last or first) - int(first) + 1
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,11 +19,31 @@ MAP_SECONDS = 1.0  # time-out of each node; then the next one is tried
 _CLUSTER_MAP = "cluster_map"
 
 Address = tuple[str, int]  # host and port
+LINE_FIELDS = 8  # of CLUSTER NODES, before the slots
 NO_HOST = ("", "?")  # in place of a host: a node that announces none
 
 
 class NoOwner(redis.ConnectionError):
     """No node serves a slot, as far as any node says. It may come back."""
+
+
+class OwnSlots(NamedTuple):
+    """What a node says of its own slots: their number, whether one migrates, and a name for which they are and since when."""
+
+    slots: int
+    migrate: bool
+    name: str
+
+    @classmethod
+    def parse(cls, nodes: str) -> Self | None:
+        """Return it from the reply to CLUSTER NODES; None if no line is that of the node itself."""
+        for fields in map(str.split, nodes.splitlines()):
+            if len(fields) >= LINE_FIELDS and "myself" in fields[2].split(","):
+                ranges = fields[LINE_FIELDS:]
+                owned = [text.partition("-") for text in ranges if not text.startswith("[")]
+                count = sum(int(last or first) - int(first) + 1 for first, _, last in owned)
+                return cls(count, len(owned) < len(ranges), " ".join([fields[0], fields[6], *ranges]))
+        return None
 
 
 class ClusterMap:

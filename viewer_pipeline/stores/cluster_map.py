@@ -28,7 +28,7 @@ class NoOwner(redis.ConnectionError):
 
 
 class OwnSlots(NamedTuple):
-    """What a node says of its own slots: their number, whether one migrates, and a name for which they are and since when."""
+    """What a node says of its own slots: their number, whether one migrates, and a name for them and their epoch."""
 
     slots: int
     migrate: bool

@@ -51,7 +51,6 @@ LARGE = {
     "one is emptied twice, three runs": struck(Left(emptied=2), runs=3),
     "one has lost its marker, three runs": struck(Left(restored=1), bare=True, lost=True, runs=3),
     "PostgreSQL is rolled back, three runs": struck(Left(sends=1, dumps=1, rolled_back=1), runs=3),
-    "one falls back, and PostgreSQL, waiting": struck(Left(copies=1, restored=1, dumps=1, rolled_back=1), wait=True),
 }
 BROKEN = {
     "R1": ONE._replace(left=Left(crashes=1)),
@@ -122,3 +121,19 @@ def test_numbers_after_postgresql_was_rolled_back() -> None:
     _, goal, path = explore(SMALL["the same, and one run reads one shard"], goal=is_numbered)
     assert goal == "goal"
     assert any("stores the floor" in label for label in path)
+
+
+def test_a_shard_and_postgresql_fall_back_during_a_run() -> None:
+    """A run stores the floor without waiting for replicas: a number may be given again, but nothing counts twice.
+
+    The code refuses that shard (R20).
+    """
+    both = struck(Left(copies=1, restored=1, dumps=1, rolled_back=1), wait=True)
+    assert explore(both)[1].startswith("a number was given again")
+    assert explore(both._replace(numbers=False))[1] == ""
+
+
+def test_a_shard_moves_while_postgresql_is_rolled_back() -> None:
+    """Its marker cannot be read, so that it may be above the floor: likewise."""
+    moves = SMALL["PostgreSQL is rolled back while one moves"]
+    assert explore(moves._replace(numbers=True))[1].startswith("a number was given again")

@@ -258,9 +258,7 @@ def begin_drain(
     if prepared_for != last.timeline:
         drain.read(dict.fromkeys(SHARDS, ()))
         drain.floor = max([drain.floor, *(reading.marker.seq for reading in drain.readings.values())])
-        drain.exclude(
-            redis.wait_until_shards_durable(drain.readings)
-        )  # else a marker may fall back
+        drain.exclude(redis.wait_until_shards_durable(drain.readings))  # else a marker may fall back
         if not drain.excluded:
             redis.set_prepared(drain.last.timeline, drain.floor)
         drain.readings, drain.excluded = {}, {}

@@ -41,7 +41,7 @@ from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
 from viewer_pipeline_tests.support.world import PREFIX, World
 
 VODS = [f"vod{number:04d}" for number in range(6)]
-STRIDE = 1 if os.environ.get("VIEWER_TEST_CLUSTER_CALLS") == "all" else 5
+STRIDE = 1 if os.environ.get("VIEWER_TEST_CLUSTER_CALLS") == "all" else 8
 IDLE = TransactionStatus.IDLE
 EMPTIED = VODS[5]  # whose shard has lost its marker, but not views that were counted
 

@@ -171,7 +171,8 @@ def test_dagsters_storage_gets_the_same_sentence(
     if login != "ghost":  # it tries for ten seconds
         return
     daemon = subprocess.run([sys.executable, "-m", DAEMON], capture_output=True, text=True, check=False)
-    assert (daemon.returncode, daemon.stderr.splitlines()[-1]) == (1, f"error: {raised.value}")
+    lines = [f"error: {raised.value}", f"remedy: {raised.value.remedy}"]
+    assert (daemon.returncode, daemon.stderr.splitlines()[-2:]) == (1, lines)
     assert "Traceback" not in daemon.stderr
 
 

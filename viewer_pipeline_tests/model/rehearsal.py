@@ -22,6 +22,7 @@ from viewer_pipeline.flush import (
     marker_ownership,
     redis_store,
     settle,
+    snapshot,
     transaction,
 )
 from viewer_pipeline.flush.aggregate import aggregate
@@ -259,7 +260,7 @@ class Rehearsal:
         with (
             patch.object(drain, "last_flush", _held(ledger_reads.last_flush, "read ledger")),
             patch.object(settle, "read_batches_after", _held(ledger_reads.read_batches_after, "list")),
-            patch.object(commit, "split_frame", _held(held_views.split_frame, "read counted")),
+            patch.object(snapshot, "split_frame", _held(held_views.split_frame, "read counted")),
             patch.object(transaction, "commit_flush", _held_transaction(transaction.commit_flush)),
             patch.object(drain, "require_undiverged_history", lambda *_: None),
             patch.object(settle, "require_undiverged_history", lambda *_: None),

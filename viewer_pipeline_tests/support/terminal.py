@@ -53,6 +53,7 @@ class Terminal:
             os.close(self._master)
 
     def __enter__(self) -> Self:
+        self.log.touch()  # tests read it before the thread has opened it
         self._reader.start()
         return self
 

@@ -17,7 +17,6 @@ from viewer_pipeline.redis_url import is_cluster_url
 SINGLE_SHARD = 0  # of a single Redis; those of a cluster are 1 .. 16384: slot + 1
 SLOTS = 16384
 SHARDS = range(1, SLOTS + 1)
-STREAM = 0
 HOME_TAG = "{viewer}"  # hash tag of the keys that belong to no shard: one slot has them all
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import psycopg
@@ -11,7 +10,7 @@ from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
-from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.run_notes import RunNotes
@@ -66,11 +65,7 @@ def _advance(drain: Drain) -> str:
         for shard, reading in drain.readings.items()
         if reading.marker[:2] < (end.seq, end.batches)
     }
-    now, flush_id = datetime.now(UTC), str(end.flush_id or "")
-    batches = [
-        Batch(end.seq, end.batches, end.batches, now, [], [], marker.epoch, flush_id, shard=shard)
-        for shard, marker in behind.items()
-    ]
+    batches = [end.end_of_shard(shard, marker.epoch) for shard, marker in behind.items()]
     settled = drain.redis.settle_shards(behind, batches)
     refused = dict.fromkeys(settled.refused, "another run settled it meanwhile")
     return _obstacle({**settled.unreached, **refused})

@@ -25,7 +25,7 @@ from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.flush.redis_store import REGISTER, RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.sweep_position import CURSOR_BITS, SweepPart
 from viewer_pipeline.layout import SHARDS, slot_of_shard
 from viewer_pipeline.logs import event
@@ -180,14 +180,6 @@ class ClusterStore(RedisStore):
         commands = [Command(slot_of_shard(shard), ("DEL", self.layout.marker_key(shard))) for shard in SHARDS]
         with redis_errors(self.url):
             _values(self.nodes.run_following(commands))
-
-    def register(self, identity: LedgerIdentity) -> str:
-        """Enter this pipeline in the registry; return the ledger as the registry has it. Raises PipelineRefused."""
-        arguments = [self.prefix_text, identity.key, identity.place]
-        outcome, *rest = self.run_script(REGISTER, self.names.registration_keys(), arguments)
-        if outcome < 0:
-            raise refusal(self.prefix_text, identity, *rest)
-        return bytes(rest[0]).decode()
 
     def drain_shards(
         self, ids: Mapping[int, Sequence[bytes]], begin: BeginOfDrain, seen_timelines: Mapping[int, str]
@@ -433,17 +425,6 @@ class ClusterStore(RedisStore):
                 (reply,) = self.nodes.run([command])
             _values([reply])
 
-    def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
-        """Return the type of each key of these ids; "none" where there is none."""
-        types = dict[bytes, str]()
-        for page in chunks(ids, READ_COUNT):
-            types.update(zip(page, (kind.decode() for kind in self._of_each_counter("TYPE", page)), strict=True))
-        return types
-
-    def seconds_to_live(self, ids: Iterable[bytes]) -> list[int]:
-        """Return the TTL of each counter: -1 where it does not expire, -2 where there is none."""
-        return self._of_each_counter("TTL", list(ids))
-
     def _of_each_counter(self, command: str, ids: Sequence[bytes]) -> list[Any]:
         keys = [self.prefix + raw for raw in ids]
         commands = [Command(slot_of_shard(self.layout.shard_of(key)), (command, key)) for key in keys]
@@ -503,12 +484,16 @@ class ClusterStore(RedisStore):
                 obstacle = f"slots of {place} have moved"
         return digest.hexdigest(), obstacle
 
-    def scan_counters(self) -> Iterator[list[bytes]]:
-        """Yield, per SCAN call over all keys of all nodes, the raw ids of the counters in it; ids may come twice."""
-        cut, cursor = len(self.prefix), -1
-        while cursor != 0:
-            cursor, keys = self._scan(max(cursor, 0), SCAN_COUNT)
-            yield [key[cut:] for key in keys]
+    def unscanned_shards(self) -> dict[int, str]:
+        """Return the shards of nodes that did not answer to SCAN, each with the reason."""
+        if not self.unscanned:
+            return {}
+        owners = self.nodes.map.owners()
+        return {
+            shard: self.unscanned[owner]
+            for shard in SHARDS
+            if (owner := owners[slot_of_shard(shard)]) is not None and owner in self.unscanned
+        }
 
     def scan_page(self, cursor: int, count: int) -> CounterPage:
         """Return the counters among about `count` keys of one node after `cursor`, which may be of another cluster."""
@@ -545,19 +530,9 @@ class ClusterStore(RedisStore):
             number = (number + 1) % len(nodes)
         return (number << CURSOR_BITS) + after, keys
 
-    def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
-        """Add VODs to the changed set, all announced now by the clock of Redis, and return how many were not in it."""
-        now_ms, added = _milliseconds(self.now()), 0
-        for page in chunks(vod_ids, SCAN_COUNT):
-            with redis_errors(self.url):
-                try:
-                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), gt=True)
-                except redis.ResponseError as error:
-                    if not str(error).startswith("WRONGTYPE"):
-                        raise
-                    return 0  # another program took the name: sweeps find all counters
-            added += new
-        return added
+    def _announcement(self) -> tuple[int, dict[str, bool]]:
+        """Return the time (ms) of the home node; a later announcement replaces an earlier one."""
+        return _milliseconds(self.now()), {"gt": True}
 
     def remove_from_changed_set_anyway(self, ids: Iterable[bytes]) -> None:
         """Remove ids from the changed set, whenever they were announced."""

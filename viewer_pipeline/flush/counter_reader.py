@@ -72,11 +72,15 @@ class CounterReader:
     def scan_counters(self) -> Iterator[list[bytes]]:
         """Yield, per SCAN call over all keys, the raw ids of the counters in it; ids may come twice."""
         cut, cursor = len(self.prefix), -1
-        keys: Any
         while cursor != 0:
-            with redis_errors(self.url):
-                cursor, keys = self._client.scan(max(cursor, 0), match=self._pattern, count=SCAN_COUNT)
+            cursor, keys = self._scan(max(cursor, 0), SCAN_COUNT)
             yield [key[cut:] for key in keys]
+
+    def _scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """Return the cursor of the next call, and the keys of counters among about `count` keys."""
+        with redis_errors(self.url):
+            reply: Any = self._client.scan(cursor, match=self._pattern, count=count)
+        return int(reply[0]), list(reply[1])
 
     def scan_page(self, cursor: int, count: int) -> CounterPage:
         """Return the counters among about `count` keys after `cursor`, which may be of another Redis."""
@@ -147,9 +151,13 @@ class CounterReader:
 
     def seconds_to_live(self, ids: Iterable[bytes]) -> list[int]:
         """Return the TTL of each counter: -1 where it does not expire, -2 where there is none."""
+        return self._of_each_counter("TTL", list(ids))
+
+    def _of_each_counter(self, command: str, ids: Sequence[bytes]) -> list[Any]:
+        """Return the reply to a command about each of these counters."""
         with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
             for raw in ids:
-                pipe.ttl(self.prefix + raw)
+                pipe.execute_command(command, self.prefix + raw)  # type: ignore[no-untyped-call]  # so in redis-py
             return list(pipe.execute())
 
     def count_keys(self) -> int:
@@ -249,12 +257,9 @@ class CounterReader:
 
     def types(self, ids: Iterable[bytes]) -> dict[bytes, str]:
         """Return the type of each key of these ids; "none" where there is none."""
-        types: dict[bytes, str] = {}
+        types = dict[bytes, str]()
         for page in chunks(ids, READ_COUNT):
-            with redis_errors(self.url), self._client.pipeline(transaction=False) as pipe:
-                for raw in page:
-                    pipe.type(self.prefix + raw)
-                types.update(zip(page, (kind.decode() for kind in pipe.execute()), strict=True))
+            types.update(zip(page, (kind.decode() for kind in self._of_each_counter("TYPE", page)), strict=True))
         return types
 
 

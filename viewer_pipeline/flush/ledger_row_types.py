@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -43,6 +43,12 @@ class LastFlush(NamedTuple):
     batches: int
     flush_id: UUID | None = None
     timeline: str = ""  # of PostgreSQL, when it was read: another one later means that commits may be lost (rule R17)
+
+    def end_of_shard(self, shard: int, epoch: str, *, holds: bool = False) -> Batch:
+        """Return a batch without counters that advances the marker of a shard to the end of this flush."""
+        id_ = str(self.flush_id or "")
+        now = datetime.now(UTC)
+        return Batch(self.seq, self.batches, self.batches, now, [], [], epoch, id_, holds=holds, shard=shard)
 
 
 @dataclass(frozen=True)

@@ -204,13 +204,17 @@ class RedisStore(CounterReader):
         at: list[str | int] = [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix)]
         return [*at, deltas, missing, marker.timeline, hold]
 
+    def _announcement(self) -> tuple[int, dict[str, bool]]:
+        """Return the time (ms) of an announcement, and the option of ZADD: VODs that are in the set keep their time."""
+        return time.time_ns() // 1_000_000, {"nx": True}
+
     def add_to_changed_set(self, vod_ids: Iterable[str]) -> int:
-        """Add VODs to the changed set, announced now, and return how many; those that are in it keep their time."""
-        now_ms, added = time.time_ns() // 1_000_000, 0
+        """Add VODs to the changed set, announced now, and return how many were not in it."""
+        (now_ms, option), added = self._announcement(), 0
         for page in chunks(vod_ids, SCAN_COUNT):
             with redis_errors(self.url):
                 try:
-                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), nx=True)
+                    new: Any = self._client.zadd(self.names.changed, dict.fromkeys(page, now_ms), **option)
                 except redis.ResponseError as error:
                     if not str(error).startswith("WRONGTYPE"):
                         raise

@@ -58,8 +58,7 @@ def settle_through(
         due, timeline = read_batches_after(connection, marker.seq, marker.batch, through, PAGE_SIZE)
         if not due:
             return SettledThrough(marker, batches, notes)
-        if timeline != marker.timeline:
-            raise MarkerMoved(f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {marker.timeline}")
+        require_timeline(marker, timeline)
         ledger.wait_for_standbys(connection, due[-1].seq, due[-1].flush_id)
         moved, page_notes = settle_batches(redis, marker, due)
         notes += page_notes
@@ -97,12 +96,16 @@ def settle_batches(redis: RedisStore, marker: Marker, batches: Sequence[Batch]) 
             drift=settled.drift,
         )
     )
-    drifted = tuple(map(as_text, settled.drifted))
-    notes = RunNotes(settled_already=settled.already, drift=settled.drift, drifted=drifted)
+    notes = settling_notes(settled.already, settled.drift, settled.drifted)
     if settled.refused:
         return None, notes
     skipped = sum(sum(batch.deltas) for batch in batches if batch.epoch != marker.epoch)
     return settled.marker, notes + RunNotes(skipped_views=skipped)
+
+
+def settling_notes(already: int, drift: int, drifted: Sequence[bytes]) -> RunNotes:
+    """Return what settling has found: batches that were settled before, views that counters lacked, and their ids."""
+    return RunNotes(settled_already=already, drift=drift, drifted=tuple(map(as_text, drifted)))
 
 
 def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before: Marker) -> Marker | None:
@@ -111,15 +114,29 @@ def reread_own_marker(redis: RedisStore, connection: psycopg.Connection, before:
     Raises PipelineRefused if it was given to another ledger meanwhile, or a copy of this ledger has settled there.
     """
     marker = redis.marker()
-    if marker is not None and marker.ledger != before.ledger:
-        raise PipelineRefused(f"Redis was given from ledger {before.ledger} to ledger {marker.ledger} during this run")
     if marker is not None:
+        require_same_ledger(before, marker)
         require_undiverged_history(connection, marker, "this database")
-        if marker.timeline != before.timeline:
-            raise MarkerMoved(
-                f"PostgreSQL may have lost flushes: {marker.timeline} replaced timeline {before.timeline}"
-            )
+        require_same_timeline(before, marker)
     return marker
+
+
+def require_same_ledger(before: Marker, marker: Marker) -> None:
+    """Raise PipelineRefused if a marker was given to another ledger since it was read."""
+    if marker.ledger != before.ledger:
+        raise PipelineRefused(f"Redis was given from ledger {before.ledger} to ledger {marker.ledger} during this run")
+
+
+def require_same_timeline(before: Marker, marker: Marker) -> None:
+    """Raise MarkerMoved if a run has given another timeline to a marker since it was read (rule R17)."""
+    if marker.timeline != before.timeline:
+        raise MarkerMoved(f"PostgreSQL may have lost flushes: {marker.timeline} replaced timeline {before.timeline}")
+
+
+def require_timeline(marker: Marker, timeline: str) -> None:
+    """Raise MarkerMoved if batches that follow a marker were read in another timeline than its own (rule R17)."""
+    if timeline != marker.timeline:
+        raise MarkerMoved(f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {marker.timeline}")
 
 
 class Settler:
@@ -173,9 +190,7 @@ class Settler:
         self.notes += RunNotes(unpublished=1) if already_failed else publish_totals(self._redis, flush, fetch_totals)
 
     def _settle(self, flush: Flush) -> None:
-        if self._ledger.standby_wait.required:
-            with self._ledger.connect() as connection:  # that of the run is busy with the next transaction
-                self._ledger.wait_for_standbys(connection, flush.seq, flush.flush_id)
+        self._wait_for_standbys(flush)
         moved, notes = settle_batches(self._redis, self.marker, flush.batches)
         self.notes += notes
         if moved is None:
@@ -186,6 +201,12 @@ class Settler:
                 moved, _, notes = settle_through(self._redis, self._ledger, connection, current, flush.seq)
             self.notes += notes
         self.marker = moved
+
+    def _wait_for_standbys(self, flush: Flush) -> None:
+        """Wait until standbys have the flush, if that is required (rule R18)."""
+        if self._ledger.standby_wait.required:
+            with self._ledger.connect() as connection:  # that of the run is busy with the next transaction
+                self._ledger.wait_for_standbys(connection, flush.seq, flush.flush_id)
 
     def _record_incidents(self, *, failed: bool) -> None:
         """Record what settling noted, over another connection: that of the run may be lost. Hides no earlier error."""

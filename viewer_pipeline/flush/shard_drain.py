@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 import psycopg
 
@@ -26,7 +25,7 @@ from viewer_pipeline.flush.incidents import record_incidents
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_reads import last_flush, pruned_through
-from viewer_pipeline.flush.ledger_row_types import Batch, LastFlush
+from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_shards
 from viewer_pipeline.flush.run_notes import RunNotes
@@ -34,9 +33,8 @@ from viewer_pipeline.flush.shard_settle import Markers, settle_shards_through
 from viewer_pipeline.flush.shard_snapshot import ShardedSnapshot
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
-from viewer_pipeline.layout import SHARDS, Layout, slot_of_shard
+from viewer_pipeline.layout import SHARDS, Layout
 
-NOWHERE = ("", 0)
 DRAIN_TRIES = 3  # how often a run begins again because PostgreSQL was restarted meanwhile
 SWEEP_REASON = "Redis had lost the marker of a shard"
 DRAIN_ROUNDS = 20  # how often shards are read again because the ledger grew, or had batches that were not settled
@@ -156,22 +154,7 @@ class Drain:
         behind = {shard: marker for shard, marker in markers.items() if marker.seq < pruned}
         if not behind:
             return set()
-        end = self.last
-        batches = [
-            Batch(
-                end.seq,
-                end.batches,
-                end.batches,
-                datetime.now().astimezone(),
-                [],
-                [],
-                marker.epoch,
-                str(end.flush_id),
-                holds=True,
-                shard=shard,
-            )
-            for shard, marker in behind.items()
-        ]
+        batches = [self.last.end_of_shard(shard, marker.epoch, holds=True) for shard, marker in behind.items()]
         self.exclude(self.redis.settle_shards(behind, batches).unreached)
         return set(behind)
 
@@ -208,9 +191,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
         if drain.last.timeline != timeline:
             return None
         drain.exclude(redis.wait_until_shards_durable(drain.readings))
-        owners = redis.nodes.map.owners()
-        unscanned = {s: reason for s in SHARDS if (reason := redis.unscanned.get(owners[slot_of_shard(s)] or NOWHERE))}
-        drain.excluded |= unscanned
+        drain.excluded |= redis.unscanned_shards()
         readings = redis.validated(
             (reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from viewer_pipeline.errors import MarkerMoved, PipelineRefused
+from viewer_pipeline.errors import MarkerMoved
 from viewer_pipeline.flush.cluster_store import ClusterStore
 from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.ledger_reads import read_batches_of_shards_after
@@ -16,9 +16,17 @@ from viewer_pipeline.flush.ledger_row_types import Batch, Flush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.flush.marker_ownership import require_undiverged_shards
 from viewer_pipeline.flush.run_notes import RunNotes
-from viewer_pipeline.flush.settle import MARKER_TRIES, PAGE_SIZE, Settler, skip_other_epochs
+from viewer_pipeline.flush.settle import (
+    MARKER_TRIES,
+    PAGE_SIZE,
+    Settler,
+    require_same_ledger,
+    require_same_timeline,
+    require_timeline,
+    settling_notes,
+    skip_other_epochs,
+)
 from viewer_pipeline.layout import Layout
-from viewer_pipeline.stores.redis import as_text
 
 Markers = dict[int, Marker]  # by shard
 
@@ -47,7 +55,8 @@ def settle_shards_through(
         due, timeline = read_batches_of_shards_after(connection, positions, through, PAGE_SIZE)
         if not due:
             return ShardsSettledThrough(settled, unreached, batches, notes)
-        require_timeline(left, due, timeline)
+        for batch in due:
+            require_timeline(left[batch.shard], timeline)
         newest = max(due, key=lambda batch: batch.seq)
         ledger.wait_for_standbys(connection, newest.seq, newest.flush_id)
         step = settle_due(redis, connection, left, due)
@@ -89,12 +98,7 @@ def settle_due(
         for batch in due
         if batch.epoch != markers[batch.shard].epoch and batch.shard not in unfinished
     )
-    notes = RunNotes(
-        settled_already=result.already,
-        drift=result.drift,
-        drifted=tuple(map(as_text, result.drifted)),
-        skipped_views=skipped,
-    )
+    notes = settling_notes(result.already, result.drift, result.drifted) + RunNotes(skipped_views=skipped)
     done = sum(batch.shard not in unfinished for batch in due)
     return SettledDue({**result.markers, **moved}, result.unreached, bool(result.refused), done, notes)
 
@@ -111,26 +115,11 @@ def own_markers(
     for shard, marker in after.items():
         if marker is None:
             raise MarkerMoved(f"that of shard {shard} vanished before it was settled")
-        if marker.ledger != before[shard].ledger:
-            raise PipelineRefused(
-                f"Redis was given from ledger {before[shard].ledger} to ledger {marker.ledger} during this run"
-            )
-        if marker.timeline != before[shard].timeline:
-            raise MarkerMoved(
-                f"PostgreSQL may have lost flushes: {marker.timeline} replaced timeline {before[shard].timeline}"
-            )
+        require_same_ledger(before[shard], marker)
+        require_same_timeline(before[shard], marker)
         markers[shard] = marker
     require_undiverged_shards(connection, markers, "this database", layout)
     return markers
-
-
-def require_timeline(markers: Mapping[int, Marker], due: Sequence[Batch], timeline: str) -> None:
-    """Raise MarkerMoved if batches were read in another timeline than that of a marker which they follow (rule R17)."""
-    for batch in due:
-        if markers[batch.shard].timeline != timeline:
-            raise MarkerMoved(
-                f"PostgreSQL may have lost flushes: its timeline is {timeline}, not {markers[batch.shard].timeline}"
-            )
 
 
 class ShardSettler(Settler):
@@ -150,14 +139,10 @@ class ShardSettler(Settler):
         self._unsettled_shards = set[int]()
 
     def _settle(self, flush: Flush) -> None:
-        if self._ledger.standby_wait.required:
-            with self._ledger.connect() as connection:  # that of the run is busy with the next transaction
-                self._ledger.wait_for_standbys(connection, flush.seq, flush.flush_id)
+        self._wait_for_standbys(flush)
         batches = [batch for batch in flush.batches if batch.shard not in self._unsettled_shards]
         result = self._cluster.settle_shards({batch.shard: self._markers[batch.shard] for batch in batches}, batches)
-        self.notes += RunNotes(
-            settled_already=result.already, drift=result.drift, drifted=tuple(map(as_text, result.drifted))
-        )
+        self.notes += settling_notes(result.already, result.drift, result.drifted)
         self._markers |= result.markers
         self._leave(result.unreached)
         if result.refused:

@@ -5,18 +5,10 @@
 -- Returns {outcome, ...}: 1 this call wrote the part; 0 it was written before; -1 another worker holds the lease; -2 the
 --         segment was begun in another number of parts, which follows.
 local token, ledger, segment, part, parts = unpack(ARGV, 1, 5)
-local holder, folded, begun, written, begun_parts, owner =
-    unpack(redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger'))
-if holder ~= token or (owner or '') ~= ledger then
-    return {-1}
-end
-local reply = reply_unless_new(segment, part, parts, folded, begun, written, begun_parts)
+local reply = begin_part(KEYS[1], token, ledger, segment, part, parts)
 if reply then
     return reply
 end
--- First of all writes, because it can fail (out of memory, a replica): then nothing has been announced.
-redis.call('HSET', KEYS[1], 'segment', segment, 'part', part, 'parts', parts,
-    'folded', part == parts and segment or folded or 0)
 local now, announced = string.format('%.0f', now_ms()), {}
 for i = 6, #ARGV do
     announced[#announced + 1] = now

@@ -6,18 +6,10 @@
 --         segment was begun in another number of parts, which follows. After a 1: counters that cannot be raised, as
 --         pairs of position and error.
 local token, segment, part, parts, time, increment, prefix_length, counts, ledger = unpack(ARGV)
-local holder, folded, begun, written, begun_parts, owner =
-    unpack(redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger'))
-if holder ~= token or (owner or '') ~= ledger then
-    return {-1}
-end
-local reply = reply_unless_new(segment, part, parts, folded, begun, written, begun_parts)
+local reply = begin_part(KEYS[1], token, ledger, segment, part, parts)
 if reply then
     return reply
 end
--- First of all writes, because it can fail (out of memory, a replica): then nothing has been counted.
-redis.call('HSET', KEYS[1], 'segment', segment, 'part', part, 'parts', parts,
-    'folded', part == parts and segment or folded or 0)
 local views = {}
 for count in string.gmatch(counts, '%d+') do
     views[#views + 1] = count

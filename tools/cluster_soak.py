@@ -14,20 +14,19 @@ import multiprocessing
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import redis
 
+from tools.throw_away_postgres import throw_away_postgres
 from viewer_pipeline.errors import ViewerPipelineError
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.cluster_store import ClusterStore
@@ -38,7 +37,6 @@ from viewer_pipeline.flush.ledger import Ledger
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.layout import key_slot
 from viewer_pipeline.migrations.migrate import migrate
-from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline.stores.redis_durability_wait import Durability
 from viewer_pipeline_tests.support.cluster import RedisCluster
@@ -186,11 +184,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="viewer-cluster-soak-")))
-        home.chmod(0o755)  # PostgreSQL does not run as root
-        database = PostgresServer(home, throw_away=True)
-        database.start()
-        stack.callback(database.stop)
+        home, database = stack.enter_context(throw_away_postgres("viewer-cluster-soak-"))
         migrate(database.url, with_dagster=False)
         cluster = stack.enter_context(started(RedisCluster(home / "cluster")))
         soak = Soak(cluster, database.url, options.seed)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 from uuid import uuid4
@@ -21,6 +19,7 @@ from uuid import uuid4
 import psycopg
 import redis
 
+from tools.throw_away_postgres import throw_away_postgres
 from viewer_pipeline.flush.aggregate import aggregate
 from viewer_pipeline.flush.cluster_store import ClusterStore
 from viewer_pipeline.flush.commit import bulk_upsert
@@ -107,11 +106,7 @@ def opened(counters: int) -> Iterator[tuple[Subject, Subject]]:
     """Start all servers."""
     ids = [f"vod{number:08d}" for number in range(counters)]
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="viewer-cluster-bench-")))
-        home.chmod(0o755)  # PostgreSQL does not run as root
-        database = PostgresServer(home, throw_away=True)
-        database.start()
-        stack.callback(database.stop)
+        home, database = stack.enter_context(throw_away_postgres("viewer-cluster-bench-"))
         server = RedisServer(home / "redis", append_only=False)
         server.start()
         stack.callback(server.stop)

@@ -63,6 +63,7 @@ from viewer_pipeline.stack.redis_server import RedisServer  # noqa: E402
 from viewer_pipeline.stores.redis import connect  # noqa: E402
 from viewer_pipeline.target.table import TargetNames  # noqa: E402
 from viewer_pipeline_tests.support.cluster import RedisCluster  # noqa: E402
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened  # noqa: E402
 from viewer_pipeline_tests.support.failover import started  # noqa: E402
 from viewer_pipeline_tests.support.servers import (  # noqa: E402
     NamedPostgres,
@@ -263,6 +264,13 @@ def redis_cluster(redis_cluster_of_session: RedisCluster) -> RedisCluster:
     """An empty Redis Cluster: three primaries with a replica each."""
     redis_cluster_of_session.reset()
     return redis_cluster_of_session
+
+
+@pytest.fixture
+def cluster_world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
+    """An empty cluster and an empty ledger."""
+    with opened(redis_cluster, database_url) as world:
+        yield world
 
 
 @pytest.fixture

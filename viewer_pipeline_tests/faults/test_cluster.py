@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -16,18 +15,10 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.layout import key_slot
 from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.redis_durability_wait import Durability
-from viewer_pipeline_tests.support.cluster import RedisCluster
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld
 from viewer_pipeline_tests.support.world import World
 
 VODS = 40
-
-
-@pytest.fixture
-def cluster_world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
-    """An empty cluster and an empty ledger."""
-    with opened(redis_cluster, database_url) as world:
-        yield world
 
 
 def slot_of(vod_id: str) -> int:

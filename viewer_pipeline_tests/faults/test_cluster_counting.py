@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 from typing import Any
@@ -30,7 +30,7 @@ from viewer_pipeline_tests.support.cluster_workers import (
     wait_for_subscribers,
     worker_of,
 )
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld
 from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.subscribers import SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -41,10 +41,9 @@ IDS = [f"vod{number}" for number in range(60)] + ["{vod}a", "{viewer}"]
 
 
 @pytest.fixture
-def world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
+def world(cluster_world: ClusterWorld) -> ClusterWorld:
     """An empty cluster and an empty ledger."""
-    with opened(redis_cluster, database_url) as opened_world:
-        yield opened_world
+    return cluster_world
 
 
 def counting(world: ClusterWorld) -> SubscriberThread:

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from viewer_pipeline_tests.support.calls import (
     Call,
     Killer,
     Point,
-    Recorder,
-    Watcher,
     client_of_threads,
     in_child,
+    points_of_a_run,
+    watched,
     watching,
 )
 from viewer_pipeline_tests.support.cluster import RedisCluster
@@ -116,29 +116,6 @@ def run(stores: Stores, mode: Mode) -> None:
         bulk_upsert(own, snapshot, aggregate(snapshot.readings))
 
 
-def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
-    """Return the function that a child process runs."""
-
-    def do() -> None:
-        with watching(watcher):
-            run(stores, mode)
-
-    return do
-
-
-def points_of_a_run(stores: Stores, mode: Mode, folder: Path) -> list[Point]:
-    """Return every point of an undisturbed run, recorded in a child process."""
-    recorder, recorded = Recorder(), folder / "points"
-    do = watched(recorder, stores, mode)
-
-    def record() -> None:
-        do()
-        recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
-
-    assert in_child(record, folder / "report") == 0
-    return [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]
-
-
 @pytest.mark.parametrize("mode", ["sweep", "changed"])
 def test_a_flush_is_killed_at_every_call(
     scene: Scene, mode: Mode, tmp_path: Path, add_to_summary: Callable[[str], None]
@@ -146,12 +123,12 @@ def test_a_flush_is_killed_at_every_call(
     """Wherever it dies, the next flush completes every count, and no total ever falls or is too high."""
     world = scene.world
     scene.restore()
-    points = points_of_a_run(world.stores, mode, tmp_path)
+    points = points_of_a_run(partial(run, world.stores, mode), tmp_path)
     world.flush()
     scene.assert_whole()
     for point in share(points):
         scene.restore()
-        assert in_child(watched(Killer(point), world.stores, mode), tmp_path / "report") == -9, point
+        assert in_child(watched(Killer(point), partial(run, world.stores, mode)), tmp_path / "report") == -9, point
         try:
             world.send("late", 1, announce=True)
             assert world.flush().notes.drift == 0

@@ -5,17 +5,14 @@ STATE_MACHINE_EXAMPLES=200 runs more examples.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,7 +20,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from viewer_pipeline.flush import shard_drain, transaction
@@ -38,12 +34,11 @@ from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_world import opened
-from viewer_pipeline_tests.support.dying import Died
+from viewer_pipeline_tests.support.dying import dying_at
 from viewer_pipeline_tests.support.servers import restore_database
+from viewer_pipeline_tests.support.state_machine import run_examples
 from viewer_pipeline_tests.support.world import PREFIX
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "4"))
-STEPS = 20
 TEMPLATE, DUMP = "cluster_machine_template", "cluster_machine_dump"
 IDS = ["a", "b", "c", "d", "e", "f"]
 VODS, NODES = st.sampled_from(IDS), st.integers(0, 2)
@@ -123,15 +118,7 @@ class Machine(RuleBasedStateMachine):
     def crash(self, death: str, calls: int) -> None:
         """Die at one of the first calls of this kind."""
         owner, name = DEATHS[death]
-        original, left = getattr(owner, name), [calls]
-
-        def call_or_die(*arguments: Any, **options: Any) -> Any:
-            if not left[0]:
-                raise Died
-            left[0] -= 1
-            return original(*arguments, **options)
-
-        with patch.object(owner, name, call_or_die), suppress(Died):
+        with dying_at(owner, name, calls):
             self.world.flush()
 
     @rule()
@@ -266,15 +253,4 @@ def machine(
 @pytest.mark.timeout(3600)
 def test_random_sequences_of_events(machine: type[Machine]) -> None:
     """No step loses or repeats a view beyond the allowed losses of its disaster."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            print_blob=False,
-            derandomize=EXAMPLES == 4,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_examples(machine, 4)

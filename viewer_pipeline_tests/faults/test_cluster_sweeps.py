@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,18 +15,10 @@ from viewer_pipeline.flush.sweep_position import CURSOR_BITS
 from viewer_pipeline.flush.unannounced_counters import parse_scan_cursor, scan_for_unannounced
 from viewer_pipeline.layout import HOME_SLOT, key_slot
 from viewer_pipeline_tests.faults.test_cluster import TIMELINE
-from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld
 
 VODS = 40
-
-
-@pytest.fixture
-def cluster_world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
-    """An empty cluster and an empty ledger."""
-    with opened(redis_cluster, database_url) as world:
-        yield world
 
 
 def slot_of(vod_id: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import cycle
 
@@ -11,7 +10,6 @@ import pytest
 from viewer_pipeline.flush.cluster_store import ClusterStore
 from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.layout import HOME_SLOT
-from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_workers import (
     SECONDS,
     announced,
@@ -22,15 +20,14 @@ from viewer_pipeline_tests.support.cluster_workers import (
     watch,
     worker_of,
 )
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld
 from viewer_pipeline_tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
+def world(cluster_world: ClusterWorld) -> ClusterWorld:
     """An empty cluster and an empty ledger."""
-    with opened(redis_cluster, database_url) as opened_world:
-        yield opened_world
+    return cluster_world
 
 
 def wait_until_announced(world: ClusterWorld, *vod_ids: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.redis_names import MARKER
-from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, Watcher, client_of_threads, in_child, watching
+from viewer_pipeline_tests.support.calls import Killer, Point, client_of_threads, in_child, points_of_a_run, watched
 from viewer_pipeline_tests.support.totals_statements import UPSERT, forced
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
@@ -148,29 +148,6 @@ def run(stores: Stores, mode: Mode) -> None:
             remaining = persisted.remaining
 
 
-def watched(watcher: Watcher, stores: Stores, mode: Mode) -> Callable[[], None]:
-    """Return the function that a child process runs."""
-
-    def do() -> None:
-        with watching(watcher):
-            run(stores, mode)
-
-    return do
-
-
-def points_of_a_run(stores: Stores, mode: Mode, folder: Path) -> list[Point]:
-    """Return every point of an undisturbed run, recorded in a child process."""
-    recorder, recorded = Recorder(), folder / "points"
-    do = watched(recorder, stores, mode)
-
-    def record() -> None:
-        do()
-        recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
-
-    assert in_child(record, folder / "report") == 0
-    return [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]
-
-
 def seconds_used() -> tuple[float, float]:
     """Return the elapsed time, and the CPU time of this process and its children."""
     times = os.times()
@@ -225,11 +202,11 @@ def kill_at_every_call(
     """Kill a run at each of its points, and complete it; return the points."""
     started, world = seconds_used(), scene.world
     scene.restore()
-    points = points_of_a_run(world.stores, mode, tmp_path)
+    points = points_of_a_run(partial(run, world.stores, mode), tmp_path)
     scene.assert_whole()
     for point in points[part::PARTS]:
         scene.restore()
-        killed = in_child(watched(Killer(point), world.stores, mode), tmp_path / "report")
+        killed = in_child(watched(Killer(point), partial(run, world.stores, mode)), tmp_path / "report")
         assert killed == -9, point
         try:
             totals = scene.assert_nothing_fell(scene.totals)

@@ -5,17 +5,14 @@ It has its own servers. STATE_MACHINE_EXAMPLES=200 runs more examples.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,7 +20,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from viewer_pipeline.flush import transaction
@@ -39,12 +35,11 @@ from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.stack.postgres_server import PostgresServer
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline.stores.redis import connect
-from viewer_pipeline_tests.support.dying import Died
+from viewer_pipeline_tests.support.dying import dying_at
 from viewer_pipeline_tests.support.servers import restore_database
+from viewer_pipeline_tests.support.state_machine import run_examples
 from viewer_pipeline_tests.support.world import PREFIX, World
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "5"))
-STEPS = 20
 TEMPLATE, DUMP = "machine_template", "machine_dump"
 VODS = st.sampled_from(["a", "b", "c", "d", "e"])
 HOUR_MS = 3_600_000
@@ -126,15 +121,7 @@ class Machine(RuleBasedStateMachine):
     def crash(self, death: str, calls: int) -> None:
         """Die at the first, second or third call of this kind."""
         owner, name = DEATHS[death]
-        original, left = getattr(owner, name), [calls]
-
-        def call_or_die(*arguments: Any, **options: Any) -> Any:
-            if not left[0]:
-                raise Died
-            left[0] -= 1
-            return original(*arguments, **options)
-
-        with patch.object(owner, name, call_or_die), suppress(Died):
+        with dying_at(owner, name, calls):
             self.world.flush()
 
     @rule()
@@ -324,15 +311,4 @@ def test_each_death(machine: type[Machine]) -> None:
 @pytest.mark.timeout(3600)
 def test_random_sequences_of_events(machine: type[Machine]) -> None:
     """No step loses or repeats a view beyond the allowed losses of its disaster."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            print_blob=False,
-            derandomize=EXAMPLES == 5,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_examples(machine, 5)

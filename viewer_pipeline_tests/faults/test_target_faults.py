@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -22,8 +21,8 @@ from viewer_pipeline.flush.stores import Stores
 from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.target.table import TargetNames
-from viewer_pipeline_tests.faults.test_every_call import Scene, points_of_a_run, watched
-from viewer_pipeline_tests.support.calls import Killer, Point, Recorder, client_of_threads, in_child, watching
+from viewer_pipeline_tests.faults.test_every_call import Scene, run
+from viewer_pipeline_tests.support.calls import Killer, client_of_threads, in_child, points_of_a_run, watched
 from viewer_pipeline_tests.support.streamix import TargetWorld
 from viewer_pipeline_tests.support.world import PREFIX, ConnectedWorld, World
 
@@ -115,28 +114,17 @@ def test_counting_held_views_is_killed_at_every_call(
 ) -> None:
     """Wherever it dies, the next one counts the rest, each view once (rule R16)."""
     with ConnectedWorld(Stores(stores.redis, Ledger(stores.ledger.url, VIDEO))) as world:
-        scene, recorder, recorded = HeldScene(world), Recorder(), tmp_path / "points"
-
-        def record() -> None:
-            with watching(recorder):
-                count_all_held(world.stores)
-            recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
-
-        def count_until(point: Point) -> None:
-            with watching(Killer(point)):
-                count_all_held(world.stores)
-
+        scene, count_held_views = HeldScene(world), partial(count_all_held, world.stores)
         scene.restore()
-        assert in_child(record, tmp_path / "report") == 0
+        points = points_of_a_run(count_held_views, tmp_path)
         world.flush()
         scene.assert_whole()
-        points = [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]
         assert {"postgres take_counted", "postgres COMMIT", "postgres add_range_to_totals"} <= {
             point.call for point in points
         }
         for point in points:
             scene.restore()
-            assert in_child(partial(count_until, point), tmp_path / "report") == -9, point
+            assert in_child(watched(Killer(point), count_held_views), tmp_path / "report") == -9, point
             try:
                 scene.assert_nothing_fell(scene.totals)
                 world.send("vod0001", 10, announce=True)
@@ -157,12 +145,13 @@ def test_killed_at_every_call(scene: TargetScene, tmp_path: Path, add_to_summary
     Those to Redis are the same as without a table: test_every_call.py.
     """
     world = scene.world
+    sweep = partial(run, world.stores, "sweep")
     scene.restore()
-    points = [point for point in points_of_a_run(world.stores, "sweep", tmp_path) if point.call.startswith("postgres")]
+    points = [point for point in points_of_a_run(sweep, tmp_path) if point.call.startswith("postgres")]
     scene.assert_whole()
     for point in points:
         scene.restore()
-        assert in_child(watched(Killer(point), world.stores, "sweep"), tmp_path / "report") == -9, point
+        assert in_child(watched(Killer(point), sweep), tmp_path / "report") == -9, point
         try:
             totals = scene.assert_nothing_fell(scene.totals)
             assert [row for row in differing_counts(world) if row[0] != "full"] == []

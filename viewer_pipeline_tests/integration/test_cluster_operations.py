@@ -47,10 +47,9 @@ VODS = 30
 
 
 @pytest.fixture
-def world(redis_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
+def world(cluster_world: ClusterWorld) -> ClusterWorld:
     """An empty cluster and an empty ledger."""
-    with opened(redis_cluster, database_url) as world:
-        yield world
+    return cluster_world
 
 
 def reconcile_once(world: ClusterWorld, reports: Path, **options: Any) -> ReconcileResult:

@@ -6,6 +6,7 @@ a connection waits for the server. So new calls in the code are intercepted with
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -361,3 +362,26 @@ def joined(child: Fork) -> int:
 def in_child(do: Callable[[], object], report: Path) -> int:
     """Run it in a fork, and wait for it."""
     return joined(fork(do, report))
+
+
+def watched(watcher: Watcher, run: Callable[[], None]) -> Callable[[], None]:
+    """Return the function that a child process runs."""
+
+    def do() -> None:
+        with watching(watcher):
+            run()
+
+    return do
+
+
+def points_of_a_run(run: Callable[[], None], folder: Path) -> list[Point]:
+    """Return every point of an undisturbed run, recorded in a child process."""
+    recorder, recorded = Recorder(), folder / "points"
+    do = watched(recorder, run)
+
+    def record() -> None:
+        do()
+        recorded.write_text(json.dumps(recorder.points()), encoding="utf-8")
+
+    assert in_child(record, folder / "report") == 0
+    return [Point(*fields) for fields in json.loads(recorded.read_text(encoding="utf-8"))]

@@ -27,14 +27,14 @@ from psycopg.pq import TransactionStatus
 from redis.connection import AbstractConnection
 
 import viewer_pipeline
-from viewer_pipeline.flush import cluster_store, redis_store
+from viewer_pipeline.flush import cluster_counters, cluster_store, redis_store
 from viewer_pipeline.ingest import subscriber_scripts
 from viewer_pipeline.stores.named_queries import named_queries
 from viewer_pipeline.stores.redis import Script, connect
 
 SCRIPTS = {
     text.encode(): name
-    for module in (redis_store, cluster_store, subscriber_scripts)
+    for module in (redis_store, cluster_counters, cluster_store, subscriber_scripts)
     for name, script in vars(module).items()
     if isinstance(script, Script)
     for text in (script.sha, script.source)

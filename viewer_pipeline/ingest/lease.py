@@ -49,7 +49,7 @@ class LeaseKeeper:
         """Renew the lease or try to acquire it. `renewed` means that no other worker held it since the last call.
 
         Raises KeySpaceChanged, SubscribedElsewhere; TransientError where Redis does not answer, or PostgreSQL has not
-        told its ledger yet: nothing changes then; PipelineRefused where the counters belong to another ledger.
+        replied which ledger it has: nothing changes then; PipelineRefused where the counters belong to another ledger.
         """
         self._due = time.monotonic() + LEASE_SECONDS
         for _ in range(2):

@@ -10,7 +10,7 @@ import pytest
 from viewer_pipeline.errors import SubscriberStateUnreadable
 from viewer_pipeline.ingest.subscriber_redis_hash import FIELDS, SubscriberState
 
-SCRIPTS = ("ingest/lua/key_space", "ingest/lua/lease", "ingest/lua/cut", "ingest/lua/fold")
+SCRIPTS = ("ingest/lua/key_space", "ingest/lua/lease", "ingest/lua/cut", "ingest/lua/segment_part")
 
 
 def values(**fields: bytes) -> list[bytes | None]:

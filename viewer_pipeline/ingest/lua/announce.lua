@@ -5,7 +5,7 @@
 -- Returns {outcome, ...}: 1 this call wrote the part; 0 it was written before; -1 another worker holds the lease; -2 the
 --         segment was begun in another number of parts, which follows.
 local token, ledger, segment, part, parts = unpack(ARGV, 1, 5)
-local reply = begin_part(KEYS[1], token, ledger, segment, part, parts)
+local reply = begin_part(token, ledger, segment, part, parts)
 if reply then
     return reply
 end

@@ -6,7 +6,7 @@
 --         segment was begun in another number of parts, which follows. After a 1: counters that cannot be raised, as
 --         pairs of position and error.
 local token, segment, part, parts, time, increment, prefix_length, counts, ledger = unpack(ARGV)
-local reply = begin_part(KEYS[1], token, ledger, segment, part, parts)
+local reply = begin_part(token, ledger, segment, part, parts)
 if reply then
     return reply
 end

@@ -20,18 +20,18 @@ local function reply_unless_new(segment, part, parts, folded, begun, written, be
     end
 end
 
--- Begin to write a part: compare token and ledger of the lease, and record the part in the subscriber's hash. Returns the
--- reply if nothing is to be written: {-1} another worker holds the lease, or that of `reply_unless_new`.
+-- Begin to write a part: compare token and ledger of the lease, and record the part in the subscriber's hash, KEYS[1].
+-- Returns the reply if nothing is to be written: {-1} another worker holds the lease, or that of `reply_unless_new`.
 -- The first of all writes of a script, because it can fail (out of memory, a replica): then nothing has been written.
-local function begin_part(key, token, ledger, segment, part, parts)
+local function begin_part(token, ledger, segment, part, parts)
     local holder, folded, begun, written, begun_parts, owner =
-        unpack(redis.call('HMGET', key, 'holder', 'folded', 'segment', 'part', 'parts', 'ledger'))
+        unpack(redis.call('HMGET', KEYS[1], 'holder', 'folded', 'segment', 'part', 'parts', 'ledger'))
     if holder ~= token or (owner or '') ~= ledger then
         return {-1}
     end
     local reply = reply_unless_new(segment, part, parts, folded, begun, written, begun_parts)
     if not reply then
-        redis.call('HSET', key, 'segment', segment, 'part', part, 'parts', parts,
+        redis.call('HSET', KEYS[1], 'segment', segment, 'part', part, 'parts', parts,
             'folded', part == parts and segment or folded or 0)
     end
     return reply

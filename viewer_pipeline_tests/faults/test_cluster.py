@@ -200,6 +200,7 @@ def test_a_connection_that_broke_before_its_replicas_acknowledged(
 ) -> None:
     """Nobody knows whether what was read over it will last: its shards are left to the next run."""
     world = cluster_world
+    world.flush()  # so all markers are there: else their making is waited for, too, on the connection that breaks
     world.stores.redis.durability = Durability(replicas=1, timeout_ms=20_000)
     world.send_many(VODS)
     victim = world.cluster.primaries()[1]

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import redis
 
-from viewer_pipeline.errors import MarkerUnreadable, NotDurable, RedisFailed
+from viewer_pipeline.errors import MarkerUnreadable, RedisFailed
 from viewer_pipeline.flush.cluster_counters import ClusterCounters, require_values
 from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
@@ -211,15 +211,13 @@ class ClusterStore(ClusterCounters):
 
     def _wait_at(self, node: Address) -> str:
         """Return why the connection broke; empty once all is durable that was read over it."""
-        for command, enough in self.durability.commands():
-            (reply,) = self.nodes.run_at(node, command)
+        for wait in self.durability.waits():
+            (reply,) = self.nodes.run_at(node, wait.command)
             if isinstance(reply, LOST):
                 return str(reply)
             with redis_errors(self.url):
                 (reply,) = require_values([reply])
-            if (count := reply[0] if isinstance(reply, list) else reply) < enough:
-                words = " ".join(map(str, command))
-                raise NotDurable(f"{words}: {count} of {enough} acknowledged at {node[0]}:{node[1]}")
+            self.durability.require_acknowledgement(wait, reply, f"{node[0]}:{node[1]}")
         return ""
 
     def settle_shards(self, markers: Mapping[int, Marker], batches: Sequence[Batch]) -> SettledShards:

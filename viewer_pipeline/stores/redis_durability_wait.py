@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -15,6 +15,15 @@ from viewer_pipeline.settings import Settings
 from viewer_pipeline.stores.redis import START_SECONDS, connect, redis_errors
 
 TRUE_WAITAOF = 8  # Redis: the first version whose WAITAOF waits for the disk also with `appendfsync everysec`
+
+
+class DurabilityWait(NamedTuple):
+    """A command that waits for what a setting asks for, and the number of acknowledgements that it needs."""
+
+    variable: str
+    needed: int
+    noun: str  # what acknowledges
+    command: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,12 @@ class Durability:
         """The time of a wait beyond that of other commands."""
         return self.timeout_ms / 1000 if self.required else 0.0
 
-    def commands(self) -> list[tuple[tuple[str | int, ...], int]]:
-        """Return the commands that wait, each with the number that its reply must reach."""
-        waits = [(("WAIT", self.replicas, self.timeout_ms), self.replicas)] if self.replicas else []
-        return [*waits, *([(("WAITAOF", 1, 0, self.timeout_ms), 1)] if self.aof else [])]
+    def waits(self) -> list[DurabilityWait]:
+        """Return the commands that wait."""
+        replicas = (self.replicas, "replicas", ("WAIT", self.replicas, self.timeout_ms))
+        waits = [DurabilityWait("REDIS_WAIT_REPLICAS", *replicas)] if self.replicas else []
+        file = (1, "append-only files", ("WAITAOF", 1, 0, self.timeout_ms))
+        return [*waits, *([DurabilityWait("REDIS_WAIT_AOF", *file)] if self.aof else [])]
 
     def wait_until_durable(self, client: redis.Redis, url: str) -> None:
         """Wait until everything that this client's only connection has written is durable.
@@ -51,19 +62,18 @@ class Durability:
         So is everything before it, of any client: replication and the file are one stream each. Raises NotDurable on a
         time-out, SettingsError if this Redis cannot do it.
         """
-        if self.replicas:
-            acknowledged = self._execute_wait_command(
-                client, url, "REDIS_WAIT_REPLICAS", self.replicas, "WAIT", self.replicas, self.timeout_ms
+        for wait in self.waits():
+            reply = self._execute_wait_command(client, url, wait.variable, wait.needed, *wait.command)
+            self.require_acknowledgement(wait, reply)
+
+    def require_acknowledgement(self, wait: DurabilityWait, reply: Any, node: str = "") -> None:
+        """Raise NotDurable if the reply to a wait is too low. `node`: of a cluster, host and port."""
+        count = reply[0] if isinstance(reply, list) else reply
+        if count < wait.needed:
+            raise NotDurable(
+                f"{wait.variable}={wait.needed}: {count} of {wait.needed} {wait.noun} acknowledged"
+                f"{node and f' at {node}'} within {self.timeout_ms} ms"
             )
-            if acknowledged < self.replicas:
-                raise NotDurable(
-                    f"REDIS_WAIT_REPLICAS={self.replicas}: {acknowledged} of {self.replicas} replicas acknowledged"
-                    f" within {self.timeout_ms} ms"
-                )
-        if self.aof:
-            synced, _ = self._execute_wait_command(client, url, "REDIS_WAIT_AOF", 1, "WAITAOF", 1, 0, self.timeout_ms)
-            if not synced:
-                raise NotDurable(f"REDIS_WAIT_AOF=1: 0 of 1 append-only files acknowledged within {self.timeout_ms} ms")
 
     def require_support(self, client: redis.Redis, url: str) -> None:
         """Raise SettingsError if this Redis cannot do it, whatever its data and the time-out."""

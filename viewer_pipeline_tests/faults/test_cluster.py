@@ -185,9 +185,11 @@ def test_nothing_is_committed_that_no_replica_has(cluster_world: ClusterWorld) -
     world.send_many(VODS)
     world.flush()
     world.send_many(VODS)
-    replica = cluster.replica_of(cluster.primaries()[2])
+    primary = cluster.primaries()[2]
+    replica = cluster.replica_of(primary)
     replica.pause()
-    with pytest.raises(NotDurable, match="0 of 1 acknowledged"):
+    text = f"REDIS_WAIT_REPLICAS=1: 0 of 1 replicas acknowledged at 127.0.0.1:{primary.port} within 200 ms"
+    with pytest.raises(NotDurable, match=text):
         world.drain()
     replica.resume()
     world.stores.redis.durability = Durability(replicas=1, timeout_ms=20_000)

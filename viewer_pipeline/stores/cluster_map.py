@@ -1,4 +1,4 @@
-"""Which node of a cluster serves which slot: as any node says that answers, and again whenever a node redirects."""
+"""Which node of a cluster serves which slot: as one of its nodes says, and again whenever a node redirects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection
-from redis.exceptions import MovedError
+from redis.exceptions import ClusterDownError, MovedError
 from redis.retry import Retry
 
 from viewer_pipeline.layout import HOME_SLOT, SLOTS
@@ -20,6 +20,8 @@ _CLUSTER_MAP = "cluster_map"
 
 Address = tuple[str, int]  # host and port
 LINE_FIELDS = 8  # of CLUSTER NODES, before the slots
+# In CLUSTER INFO. Also of all nodes, if slots without a primary forbid all others (cluster-require-full-coverage).
+CUT_OFF = b"cluster_state:fail"
 NO_HOST = ("", "?")  # in place of a host: a node that announces none
 
 
@@ -44,6 +46,18 @@ class OwnSlots(NamedTuple):
                 count = sum(int(last or first) - int(first) + 1 for first, _, last in owned)
                 return cls(count, len(owned) < len(ranges), " ".join([fields[0], fields[6], *ranges]))
         return None
+
+
+class _NodeMap(NamedTuple):
+    """What one node knows. Of two, the one with the greater first fields is better.
+
+    A node that has no contact to most primaries knows an old map, in which it may serve slots that have failed over.
+    (Its epoch does not show that: replicas without contact raise it with each attempt at an election.)
+    """
+
+    has_contact: bool
+    served: int  # slots
+    owners: list[Address | None]
 
 
 class ClusterMap:
@@ -76,38 +90,39 @@ class ClusterMap:
         return self._nodes
 
     def refresh(self, hint: Address | None = None) -> Sequence[Address | None]:
-        """Query the nodes until one knows an owner for every slot; the best answer counts otherwise.
+        """Query the nodes until one that has contact to the cluster knows an owner for every slot; else the best reply.
 
         `hint`: queried first, because a redirection named it. Raises the last error if no node answers.
         """
         with self._lock:
             known = dict.fromkeys([*([hint] if hint else []), *self._nodes, *self._seeds])
-            best, error = list[Address | None](), redis.RedisError("no node of the cluster is known")
+            best, error = None, redis.RedisError("no node of the cluster is known")
             for address in known:
                 try:
-                    owners = self._query(address)
+                    reply = self._query(address)
                 except redis.RedisError as raised:
                     error = raised
                     continue
-                if not best or owners.count(None) < best.count(None):
-                    best = owners
-                if None not in best:
+                if best is None or reply[:2] > best[:2]:
+                    best = reply
+                if best[:2] == (True, SLOTS):
                     break
-            if not best:
+            if best is None:
                 raise error
-            self._owners, self._nodes = best, sorted({owner for owner in best if owner is not None})
-            return best
+            self._owners, self._nodes = best.owners, sorted({owner for owner in best.owners if owner is not None})
+            return self._owners
 
-    def _query(self, address: Address) -> list[Address | None]:
+    def _query(self, address: Address) -> _NodeMap:
         """Return the owner of each slot as this node knows it."""
         connection: Any = connection_to(address, self.connection_class, self._options)
         try:
             connection.connect()
-            connection.send_command("CLUSTER", "SLOTS")
-            ranges = connection.read_response()
+            connection.send_packed_command(connection.pack_commands([("CLUSTER", "SLOTS"), ("CLUSTER", "INFO")]))
+            owners = _owners(connection.read_response(), address)
+            has_contact = CUT_OFF not in _cluster_info(connection)
         finally:
             connection.disconnect()
-        return _owners(ranges, address)
+        return _NodeMap(has_contact, SLOTS - owners.count(None), owners)
 
 
 def connection_to(
@@ -117,6 +132,14 @@ def connection_to(
     make: Any = connection_class
     connection: AbstractConnection = make(host=address[0], port=address[1], **options)
     return connection
+
+
+def _cluster_info(connection: Any) -> bytes:
+    """Return the reply to CLUSTER INFO; empty where a proxy or an ACL refuses it."""
+    try:
+        return bytes(connection.read_response())
+    except redis.ResponseError:
+        return b""
 
 
 def _owners(ranges: Iterable[Sequence[Any]], queried: Address) -> list[Address | None]:
@@ -154,11 +177,14 @@ class _HomeConnection(AbstractConnection):
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().read_response(*args, **kwargs)
-        except MovedError as error:
-            # Nothing was executed: as if the connection had not been made.
+        except (MovedError, ClusterDownError) as error:
+            # Nothing was executed: as if the connection had not been made. A node that is cut off serves no slot.
             self.disconnect()  # type: ignore[no-untyped-call]
-            self._map.refresh((error.host, error.port))
-            raise redis.ConnectionError(f"the slot has moved: {error}") from error
+            hint, reason = None, str(error)
+            if isinstance(error, MovedError):
+                hint, reason = (error.host, error.port), f"the slot has moved: {error}"
+            self._map.refresh(hint)
+            raise redis.ConnectionError(reason) from error
         except (redis.ConnectionError, redis.TimeoutError):
             self._map.refresh()  # it may have failed over
             raise

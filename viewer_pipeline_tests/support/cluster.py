@@ -18,7 +18,8 @@ import pytest
 import redis
 from redis import cluster as redis_cluster
 
-from viewer_pipeline.stack.ports import LOOPBACK, PortReservations
+from viewer_pipeline.stack.ports import PortReservations
+from viewer_pipeline_tests.support.cluster_access import ClusterAccess
 from viewer_pipeline_tests.support.cluster_layout import (
     PRIMARIES,
     Layout,
@@ -44,8 +45,8 @@ class RedisCluster(ObservedCluster):
     """Three primaries with a part of the slots each and, if `replicas` is 1, a replica of each.
 
     `append_only`: a node that was killed restarts with its data; else it restarts empty. `settings` are more options of
-    the servers. `binary` is a redis-server or valkey-server, by default that of the other tests. `home` is a directory
-    for their data and logs.
+    the servers. `binary` is a redis-server or valkey-server, by default that of the other tests. `access`: another
+    address, or TLS. `home` is a directory for their data and logs.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RedisCluster(ObservedCluster):
         append_only: bool = True,
         binary: Path | None = None,
         settings: Mapping[str, object] | None = None,
+        access: ClusterAccess = ClusterAccess(),  # noqa: B008 - frozen
     ) -> None:
         options: dict[str, object] = {
             "cluster-node-timeout": NODE_TIMEOUT_MS,
@@ -71,22 +73,25 @@ class RedisCluster(ObservedCluster):
             **(settings or {}),
         }
         binary = binary or redis_binary()
-        self._home, self._copies = home, count()
+        self._home, self._copies, self.access = home, count(), access
         self._ports = PortReservations()
         names = [f"node{number}" for number in range(PRIMARIES * (1 + replicas))]
-        super().__init__([ClusterNode(home, name, self._reserve_port(), binary, options) for name in names])
+        nodes = [
+            ClusterNode(home, name, self._reserve_port(), binary, settings=options, access=access) for name in names
+        ]
+        super().__init__(nodes)
         self._settings: list[dict[str, str]] = []
         self._clients: list[redis.RedisCluster] = []
 
     @property
     def seeds(self) -> list[str]:
         """Host and port of each node."""
-        return [f"{LOOPBACK}:{node.port}" for node in self.nodes]
+        return [self.access.seed(node.port) for node in self.nodes]
 
     @property
     def url(self) -> str:
         """URL with three seeds, which are the primaries unless a failover has changed that."""
-        return "redis+cluster://" + ",".join(self.seeds[:PRIMARIES])
+        return self.access.url(node.port for node in self.nodes[:PRIMARIES])
 
     def start(self) -> None:
         """Start the servers and form the cluster."""
@@ -123,8 +128,8 @@ class RedisCluster(ObservedCluster):
     def cluster_client(self) -> redis.RedisCluster:
         """Return a client that follows redirections. `reset` and `stop` close it."""
         startup_node: Any = redis_cluster.ClusterNode
-        seeds = [startup_node(LOOPBACK, node.port) for node in self.responding()]
-        client = redis.RedisCluster(startup_nodes=seeds, protocol=2)
+        seeds = [startup_node(node.host, node.port) for node in self.responding()]
+        client = redis.RedisCluster(startup_nodes=seeds, protocol=2, **self.access.client_options())
         self._clients.append(client)
         return client
 
@@ -269,7 +274,7 @@ class RedisCluster(ObservedCluster):
                 node.command("CLUSTER", "ADDSLOTS", *slots_at_start(number))
             for number, node in enumerate(self.nodes):  # all meet all: half a second less than by gossip
                 for other in self.nodes[number + 1 :]:
-                    node.command("CLUSTER", "MEET", LOOPBACK, other.port)
+                    node.command("CLUSTER", "MEET", other.host, other.port)
             for primary, replica in zip(self.nodes, self.nodes[PRIMARIES:], strict=False):
                 wait_until(partial(replica.knows, primary.node_id()), START_SECONDS, f"{replica} knows {primary}")
                 replica.command("CLUSTER", "REPLICATE", primary.node_id())

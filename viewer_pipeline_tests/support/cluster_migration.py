@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from viewer_pipeline.stack.ports import LOOPBACK
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_view import ObservedCluster
 
@@ -40,7 +39,7 @@ class SlotMigration:
         """Move keys to the target, with one command for each or with one for all."""
         migrate: Any = self.source.client.migrate
         for part in [[key] for key in keys] if one_by_one else [list(keys)]:
-            migrate(LOOPBACK, self.target.port, part, 0, MIGRATE_MS)
+            migrate(self.target.host, self.target.port, part, 0, MIGRATE_MS)
 
     def finish(self, *, one_by_one: bool = True) -> None:
         """Move the keys that remain, give the slot to the target, and wait until all nodes know."""

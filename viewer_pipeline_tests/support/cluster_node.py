@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from viewer_pipeline.stack.managed_process import ManagedProcess
-from viewer_pipeline.stack.ports import LOOPBACK
+from viewer_pipeline_tests.support.cluster_access import ClusterAccess
 from viewer_pipeline_tests.support.waiting import wait_until
 
 START_SECONDS = 60
@@ -46,7 +46,7 @@ class NodeRecord:
     def parse(cls, line: str) -> NodeRecord:
         """Read a line."""
         node_id, address, flags, primary, _, _, _, link, *slots = line.split()
-        port = re.search(r":(\d+)", address)
+        port = re.search(r":(\d+)@", address)
         assert port is not None, line
         owned = tuple(slot for slot in slots if not slot.startswith("["))
         opened = tuple(slot for slot in slots if slot.startswith("["))
@@ -62,17 +62,19 @@ class NodeRecord:
 class ClusterNode:
     """A server on a port of its own. Its bus has the port 10000 above, as before Redis 7, where it was fixed."""
 
-    def __init__(self, home: Path, name: str, port: int, binary: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, home: Path, name: str, port: int, binary: Path, *, settings: Mapping[str, object], access: ClusterAccess
+    ) -> None:
         self.name = name
         self.port = port
+        self.host, self._access = access.host, access
         self.directory = home / name
         self.directory.mkdir(parents=True)
         self.client = self._connect()
         self.promoted_at = -math.inf  # monotonic; in this process
         self._paused_process = 0  # its process id while it is paused
         options = {
-            "bind": LOOPBACK,
-            "port": port,
+            **access.settings(port),
             "dir": self.directory,
             "cluster-enabled": "yes",
             "cluster-config-file": NODES_FILE,
@@ -88,8 +90,8 @@ class ClusterNode:
 
     @property
     def url(self) -> str:
-        """URL of this server alone."""
-        return f"redis://{LOOPBACK}:{self.port}/0"
+        """URL of this server alone, without TLS."""
+        return f"redis://{self._access.seed(self.port)}/0"
 
     @property
     def is_running(self) -> bool:
@@ -222,4 +224,5 @@ class ClusterNode:
     def _connect(self) -> redis.Redis:
         """Return a client that reports an error at once, instead of trying again."""
         no_retry = Retry(NoBackoff(), 0)
-        return redis.Redis(LOOPBACK, self.port, protocol=2, socket_timeout=REPLY_SECONDS, retry=no_retry)
+        options = self._access.client_options()
+        return redis.Redis(self.host, self.port, protocol=2, socket_timeout=REPLY_SECONDS, retry=no_retry, **options)

@@ -30,7 +30,7 @@ class ClusterWorld(World):
 
 def url_of(cluster: RedisCluster) -> str:
     """Return the URL of a cluster: its first two nodes are seeds."""
-    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes[:2])
+    return cluster.access.url(node.port for node in cluster.nodes[:2])
 
 
 @contextmanager

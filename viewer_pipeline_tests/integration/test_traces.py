@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from logging.handlers import BufferingHandler
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,11 +24,12 @@ from viewer_pipeline.orchestration.flush_ops import FlushMode, flush_run_config
 from viewer_pipeline.orchestration.trace_export import THREAD
 from viewer_pipeline.orchestration.traces_resource import TRACE_EXPORT
 from viewer_pipeline.settings import load_settings
-from viewer_pipeline.stack.ports import find_free_port
+from viewer_pipeline.stack.ports import find_free_port, is_port_taken
 from viewer_pipeline_tests.support.otlp_server import attributes, collecting
 from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import World
 
+PAGE = Path(__file__).parents[2] / "docs/how-to/traces.md"
 STEPS = ["drain_counters", "aggregate_counts", "bulk_upsert", "verify_consistency"]
 ERROR = 2  # STATUS_CODE_ERROR
 
@@ -82,6 +87,22 @@ def test_a_span_for_the_run_and_each_step(world: World, flush: Flush) -> None:
     world.assert_all_persisted()
 
 
+def test_the_receiver_of_the_page(world: World, flush: Flush) -> None:
+    """It prints the spans that it gets."""
+    (receiver,) = re.findall(r"<<'EOF'\n(.*?)^EOF$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    port = find_free_port()
+    command = [sys.executable, "-u", "-c", receiver.replace("4318", str(port))]
+    world.send("a", 5)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: is_port_taken(port), 60, "the receiver")
+        run_id = flush(f"http://localhost:{port}").run_id
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.terminate()
+    assert {line.split()[0] for line in lines} == {run_id.replace("-", "")}
+    assert [line.split()[1] for line in lines] == [*STEPS, "flush_views"]
+
+
 def test_a_failed_run_and_its_retries(flush: Flush, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt of a step has a span, with its error, which has no password."""
     monkeypatch.setattr("viewer_pipeline.orchestration.step_errors_and_cancellation.FIRST_RETRY_SECONDS", 0.0)
@@ -108,12 +129,8 @@ def test_a_failed_run_and_its_retries(flush: Flush, monkeypatch: pytest.MonkeyPa
     assert attributes(root.attributes).keys() == {"run_id", "job", "mode", "trigger"}
 
 
-def test_a_collector_that_is_down_fails_no_run(world: World, flush: Flush, capfd: pytest.CaptureFixture[str]) -> None:
-    """A line reports it."""
-    world.send("a", 5)
-    result = flush(f"http://127.0.0.1:{find_free_port()}")
-    assert result.success
-    world.assert_all_persisted()
+def wait_for_failure(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the only line of a trace that was not exported, which has no traceback."""
     output = ""
 
     def has_failed() -> bool:
@@ -123,8 +140,50 @@ def test_a_collector_that_is_down_fails_no_run(world: World, flush: Flush, capfd
 
     wait_until(has_failed, 30, "the line")
     (failure,) = failures_to_export(output)
-    assert (failure["run_id"], failure["level"]) == (result.run_id, "warning")
     assert "Traceback" not in output
+    return failure
+
+
+def test_a_collector_that_is_down_fails_no_run(
+    world: World, flush: Flush, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """One line reports it, with the reason; OpenTelemetry has none of its own."""
+    log, lines_of_root = logging.getLogger(), BufferingHandler(1000)
+    log.addHandler(lines_of_root)
+    request.addfinalizer(lambda: log.removeHandler(lines_of_root))
+    world.send("a", 5)
+    endpoint = f"http://127.0.0.1:{find_free_port()}"
+    result = flush(endpoint)
+    assert result.success
+    world.assert_all_persisted()
+    failure = wait_for_failure(capfd)
+    assert (failure["run_id"], failure["level"]) == (result.run_id, "warning")
+    assert failure["reason"].startswith(f"{endpoint}/v1/traces did not take it: ")
+    assert "Connection refused" in failure["reason"]
+    assert "opentelemetry" not in {record.name.partition(".")[0] for record in lines_of_root.buffer}
+
+
+def test_a_collector_that_refuses_fails_no_run(
+    world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line has the status of its response, here because of a token in a wrong form, which stays secret."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Geheim7")
+    world.send("a", 5)
+    with collecting(status=401) as collector:
+        assert flush(collector.url).success
+        reason = wait_for_failure(capfd)["reason"].removeprefix(collector.url)
+    assert "401" in reason
+    assert "Geheim7" not in reason
+
+
+def test_an_exporter_that_cannot_be_made_fails_no_run(
+    world: World, flush: Flush, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line has the reason: a variable of OpenTelemetry that it does not accept."""
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "nobody")
+    world.send("a", 5)
+    assert flush(f"http://127.0.0.1:{find_free_port()}").success
+    assert "'nobody' not found" in wait_for_failure(capfd)["reason"]
 
 
 def test_a_run_does_not_wait_for_a_collector_without_responses(
@@ -149,7 +208,7 @@ def test_an_export_that_does_not_end_is_reported(
     monkeypatch.setattr(f"{TRACE_EXPORT}._export", lambda *_: end.wait())
     world.send("a", 5)
     assert flush(f"http://127.0.0.1:{find_free_port()}").success
-    wait_until(lambda: failures_to_export(capfd.readouterr().err), 30, "the line")
+    assert wait_for_failure(capfd)["reason"].endswith("/v1/traces did not take it within 2 s")
     end.set()
 
 

@@ -14,12 +14,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(ThreadingHTTPServer):
-    """Records the spans it gets. `silent`: it responds only at its end."""
+    """Records the spans it gets. `silent`: it responds only at its end. `status`: it responds with that, of HTTP."""
 
     daemon_threads = True
 
-    def __init__(self, *, silent: bool = False) -> None:
+    def __init__(self, *, silent: bool = False, status: int = 200) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = status
         self.spans, self.services, self.paths = list[Span](), set[str](), set[str]()
         self.requested, self.may_respond = Event(), Event()
         if not silent:
@@ -47,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.services.add(attributes(of_resource.resource.attributes)["service.name"])
             self.server.spans += [span for scope in of_resource.scope_spans for span in scope.spans]
         self.server.paths.add(self.path)
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -65,9 +66,9 @@ def _value(pair: KeyValue) -> Any:
 
 
 @contextmanager
-def collecting(*, silent: bool = False) -> Iterator[Collector]:
+def collecting(*, silent: bool = False, status: int = 200) -> Iterator[Collector]:
     """Serve until the end."""
-    with Collector(silent=silent) as collector:
+    with Collector(silent=silent, status=status) as collector:
         thread = Thread(target=collector.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

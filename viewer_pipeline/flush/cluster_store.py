@@ -38,11 +38,15 @@ CLEAR_HOLD = Script.load("flush/clear_hold")
 HOLD_OF = b"hold:"  # fields of the home marker, by shard
 HOLD_FIELD = MARKER_FIELDS.index("hold")
 DRAIN_COUNT = 500  # counters of a shard in one call
+EPOCH_ARGUMENT = 4  # of `drain`
 PAGE_SIZE = 2_000  # settling scripts in memory
 
 
 class BeginOfDrain(NamedTuple):
-    """The run, and the end of the ledger at which markers are made that are missing, with this epoch."""
+    """The run, and the end of the ledger at which markers are made that are missing.
+
+    epoch: of these markers. A shard may lose one again before the next read, which therefore has another.
+    """
 
     run_id: str
     last: LastFlush
@@ -114,9 +118,11 @@ class ClusterStore(ClusterCounters):
         ]
         for shard, raws in ids.items():
             seen = seen_timelines.get(shard)
-            arguments = [*at, "" if seen is None else f"={seen}"]
             marker_key = self.layout.marker_key(shard)
-            for page in chunks(raws, DRAIN_COUNT) if raws else [()]:
+            for number, page in enumerate(chunks(raws, DRAIN_COUNT) if raws else [()]):
+                arguments = [*at, "" if seen is None else f"={seen}"]
+                if number:  # the shard may be emptied between two calls: then it has another marker
+                    arguments[EPOCH_ARGUMENT] = f"{epoch}-{number}"
                 keys: list[str | bytes] = [marker_key, *(self.prefix + raw for raw in page)]
                 calls.append(ScriptCall(slot_of_shard(shard), keys, arguments))
                 shards.append(shard)

@@ -57,7 +57,6 @@ class Drain:
     rolled_back: bool = False
     settled_before: int = 0
     notes: RunNotes = field(default_factory=RunNotes)
-    epoch: str = field(default_factory=new_epoch)
 
     def read(self, ids: Mapping[int, Sequence[bytes]]) -> None:
         """Read the counters of all these shards, so that the ledger has nothing of theirs that is not settled.
@@ -96,7 +95,8 @@ class Drain:
         raise MarkerMoved(f"{len(pending)} shards were settled by other runs again and again while they were read")
 
     def _begin_of_drain(self) -> BeginOfDrain:
-        return BeginOfDrain(self.request.run_id, self.last, self.identity, self.epoch)
+        """Return the arguments of a read, with another epoch than before: a shard may lose the marker of this run."""
+        return BeginOfDrain(self.request.run_id, self.last, self.identity, new_epoch())
 
     def run_notes(self) -> RunNotes:
         """Return what the run is to report."""

@@ -54,7 +54,9 @@ def _old_seq(redis: RedisStore) -> bytes | None:
 
     Needs no rights beyond those of every program.
     """
-    marker, subscriber = redis.read_hashes((OLD_MARKER, ("seq", "format")), (OLD_SUBSCRIBER, ("id", "format")))
+    marker, subscriber = redis.read_hashes(
+        (redis.names.old_marker, ("seq", "format")), (redis.names.old_subscriber, ("id", "format"))
+    )
     (seq, marker_format), (key_space, subscriber_format) = marker, subscriber
     if seq is not None and marker_format is None:
         return bytes(seq)

@@ -34,6 +34,7 @@ from viewer_pipeline.reconcile.adjustment_transaction import Adjuster
 from viewer_pipeline.reconcile.held_views import count_held, held_by_epoch
 from viewer_pipeline.reconcile.reconciliation import ReconcileRequest, ReconcileResult, reconcile
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stack.postgres_and_redis_migration import migrate_postgres_and_redis
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
@@ -66,6 +67,13 @@ def node_without_home(world: ClusterWorld) -> ClusterNode:
     """Return a primary that has counters only."""
     home = world.cluster.node_of_slot(HOME_SLOT)
     return next(node for node in world.cluster.primaries() if node is not home)
+
+
+def test_migrate(world: ClusterWorld) -> None:
+    """It looks for state of version 0.1.0 where that of a cluster would be, in one slot, and finds none."""
+    settings, lines = Settings(redis_url=world.stores.redis.url, database_url=world.stores.ledger.url), list[str]()
+    assert migrate_postgres_and_redis(settings, lines.append).redis_moved is False
+    assert lines == []
 
 
 def test_reconcile(world: ClusterWorld, tmp_path: Path) -> None:

@@ -95,8 +95,14 @@ class HealthProbes:
         """Close the connections."""
         self.client.close()
 
-    def health_checks(self, seconds: float = HEALTH_SECONDS) -> list[ProbedChecks]:
-        """Return the checks of /health, each with this time limit; in a command, with all subscribers of this Redis."""
+    def health_checks(
+        self, seconds: float = HEALTH_SECONDS, extra_seconds_of_cluster: float = 0.0
+    ) -> list[ProbedChecks]:
+        """Return the checks of /health, each with this time limit; in a command, with all subscribers of this Redis.
+
+        `extra_seconds_of_cluster`: how much longer the one that reads all markers of a cluster may take.
+        """
+        seconds_of_markers = seconds + (extra_seconds_of_cluster if self.store.layout.cluster else 0.0)
         both = ("postgres", "redis")
         dagster_needs = ("postgres",) if self.settings.dagster_database_url is None else ()
         return [
@@ -109,7 +115,7 @@ class HealthProbes:
             ProbedChecks(
                 ("marker", "unsettled", "last_flush", "incidents", "rejected", "held"),
                 self.check_settling,
-                seconds,
+                seconds_of_markers,
                 both,
             ),
             ProbedChecks(("history_timezone",), self.check_history_timezone, seconds, ("postgres",)),

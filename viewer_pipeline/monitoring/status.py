@@ -29,6 +29,7 @@ from viewer_pipeline.time_formatting import format_timestamp
 MAX_FLUSHES = 5
 STATUS_SECONDS = 1.5  # time limit of each check, and of both readings where a server does not answer
 REDIS_SECONDS = 1.3  # time limit of a Redis command; shorter, so that the check reports its error
+MARKERS_SECONDS = 5.0  # what the check of all markers of a cluster may take in addition: 0.2 s of CPU, and each node
 TOTALS_SECONDS = 30.0  # time limit of the reading that counts all VODs, of a PostgreSQL that answers
 LIVE_TOTALS_SECONDS = 5.0  # the same, where it is read again and again
 
@@ -121,7 +122,7 @@ class StatusReader:
         self._probes, self._totals_seconds = probes, totals_seconds
         self._redis = BoundedProbe("status of redis", self._read_redis)
         self._ledger = BoundedProbe("status of postgres", self._read_ledger)
-        self._checks = CheckRunner(probes.health_checks(STATUS_SECONDS), probes.relate)
+        self._checks = CheckRunner(probes.health_checks(STATUS_SECONDS, MARKERS_SECONDS), probes.relate)
 
     @classmethod
     @contextmanager

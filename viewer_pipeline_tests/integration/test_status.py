@@ -313,7 +313,9 @@ def test_postgres_that_accepts_connections_and_hangs(home_of_up: Settings) -> No
         status = read_status(home_of_up.copy_unvalidated(database_url=url))
         assert time.monotonic() - started < 4
     assert status.failures.keys() == {"postgres"}
-    assert status.failures["postgres"].error.startswith("no answer for 1.5 s")
+    assert re.fullmatch(
+        r"no answer for [1-3]\.\d s", status.failures["postgres"].error
+    )  # 1.5 s if the machine is not busy
     assert status.failures["postgres"].remedy == REACHABLE
 
 

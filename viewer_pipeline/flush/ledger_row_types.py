@@ -55,9 +55,9 @@ class LastFlush(NamedTuple):
 class Flush:
     """A transaction to commit: `batches` under the number `seq`, provided that nothing was committed above `base`.
 
-    Also provided that the flush `after`, the newest one when `base` was fixed, is still in the ledger. Otherwise
-    PostgreSQL was rolled back in between, perhaps with the flush that the counters were settled by. The same holds for
-    another `timeline` than that of the ledger when `base` was fixed.
+    Also provided that the ledger's newest flush is `after`, as when `base` was fixed; None: it was empty. Otherwise
+    another run has committed below `base`, or PostgreSQL was rolled back in between, perhaps with the flush that the
+    counters were settled by. The same holds for another `timeline` than that of the ledger when `base` was fixed.
     """
 
     seq: int

@@ -1,13 +1,19 @@
+-- name: wait_for_other_claims
+-- Until this transaction ends, no other one claims a number. Two with one `base` have the same number, and its unique index
+-- would suffice. But a base may differ from that of another run: while a marker is ahead of the ledger, and falls back.
+SELECT pg_advisory_xact_lock(hashtextextended('viewer.flush', 0))
+
 -- name: insert_flush
 -- Claim the next seq. Returns no row if another run has committed since `base` was fixed (rules R3, R6), or if the
--- newest flush is another one than at that time: PostgreSQL was rolled back in between, or a lagging standby replied. The
--- same if PostgreSQL has another timeline by now, and so may have lost flushes (rule R17).
+-- newest flush is another one than at that time (none is as good as any): another run committed below `base`, PostgreSQL
+-- was rolled back in between, or a lagging standby replied. The same if PostgreSQL has another timeline by now, and so may
+-- have lost flushes (rule R17).
 INSERT INTO viewer.flush (seq, flush_id, run_id, mode, taken_at, counters, views, batches, epoch, format)
 SELECT %(seq)s, %(flush_id)s, %(run_id)s, %(mode)s, %(taken_at)s, %(counters)s, %(views)s, %(batches)s, %(epoch)s,
     %(format)s
 WHERE viewer.timeline() = %(timeline)s
     AND NOT EXISTS (SELECT FROM viewer.flush WHERE seq > %(base)s)
-    AND (%(after)s::uuid IS NULL OR %(after)s = (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1))
+    AND %(after)s::uuid IS NOT DISTINCT FROM (SELECT flush_id FROM viewer.flush ORDER BY seq DESC LIMIT 1)
 ON CONFLICT DO NOTHING
 RETURNING seq
 

@@ -32,7 +32,10 @@ from viewer_pipeline.flush.verify import verify
 from viewer_pipeline.ingest.subscriber_scripts import SubscriberScripts
 from viewer_pipeline.stores.redis import connect
 from viewer_pipeline_tests.support.claims import claim
+from viewer_pipeline_tests.support.waiting import wait_until
 from viewer_pipeline_tests.support.world import PREFIX, World
+
+WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def test_r1_ledger_and_totals_commit_together(world: World) -> None:
@@ -112,9 +115,7 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
         assert transaction.claim_flush_number(connection, planned)
         thread = threading.Thread(target=lambda: outcome.append(bulk_upsert(world.stores, *second)))
         thread.start()
-        while not world.rows(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
-        ):
+        while not world.rows(WAITING):
             assert thread.is_alive()
         transaction.copy_batches(connection, planned.batches)
         transaction.add_to_totals(connection, planned)
@@ -123,6 +124,69 @@ def test_r3_two_concurrent_transactions(world: World) -> None:
     assert outcome[0].notes.superseded == 1
     assert outcome[0].notes.settled_before == 2
     world.assert_all_persisted()
+
+
+def test_r3_two_concurrent_transactions_with_other_bases(world: World) -> None:
+    """The marker was ahead of the ledger when one began, and fell back before the other: their numbers differ."""
+    world.send_many(3)
+    first = world.drain()
+    world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
+    second = world.drain()
+    low, high = (
+        snapshot.plan_flush(snapshot.base, snapshot.after, aggregated.frame, "sweep")
+        for snapshot, aggregated in (first, second)
+    )
+    assert (low.seq, high.seq) == (1, 16)
+    claimed = list[bool]()
+
+    def claim_low() -> None:
+        with world.stores.ledger.connect() as connection, connection.transaction():
+            claimed.append(transaction.claim_flush_number(connection, low))
+
+    with psycopg.connect(world.stores.ledger.url) as connection:
+        assert transaction.claim_flush_number(connection, high)
+        thread = threading.Thread(target=claim_low)
+        thread.start()
+        wait_until(lambda: claimed or world.rows(WAITING), 30, "the other claim waits")
+        connection.commit()
+    thread.join(30)
+    assert (claimed, world.seqs()) == ([False], [16])
+
+
+@pytest.mark.parametrize("flushed_before", [False, True])
+def test_r6_a_flush_below_the_base_was_committed_meanwhile(world: World, flushed_before: bool) -> None:
+    """By a run that read an older marker, after Redis had fallen back; also if the ledger was empty before."""
+    if flushed_before:
+        world.send("other")
+        world.flush()
+    world.send_many(3)
+    world.drain()
+    older: Any = world.client.hgetall("viewer:settled")
+    world.client.hset("viewer:settled", mapping={"flush": 15, "batch": 1, "batches": 1})
+    snapshot, aggregated = world.drain()
+    assert snapshot.base == 15
+    world.client.delete("viewer:settled")
+    world.client.hset("viewer:settled", mapping=older)
+    world.flush()
+    done = bulk_upsert(world.stores, snapshot, aggregated)
+    assert (done.views, done.notes.superseded) == (0, 1)
+    world.assert_all_persisted()
+
+
+@pytest.mark.parametrize("flushed_before", [False, True])
+def test_r6_a_ledger_that_was_emptied_meanwhile(world: World, flushed_before: bool) -> None:
+    """What the run has read may have been settled by a flush that is gone. A ledger that was empty may stay so."""
+    if flushed_before:
+        world.send("a")
+        world.flush()
+    world.send("a", 2)
+    with world.stores.ledger.connect() as connection:
+        snapshot, aggregated = world.drain()
+        world.execute("DELETE FROM viewer.flush_batch")
+        world.execute("DELETE FROM viewer.flush")
+        planned = snapshot.plan_flush(snapshot.base, snapshot.after, aggregated.frame, "sweep")
+        with connection.transaction(force_rollback=True):
+            assert transaction.claim_flush_number(connection, planned) is not flushed_before
 
 
 def test_r3_a_run_stops_after_several_superseded_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
+from typing import NamedTuple
 
 import psycopg
 
@@ -139,12 +140,44 @@ def require_undiverged_history(
         )
 
 
+class Divergence(NamedTuple):
+    """A flush of the ledger that a copy of it, by which these shards were settled, does not have under its number."""
+
+    seq: int
+    flush_id: str
+    shards: list[int]
+
+    def refusal(self, place: str, layout: Layout) -> PipelineRefused:
+        """Return the error of a run, which names the markers. `place`: of the ledger."""
+        keys = [layout.marker_key(shard) for shard in self.shards]
+        names = ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")
+        return PipelineRefused(
+            f"flush {self.seq} of {place} ({self.flush_id}) is not in the history of the database that has settled"
+            f" {pluralize(len(keys), 'shard')} of Redis: that is another copy of this database, or PostgreSQL lost"
+            f" flushes while a node was down; `{command_to_type('docs redis-cluster')}` says what to do with the"
+            f" markers: {names}"
+        )
+
+
 def require_undiverged_shards(
     connection: psycopg.Connection, by_shard: Mapping[int, Marker], place: str, layout: Layout
 ) -> dict[int, int]:
     """Raise PipelineRefused if shards were settled by a copy of this ledger with another history (rule R20).
 
     Returns, for the number of each marker whose flush the ledger lacks, the newest flush before it.
+    """
+    divergence, newest_before = compare_histories(connection, by_shard)
+    if divergence is not None:
+        raise divergence.refusal(place, layout)
+    return newest_before
+
+
+def compare_histories(
+    connection: psycopg.Connection, by_shard: Mapping[int, Marker]
+) -> tuple[Divergence | None, dict[int, int]]:
+    """Return the shards that were settled by a copy of this ledger with another history, None if there is none.
+
+    And for the number of each marker whose flush the ledger lacks, the newest flush before it.
     """
     markers = by_shard.values()
     distinct = {(marker.seq, marker.flush_id) for marker in markers if marker.flush_id}
@@ -156,7 +189,7 @@ def require_undiverged_shards(
     for seq, flush_id, newest, newest_id in connection.execute(SQL["newest_flushes_through"], parameters):
         if newest == seq and newest_id != flush_id:
             shards = [shard for shard, marker in by_shard.items() if marker[0] == seq and marker.flush_id == flush_id]
-            raise _diverged(seq, newest_id, place, [layout.marker_key(shard) for shard in shards])
+            return Divergence(seq, newest_id, shards), newest_before
         if newest is not None and newest != seq and seq > pruned:
             newest_before[seq] = newest
     ranges = {marker.missing_flushes for marker in markers if any(marker.missing_flushes)}
@@ -168,14 +201,5 @@ def require_undiverged_shards(
                 for shard, marker in by_shard.items()
                 if marker.missing_flushes[0] < row[0] <= marker.missing_flushes[1]
             ]
-            raise _diverged(row[0], row[1], place, [layout.marker_key(shard) for shard in shards])
-    return newest_before
-
-
-def _diverged(seq: int, flush_id: str, place: str, keys: Sequence[str]) -> PipelineRefused:
-    names = ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")
-    return PipelineRefused(
-        f"flush {seq} of {place} ({flush_id}) is not in the history of the database that has settled"
-        f" {pluralize(len(keys), 'shard')} of Redis: that is another copy of this database, or PostgreSQL lost flushes"
-        f" while a node was down; `{command_to_type('docs redis-cluster')}` says what to do with the markers: {names}"
-    )
+            return Divergence(row[0], row[1], shards), newest_before
+    return None, newest_before

@@ -12,6 +12,7 @@ import psycopg
 from viewer_pipeline.flush.cluster_store import as_cluster
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
+from viewer_pipeline.flush.marker_ownership import Divergence, compare_histories
 from viewer_pipeline.flush.redis_store import RedisStore
 from viewer_pipeline.layout import SHARDS
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
@@ -26,20 +27,24 @@ class Unsettled(NamedTuple):
     """Flushes that are committed and not settled, and the age of the oldest in seconds.
 
     `marker`: the marker; of a cluster, that of the shard that is furthest, among those that were read. `shards`: how
-    many of them have such flushes; None on a single Redis.
+    many of them have such flushes; None on a single Redis. `divergence`: why runs are refused because of some of them.
     """
 
     marker: Marker | None
     flushes: int
     age_seconds: float | None
     shards: int | None = None
+    divergence: Divergence | None = None
 
 
 class UnsettledReader:
-    """Reads it again and again. In a cluster, a sample each time, and what was behind before; sometimes all shards."""
+    """Reads it again and again. In a cluster, a sample each time, and what was behind before; sometimes all shards.
+
+    Also what was found to be of another history (rule R20), until it is so no more.
+    """
 
     def __init__(self) -> None:
-        self._behind, self._all_due_at = set[int](), 0.0
+        self._behind, self._diverged, self._all_due_at = set[int](), set[int](), 0.0
 
     def read(
         self, redis: RedisStore, connection: psycopg.Connection, marker: Marker | None, last: LastFlush
@@ -55,13 +60,16 @@ class UnsettledReader:
             SQL["shards_of_last_flush"],
             {"limit": SAMPLE, "offset": random.randrange(2**30)},  # noqa: S311 - a sample
         )
-        return self._of_shards(redis, connection, self._behind.union(shard for (shard,) in sample))
+        known = self._behind | self._diverged
+        return self._of_shards(redis, connection, known.union(shard for (shard,) in sample))
 
     def _of_shards(self, redis: RedisStore, connection: psycopg.Connection, shards: Iterable[int]) -> Unsettled:
         markers = as_cluster(redis).readable_markers(shards)
         flushes, age, self._behind = find_beyond_markers(connection, markers)
+        divergence, _ = compare_histories(connection, markers)
+        self._diverged = set(divergence.shards) if divergence else set()
         furthest = max(markers.values(), key=lambda marker: marker[:2], default=None)
-        return Unsettled(furthest, flushes, age, len(self._behind))
+        return Unsettled(furthest, flushes, age, len(self._behind), divergence)
 
 
 def find_beyond_markers(

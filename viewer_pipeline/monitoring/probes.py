@@ -200,6 +200,8 @@ class HealthProbes:
             last = last_flush(connection)
             refusal = find_refusal(self.store, self.ledger, connection)
             unsettled = self._unsettled.read(self.store, connection, marker, last)
+            if unsettled.divergence is not None:
+                refusal = refusal or unsettled.divergence.refusal(self.ledger.place, self.store.layout)
             (last_age,) = fetch_one(connection, SQL["age_of_last_flush"])
             incidents, rejected = open_incidents(connection), read_rejected_summary(connection, REJECTED_SECONDS)
             held = held_summary(connection)

@@ -32,6 +32,8 @@ def compare_marker(stores: Stores, report: DifferenceReport) -> None:
         refusal = find_refusal(stores.redis, stores.ledger, connection)
         unsettled = UnsettledReader().read(stores.redis, connection, marker, last)
         marker = marker and unsettled.marker
+        if unsettled.divergence is not None:
+            refusal = refusal or unsettled.divergence.refusal(stores.ledger.place, stores.redis.layout)
         if message := str(refusal or "") or _marker_error(unsettled, marker, last):
             report.add(Difference("marker", "", last.seq, marker.seq if marker else None, message))
 
@@ -41,7 +43,7 @@ def _marker_error(unsettled: Unsettled, marker: Marker | None, last: LastFlush) 
         return "Redis has no marker: it was emptied or replaced" if last.seq else None
     if marker.seq > last.seq:
         return "the marker is ahead of the ledger: PostgreSQL was rolled back"
-    _, flushes, age, shards = unsettled
+    flushes, age, shards = unsettled.flushes, unsettled.age_seconds, unsettled.shards
     if age is None or 0 <= tolerate_clock_skew(age) < UNSETTLED_SECONDS:
         return None
     where = "" if shards is None else f" in {pluralize(shards, 'shard')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -14,9 +15,12 @@ from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.sweep_position import CURSOR_BITS
 from viewer_pipeline.flush.unannounced_counters import parse_scan_cursor, scan_for_unannounced
 from viewer_pipeline.layout import HOME_SLOT, key_slot
+from viewer_pipeline.monitoring.probes import HealthProbes
+from viewer_pipeline.settings import Settings
 from viewer_pipeline_tests.faults.test_cluster import TIMELINE
+from viewer_pipeline_tests.support.check_results import by_name
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, url_of
 
 VODS = 40
 
@@ -194,7 +198,13 @@ def test_markers_of_a_node_that_was_down_while_postgres_lost_flushes(cluster_wor
     with pytest.raises(PipelineRefused) as refused:
         world.flush()
     assert str(refused.value).endswith(f"`viewer-pipeline docs redis-cluster` says what to do with the markers: {key}")
-    world.client.hdel(key, "flush", "missing")
-    world.flush()
+    settings = Settings(redis_url=url_of(world.cluster), database_url=world.stores.ledger.url)
+    with closing(HealthProbes(settings, seconds=10)) as probes:
+        for _ in range(2):  # all markers are read at first only
+            marker = by_name(probes.check_settling())["marker"]
+            assert (marker.status, marker.message) == ("unhealthy", str(refused.value))
+        world.client.hdel(key, "flush", "missing")
+        world.flush()
+        assert by_name(probes.check_settling())["marker"].status == "healthy"
     assert world.held() == {"vod0002": 2}
     world.assert_all_persisted()

@@ -175,6 +175,7 @@ def test_retention_prunes_nothing_while_a_node_is_down(world: ClusterWorld) -> N
         with pytest.raises(RedisUnavailable, match="shards of the cluster cannot be settled now") as raised:
             prune(world)
         down.resume()
+    world.cluster.wait_until_agreed(lambda _: True, "on a busy machine, it was down for long enough to fail over")
     assert str(down.port) in str(raised.value)
     assert world.seqs() == [1, 2, 3]
     assert prune(world) == 2

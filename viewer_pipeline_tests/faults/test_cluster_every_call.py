@@ -73,9 +73,9 @@ class Scene:
 
     def restore(self) -> None:
         """Restore the state of all servers."""
-        for table in self._tables:
-            self.world.execute(f"DELETE FROM viewer.{table}")
-            self.world.execute(f"INSERT INTO viewer.{table} TABLE saved.{table}")
+        self.world.execute(
+            "; ".join(f"DELETE FROM viewer.{t}; INSERT INTO viewer.{t} TABLE saved.{t}" for t in self._tables)
+        )
         for number, node in enumerate(self.nodes):
             node.client.script_flush()
             self.fall_back(number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -135,14 +135,26 @@ class RedisCluster(ObservedCluster):
 
     def counters(self, prefix: str) -> dict[str, int]:
         """Return the counters that any primary holds: id -> views."""
-        client = self.cluster_client()
-        keys: set[Any] = {key for node in self.primaries() for key in node.client.scan_iter(f"{prefix}*", 1000)}
-        values: dict[Any, Any] = {key: client.get(key) for key in keys}
-        return {
-            key[len(prefix) :].decode("utf-8", "backslashreplace"): int(value)
-            for key, value in values.items()
-            if value is not None
-        }
+        counters = dict[str, int]()
+        for node in self.primaries():
+            keys: list[Any] = list(dict.fromkeys(node.client.scan_iter(f"{prefix}*", 1000)))
+            for key, value in zip(keys, self._values(node, keys), strict=True):
+                if value is not None:
+                    counters[key[len(prefix) :].decode("utf-8", "backslashreplace")] = int(value)
+        return counters
+
+    def _values(self, node: ClusterNode, keys: Sequence[Any]) -> list[Any]:
+        """Return what a node has for these keys, also in slots that migrate; what has left it meanwhile is followed."""
+        pipe: Any = node.client.pipeline(transaction=False)
+        with pipe:
+            for key in keys:
+                pipe.execute_command("ASKING")
+                pipe.get(key)
+            values: list[Any] = pipe.execute(raise_on_error=False)[1::2]
+        if not any(isinstance(value, redis.ResponseError) for value in values):
+            return values
+        client: Any = self.cluster_client()
+        return [client.get(key) for key in keys]
 
     def kill(self, node: ClusterNode) -> None:
         """Kill a node (SIGKILL). Its replica is promoted after some 8 s; `wait_for_promotion` hastens that."""

@@ -11,8 +11,10 @@ RUN python -m venv /opt/viewer-pipeline
 ENV PATH=/opt/viewer-pipeline/bin:$PATH
 # Dependencies first: they change less often than the code. pip verifies the hashes of the lock.
 # Then remove a quarter of their size: the tests of pandas and NumPy, and the source maps of Dagster's UI, for debuggers only.
-COPY requirements.image.lock ./
-RUN python -m pip install --require-hashes --no-deps --only-binary :all: --requirement requirements.image.lock \
+# --build-arg LOCK=requirements.machines.lock adds what Celery workers and Dagster's launcher for Kubernetes need.
+ARG LOCK=requirements.image.lock
+COPY requirements.image.lock requirements.machines.lock ./
+RUN python -m pip install --require-hashes --no-deps --only-binary :all: --requirement "${LOCK}" \
     && find /opt/viewer-pipeline -type d -name tests \( -path '*/pandas/*' -o -path '*/numpy/*' \) -prune -exec rm -r {} + \
     && find /opt/viewer-pipeline -path '*/dagster_webserver/webapp/*' -name '*.map' -delete
 COPY pyproject.toml README.md LICENSE ./

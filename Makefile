@@ -10,6 +10,7 @@ PEERS ?=    # options of peers: PEERS=--help lists them
 TAG ?=      # of the release that is checked: v and the version
 BIN := .venv/bin
 READY := .venv/.ready
+READY_MACHINES := .venv/.ready-machines  # with the extras celery and k8s
 PEERS_VENV := .cache/peers
 PEERS_READY := $(PEERS_VENV)/.ready
 
@@ -24,7 +25,7 @@ run: $(READY)     ## Run everything in the foreground; Ctrl-C stops it.
 	$(BIN)/viewer-pipeline up
 
 # A file at a time, the long ones first. With byte code: the tests start a hundred processes of the package.
-test: $(READY)    ## Run all tests, on embedded servers or on those that TEST_DATABASE_URL, TEST_REDIS_URL name.
+test: $(READY_MACHINES)  ## Run all tests, on embedded servers or on those that TEST_DATABASE_URL, TEST_REDIS_URL name.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(READY)    ## Check style, types, import rules, vocabulary and Dagster definitions.
@@ -97,9 +98,10 @@ release-image:    ## Build the image of a release, on PYTHON_IMAGE=python:…@sh
 # uv writes these commands into the locks, where Renovate reads them: with = before values, and options that it knows.
 COMPILE = uv pip compile --quiet --universal --upgrade --generate-hashes --no-strip-extras --python-version=3.11 pyproject.toml
 
-lock: $(READY)    ## Renew requirements.lock from pyproject.toml, the part of it that the image gets, and that of peers.
-	$(BIN)/$(COMPILE) --all-extras --output-file=requirements.lock
+lock: $(READY)    ## Renew requirements.lock from pyproject.toml, the locks of the image, and that of peers.
+	$(BIN)/$(COMPILE) --extra=local --extra=otel --extra=image --extra=dev --extra=docs --output-file=requirements.lock
 	$(BIN)/$(COMPILE) --extra=image --constraints=requirements.lock --output-file=requirements.image.lock
+	$(BIN)/$(COMPILE) --extra=image --extra=celery --extra=k8s --constraints=requirements.lock --output-file=requirements.machines.lock
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
 	    tools/peers/requirements.in --output-file tools/peers/requirements.txt
 	$(MAKE) $(READY)
@@ -121,4 +123,9 @@ $(READY): requirements.lock pyproject.toml $(wildcard uv.lock)
 	    || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Without these two extras, the tests of Celery workers and of Kubernetes' launcher are skipped.
+$(READY_MACHINES): requirements.machines.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.machines.lock
 	@touch $@

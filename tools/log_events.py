@@ -20,6 +20,9 @@ MEANINGS = {
     "alert_not_delivered": "`ALERT_WEBHOOK_URL` did not take an alert ([alerts](../how-to/alerts.md)).",
     "batches_settled": "A script subtracted batches in Redis. `already`: settled before by another run; `refused`: the"
     " marker stood elsewhere, and is read again.",
+    "celery_worker_ready": "A Celery worker takes runs; `processes`: as many at a time"
+    " ([runs on several machines](../how-to/celery.md)).",
+    "celery_worker_stopping": "A Celery worker takes no more runs, and waits for those that it executes.",
     "channel_not_shared": "No other pipeline counts the messages of this channel any more.",
     "channel_shared": "Workers of other pipelines count the messages of this channel, too"
     " ([shared Redis](../how-to/shared-redis.md)).",
@@ -93,11 +96,15 @@ MEANINGS = {
     "rejected_messages_not_recorded": "PostgreSQL did not take rejected messages; they are kept, and tried again.",
     "restart_cleanup_failed": "What is done before a process is restarted failed; it is restarted anyway.",
     "run_ended_with_code_server": "A run was marked as failed, because it ended with its code server.",
+    "run_delivered_again": "Celery delivered a run a second time, because it takes long or its worker was lost."
+    " Nothing is executed twice.",
     "run_failed": "A run failed after its retries: `job`, `run_id`, `trigger`, `reason`. A failed flush loses nothing"
     " ([alerts](../how-to/alerts.md)).",
     "run_metrics_not_recorded": "The metrics of a run could not be added; counts are not concerned.",
     "run_note": "Something out of the ordinary: an emptied Redis, a rolled back PostgreSQL, drift, batches that another"
     " run settled.",
+    "run_lease_lost": "The process of a run was paused or cut off for so long that the run was reported as failed;"
+    " it ends itself.",
     "run_requested": "A tick of a sensor or schedule requested a run, for this reason.",
     "segment_folded": "The worker folded a segment; `written=False`: it was folded before.",
     "server_ended": "An embedded server ended, and is restarted. `log`: its file.",

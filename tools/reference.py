@@ -71,6 +71,7 @@ MORE_ON_SETTINGS = {
     "freshness_limit_ms": "[Health](../health.md)",
     "dagster_ui_url": "[Status page](../health.md#status-page)",
     "otel_exporter_otlp_endpoint": "[Traces](../how-to/traces.md)",
+    "celery_broker_url": "[Runs on several machines](../how-to/celery.md)",
     "viewer_home": "Passwords and logs as well.",
     "shutdown_timeout_ms": "[Several workers, and a stop](../how-to/several-workers.md)",
 }

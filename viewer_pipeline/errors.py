@@ -64,6 +64,10 @@ class PostgresUnavailable(TransientError):
     """PostgreSQL is unavailable"""
 
 
+class RunBrokerUnavailable(TransientError):
+    """The broker of Celery, to which runs are sent, does not answer"""
+
+
 class TransactionAborted(PostgresUnavailable):
     """PostgreSQL aborted a transaction, which can be tried again"""
 

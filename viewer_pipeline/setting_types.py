@@ -106,6 +106,7 @@ DatabaseUrl = Annotated[
     str, _url_with_scheme(*POSTGRES_SCHEMES), _accepted_by(_check_encoded_login), _accepted_by(PostgresUrl.of)
 ]
 RedisServerUrl = Annotated[str, _url_with_scheme(*REDIS_SCHEMES), _accepted_by(RedisUrl.of)]
+BrokerUrl = Annotated[str, _url_with_scheme("redis", "rediss"), _accepted_by(RedisUrl.of)]
 HttpUrl = Annotated[str, _url_with_scheme("https", "http")]
 BaseUrl = Annotated[HttpUrl, _accepted_by(_check_base_url)]
 RedisName = Annotated[str, Field(min_length=1, max_length=200)]

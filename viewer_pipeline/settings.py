@@ -22,6 +22,7 @@ from viewer_pipeline.setting_errors import describe_invalid_settings
 from viewer_pipeline.setting_text_checks import check_setting_text
 from viewer_pipeline.setting_types import (
     BaseUrl,
+    BrokerUrl,
     ColumnName,
     CronExpression,
     DatabaseUrl,
@@ -197,6 +198,11 @@ class Settings(BaseSettings):
         None, description="address of Dagster's UI, to which the worker's status page links (default: no links)"
     )
     dagster_home: Path | None = Field(None, description="Dagster's directory (default: `VIEWER_HOME/dagster`)")
+    celery_broker_url: BrokerUrl | None = Field(
+        None,
+        description="Redis by which runs are sent to Celery workers on any machine; needs the extra `celery`"
+        " (default: runs are processes of the code server)",
+    )
     warm_runs: bool = Field(
         True,
         description="`true`: runs are forked from a process that has imported everything (on Linux);"
@@ -274,6 +280,12 @@ class Settings(BaseSettings):
     def require_dagster_database_url(self) -> str:
         """Return DAGSTER_DATABASE_URL, else DATABASE_URL. Raises SettingsError if neither is set."""
         return self.dagster_database_url or self.require_database_url()
+
+    def require_celery_broker_url(self) -> str:
+        """Return CELERY_BROKER_URL. Raises SettingsError if it is not set."""
+        if self.celery_broker_url is None:
+            raise SettingsError("CELERY_BROKER_URL is not set", "set it as for the daemon, redis://host:port/0")
+        return self.celery_broker_url
 
     def dagster_storage_url(self) -> PostgresUrl:
         """Return the URL of Dagster's storage: DAGSTER_DATABASE_URL, else a schema of DATABASE_URL."""

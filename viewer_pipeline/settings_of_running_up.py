@@ -14,7 +14,11 @@ from viewer_pipeline.settings import Settings, is_child_process, load_settings
 
 SERVERS = ("database_url", "redis_url")
 FOUND = (*SERVERS, "dagster_ui_url")  # what `up` has started, if it was not set
-URLS = (*SERVERS, "dagster_database_url")  # of the user's own servers, which stay secret: recorded without password
+URLS = (
+    *SERVERS,
+    "dagster_database_url",
+    "celery_broker_url",
+)  # of the user's own servers, which stay secret: recorded without password
 # Of one process: another one may have others.
 OF_A_PROCESS = (
     "health_check_port",

@@ -19,6 +19,7 @@ _OURS = (
     "DAGSTER",
     "VIEWER",
     "BATCH_",
+    "CELERY_",
     "FLUSH_",
     "PUBSUB_",
     "COUNTER_",

@@ -26,11 +26,12 @@ def bench_runs(
         for kind, costs in ("spawned", spawned), ("warm", warm):
             on_progress(f"round {number} of {rounds}: {kind} runs")
             with start_up(interval_ms=interval_ms, warm_runs=costs is warm) as up:
-                costs.append(compute_costs(_observe(up, seconds, idle_seconds)))
+                costs.append(compute_costs(observe_up(up, seconds, idle_seconds)))
     return summarise(spawned, warm, interval_ms)
 
 
-def _observe(up: MeasuredUp, seconds: float, idle_seconds: float) -> Observations:
+def observe_up(up: MeasuredUp, seconds: float, idle_seconds: float) -> Observations:
+    """Measure a started `up`: without views for `idle_seconds`, then with views for `seconds`."""
     up.wait_for(up.has_subscriber, "a subscriber")
     up.publish_view("first")
     up.wait_for(up.read_persisted_at, "a first flush")

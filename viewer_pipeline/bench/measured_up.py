@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -56,9 +56,11 @@ class MeasuredUp:
     """A running `up`, and one connection to each of its servers, which is kept: it adds no session."""
 
     process: ManagedProcess
+    home: Path
     started_at: float
     connection: psycopg.Connection
     client: redis.Redis
+    beside: list[ManagedProcess] = field(default_factory=list)  # processes that count as well, such as Celery workers
 
     def publish_view(self, vod_id: str) -> float:
         """Publish one view; return when."""
@@ -85,7 +87,8 @@ class MeasuredUp:
     def read_usage(self) -> Usage:
         """Return the totals so far."""
         sessions, runs, _, _ = fetch_one(self.connection, SQL["read_sessions_and_runs"])
-        return Usage(time.time(), sum_cpu_seconds(self.process.reaper_pid), sessions, runs)
+        roots = [process.reaper_pid for process in (self.process, *self.beside)]
+        return Usage(time.time(), sum(map(sum_cpu_seconds, roots)), sessions, runs)
 
     def read_persisted_at(self) -> dict[str, float]:
         """Return when the total of each VOD was written."""
@@ -106,14 +109,16 @@ class MeasuredUp:
 
 
 @contextmanager
-def start_up(*, interval_ms: int, warm_runs: bool) -> Iterator[MeasuredUp]:
+def start_up(*, interval_ms: int, warm_runs: bool, **settings: str) -> Iterator[MeasuredUp]:
     """Start `up` with its default settings but these, whatever the environment says; stop it with the context."""
     with TemporaryDirectory(prefix="viewer-bench-") as directory:
         home = Path(directory, "home")
         process = ManagedProcess(
             "up",
             [sys.executable, "-m", "viewer_pipeline.cli", "up"],
-            environment=environment_of_up(home, BATCH_INTERVAL_MS=str(interval_ms), WARM_RUNS=str(warm_runs).lower()),
+            environment=environment_of_up(
+                home, BATCH_INTERVAL_MS=str(interval_ms), WARM_RUNS=str(warm_runs).lower(), **settings
+            ),
             log=Path(directory, "up.log"),
             grace_seconds=STOP_SECONDS,
         )
@@ -125,7 +130,7 @@ def start_up(*, interval_ms: int, warm_runs: bool) -> Iterator[MeasuredUp]:
                 psycopg.connect(urls["database_url"], autocommit=True) as connection,
                 connect(urls["redis_url"]) as client,
             ):
-                yield MeasuredUp(process, started_at, connection, client)
+                yield MeasuredUp(process, home, started_at, connection, client)
         finally:
             process.stop()
 

@@ -22,6 +22,7 @@ from viewer_pipeline.history.ledger_days import read_ledger_days
 from viewer_pipeline.history.timezone_change import find_timezone_change
 from viewer_pipeline.home_lock_and_server_urls import remedy_of_embedded_server
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.monitoring.celery_rules import evaluate_celery
 from viewer_pipeline.monitoring.channel_subscribers import check_subscribers
 from viewer_pipeline.monitoring.check_runner import HEALTH_SECONDS, ProbedChecks
 from viewer_pipeline.monitoring.daemon_ids import DaemonIds
@@ -56,6 +57,7 @@ from viewer_pipeline.monitoring.health_rules import (
 )
 from viewer_pipeline.monitoring.nodes import worst_of_nodes
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.celery_broker import read_broker
 from viewer_pipeline.stores.named_queries import fetch_one, named_queries
 from viewer_pipeline.stores.postgres import read_only_reason
 from viewer_pipeline.stores.redis import as_ours, connect, redis_errors
@@ -83,7 +85,7 @@ class HealthProbes:
 
         `ledger`: one that keeps its connections.
         """
-        self.settings, self._stats = settings, stats
+        self.settings, self._stats, self._seconds = settings, stats, seconds
         self.ledger = ledger or Ledger.of(settings)
         self.redis_url = settings.require_redis_url()
         self.client = connect(self.redis_url, seconds=seconds, retries=0)
@@ -120,6 +122,7 @@ class HealthProbes:
             ),
             ProbedChecks(("history_timezone",), self.check_history_timezone, seconds, ("postgres",)),
             ProbedChecks(DAGSTER_CHECKS, self.check_dagster, seconds, dagster_needs, START),
+            *self._celery_check(seconds),
             self._subscriber_check(self._stats, seconds),
         ]
 
@@ -229,6 +232,11 @@ class HealthProbes:
         started = 0.0 if self._stats is None and reading else now - self._process_uptime_seconds()
         concurrent_ids = self._daemon_ids.concurrent(reading.heartbeats if reading else {}, now)
         return evaluate_dagster(reading, DagsterDeadlines.of(self.settings, now, started), concurrent_ids)
+
+    def _celery_check(self, seconds: float) -> list[ProbedChecks]:
+        if (url := self.settings.celery_broker_url) is None:
+            return []
+        return [ProbedChecks(("celery",), lambda: [evaluate_celery(read_broker(url, self._seconds))], seconds)]
 
     def _subscriber_check(self, stats: SubscriberStats | None, seconds: float) -> ProbedChecks:
         if stats is not None:

@@ -25,9 +25,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         raise to_our_error(error, url, subject=DAGSTER_STORAGE) from error
 
 
-def count_flush_runs(instance: dg.DagsterInstance) -> int:
-    """Return the number of flush runs in the history."""
-    return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name))
+def count_flush_runs(instance: dg.DagsterInstance, status: dg.DagsterRunStatus | None = None) -> int:
+    """Return the number of flush runs in the history; `status`: of those alone that have it."""
+    return instance.get_runs_count(dg.RunsFilter(job_name=flush_views.name, statuses=[status] if status else None))
 
 
 def mark_launched_runs_failed(instance: dg.DagsterInstance, *, of_code_server_only: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import dagster as dg
 import orjson
 import redis
 
@@ -41,6 +42,7 @@ class DemoReport:
     rejected: int
     flush_runs: int
     flushes: int
+    failed_runs: int
     start_seconds: float
     seconds: float  # from the first view sent to the last one persisted
 
@@ -69,12 +71,21 @@ class DemoReport:
 
 
 def run_demo(
-    settings: Settings, views: int, vods: int, time_limit: float, *, on_step: OnStep, on_totals: OnTotals
+    settings: Settings,
+    views: int,
+    vods: int,
+    time_limit: float,
+    *,
+    on_step: OnStep,
+    on_totals: OnTotals,
+    celery_workers: int = 0,
+    kill_worker: bool = False,
 ) -> DemoReport:
     """Send `views` views of `vods` VODs: a third by INCR, a third by PUBLISH, a third in bursts while flushes run.
 
     Returns when all views are persisted, or after `time_limit` seconds. `on_step` receives the name of each step,
-    `on_totals` the views sent and persisted so far.
+    `on_totals` the views sent and persisted so far. `celery_workers`: as many execute the runs, not the code server;
+    `kill_worker`: one of them is killed once half of the views are sent.
     """
     started = time.monotonic()
     with TemporaryDirectory(prefix="viewer-demo-") as home:
@@ -84,16 +95,18 @@ def run_demo(
             redis_url=None,
             dagster_database_url=None,
             dagster_home=None,
+            celery_broker_url=None,
             pubsub_mode="increment",
             batch_interval_ms=5000,
             viewer_home=Path(home),
         )
-        stack = Stack(settings, throw_away=True, background=True, ui=False)
+        stack = Stack(settings, throw_away=True, background=True, ui=False, celery_workers=celery_workers)
         stack.start(on_step)
         start_seconds = time.monotonic() - started
         try:
             with connect(stack.settings.require_redis_url()) as client:
-                traffic = _DemoTraffic(stack.settings, client, views, vods)
+                fault = stack.celery.kill_one if stack.celery and kill_worker else None
+                traffic = _DemoTraffic(stack.settings, client, views, vods, fault)
                 report = traffic.send_and_wait_until_persisted(time_limit, on_step, on_totals)
                 return replace(report, start_seconds=start_seconds)
         finally:
@@ -101,8 +114,11 @@ def run_demo(
 
 
 class _DemoTraffic:
-    def __init__(self, settings: Settings, client: redis.Redis, views: int, vods: int) -> None:
-        self._settings, self._client = settings, client
+    def __init__(
+        self, settings: Settings, client: redis.Redis, views: int, vods: int, fault: Callable[[], str] | None
+    ) -> None:
+        """`fault`: what is done when half of the bursts are sent; returns the name of what it killed."""
+        self._settings, self._client, self._fault = settings, client, fault
         self._store, self._ledger = open_store(client, settings), Ledger.of(settings)
         generator = random.Random(20_000)  # noqa: S311 - the same demo every time
         ids = [f"vod_{number:03d}" for number in range(1, vods + 1)]
@@ -123,6 +139,8 @@ class _DemoTraffic:
             on_totals(self.sent.total(), persisted)
             if bursts and (persisted or time.monotonic() - started > time_limit / 2):
                 self._send_views(bursts.pop(), lambda number: number % 2 == 0)
+                if self._fault is not None and len(bursts) == BURSTS // 2:
+                    on_step(f"killed {self._fault()} and its run, if it had one")
                 if not bursts:
                     on_step("all sent; requesting a sweep instead of waiting for the next full minute")
                     self._store.request_sweep("demo: counters raised by INCR alone")
@@ -162,6 +180,6 @@ class _DemoTraffic:
         counters = self._client.mget([self._settings.counter_prefix + vod_id for vod_id in ids])
         pending = {vod_id: int(value) for vod_id, value in zip(ids, counters, strict=True) if value}
         with open_instance(self._settings) as instance:
-            runs = count_flush_runs(instance)
+            runs, failed = count_flush_runs(instance), count_flush_runs(instance, dg.DagsterRunStatus.FAILURE)
         parked, rejected = summary.parked, summary.rejected
-        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, 0.0, seconds)
+        return DemoReport(dict(self.sent), persisted, pending, parked, rejected, runs, flushes, failed, 0.0, seconds)

@@ -39,7 +39,8 @@ def print_demo_report(report: DemoReport) -> None:
     console.print(table)
     sent, persisted = sum(report.sent.values()), sum(report.persisted.values())
     runs, flushes = pluralize(report.flush_runs, "run"), pluralize(report.flushes, "flush")
-    console.print(f"started in {report.start_seconds:.0f} s; {runs}, {flushes}")
+    failed = f" ({report.failed_runs} failed)" if report.failed_runs else ""
+    console.print(f"started in {report.start_seconds:.0f} s; {runs}{failed}, {flushes}")
     rate = sent / max(report.seconds, 0.001)
     console.print(f"{pluralize(sent, 'view')} in {report.seconds:.0f} s, {rate:.0f} a second")
     result = "exact for every VOD" if report.is_exact else "DIFFERS"

@@ -27,6 +27,7 @@ from viewer_pipeline.home_lock_and_server_urls import (
 from viewer_pipeline.logs import event
 from viewer_pipeline.settings import Settings
 from viewer_pipeline.settings_of_running_up import settings_for_servers_file
+from viewer_pipeline.stack.celery_workers import CeleryWorkers
 from viewer_pipeline.stack.daemon_lock import DaemonLock
 from viewer_pipeline.stack.dagster_processes import DAEMON, WEBSERVER, DagsterProcesses
 from viewer_pipeline.stack.dagster_supervisor import CODE_SERVER
@@ -68,12 +69,14 @@ class Stack:
         ui_host: str = LOOPBACK,
         ui_port: int | None = None,
         adopt: AdoptionMode | None = None,
+        celery_workers: int = 0,
     ) -> None:
         """Prepare it; nothing is started yet.
 
         `throw_away`: data need not survive a crash. `background`: the worker logs to a file and flushes nothing when it
         stops, and the usual ports stay free. `ui_host`: the address that the UI is served on; it has no login.
         `ui_port`: its port (default: that of the latest start, else the usual one).
+        `celery_workers`: so many of them execute the runs, with a broker of their own; 0: the code server does.
         `adopt`: first give the counters to this database, if they belong to another one in Redis.
         """
         self.settings = self._given_settings = settings
@@ -91,6 +94,7 @@ class Stack:
         self._servers: list[PostgresServer | RedisServer] = []
         self._worker: RestartedProcess[ManagedProcess] | None = None
         self._dagster: DagsterProcesses | None = None
+        self.celery = CeleryWorkers(self._home, celery_workers) if celery_workers else None
 
     @property
     def port_warnings(self) -> list[str]:
@@ -107,6 +111,9 @@ class Stack:
             self._daemon_lock = DaemonLock(self.settings)
             self._daemon_lock.acquire()
             self._choose_ports()
+            if self.celery is not None:
+                on_progress("starting the broker of Celery")
+                self.settings = self.settings.copy_unvalidated(celery_broker_url=self.celery.start_broker())
             self._dagster = DagsterProcesses(
                 self.settings, self.ui_address, owns_database=self._owns_postgres, logged=self._background
             )
@@ -173,6 +180,9 @@ class Stack:
             on_progress("stopping the worker")
             status = self._worker.process.stop()
             self._worker = None
+        if self.celery is not None:
+            on_progress("stopping Celery workers")
+            self.celery.stop()
         if self._dagster is not None:
             on_progress("stopping Dagster")
             self._dagster.stop()
@@ -239,6 +249,9 @@ class Stack:
         return find_free_port() if self._background else self._ports.find_wanted(service)
 
     def _start_dagster_and_worker(self, dagster: DagsterProcesses, on_progress: Callable[[str], None]) -> None:
+        if self.celery is not None:
+            on_progress("starting Celery workers")
+            self.celery.start_workers(self.settings)
         on_progress("starting the worker")
         self._worker = RestartedProcess(self._build_worker())
         self._worker.process.start()
@@ -249,6 +262,8 @@ class Stack:
         if self.ui_address is not None:
             on_progress(f"starting Dagster's webserver on port {self.ui_address[1]}")
             dagster.start(WEBSERVER)
+        if self.celery is not None:
+            self.celery.wait_until_ready()
 
     def _build_worker(self) -> ManagedProcess:
         stop_ms = self.settings.shutdown_timeout_ms

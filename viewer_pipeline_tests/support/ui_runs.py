@@ -21,8 +21,8 @@ mutation ($params: ExecutionParams!) {
 }
 """
 TERMINATE = """
-mutation ($ids: [String!]!) {
-  terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
+mutation ($ids: [String!]!, $policy: TerminateRunPolicy!) {
+  terminateRuns(runIds: $ids, terminatePolicy: $policy) {
     ... on TerminateRunsResult { terminateRunResults { __typename } }
   }
 }
@@ -54,9 +54,10 @@ class Runs:
         wait_until(launch, 90, f"{job} is launched")
         return launched[0]
 
-    def terminate(self, run_id: str) -> None:
-        """Terminate a run as the button in the UI does."""
-        query_graphql(self._ui, TERMINATE, ids=[run_id])
+    def terminate(self, run_id: str, *, force: bool = False) -> None:
+        """Terminate a run as the button in the UI does. `force`: with its option for runs that do not end."""
+        policy = "MARK_AS_CANCELED_IMMEDIATELY" if force else "SAFE_TERMINATE"
+        query_graphql(self._ui, TERMINATE, ids=[run_id], policy=policy)
 
     def status(self, run_id: str) -> str:
         """Return its status."""

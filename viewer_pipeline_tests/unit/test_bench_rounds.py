@@ -24,7 +24,7 @@ def test_spawned_and_warm_runs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         yield warm_runs
 
     monkeypatch.setattr(bench_runs, "start_up", start_up)
-    monkeypatch.setattr(bench_runs, "_observe", lambda up, *lengths: (up, *lengths))
+    monkeypatch.setattr(bench_runs, "observe_up", lambda up, *lengths: (up, *lengths))
     monkeypatch.setattr(bench_runs, "compute_costs", lambda seen: seen)
     monkeypatch.setattr(bench_runs, "summarise", lambda *arguments: arguments)
     progress = list[str]()

@@ -56,7 +56,7 @@ def test_env_example_uncommented_changes_nothing(tmp_path: Path, monkeypatch: py
 
 def test_the_page_on_health_has_every_check() -> None:
     """The first column of its table names every check and nothing else; daemons share a row."""
-    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
+    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host", celery_broker_url="redis://host")
     probes = HealthProbes(settings, stats=SubscriberStats())
     checks = {name for check in probes.health_checks() for name in check.names}
     probes.close()

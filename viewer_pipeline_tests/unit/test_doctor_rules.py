@@ -203,7 +203,7 @@ def test_page_lists_every_check() -> None:
 
 def test_each_check_has_one_probe() -> None:
     """The doctor runs the probes of /health, and slow ones of its own for what those do not decide."""
-    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host")
+    settings = Settings(database_url="postgresql://host/db", redis_url="redis://host", celery_broker_url="redis://host")
     health, commands = HealthProbes(settings, stats=SubscriberStats()), HealthProbes(settings)
     names = [name for check in (*commands.health_checks(), *_slow_checks(commands, 0, 1)) for name in check.names]
     assert sorted(["settings", "grpc_proxy", *names]) == sorted(CHECK_RATIONALES)

@@ -17,6 +17,7 @@ from viewer_pipeline.checks import CheckResult, Status
 from viewer_pipeline.flush.ledger_row_types import LastFlush
 from viewer_pipeline.flush.marker import Marker
 from viewer_pipeline.ingest.subscriber_stats import SubscriberStats
+from viewer_pipeline.monitoring.celery_rules import evaluate_celery
 from viewer_pipeline.monitoring.daemon_ids import DaemonIds
 from viewer_pipeline.monitoring.dagster_rules import (
     DAEMONS,
@@ -51,6 +52,7 @@ from viewer_pipeline.monitoring.health_rules import (
     evaluate_unsettled,
 )
 from viewer_pipeline.settings import Settings
+from viewer_pipeline.stores.celery_broker import BrokerReading
 from viewer_pipeline.stores.postgres import IN_RECOVERY, READ_ONLY
 from viewer_pipeline.time_formatting import format_age, format_duration, format_timestamp, tolerate_clock_skew
 from viewer_pipeline_tests.support.check_results import by_name
@@ -523,3 +525,19 @@ def test_restart_does_not_hide_an_error() -> None:
     """A result that is worse stays."""
     unhealthy = CheckResult("redis", "unhealthy", "a replica")
     assert degrade_if_restarted(unhealthy, 1, 100) is unhealthy
+
+
+@pytest.mark.parametrize(
+    ("workers", "waiting", "status", "message"),
+    [
+        ((), 0, "unhealthy", "no Celery worker executes runs; 0 runs waiting"),
+        (("one@host",), 1, "healthy", "1 worker; 1 run waiting"),
+        (("one@host", "two@other"), 0, "healthy", "2 workers; 0 runs waiting"),
+    ],
+)
+def test_celery_workers(workers: tuple[str, ...], waiting: int, status: Status, message: str) -> None:
+    """Without any, no run is executed. Runs that wait while there are workers only show that these are busy."""
+    result = evaluate_celery(BrokerReading(workers, waiting))
+    assert (result.status, result.message) == (status, message)
+    assert result.details == {"workers": list(workers), "waiting_runs": waiting}
+    assert bool(result.remedy) == (status == "unhealthy")

@@ -86,7 +86,7 @@ def test_image_contains_runtime_dependencies_only() -> None:
 
 def test_locks_name_no_index() -> None:
     """The user who installs chooses the index."""
-    for lock in ("requirements.lock", "requirements.image.lock"):
+    for lock in ("requirements.lock", "requirements.image.lock", "requirements.machines.lock"):
         assert not re.search(
             r"^\s*(--?(extra-)?index|-i\b|--find)|://", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE
         )

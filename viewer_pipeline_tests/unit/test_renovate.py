@@ -15,7 +15,7 @@ CONFIG: dict[str, Any] = json.loads((ROOT / "renovate.json").read_text(encoding=
 # Options of `uv pip compile` that Renovate 44 accepts in a lock. An option with a value must have it after =.
 KNOWN = {"--universal", "--generate-hashes", "--no-strip-extras", "--all-extras"}
 WITH_VALUE = {"--python-version", "--extra", "--constraints", "--output-file"}
-LOCKS = ("requirements.lock", "requirements.image.lock")
+LOCKS = ("requirements.lock", "requirements.image.lock", "requirements.machines.lock")
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -17,6 +17,7 @@ ACCEPTED = {
     "DATABASE_URL": "postgresql://ann:s3cret@host:5432/views",
     "REDIS_URL": "redis://:s3cret@host:6379/0",
     "DAGSTER_DATABASE_URL": "postgresql://ann:s3cret@host/dagster",
+    "CELERY_BROKER_URL": "redis://:s3cret@broker:6379/0",
     "ALERT_WEBHOOK_URL": "https://hooks/s3cret",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
     "DAGSTER_UI_URL": "https://dagster.example.com",

@@ -61,6 +61,7 @@ DEFAULTS: dict[str, object] = {
     "dagster_database_url": None,
     "dagster_ui_url": None,
     "dagster_home": None,
+    "celery_broker_url": None,
     "warm_runs": True,
     "viewer_home": Path(".viewer"),
     "shutdown_timeout_ms": 25_000,
@@ -72,6 +73,7 @@ EXPECTS_REDIS = (
     "expected a URL that starts with redis:// or rediss:// or unix:// or redis+sentinel:// or rediss+sentinel://"
     " or redis+cluster:// or rediss+cluster://"
 )
+EXPECTS_BROKER = "expected a URL that starts with redis:// or rediss://"
 EXPECTS_SERVICE = "expected redis+sentinel://host:port,host:port/service/db, the db a number or left out"
 EXPECTS_TIME_ZONE = "expected the IANA name of a time zone, such as"
 EXPECTS_CRON = "expected five cron fields such as `* * * * *`"
@@ -119,6 +121,8 @@ def test_defaults() -> None:
         ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("REDIS_URL", "redis+sentinel://:word@a:26379,b/views/0", "redis+sentinel://:word@a:26379,b/views/0"),
         ("REDIS_URL", "rediss+sentinel://[::1]:26379/views", "rediss+sentinel://[::1]:26379/views"),
+        ("CELERY_BROKER_URL", "redis://:word@broker:6379/1", "redis://:word@broker:6379/1"),
+        ("CELERY_BROKER_URL", "rediss://broker", "rediss://broker"),
         ("HISTORY_TIMEZONE", "Europe/Berlin", ZoneInfo("Europe/Berlin")),
         ("HISTORY_TIMEZONE", "Asia/Kolkata", ZoneInfo("Asia/Kolkata")),
         ("BATCH_SIZE", "1", 1),
@@ -186,6 +190,9 @@ def test_cron_expressions(monkeypatch: pytest.MonkeyPatch, expression: str) -> N
         ("REDIS_URL", "unix:/run/redis.sock", EXPECTS_REDIS),
         ("REDIS_URL", "host:6379", EXPECTS_REDIS),
         ("REDIS_URL", "redis+sentinel://host:26379", EXPECTS_SERVICE),
+        ("CELERY_BROKER_URL", "amqp://guest@broker", EXPECTS_BROKER),
+        ("CELERY_BROKER_URL", "redis+sentinel://a,b/views", EXPECTS_BROKER),
+        ("CELERY_BROKER_URL", "redis://broker:0", f"{EXPECTS_BROKER}, with a port between 1 and 65535 if any"),
         ("REDIS_URL", "redis+sentinel://host/", EXPECTS_SERVICE),
         ("REDIS_URL", "redis+sentinel://host,other/views/first", EXPECTS_SERVICE),
         (

@@ -65,7 +65,7 @@ def test_reconciled_ids_are_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_the_demos_result_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The line that the README shows is not wrapped."""
-    print_demo_report(DemoReport({CUID: 20_000}, {CUID: 20_000}, {}, 0, 0, 2, 2, 2.0, 15.0))
+    print_demo_report(DemoReport({CUID: 20_000}, {CUID: 20_000}, {}, 0, 0, 2, 2, 0, 2.0, 15.0))
     assert capsys.readouterr().out.splitlines()[-1] == (
         "sent 20000 = persisted 20000 + in Redis 0 + parked 0: exact for every VOD (lost 0, duplicated 0, rejected 0)"
     )

@@ -59,6 +59,7 @@ CHECK_RATIONALES_BY_GROUP: dict[str, dict[str, str]] = {
         "single_daemon": "each daemon launches runs, which only add load and may fail",
         "sensor": "it flushes what was announced, or found by its scan",
         "sweep": "it flushes what was neither announced nor found",
+        "celery": "with CELERY_BROKER_URL, runs are executed by its workers",
         "flush_runs": "they persist the views",
         "grpc_proxy": "daemon and webserver reach the code server by gRPC; without it no run is launched",
     },

@@ -1,0 +1,1 @@
+"""The Celery workers that execute runs: `celery -A viewer_pipeline.celery_worker worker`."""

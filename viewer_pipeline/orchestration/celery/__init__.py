@@ -1,0 +1,1 @@
+"""Runs on several machines: Dagster's Celery launcher, and the lease of a run."""

@@ -21,7 +21,8 @@ from viewer_pipeline.ingest.subscriber_scripts import (
 from viewer_pipeline.layout import slot_of_shard
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_nodes import ScriptCall
-from viewer_pipeline.stores.redis import Script, redis_errors
+from viewer_pipeline.stores.redis import Script, as_ours
+from viewer_pipeline.text_formatting import pluralize
 
 ANNOUNCE = Script.load("flush/claim", "ingest/segment_part", "ingest/announce")
 FOLD_SHARD = Script.load("ingest/segment_part", "ingest/fold_shard")
@@ -90,22 +91,26 @@ class ClusterCountingScripts(ClusterScripts):
 
     def _raise_counters(self, views: Counter[str], progress: _Progress) -> None:
         """Send each shard its parts one after the other, and all shards at once."""
-        left, errors = [s for s in self._by_shard(views) if s.shard not in progress.done], list[redis.RedisError]()
+        left = [shard for shard in self._by_shard(views) if shard.shard not in progress.done]
+        unreached = dict[int, redis.RedisError]()
         while left:
             calls = [self._call(progress.segment, shard) for shard in left]
             replies = self._cluster.nodes.run_script_following(FOLD_SHARD, calls, FOLD_TRIES)
             for shard, reply in zip(left, replies, strict=True):
                 if isinstance(reply, redis.RedisError):
-                    errors.append(reply)
+                    unreached[shard.shard] = reply
                 else:
                     self._note_reply(shard, reply, progress)
-            unreached = {
-                shard.shard for shard, reply in zip(left, replies, strict=True) if isinstance(reply, redis.RedisError)
-            }
             left = [s for s in left if s.shard not in progress.done and s.shard not in unreached]
-        if errors:
-            with redis_errors(self._cluster.url):
-                raise errors[0]
+        if unreached:
+            raise self._error_of(unreached)
+
+    def _error_of(self, unreached: dict[int, redis.RedisError]) -> Exception:
+        """Return the first error as ours, with the nodes of all these shards."""
+        owners = self._cluster.nodes.map.owners()
+        nodes = {f"{owner[0]}:{owner[1]}" for shard in unreached if (owner := owners[slot_of_shard(shard)])}
+        at = f"{pluralize(len(unreached), 'slot')} of {', '.join(sorted(nodes)) or 'no node'}"
+        return as_ours(next(iter(unreached.values())), self._cluster.url, at)
 
     @staticmethod
     def _note_reply(shard: _ShardViews, reply: list[Any], progress: _Progress) -> None:

@@ -93,9 +93,9 @@ def as_text(raw: bytes | None) -> str:
     return (raw or b"").decode("utf-8", "backslashreplace")
 
 
-def as_ours(error: RedisError, url: str) -> Exception:
-    """Return an error of redis-py, of the Redis at this URL, as ours."""
-    where = redact_text(url)
+def as_ours(error: RedisError, url: str, part: str = "") -> Exception:
+    """Return an error of redis-py, of the Redis at this URL, as ours. `part`: of a cluster, such as its node."""
+    where = redact_text(url) + (part and f", {part}")
     line = str(error).partition("\n")[0]
     if isinstance(error, AskError):  # or MovedError; redis-py removes the word
         line = f"the slot has moved: {line}" if is_cluster_url(url) else f"MOVED {line}"

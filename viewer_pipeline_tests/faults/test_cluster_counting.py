@@ -16,6 +16,7 @@ from viewer_pipeline.ingest.cluster_scripts import ClusterCountingScripts
 from viewer_pipeline.ingest.segment_buffer import VOID, Cut
 from viewer_pipeline.ingest.subscriber_scripts import LeaseLost, SubscribedElsewhere
 from viewer_pipeline.layout import HOME_SLOT, key_slot
+from viewer_pipeline.monitoring.health_rules import evaluate_subscriber
 from viewer_pipeline.stores.cluster_nodes import ScriptCall
 from viewer_pipeline_tests.support.claims import SOME_LEDGER, claim
 from viewer_pipeline_tests.support.cluster import RedisCluster
@@ -227,9 +228,9 @@ def test_a_late_fold_of_a_worker_that_lost_the_lease(world: ClusterWorld) -> Non
         wait_until_counted(world)
 
 
-@pytest.mark.parametrize("fault", ["failover", "kill"])
+@pytest.mark.parametrize("fault", ["failover", "kill", "restart"])
 def test_the_node_of_counters_fails(world: ClusterWorld, fault: str) -> None:
-    """What could not be folded there is kept, in order, until the replica is promoted; the rest is not folded again."""
+    """What could not be folded there is kept, in order, until it is back or its replica promoted, and counts once."""
     cluster = world.cluster
     home = cluster.node_of_slot(HOME_SLOT)
     other = next(node for node in cluster.primaries() if node is not home)
@@ -242,11 +243,14 @@ def test_the_node_of_counters_fails(world: ClusterWorld, fault: str) -> None:
             with viewers(world, cluster.primaries(), counts=False):
                 cluster.failover(other)
         else:
-            getattr(other, fault)()
+            other.kill()
             publish_to_all(world)
             wait_until(lambda: worker.stats.refusal_reason, SECONDS, "folds are refused")
             publish_to_all(world)
-            cluster.wait_for_promotion(other)
+            check = evaluate_subscriber(worker.stats)
+            assert (check.status, f" of 127.0.0.1:{other.port}" in check.message) == ("unhealthy", True), check.message
+            wait_until(lambda: worker.stats.in_memory >= 2 * len(IDS), SECONDS, "all that was published since is kept")
+            (cluster.restart if fault == "restart" else cluster.wait_for_promotion)(other)
         wait_until_counted(world)
         world.flush("changed")
     world.flush("sweep")

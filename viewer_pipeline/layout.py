@@ -38,8 +38,15 @@ class Layout(NamedTuple):
 
     def shards_of_ids(self, vod_ids: Sequence[str]) -> list[int]:
         """Return the shard of the counter of each id, in a cluster."""
-        prefix = self.names.prefix
-        return [key_slot((prefix + vod_id).encode()) + 1 for vod_id in vod_ids]
+        return self.shards_of_raw_ids([vod_id.encode() for vod_id in vod_ids])
+
+    def shards_of_raw_ids(self, raws: Sequence[bytes]) -> list[int]:
+        """Return the shard of the counter of each id, in a cluster. Half the time of `shard_of` for each."""
+        prefix = self.names.prefix.encode()
+        if b"{" in prefix:
+            return [key_slot(prefix + raw) + 1 for raw in raws]
+        crc = crc_hqx(prefix, 0)
+        return [(key_slot(prefix + raw) if b"{" in raw else crc_hqx(raw, crc) % SLOTS) + 1 for raw in raws]
 
     def marker_key(self, shard: int) -> str:
         """Return the key of the marker of a shard: in its slot."""

@@ -20,26 +20,33 @@ from viewer_pipeline.flush.ledger_identity import LedgerIdentity
 from viewer_pipeline.flush.ledger_row_types import Batch, Flush, FlushRow, LastFlush
 from viewer_pipeline.flush.marker import MARKER_FIELDS, Marker, parse_marker
 from viewer_pipeline.flush.pipeline_refusal import refusal
-from viewer_pipeline.flush.redis_store import RedisStore
+from viewer_pipeline.flush.redis_store import RedisStore, hold_after
 from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.layout import SHARDS, slot_of_shard
 from viewer_pipeline.logs import event
 from viewer_pipeline.stores.chunks import chunks
 from viewer_pipeline.stores.cluster_map import Address
 from viewer_pipeline.stores.cluster_nodes import LOST, REDIRECTIONS, Command, Reply, ScriptCall
+from viewer_pipeline.stores.grouped_scripts import GroupedScript, ScriptGroups, SlotCall
 from viewer_pipeline.stores.redis import Script, as_ours, as_text, redis_errors
 
 log = logging.getLogger("viewer_pipeline.cluster")
 
-DRAIN = Script.load("flush/claim", "flush/marker", "flush/drain")
-SETTLE_SHARD = Script.load("flush/one_slot", "flush/marker", "flush/settle")
+DRAIN = Script.load("flush/claim", "flush/marker", "flush/drain", "flush/one_shard")
+DRAIN_EACH = Script.load("flush/claim", "flush/marker", "flush/drain", "flush/each_shard")
+SETTLE_SHARD = Script.load("flush/one_slot", "flush/marker", "flush/settle", "flush/one_shard")
+SETTLE_EACH = Script.load("flush/one_slot", "flush/marker", "flush/settle", "flush/each_shard")
+DRAIN_GROUPED = GroupedScript(DRAIN, DRAIN_EACH, own=(5, 9))  # epoch, and the timeline that was seen
+SETTLE_GROUPED = GroupedScript(SETTLE_SHARD, SETTLE_EACH, own=(2, 5, 6, 11, 14))  # batch, marker, deltas, hold
 PREPARED = Script.load("flush/prepared")
 CLEAR_HOLD = Script.load("flush/clear_hold")
 HOLD_OF = b"hold:"  # fields of the home marker, by shard
 HOLD_FIELD = MARKER_FIELDS.index("hold")
 DRAIN_COUNT = 500  # counters of a shard in one call
-EPOCH_ARGUMENT = 4  # of `drain`
 PAGE_SIZE = 2_000  # settling scripts in memory
+
+
+_Common = dict[tuple[object, ...], tuple[str | int, ...]]  # arguments of settling, by what they follow from
 
 
 class BeginOfDrain(NamedTuple):
@@ -89,6 +96,10 @@ class SettledShards(NamedTuple):
 class ClusterStore(ClusterCounters):
     """The counters, the changed set and the markers of one pipeline in a Redis Cluster."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._groups = ScriptGroups()  # shared by copies
+
     def delete_shard_markers(self) -> None:
         """Delete the markers of all shards. Raises RedisUnavailable if one is out of reach; repeat it then."""
         commands = [Command(slot_of_shard(shard), ("DEL", self.layout.marker_key(shard))) for shard in SHARDS]
@@ -105,8 +116,8 @@ class ClusterStore(ClusterCounters):
         PipelineRefused, MarkerUnreadable.
         """
         run_id, last, ledger, epoch = begin
-        calls, shards, pages = list[ScriptCall](), list[int](), list[tuple[bytes, ...]]()
-        at: list[str | bytes | int] = [
+        calls, shards, pages = list[SlotCall](), list[int](), list[tuple[bytes, ...]]()
+        arguments = (
             run_id,
             last.seq,
             last.batches,
@@ -115,21 +126,22 @@ class ClusterStore(ClusterCounters):
             ledger.key,
             ledger.place,
             last.timeline,
-        ]
+            "",
+        )
         for shard, raws in ids.items():
-            seen = seen_timelines.get(shard)
+            seen = f"={seen_timelines[shard]}" if shard in seen_timelines else ""
             marker_key = self.layout.marker_key(shard)
             for number, page in enumerate(chunks(raws, DRAIN_COUNT) if raws else [()]):
-                arguments = [*at, "" if seen is None else f"={seen}"]
-                if number:  # the shard may be emptied between two calls: then it has another marker
-                    arguments[EPOCH_ARGUMENT] = f"{epoch}-{number}"
                 keys: list[str | bytes] = [marker_key, *(self.prefix + raw for raw in page)]
-                calls.append(ScriptCall(slot_of_shard(shard), keys, arguments))
+                name = f"{epoch}-{number}" if number else epoch  # for each call: the shard may be emptied between two
+                own, alone = (name, seen), (f"{name}-alone", seen)
+                calls.append(SlotCall(slot_of_shard(shard), keys, arguments, own, alone))
                 shards.append(shard)
                 pages.append(page)
         readings, excluded = dict[int, ShardReading](), dict[int, str]()
         owners = self.nodes.map.owners()
-        for shard, page, reply in zip(shards, pages, self.nodes.run_script(DRAIN, calls), strict=True):
+        replies = self._groups.run(self.nodes, DRAIN_GROUPED, calls, following=False)
+        for shard, page, reply in zip(shards, pages, replies, strict=True):
             if isinstance(reply, redis.RedisError):
                 excluded[shard] = _exclusion(reply, self.url)
                 continue
@@ -236,6 +248,7 @@ class ClusterStore(ClusterCounters):
         by_shard = dict[int, list[Batch]]()
         for batch in batches:
             by_shard.setdefault(batch.shard, []).append(batch)
+        common = _Common()
         rounds = max(map(len, by_shard.values()), default=0)
         for number in range(rounds):  # a batch of a shard is sent once the one before it is settled (rule R5)
             due = [
@@ -244,8 +257,9 @@ class ClusterStore(ClusterCounters):
                 if number < len(listed) and shard not in result.refused and shard not in result.unreached
             ]
             for page in chunks(due, PAGE_SIZE):
-                calls = [self._settle_call(result.markers[batch.shard], batch) for batch in page]
-                for batch, reply in zip(page, self.nodes.run_script_following(SETTLE_SHARD, calls), strict=True):
+                calls = [self._settle_call(result.markers[batch.shard], batch, common) for batch in page]
+                replies = self._groups.run(self.nodes, SETTLE_GROUPED, calls, following=True)
+                for batch, reply in zip(page, replies, strict=True):
                     if isinstance(reply, (*LOST, *REDIRECTIONS)):
                         result.unreached[batch.shard] = _exclusion(reply, self.url)
                         continue
@@ -255,16 +269,22 @@ class ClusterStore(ClusterCounters):
                     if outcome == -1:
                         result.refused[batch.shard] = parse_marker(rest[: len(MARKER_FIELDS)])
                         continue
-                    moved, hold = result.markers[batch.shard].at(batch), as_text(rest[HOLD_FIELD])
-                    result.markers[batch.shard] = moved if hold == moved.hold else moved._replace(hold=hold)
+                    hold = as_text(rest[HOLD_FIELD]) if rest[HOLD_FIELD] else ""
+                    result.markers[batch.shard] = result.markers[batch.shard].at(batch, hold)
                     already += outcome == 0
                     drift += int(missing)
                     result.drifted.extend(rest[len(MARKER_FIELDS) :])
         return result._replace(already=already, drift=drift)
 
-    def _settle_call(self, marker: Marker, batch: Batch) -> ScriptCall:
-        keys = [self.layout.marker_key(batch.shard), *(self.prefix_text + vod_id for vod_id in batch.vod_ids)]
-        return ScriptCall(slot_of_shard(batch.shard), keys, self._settle_arguments(marker, batch))
+    def _settle_call(self, marker: Marker, batch: Batch, common: _Common) -> SlotCall:
+        """`common`: the arguments of earlier calls, for those that have the same."""
+        prefix = self.prefix_text
+        keys = [self.layout.marker_key(batch.shard), *[prefix + vod_id for vod_id in batch.vod_ids]]
+        of = (batch.flush_id, batch.of, marker.epoch, marker.ledger, marker.missing_flushes, marker.timeline)
+        if (arguments := common.get(of)) is None:
+            arguments = common[of] = tuple(self._settle_arguments(marker, batch))
+        own = (batch.number, marker.seq, marker.batch, " ".join(map(str, batch.deltas)), hold_after(batch))
+        return SlotCall(slot_of_shard(batch.shard), keys, arguments, own)
 
     def holds(self) -> dict[int, str]:
         """Return, for each shard whose marker was seen with `hold`, its epoch and that, separated by a blank."""

@@ -22,6 +22,7 @@ _shard = struct.Struct(">ihi").pack  # length and value of shard; length of epoc
 _array = struct.Struct(">iiiiii").pack  # field length, dimensions, has nulls, element type, elements, lower bound
 _ARRAY_HEADER_BYTES = 20
 _INT8_ELEMENT = np.dtype([("length", ">i4"), ("value", ">i8")])
+_INT8_BYTES = _INT8_ELEMENT.itemsize
 _LENGTHS = [struct.pack(">i", length) for length in range(1021)]  # 255 characters are 1020 bytes at most
 
 
@@ -34,27 +35,39 @@ def encode_batch_rows(rows: Iterable[tuple[int, int, Sequence[str], Sequence[int
     return b"".join(parts)
 
 
-def encode_rows_of_shards(batches: Iterable[Batch]) -> bytes:
-    """Return (seq, batch, vod_ids, deltas, shard, epoch) rows as COPY data, header and trailer included."""
-    parts = [HEADER]
+def encode_rows_of_shards(batches: Sequence[Batch]) -> bytes:
+    """Return (seq, batch, vod_ids, deltas, shard, epoch) rows as COPY data, header and trailer included.
+
+    The elements of all arrays are encoded at once: most batches are small.
+    """
+    vod_ids = [vod_id for batch in batches for vod_id in batch.vod_ids]
+    alike, deltas = _text_elements_alike(vod_ids), _int8_elements([d for batch in batches for d in batch.deltas])
+    text_bytes = len(alike) // len(vod_ids) if alike else 0
+    parts, start = [HEADER], 0
     for batch in batches:
-        epoch = batch.epoch.encode()
+        epoch, count, end = batch.epoch.encode(), len(batch.vod_ids), start + len(batch.vod_ids)
+        texts = alike[start * text_bytes : end * text_bytes] if alike else _text_elements(batch.vod_ids)
         parts += (
             _row(6, 8, batch.seq, 4, batch.number),
-            _text_array(batch.vod_ids),
-            _int8_array(batch.deltas),
+            _array(_ARRAY_HEADER_BYTES + len(texts), 1, 0, OID_TEXT, count, 1),
+            texts,
+            _array(_ARRAY_HEADER_BYTES + _INT8_BYTES * count, 1, 0, OID_INT8, count, 1),
+            deltas[start * _INT8_BYTES : end * _INT8_BYTES],
             _shard(2, batch.shard, len(epoch)),
             epoch,
         )
+        start = end
     parts.append(TRAILER)
     return b"".join(parts)
 
 
 def _text_array(values: Sequence[str]) -> bytes:
-    elements = _text_elements_alike(values)
-    if elements is None:
-        elements = b"".join([part for raw in map(str.encode, values) for part in (_LENGTHS[len(raw)], raw)])
+    elements = _text_elements_alike(values) or _text_elements(values)
     return _array(_ARRAY_HEADER_BYTES + len(elements), 1, 0, OID_TEXT, len(values), 1) + elements
+
+
+def _text_elements(values: Sequence[str]) -> bytes:
+    return b"".join([part for raw in map(str.encode, values) for part in (_LENGTHS[len(raw)], raw)])
 
 
 def _text_elements_alike(values: Sequence[str]) -> bytes | None:
@@ -67,7 +80,12 @@ def _text_elements_alike(values: Sequence[str]) -> bytes | None:
 
 
 def _int8_array(values: Sequence[int]) -> bytes:
+    elements = _int8_elements(values)
+    return _array(_ARRAY_HEADER_BYTES + len(elements), 1, 0, OID_INT8, len(values), 1) + elements
+
+
+def _int8_elements(values: Sequence[int]) -> bytes:
     elements = np.empty(len(values), _INT8_ELEMENT)
     elements["length"] = 8
     elements["value"] = values
-    return _array(_ARRAY_HEADER_BYTES + elements.nbytes, 1, 0, OID_INT8, len(values), 1) + elements.tobytes()
+    return elements.tobytes()

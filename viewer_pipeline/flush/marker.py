@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from viewer_pipeline.errors import MarkerUnreadable
@@ -13,6 +14,7 @@ from viewer_pipeline.stores.redis import as_text
 MARKER_FIELDS = ("flush", "batch", "batches", "epoch", "flush_id", "ledger", "missing", "timeline", "hold")
 NONE_MISSING = (0, 0)
 MAX_SEQ = 2**53  # Lua's numbers are exact up to here
+_text = lru_cache(maxsize=256)(as_text)  # the markers of a cluster have few different names
 
 
 class Marker(NamedTuple):
@@ -36,9 +38,10 @@ class Marker(NamedTuple):
     # a sweep that began after that (rule R16).
     hold: str = ""
 
-    def at(self, batch: Batch) -> Marker:
-        """Return the marker after this batch was subtracted."""
-        return self._replace(seq=batch.seq, batch=batch.number, of=batch.of, flush_id=batch.flush_id)
+    def at(self, batch: Batch, hold: str | None = None) -> Marker:
+        """Return the marker after this batch was subtracted; with another `hold`, unless that is None."""
+        position, names = (batch.seq, batch.number, batch.of, self.epoch, batch.flush_id), self[5:8]
+        return Marker(*position, *names, self.hold if hold is None else hold)
 
 
 def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
@@ -53,5 +56,5 @@ def parse_marker(fields: Sequence[bytes | None]) -> Marker | None:
         raise MarkerUnreadable(f"flush, batch, batches, missing = {[flush, number, batches, missing]!r}") from None
     if seq > MAX_SEQ:
         raise MarkerUnreadable(f"flush = {seq}: no ledger comes as far")
-    names = as_text(epoch), as_text(flush_id), as_text(ledger)
-    return Marker(seq, batch, of, *names, (after, through), as_text(timeline), as_text(hold))
+    names = _text(epoch), _text(flush_id), _text(ledger)
+    return Marker(seq, batch, of, *names, (after, through), _text(timeline), _text(hold))

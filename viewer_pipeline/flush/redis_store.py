@@ -31,7 +31,7 @@ DEFAULT_TOTALS_CHANNEL = "view_count_totals"
 
 BEGIN = Script.load("flush/claim", "flush/marker", "flush/begin")
 CONFIRM = Script.load("flush/marker", "flush/confirm")
-SETTLE = Script.load("flush/all_keys_together", "flush/marker", "flush/settle")
+SETTLE = Script.load("flush/all_keys_together", "flush/marker", "flush/settle", "flush/one_shard")
 DISCARD, ADVANCE_SWEEP = Script.load("flush/discard"), Script.load("flush/advance_sweep")
 REGISTER = Script.load("flush/claim", "flush/register")
 
@@ -200,9 +200,8 @@ class RedisStore(CounterReader):
         taken_ms = int(batch.taken_at.timestamp() * 1000)
         deltas = " ".join(map(str, batch.deltas))
         missing = "{} {}".format(*marker.missing_flushes) if marker.missing_flushes != NONE_MISSING else ""
-        hold = f"{batch.seq}.{batch.number}.{uuid4().hex}" if batch.holds else ""  # unique: a copy may bring it back
         at: list[str | int] = [*batch[:3], batch.flush_id, *before, taken_ms, len(self.prefix)]
-        return [*at, deltas, missing, marker.timeline, hold]
+        return [*at, deltas, missing, marker.timeline, hold_after(batch)]
 
     def _announcement(self) -> tuple[int, dict[str, bool]]:
         """Return the time (ms) of an announcement, and the option of ZADD: VODs that are in the set keep their time."""
@@ -283,3 +282,8 @@ class RedisStore(CounterReader):
         """Run a script on this Redis and return its reply."""
         with redis_errors(self.url):
             return script.run(self._client, keys, arguments)
+
+
+def hold_after(batch: Batch) -> str:
+    """Return what `hold` of a marker becomes at this batch; empty if it stays."""
+    return f"{batch.seq}.{batch.number}.{uuid4().hex}" if batch.holds else ""  # unique: a copy may bring it back

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import psycopg
@@ -19,6 +20,7 @@ from viewer_pipeline.flush.cluster_store import (
     holds_digest,
     new_epoch,
 )
+from viewer_pipeline.flush.counter_reader import READ_COUNT
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.garbage_collection import rare_collections
 from viewer_pipeline.flush.incidents import record_incidents
@@ -86,7 +88,8 @@ class Drain:
             unsettled = self._settle(markers)
             for shard, reading in drained.readings.items():
                 if shard not in unsettled and shard not in self.excluded:
-                    self.readings[shard] = reading._replace(marker=markers[shard])
+                    is_same = reading.marker is markers[shard]
+                    self.readings[shard] = reading if is_same else reading._replace(marker=markers[shard])
             pending = {
                 shard: raws for shard, raws in pending.items() if shard in unsettled and shard not in self.excluded
             }
@@ -192,9 +195,7 @@ def _drain_once(stores: Stores, request: FlushRequest) -> Snapshot | None:
             return None
         drain.exclude(redis.wait_until_shards_durable(drain.readings))
         drain.excluded |= redis.unscanned_shards()
-        readings = redis.validated(
-            (reading.ids, reading.raw_values) for reading in drain.readings.values() if reading.ids
-        )
+        readings = redis.validated(_pages(drain.readings.values()))
         taken_at, progress = redis.now(), candidates.progress
         notes = replace(drain.run_notes(), sweep_restarted=progress.sweep_restarted)
         if progress.part is not None and (missed := drain.missed(slots_before)):
@@ -248,8 +249,21 @@ def begin_drain(
 
 def _by_shard(layout: Layout, pages: Iterable[Sequence[bytes]]) -> dict[int, list[bytes]]:
     """Group raw ids by shard. SCAN may return one twice: then it is read twice, and the last reading counts."""
-    by_shard, prefix, shard_of = dict[int, list[bytes]](), layout.names.prefix.encode(), layout.shard_of
+    by_shard = defaultdict[int, list[bytes]](list)
     for page in pages:
-        for raw in page:
-            by_shard.setdefault(shard_of(prefix + raw), []).append(raw)
+        for raw, shard in zip(page, layout.shards_of_raw_ids(page), strict=True):
+            by_shard[shard].append(raw)
     return by_shard
+
+
+def _pages(readings: Iterable[ShardReading]) -> Iterator[tuple[list[bytes], list[bytes | None]]]:
+    """Return what was read, in pages of several shards: to validate a page costs more than to validate its counters."""
+    ids, values = list[bytes](), list[bytes | None]()
+    for reading in readings:
+        ids += reading.ids
+        values += reading.raw_values
+        if len(ids) >= READ_COUNT:
+            yield ids, values
+            ids, values = [], []
+    if ids:
+        yield ids, values

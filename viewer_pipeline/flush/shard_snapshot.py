@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from itertools import groupby
 from uuid import UUID, uuid4
 
+import numpy as np
 import pandas as pd
 import psycopg
 
@@ -75,15 +75,13 @@ class ShardedSnapshot(Snapshot):
 
     def _slices(self, rows: pd.DataFrame) -> list[tuple[slice, int]]:
         """Return the batches of these rows, and the shard of each."""
-        slices, start = list[tuple[slice, int]](), 0
-        for shard, same in groupby(rows["shard"].tolist()):
-            end = start + sum(1 for _ in same)
-            slices += [
-                (slice(at, min(at + self.request.batch_size, end)), shard)
-                for at in range(start, end, self.request.batch_size)
-            ]
-            start = end
-        return slices
+        shards, size = rows["shard"].to_numpy(), self.request.batch_size
+        starts = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist()]
+        return [
+            (slice(at, min(at + size, end)), shard)
+            for start, end, shard in zip(starts, [*starts[1:], len(shards)], shards[starts].tolist(), strict=True)
+            for at in range(start, end, size)
+        ]
 
     def clean_changed_set(self, stores: Stores, aggregated: Aggregate) -> None:
         """Remove VODs from the changed set that have nothing to flush. The settler removes those that it settled."""

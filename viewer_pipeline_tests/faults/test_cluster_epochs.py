@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from hashlib import sha1
 from typing import Any
 
 import pytest
+import redis
 
 from viewer_pipeline.flush import cluster_store, commit, shard_drain
-from viewer_pipeline.flush.cluster_store import DRAIN, ClusterStore, as_cluster
+from viewer_pipeline.flush.cluster_store import DRAIN, DRAIN_EACH, DRAIN_GROUPED, ClusterStore, as_cluster
 from viewer_pipeline.flush.ledger_reads import last_flush
 from viewer_pipeline.flush.ledger_row_types import Flush, LastFlush
 from viewer_pipeline.flush.run_report import RunReport
 from viewer_pipeline.flush.shard_settle import ShardSettler
 from viewer_pipeline.flush.snapshot import Snapshot
 from viewer_pipeline.flush.stores import Stores
+from viewer_pipeline.stores import grouped_scripts
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, ScriptCall
 from viewer_pipeline.stores.redis import Script
 from viewer_pipeline_tests.support.cluster_world import ClusterWorld
@@ -97,11 +100,12 @@ def test_between_two_calls_that_read_one_shard(world: ClusterWorld, monkeypatch:
     """The first call makes the marker, and the second one makes it again."""
     other = OtherRun(world, monkeypatch)
     run_script, reads = ClusterNodes.run_script, list[ScriptCall]()
+    monkeypatch.setattr(grouped_scripts, "GROUP_WORDS", 1)
 
     def disturbed(nodes: ClusterNodes, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         replies = list[Any]()
         for call in calls:
-            if script is DRAIN and len(call.keys) > 1:  # the marker and a counter
+            if script is DRAIN_EACH and any(isinstance(word, bytes) for word in call.arguments):  # a counter
                 reads.append(call)
                 if len(reads) == 2:  # of either VOD: SCAN has no order
                     other.commit()
@@ -111,6 +115,29 @@ def test_between_two_calls_that_read_one_shard(world: ClusterWorld, monkeypatch:
     prepare(world)
     monkeypatch.setattr(ClusterNodes, "run_script", disturbed)
     world.flush(run_id="first")
+    assert_whole(world)
+
+
+def test_between_a_group_and_a_call_by_itself(world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group makes the marker and fails; then the shard is read by itself, and the marker is made again."""
+    monkeypatch.setattr(cluster_store, "DRAIN_COUNT", 2)
+    source = DRAIN_EACH.source.replace("\nreturn replies\n", "\nerror('after all shards')\n")
+    failing = DRAIN_GROUPED._replace(each=Script(source, sha1(source.encode()).hexdigest()))
+    monkeypatch.setattr(cluster_store, "DRAIN_GROUPED", failing)
+    other, run_script, failed = OtherRun(world, monkeypatch), ClusterNodes.run_script, list[str]()
+
+    def disturbed(nodes: ClusterNodes, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        if script is DRAIN and any(len(call.keys) > 1 for call in calls):
+            other.commit()
+        replies = run_script(nodes, script, calls)
+        failed.extend(str(reply) for reply in replies if isinstance(reply, redis.ResponseError))
+        return replies
+
+    prepare(world)
+    monkeypatch.setattr(ClusterNodes, "run_script", disturbed)
+    world.flush(run_id="first")
+    assert len(failed) == 1
+    assert "after all shards" in failed[0]
     assert_whole(world)
 
 

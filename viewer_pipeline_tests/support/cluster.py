@@ -194,14 +194,18 @@ class RedisCluster(ObservedCluster):
 
     def migrate_slot_atomically(self, slot: int, target: ClusterNode) -> None:
         """Migrate a slot as a whole (Valkey 9 and newer). Skips the test if the servers cannot."""
-        words = ("SLOTSRANGE", slot, slot, "NODE", target.node_id())
+        self.migrate_slots_atomically(range(slot, slot + 1), target)
+
+    def migrate_slots_atomically(self, slots: range, target: ClusterNode) -> None:
+        """Migrate slots of one node as a whole (Valkey 9 and newer). Skips the test if the servers cannot."""
+        words = ("SLOTSRANGE", slots[0], slots[-1], "NODE", target.node_id())
         try:
-            self.node_of_slot(slot).command("CLUSTER", "MIGRATESLOTS", *words)
+            self.node_of_slot(slots[0]).command("CLUSTER", "MIGRATESLOTS", *words)
         except redis.ResponseError as error:
             if "unknown subcommand" not in str(error).lower():
                 raise
             pytest.skip("this server cannot migrate slots atomically (Valkey 9 and newer can)")
-        self.wait_until_owner(slot, target)
+        self.wait_until_owner(slots[-1], target)
 
     def failover(self, primary: ClusterNode, *, force: bool = False) -> ClusterNode:
         """Promote the replica of a primary, which becomes its replica; return it.

@@ -1,6 +1,8 @@
 -- drain: of one shard of a cluster, write the id and the timeline of the run into the marker, create it if there is none,
 -- and return it together with counters as of this moment. Safe to repeat.
--- All keys are declared, so that Redis refuses the script while some of them are at another node (rule R15).
+-- Ends with `one_shard` or `each_shard`.
+local begun -- whether the shard was written to
+
 -- KEYS: marker, then counters, all in one slot.
 -- ARGV: run id; the ledger's last seq, its number of batches and its flush id; the epoch of a new marker; ledger, as the
 --       registry has it; place of its database; the timeline in which the last seq was read; the timeline that this run saw
@@ -9,31 +11,49 @@
 -- key is missing or no string. A marker that is made where the ledger has flushes gets `hold` (rule R16).
 -- If the marker has a third timeline, that stays: the ledger must be read again, as PostgreSQL may have lost flushes since.
 -- Refused: {-1, reason, detail}; then nothing was written.
-local format, has, place = unpack(redis.call('HMGET', KEYS[1], 'format', 'ledger', 'place'))
-local reason, detail = format_refusal(format)
-if reason then
-    return {-1, reason, detail}
-end
-if has and has ~= ARGV[6] then
-    return {-1, 'ledger', has .. ' ' .. (place or '')}
-end
-redis.call('HSET', KEYS[1], 'run', ARGV[1], 'format', FORMAT, 'ledger', ARGV[6], 'place', ARGV[7])
-local made = redis.call('HSETNX', KEYS[1], 'flush', ARGV[2])
-if made == 1 then
-    redis.call('HSET', KEYS[1], 'batch', ARGV[3], 'batches', ARGV[3], 'flush_id', ARGV[4], 'epoch', ARGV[5])
-    if ARGV[2] ~= '0' then
-        redis.call('HSET', KEYS[1], 'hold', ARGV[5])
+local function run_shard(KEYS, ARGV)
+    begun = false
+    -- First of all, one command that has all keys: Redis refuses it while some of them are at another node (rule R15).
+    local values = redis.call('MGET', unpack(KEYS))
+    local at = read_marker(KEYS[1], 'format', 'place')
+    local ledger, timeline, place = at[6], at[8], at[11] or ''
+    local reason, detail = format_refusal(at[10])
+    if reason then
+        return {-1, reason, detail}
     end
-end
-if made == 1 or '=' .. (redis.call('HGET', KEYS[1], 'timeline') or '') == ARGV[9] then
-    redis.call('HSET', KEYS[1], 'timeline', ARGV[8])
-end
-local reply = read_marker(KEYS[1])
-table.insert(reply, 1, made)
-if #KEYS > 1 then
-    local values = redis.call('MGET', unpack(KEYS, 2))
-    for i = 1, #KEYS - 1 do
+    if ledger and ledger ~= ARGV[6] then
+        return {-1, 'ledger', ledger .. ' ' .. place}
+    end
+    local changes = {'run', ARGV[1]}
+    local function set(field, value)
+        changes[#changes + 1] = field
+        changes[#changes + 1] = value
+    end
+    if not (at[10] and ledger and place == ARGV[7]) then
+        set('format', FORMAT)
+        set('ledger', ARGV[6])
+        set('place', ARGV[7])
+    end
+    local made = not at[1]
+    if made then
+        set('flush', ARGV[2])
+        set('batch', ARGV[3])
+        set('batches', ARGV[3])
+        set('flush_id', ARGV[4])
+        set('epoch', ARGV[5])
+        if ARGV[2] ~= '0' then
+            set('hold', ARGV[5])
+        end
+    end
+    if (made or '=' .. (timeline or '') == ARGV[9]) and timeline ~= ARGV[8] then
+        set('timeline', ARGV[8])
+    end
+    redis.call('HSET', KEYS[1], unpack(changes))
+    begun = true
+    local marker = #changes > 2 and read_marker(KEYS[1]) or at
+    local reply = {made and 1 or 0, unpack(marker, 1, 9)}
+    for i = 2, #KEYS do
         reply[#reply + 1] = values[i]
     end
+    return reply
 end
-return reply

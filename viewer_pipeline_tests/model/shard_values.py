@@ -8,18 +8,22 @@ from typing import Literal, NamedTuple, TypeVar
 T = TypeVar("T")
 Views = tuple[int, ...]  # by VOD
 Rules = frozenset[str]
-NO_HOLD = (0, 0)
+NO_HOLD = 0
 
 
 class Marker(NamedTuple):
-    """The last batch that was subtracted. `of`: the timeline in which its flush was committed."""
+    """The last batch that was subtracted. `of`: the timeline in which its flush was committed.
+
+    hold: the number of the occasion on which views came in that may have been counted before. missing: as in the code.
+    """
 
     seq: int = 0
     batch: int = 0
     epoch: int = 1
     timeline: int = 0
     of: int = 0
-    hold: tuple[int, int] = NO_HOLD  # the batch since which views came in that may have been counted before
+    hold: int = NO_HOLD
+    missing: tuple[int, int] = (0, 0)
 
     @property
     def at(self) -> tuple[int, int]:
@@ -81,45 +85,66 @@ class Flush(NamedTuple):
 
 
 class Settling(NamedTuple):
-    """Batches of one shard to settle: to list from the ledger, or known already if they are the run's own."""
+    """Batches to settle: to list from the ledger, or known already if they are the run's `own`.
 
-    at: Literal["list", "settle", "move", "read marker"]
-    known: Marker
+    known: the marker of each shard, None if it is not concerned. left: the shards to list. now: batches that may be
+    sent in any order, one of a shard; due: those after them. refused: shards whose marker was elsewhere, with that
+    marker; unchecked: those of them whose history the next list compares.
+    """
+
+    at: Literal["list", "standby", "settle", "move", "done"]
+    known: tuple[Marker | None, ...]
     through: int
+    left: tuple[int, ...] = ()
+    now: tuple[Batch, ...] = ()
     due: tuple[Batch, ...] = ()
-    refused: bool = False
+    own: bool = False
+    refused: tuple[tuple[int, Marker | None], ...] = ()
+    unreached: tuple[int, ...] = ()
+    unchecked: tuple[int, ...] = ()
 
 
-Outcome = Settling | Marker | Literal["failed", "unreached"]  # Marker: all is settled
-Hold = tuple[int, tuple[int, int]] | None  # epoch and `hold` of a marker
+Outcome = Settling | Literal["failed"]
+Hold = tuple[int, int] | None  # epoch and `hold` of a marker
 
 
 class Run(NamedTuple):
-    """A run: its next step and its state. Tuples of Marker, Settling and Hold are by shard."""
+    """A run: its next step and its state. Tuples of markers, views, servers and holds are by shard.
+
+    targets: whether the run expects a shard at the target of its migration. servers: the process that it has read from.
+    left_out: shards that did not answer. pending: those to read, and later to wait for or to clear. began: the timeline
+    when it began to read counters. seen: a timeline that `drain` may replace. complete: it is a sweep that has missed
+    nothing. settler: settles the run's own flush beside the next transaction;
+    committed: the flush that waits for it.
+    """
 
     shards: tuple[int, ...]
     cut: int = 2  # counters in one transaction
     at: str = "read ledger"
-    position: int = 0  # in the shards to read, or to clear
+    targets: tuple[bool, ...] = ()
+    servers: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
     after: Flush | None = None
     base: int = 0
     floor: int = 0
     timeline: int = 0
-    instead: int = -1  # the timeline in a marker that `drain` may replace
+    began: int = 0
+    seen: tuple[int, ...] = ()
     prepares: bool = False  # it reads all markers, and no counter
-    complete: bool = True  # no shard was left out
+    complete: bool = True
     known: tuple[Marker | None, ...] = ()
-    server: tuple[int, bool] = (0, False)
-    read: Views = ()
+    read: tuple[Views | None, ...] = ()
     rows: tuple[Row, ...] = ()
-    settling: tuple[Settling | None, ...] = ()
+    settling: Settling | None = None
     holds: tuple[Hold, ...] = ()
+    settler: Settling | Literal["failed"] | None = None
     committed: Flush | None = None
-    tries: int = 2
+    tries: int = 2  # superseded at the last one, it drains and ends
 
     @property
     def last(self) -> int:
-        """The number of the ledger's newest flush when the run began."""
+        """The number of the ledger's newest flush when the run read it."""
         return self.after.seq if self.after else 0
 
 
@@ -145,7 +170,8 @@ class Setting(NamedTuple):
     """What is explored.
 
     wait: R7 is in use; standby: R18 is. bare: the copy at hand has no marker; lost: its shard fell back to it after a
-    flush. numbers: a number that is given again violates the law, too.
+    flush. numbers: a number that is given again violates the law, too. traced: calls that decide nothing are steps,
+    too.
     """
 
     left: Left = Left()
@@ -157,6 +183,7 @@ class Setting(NamedTuple):
     bare: bool = False
     lost: bool = False
     numbers: bool = True
+    traced: bool = False
     sends_to: tuple[int, ...] = (0, 1)
     events_at: tuple[int, ...] = (0, 1)
 

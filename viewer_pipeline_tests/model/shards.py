@@ -1,10 +1,11 @@
 """The flush over the shards of a Redis Cluster: two runs and a producer, and shards that disasters strike one by one.
 
 A shard is a hash slot: a marker and counters. It migrates key by key, falls back to a copy, or is emptied. One step is
-one call to one server; a batch has one counter. As in the code, a run reads a shard with one script, which returns the
-marker with the counters, and leaves out a shard that does not reply. After PostgreSQL was rolled back it first reads
-all markers, and stores the largest number as the `floor`. The home slot, which has the floor and the record of markers
-with `hold`, loses nothing here.
+one call to one server; a batch has one counter. As in the code, a run reads each shard with one script, which returns
+the marker with the counters, leaves out a shard that does not reply, and lists what the ledger has beyond the markers.
+After PostgreSQL was rolled back it first reads all markers, and stores the largest number as the `floor`. The home
+slot, which has the floor and the record of markers with `hold`, loses nothing here. shard_rehearsal.py drives traces of
+this model through the code.
 
 The law is that of law.py, for each VOD. Besides, the number of a flush that a marker has is never given again.
 """
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 from viewer_pipeline_tests.model.explore import without_cycles
-from viewer_pipeline_tests.model.shard_run import beyond, copy_of, steps
+from viewer_pipeline_tests.model.shard_run import copy_of, steps
+from viewer_pipeline_tests.model.shard_settling import beyond
 from viewer_pipeline_tests.model.shard_values import (
     ENDED,
     NO_HOLD,
@@ -28,6 +30,7 @@ from viewer_pipeline_tests.model.shard_values import (
     Rules,
     Run,
     Setting,
+    Settling,
     Shard,
     Views,
     World,
@@ -250,7 +253,7 @@ def _gone_with_fallback(before: World, after: World, setting: Setting, number: i
 def _excuse(after: World, setting: Setting, gone: Views) -> World:
     """Return the world after a disaster that may have lost these views, with the bounds from now on."""
     lower = tuple(n - g for n, g in zip(after.lower, gone, strict=True))
-    if any(run.read or run.rows or run.committed or _settles(run) for run in after.runs):
+    if any(any(run.read) or run.rows or run.committed or _settles(run) for run in after.runs):
         return after._replace(lower=lower, upper=after.sent)
     alone = pending(after)
     left = tuple(n + max(m, 0) for n, m in zip(after.postgres.stored, alone, strict=True))
@@ -261,7 +264,7 @@ def _excuse(after: World, setting: Setting, gone: Views) -> World:
 
 
 def _settles(run: Run) -> bool:
-    return any(settling and settling.due for settling in run.settling)
+    return any(isinstance(settling, Settling) and settling.now for settling in (run.settling, run.settler))
 
 
 def violation(world: World, setting: Setting, rules: Rules) -> str:

@@ -124,9 +124,9 @@ def test_numbers_after_postgresql_was_rolled_back() -> None:
 
 
 def test_a_shard_and_postgresql_fall_back_during_a_run() -> None:
-    """A run stores the floor without waiting for replicas: a number may be given again, but nothing counts twice.
+    """A lost flush may be settled in a shard that fell back to a copy of before: its number may be given again.
 
-    The code refuses that shard (R20).
+    Nothing counts twice. The code refuses that shard (R20), and so does the model.
     """
     both = struck(Left(copies=1, restored=1, dumps=1, rolled_back=1), wait=True)
     assert explore(both)[1].startswith("a number was given again")

@@ -50,7 +50,7 @@ def version_errors(root: Path, tag: str | None) -> Iterator[str]:
         yield f"CHANGELOG.md: section {newest.version} is empty"
     if newest.date != UNRELEASED and not DATE.fullmatch(newest.date):
         yield f"CHANGELOG.md: section {newest.version} has the date {newest.date!r}, not YYYY-MM-DD or {UNRELEASED!r}"
-    for manifest in sorted((root / "deploy/kubernetes").glob("*.yaml")):
+    for manifest in sorted((root / "deploy/kubernetes").rglob("*.yaml")):
         for image in IMAGE.findall(manifest.read_text(encoding="utf-8")):
             if image != version:
                 yield f"{manifest.relative_to(root)}: image {image}, the version in pyproject.toml is {version}"

@@ -45,7 +45,8 @@ class CeleryWorkers:
             worker = ManagedProcess(
                 name,
                 [sys.executable, *COMMAND, "--hostname", f"{name}@%h"],
-                environment=settings.child_process_environment(),
+                # A worker that is killed leaves its temporary files.
+                environment={**settings.child_process_environment(), "TMPDIR": str(self._home)},
                 log=self._home / f"{name}.log",
                 grace_seconds=GRACE_SECONDS,
             )

@@ -6,8 +6,10 @@ One stack for all: its start takes longer than most of what is tested.
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +24,10 @@ import pytest
 from viewer_pipeline.stack.ports import find_free_port
 from viewer_pipeline.stack.redis_server import RedisServer
 from viewer_pipeline_tests.support.celery_workers import CeleryWorker, celery_workers
-from viewer_pipeline_tests.support.stack import Stack, up, variables
+from viewer_pipeline_tests.support.stack import COMMAND, Stack, up, variables
 from viewer_pipeline_tests.support.ui_runs import WAITING, Runs
-from viewer_pipeline_tests.support.waiting import PROC, wait_until
+from viewer_pipeline_tests.support.waiting import PROC, processes_with, wait_until
+from viewer_pipeline_tests.support.warm import run
 from viewer_pipeline_tests.support.world import World
 
 pytest.importorskip("dagster_celery", reason="the extra `celery` is not installed")
@@ -207,3 +210,29 @@ def no_broker(cluster: Cluster) -> Iterator[str]:
     wait_until(lambda: is_all_persisted(world), 90, "a flush, by the sensor")
     yield f"the broker was started again: the next flush after {time.monotonic() - started:.1f} s"
     wait_until(lambda: cluster.check("celery")["status"] == "healthy", 30, "/health is healthy")
+
+
+def test_demo(tmp_path: Path) -> None:
+    """Two workers, one of which is killed half-way: every view counts once, and nothing is left behind."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(scratch)}
+    arguments = ["demo", "--celery", "2", "--kill-worker", "--views", "300", "--vods", "20", "--time-limit", "300"]
+    done = subprocess.run(
+        [*COMMAND, *arguments, "--json"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "killed celery-1" in done.stderr
+    report = json.loads(done.stdout)
+    assert (report["exact"], report["lost"], report["duplicated"]) == (True, 0, 0)
+    assert sum(report["persisted"].values()) == 300
+    wait_until(lambda: not processes_with(tmp_path), 30, "every process of the demo has ended")
+    assert list(scratch.iterdir()) == []
+
+
+def test_demo_keeps_a_worker(tmp_path: Path) -> None:
+    """One that is killed must leave another."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    for options in ((), ("--celery", "1")):
+        done = run(environment, "demo", "--kill-worker", *options)
+        assert (done.returncode, "one must remain" in done.stderr) == (2, True)

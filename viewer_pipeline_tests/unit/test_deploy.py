@@ -24,9 +24,13 @@ from viewer_pipeline_tests.support.kubernetes_models import model_of, wrong_obje
 
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+OPTIONAL = sorted((DEPLOY / "kubernetes").glob("*/*.yaml"))  # `kubectl apply -f deploy/kubernetes` leaves these out
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 OBJECTS: list[dict[str, Any]] = [
     manifest for file in MANIFESTS for manifest in yaml.safe_load_all(file.read_text("utf-8"))
+]
+CELERY_OBJECTS: list[dict[str, Any]] = [
+    manifest for file in OPTIONAL for manifest in yaml.safe_load_all(file.read_text("utf-8"))
 ]
 DEPLOYMENTS = {
     manifest["metadata"]["labels"]["app.kubernetes.io/component"]: manifest["spec"]
@@ -40,7 +44,9 @@ OTHER_LABELS = {"job", "instance", "le"}
 VARIABLES = {"$__rate_interval": "5m"}  # that Grafana replaces
 
 
-@pytest.mark.parametrize("manifest", OBJECTS, ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}")
+@pytest.mark.parametrize(
+    "manifest", [*OBJECTS, *CELERY_OBJECTS], ids=lambda manifest: f"{manifest['kind']}-{manifest['metadata']['name']}"
+)
 def test_kubernetes_objects_are_valid(manifest: dict[str, Any]) -> None:
     """Every field exists in the API and has its type, and no required field is missing."""
     pytest.importorskip("lightkube.models", reason="lightkube-models is not installed")
@@ -97,6 +103,43 @@ def test_kubernetes_pods_have_least_privileges() -> None:
             }
             assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/var/lib/viewer-pipeline"}
             assert container["resources"]["limits"].keys() == {"memory"}
+
+
+def test_kubernetes_celery_workers() -> None:
+    """They run Celery's command on our app, in the image of the other roles, with its settings and least privileges."""
+    by_name = {manifest["metadata"]["name"]: manifest["spec"] for manifest in CELERY_OBJECTS if "spec" in manifest}
+    worker = by_name["viewer-pipeline-celery-worker"]["template"]["spec"]
+    (container,), (other,) = worker["containers"], DEPLOYMENTS["worker"]["template"]["spec"]["containers"]
+    assert [*container["command"], *container["args"]][2:6] == [
+        "celery",
+        "-A",
+        "viewer_pipeline.celery_worker",
+        "worker",
+    ]
+    for field in ("image", "envFrom", "securityContext", "volumeMounts"):
+        assert container[field] == other[field]
+    labels = by_name["viewer-pipeline-celery-broker"]["selector"]  # that of the Service, which comes last
+    (broker,) = [
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in CELERY_OBJECTS
+        if manifest["kind"] == "Deployment" and "broker" in manifest["metadata"]["name"]
+    ]
+    assert labels == broker
+    page = (ROOT / "docs/how-to/celery.md").read_text("utf-8")
+    assert "redis://viewer-pipeline-celery-broker:6379/0" in page
+
+
+def test_options_of_the_launcher_of_jobs() -> None:
+    """Those of the page exist in dagster-k8s, with these types."""
+    dagster_k8s = pytest.importorskip("dagster_k8s", reason="the extra `k8s` is not installed")
+    from dagster._config import process_config, resolve_to_config_type  # noqa: PLC0415 - imports Dagster
+
+    page = (ROOT / "docs/how-to/celery.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(run_launcher:\n  module: dagster_k8s\n.*?)```", page, re.DOTALL)
+    launcher = yaml.safe_load(text)["run_launcher"]
+    schema = resolve_to_config_type(getattr(dagster_k8s, launcher["class"]).config_type())
+    assert process_config(schema, launcher["config"]).success
+    assert not process_config(schema, launcher["config"] | {"job_images": "x"}).success
 
 
 def test_kubernetes_selectors_match_their_pods() -> None:

@@ -267,6 +267,28 @@ def test_compose_runs_the_servers_of_the_profiles(profiles: str, servers: int) -
         assert needed <= services.keys()
 
 
+def test_compose_has_a_profile_with_celery_workers() -> None:
+    """Two workers under names of their own, each with a check of it, and a broker; otherwise like the other roles."""
+    profiles = "postgres,redis,celery"
+    compose = read_compose(
+        POSTGRES_PASSWORD="secret", COMPOSE_PROFILES=profiles, IMAGE_LOCK="requirements.machines.lock"
+    )
+    compose_spec = pytest.importorskip("compose_spec", reason="compose-spec has no wheel for this platform")
+    compose_spec.PyCompose.from_json(json.dumps(compose).replace("host-gateway", "127.0.0.1")).validate()
+    services = compose["services"]
+    assert services.keys() - SERVICES.keys() == {"celery-1", "celery-2", "celery-broker"}
+    for name in ("celery-1", "celery-2"):
+        service = services[name]
+        assert service["command"][:3] == ["-A", "viewer_pipeline.celery_worker", "worker"]
+        assert service["command"][-1] == service["healthcheck"]["test"][-1] == f"flush@{name}"
+        assert (service["image"], service["environment"]) == ("viewer-pipeline", OURS["worker"]["environment"])
+        assert service["build"]["args"]["LOCK"] == "requirements.machines.lock"
+        assert service["depends_on"].keys() <= services.keys()
+    page = (ROOT / "docs/how-to/celery.md").read_text(encoding="utf-8")
+    assert f"COMPOSE_PROFILES={profiles}\nCELERY_BROKER_URL=redis://celery-broker:6379/0" in page
+    assert (ROOT / "requirements.machines.lock").exists()
+
+
 def test_compose_uses_your_own_servers() -> None:
     """The URLs of .env, also together with a bundled server; without them, those of the bundled servers."""
     own = {"DATABASE_URL": "postgresql://me:x@db.example/streamix", "REDIS_URL": "rediss://cache.example:6380/1"}

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import psycopg
@@ -27,7 +27,7 @@ from viewer_pipeline.flush import (
     transaction,
 )
 from viewer_pipeline.flush.aggregate import aggregate
-from viewer_pipeline.flush.cluster_store import CLEAR_HOLD, DRAIN, SETTLE_SHARD, ClusterStore, ShardReading
+from viewer_pipeline.flush.cluster_store import CLEAR_HOLD, SETTLE_GROUPED, ClusterStore, ShardReading
 from viewer_pipeline.flush.flush_request import FlushRequest
 from viewer_pipeline.flush.held_views import split_frame
 from viewer_pipeline.flush.ledger import Ledger
@@ -39,6 +39,7 @@ from viewer_pipeline.flush.sweep_position import SweepPart
 from viewer_pipeline.stores import cluster_nodes
 from viewer_pipeline.stores.cluster_map import Address
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, Command, Reply, ScriptCall
+from viewer_pipeline.stores.grouped_scripts import GroupedScript, ScriptGroups, SlotCall
 from viewer_pipeline.stores.redis import Script, connect
 from viewer_pipeline.target.add_or_park import FetchTotals
 from viewer_pipeline_tests.support.dying import Died
@@ -46,6 +47,7 @@ from viewer_pipeline_tests.support.world import PREFIX
 
 SECONDS = 60  # until a step that does not end is a failure
 TRIES = 2  # of a superseded run, as in the model
+AnyCall = TypeVar("AnyCall", ScriptCall, SlotCall)
 Role = tuple[int, str]  # the number of a run, and which of its threads
 
 
@@ -164,6 +166,25 @@ class Actor:
         kind = "settler" if threading.current_thread().name.startswith("settler") else "run"
         return self.scene.gate.call((self.number, kind), *options)
 
+    def call_in_any_order(
+        self, verb: str, calls: Sequence[AnyCall], send: Callable[[AnyCall], list[Reply]]
+    ) -> list[Reply]:
+        """Return the replies to calls for different shards, which the trace makes in its order: nodes work in any."""
+        waiting = {f"{verb} {self.shard(call)}": at for at, call in enumerate(calls)}
+        assert len(waiting) == len(calls), "two calls for one shard"
+        replies: list[Reply] = [None] * len(calls)
+        while waiting:
+            twice = (f"{name} twice" for name in waiting)
+            name = self.call(*waiting, *twice)
+            at = waiting.pop(name.removesuffix(" twice"))
+            for _ in range(2 if name.endswith("twice") else 1):
+                (replies[at],) = send(calls[at])
+        return replies
+
+    def shard(self, call: ScriptCall | SlotCall) -> int:
+        """Return the number of the shard of a call: its first key is the marker."""
+        return self.scene.shards[str(call.keys[0])]
+
     def _run(self) -> None:
         redis, ledger = self._stores.redis, self._stores.ledger
         try:
@@ -172,7 +193,7 @@ class Actor:
                 held.actor = self
                 with held.keeping_connections() as kept:
                     store = HeldStore(client, redis.url, PREFIX, durability=redis.durability)
-                    store.actor = self
+                    store.actor, store._groups = self, HeldGroups(self)
                     stores = Stores(store, kept)
                     snapshot = drain.drain(stores, self.request)
                     commit.bulk_upsert(stores, snapshot, aggregate(snapshot.readings))
@@ -184,36 +205,40 @@ class Actor:
             self.scene.gate.end((self.number, "run"))
 
 
-class HeldNodes(ClusterNodes):
-    """The nodes of a cluster: each script call waits for the trace, one shard at a time."""
+class HeldGroups(ScriptGroups):
+    """Calls of `drain` and of the settling script: each waits for the trace, one shard at a time."""
 
-    actor: Actor
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self._actor = actor
 
-    def run_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Reply]:
-        """Wait before each call of `drain`. Other scripts are sent by `run_script_following`."""
-        if script is not DRAIN:
-            return super().run_script(script, calls)
+    def run(
+        self, nodes: ClusterNodes, script: GroupedScript, calls: Sequence[SlotCall], *, following: bool
+    ) -> list[Reply]:
+        """Wait before each call. The trace chooses the order in which shards are settled."""
+        if script is SETTLE_GROUPED:
+            send = lambda call: super(HeldGroups, self).run(nodes, script, [call], following=following)  # noqa: E731
+            return self._actor.call_in_any_order("settles", calls, send)
         replies = list[Reply]()
         for call in calls:
-            self.actor.call(f"drains {self._shard(call)}")
-            replies += super().run_script(script, [call])
+            self._actor.call(f"drains {self._actor.shard(call)}")
+            replies += super().run(nodes, script, [call], following=following)
         return replies
+
+
+class HeldNodes(ClusterNodes):
+    """The nodes of a cluster: each call that clears `hold` waits for the trace."""
+
+    actor: Actor
 
     def run_script_following(
         self, script: Script, calls: Sequence[ScriptCall], tries: int | None = None
     ) -> list[Reply]:
-        """Wait before each call; the trace chooses the order, as nodes work at the same time."""
-        verb = {SETTLE_SHARD: "settles", CLEAR_HOLD: "clears hold of"}[script]
-        waiting = {f"{verb} {self._shard(call)}": at for at, call in enumerate(calls)}
-        assert len(waiting) == len(calls), "two calls for one shard"
-        replies: list[Reply] = [None] * len(calls)
-        while waiting:
-            twice = (f"{name} twice" for name in waiting)
-            name = self.actor.call(*waiting, *twice)
-            at = waiting.pop(name.removesuffix(" twice"))
-            for _ in range(2 if name.endswith("twice") else 1):
-                (replies[at],) = super().run_script_following(script, [calls[at]], tries)
-        return replies
+        """Wait before each call that clears `hold`."""
+        if script is not CLEAR_HOLD:
+            return super().run_script_following(script, calls, tries)
+        send = lambda call: super(HeldNodes, self).run_script_following(script, [call], tries)  # noqa: E731
+        return self.actor.call_in_any_order("clears hold of", calls, send)
 
     def run_following(self, commands: Sequence[Command]) -> list[Reply]:
         """Read the types of missing counters at once: markers and counters are read by scripts only."""
@@ -226,9 +251,6 @@ class HeldNodes(ClusterNodes):
         if commands[0][0] == "WAIT" and isinstance(replies[0], int):
             self.actor.scene.replicate(address)
         return replies
-
-    def _shard(self, call: ScriptCall) -> int:
-        return self.actor.scene.shards[str(call.keys[0])]
 
 
 class HeldStore(ClusterStore):

@@ -112,6 +112,10 @@ SCENARIOS = {
             " run 1 commits, run 1 settles 0"
         ),
     ),
+    "what an earlier run left is settled once a standby has it": (
+        "rolled back to what a standby has",
+        "run 0 commits, run 0 dies, run 1 lists batches, run 1 waits for a standby, run 1 settles 1, run 1 drains 1",
+    ),
     "one run makes a marker twice": (
         "rolled back and emptied",
         (

@@ -102,7 +102,7 @@ SCENARIOS = {
         "moves, two counters",
         (
             "run 0 commits, shard 1 begins to move, key 0 of shard 1 moves, run 0 settles 1: redirected,"
-            " key 1 of shard 1 moves, key 2 of shard 1 moves, shard 1 has moved, run 1 settles 1"
+            " run 0 settles 0, key 1 of shard 1 moves, key 2 of shard 1 moves, shard 1 has moved, run 1 settles 1"
         ),
     ),
     "one run reads one shard after PostgreSQL has lost a flush that is settled in the other": (

@@ -23,6 +23,7 @@ from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_node import ClusterNode
 from viewer_pipeline_tests.support.cluster_workers import (
     SECONDS,
+    WATCHED,
     announced,
     end_lease,
     publish,
@@ -31,7 +32,7 @@ from viewer_pipeline_tests.support.cluster_workers import (
     wait_for_subscribers,
     worker_of,
 )
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, limit_shards
 from viewer_pipeline_tests.support.dying import Died
 from viewer_pipeline_tests.support.subscribers import SubscriberThread
 from viewer_pipeline_tests.support.waiting import wait_until
@@ -42,8 +43,9 @@ IDS = [f"vod{number}" for number in range(60)] + ["{vod}a", "{viewer}"]
 
 
 @pytest.fixture
-def world(cluster_world: ClusterWorld) -> ClusterWorld:
+def world(cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> ClusterWorld:
     """An empty cluster and an empty ledger."""
+    limit_shards(monkeypatch, [*IDS, *WATCHED])
     return cluster_world
 
 

@@ -16,7 +16,7 @@ from viewer_pipeline.stores.cluster_map import cluster_map_of
 from viewer_pipeline.stores.cluster_nodes import ClusterNodes, Command
 from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_view import AGREE_SECONDS
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, limit_shards, opened
 from viewer_pipeline_tests.support.waiting import wait_until
 
 VODS = 12
@@ -35,8 +35,11 @@ def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCl
 
 
 @pytest.fixture
-def cluster_world(valkey_cluster: RedisCluster, database_url: str) -> Iterator[ClusterWorld]:
+def cluster_world(
+    valkey_cluster: RedisCluster, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ClusterWorld]:
     """An empty cluster and an empty ledger."""
+    limit_shards(monkeypatch, (f"vod{number:04d}" for number in range(VODS)))
     valkey_cluster.reset()
     with opened(valkey_cluster, database_url) as world:
         yield world

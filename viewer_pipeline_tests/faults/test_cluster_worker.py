@@ -12,6 +12,7 @@ from viewer_pipeline.flush.commit import bulk_upsert
 from viewer_pipeline.layout import HOME_SLOT
 from viewer_pipeline_tests.support.cluster_workers import (
     SECONDS,
+    WATCHED,
     announced,
     end_lease,
     subscribers_at,
@@ -20,13 +21,16 @@ from viewer_pipeline_tests.support.cluster_workers import (
     watch,
     worker_of,
 )
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, limit_shards
 from viewer_pipeline_tests.support.waiting import wait_until
+
+IDS = [f"vod{number}" for number in range(60)] + ["{vod}a", "{viewer}"]
 
 
 @pytest.fixture
-def world(cluster_world: ClusterWorld) -> ClusterWorld:
+def world(cluster_world: ClusterWorld, monkeypatch: pytest.MonkeyPatch) -> ClusterWorld:
     """An empty cluster and an empty ledger."""
+    limit_shards(monkeypatch, [*IDS, *WATCHED, "a", "before", "after0", "after1", "after2", "last"])
     return cluster_world
 
 
@@ -45,13 +49,12 @@ def assert_flush_of_announced_persists_all(world: ClusterWorld) -> None:
 def test_messages_published_at_any_node_are_announced(world: ClusterWorld) -> None:
     """Also at replicas, and for ids with a hash tag. The worker is subscribed at the node of the home slot."""
     with worker_of(world) as worker:
-        ids = [f"vod{number}" for number in range(60)] + ["{vod}a", "{viewer}"]
-        for vod_id, node in zip(ids, cycle(world.cluster.nodes), strict=False):
+        for vod_id, node in zip(IDS, cycle(world.cluster.nodes), strict=False):
             watch(world, vod_id, node)
-        wait_until_announced(world, *ids)
+        wait_until_announced(world, *IDS)
         assert subscribers_at(world, world.cluster.node_of_slot(HOME_SLOT)) == 1
         assert_flush_of_announced_persists_all(world)
-        assert (worker.stats.received, worker.stats.losses) == (len(ids), {})
+        assert (worker.stats.received, worker.stats.losses) == (len(IDS), {})
 
 
 def test_a_vod_that_is_announced_during_a_run_stays_announced(world: ClusterWorld) -> None:

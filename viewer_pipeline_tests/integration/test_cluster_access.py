@@ -25,7 +25,7 @@ from viewer_pipeline_tests.support.cluster import RedisCluster
 from viewer_pipeline_tests.support.cluster_access import LOOPBACK_IPV6, ClusterAccess
 from viewer_pipeline_tests.support.cluster_layout import PRIMARIES
 from viewer_pipeline_tests.support.cluster_workers import SECONDS, wait_for_subscribers, watch
-from viewer_pipeline_tests.support.cluster_world import ClusterWorld, opened
+from viewer_pipeline_tests.support.cluster_world import ClusterWorld, limit_shards, opened
 from viewer_pipeline_tests.support.failover import started
 from viewer_pipeline_tests.support.servers import redis_binary, tls_binary
 from viewer_pipeline_tests.support.subscribers import SubscriberThread
@@ -77,6 +77,12 @@ def do_everything(world: ClusterWorld) -> None:
     world.assert_all_persisted()
     with store.node_clients() as clients:
         assert [client.ping() for client in clients.values()] == [True] * PRIMARIES
+
+
+@pytest.fixture(autouse=True)
+def few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs make markers for the VODs of the tests only."""
+    limit_shards(monkeypatch, ["announced", *(f"vod{number:04d}" for number in range(VODS))])
 
 
 def test_over_tls(tmp_path: Path, database_url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count, cycle
+from itertools import cycle
 from typing import Any
 
 from viewer_pipeline.settings import Settings
@@ -15,6 +15,7 @@ from viewer_pipeline_tests.support.subscribers import CHANNEL, SubscriberThread,
 from viewer_pipeline_tests.support.waiting import wait_until
 
 SECONDS = 60
+WATCHED = [f"live{number}" for number in range(50)]
 
 
 def worker_of(world: ClusterWorld, mode: str = "announce") -> SubscriberThread:
@@ -37,17 +38,17 @@ def publish(world: ClusterWorld, vod_id: str, node: ClusterNode, views: int = 1)
 
 @contextmanager
 def viewers(world: ClusterWorld, nodes: Iterable[ClusterNode], *, counts: bool = True) -> Iterator[None]:
-    """Let viewers watch 50 VODs until the end of the block; the messages are published at each of these nodes in turn.
+    """Let viewers watch VODs, WATCHED, until the end of the block.
 
-    `counts`: their producers also count them.
+    The messages are published at each of these nodes in turn. `counts`: their producers also count them.
     """
     stop, publishing = threading.Event(), cycle(nodes)
 
     def run() -> None:
-        for number in count():
+        for vod_id in cycle(WATCHED):
             if stop.wait(0.005):
                 return
-            (watch if counts else publish)(world, f"live{number % 50}", next(publishing))
+            (watch if counts else publish)(world, vod_id, next(publishing))
 
     thread = threading.Thread(target=run)
     thread.start()
